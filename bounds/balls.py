@@ -1,0 +1,84 @@
+"""Perturbation sets: l_p balls, intersected with a box of valid inputs."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bounds import checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from bounds.numerics import unit_roundoff
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Entry-wise bounds: every entry lies between ``lower`` and ``upper``, tensors of one shape."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def __and__(self, other: "Interval") -> "Interval":
+        """The intersection of two intervals that are both known to hold."""
+        return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
+
+
+@dataclass(frozen=True, eq=False)
+class LpBall:
+    """All inputs within ``radius`` of ``center`` in an l_p norm, and inside the box [low, high].
+
+    Args:
+        center: (N, *D) floating tensor, inside the box.
+        radius: one number, or (N,) with one radius per input, in units of the input; at least 0.
+        norm: order of the norm, from 1 to ``math.inf``.
+        low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
+        high: upper side of the box, likewise.
+
+    Raises:
+        InvalidInput: a centre outside the box or not finite, a negative radius, a norm below 1.
+    """
+
+    center: Tensor
+    radius: float | Tensor
+    norm: float = math.inf
+    low: Limit = 0.0
+    high: Limit = 1.0
+
+    def __post_init__(self) -> None:
+        checks.inputs(self.center, self.low, self.high)
+        checks.norm(self.norm)
+        if torch.as_tensor(self.radius).shape not in ((), (len(self.center),)):
+            raise InvalidInput(
+                f"radius must be a number or of shape ({len(self.center)},), got {tuple(self.radii.shape)}"
+            )
+        if not (self.radii >= 0).all():  # NaN fails here too
+            raise InvalidInput(f"radius must be at least 0, got {self.radii.min():g}")
+
+    @property
+    def radii(self) -> Tensor:
+        """The radius of each input, (N,) in the dtype and on the device of the centre."""
+        radius = torch.as_tensor(self.radius, dtype=self.center.dtype, device=self.center.device)
+        return radius.expand(len(self.center)) if radius.ndim == 0 else radius
+
+    @property
+    def dual_norm(self) -> float:
+        """Order q of the dual norm, 1/p + 1/q = 1."""
+        if self.norm == 1:
+            return math.inf
+        return 1.0 if self.norm == math.inf else self.norm / (self.norm - 1)
+
+    def hull(self) -> Interval:
+        """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
+        radius = self.radii.view(-1, *[1] * (self.center.ndim - 1))
+        slack = 4 * unit_roundoff(self.center.dtype) * (self.center.abs() + radius)
+        lower, upper = self.center - radius - slack, self.center + radius + slack
+        if self.low is not None:
+            lower = lower.clamp(min=_like(self.low, lower))
+        if self.high is not None:
+            upper = upper.clamp(max=_like(self.high, upper))
+        return Interval(lower, upper)
+
+
+def _like(limit: float | Tensor, x: Tensor) -> Tensor:
+    return torch.as_tensor(limit, dtype=x.dtype, device=x.device)

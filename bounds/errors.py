@@ -1,0 +1,35 @@
+"""Every exception this toolkit raises on purpose.
+
+BoundsError
+├── InvalidInput (also ValueError)   an argument breaks a stated rule
+│   ├── InvalidModel                 the model cannot be used as a classifier here
+│   ├── InvalidConfiguration         a configuration file or a run directory cannot be used
+│   └── ManifestMismatch             a run may not be continued under other conditions
+└── UnsupportedLayer (also NotImplementedError)   no bounding rule is known for a layer
+
+Expected outcomes, such as an abstention or an attack that found nothing, are results and not exceptions.
+"""
+
+
+class BoundsError(Exception):
+    """Base class of all errors raised on purpose by ``bounds`` and ``certify``."""
+
+
+class InvalidInput(BoundsError, ValueError):
+    """An argument breaks a rule; the message names the argument, the rule, the value and the remedy."""
+
+
+class InvalidModel(InvalidInput):
+    """The model is not a deterministic classifier of single inputs with the expected classes."""
+
+
+class InvalidConfiguration(InvalidInput):
+    """A configuration, a model or data file, or an output directory cannot be used."""
+
+
+class ManifestMismatch(InvalidInput):
+    """A run directory was written under other conditions than the ones asked for now."""
+
+
+class UnsupportedLayer(BoundsError, NotImplementedError):
+    """A layer has no bounding rule; it is never skipped."""

@@ -1,0 +1,34 @@
+"""Arithmetic whose rounding errors fall on the safe side."""
+
+import torch
+from torch import Tensor
+
+# Relative error allowed to a correctly implemented special function in float64: eight units in the last place.
+SPECIAL_FUNCTION_ERROR = 8 * 2.0**-52
+
+
+def round_down(x: Tensor, relative_error: float = SPECIAL_FUNCTION_ERROR) -> Tensor:
+    """A float64 number at most the exact value that ``x`` approximates within ``relative_error``."""
+    return torch.nextafter(x - x.abs() * relative_error, torch.full_like(x, -torch.inf))
+
+
+def round_up(x: Tensor, relative_error: float = SPECIAL_FUNCTION_ERROR) -> Tensor:
+    """A float64 number at least the exact value that ``x`` approximates within ``relative_error``."""
+    return -round_down(-x, relative_error)
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Largest relative error of one rounded operation in ``dtype``, round to nearest."""
+    return torch.finfo(dtype).eps / 2
+
+
+def accumulated_error(terms: int, dtype: torch.dtype) -> float:
+    r"""The constant :math:`\gamma_n = n u / (1 - n u)` that bounds ``n`` rounded operations in any order.
+
+    References:
+        Higham (2002), Accuracy and Stability of Numerical Algorithms, Lemma 3.1 and section 3.1.
+    """
+    error = terms * unit_roundoff(dtype)
+    if error >= 0.5:
+        raise OverflowError(f"{terms} operations in {dtype} have no useful error bound: use float64")
+    return error / (1 - error)

@@ -1,0 +1,78 @@
+"""Exact confidence bounds for a binomial proportion (Clopper and Pearson 1934)."""
+
+import torch
+from scipy import special
+from torch import Tensor
+
+from bounds import checks
+from bounds.errors import InvalidInput
+from bounds.numerics import round_down
+
+
+def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
+    """One-sided lower confidence bound for a success probability.
+
+    Each bound is at most the true probability with probability at least ``1 - alpha`` over the trials,
+    provided that the trials are independent and ``alpha``, ``trials`` were fixed beforehand.
+
+    Args:
+        counts: integer tensor of any shape, successes.
+        trials: number of trials, one for all or one for each count.
+        alpha: failure probability of each bound.
+
+    Returns:
+        float64 tensor shaped and placed like ``counts``, rounded down; 0 where there is no success.
+
+    Raises:
+        InvalidInput: a count outside [0, trials]; alpha outside (0, 1).
+
+    References:
+        Clopper, Pearson (1934), The use of confidence or fiducial limits, Biometrika 26.
+
+    >>> clopper_pearson_lower(torch.tensor([0, 90, 100]), 100, alpha=0.05)
+    tensor([0.0000, 0.8363, 0.9705], dtype=torch.float64)
+    """
+    checks.probability("alpha", alpha)
+    k = counts.detach().cpu().to(torch.int64)
+    n = torch.as_tensor(trials, dtype=torch.int64).cpu().expand_as(k)
+    if ((k < 0) | (k > n) | (n < 1)).any():
+        raise InvalidInput(f"counts must lie in [0, trials] with trials at least 1, got {k.tolist()} of {trials}")
+    successes, failures = k.double(), (n - k + 1).double()
+    safe = successes.clamp(min=1)
+    bound = torch.from_numpy(special.betaincinv(safe.numpy(), failures.numpy(), alpha))
+    # The defining inequality is P(X >= k | p) <= alpha: step down until the tail function agrees.
+    step = 2.0**-50
+    while True:
+        tail = torch.from_numpy(special.betainc(safe.numpy(), failures.numpy(), bound.numpy()))
+        if not (tail > alpha).any():
+            break
+        bound = torch.where(tail > alpha, bound * (1 - step), bound)
+        step *= 2
+    bound = torch.where(k > 0, round_down(bound), 0.0)
+    return bound.to(counts.device)
+
+
+def clopper_pearson_upper(counts: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
+    """One-sided upper confidence bound for a success probability, rounded up; 1 where every trial succeeded.
+
+    The mirror image of :func:`clopper_pearson_lower`, with the same arguments, guarantee and errors.
+
+    >>> clopper_pearson_upper(torch.tensor([0, 10, 100]), 100, alpha=0.05)
+    tensor([0.0295, 0.1637, 1.0000], dtype=torch.float64)
+    """
+    failures = torch.as_tensor(trials, device=counts.device) - counts
+    complement = clopper_pearson_lower(failures, trials, alpha)
+    # 1 - complement rounds to nearest; one step up keeps it a bound, and 1 is always one.
+    upper = torch.nextafter(1 - complement, torch.full_like(complement, torch.inf))
+    return upper.clamp(max=1.0)
+
+
+def clopper_pearson_interval(
+    counts: Tensor, trials: int | Tensor, confidence: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Two-sided interval that holds the success probability with probability at least ``confidence``.
+
+    Arguments and errors as in :func:`clopper_pearson_lower`; returns the lower and the upper end.
+    """
+    alpha = (1 - checks.probability("confidence", confidence)) / 2
+    return clopper_pearson_lower(counts, trials, alpha), clopper_pearson_upper(counts, trials, alpha)

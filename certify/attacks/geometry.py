@@ -1,0 +1,47 @@
+"""Norms, steepest ascent and projections for batches of perturbations, in l_2 and l_infinity."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (N,) values so that they broadcast over (N, *D)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def length(delta: Tensor, norm: float) -> Tensor:
+    """Norm of each row of (N, *D), (N,)."""
+    return torch.linalg.vector_norm(delta.flatten(1), norm, dim=1)
+
+
+def steepest_ascent(gradient: Tensor, norm: float) -> Tensor:
+    """Argmax of <gradient, d> over unit vectors d of the norm; 0 where the gradient is 0. (N, *D)."""
+    if norm == math.inf:
+        return gradient.sign()
+    size = per_row(length(gradient, 2), gradient)
+    return torch.where(size > 0, gradient / size.clamp(min=torch.finfo(gradient.dtype).tiny), 0.0)
+
+
+def dual_length(gradient: Tensor, norm: float) -> Tensor:
+    """Dual norm of each row, (N,)."""
+    return length(gradient, 1 if norm == math.inf else 2)
+
+
+def project(delta: Tensor, radius: Tensor, norm: float) -> Tensor:
+    """Argmin of ||d - delta||_2 over ||d|| <= radius, (N, *D); ``radius`` is (N,)."""
+    limit = per_row(radius, delta)
+    if norm == math.inf:
+        return torch.minimum(torch.maximum(delta, -limit), limit)
+    size = per_row(length(delta, 2), delta)
+    return delta * (limit / size.clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
+
+
+def clip(points: Tensor, low: float | Tensor | None, high: float | Tensor | None) -> Tensor:
+    """Entry-wise projection onto the box; exact, so that a later check against the same sides passes."""
+    if low is not None:
+        points = torch.maximum(points, torch.as_tensor(low, dtype=points.dtype, device=points.device))
+    if high is not None:
+        points = torch.minimum(points, torch.as_tensor(high, dtype=points.dtype, device=points.device))
+    return points

@@ -1,0 +1,143 @@
+"""Accuracy as a function of the radius, with exact binomial confidence bands."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bounds import checks, clopper_pearson_interval
+from bounds.errors import InvalidInput
+from certify.results import Certificate, Witness
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AccuracyCurve:
+    """Share of inputs that count as right at each radius.
+
+    The band around it is the exact (Clopper-Pearson) interval for the same share over the distribution that
+    the inputs were drawn from, at one radius at a time.
+
+    Attributes:
+        limit: (N,) float64, the radius up to which each input counts; -inf where it never does.
+        norm: order of the norm.
+        subject: the classifier, ``"base"`` or ``"smoothed(...)"``.
+        method: what gave the limits.
+    """
+
+    limit: Tensor
+    norm: float
+    subject: str
+    method: str
+
+    def __post_init__(self) -> None:
+        if self.limit.ndim != 1 or len(self.limit) == 0 or self.limit.isnan().any():
+            raise InvalidInput(f"a curve needs one limit per input and at least one, got {self.limit}")
+
+    def counts(self, radius: float | Sequence[float] | Tensor) -> Tensor:
+        """Number of inputs that count at each radius; int64, shaped like ``radius``."""
+        r = torch.as_tensor(radius, dtype=torch.float64, device=self.limit.device)
+        if not (r >= 0).all():
+            raise InvalidInput(f"radius must be at least 0, got {r.tolist()}")
+        return self._reached(self.limit, r.unsqueeze(-1)).sum(-1)
+
+    def at(self, radius: float | Sequence[float] | Tensor) -> Tensor:
+        """Accuracy at each radius; float64, shaped like ``radius``."""
+        return self.counts(radius).double() / len(self.limit)
+
+    def interval(
+        self, radius: float | Sequence[float] | Tensor, confidence: float = 0.95
+    ) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the exact confidence interval at each radius."""
+        return clopper_pearson_interval(self.counts(radius), len(self.limit), confidence)
+
+    def radii(self, points: int = 200) -> Tensor:
+        """Evenly spaced radii from 0 to a little beyond the largest finite limit."""
+        finite = self.limit[self.limit.isfinite()]
+        largest = float(finite.max()) if len(finite) else 0.0
+        return torch.linspace(0, 1.05 * max(largest, 1e-6), points, dtype=torch.float64)
+
+    def to_dataframe(
+        self, radii: Sequence[float] | Tensor | None = None, confidence: float = 0.95
+    ) -> "pd.DataFrame":
+        """Columns radius, accuracy, lower, upper."""
+        import pandas as pd
+
+        r = self.radii() if radii is None else torch.as_tensor(radii, dtype=torch.float64)
+        lower, upper = self.interval(r, confidence)
+        columns = {"radius": r, "accuracy": self.at(r), "lower": lower, "upper": upper}
+        return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+    def plot(self, ax: "Axes | None" = None, *, label: str | None = None, confidence: float = 0.95) -> "Axes":
+        """Draw the curve and its band on ``ax`` (the current axes if None) and return the axes."""
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            ax = plt.gca()
+        table = self.to_dataframe(confidence=confidence)
+        name = label or f"{self.word} ({self.method}, {self.subject})"
+        (line,) = ax.step(table.radius, table.accuracy, where="post", label=name)
+        ax.fill_between(table.radius, table.lower, table.upper, step="post", alpha=0.15, color=line.get_color())
+        ax.set_xlabel(f"radius (l{'∞' if self.norm == math.inf else format(self.norm, 'g')}, input units)")
+        ax.set_ylabel("accuracy")
+        ax.set_ylim(0, 1)
+        return ax
+
+    word = "accuracy"
+
+    @staticmethod
+    def _reached(limit: Tensor, radius: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class CertifiedAccuracyCurve(AccuracyCurve):
+    """Share of inputs proved to be classified correctly within each radius: a lower bound."""
+
+    word = "certified"
+
+    @classmethod
+    def from_certificate(cls, certificate: Certificate, labels: Tensor) -> "CertifiedAccuracyCurve":
+        """The curve of certificates whose rows have the correct classes ``labels`` (N,).
+
+        Wrong and abstaining rows never count. Certified accuracy at r is the share of correct rows with a
+        radius of at least r.
+
+        >>> certificate = Certificate(
+        ...     label=torch.tensor([1, 0, 2]), radius=torch.tensor([0.5, 0.2, 0.0], dtype=torch.float64),
+        ...     abstained=torch.tensor([False, False, True]), norm=2.0, alpha=0.0, subject="base", method="ibp")
+        >>> CertifiedAccuracyCurve.from_certificate(certificate, torch.tensor([1, 0, 2])).at([0.0, 0.2, 0.3])
+        tensor([0.6667, 0.6667, 0.3333], dtype=torch.float64)
+        """
+        checks.rows("labels", labels, len(certificate))
+        right = certificate.certified(labels, 0.0)
+        limit = torch.where(right, certificate.radius.double(), -math.inf)
+        return cls(
+            limit=limit, norm=certificate.norm, subject=certificate.subject, method=certificate.method
+        )
+
+    @staticmethod
+    def _reached(limit: Tensor, radius: Tensor) -> Tensor:
+        return limit >= radius
+
+
+class AttackedAccuracyCurve(AccuracyCurve):
+    """Share of inputs for which no adversarial example was found within each radius: an upper bound."""
+
+    word = "attacked"
+
+    @classmethod
+    def from_witness(cls, witness: Witness) -> "AttackedAccuracyCurve":
+        """The curve of the distances found; misclassified inputs (distance 0) never count."""
+        return cls(
+            limit=witness.distance, norm=witness.norm, subject=witness.subject, method=witness.method
+        )
+
+    @staticmethod
+    def _reached(limit: Tensor, radius: Tensor) -> Tensor:
+        return limit > radius

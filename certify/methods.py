@@ -1,0 +1,144 @@
+"""What :func:`certify.evaluate` can run: each method is its settings and one call.
+
+To add a method, write a class like these, give it a name and the norms it serves, and put it into ``STANDARD``
+or pass it to ``evaluate(methods=[...])``.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from bounds.checks import Limit
+from certify.attacks import minimal_perturbation
+from certify.results import Certificate, Witness
+from certify.smoothing import Gaussian, SmoothedClassifier
+from certify.verification import certified_radius
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Probability = Annotated[float, Meta(gt=0, lt=1)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """A model with labelled inputs: what every method of one evaluation is run on."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    low: Limit
+    high: Limit
+    num_classes: int
+    seed: int
+    batch_size: int
+
+    def generator(self, offset: int = 0) -> torch.Generator:
+        """A fresh generator of the run's seed on the device of the inputs."""
+        return torch.Generator(self.x.device).manual_seed(self.seed + offset)
+
+
+class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one method. Its results for a slice of rows depend on nothing but these and the problem."""
+
+    name: ClassVar[str]
+    norms: ClassVar[tuple[float, ...]]
+    rows_per_unit: ClassVar[int]  # inputs in one unit of work: what a kill can lose at most
+
+    @abstractmethod
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate | Witness:
+        """Results for the given rows, in one norm."""
+        raise NotImplementedError
+
+
+class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Randomized smoothing with Gaussian noise.
+
+    All inputs draw their own noise here (``noise_group=1``), so that statements about the whole data set may
+    treat the certificates as independent.
+    """
+
+    name = "smoothing"
+    norms = (2.0,)
+    rows_per_unit = 10
+
+    sigma: Positive = 0.25
+    n: Count = 10_000
+    n0: Count = 100
+    alpha: Probability = 1e-3
+    noise_group: Count = 1
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
+        """Certificates of the smoothed classifier."""
+        smoothed = SmoothedClassifier(
+            problem.model,
+            Gaussian(self.sigma),
+            num_classes=problem.num_classes,
+            batch_size=problem.batch_size,
+            noise_group=self.noise_group,
+        )
+        return smoothed.certify(
+            problem.x[rows],
+            self.n,
+            self.n0,
+            self.alpha,
+            generator=problem.generator(),
+            first_index=rows.start,
+        )
+
+
+class IntervalBounds(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by interval bound propagation."""
+
+    name = "ibp"
+    norms = (2.0, math.inf)
+    rows_per_unit = 100
+
+    tolerance: Positive = 1e-3
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
+        """Deterministic certificates of the model."""
+        return certified_radius(
+            problem.model,
+            problem.x[rows],
+            problem.y[rows],
+            norm=norm,
+            method="ibp",
+            low=problem.low,
+            high=problem.high,
+            tolerance=self.tolerance,
+        )
+
+
+class MinimalPerturbation(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Minimum-norm attack."""
+
+    name = "attack"
+    norms = (2.0, math.inf)
+    rows_per_unit = 50
+
+    steps: Count = 100
+    restarts: Count = 3
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Witness:
+        """Adversarial examples of the model."""
+        return minimal_perturbation(
+            problem.model,
+            problem.x[rows],
+            problem.y[rows],
+            norm=norm,
+            low=problem.low,
+            high=problem.high,
+            steps=self.steps,
+            restarts=self.restarts,
+            batch_size=problem.batch_size,
+            generator=problem.generator(rows.start),
+        )
+
+
+STANDARD: tuple[Method, ...] = (Smoothing(), IntervalBounds(), MinimalPerturbation())

@@ -1,0 +1,158 @@
+"""What methods return. The type says what the numbers promise.
+
+A :class:`Certificate` is proved, or proved with probability at least ``1 - alpha``. A :class:`Witness` is an
+input that breaks the model and therefore an upper bound. The two never share a column.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record:
+    """Base of all results: tensors with one row per input, and numbers that hold for all rows."""
+
+    label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """A copy on ``device``; ``dtype`` changes floating fields only."""
+        moved = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device, dtype if value.is_floating_point() else None)
+        return dataclasses.replace(self, **moved)
+
+    def cpu(self) -> Self:
+        """A copy on the CPU."""
+        return self.to("cpu")
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per input. Numbers for all rows are repeated, counts (N, K) give a column per class."""
+        import pandas as pd
+
+        columns: dict[str, object] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, Tensor):
+                columns[field.name] = value
+            elif value.ndim == 1:
+                columns[field.name] = value.cpu().numpy()
+            elif value.ndim == 2 and not value.is_floating_point():
+                columns |= {f"{field.name}_{k}": value[:, k].cpu().numpy() for k in range(value.shape[1])}
+        return pd.DataFrame(columns, index=pd.RangeIndex(len(self), name="row"))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Certificate(Record):
+    """Radii within which the prediction is proved not to change, one row per input.
+
+    Attributes:
+        label: (N,) int64, the predicted class.
+        radius: (N,) float64, in units of the input; 0 where nothing is proved.
+        abstained: (N,) bool, True where the method gives no statement at all; the radius is then 0.
+        norm: order of the norm.
+        alpha: probability, per row, that the statement is wrong; 0 for a deterministic proof.
+        subject: the classifier it speaks of, ``"base"`` or ``"smoothed(...)"``.
+        method: name of the method.
+    """
+
+    radius: Tensor
+    abstained: Tensor
+    norm: float
+    alpha: float
+    subject: str
+    method: str
+
+    def certified(self, labels: Tensor, radius: float) -> Tensor:
+        """(N,) bool: the correct label is predicted, and proved within ``radius``."""
+        right = (self.label == labels.to(self.label.device)) & ~self.abstained
+        return right & (self.radius >= radius)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SmoothingCertificate(Certificate):
+    """Certificates of a smoothed classifier, with the counts behind them.
+
+    Attributes:
+        counts: (N, K) int64, votes of the estimation draws; the rows sum to ``n - invalid``.
+        selection_counts: (N, K) int64, votes of the separate draws that chose ``label``.
+        invalid: (N,) int64, estimation draws without a vote because a logit was NaN.
+        p_lower: (N,) float64, lower confidence bound of the probability of ``label``.
+        n: estimation draws per input.
+        n0: selection draws per input.
+        seed: run seed; noise is a function of it, the index of the input and the block of draws.
+        first_index: index of row 0 in its data set.
+        noise_group: consecutive inputs that share their noise draws; 1 makes all inputs independent.
+    """
+
+    counts: Tensor
+    selection_counts: Tensor
+    invalid: Tensor
+    p_lower: Tensor
+    n: int
+    n0: int
+    seed: int
+    first_index: int
+    noise_group: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SmoothedPrediction(Record):
+    """Predictions of a smoothed classifier.
+
+    Attributes:
+        label: (N,) int64, the class with the most votes.
+        abstained: (N,) bool, True where the test could not tell the two leading classes apart.
+        counts: (N, K) int64, votes.
+        p_value: (N,) float64, of the two-sided test that the two leading classes are equally likely.
+        alpha: probability, per row, of returning a class other than the smoothed classifier's.
+        n: draws per input.
+        seed: run seed.
+        subject: the smoothed classifier.
+    """
+
+    abstained: Tensor
+    counts: Tensor
+    p_value: Tensor
+    alpha: float
+    n: int
+    seed: int
+    subject: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Witness(Record):
+    """Inputs that the model gets wrong, found near the given ones and checked again afterwards.
+
+    Attributes:
+        label: (N,) int64, what the model predicts for the clean input.
+        distance: (N,) float64, norm of the perturbation recomputed from the stored tensors; 0 where the clean
+            input is misclassified already, infinite where nothing was found.
+        adversarial: (N, *D), the input found; the clean input where nothing was found.
+        found: (N,) bool, True where the model, run once more, misclassifies ``adversarial`` inside the box.
+        adversarial_label: (N,) int64, what the model predicts for ``adversarial``.
+        norm: order of the norm.
+        queries: forward passes per input, the re-check included.
+        method: name of the attack.
+        subject: the classifier it speaks of.
+    """
+
+    distance: Tensor
+    adversarial: Tensor
+    found: Tensor
+    adversarial_label: Tensor
+    norm: float
+    queries: int
+    method: str
+    subject: str = "base"
