@@ -67,9 +67,7 @@ def clopper_pearson_upper(counts: Tensor, trials: int | Tensor, alpha: float = 1
     return upper.clamp(max=1.0)
 
 
-def clopper_pearson_interval(
-    counts: Tensor, trials: int | Tensor, confidence: float = 0.95
-) -> tuple[Tensor, Tensor]:
+def clopper_pearson_interval(counts: Tensor, trials: int | Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
     """Two-sided interval that holds the success probability with probability at least ``confidence``.
 
     Arguments and errors as in :func:`clopper_pearson_lower`; returns the lower and the upper end.

@@ -51,9 +51,7 @@ class AccuracyCurve:
         """Accuracy at each radius; float64, shaped like ``radius``."""
         return self.counts(radius).double() / len(self.limit)
 
-    def interval(
-        self, radius: float | Sequence[float] | Tensor, confidence: float = 0.95
-    ) -> tuple[Tensor, Tensor]:
+    def interval(self, radius: float | Sequence[float] | Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the exact confidence interval at each radius."""
         return clopper_pearson_interval(self.counts(radius), len(self.limit), confidence)
 
@@ -63,9 +61,7 @@ class AccuracyCurve:
         largest = float(finite.max()) if len(finite) else 0.0
         return torch.linspace(0, 1.05 * max(largest, 1e-6), points, dtype=torch.float64)
 
-    def to_dataframe(
-        self, radii: Sequence[float] | Tensor | None = None, confidence: float = 0.95
-    ) -> "pd.DataFrame":
+    def to_dataframe(self, radii: Sequence[float] | Tensor | None = None, confidence: float = 0.95) -> "pd.DataFrame":
         """Columns radius, accuracy, lower, upper."""
         import pandas as pd
 
@@ -117,9 +113,7 @@ class CertifiedAccuracyCurve(AccuracyCurve):
         checks.rows("labels", labels, len(certificate))
         right = certificate.certified(labels, 0.0)
         limit = torch.where(right, certificate.radius.double(), -math.inf)
-        return cls(
-            limit=limit, norm=certificate.norm, subject=certificate.subject, method=certificate.method
-        )
+        return cls(limit=limit, norm=certificate.norm, subject=certificate.subject, method=certificate.method)
 
     @staticmethod
     def _reached(limit: Tensor, radius: Tensor) -> Tensor:
@@ -134,9 +128,7 @@ class AttackedAccuracyCurve(AccuracyCurve):
     @classmethod
     def from_witness(cls, witness: Witness) -> "AttackedAccuracyCurve":
         """The curve of the distances found; misclassified inputs (distance 0) never count."""
-        return cls(
-            limit=witness.distance, norm=witness.norm, subject=witness.subject, method=witness.method
-        )
+        return cls(limit=witness.distance, norm=witness.norm, subject=witness.subject, method=witness.method)
 
     @staticmethod
     def _reached(limit: Tensor, radius: Tensor) -> Tensor:

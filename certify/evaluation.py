@@ -77,14 +77,8 @@ class Evaluation:
             if record["unit"] not in present:
                 run.append(record, self.tensors.get(record["unit"]))
 
-    def to_dataframe(self) -> "pd.DataFrame":
-        """One row per input, norm and method.
-
-        ``certified_radius`` and ``attack_distance`` never share a row: a certificate leaves the second empty
-        (NaN), a witness the first. ``attack_distance`` is infinite where nothing was found.
-        """
-        import pandas as pd
-
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping per input, norm and method, in plain numbers; see :meth:`to_dataframe`."""
         rows = []
         for record in self.records:
             for row in record["rows"]:
@@ -95,71 +89,90 @@ class Evaluation:
                 }
                 distance = math.inf if row["status"] == "not found" else row.get("attack_distance")
                 rows.append({**row, **shared, "attack_distance": distance})
+        return sorted(rows, key=lambda row: (row["norm"], row["method"], row["index"]))
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per input, norm and method.
+
+        ``certified_radius`` and ``attack_distance`` never share a row: a certificate leaves the second empty
+        (NaN), a witness the first. ``attack_distance`` is infinite where nothing was found.
+        """
+        import pandas as pd
+
+        rows = self.rows()
         columns = [*_COLUMNS, *sorted({name for row in rows for name in row} - set(_COLUMNS))]
-        table = pd.DataFrame(rows, columns=columns)
         numbers = ["certified_radius", "attack_distance", "alpha"]
-        table[numbers] = table[numbers].astype(float)
-        return table.sort_values(["norm", "method", "index"], ignore_index=True)
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
 
     def curves(self) -> list[AccuracyCurve]:
         """Certified and attacked accuracy against the radius, one curve per method and norm that has results."""
-        table = self.to_dataframe()
-        table = table[table.status != "unsupported"]
-        found: list[AccuracyCurve] = []
-        for (norm, subject, method), rows in table.groupby(["norm", "subject", "method"], sort=True):
-            kind = AttackedAccuracyCurve if rows.certified_radius.isna().all() else CertifiedAccuracyCurve
-            if kind is AttackedAccuracyCurve:
-                limit = torch.tensor(rows.attack_distance.to_numpy())
-            else:
-                right = (rows.prediction == rows.label) & (rows.status != "abstained")
-                limit = torch.tensor(rows.certified_radius.where(right, -math.inf).to_numpy())
-            found.append(kind(limit=limit, norm=float(norm), subject=str(subject), method=str(method)))
-        return found
+        grouped: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
+        for row in self.rows():
+            if row["status"] != "unsupported":
+                grouped.setdefault((row["norm"], row["subject"], row["method"]), []).append(row)
+        return [_curve(rows, *key) for key, rows in sorted(grouped.items())]
 
     def clean_accuracy(self) -> float:
         """Share of inputs that the model itself classifies correctly."""
-        table = self.to_dataframe().drop_duplicates("index")
-        return float((table.base_prediction == table.label).mean())
+        right = {row["index"]: row["base_prediction"] == row["label"] for row in self.rows()}
+        return float(sum(right.values()) / len(right))
 
     def summary(self) -> "pd.DataFrame":
         """One row per norm and method: what it promises, how often it succeeded, the median, the cost."""
         import pandas as pd
 
-        rows = []
-        table = self.to_dataframe()
-        for (norm, method, subject), part in table.groupby(["norm", "method", "subject"], sort=True):
-            certifies = not part.certified_radius.isna().all()
-            value = part.certified_radius if certifies else part.attack_distance
-            counts = part.status.value_counts()
-            rows.append(
+        grouped: dict[tuple[float, str], list[dict[str, Any]]] = {}
+        for row in self.rows():
+            grouped.setdefault((row["norm"], row["method"]), []).append(row)
+        lines = []
+        for (norm, method), rows in grouped.items():
+            certifies = "certified_radius" in rows[0]
+            values = [row.get("certified_radius") if certifies else row["attack_distance"] for row in rows]
+            statuses = [row["status"] for row in rows]
+            lines.append(
                 {
-                    "norm": norm_name(float(norm)),
+                    "norm": norm_name(norm),
                     "method": method,
-                    "subject": subject,
-                    "promise": _promise(part),
-                    "inputs": len(part),
-                    "correct": int((part.prediction == part.label).sum()),
-                    "certified": int(counts.get("certified", 0)) if certifies else None,
-                    "broken": None if certifies else int(counts.get("found", 0)),
-                    "median": float(value.median()),
-                    "seconds": float(part.seconds.sum()),
+                    "subject": rows[0]["subject"],
+                    "promise": _promise(rows[0]),
+                    "inputs": len(rows),
+                    "correct": sum(row.get("prediction") == row["label"] for row in rows),
+                    "certified": statuses.count("certified") if certifies else None,
+                    "broken": None if certifies else statuses.count("found"),
+                    "median": float(pd.Series(values, dtype=float).median()),
+                    "seconds": sum(row["seconds"] for row in rows),
                 }
             )
-        return pd.DataFrame(rows).astype({"certified": "Int64", "broken": "Int64"})
+        return pd.DataFrame(lines).astype({"certified": "Int64", "broken": "Int64"})
 
     def check(self) -> list[Contradiction]:
         """Certificates refuted by a witness of the same subject and norm; empty if all agree."""
-        table = self.to_dataframe()
-        keys = ["index", "norm", "subject"]
-        nearest = table[table.attack_distance.notna()].groupby(keys).attack_distance.min()
-        certified = table[table.certified_radius > 0].join(nearest, on=keys, rsuffix="_found")
-        wrong = certified[certified.certified_radius > certified.attack_distance_found]
-        return [
-            Contradiction(row.index_, row.norm, row.subject, row.method, row.radius, row.distance)
-            for row in wrong.rename(
-                columns={"index": "index_", "certified_radius": "radius", "attack_distance_found": "distance"}
-            )[["index_", "norm", "subject", "method", "radius", "distance"]].itertuples(index=False)
-        ]
+        nearest: dict[tuple[int, float, str], float] = {}
+        for row in self.rows():
+            key = (row["index"], row["norm"], row["subject"])
+            if row["attack_distance"] is not None:
+                nearest[key] = min(row["attack_distance"], nearest.get(key, math.inf))
+        found = []
+        for row in self.rows():
+            key = (row["index"], row["norm"], row["subject"])
+            radius = row.get("certified_radius") or 0.0
+            if radius > nearest.get(key, math.inf):
+                found.append(Contradiction(*key, row["method"], radius, nearest[key]))
+        return found
+
+    def missed_requirements(self) -> list[str]:
+        """The thresholds of the run's configuration that its results miss, a sentence each."""
+        curves = {(curve.method, curve.norm): curve for curve in self.curves()}
+        missed = []
+        for wanted in self.manifest["source"].get("require", []):
+            norm = float(wanted["norm"])
+            name = f"{wanted['method']} in {norm_name(norm)} at radius {wanted['radius']:g}"
+            curve = curves.get((wanted["method"], norm))
+            if curve is None:
+                missed.append(f"{name} has no result, at least {wanted['at_least']:g} is required")
+            elif (share := float(curve.at(wanted["radius"]))) < wanted["at_least"]:
+                missed.append(f"{name} reaches {share:g}, at least {wanted['at_least']:g} is required")
+        return missed
 
     def to_html(self, path: Path | str) -> None:
         """Write the page: one self-contained HTML file."""
@@ -269,9 +282,7 @@ def evaluate(
     return Evaluation(manifest, [records[name] for name, *_ in units], tensors)
 
 
-def _units(
-    methods: Sequence[Method], norms: Sequence[float], count: int
-) -> Iterator[tuple[str, Method, float, slice]]:
+def _units(methods: Sequence[Method], norms: Sequence[float], count: int) -> Iterator[tuple[str, Method, float, slice]]:
     """Name, method, norm and rows of each unit of work."""
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
@@ -339,13 +350,26 @@ def _rows_of(result: Certificate | Witness, labels: Tensor) -> list[dict[str, An
     return rows
 
 
-def _promise(part: "pd.DataFrame") -> str:
-    if (part.status == "unsupported").all():
+def _curve(rows: Sequence[Mapping[str, Any]], norm: float, subject: str, method: str) -> AccuracyCurve:
+    if "certified_radius" not in rows[0]:
+        limits = [row["attack_distance"] for row in rows]
+        kind: type[AccuracyCurve] = AttackedAccuracyCurve
+    else:
+        kind = CertifiedAccuracyCurve
+        limits = [
+            row["certified_radius"] if row["status"] in ("certified", "not certified") else -math.inf for row in rows
+        ]
+    limit = torch.tensor(limits, dtype=torch.float64)
+    return kind(limit=limit, norm=norm, subject=subject, method=method)
+
+
+def _promise(row: Mapping[str, Any]) -> str:
+    """What the numbers of a method promise."""
+    if row["status"] == "unsupported":
         return "none: a layer is not supported"
-    if part.certified_radius.isna().all():
+    if "certified_radius" not in row:
         return "upper bound, re-checked"
-    alpha = float(part.alpha.max())
-    return f"lower bound with probability {1 - alpha:g} per input" if alpha > 0 else "lower bound, proved"
+    return f"lower bound with probability {1 - row['alpha']:g}" if row["alpha"] > 0 else "lower bound, proved"
 
 
 def _manifest(

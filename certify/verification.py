@@ -103,4 +103,5 @@ def _reach(point: LpBall) -> Tensor:
     if point.low is None or point.high is None:
         return point.center.new_full((len(point.center),), math.inf)
     farthest = torch.maximum(point.center - point.low, point.high - point.center).flatten(1)
-    return torch.linalg.vector_norm(farthest, point.norm, dim=1)
+    distance: Tensor = torch.linalg.vector_norm(farthest, point.norm, dim=1)
+    return distance

@@ -84,13 +84,21 @@ def train(loss: Loss, epochs: int, x: Tensor, y: Tensor, batch: int = 128) -> nn
 def measure(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     """Share of test images classified correctly: clean, under noise, under attack, and proved by ibp."""
     torch.manual_seed(1)
-    accuracy = lambda inputs: round((model(inputs).argmax(1) == y).double().mean().item(), 4)  # noqa: E731
+
+    def accuracy(inputs: Tensor) -> float:
+        return (model(inputs).argmax(1) == y).double().mean().item()
+
     attacked = pgd_attack(model, x, y, steps=40)
     with torch.no_grad():
         margins = bounds.margin_bounds(model, bounds.LpBall(x.double(), EPSILON), y)
         proved = (margins.scatter(1, y[:, None], 1.0) > 0).all(1).double().mean().item()
         noisy = x + SIGMA * torch.randn_like(x)
-        return {"clean": accuracy(x), "noise_0.25": accuracy(noisy), "pgd_0.1": accuracy(attacked), "ibp_0.1": proved}
+        return {
+            "clean": accuracy(x),
+            "noise_0.25": accuracy(noisy),
+            "pgd_0.1": accuracy(attacked),
+            "ibp_0.1": proved,
+        }
 
 
 def main() -> None:

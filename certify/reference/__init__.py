@@ -17,7 +17,18 @@ from bounds import checks
 
 FOLDER = Path(__file__).parent
 NETWORKS = ("plain", "noise", "pgd", "ibp")
-CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 class Reference(NamedTuple):

@@ -1,0 +1,163 @@
+"""The configuration of a run: a TOML file, read strictly."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bounds.errors import InvalidConfiguration
+from certify.methods import STANDARD, Count, IntervalBounds, Method, MinimalPerturbation, Positive, Smoothing
+
+Norm = Annotated[float, Meta(ge=1)] | Literal["inf"]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A table of the file; an unknown key is an error."""
+
+
+class ModelSource(_Table, frozen=True):
+    """Where the model comes from: exactly one of ``network``, ``build`` and ``exported``.
+
+    Attributes:
+        network: name of a reference network.
+        build: ``module:function``, called without arguments; the module may lie beside the configuration.
+        weights: safetensors file for the model that ``build`` returns.
+        exported: a ``.pt2`` file of ``torch.export``, exported with a dynamic batch dimension.
+        mean: per-channel mean that the model expects to be subtracted, with ``std``.
+        std: per-channel standard deviation.
+    """
+
+    network: str | None = None
+    build: str | None = None
+    weights: str | None = None
+    exported: str | None = None
+    mean: list[float] | None = None
+    std: list[Positive] | None = None
+
+
+class DataSource(_Table, frozen=True):
+    """Where the inputs come from.
+
+    Attributes:
+        file: ``.npz`` with ``x`` (N, *D) and ``y`` (N,); without it, the reference images.
+        count: only the first so many inputs.
+        divide_by: divisor of ``x``, 255 for images stored as bytes.
+        low: lower end of the range of valid inputs, after division.
+        high: upper end.
+    """
+
+    file: str | None = None
+    count: Count | None = None
+    divide_by: Positive = 1.0
+    low: float = 0.0
+    high: float = 1.0
+
+
+class MethodTables(_Table, frozen=True):
+    """Settings of the methods to run; a method without a table is not run."""
+
+    smoothing: Smoothing | None = None
+    ibp: IntervalBounds | None = None
+    attack: MinimalPerturbation | None = None
+
+
+class Requirement(_Table, frozen=True):
+    """A threshold: the share of inputs that ``method`` certifies (or fails to break) at ``radius``."""
+
+    method: str
+    norm: Norm
+    radius: Annotated[float, Meta(ge=0)]
+    at_least: Annotated[float, Meta(ge=0, le=1)]
+
+
+class Config(_Table, frozen=True):
+    """A whole configuration."""
+
+    model: ModelSource
+    data: DataSource = DataSource()
+    norms: Annotated[list[Norm], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [2.0, "inf"])
+    methods: MethodTables = MethodTables()
+    require: list[Requirement] = msgspec.field(default_factory=list)
+    seed: Annotated[int, Meta(ge=0)] = 0
+    batch_size: Count = 1000
+    device: str = "cpu"
+
+    def chosen_methods(self) -> list[Method]:
+        """The methods to run; the standard ones if no table names any."""
+        tables = [self.methods.smoothing, self.methods.ibp, self.methods.attack]
+        return [method for method in tables if method is not None] or list(STANDARD)
+
+    def source(self) -> dict[str, object]:
+        """The part of the configuration that :func:`certify.evaluate` does not see."""
+        return {
+            "model": msgspec.to_builtins(self.model),
+            "data": msgspec.to_builtins(self.data),
+            "device": self.device,
+            "require": msgspec.to_builtins(self.require),
+        }
+
+
+def norm_order(norm: float | str) -> float:
+    """A norm of the file as a number; TOML writes infinity as ``"inf"`` here, since JSON has no such number."""
+    return math.inf if norm == "inf" else float(norm)
+
+
+def read_config(path: Path | str) -> Config:
+    """The configuration in a TOML file; relative paths in it start from its folder.
+
+    Raises:
+        InvalidConfiguration: the file is missing, no TOML, or has a wrong or unknown key.
+    """
+    path = Path(path)
+    try:
+        config = msgspec.toml.decode(path.read_bytes(), type=Config)
+    except OSError as error:
+        raise InvalidConfiguration(f"configuration {path} cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidConfiguration(f"configuration {path}: {_one_line(error)}") from error
+    folder = path.resolve().parent
+
+    def absolute(file: str | None) -> str | None:
+        return None if file is None else str(folder / file)
+
+    model = msgspec.structs.replace(
+        config.model, weights=absolute(config.model.weights), exported=absolute(config.model.exported)
+    )
+    if model.build is not None and ":" in model.build:
+        module, function = model.build.split(":", 1)
+        if (folder / f"{module}.py").exists():
+            model = msgspec.structs.replace(model, build=f"{folder / module}.py:{function}")
+    data = msgspec.structs.replace(config.data, file=absolute(config.data.file))
+    return msgspec.structs.replace(config, model=model, data=data)
+
+
+def config_of_manifest(manifest: dict[str, dict[str, object]]) -> Config:
+    """The configuration that a stored run was made with.
+
+    Raises:
+        InvalidConfiguration: the run was not started from a configuration.
+    """
+    stored = manifest["configuration"]
+    values = {
+        **manifest.get("source", {}),
+        "norms": [norm if norm == "inf" else float(str(norm)) for norm in _listed(stored["norms"])],
+        "methods": stored["methods"],
+        "seed": manifest["seed"],
+        "batch_size": stored["batch_size"],
+    }
+    try:
+        return msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        raise InvalidConfiguration(
+            f"the run was not started from a configuration, so it must be continued from Python: {_one_line(error)}"
+        ) from error
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
