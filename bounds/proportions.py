@@ -34,7 +34,7 @@ def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, alpha: float = 1
     """
     checks.probability("alpha", alpha)
     k = counts.detach().cpu().to(torch.int64)
-    n = torch.as_tensor(trials, dtype=torch.int64).cpu().expand_as(k)
+    n = torch.as_tensor(trials, dtype=torch.int64, device="cpu").expand_as(k)
     if ((k < 0) | (k > n) | (n < 1)).any():
         raise InvalidInput(f"counts must lie in [0, trials] with trials at least 1, got {k.tolist()} of {trials}")
     successes, failures = k.double(), (n - k + 1).double()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -70,22 +70,37 @@ class AccuracyCurve:
         columns = {"radius": r, "accuracy": self.at(r), "lower": lower, "upper": upper}
         return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
-    def plot(self, ax: "Axes | None" = None, *, label: str | None = None, confidence: float = 0.95) -> "Axes":
-        """Draw the curve and its band on ``ax`` (the current axes if None) and return the axes."""
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        label: str | None = None,
+        color: str | None = None,
+        radii: Sequence[float] | Tensor | None = None,
+        confidence: float = 0.95,
+    ) -> "Axes":
+        """Draw the curve and its band on ``ax`` (the current axes if None) and return the axes.
+
+        Between two radii the curve takes the value of the one that errs on the safe side: a lower bound is
+        drawn as the lower of the two, an upper bound as the higher.
+        """
         if ax is None:
             import matplotlib.pyplot as plt
 
             ax = plt.gca()
-        table = self.to_dataframe(confidence=confidence)
+        table = self.to_dataframe(radii, confidence)
         name = label or f"{self.word} ({self.method}, {self.subject})"
-        (line,) = ax.step(table.radius, table.accuracy, where="post", label=name)
-        ax.fill_between(table.radius, table.lower, table.upper, step="post", alpha=0.15, color=line.get_color())
+        x, step = table.radius, self._step
+        (line,) = ax.step(x, table.accuracy, where=step, label=name, color=color, linestyle=self._line)
+        ax.fill_between(x, table.lower, table.upper, step=step, alpha=0.15, linewidth=0, color=line.get_color())
         ax.set_xlabel(f"radius (l{'∞' if self.norm == math.inf else format(self.norm, 'g')}, input units)")
         ax.set_ylabel("accuracy")
         ax.set_ylim(0, 1)
         return ax
 
     word = "accuracy"
+    _step: ClassVar[Literal["pre", "post"]] = "post"
+    _line: ClassVar[str] = "-"
 
     @staticmethod
     def _reached(limit: Tensor, radius: Tensor) -> Tensor:
@@ -96,6 +111,7 @@ class CertifiedAccuracyCurve(AccuracyCurve):
     """Share of inputs proved to be classified correctly within each radius: a lower bound."""
 
     word = "certified"
+    _step = "pre"
 
     @classmethod
     def from_certificate(cls, certificate: Certificate, labels: Tensor) -> "CertifiedAccuracyCurve":
@@ -124,6 +140,7 @@ class AttackedAccuracyCurve(AccuracyCurve):
     """Share of inputs for which no adversarial example was found within each radius: an upper bound."""
 
     word = "attacked"
+    _line = "--"
 
     @classmethod
     def from_witness(cls, witness: Witness) -> "AttackedAccuracyCurve":

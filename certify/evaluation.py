@@ -200,9 +200,10 @@ class Evaluation:
         )
 
 
-_COLUMNS = (
-    "index label base_prediction prediction subject norm method status certified_radius attack_distance alpha seconds"
-).split()
+_COLUMNS = [
+    *["index", "label", "base_prediction", "prediction", "subject", "norm", "method", "status"],
+    *["certified_radius", "attack_distance", "alpha", "seconds"],
+]
 
 
 def evaluate(

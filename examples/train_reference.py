@@ -86,7 +86,7 @@ def measure(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     torch.manual_seed(1)
 
     def accuracy(inputs: Tensor) -> float:
-        return (model(inputs).argmax(1) == y).double().mean().item()
+        return float((model(inputs).argmax(1) == y).double().mean())
 
     attacked = pgd_attack(model, x, y, steps=40)
     with torch.no_grad():

@@ -1,14 +1,220 @@
-"""Figures of an evaluation."""
+"""Figures of an evaluation: curves as SVG, inputs as small pictures."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import base64
+import hashlib
+import html
+import io
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from certify.curves import AccuracyCurve
+import torch
+from torch import Tensor
+
+from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
+from certify.report.names import norm_name
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with every common form of colour blindness: cool ones for lower bounds,
+# warm ones for upper bounds.
+COOL = ("#0072b2", "#009e73", "#56b4e9")
+WARM = ("#d55e00", "#cc79a7", "#e69f00")
+# A page that sets these properties gives a figure its inks; elsewhere it has those that stand here.
+INK, FAINT, PAPER = "#30363d", "#d8dee4", "#ffffff"
+INKS = {INK: "--figure-ink", FAINT: "--figure-faint", PAPER: "--figure-paper"}
+GREY = "#8b949e"
+STEPS = 500  # steps of a drawn curve, at most
+SHORT = 0.12  # share of the axis below which a certified curve is drawn once more, enlarged
+INSET = (0.56, 0.50, 0.42, 0.44)  # left, bottom, width, height, in shares of the panel
+PIXELS = 224  # side of a picture, at most
+FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # by which the picture of a perturbation may be amplified
+
+_Key = tuple[bool, str, str]  # whether an upper bound, subject, method
 
 
 def curve_figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "Figure":
-    """One panel per norm with every curve."""
-    raise NotImplementedError
+    """Accuracy against radius: one panel per norm, every curve with its exact 95% band.
+
+    Solid curves are lower bounds (certified), dashed ones upper bounds (no adversarial example found). A
+    method has one colour in all panels. Curves of different classifiers, as the legend names them, do not
+    bound each other.
+
+    Args:
+        curves: certified and attacked accuracy, in any order and any number of norms, at least one.
+        clean_accuracy: accuracy of the model itself on the clean inputs, drawn as a thin line.
+
+    Returns:
+        A figure of its own, known to no figure manager; ``savefig`` writes it.
+    """
+    return _figure(curves, clean_accuracy, _colors(curves))
+
+
+def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "dict[float, Figure]":
+    """What :func:`curve_figure` shows, as one figure per norm, with the same colours in all."""
+    colors = _colors(curves)
+    return {
+        norm: _figure([curve for curve in curves if curve.norm == norm], clean_accuracy, colors)
+        for norm in sorted({curve.norm for curve in curves})
+    }
+
+
+def _figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None, colors: Mapping[_Key, str]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    norms = sorted({curve.norm for curve in curves})
+    lines = len({_key(curve) for curve in curves}) + 2
+    figure = Figure(figsize=(5 * len(norms), 3.2 + 0.2 * lines), layout="constrained", facecolor=PAPER)
+    figure.set_label(f"Accuracy against radius in {', '.join(map(norm_name, norms))}")
+    entries = {}
+    for ax, norm in zip(figure.subplots(1, len(norms), squeeze=False)[0], norms, strict=True):
+        panel = sorted((curve for curve in curves if curve.norm == norm), key=_key)
+        _draw_panel(ax, panel, colors, clean_accuracy)
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries[textwrap.fill(label, 58 * len(norms))] = handle
+    figure.legend(entries.values(), entries, loc="outside lower left", frameon=False, fontsize=9.5, labelcolor=INK)
+    return figure
+
+
+def curve_label(curve: AccuracyCurve) -> str:
+    """What a curve promises, by which method, about which classifier."""
+    if not isinstance(curve, CertifiedAccuracyCurve):
+        promise = "no attack found"
+    else:
+        promise = "certified, proved" if curve.subject == "base" else "certified with probability"
+    return f"{promise} ({curve.method}, {curve.subject})"
+
+
+def _key(curve: AccuracyCurve) -> _Key:
+    return not isinstance(curve, CertifiedAccuracyCurve), curve.subject, curve.method
+
+
+def _colors(curves: Sequence[AccuracyCurve]) -> dict[_Key, str]:
+    keys = sorted({_key(curve) for curve in curves})
+    lower, upper = [key for key in keys if not key[0]], [key for key in keys if key[0]]
+    return {key: side[i % 3] for side, part in ((COOL, lower), (WARM, upper)) for i, key in enumerate(part)}
+
+
+def _draw_panel(
+    ax: "Axes", curves: Sequence[AccuracyCurve], colors: Mapping[_Key, str], clean_accuracy: float | None
+) -> None:
+    right = 1.04 * max(map(_end, curves)) or 1.0
+    for curve in curves:
+        curve.plot(ax, label=curve_label(curve), color=colors[_key(curve)], radii=_radii(curve, right))
+    if clean_accuracy is not None:
+        ax.axhline(clean_accuracy, color=GREY, lw=0.9, ls=(0, (6, 3)), label="clean accuracy (base)", zorder=1)
+    ax.set_title(norm_name(curves[0].norm), loc="left", fontsize=12, fontweight="bold", color=INK)
+    _style(ax, right)
+    short = [_end(curve) for curve in curves if not _key(curve)[0] and 0 < _end(curve) < SHORT * right]
+    highest = max(float(curve.interval([INSET[0] * right])[1]) for curve in curves)
+    if short and highest < INSET[1] - 0.1:  # curves fall, so the corner above them is free
+        _draw_inset(ax, curves, colors, 1.3 * max(short))
+
+
+def _draw_inset(ax: "Axes", curves: Sequence[AccuracyCurve], colors: Mapping[_Key, str], right: float) -> None:
+    inset = ax.inset_axes(INSET)
+    for curve in curves:
+        curve.plot(inset, color=colors[_key(curve)], radii=_radii(curve, right))
+    _style(inset, right)
+    inset.set(xlabel="", ylabel="", yticks=[0, 0.5, 1])
+    inset.set_title("enlarged: near 0", loc="left", fontsize=8.5, color=INK, pad=3)
+    inset.locator_params(axis="x", nbins=4)
+    inset.tick_params(labelsize=8)
+
+
+def _style(ax: "Axes", right: float) -> None:
+    ax.set_xlim(0, right)
+    ax.set_ylim(0, 1.01)
+    ax.set_facecolor(PAPER)
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    ax.grid(color=FAINT, linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(INK)
+    ax.tick_params(colors=INK, labelsize=9.5)
+    for text in (ax.xaxis.label, ax.yaxis.label):
+        text.set(color=INK, fontsize=10.5)
+
+
+def _end(curve: AccuracyCurve) -> float:
+    """Largest finite limit, 0 if there is none."""
+    finite = curve.limit[curve.limit.isfinite() & (curve.limit > 0)]
+    return float(finite.max()) if len(finite) else 0.0
+
+
+def _radii(curve: AccuracyCurve, right: float) -> Tensor:
+    """The radii where the curve steps, thinned out to ``STEPS``; it ends where it has reached 0."""
+    limit = curve.limit.cpu()
+    steps = limit[(limit > 0) & (limit < right)].unique()
+    last = right if (limit >= right).any() else _end(curve) * (1 + 1e-9)
+    ends = steps.new_tensor([0.0, last])
+    return torch.cat([ends[:1], steps[:: math.ceil(len(steps) / STEPS) or 1], ends[1:]])
+
+
+def svg(figure: "Figure") -> str:
+    """A figure as an ``<svg>`` element to stand inside a page.
+
+    Equal figures give equal text. The element takes the width of its container; its inks follow the custom
+    properties ``--figure-ink``, ``--figure-faint`` and ``--figure-paper`` where the page sets them; its ids
+    begin with a digest of the drawing, so that several may share a page.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.hashsalt": "certify", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    view = re.search(r'viewBox="[^"]*"', text)
+    body = text[text.index("</defs>") + len("</defs>") :]  # before it: prolog, root, a style for everything
+    body = re.sub(r'(?<= id=")|(?<=url\(#)|(?<=href="#)', f"{prefix}-", body)
+    for ink, name in INKS.items():
+        body = body.replace(f": {ink}", f": var({name}, {ink})")
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="100%" '
+        f'{view[0] if view else ""} stroke-linejoin="round" role="img" '
+        f'aria-label="{html.escape(str(figure.get_label()))}">{body.strip()}'
+    )
+
+
+def is_picture(x: Tensor) -> bool:
+    """Whether one input can be shown: (H, W), (1, H, W) or (3, H, W)."""
+    return x.numel() > 0 and (x.ndim == 2 or (x.ndim == 3 and x.shape[0] in (1, 3)))
+
+
+def picture(x: Tensor, *, low: float = 0.0, high: float = 1.0, cmap: str = "gray") -> str:
+    """One input as the data URI of a PNG; of sides beyond 224 pixels, only every second, third, ... is shown.
+
+    Args:
+        x: (H, W), (1, H, W) or (3, H, W).
+        low: value shown as black, or as the first colour.
+        high: value shown as white, or as the last colour.
+        cmap: colours of inputs with one channel.
+    """
+    from matplotlib.image import imsave
+
+    stride = math.ceil(max(x.shape[-2:]) / PIXELS)
+    shown = ((x.detach().cpu().double()[..., ::stride, ::stride] - low) / ((high - low) or 1.0)).clamp(0, 1)
+    array = shown.movedim(0, -1) if x.ndim == 3 and x.shape[0] == 3 else shown.reshape(shown.shape[-2:])
+    buffer, nothing = io.BytesIO(), dict[str, Any](Software=None)
+    imsave(buffer, array.numpy(), format="png", cmap=cmap, vmin=0, vmax=1, metadata=nothing)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def perturbation_picture(difference: Tensor, *, span: float) -> tuple[str, int]:
+    """A perturbation as the data URI of a PNG, and the factor by which it is amplified.
+
+    Zero is white (one channel; blue below, red above) or grey (three channels).
+
+    Args:
+        difference: adversarial minus clean input, shaped as in :func:`picture`.
+        span: the difference between black and white in the pictures of the inputs.
+    """
+    largest = float(difference.abs().max())
+    factor = max((factor for factor in FACTORS if factor * largest <= span / 2), default=1)
+    return picture(factor * difference, low=-span / 2, high=span / 2, cmap="RdBu_r"), factor

@@ -1,6 +1,11 @@
 """Words for numbers, the same everywhere."""
 
 import math
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+
+DIGITS = 4  # significant digits of a printed bound
+NOTHING = "—"
 
 
 def norm_name(norm: float) -> str:
@@ -10,3 +15,53 @@ def norm_name(norm: float) -> str:
     ('l2', 'l∞')
     """
     return "l∞" if norm == math.inf else f"l{norm:g}"
+
+
+def rounded_down(value: float, digits: int = DIGITS) -> str:
+    """``value`` with so many significant digits, never above it: a lower bound stays one when printed.
+
+    >>> rounded_down(0.799644), rounded_down(0.00275599), rounded_down(0.5), rounded_down(math.inf)
+    ('0.7996', '0.002755', '0.5', '∞')
+    """
+    return _rounded(value, digits, ROUND_FLOOR)
+
+
+def rounded_up(value: float, digits: int = DIGITS) -> str:
+    """``value`` with so many significant digits, never below it: an upper bound stays one when printed.
+
+    >>> rounded_up(0.572101), rounded_up(1.0), rounded_up(3.00001e-7), rounded_up(math.nan)
+    ('0.5722', '1', '3.001e-7', '—')
+    """
+    return _rounded(value, digits, ROUND_CEILING)
+
+
+def _rounded(value: float, digits: int, rounding: str) -> str:
+    """Decimal arithmetic, because the shortest decimal of a float may lie on either side of it."""
+    if math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    kept = Context(prec=digits, rounding=rounding).create_decimal(Decimal(value))
+    if kept == 0:
+        return "0"
+    return f"{kept:f}" if -5 <= kept.adjusted() < 7 else f"{kept.normalize():e}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as an enumeration.
+
+    >>> listed(["l2"]), listed(["l1", "l2", "l∞"])
+    ('l2', 'l1, l2 and l∞')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def classifier_name(subject: str) -> str:
+    """The classifier that a result speaks of.
+
+    >>> classifier_name("base"), classifier_name("smoothed(gaussian(sigma=0.25))")
+    ('the model itself', 'the smoothed classifier')
+    """
+    if subject == "base":
+        return "the model itself"
+    return "the smoothed classifier" if subject.startswith("smoothed(") else f"the classifier {subject}"
