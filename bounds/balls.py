@@ -71,14 +71,22 @@ class LpBall:
     def hull(self) -> Interval:
         """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
         radius = self.radii.view(-1, *[1] * (self.center.ndim - 1))
-        slack = 4 * unit_roundoff(self.center.dtype) * (self.center.abs() + radius)
+        u, tiny = unit_roundoff(self.center.dtype), torch.finfo(self.center.dtype).tiny
+        slack = 4 * u * (self.center.abs() + radius) + tiny
         lower, upper = self.center - radius - slack, self.center + radius + slack
         if self.low is not None:
-            lower = lower.clamp(min=_like(self.low, lower))
+            lower = lower.clamp(min=-_rounded_up(-_exact(self.low, lower), lower.dtype))
         if self.high is not None:
-            upper = upper.clamp(max=_like(self.high, upper))
+            upper = upper.clamp(max=_rounded_up(_exact(self.high, upper), upper.dtype))
         return Interval(lower, upper)
 
 
-def _like(limit: float | Tensor, x: Tensor) -> Tensor:
-    return torch.as_tensor(limit, dtype=x.dtype, device=x.device)
+def _exact(limit: float | Tensor, x: Tensor) -> Tensor:
+    return torch.as_tensor(limit, dtype=torch.float64, device=x.device)
+
+
+def _rounded_up(limit: Tensor, dtype: torch.dtype) -> Tensor:
+    """The smallest number of ``dtype`` that is at least ``limit``: the box must not shrink in float32."""
+    nearest = limit.to(dtype)
+    above = torch.nextafter(nearest, torch.full_like(nearest, math.inf))
+    return torch.where(nearest.double() < limit, above, nearest)

@@ -49,9 +49,9 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
     if not x.isfinite().all():
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
         raise InvalidInput(f"x must be finite, but row {row} holds NaN or infinity: remove or repair it")
-    below = low is not None and bool((x < low).any())
-    above = high is not None and bool((x > high).any())
-    if below or above:
+    above = low is None or bool((x >= low).all())  # False for a side that is NaN
+    below = high is None or bool((x <= high).all())
+    if not (above and below):
         raise InvalidInput(
             f"x must lie in the declared range [{describe(low)}, {describe(high)}], got values from "
             f"{x.min():.6g} to {x.max():.6g}: rescale x or declare its range with low= and high="

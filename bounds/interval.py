@@ -10,6 +10,7 @@ errors of running that network in lower precision.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -26,40 +27,70 @@ Rule = Callable[[nn.Module, Interval], Interval]
 Affine = nn.Linear | nn.Conv2d
 
 
-def _apply_affine(layer: Affine, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+@dataclass(frozen=True)
+class _AffineMap:
+    """``x -> W x + b`` with the rounding constant of one output (twice, for the bound itself)."""
+
+    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of x, and of any weight and bias in these places
+    weight: Tensor
+    bias: Tensor | None
+    terms: int  # products in the sum of one output
+    gamma: float
+
+    @classmethod
+    def of(cls, layer: Affine, dtype: torch.dtype) -> "_AffineMap":
+        """The map of a layer, in ``dtype``."""
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            raise UnsupportedLayer(
+                f"Conv2d with padding_mode={layer.padding_mode!r} has no interval rule: use padding_mode='zeros', "
+                f"or pass rules=DEFAULT_RULES | {{nn.Conv2d: rule}}"
+            )
+        weight = layer.weight.to(dtype)
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        terms = weight[0].numel()
+        return cls(partial(_apply_layer, layer), weight, bias, terms, 2 * accumulated_error(terms + 4, dtype))
+
+    def margins(self, labels: Tensor) -> "_AffineMap":
+        """Output ``label`` minus each output of a linear layer, with weights (N, K, F) of their own per row."""
+        weight = self.weight[labels][:, None] - self.weight
+        bias = None if self.bias is None else self.bias[labels][:, None] - self.bias
+        return _AffineMap(_apply_rows, weight, bias, self.terms, 2 * self.gamma)  # 2: the rows are rounded too
+
+    def interval(self, interval: Interval) -> Interval:
+        """Bounds behind the map."""
+        center, radius = _center_and_radius(interval)
+        size = None if self.bias is None else self.gamma * self.bias.abs()
+        spread = self.apply(radius + self.gamma * (center.abs() + radius), self.weight.abs(), size)
+        return _widen(self.apply(center, self.weight, self.bias), spread * (1 + self.gamma))
+
+
+def _apply_layer(layer: Affine, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
+def _apply_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = (weight @ x.unsqueeze(2)).squeeze(2)  # (N, K, F) on (N, F)
+    return product if bias is None else product + bias
+
+
 def _widen(center: Tensor, radius: Tensor) -> Interval:
     """The interval around ``center``, with the two additions rounded outward."""
-    radius = radius + 2 * unit_roundoff(center.dtype) * (center.abs() + radius)
+    # The smallest normal number stands for what underflow took from ``center`` and ``radius``.
+    radius = radius + 2 * unit_roundoff(center.dtype) * (center.abs() + radius) + torch.finfo(center.dtype).tiny
     return Interval(center - radius, center + radius)
 
 
 def _center_and_radius(interval: Interval) -> tuple[Tensor, Tensor]:
     center = (interval.lower + interval.upper) / 2
     radius = torch.maximum(interval.upper - center, center - interval.lower)
-    return center, radius * (1 + 2 * unit_roundoff(center.dtype))
-
-
-def _parameters(layer: Affine, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, float]:
-    """Weight and bias in ``dtype``, and the rounding constant of one output (twice, for the bound itself)."""
-    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-        raise UnsupportedLayer(f"Conv2d with padding_mode={layer.padding_mode!r} has no interval rule")
-    weight = layer.weight.to(dtype)
-    bias = None if layer.bias is None else layer.bias.to(dtype)
-    return weight, bias, 2 * accumulated_error(weight[0].numel() + 4, dtype)
+    return center, radius * (1 + 2 * unit_roundoff(center.dtype)) + torch.finfo(center.dtype).tiny
 
 
 def affine_interval(layer: Affine, interval: Interval) -> Interval:
     """Bounds behind a linear or convolutional layer."""
-    center, radius = _center_and_radius(interval)
-    weight, bias, gamma = _parameters(layer, center.dtype)
-    size = None if bias is None else gamma * bias.abs()
-    spread = _apply_affine(layer, radius + gamma * (center.abs() + radius), weight.abs(), size)
-    return _widen(_apply_affine(layer, center, weight, bias), spread * (1 + gamma))
+    return _AffineMap.of(layer, interval.lower.dtype).interval(interval)
 
 
 def normalize_interval(layer: Normalize, interval: Interval) -> Interval:
@@ -80,7 +111,7 @@ def _unchanged(_: nn.Module, interval: Interval) -> Interval:
 
 
 # A method takes its table as an argument: extend it with DEFAULT_RULES | {MyLayer: my_rule}.
-DEFAULT_RULES: Mapping[type[nn.Module], Rule] = {
+DEFAULT_RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: cast(Rule, affine_interval),
     nn.Conv2d: cast(Rule, affine_interval),
     Normalize: cast(Rule, normalize_interval),
@@ -99,12 +130,15 @@ def sequential_layers(
     Raises:
         UnsupportedLayer: a layer has no rule, with its path in the model.
     """
-    if model._forward_hooks or model._forward_pre_hooks:
-        raise UnsupportedLayer(f"layer {path or '(the model itself)'} has forward hooks: remove them")
+    if model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model):
+        raise UnsupportedLayer(
+            f"layer {path or '(the model itself)'} has forward hooks or a forward of its own: remove them"
+        )
     if type(model) in rules:
         yield model
     elif isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
-        for name, child in model.named_children():
+        # Not named_children(), which names a layer that is used twice only once.
+        for name, child in zip(model._modules, model, strict=True):
             yield from sequential_layers(child, rules, f"{path}.{name}" if path else name)
     else:
         known = ", ".join(sorted(kind.__name__ for kind in rules))
@@ -123,7 +157,8 @@ def ibp(model: nn.Module, ball: LpBall, *, rules: Mapping[type[nn.Module], Rule]
 
     Args:
         model: ``nn.Sequential`` (nested at will) of layers in ``rules``.
-        ball: N perturbation sets. A norm below infinity is used exactly up to the first affine layer.
+        ball: N perturbation sets. A norm from 2 to infinity is used exactly up to the first affine layer; below
+            2, the l_2 ball and the box around the ball stand for it.
         rules: bounding rule of each layer type.
 
     Returns:
@@ -135,7 +170,7 @@ def ibp(model: nn.Module, ball: LpBall, *, rules: Mapping[type[nn.Module], Rule]
     References:
         Gowal et al. (2018), On the effectiveness of interval bound propagation, arXiv:1810.12715, section 3.
     """
-    return _propagate(list(sequential_layers(model, rules)), ball, rules)
+    return _propagate(list(sequential_layers(model, rules)), ball, rules)[0]
 
 
 def margin_bounds(
@@ -169,41 +204,33 @@ def margin_bounds(
     layers = list(sequential_layers(model, rules))
     last = layers[-1] if layers and type(layers[-1]) is nn.Linear and nn.Linear in rules else None
     if last is not None and rules[nn.Linear] is DEFAULT_RULES[nn.Linear]:
-        inner = _propagate(layers[:-1], ball, rules)
+        inner, start = _propagate(layers[:-1], ball, rules)
         label = checks.labels(labels, len(ball.center), last.out_features)
-        margins = _folded_margins(last, inner, label)
+        difference = _AffineMap.of(last, ball.center.dtype).margins(label)
+        gaps = difference.interval(inner)
+        margins = (gaps if start is None else gaps & start.behind(difference, ball)).lower
     else:
-        logits = _propagate(layers, ball, rules)
+        logits, _ = _propagate(layers, ball, rules)
         label = checks.labels(labels, len(ball.center), logits.lower.shape[1])
-        difference = logits.lower.gather(1, label[:, None]) - logits.upper
-        margins = difference - 2 * unit_roundoff(difference.dtype) * difference.abs()
+        lower = logits.lower.gather(1, label[:, None]) - logits.upper
+        margins = lower - 2 * unit_roundoff(lower.dtype) * lower.abs()
     return margins.scatter(1, label[:, None], 0.0)
 
 
-def _folded_margins(layer: nn.Linear, interval: Interval, labels: Tensor) -> Tensor:
-    center, radius = _center_and_radius(interval)
-    weight, bias, gamma = _parameters(layer, center.dtype)
-    gamma = 2 * gamma  # the subtraction of two rows is one more rounded operation per weight
-    rows = weight[labels][:, None] - weight  # (N, K, F)
-    spread = (rows.abs() * (1 + gamma)) @ (radius + gamma * (center.abs() + radius))[:, :, None]
-    middle = rows @ center[:, :, None]
-    if bias is not None:
-        offsets = (bias[labels][:, None] - bias)[:, :, None]
-        middle, spread = middle + offsets, spread + gamma * offsets.abs()
-    return _widen(middle.squeeze(2), spread.squeeze(2) * (1 + gamma)).lower
-
-
-def _propagate(layers: list[nn.Module], ball: LpBall, rules: Mapping[type[nn.Module], Rule]) -> Interval:
+def _propagate(
+    layers: list[nn.Module], ball: LpBall, rules: Mapping[type[nn.Module], Rule]
+) -> tuple[Interval, "_LinearStart | None"]:
+    """Bounds behind the layers; and the ball there, if it is one still and bounds a further layer better."""
     interval = ball.hull()
-    ahead = None if ball.norm == math.inf else _LinearStart.of(ball)
+    start = None if ball.norm == math.inf else _LinearStart.of(ball)
     for layer in layers:
         interval = rules[type(layer)](layer, interval)
-        if ahead is not None and type(layer) in (nn.Linear, nn.Conv2d):
-            interval = interval & ahead.dual_norm_interval(cast(Affine, layer), ball)
-            ahead = None
-        elif ahead is not None:
-            ahead = ahead.through(layer)
-    return interval
+        if start is not None and type(layer) in (nn.Linear, nn.Conv2d):
+            interval = interval & start.behind(_AffineMap.of(cast(Affine, layer), ball.center.dtype), ball)
+            start = None
+        elif start is not None:
+            start = start.through(layer)
+    return interval, start
 
 
 @dataclass(frozen=True)
@@ -226,21 +253,22 @@ class _LinearStart:
             return _LinearStart(layer(self.center), layer(self.center_error), layer(self.scale))
         if type(layer) is Normalize:
             mean, std = (layer.per_channel(part, self.center) for part in (layer.mean, layer.std))
-            rounding = 4 * unit_roundoff(std.dtype) * (self.center.abs() + mean.abs())
+            rounding = 4 * unit_roundoff(std.dtype) * (self.center.abs() + mean.abs()) + torch.finfo(std.dtype).tiny
             error = (self.center_error + rounding) / std
             return _LinearStart((self.center - mean) / std, error, self.scale / std)
         return None
 
-    def dual_norm_interval(self, layer: Affine, ball: LpBall) -> Interval:
-        r"""Bounds behind an affine layer by Hölder: :math:`|w \cdot \delta| \le \|w\|_q \|\delta\|_p`."""
-        weight, bias, gamma = _parameters(layer, self.center.dtype)
+    def behind(self, affine: _AffineMap, ball: LpBall) -> Interval:
+        r"""Bounds behind an affine map by Hölder: :math:`|w \cdot \delta| \le \|w\|_q \|\delta\|_p`."""
         # For p < 2 the l_2 ball is used, which contains the l_p ball: higher powers of weights may underflow.
-        q = min(ball.dual_norm, 2.0)
-        underflow = weight[0].numel() * torch.finfo(weight.dtype).tiny ** 0.5
-        norms = _apply_affine(layer, self.scale.pow(q), weight.abs().pow(q), None).pow(1 / q) + underflow
+        # What squares lose to underflow is made up for by the smallest normal number, under the root so that the
+        # gradient at zero weights stays finite.
+        q, tiny = min(ball.dual_norm, 2.0), torch.finfo(self.center.dtype).tiny
+        powers = affine.apply(self.scale.pow(q) + tiny, affine.weight.abs().pow(q) + tiny, None)
+        norms = (powers + affine.terms * tiny).pow(1 / q)
         reach = norms * ball.radii.view(-1, *[1] * (norms.ndim - 1))
-        bias_error = None if bias is None else gamma * bias.abs()
-        doubt = (gamma * self.center.abs() + self.center_error) * (1 + gamma)
-        slack = _apply_affine(layer, doubt, weight.abs(), bias_error)
-        middle = _apply_affine(layer, self.center, weight, bias)
-        return _widen(middle, (reach * (1 + 8 * gamma) + slack) * (1 + gamma))
+        size = None if affine.bias is None else affine.gamma * affine.bias.abs()
+        doubt = (affine.gamma * self.center.abs() + self.center_error) * (1 + affine.gamma) + tiny
+        slack = affine.apply(doubt, affine.weight.abs(), size)
+        middle = affine.apply(self.center, affine.weight, affine.bias)
+        return _widen(middle, (reach * (1 + 8 * affine.gamma) + slack) * (1 + affine.gamma))

@@ -3,13 +3,19 @@
 import torch
 from torch import Tensor
 
+from bounds.errors import InvalidInput
+
 # Relative error allowed to a correctly implemented special function in float64: eight units in the last place.
 SPECIAL_FUNCTION_ERROR = 8 * 2.0**-52
 
 
 def round_down(x: Tensor, relative_error: float = SPECIAL_FUNCTION_ERROR) -> Tensor:
-    """A float64 number at most the exact value that ``x`` approximates within ``relative_error``."""
-    return torch.nextafter(x - x.abs() * relative_error, torch.full_like(x, -torch.inf))
+    """A float64 number at most the exact value that ``x`` approximates within ``relative_error``.
+
+    Infinity gives the largest finite number, since the exact value may have overflowed.
+    """
+    lowered = torch.where(x.isinf(), x, x - x.abs() * relative_error)
+    return torch.nextafter(lowered, torch.full_like(x, -torch.inf))
 
 
 def round_up(x: Tensor, relative_error: float = SPECIAL_FUNCTION_ERROR) -> Tensor:
@@ -30,5 +36,5 @@ def accumulated_error(terms: int, dtype: torch.dtype) -> float:
     """
     error = terms * unit_roundoff(dtype)
     if error >= 0.5:
-        raise OverflowError(f"{terms} operations in {dtype} have no useful error bound: use float64")
+        raise InvalidInput(f"sums of {terms} terms in {dtype} have no useful error bound: use float64")
     return error / (1 - error)

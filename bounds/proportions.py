@@ -1,12 +1,16 @@
 """Exact confidence bounds for a binomial proportion (Clopper and Pearson 1934)."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import round_down
+
+FloatArray = NDArray[np.float64]
 
 
 def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
@@ -33,23 +37,35 @@ def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, alpha: float = 1
     tensor([0.0000, 0.8363, 0.9705], dtype=torch.float64)
     """
     checks.probability("alpha", alpha)
+    k, n = _counts_of_trials(counts, trials)
+    successes, failures = k.clamp(min=1).double().numpy(), (n - k + 1).double().numpy()
+    bound = np.asarray(special.betaincinv(successes, failures, alpha), dtype=np.float64)
+    # The defining inequality is P(X >= k | p) <= alpha: step down until the tail function agrees.
+    step = 2.0**-50
+    while (over := _tail_exceeds(successes, failures, bound, alpha)).any():
+        bound = np.where(over, bound * (1 - step), bound)
+        step *= 2
+    lower = torch.where(k > 0, round_down(torch.from_numpy(bound)).clamp(min=0.0), 0.0)
+    return lower.to(counts.device)
+
+
+def _counts_of_trials(counts: Tensor, trials: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Both as int64 on the CPU and of one shape, after checking them."""
+    if counts.is_floating_point() or counts.dtype == torch.bool:
+        raise InvalidInput(f"counts must be integers, got {counts.dtype}: convert with counts.long()")
     k = counts.detach().cpu().to(torch.int64)
     n = torch.as_tensor(trials, dtype=torch.int64, device="cpu").expand_as(k)
     if ((k < 0) | (k > n) | (n < 1)).any():
         raise InvalidInput(f"counts must lie in [0, trials] with trials at least 1, got {k.tolist()} of {trials}")
-    successes, failures = k.double(), (n - k + 1).double()
-    safe = successes.clamp(min=1)
-    bound = torch.from_numpy(special.betaincinv(safe.numpy(), failures.numpy(), alpha))
-    # The defining inequality is P(X >= k | p) <= alpha: step down until the tail function agrees.
-    step = 2.0**-50
-    while True:
-        tail = torch.from_numpy(special.betainc(safe.numpy(), failures.numpy(), bound.numpy()))
-        if not (tail > alpha).any():
-            break
-        bound = torch.where(tail > alpha, bound * (1 - step), bound)
-        step *= 2
-    bound = torch.where(k > 0, round_down(bound), 0.0)
-    return bound.to(counts.device)
+    return k, n
+
+
+def _tail_exceeds(successes: FloatArray, failures: FloatArray, p: FloatArray, alpha: float) -> NDArray[np.bool_]:
+    """Whether P(X >= k | p) > alpha, where ``failures`` is n - k + 1."""
+    if alpha <= 0.5:
+        return np.asarray(special.betainc(successes, failures, p) > alpha)
+    # SciPy loses digits of a tail close to 1, but none of the other tail; 1 - alpha is exact here.
+    return np.asarray(special.betaincc(successes, failures, p) < 1 - alpha)
 
 
 def clopper_pearson_upper(counts: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
@@ -60,8 +76,8 @@ def clopper_pearson_upper(counts: Tensor, trials: int | Tensor, alpha: float = 1
     >>> clopper_pearson_upper(torch.tensor([0, 10, 100]), 100, alpha=0.05)
     tensor([0.0295, 0.1637, 1.0000], dtype=torch.float64)
     """
-    failures = torch.as_tensor(trials, device=counts.device) - counts
-    complement = clopper_pearson_lower(failures, trials, alpha)
+    k, n = _counts_of_trials(counts, trials)
+    complement = clopper_pearson_lower((n - k).to(counts.device), n, alpha)
     # 1 - complement rounds to nearest; one step up keeps it a bound, and 1 is always one.
     upper = torch.nextafter(1 - complement, torch.full_like(complement, torch.inf))
     return upper.clamp(max=1.0)

@@ -23,6 +23,8 @@ app = cyclopts.App(
     name="certify",
     help="Certify the robustness of trained PyTorch classifiers, beside the attacks that test them.",
     version=lambda: version("certify-bounds"),
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
 )
 
 

@@ -59,13 +59,13 @@ class AccuracyCurve:
         """Evenly spaced radii from 0 to a little beyond the largest finite limit."""
         finite = self.limit[self.limit.isfinite()]
         largest = float(finite.max()) if len(finite) else 0.0
-        return torch.linspace(0, 1.05 * max(largest, 1e-6), points, dtype=torch.float64)
+        return torch.linspace(0, 1.05 * max(largest, 1e-6), points, dtype=torch.float64, device=self.limit.device)
 
     def to_dataframe(self, radii: Sequence[float] | Tensor | None = None, confidence: float = 0.95) -> "pd.DataFrame":
         """Columns radius, accuracy, lower, upper."""
         import pandas as pd
 
-        r = self.radii() if radii is None else torch.as_tensor(radii, dtype=torch.float64)
+        r = self.radii() if radii is None else torch.as_tensor(radii, dtype=torch.float64, device=self.limit.device)
         lower, upper = self.interval(r, confidence)
         columns = {"radius": r, "accuracy": self.at(r), "lower": lower, "upper": upper}
         return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})

@@ -1,13 +1,14 @@
 """Deterministic certificates of the model itself, from proved bounds."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from bounds import LpBall, checks, margin_bounds
 from bounds.checks import Limit
-from certify.models import frozen, predictions, probe
+from certify.models import frozen, probe
 from certify.results import Certificate
 
 # The search stops where even this share of the largest useful radius is not proved.
@@ -53,20 +54,24 @@ def certified_radius(
     """
     checks.inputs(x, low, high)
     checks.positive("tolerance", tolerance)
+    checks.at_least("batch_size", batch_size, 1)
     order = checks.norm(norm)
+    box = _outer_side(low, x, torch.minimum), _outer_side(high, x, torch.maximum)
     with frozen(model), torch.no_grad():
         num_classes = probe(model, x) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
-        predicted = predictions(model, x, batch_size) if len(x) else labels
+        logits = torch.cat([model(part) for part in x.split(batch_size)]) if len(x) else x.new_zeros(0, num_classes)
         parts = [
-            _largest_proved(model, LpBall(center, 0.0, order, low, high), label, method, tolerance)
-            for center, label in zip(x.detach().double().split(batch_size), labels.split(batch_size), strict=True)
+            _largest_proved(model, LpBall(center.double(), 0.0, order, *box), label, method, tolerance)
+            for center, label in zip(x.detach().split(batch_size), labels.split(batch_size), strict=True)
             if len(center)
         ]
     radius = torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
+    predicted = logits.argmax(1)
+    right = (predicted == labels) & logits.isfinite().all(1)  # the proof, in real arithmetic, knows no overflow
     return Certificate(
         label=predicted,
-        radius=torch.where(predicted == labels, radius, 0.0),
+        radius=torch.where(right, radius, 0.0),
         abstained=torch.zeros_like(predicted, dtype=torch.bool),
         norm=order,
         alpha=0.0,
@@ -94,8 +99,17 @@ def _largest_proved(model: nn.Module, point: LpBall, labels: Tensor, method: str
         shrinking = torch.where(proved > 0, (proved + failed) / 2, failed / 4)
         guess = torch.where(failed.isinf(), growing, shrinking)
         finished = (failed - proved <= tolerance * proved) | (proved >= reach) | (failed < smallest)
-        active = ~finished & guess.isfinite() & (guess > 0)
+        between = (guess > proved) & (guess < failed)  # False where neighbouring numbers have been reached
+        active = ~finished & between & guess.isfinite()
     return proved
+
+
+def _outer_side(side: Limit, x: Tensor, outer: Callable[[Tensor, Tensor], Tensor]) -> Limit:
+    """A side of the box in float64. Inputs are held against it in the dtype of ``x``, where it may lie farther out."""
+    if side is None:
+        return None
+    exact = torch.as_tensor(side, dtype=torch.float64, device=x.device)
+    return outer(exact, exact.to(x.dtype).double())
 
 
 def _reach(point: LpBall) -> Tensor:

@@ -28,6 +28,7 @@ WARM = ("#d55e00", "#cc79a7", "#e69f00")
 INK, FAINT, PAPER = "#30363d", "#d8dee4", "#ffffff"
 INKS = {INK: "--figure-ink", FAINT: "--figure-faint", PAPER: "--figure-paper"}
 GREY = "#8b949e"
+CLEAN = "clean accuracy (base)"
 STEPS = 500  # steps of a drawn curve, at most
 SHORT = 0.12  # share of the axis below which a certified curve is drawn once more, enlarged
 INSET = (0.56, 0.50, 0.42, 0.44)  # left, bottom, width, height, in shares of the panel
@@ -67,16 +68,20 @@ def _figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None, color
     from matplotlib.figure import Figure
 
     norms = sorted({curve.norm for curve in curves})
-    lines = len({_key(curve) for curve in curves}) + 2
-    figure = Figure(figsize=(5 * len(norms), 3.2 + 0.2 * lines), layout="constrained", facecolor=PAPER)
+    labels = [*dict.fromkeys(map(curve_label, sorted(curves, key=_key))), CLEAN]
+    texts = {label: textwrap.fill(label, 54 * len(norms)) for label in labels}
+    lines = sum(text.count("\n") + 1 for text in texts.values())
+    figure = Figure(figsize=(4.6 * len(norms), 3.1 + 0.17 * lines), layout="constrained", facecolor=PAPER)
     figure.set_label(f"Accuracy against radius in {', '.join(map(norm_name, norms))}")
-    entries = {}
+    drawn: dict[str, Any] = {}
     for ax, norm in zip(figure.subplots(1, len(norms), squeeze=False)[0], norms, strict=True):
         panel = sorted((curve for curve in curves if curve.norm == norm), key=_key)
         _draw_panel(ax, panel, colors, clean_accuracy)
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries[textwrap.fill(label, 58 * len(norms))] = handle
-    figure.legend(entries.values(), entries, loc="outside lower left", frameon=False, fontsize=9.5, labelcolor=INK)
+        drawn |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    entries = {texts[label]: drawn[label] for label in labels if label in drawn}
+    legend = figure.legend(entries.values(), entries, loc="outside lower left", frameon=False, labelcolor=INK)
+    for text in legend.get_texts():
+        text.set(fontsize=9.5, parse_math=False)  # names are not formulas
     return figure
 
 
@@ -106,7 +111,7 @@ def _draw_panel(
     for curve in curves:
         curve.plot(ax, label=curve_label(curve), color=colors[_key(curve)], radii=_radii(curve, right))
     if clean_accuracy is not None:
-        ax.axhline(clean_accuracy, color=GREY, lw=0.9, ls=(0, (6, 3)), label="clean accuracy (base)", zorder=1)
+        ax.axhline(clean_accuracy, color=GREY, lw=0.9, ls=(0, (6, 3)), label=CLEAN, zorder=1)
     ax.set_title(norm_name(curves[0].norm), loc="left", fontsize=12, fontweight="bold", color=INK)
     _style(ax, right)
     short = [_end(curve) for curve in curves if not _key(curve)[0] and 0 < _end(curve) < SHORT * right]

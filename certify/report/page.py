@@ -1,7 +1,7 @@
 """The page: one self-contained HTML file."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["proof", "probable", "witness", "none"]
+KINDS: tuple[Kind, ...] = ("proof", "probable", "witness", "none")  # in the order of their columns
 
 NEIGHBOURS = 6  # pictures per norm, at most
 ROWS = 2000  # inputs in a table, at most
@@ -48,22 +49,21 @@ class Page:
 def render(page: Page) -> str:
     """The page as HTML: it needs no script and no other file, and opens from anywhere."""
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
 
     source = resources.files("certify.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    columns = list(_columns(page.rows))
+    columns = sorted(_columns(page.rows), key=lambda column: (column.norm, KINDS.index(column.kind)))
     figures = norm_figures(page.curves, page.clean_accuracy) if page.curves else {}
     return environment.from_string(source).render(
         count=page.rows["index"].nunique(),
         clean_accuracy=page.clean_accuracy,
-        created=page.manifest.get("created", ""),
+        created=str(page.manifest.get("created", "")).replace("T", " ").replace("+00:00", " UTC"),
         version=page.manifest.get("versions", {}).get("certify-bounds", ""),
         sentences=_sentences(columns, page.rows["index"].nunique()),
         contradictions=page.contradictions,
         comparisons=_comparisons(page.rows),
-        figures=[Markup(svg(figure)) for figure in figures.values()],
-        methods=_methods(page.summary, page.rows),
+        figures=[svg(figure) for figure in figures.values()],
+        methods=list(_methods(page.summary, columns)),
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
         tables=list(_tables(columns)),
         settings=_settings(page.manifest),
@@ -90,7 +90,7 @@ def _columns(rows: "pd.DataFrame") -> Iterator[_Column]:
             kind = "witness"
         elif part.alpha.max() > 0:
             kind = "probable"
-        yield _Column(float(norm), str(method), str(subject), kind, part)
+        yield _Column(float(str(norm)), str(method), str(subject), kind, part)
 
 
 def _sentences(columns: Sequence[_Column], count: int) -> tuple[str, str]:
@@ -135,12 +135,100 @@ def _comparisons(rows: "pd.DataFrame") -> int:
     return len(rows.loc[rows.certified_radius.notna(), keys].merge(found, on=keys))
 
 
-def _methods(summary: "pd.DataFrame", rows: "pd.DataFrame") -> list[dict[str, Any]]:
-    reasons: dict[str, str] = {}
-    if "reason" in rows:
-        reasons = rows.dropna(subset="reason").groupby("method").reason.first().to_dict()
-    shown = []
-    for row in summary.to_dict("records"):
-        certifies = row["certified"] == row["certified"] and row["certified"] is not None
-        shown.append(row)
-    return shown
+def _methods(summary: "pd.DataFrame", columns: Sequence[_Column]) -> Iterator[dict[str, str]]:
+    """The summary as text: certificates and witnesses in columns of their own."""
+    known = {(row["norm"], row["method"], row["subject"]): row for row in summary.to_dict("records")}
+    for column in columns:
+        row = known[norm_name(column.norm), column.method, column.subject]
+        text = {name: str(row[name]) for name in ("norm", "method", "subject", "promise", "inputs")}
+        text |= dict.fromkeys(("correct", "certified", "median_radius", "broken", "median_distance"), NOTHING)
+        if column.kind != "none":
+            text["correct"] = str(row["correct"])
+        if column.kind == "witness":
+            text |= {"broken": str(row["broken"]), "median_distance": rounded_up(row["median"])}
+        elif column.kind != "none":
+            text |= {"certified": str(row["certified"]), "median_radius": rounded_down(row["median"])}
+        reasons = column.rows.reason.dropna().unique() if "reason" in column.rows else ()
+        yield text | {"seconds": f"{row['seconds']:.1f}", "reason": "; ".join(reasons)}
+
+
+def _galleries(page: Page) -> Iterator[tuple[float, list[dict[str, str]]]]:
+    """Per norm, the nearest adversarial example of some inputs, from the nearest to the farthest."""
+    limits = page.manifest.get("configuration", {})
+    for norm in sorted({norm for _, norm, _, _ in page.pairs}):
+        found = [pair for pair in page.pairs if pair[1] == norm and pair[0]["status"] == "found"]
+        found = sorted((pair for pair in found if is_picture(pair[2])), key=lambda pair: pair[0]["attack_distance"])
+        nearest = list({pair[0]["index"]: pair for pair in reversed(found)}.values())[::-1]
+        if nearest:
+            steps = min(NEIGHBOURS, len(nearest))
+            chosen = [nearest[round(i * (len(nearest) - 1) / max(steps - 1, 1))] for i in range(steps)]
+            yield norm, [_card(row, clean, adversarial, limits) for row, _, clean, adversarial in chosen]
+
+
+def _card(row: Mapping[str, Any], clean: Tensor, adversarial: Tensor, limits: Mapping[str, Any]) -> dict[str, str]:
+    low, high = limits.get("low"), limits.get("high")
+    if not (isinstance(low, float) and isinstance(high, float)):  # no box, or one per feature
+        low, high = float(clean.min()), float(clean.max())
+    perturbation, factor = perturbation_picture(adversarial.double() - clean.double(), span=(high - low) or 1.0)
+    return {
+        "index": str(row["index"]),
+        "label": str(row["label"]),
+        "adversarial_label": str(row["adversarial_label"]),
+        "distance": rounded_up(row["attack_distance"]),
+        "clean": picture(clean, low=low, high=high),
+        "adversarial": picture(adversarial, low=low, high=high),
+        "perturbation": perturbation,
+        "factor": str(factor),
+    }
+
+
+def _tables(columns: Sequence[_Column]) -> Iterator[dict[str, Any]]:
+    """Per norm: the columns, and one line per input with the results of each method."""
+    for norm in sorted({column.norm for column in columns}):
+        chosen = [column for column in columns if column.norm == norm]
+        lines: dict[int, dict[str, Any]] = {}
+        for i, column in enumerate(chosen):
+            for row in column.rows.to_dict("records"):
+                index = int(row["index"])
+                if index not in lines:
+                    empty = [(NOTHING, "", "")] * len(chosen)
+                    shared = {"label": row["label"], "prediction": row["base_prediction"], "cells": empty}
+                    lines[index] = {"index": index, **shared}
+                lines[index]["cells"][i] = _cell(row, column.kind)
+        ordered = [lines[index] for index in sorted(lines)]
+        yield {"norm": norm_name(norm), "columns": chosen, "lines": ordered[:ROWS], "left_out": len(ordered[ROWS:])}
+
+
+def _cell(row: Mapping[Hashable, Any], kind: Kind) -> tuple[str, str, str]:
+    """The bound, the status in words, and the status for the style sheet."""
+    status = row["status"]
+    words, tone = status, status.replace(" ", "-")
+    if status == "misclassified":
+        words = f"misclassified as {row['prediction']:.0f}"
+    elif status == "found":
+        words = f"found, class {row['adversarial_label']:.0f}"
+    elif status.endswith(("certified", "not found")) and row["prediction"] != row["base_prediction"]:
+        words = f"{status}, class {row['prediction']:.0f}"
+    if kind == "witness":
+        return (rounded_up(row["attack_distance"]) if row["attack_distance"] < math.inf else NOTHING), words, tone
+    silent = kind == "none" or status in ("abstained", "misclassified", "unsupported")
+    return NOTHING if silent else rounded_down(row["certified_radius"]), words, tone
+
+
+def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The manifest as titled groups of names and values; a mapping inside a mapping is a group of its own."""
+    groups: list[tuple[str, list[tuple[str, str]]]] = []
+    waiting: list[tuple[str, Mapping[str, Any]]] = [("run", manifest)]
+    while waiting:
+        title, mapping = waiting.pop(0)
+        inner = {key: value for key, value in mapping.items() if isinstance(value, Mapping)}
+        waiting += inner.items()
+        plain = [(str(key).replace("_", " "), _text(value)) for key, value in mapping.items() if key not in inner]
+        groups += [(title, plain)] if plain else []
+    return groups
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_text, value))
+    return "none" if value is None else str(value)

@@ -1,0 +1,268 @@
+"""The command line as a person uses it: in a process of its own, with its exit codes."""
+
+import contextlib
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from certify import reference
+from certify.cli import _exit_code
+
+NETWORK = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10))
+"""
+NOISY = """
+import torch
+
+class Noisy(torch.nn.Module):
+    def forward(self, x):
+        return torch.rand(len(x), 10)
+
+def make():
+    return Noisy()
+"""
+QUICK = """
+norms = [2, "inf"]
+[methods.smoothing]
+n = 200
+[methods.ibp]
+[methods.attack]
+steps = 5
+restarts = 1
+"""
+
+
+def certify(*arguments: object, cwd: Path, expect: int = 0) -> str:
+    """What a command prints, run in this process; its exit code must be as expected."""
+    told = io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        code = _exit_code([str(argument) for argument in arguments])
+    assert code == expect, told.getvalue()
+    return told.getvalue()
+
+
+def refusal(*arguments: object, cwd: Path) -> str:
+    """The one line with which wrong input is refused."""
+    line = certify(*arguments, cwd=cwd, expect=2).strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "certify", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder as a user has it: a module with a network, its weights, data, a configuration."""
+    torch.manual_seed(0)
+    namespace: dict = {}
+    exec(NETWORK, namespace)
+    model = namespace["make"]()
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "my_network.py").write_text(NETWORK)
+    x, _ = reference.images(12)
+    y = model(x).argmax(1)
+    np.savez(tmp_path / "data.npz", x=(x * 255).round().to(torch.uint8).numpy(), y=y.numpy())
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    exported = torch.export.export(model, (x[:3],), dynamic_shapes=({0: batch},))
+    torch.export.save(exported, tmp_path / "model.pt2")
+    write(tmp_path, model='build = "my_network:make"\nweights = "weights.safetensors"')
+    return tmp_path
+
+
+def write(folder: Path, *, model: str, data: str = 'file = "data.npz"\ndivide_by = 255', rest: str = "") -> Path:
+    file = folder / "config.toml"
+    file.write_text(f"{QUICK}\n{rest}\n[model]\n{model}\n[data]\n{data}\n")
+    return file
+
+
+def records(folder: Path) -> list[dict]:
+    """Records without their times."""
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def test_help_is_quick_because_it_imports_no_torch(tmp_path: Path):
+    code = "import sys\nfrom certify.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "run", "resume", "report", "check", "doctor"):
+        assert command in done.stdout
+
+
+@pytest.mark.slow
+def test_demo(tmp_path: Path):
+    told = certify("demo", "--inputs", 10, "--output", "demo", cwd=tmp_path)
+    assert "smoothing" in told
+    assert "no certified radius exceeds" in told
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {
+        *("manifest.json", "records.jsonl", "report.html", "curves.png", "tensors")
+    }
+
+
+def test_run_then_report_then_check(project: Path):
+    told = certify("run", "config.toml", "--output", "out", cwd=project)
+    assert "[6/6] attack/inf/0-12" in told  # smoothing takes two units of ten inputs
+    page = (project / "out/report.html").read_bytes()
+    (project / "out/report.html").unlink()
+    certify("report", "out", cwd=project)
+    assert (project / "out/report.html").read_bytes() == page
+    certify("check", "out", cwd=project)
+
+
+def test_the_same_network_in_three_forms_gives_the_same_records(project: Path):
+    certify("run", "config.toml", "--output", "built", cwd=project)
+    write(project, model='exported = "model.pt2"')
+    certify("run", "config.toml", "--output", "exported", cwd=project)
+
+    def smoothing(folder: str) -> list[dict]:
+        return [record for record in records(project / folder) if record["method"] == "smoothing"]
+
+    assert smoothing("built") == smoothing("exported")
+    # A graph from torch.export is no nn.Sequential: interval bounds say so instead of guessing.
+    statuses = {
+        row["status"] for record in records(project / "exported") for row in record["rows"] if record["method"] == "ibp"
+    }
+    assert statuses == {"unsupported"}
+
+
+def test_normalisation_belongs_to_the_model(project: Path):
+    """Mean and std of the configuration act inside the model: radii keep the units of the input."""
+    write(project, model='network = "ibp"', data="count = 3", rest="")
+    certify("run", "config.toml", "--output", "plain", cwd=project)
+    write(project, model='network = "ibp"\nmean = [0.0]\nstd = [1.0]', data="count = 3")
+    certify("run", "config.toml", "--output", "normalised", cwd=project)
+    assert records(project / "plain") == records(project / "normalised")
+
+
+def test_killed_and_resumed_it_is_the_same_run(tmp_path: Path):
+    config = tmp_path / "config.toml"
+    config.write_text('[model]\nnetwork = "noise"\n[data]\ncount = 40\n[methods.smoothing]\nn = 3000\n[methods.ibp]\n')
+    certify("run", config, "--output", "whole", cwd=tmp_path)
+    process = start("run", config, "--output", "killed", cwd=tmp_path)
+    lines = tmp_path / "killed" / "records.jsonl"
+    deadline = time.monotonic() + 120
+    while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = lines.read_bytes()
+    finished = before[: before.rfind(b"\n") + 1]
+    assert 2 <= finished.count(b"\n") < 6, "the run was not killed in the middle"
+    certify("resume", "killed", cwd=tmp_path)
+    assert lines.read_bytes().startswith(finished)  # nothing was computed again
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+
+
+def test_thresholds_and_contradictions_have_exit_codes(project: Path):
+    threshold = '[[require]]\nmethod = "ibp"\nnorm = "inf"\nradius = 0.2\nat_least = 0.5\n'
+    write(project, model='network = "ibp"', data="count = 5", rest=threshold)
+    told = certify("run", "config.toml", "--output", "out", cwd=project, expect=1)
+    assert "missed: ibp in l∞ at radius 0.2 reaches 0, at least 0.5 is required" in told
+    file = project / "out/records.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    row = next(row for line in lines if line["unit"].startswith("ibp/inf") for row in line["rows"])
+    row["certified_radius"], row["status"] = 0.9, "certified"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = certify("check", "out", cwd=project, expect=3)
+    assert "contradiction: input 0: ibp certifies 0.9" in told
+
+
+def test_doctor(project: Path):
+    assert "reference network: loads" in certify("doctor", cwd=project)
+    told = certify("doctor", "config.toml", cwd=project)
+    assert "model: 10 classes, deterministic, 12 of 12 inputs correct" in told
+    assert "interval bounds: every layer has a rule" in told
+
+
+CASES = {
+    "range": (
+        {"model": 'network = "ibp"', "data": 'file = "data.npz"'},
+        "x must lie in the declared range [0, 1], got values from 0 to 255",
+    ),
+    "unknown key": ({"model": 'network = "ibp"\ncolour = 1'}, "unknown field `colour`"),
+    "wrong type": ({"model": 'network = "ibp"', "rest": "[methods.smoothing2]\nn = 2"}, "unknown field `smoothing2`"),
+    "wrong value": ({"model": 'network = "ibp"', "data": "count = 0"}, "Expected `int` >= 1"),
+    "no such network": ({"model": 'network = "big"'}, "name must be one of plain, noise, pgd, ibp, got 'big'"),
+    "no model": ({"model": ""}, "must name exactly one of network, build and exported, got none"),
+    "no such function": ({"model": 'build = "my_network:build"'}, "has no attribute 'build'"),
+    "missing weight": (
+        {"model": 'build = "my_network:make"\nweights = "less.safetensors"'},
+        "lacks 3.bias",
+    ),
+    "no weights file": ({"model": 'build = "my_network:make"\nweights = "none.safetensors"'}, "cannot be read"),
+    "damaged export": ({"model": 'exported = "data.npz"'}, "cannot be read"),
+    "no data file": ({"model": 'network = "ibp"', "data": 'file = "none.npz"'}, "none.npz cannot be read"),
+    "channels": (
+        {"model": 'network = "ibp"', "data": 'file = "colour.npz"'},
+        "does not accept x of shape (2, 3, 28, 28)",
+    ),
+    "label": ({"model": 'network = "ibp"', "data": 'file = "label.npz"'}, "class indices from 0 to 9, got 10 in row 1"),
+    "nan": ({"model": 'network = "ibp"', "data": 'file = "nan.npz"'}, "row 1 holds NaN or infinity"),
+    "random model": ({"model": 'build = "random_network:make"'}, "two forward passes of the model"),
+    "device": ({"model": 'network = "ibp"', "rest": 'device = "warp"'}, "device 'warp' cannot be used"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_refused_in_one_line(case: str, project: Path):
+    settings, message = CASES[case]
+    x, y = np.zeros((2, 1, 28, 28), np.float32), np.array([0, 10])
+    np.savez(project / "label.npz", x=x, y=y)
+    np.savez(project / "colour.npz", x=np.zeros((2, 3, 28, 28), np.float32), y=np.array([0, 1]))
+    np.savez(project / "nan.npz", x=np.stack([x[0], x[0] * np.nan]), y=np.array([0, 1]))
+    weights = {name: value for name, value in load_file(project / "weights.safetensors").items() if name != "3.bias"}
+    save_file(weights, project / "less.safetensors")
+    (project / "random_network.py").write_text(NOISY)
+    rest = settings.get("rest", "")
+    file = write(project, **{**settings, "rest": ""})
+    if rest:
+        file.write_text(f"{rest}\n{file.read_text()}" if rest.startswith("device") else f"{file.read_text()}\n{rest}\n")
+    line = refusal("run", "config.toml", "--output", "out", cwd=project)
+    assert message in line
+    assert not (project / "out/records.jsonl").exists()
+
+
+def test_another_manifest_an_unwritable_directory_and_wrong_usage(project: Path):
+    write(project, model='network = "ibp"', data="count = 2")
+    certify("run", "config.toml", "--output", "out", cwd=project)
+    stored = (project / "out/records.jsonl").read_bytes()
+    write(project, model='network = "ibp"', data="count = 3")
+    line = refusal("run", "config.toml", "--output", "out", cwd=project)
+    assert "configuration.inputs was 2, now 3" in line
+    assert (project / "out/records.jsonl").read_bytes() == stored
+    assert "cannot be written" in refusal("run", "config.toml", "--output", "weights.safetensors/out", cwd=project)
+    assert "holds no run" in refusal("resume", "nowhere", cwd=project)
+    assert "Unknown command" in refusal("dance", cwd=project)
+    assert "missing.toml cannot be read" in refusal("run", "missing.toml", cwd=project)
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path: Path):
+    config = tmp_path / "config.toml"
+    config.write_text('[model]\nnetwork = "noise"\n[methods.smoothing]\nn = 20000\n')
+    process = start("run", config, "--output", "out", cwd=tmp_path)
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("[1/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continue with `certify resume DIR`" in told
+    assert "Traceback" not in told
+    assert records(tmp_path / "out")

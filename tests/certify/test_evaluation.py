@@ -1,0 +1,174 @@
+"""evaluate(): one table of what is proved and what was broken, its check, its resumption."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bounds import InvalidInput, ManifestMismatch
+from certify import Evaluation, evaluate, reference
+from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
+
+QUICK = [Smoothing(n=200, n0=20), IntervalBounds(), MinimalPerturbation(steps=10, restarts=2)]
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    return evaluate(*reference.load("ibp", 25), methods=QUICK, seed=3)
+
+
+def without_times(evaluation: Evaluation) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in evaluation.records]
+
+
+def test_one_row_per_input_norm_and_method(evaluation: Evaluation):
+    table = evaluation.to_dataframe()
+    rows = table.groupby(["norm", "method"]).size().to_dict()
+    assert rows == {(2.0, "smoothing"): 25, (2.0, "ibp"): 25, (math.inf, "ibp"): 25} | {
+        (norm, "attack"): 25 for norm in (2.0, math.inf)
+    }
+    assert set(table.columns) >= {"label", "prediction", "subject", "certified_radius", "attack_distance", "status"}
+    smoothed = table[table.method == "smoothing"]
+    assert set(smoothed.subject) == {"smoothed(gaussian(sigma=0.25))"}
+    assert set(table[table.method != "smoothing"].subject) == {"base"}
+    assert [sum(counts) for counts in smoothed["counts"]] == [200] * 25
+
+
+def test_certificates_and_witnesses_never_share_a_row(evaluation: Evaluation):
+    table = evaluation.to_dataframe()
+    assert (table.certified_radius.isna() ^ table.attack_distance.isna()).all()
+
+
+def test_proved_radii_lie_below_the_distances_found(evaluation: Evaluation):
+    assert evaluation.check() == []
+    table = evaluation.to_dataframe()
+    pairs = table[table.subject == "base"].pivot_table(
+        index=["index", "norm"], values=["certified_radius", "attack_distance"]
+    )
+    assert (pairs.certified_radius <= pairs.attack_distance).all()
+    assert (pairs.certified_radius > 0).mean() > 0.5  # or nothing was compared
+
+
+def test_a_contradiction_is_found(evaluation: Evaluation):
+    """The mutant: one certificate of the model above the distance of its adversarial example."""
+    records = json.loads(json.dumps(evaluation.records))
+    record = next(record for record in records if record["unit"].startswith("ibp/inf"))
+    row = next(row for row in record["rows"] if row["status"] == "certified")
+    row["certified_radius"] = 0.5
+    (found,) = Evaluation(evaluation.manifest, records, evaluation.tensors).check()
+    assert (found.index, found.norm, found.subject, found.radius) == (row["index"], math.inf, "base", 0.5)
+    assert f"input {row['index']}: ibp certifies 0.5 of the base classifier in l∞" in str(found)
+
+
+def test_a_smoothed_certificate_is_not_compared_with_an_attack_on_the_model(evaluation: Evaluation):
+    records = json.loads(json.dumps(evaluation.records))
+    for record in records:
+        if record["method"] == "smoothing":
+            for row in record["rows"]:
+                row["certified_radius"] = 100.0
+    assert Evaluation(evaluation.manifest, records).check() == []
+
+
+def test_curves_agree_with_the_rows(evaluation: Evaluation):
+    table = evaluation.to_dataframe()
+    curves = {(curve.method, curve.norm): curve for curve in evaluation.curves()}
+    assert len(curves) == 5
+    for (method, norm), curve in curves.items():
+        rows = table[(table.method == method) & (table.norm == norm)]
+        right = (rows.prediction == rows.label) & (rows.status != "abstained")
+        for radius in (0.0, 0.02, 0.1):
+            if method == "attack":
+                share = (right & (rows.attack_distance > radius)).mean()
+            else:
+                share = (right & (rows.certified_radius >= radius)).mean()
+            assert float(curve.at(radius)) == pytest.approx(share)
+    model, x, y = reference.load("ibp", 25)
+    assert evaluation.clean_accuracy() == float((model(x).argmax(1) == y).double().mean())
+
+
+def test_summary_counts(evaluation: Evaluation):
+    summary = evaluation.summary().set_index(["norm", "method"])
+    table = evaluation.to_dataframe()
+    assert summary.loc[("l∞", "attack"), "broken"] == (table[table.norm == math.inf].status == "found").sum()
+    assert summary.loc[("l2", "smoothing"), "promise"] == "lower bound with probability 0.999"
+    assert summary.loc[("l∞", "ibp"), "promise"] == "lower bound, proved"
+
+
+def test_saved_and_loaded_it_is_the_same(evaluation: Evaluation, tmp_path):
+    evaluation.save(tmp_path / "run")
+    evaluation.save(tmp_path / "run")  # a second time adds nothing
+    loaded = Evaluation.load(tmp_path / "run")
+    assert without_times(loaded) == without_times(evaluation)
+    assert torch.equal(
+        loaded.tensors["attack/inf/0-25"]["adversarial"], evaluation.tensors["attack/inf/0-25"]["adversarial"]
+    )
+
+
+def test_a_run_that_stops_anywhere_goes_on_to_the_same_records(evaluation: Evaluation, tmp_path):
+    """Every prefix of the records, as a kill leaves it, is continued to the result of an undisturbed run."""
+    evaluation.save(tmp_path / "whole")
+    lines = (tmp_path / "whole/records.jsonl").read_bytes().splitlines(keepends=True)
+    for finished in (0, 1, 3, len(lines)):
+        part = tmp_path / f"part{finished}"
+        Evaluation(evaluation.manifest, [], {}).save(part)
+        (part / "records.jsonl").write_bytes(b"".join(lines[:finished]) + lines[finished % len(lines)][:30])
+        resumed = evaluate(*reference.load("ibp", 25), methods=QUICK, seed=3, output=part)
+        assert without_times(resumed) == without_times(evaluation)
+        assert (part / "records.jsonl").read_bytes().splitlines(keepends=True)[:finished] == lines[:finished]
+
+
+def test_another_model_or_data_or_seed_does_not_continue_a_run(tmp_path):
+    model, x, y = reference.load("ibp", 3)
+    methods = [IntervalBounds()]
+    evaluate(model, x, y, methods=methods, output=tmp_path)
+    with pytest.raises(ManifestMismatch, match="seed was 0, now 1"):
+        evaluate(model, x, y, methods=methods, output=tmp_path, seed=1)
+    with pytest.raises(ManifestMismatch, match="data_sha256 was"):
+        evaluate(model, x * 0.5, y, methods=methods, output=tmp_path)
+    with pytest.raises(ManifestMismatch, match="weights_sha256 was"):
+        evaluate(reference.load("pgd", 1).model, x, y, methods=methods, output=tmp_path)
+    with pytest.raises(ManifestMismatch, match=r"configuration\.methods\.ibp\.tolerance was 0\.001, now 0\.01"):
+        evaluate(model, x, y, methods=[IntervalBounds(tolerance=0.01)], output=tmp_path)
+
+
+def test_an_unsupported_model_loses_one_method_and_not_the_others():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    y = model(x).argmax(1)
+    evaluation = evaluate(model, x, y, methods=QUICK)
+    table = evaluation.to_dataframe()
+    assert set(table[table.method == "ibp"].status) == {"unsupported"}
+    assert "2 of type Tanh has no interval rule" in table[table.method == "ibp"].reason.iloc[0]
+    assert len(table[table.method == "attack"]) == 6
+    assert {curve.method for curve in evaluation.curves()} == {"smoothing", "attack"}
+
+
+class _Random(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3] + torch.rand(len(x), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.full((2, 4), 1.5)}, r"x must lie in the declared range \[0, 1\], got values from 1.5 to 1.5"),
+        ({"x": torch.full((2, 4), math.nan)}, "row 0 holds NaN"),
+        ({"x": torch.rand(2, 5)}, r"does not accept x of shape \(2, 5\)"),
+        ({"labels": torch.tensor([0, 3])}, "labels must be class indices from 0 to 2, got 3 in row 1"),
+        ({"labels": torch.eye(3)[:2]}, "pass class indices, not one-hot rows"),
+        ({"labels": torch.tensor([0.0, 1.0])}, r"labels must be integers, got torch.float32"),
+        ({"model": _Random()}, "two forward passes of the model over the same inputs differ"),
+        ({"methods": "all"}, "methods must be one of standard, got 'all'"),
+        ({"methods": [Smoothing(), Smoothing(n=5)]}, "methods must have different names"),
+        ({"methods": [Smoothing()], "norms": [math.inf]}, "none of the methods smoothing serves a norm"),
+        ({"norms": [0.5]}, "norm must be at least 1"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
+    ],
+)
+def test_bad_input_gives_one_clear_exception(change: dict, message: str):
+    arguments = {"model": nn.Linear(4, 3), "x": torch.rand(2, 4), "labels": torch.tensor([0, 1]), **change}
+    with pytest.raises(InvalidInput, match=message) as caught:
+        evaluate(**arguments)
+    assert "\n" not in str(caught.value)
