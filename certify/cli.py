@@ -195,11 +195,17 @@ def _load(directory: Path) -> "Evaluation":
 
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
-    from certify.report import curve_figure
+    from certify.report import curve_figure, rounded_down, rounded_up
 
     evaluation.to_html(directory / "report.html")
     curve_figure(evaluation.curves(), evaluation.clean_accuracy()).savefig(directory / "curves.png", dpi=150)
-    print(evaluation.summary().to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+    table = evaluation.summary()
+    # A printed bound is still a bound: radii are rounded down, distances up.
+    table["median"] = [
+        (rounded_down if certifies else rounded_up)(median)
+        for certifies, median in zip(table["certified"].notna(), table["median"], strict=True)
+    ]
+    print(table.to_string(index=False, na_rep="-", float_format="{:.1f}".format))
     print(f"wrote {directory / 'report.html'}, {directory / 'curves.png'}, {directory / 'records.jsonl'}")
 
 

@@ -29,12 +29,14 @@ class AccuracyCurve:
         norm: order of the norm.
         subject: the classifier, ``"base"`` or ``"smoothed(...)"``.
         method: what gave the limits.
+        alpha: probability, per input, that its limit is wrong; 0 for a proof.
     """
 
     limit: Tensor
     norm: float
     subject: str
     method: str
+    alpha: float = 0.0
 
     def __post_init__(self) -> None:
         if self.limit.ndim != 1 or len(self.limit) == 0 or self.limit.isnan().any():
@@ -129,7 +131,13 @@ class CertifiedAccuracyCurve(AccuracyCurve):
         checks.rows("labels", labels, len(certificate))
         right = certificate.certified(labels, 0.0)
         limit = torch.where(right, certificate.radius.double(), -math.inf)
-        return cls(limit=limit, norm=certificate.norm, subject=certificate.subject, method=certificate.method)
+        return cls(
+            limit=limit,
+            norm=certificate.norm,
+            subject=certificate.subject,
+            method=certificate.method,
+            alpha=certificate.alpha,
+        )
 
     @staticmethod
     def _reached(limit: Tensor, radius: Tensor) -> Tensor:

@@ -1,23 +1,19 @@
 """All methods on the same inputs: per input and norm, what is proved beside what was broken."""
 
-import hashlib
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from bounds import InvalidInput, UnsupportedLayer, checks
 from bounds.checks import Limit
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
+from certify.manifest import manifest_of
 from certify.methods import STANDARD, Method, Problem
 from certify.models import frozen, predictions, probe
 from certify.report import Page, norm_name, render
@@ -43,8 +39,8 @@ class Contradiction:
 
     def __str__(self) -> str:
         return (
-            f"input {self.index}: {self.method} certifies {self.radius:.6g} of the {self.subject} classifier in "
-            f"{norm_name(self.norm)}, but an adversarial example lies at {self.distance:.6g}"
+            f"input {self.index}: {self.method} certifies {self.radius!r} of the {self.subject} classifier in "
+            f"{norm_name(self.norm)}, but an adversarial example lies at {self.distance!r}"
         )
 
 
@@ -118,7 +114,10 @@ class Evaluation:
         return float(sum(right.values()) / len(right))
 
     def summary(self) -> "pd.DataFrame":
-        """One row per norm and method: what it promises, how often it succeeded, the median, the cost."""
+        """One row per norm and method: what it promises, how often it succeeded, the cost.
+
+        ``median`` is that of the radii or distances over the inputs that the subject classifies correctly.
+        """
         import pandas as pd
 
         grouped: dict[tuple[float, str], list[dict[str, Any]]] = {}
@@ -127,7 +126,8 @@ class Evaluation:
         lines = []
         for (norm, method), rows in grouped.items():
             certifies = "certified_radius" in rows[0]
-            values = [row.get("certified_radius") if certifies else row["attack_distance"] for row in rows]
+            right = [row for row in rows if row.get("prediction") == row["label"]]
+            values = [row.get("certified_radius") if certifies else row["attack_distance"] for row in right]
             statuses = [row["status"] for row in rows]
             lines.append(
                 {
@@ -136,7 +136,7 @@ class Evaluation:
                     "subject": rows[0]["subject"],
                     "promise": _promise(rows[0]),
                     "inputs": len(rows),
-                    "correct": sum(row.get("prediction") == row["label"] for row in rows),
+                    "correct": len(right),
                     "certified": statuses.count("certified") if certifies else None,
                     "broken": None if certifies else statuses.count("found"),
                     "median": float(pd.Series(values, dtype=float).median()),
@@ -155,7 +155,8 @@ class Evaluation:
         found = []
         for row in self.rows():
             key = (row["index"], row["norm"], row["subject"])
-            radius = row.get("certified_radius") or 0.0
+            # A radius around a wrong prediction says nothing about the distance at which it becomes wrong.
+            radius = row.get("certified_radius") or 0.0 if row.get("prediction") == row["label"] else 0.0
             if radius > nearest.get(key, math.inf):
                 found.append(Contradiction(*key, row["method"], radius, nearest[key]))
         return found
@@ -269,7 +270,7 @@ def evaluate(
         )
         base = predictions(model, problem.x, batch_size).tolist()
     units = list(_units(chosen, [checks.norm(norm) for norm in norms], len(x)))
-    manifest = _manifest(problem, chosen, norms, source)
+    manifest = manifest_of(problem, chosen, norms, source)
     run = None if output is None else RunDirectory.open(output, manifest)
     records = {} if run is None else run.records()
     tensors = {} if run is None else {unit: run.tensors(unit) for unit in records}
@@ -280,7 +281,7 @@ def evaluate(
                 run.append(records[name], tensors[name])
         if progress is not None:
             progress(name, done, len(units))
-    return Evaluation(manifest, [records[name] for name, *_ in units], tensors)
+    return Evaluation(manifest if run is None else run.manifest, [records[name] for name, *_ in units], tensors)
 
 
 def _units(methods: Sequence[Method], norms: Sequence[float], count: int) -> Iterator[tuple[str, Method, float, slice]]:
@@ -361,7 +362,8 @@ def _curve(rows: Sequence[Mapping[str, Any]], norm: float, subject: str, method:
             row["certified_radius"] if row["status"] in ("certified", "not certified") else -math.inf for row in rows
         ]
     limit = torch.tensor(limits, dtype=torch.float64)
-    return kind(limit=limit, norm=norm, subject=subject, method=method)
+    alpha = max(row.get("alpha") or 0.0 for row in rows)
+    return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=alpha)
 
 
 def _promise(row: Mapping[str, Any]) -> str:
@@ -371,45 +373,3 @@ def _promise(row: Mapping[str, Any]) -> str:
     if "certified_radius" not in row:
         return "upper bound, re-checked"
     return f"lower bound with probability {1 - row['alpha']:g}" if row["alpha"] > 0 else "lower bound, proved"
-
-
-def _manifest(
-    problem: Problem, methods: Sequence[Method], norms: Sequence[float], source: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    device = problem.x.device
-    weights = [(name, value) for name, value in problem.model.state_dict().items() if isinstance(value, Tensor)]
-    return {
-        "format": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: version(name) for name in ("certify-bounds", "torch", "numpy", "scipy")},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "seed": problem.seed,
-        "configuration": {
-            "norms": [f"{float(norm):g}" for norm in norms],
-            "methods": {method.name: msgspec.to_builtins(method) for method in methods},
-            "low": _shown(problem.low),
-            "high": _shown(problem.high),
-            "batch_size": problem.batch_size,
-            "inputs": len(problem.x),
-        },
-        "source": dict(source or {}),
-        "weights_sha256": _digest(weights, str(problem.model)),
-        "data_sha256": _digest([("x", problem.x), ("y", problem.y)]),
-    }
-
-
-def _shown(limit: Limit) -> float | str | None:
-    """A side of the box for the manifest; per-feature sides by their hash."""
-    return _digest([("limit", limit)]) if isinstance(limit, Tensor) else limit
-
-
-def _digest(tensors: Sequence[tuple[str, Tensor]], text: str = "") -> str:
-    """SHA-256 over names, types, shapes and values."""
-    digest = hashlib.sha256(text.encode())
-    for name, value in tensors:
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -90,7 +90,7 @@ def curve_label(curve: AccuracyCurve) -> str:
     if not isinstance(curve, CertifiedAccuracyCurve):
         promise = "no attack found"
     else:
-        promise = "certified, proved" if curve.subject == "base" else "certified with probability"
+        promise = "certified, proved" if curve.alpha == 0 else "certified with probability"
     return f"{promise} ({curve.method}, {curve.subject})"
 
 

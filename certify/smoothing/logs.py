@@ -17,7 +17,7 @@ class CertificationLog(NamedTuple):
 
     certificate: Certificate
     labels: Tensor
-    index: Tensor
+    indices: Tensor
     seconds: Tensor
 
 

@@ -185,7 +185,7 @@ def test_sentences_speak_only_of_methods_that_ran(chosen: list[dict], present: s
 
 
 def test_hostile_strings_are_escaped(tmp_path: Path):
-    hostile = '<script>alert(1)</script>"><img src=x onerror=alert(1)> $\\frac'
+    hostile = '<script>alert(1)</script>"><img src=x onerror=alert(1)> $\\frac$'
     manifest = {**MANIFEST, "source": {hostile: hostile}, "created": hostile}
     refused = unsupported(hostile, "2", hostile)
     text = page(certified(hostile, "inf", RADII, subject=hostile), refused, manifest=manifest, tmp_path=tmp_path)

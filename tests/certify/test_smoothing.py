@@ -412,7 +412,7 @@ def test_log_reader_takes_both_forms_of_time_and_no_time(tmp_path):
     )
     log = read_certification_log(file, sigma=0.25)
     assert log.seconds.tolist() == [15.4, 75.6]
-    assert log.index.tolist() == [0, 20]
+    assert log.indices.tolist() == [0, 20]
     assert log.certificate.abstained.tolist() == [False, True]
     file.write_text("idx\tlabel\tpredict\tradius\n0\t3\t3\t0.378\n")
     assert read_certification_log(file, sigma=0.25).seconds.isnan().all()

@@ -1,0 +1,528 @@
+"""Interval bounds: no attained value lies outside, exact where they can be, and the laws between them.
+
+The checker of the soundness tests is run on wrong rules as well, and has to find every one of them.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from oracles.devices import elsewhere
+from torch import Tensor, nn
+
+from bounds import DEFAULT_RULES, Interval, LpBall, Normalize, ibp, margin_bounds
+
+NORMS = (1.0, 2.0, 3.0, math.inf)
+SCALES = (1e-2, 1.0, 1e4)
+ROUNDING = 1e-11  # of running a network in float64, relative to its largest output
+
+
+def shared_relu() -> nn.Sequential:
+    relu = nn.ReLU()
+    return nn.Sequential(nn.Linear(6, 9), relu, nn.Linear(9, 5), relu, nn.Linear(5, 3))
+
+
+# Shape of one input and the network; batch, channels, height and width differ everywhere.
+ZOO: dict[str, tuple[tuple[int, ...], Callable[[], nn.Sequential]]] = {
+    "affine": ((6,), lambda: nn.Sequential(nn.Linear(6, 3))),
+    "mlp": ((6,), lambda: nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 5, bias=False), nn.ReLU())),
+    "shared relu": ((6,), shared_relu),
+    "normalised": (
+        (4,),
+        lambda: nn.Sequential(
+            Normalize((0.4, -1.0, 0.0, 3.0), (0.3, 2.0, 1e-3, 1.0)), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)
+        ),
+    ),
+    "strided": (
+        (2, 5, 7),
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)),
+    ),
+    "dilated": (
+        (2, 5, 7),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, (3, 2), dilation=(2, 3), padding=(2, 0)), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3)
+        ),
+    ),
+    "grouped": (
+        (4, 3, 5),
+        lambda: nn.Sequential(
+            Normalize((0.5,), (0.25,)), nn.Conv2d(4, 6, (2, 3), groups=2, bias=False), nn.Flatten(), nn.Linear(36, 3)
+        ),
+    ),
+    "same": (
+        (2, 3, 5),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding="same"), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3)
+        ),
+    ),
+    "nested": (
+        (2, 3, 5),
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Identity(), Normalize((0.4, 0.6), (0.2, 0.3)), nn.Sequential(nn.Flatten(2), nn.Flatten())),
+            nn.Dropout(0.9),
+            nn.Sequential(nn.Linear(30, 7), nn.Sequential(nn.ReLU(), nn.Dropout(0.9), nn.Linear(7, 3))),
+        ),
+    ),
+    "relu first": (
+        (2, 3, 5),
+        lambda: nn.Sequential(nn.ReLU(), Normalize((0.4, 0.6), (0.2, 0.3)), nn.Flatten(), nn.Linear(30, 3)),
+    ),
+    "tokens": ((3, 4), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3))),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network(name: str, seed: int = 0) -> tuple[nn.Sequential, tuple[int, ...]]:
+    """A network of the zoo in float64 with random weights and biases, and the shape of its input."""
+    shape, build = ZOO[name]
+    model, draw = build().double().eval(), generator(seed)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.weight.normal_(0, 1.5 / math.sqrt(layer.weight[0].numel()), generator=draw)
+                if layer.bias is not None:
+                    layer.bias.normal_(generator=draw)
+    return model, shape
+
+
+def random_ball(shape: tuple[int, ...], norm: float, *, scale: float = 1.0, seed: int = 0, box: bool = True) -> LpBall:
+    """Three balls whose boxes cut them, with radii that differ."""
+    center = scale * (2 * torch.rand(3, *shape, generator=generator(seed), dtype=torch.float64) - 1)
+    radius = scale * torch.tensor([0.02, 0.3, 1.0], dtype=torch.float64)
+    return LpBall(center, radius, norm, -scale if box else None, scale if box else None)
+
+
+def dual_direction(gradient: Tensor, norm: float) -> Tensor:
+    """Argmax of <gradient, d> over the unit ball of the norm; rows of (S, F)."""
+    if norm == 1:
+        axis = nn.functional.one_hot(gradient.abs().argmax(1), gradient.shape[1])
+        return axis * gradient.sign()
+    q = 1.0 if norm == math.inf else norm / (norm - 1)
+    direction = gradient.sign() * gradient.abs().pow(q - 1)
+    return direction / direction.norm(p=norm, dim=1, keepdim=True).clamp(min=1e-300)
+
+
+def hard_points(function: Callable[[Tensor], Tensor], ball: LpBall, row: int) -> Tensor:
+    """Points (S, *D) of one ball: random ones, corners, axes, and where gradients of the outputs lead."""
+    center, size = ball.center[row].flatten(), ball.center[row].numel()
+    low = center - math.inf if ball.low is None else center * 0 + ball.low
+    high = center + math.inf if ball.high is None else center * 0 + ball.high
+    radius = float(ball.radii[row]) * (1 - 1e-12)
+
+    def inside(directions: Tensor) -> Tensor:
+        return (center + radius * directions).clamp(low, high)
+
+    draw = generator(row)
+    corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=min(size, 6))), dtype=torch.float64)
+    filler = torch.randn(len(corners), size - corners.shape[1], generator=draw, dtype=torch.float64).sign()
+    corners = torch.cat([corners, filler], 1)
+    random = torch.randn(50, size, generator=draw, dtype=torch.float64)
+    starts = torch.cat([corners, random])
+    starts = starts / starts.norm(p=ball.norm, dim=1, keepdim=True)
+    axes = torch.eye(size, dtype=torch.float64)
+    points = [inside(torch.cat([starts, starts[-50:] / 3, axes, -axes]))]
+    outputs = function(ball.center[row : row + 1]).shape[1]
+    for k, sign in itertools.product(range(outputs), (1.0, -1.0)):
+        here = torch.cat([center[None], inside(starts[::9])])
+        for _ in range(3):
+            here.requires_grad_()
+            value = sign * function(here.view(-1, *ball.center.shape[1:]))[:, k].sum()
+            (gradient,) = torch.autograd.grad(value, here)
+            here = inside(dual_direction(gradient, ball.norm))
+            points.append(here)
+    return torch.cat(points).detach().view(-1, *ball.center.shape[1:])
+
+
+def excess(function: Callable[[Tensor], Tensor], ball: LpBall, interval: Interval) -> float:
+    """How far attained outputs lie outside the interval, relative to the largest output; at most 0 if sound."""
+    worst = -math.inf
+    for row in range(len(ball.center)):
+        values = function(hard_points(function, ball, row)).detach()
+        outside = torch.maximum(interval.lower[row] - values, values - interval.upper[row])
+        worst = max(worst, float(outside.max() / values.abs().max()))
+    return worst
+
+
+def matrix_and_offset(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """An affine function of one input as a matrix (K, F) and an offset (K,)."""
+    zero = torch.zeros(shape, dtype=torch.float64)
+
+    def flat(x: Tensor) -> Tensor:
+        return function(x.view(1, *shape)).flatten()
+
+    matrix = torch.autograd.functional.jacobian(flat, zero.flatten())
+    return matrix, flat(zero).detach()
+
+
+# ------------------------------------------------------------------------------------------- soundness and mutants
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ZOO)
+def test_no_attained_output_lies_outside(name: str, norm: float, scale: float):
+    model, shape = network(name)
+    for box in (True, False):
+        ball = random_ball(shape, norm, scale=scale, box=box)
+        assert excess(model, ball, ibp(model, ball)) <= ROUNDING
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ZOO)
+def test_no_attained_margin_lies_below(name: str, norm: float):
+    model, shape = network(name, seed=1)
+    ball = random_ball(shape, norm, seed=1)
+    logits = model(ball.center)
+    labels = logits.argmin(1)  # wrong classes as well as right ones
+    margins = margin_bounds(model, ball, labels)
+    assert (margins.gather(1, labels[:, None]) == 0).all()
+    for row, label in enumerate(labels.tolist()):
+
+        def gaps(x: Tensor, label: int = label) -> Tensor:
+            values = model(x)
+            return values[:, label, None] - values
+
+        ones = LpBall(ball.center[row : row + 1], ball.radii[row : row + 1], norm, ball.low, ball.high)
+        assert excess(gaps, ones, Interval(margins[row : row + 1], margins[row : row + 1] + math.inf)) <= ROUNDING
+
+
+@pytest.mark.parametrize("norm", [2.0, 3.0, math.inf])
+@pytest.mark.parametrize("name", ["affine", "grouped"])
+def test_the_checker_finds_a_radius_five_percent_short(name: str, norm: float):
+    model, shape = network(name)
+    ball = random_ball(shape, norm, box=False)
+    short = LpBall(ball.center, 0.95 * ball.radii, norm, None, None)
+    assert excess(model, ball, ibp(model, short)) > 1e-3
+
+
+def no_absolute_weights(layer: nn.Linear, interval: Interval) -> Interval:
+    return Interval(layer(interval.lower), layer(interval.upper))
+
+
+def no_bias(layer: nn.Linear, interval: Interval) -> Interval:
+    proper = DEFAULT_RULES[nn.Linear](layer, interval)
+    return proper if layer.bias is None else Interval(proper.lower - layer.bias, proper.upper - layer.bias)
+
+
+def only_the_center(layer: nn.Linear, interval: Interval) -> Interval:
+    center = layer((interval.lower + interval.upper) / 2)
+    return Interval(center, center)
+
+
+def radius_in_raw_units(layer: Normalize, interval: Interval) -> Interval:
+    center = (interval.lower + interval.upper) / 2
+    return Interval(layer(center) - (center - interval.lower), layer(center) + (center - interval.lower))
+
+
+def skipped(_: nn.Module, interval: Interval) -> Interval:
+    return interval
+
+
+MUTANTS = [
+    ("affine", {nn.Linear: no_absolute_weights}),
+    ("strided", {nn.Conv2d: no_absolute_weights}),
+    ("mlp", {nn.Linear: no_bias}),
+    ("same", {nn.Conv2d: only_the_center}),
+    ("normalised", {Normalize: radius_in_raw_units}),
+    ("relu first", {nn.ReLU: skipped}),
+    ("shared relu", {nn.Linear: no_absolute_weights}),
+]
+
+
+@pytest.mark.parametrize(("name", "rules"), MUTANTS, ids=[f"{n}-{next(iter(r.values())).__name__}" for n, r in MUTANTS])
+def test_the_checker_finds_a_wrong_rule(name: str, rules: dict):
+    model, shape = network(name)
+    ball = random_ball(shape, math.inf)
+    assert excess(model, ball, ibp(model, ball, rules=DEFAULT_RULES | rules)) > 1e-3
+
+
+def test_a_layer_used_twice_is_bounded_twice():
+    """Once certified wrongly: the second use of a ReLU was skipped, as ``named_children`` names it only once."""
+    model, shape = network("shared relu")
+    ball = random_ball(shape, math.inf)
+    skipping = nn.Sequential(*(layer for name, layer in model.named_children()))
+    assert len(skipping) == 4
+    assert excess(model, ball, ibp(skipping, ball)) > 1e-3
+    separate = nn.Sequential(model[0], nn.ReLU(), model[2], nn.ReLU(), model[4])
+    assert torch.equal(ibp(model, ball).lower, ibp(separate, ball).lower)
+
+
+# ------------------------------------------------------------------------------------------------------- exactness
+
+AFFINE = {
+    "linear": ((6,), nn.Linear(6, 5)),
+    "padded": ((2, 2, 2), nn.Conv2d(2, 3, 2, padding=1)),
+    "strided": ((1, 2, 4), nn.Conv2d(1, 3, 2, stride=2, padding=(1, 0))),
+    "dilated": ((2, 1, 4), nn.Conv2d(2, 3, (1, 2), dilation=(1, 2), bias=False)),
+    "grouped": ((4, 1, 2), nn.Conv2d(4, 6, (1, 2), padding=(0, 1), groups=2)),
+    "same": ((1, 2, 4), nn.Conv2d(1, 2, 3, padding="same")),
+    "normalised": ((2, 2, 2), nn.Sequential(Normalize((0.4, 1.0), (0.2, 3.0)), nn.Conv2d(2, 3, 2, padding=1))),
+    "flattened": ((2, 1, 3), nn.Sequential(nn.Flatten(), nn.Dropout(), Normalize((0.5,), (0.2,)), nn.Linear(6, 5))),
+}
+
+
+@pytest.fixture(params=AFFINE)
+def affine(request: pytest.FixtureRequest) -> tuple[nn.Sequential, tuple[int, ...], Tensor, Tensor]:
+    shape, layer = AFFINE[request.param]
+    model = nn.Sequential(layer).double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(generator=generator(len(weight)))
+    return model, shape, *matrix_and_offset(model, shape)
+
+
+def test_one_affine_layer_over_a_box_is_its_range_over_all_corners(affine):
+    """Catches any looseness: padding counted as weight, a box that is ignored, slack far above rounding."""
+    model, shape, *_ = affine
+    ball = random_ball(shape, math.inf)
+    low = (ball.center - ball.radii.view(-1, *[1] * len(shape))).clamp(min=-1).flatten(1)
+    high = (ball.center + ball.radii.view(-1, *[1] * len(shape))).clamp(max=1).flatten(1)
+    picks = torch.tensor(list(itertools.product((False, True), repeat=low.shape[1])))
+    corners = torch.where(picks, high[:, None], low[:, None])  # (N, 2^D, D)
+    values = model(corners.view(-1, *shape)).view(3, len(picks), -1)
+    interval = ibp(model, ball)
+    torch.testing.assert_close(interval.lower.flatten(1), values.amin(1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(interval.upper.flatten(1), values.amax(1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [2.0, 2.5, 3.0, 10.0])
+def test_one_affine_layer_over_a_ball_is_exact_by_duality(affine, norm: float):
+    """Catches the l_infinity hull in place of the ball, the norm of the whole kernel at a border, a lost std."""
+    model, shape, matrix, offset = affine
+    ball = random_ball(shape, norm, box=False)
+    center = ball.center.flatten(1) @ matrix.T + offset
+    reach = ball.radii[:, None] * matrix.norm(p=norm / (norm - 1), dim=1)
+    interval = ibp(model, ball)
+    torch.testing.assert_close(interval.lower.flatten(1), center - reach, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(interval.upper.flatten(1), center + reach, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [1.0, 1.5])
+def test_below_two_one_affine_layer_lies_between_exact_and_the_l2_ball(affine, norm: float):
+    model, shape, matrix, offset = affine
+    ball = random_ball(shape, norm, box=False)
+    center = ball.center.flatten(1) @ matrix.T + offset
+    exact = ball.radii[:, None] * matrix.norm(p=math.inf if norm == 1 else norm / (norm - 1), dim=1)
+    around = ball.radii[:, None] * matrix.norm(dim=1)
+    reach = ibp(model, ball).upper.flatten(1) - center
+    assert (reach >= exact).all()
+    assert (reach <= around * (1 + 1e-12) + 1e-12).all()
+
+
+@pytest.mark.parametrize("norm", [2.0, 3.0, math.inf])
+@pytest.mark.parametrize("name", ["affine", "grouped"])
+def test_margins_of_an_affine_network_are_exact(name: str, norm: float):
+    """The last layer used to see only the hull of the ball: l_2 radii of linear classifiers came out sqrt(D) short."""
+    model, shape = network(name)
+    if name == "grouped":  # two affine layers in a row become one
+        matrix, offset = matrix_and_offset(model, shape)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(*matrix.T.shape).double())
+        model[1].load_state_dict({"weight": matrix, "bias": offset})
+    ball = random_ball(shape, norm, box=False)
+    matrix, offset = matrix_and_offset(model, shape)
+    labels = torch.tensor([0, 1, 2])
+    rows = matrix[labels][:, None] - matrix
+    middle = (rows @ ball.center.flatten(1)[:, :, None]).squeeze(2) + offset[labels][:, None] - offset
+    q = 1.0 if norm == math.inf else norm / (norm - 1)
+    exact = middle - ball.radii[:, None] * rows.norm(p=q, dim=2)
+    torch.testing.assert_close(margin_bounds(model, ball, labels), exact, rtol=1e-12, atol=1e-12)
+
+
+def layers_of(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers in the order in which they run, each as often as it runs."""
+    if isinstance(model, nn.Sequential):
+        for layer in model:
+            yield from layers_of(layer)
+    else:
+        yield model
+
+
+def reference_ibp(model: nn.Module, hull: Interval, labels: Tensor | None = None) -> Interval:
+    """A second implementation: positive and negative parts of the matrix of each layer, no rounding terms.
+
+    With labels, the last layer is replaced by its differences.
+    """
+    lower, upper = hull.lower, hull.upper
+    *_, last = layers = list(layers_of(model))
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.Conv2d | Normalize):
+            matrix, offset = matrix_and_offset(layer, tuple(lower.shape[1:]))
+            shape = layer(lower).shape
+            if labels is not None and layer is last:
+                matrix, offset = matrix[labels][:, None] - matrix, offset[labels][:, None] - offset
+            plus, minus = matrix.clamp(min=0), matrix.clamp(max=0)
+            low, high = lower.flatten(1)[:, :, None], upper.flatten(1)[:, :, None]
+            lower = ((plus @ low + minus @ high).squeeze(2) + offset).view(shape)
+            upper = ((plus @ high + minus @ low).squeeze(2) + offset).view(shape)
+        elif not isinstance(layer, nn.Dropout):
+            lower, upper = layer(lower), layer(upper)
+    return Interval(lower.detach(), upper.detach())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_agrees_with_a_second_implementation(name: str):
+    """Catches a sound but loose rule anywhere in a deep network."""
+    model, shape = network(name)
+    ball = random_ball(shape, math.inf)
+    ours, theirs = ibp(model, ball), reference_ibp(model, ball.hull())
+    torch.testing.assert_close(ours.lower, theirs.lower, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours.upper, theirs.upper, rtol=1e-10, atol=1e-10)
+    labels = torch.tensor([0, 2, 1])
+    if isinstance(list(layers_of(model))[-1], nn.Linear):
+        folded = reference_ibp(model, ball.hull(), labels).lower
+        torch.testing.assert_close(margin_bounds(model, ball, labels), folded, rtol=1e-10, atol=1e-10)
+
+
+# ------------------------------------------------------------------------------------------------------------ laws
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ZOO)
+def test_radius_zero_is_the_forward_pass(name: str, norm: float):
+    model, shape = network(name)
+    center = random_ball(shape, norm).center
+    interval, logits = ibp(model, LpBall(center, 0.0, norm, None, None)), model(center)
+    scale = 1e3 if name == "normalised" else 1.0  # a standard deviation of 1e-3 magnifies the rounding of the input
+    torch.testing.assert_close(interval.lower, logits, rtol=1e-12, atol=1e-12 * scale)
+    torch.testing.assert_close(interval.upper, logits, rtol=1e-12, atol=1e-12 * scale)
+    assert (interval.lower <= logits + 1e-13 * scale).all()
+
+
+def contains(outer: Interval, inner: Interval) -> bool:
+    slack = 1e-10 * (1 + outer.lower.abs().max() + outer.upper.abs().max())
+    return bool((outer.lower <= inner.lower + slack).all() and (inner.upper <= outer.upper + slack).all())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ZOO)
+def test_nested_sets_have_nested_bounds(name: str, norm: float):
+    model, shape = network(name)
+    ball = random_ball(shape, norm)
+    outer = ibp(model, ball)
+    smaller = LpBall(ball.center, ball.radii / 3, norm, -1.0, 1.0)
+    boxed = LpBall(ball.center, ball.radii, norm, ball.center - 0.1, ball.center + 0.05)
+    open_ball = LpBall(ball.center, ball.radii, norm, None, None)
+    assert contains(outer, ibp(model, smaller))
+    assert contains(outer, ibp(model, boxed))
+    assert contains(ibp(model, open_ball), outer)
+    assert not contains(ibp(model, smaller), outer)
+    for larger in (order for order in NORMS if order > norm):  # l_1 lies in l_2 lies in l_infinity
+        assert contains(ibp(model, LpBall(ball.center, ball.radii, larger, -1.0, 1.0)), outer)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ZOO)
+def test_folded_margins_are_never_looser_than_differences_of_bounds(name: str, norm: float):
+    model, shape = network(name)
+    ball, labels = random_ball(shape, norm), torch.tensor([2, 0, 1])
+    logits = ibp(model, ball)
+    differences = logits.lower.gather(1, labels[:, None]) - logits.upper
+    off = torch.ones_like(differences).scatter(1, labels[:, None], 0.0).bool()
+    gain = (margin_bounds(model, ball, labels) - differences)[off]
+    assert (gain >= -1e-11 * logits.upper.abs().max()).all()
+    if isinstance(list(layers_of(model))[-1], nn.Linear):
+        assert (gain > 0).any()
+    else:  # nothing to fold into
+        assert (gain < 1e-11).all()
+
+
+@pytest.mark.parametrize("name", ["mlp", "strided"])
+def test_rows_do_not_influence_each_other(name: str):
+    """Catches a radius, label or weight row given to the wrong input."""
+    model, shape = network(name)
+    labels = torch.tensor([2, 0, 1])
+    for norm in (2.0, math.inf):
+        ball = random_ball(shape, norm)
+        interval, margins = ibp(model, ball), margin_bounds(model, ball, labels)
+        for row in range(3):
+            alone = LpBall(ball.center[row : row + 1], float(ball.radii[row]), norm, -1.0, 1.0)
+            torch.testing.assert_close(ibp(model, alone).lower[0], interval.lower[row], rtol=1e-12, atol=1e-12)
+            single = margin_bounds(model, alone, labels[row : row + 1])[0]
+            torch.testing.assert_close(single, margins[row], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("norm", [2.0, math.inf])
+def test_empty_batch(name: str, norm: float):
+    model, shape = network(name)
+    ball = LpBall(torch.zeros(0, *shape, dtype=torch.float64), 0.1, norm)
+    assert ibp(model, ball).upper.shape == model(ball.center).shape
+    assert len(margin_bounds(model, ball, torch.zeros(0, dtype=torch.int64))) == 0
+
+
+def test_training_mode_changes_nothing_and_stays():
+    model, shape = network("nested")
+    ball = random_ball(shape, 2.0)
+    evaluated = ibp(model, ball)
+    model.train()
+    assert torch.equal(ibp(model, ball).lower, evaluated.lower)
+    assert all(module.training for module in model.modules())
+
+
+# ------------------------------------------------------------------------------------------- float32 and gradients
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ZOO)
+def test_float32_bounds_enclose_float64_bounds_and_are_close(name: str, norm: float):
+    model, shape = network(name)
+    model = model.float()  # the same numbers for both
+    ball = random_ball(shape, norm)
+    single = LpBall(ball.center.float(), ball.radii.float(), norm, -1.0, 1.0)
+    double = LpBall(single.center.double(), single.radii.double(), norm, -1.0, 1.0)
+    rough, fine = ibp(model, single), ibp(model, double)
+    assert rough.lower.dtype == torch.float32
+    assert fine.lower.dtype == torch.float64
+    inner = (fine.upper - fine.lower) * 1e-9  # the float64 bounds are rounded outward themselves
+    assert (rough.lower.double() <= fine.lower + inner).all()
+    assert (rough.upper.double() >= fine.upper - inner).all()
+    torch.testing.assert_close(rough.lower.double(), fine.lower, rtol=1e-3, atol=2e-2 if name == "normalised" else 1e-3)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["affine", "shared relu", "strided", "nested"])
+def test_gradients_reach_every_weight_and_are_finite(name: str, norm: float):
+    """The root of a sum of squares has no gradient at 0: one pruned output made all gradients of l_2 bounds NaN."""
+    model, shape = network(name)
+    model = model.float()
+    first = next(layer for layer in layers_of(model) if isinstance(layer, nn.Linear | nn.Conv2d))
+    with torch.no_grad():
+        first.weight[0] = 0.0
+    ball = random_ball(shape, norm)
+    ball = LpBall(ball.center.float(), ball.radii.float(), norm, -1.0, 1.0)
+    labels = torch.tensor([0, 1, 2])
+    loss = ibp(model, ball).upper.square().sum() - margin_bounds(model, ball, labels).sum()
+    loss.backward()
+    for weight in model.parameters():
+        assert weight.grad.isfinite().all()
+        assert weight.grad.abs().sum() > 0
+
+
+def test_gradient_of_the_bound_is_its_slope():
+    """Catches a detached radius: the weights would be trained as if there were no perturbation."""
+    model, shape = network("mlp")
+    ball = random_ball(shape, 2.0)
+    weight = model[0].weight
+    (gradient,) = torch.autograd.grad(ibp(model, ball).upper.sum(), weight)
+    step = 1e-6 * torch.randn(weight.shape, generator=generator(5), dtype=torch.float64)
+    with torch.no_grad():
+        base = weight.clone()
+        weight.copy_(base + step)
+        ahead = ibp(model, ball).upper.sum()
+        weight.copy_(base - step)
+        behind = ibp(model, ball).upper.sum()
+    torch.testing.assert_close((ahead - behind) / 2, (gradient * step).sum(), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [2.0, math.inf])
+def test_bounds_follow_the_device_of_the_ball(norm: float):
+    model, shape = network("nested")
+    ball, labels = random_ball(shape, norm), torch.tensor([0, 1, 2])
+    with elsewhere():
+        assert ibp(model, ball).lower.device.type == "cpu"
+        assert margin_bounds(model, ball, labels).device.type == "cpu"

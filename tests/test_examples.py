@@ -1,0 +1,56 @@
+"""Every example runs, at a small size, and its own assertions hold."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SHORT = ("certify_your_network.py", "certified_accuracy_curves.py")
+
+
+def run(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_an_example_is_read_in_one_sitting(name: str):
+    assert len((EXAMPLES / name).read_text().splitlines()) < 60
+
+
+def test_certify_your_network(tmp_path, monkeypatch, capsys):
+    run("certify_your_network.py", "--output", tmp_path, monkeypatch=monkeypatch)
+    table = capsys.readouterr().out
+    assert all(method in table for method in ("smoothing", "ibp", "attack"))
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_certified_accuracy_curves(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "curves.png"
+    run("certified_accuracy_curves.py", "--inputs", 20, "--draws", 300, "--output", file, monkeypatch=monkeypatch)
+    assert len(capsys.readouterr().out.splitlines()) == 8
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sampling_throughput(monkeypatch, capsys):
+    """At toy size, only to see that it runs: a time is never a test."""
+    arguments = ("--inputs", 2, "--draws", 100, "--batch", 50, "--runs", 1)
+    run("benchmarks/sampling_throughput.py", *arguments, monkeypatch=monkeypatch)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["network"] for line in lines] == ["reference", "reference", "wide"]
+    assert all(line["ratio"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize("loss", ["plain", "noise", "pgd", "ibp"])
+def test_training_of_the_reference_networks_learns(loss: str):
+    script = runpy.run_path(str(EXAMPLES / "train_reference.py"))
+    y = torch.arange(512) % 2
+    x = torch.zeros(512, 1, 28, 28)
+    x[y == 1, :, :, 14:] = 1.0  # two classes that differ in half of the image
+    x += 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    model = script["train"](script[loss], 5, x.clamp(0, 1), y, batch=32)
+    assert script["measure"](model, x.clamp(0, 1), y)["clean"] > 0.95
