@@ -182,7 +182,7 @@ def test_radius_of_a_halfspace_is_never_above_the_distance_and_comes_close(dtype
     exact = model.distance(x)
     assert (certificate.label == model(x).argmax(1))[~certificate.abstained].all()
     assert (certificate.radius <= exact).all()
-    near = (exact > 0.05) & (exact < 2 * SIGMA)
+    near = (exact > 0.4 * SIGMA) & (exact < 2 * SIGMA)  # far enough for 100 draws to select the right class
     assert near.sum() > 5
     # The bound lies 4.8 standard errors below the votes, these within 5 of p: at 2 sigma that is 0.2 sigma.
     assert (certificate.radius > exact - 0.2 * SIGMA)[near].all()
@@ -396,7 +396,7 @@ def test_log_of_cohen_gives_its_published_table(shared_data):
 def test_counts_of_kumar_give_their_logged_radii(shared_data):
     """Votes, Clopper-Pearson bound, radius: the whole chain against 500 published rows (five digits)."""
     file = shared_data / "smoothing/gen_gaussian/data/certify/cifar10/resnet110/noise_0.25_p_2/test/sigma_0.25_p_2"
-    rows = list(csv.DictReader(file.open(), delimiter="\t"))
+    rows = list(csv.DictReader(file.read_text().splitlines(), delimiter="\t"))
     counts = torch.tensor([int(row["count"]) for row in rows])
     radius = Gaussian(0.25).radius(clopper_pearson_lower(counts, 100_000, 1e-3))
     published = torch.tensor([float(row["exact_radius"]) for row in rows], dtype=torch.float64)
