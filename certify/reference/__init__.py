@@ -58,7 +58,7 @@ def load(name: str = "ibp", count: int = 1000) -> Reference:
 
     Args:
         name: how it was trained: ``"plain"``, with Gaussian ``"noise"`` of sigma 0.25, against ``"pgd"`` at
-            l-infinity 0.1, or by interval bounds (``"ibp"``) at l-infinity 0.1.
+            l-infinity 0.1, or by interval bounds (``"ibp"``) at l-infinity 0.1, beside noise of up to sigma 0.25.
         count: number of images, from 1 to 1000.
 
     Raises:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from bounds import DEFAULT_RULES, Interval, LpBall, Normalize, ibp, margin_bounds
 
 NORMS = (1.0, 2.0, 3.0, math.inf)
-SCALES = (1e-2, 1.0, 1e4)
 ROUNDING = 1e-11  # of running a network in float64, relative to its largest output
 
 
@@ -36,13 +35,13 @@ ZOO: dict[str, tuple[tuple[int, ...], Callable[[], nn.Sequential]]] = {
         ),
     ),
     "strided": (
-        (2, 5, 7),
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)),
+        (2, 3, 5),
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)),
     ),
     "dilated": (
-        (2, 5, 7),
+        (2, 3, 5),
         lambda: nn.Sequential(
-            nn.Conv2d(2, 3, (3, 2), dilation=(2, 3), padding=(2, 0)), nn.ReLU(), nn.Flatten(), nn.Linear(60, 3)
+            nn.Conv2d(2, 3, (3, 2), dilation=(2, 3), padding=(2, 0)), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)
         ),
     ),
     "grouped": (
@@ -129,16 +128,15 @@ def hard_points(function: Callable[[Tensor], Tensor], ball: LpBall) -> Tensor:
     starts = torch.cat([torch.cat([corners, filler], 1), random])
     starts = starts / starts.norm(p=ball.norm, dim=1, keepdim=True)
     axes = torch.eye(size, dtype=torch.float64)
-    points = [
-        inside(torch.cat([starts, random / 9 / random.norm(dim=1, keepdim=True), axes, -axes]).expand(rows, -1, -1))
-    ]
+    deep = random / (9 * random.norm(dim=1, keepdim=True))
+    points = [inside(torch.cat([starts, deep, axes, -axes]).expand(rows, -1, -1))]
     outputs = function(ball.center).shape[1]
     ways = [(k, sign) for k in range(outputs) for sign in (1.0, -1.0)]  # each output up and down, from 4 starts
-    here = torch.cat([center, inside(starts[::28].expand(rows, -1, -1))], 1).repeat(1, len(ways), 1)
+    here = torch.cat([center, inside(starts[-3:].expand(rows, -1, -1))], 1).repeat(1, len(ways), 1)
     aims = torch.zeros(len(ways), outputs, dtype=torch.float64)
     aims[range(len(ways)), [k for k, _ in ways]] = torch.tensor([sign for _, sign in ways], dtype=torch.float64)
     aims = aims.repeat_interleave(4, dim=0)
-    for _ in range(3):
+    for _ in range(2):
         here.requires_grad_()
         values = function(here.view(-1, *shape)).view(rows, len(aims), outputs)
         (gradient,) = torch.autograd.grad((values * aims).sum(), here)
@@ -152,7 +150,7 @@ def excess(function: Callable[[Tensor], Tensor], ball: LpBall, interval: Interva
     points = hard_points(function, ball)
     values = function(points.flatten(0, 1)).detach().view(*points.shape[:2], -1)  # (N, S, K)
     outside = torch.maximum(interval.lower[:, None] - values, values - interval.upper[:, None])
-    return float((outside / values.abs().amax((1, 2), keepdim=True)).max())
+    return (outside / values.abs().amax((1, 2), keepdim=True)).max().item()
 
 
 def matrix_and_offset(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -169,12 +167,11 @@ def matrix_and_offset(function: Callable[[Tensor], Tensor], shape: tuple[int, ..
 # ------------------------------------------------------------------------------------------- soundness and mutants
 
 
-@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ZOO)
-def test_no_attained_output_lies_outside(name: str, norm: float, scale: float):
+def test_no_attained_output_lies_outside(name: str, norm: float):
     model, shape = network(name)
-    for box in (True, False):
+    for scale, box in ((1e-2, True), (1.0, True), (1.0, False), (1e4, True)):
         ball = random_ball(shape, norm, scale=scale, box=box)
         assert excess(model, ball, ibp(model, ball)) <= ROUNDING
 
