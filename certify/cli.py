@@ -172,7 +172,7 @@ def _progress() -> "Progress":
 
     if not sys.stderr.isatty():
         return lambda unit, done, total: print(f"[{done}/{total}] {unit}", file=sys.stderr, flush=True)
-    bar = tqdm[None](unit="unit", dynamic_ncols=True)
+    bar = tqdm(unit="unit", dynamic_ncols=True)
 
     def advance(unit: str, done: int, total: int) -> None:
         bar.total = total

@@ -1,8 +1,10 @@
 """Fixtures of the whole suite."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -13,3 +15,12 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no reference data in ../shared/data beside the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tensors of the tests are small: more threads would mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

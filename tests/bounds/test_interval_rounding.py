@@ -150,7 +150,7 @@ def test_margins_enclose_exact_margins(dtype: torch.dtype):
         center, radius = (inner.lower + inner.upper) / 2, (inner.upper - inner.lower) / 2
         naive = exact(F.linear(center, weight) - F.linear(radius, weight.abs()))
         naive_is_right += all(ours <= exactly for ours, exactly in zip(naive, true, strict=True))
-    assert naive_is_right < 15
+    assert naive_is_right < 25
 
 
 def exact_reach(row: Exact, radius: Fraction, norm: float) -> mpmath.mpf:

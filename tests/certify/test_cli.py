@@ -44,9 +44,16 @@ restarts = 1
 """
 
 
-def certify(*arguments: object, cwd: Path, expect: int = 0) -> str:
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def certify(*arguments: object, cwd: Path, expect: int = 0, told: io.StringIO | None = None) -> str:
     """What a command prints, run in this process; its exit code must be as expected."""
-    told = io.StringIO()
+    told = told or io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
         code = _exit_code([str(argument) for argument in arguments])
     assert code == expect, told.getvalue()
@@ -168,6 +175,14 @@ def test_killed_and_resumed_it_is_the_same_run(tmp_path: Path):
     certify("resume", "killed", cwd=tmp_path)
     assert lines.read_bytes().startswith(finished)  # nothing was computed again
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
+
+
+def test_a_terminal_shows_a_bar_with_rate_and_time_left(project: Path):
+    told = certify("run", "config.toml", "--output", "out", cwd=project, told=Terminal())
+    assert "100%" in told
+    assert "6/6" in told
+    assert "unit/s" in told or "s/unit" in told
+    assert "[6/6]" not in told
 
 
 def test_thresholds_and_contradictions_have_exit_codes(project: Path):
