@@ -73,21 +73,22 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+def make() -> torch.nn.Module:
+    namespace: dict = {}
+    exec(NETWORK, namespace)
+    return namespace["make"]()
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder as a user has it: a module with a network, its weights, data, a configuration."""
     torch.manual_seed(0)
-    namespace: dict = {}
-    exec(NETWORK, namespace)
-    model = namespace["make"]()
+    model = make()
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     (tmp_path / "my_network.py").write_text(NETWORK)
     x, _ = reference.images(12)
     y = model(x).argmax(1)
     np.savez(tmp_path / "data.npz", x=(x * 255).round().to(torch.uint8).numpy(), y=y.numpy())
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    exported = torch.export.export(model, (x[:3],), dynamic_shapes=({0: batch},))
-    torch.export.save(exported, tmp_path / "model.pt2")
     write(tmp_path, model='build = "my_network:make"\nweights = "weights.safetensors"')
     return tmp_path
 
@@ -134,6 +135,10 @@ def test_run_then_report_then_check(project: Path):
 
 def test_the_same_network_in_three_forms_gives_the_same_records(project: Path):
     certify("run", "config.toml", "--output", "built", cwd=project)
+    model, x = make().eval(), reference.images(3)[0]
+    model.load_state_dict(load_file(project / "weights.safetensors"))
+    exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},))
+    torch.export.save(exported, project / "model.pt2")
     write(project, model='exported = "model.pt2"')
     certify("run", "config.toml", "--output", "exported", cwd=project)
 
