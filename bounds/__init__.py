@@ -12,6 +12,7 @@ from bounds.errors import (
 from bounds.interval import DEFAULT_RULES, ibp, margin_bounds
 from bounds.layers import Normalize
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
+from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
 __all__ = [
     "DEFAULT_RULES",
@@ -28,5 +29,8 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "ibp",
+    "log_evidence_above",
+    "log_evidence_below",
     "margin_bounds",
+    "sequential_lower",
 ]

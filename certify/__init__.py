@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from certify import attacks, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation import Contradiction, Evaluation, evaluate
-    from certify.results import Certificate, SmoothedPrediction, SmoothingCertificate, Witness
+    from certify.results import Certificate, RadiusDecision, SmoothedPrediction, SmoothingCertificate, Witness
     from certify.runs import RunDirectory
     from certify.smoothing.classifier import SmoothedClassifier
     from certify.verification import certified_radius
@@ -22,6 +22,7 @@ __all__ = [
     "Contradiction",
     "Evaluation",
     "Normalize",
+    "RadiusDecision",
     "RunDirectory",
     "SmoothedClassifier",
     "SmoothedPrediction",
@@ -42,6 +43,7 @@ _HOMES = {
     "Contradiction": "certify.evaluation",
     "Evaluation": "certify.evaluation",
     "Normalize": "bounds.layers",
+    "RadiusDecision": "certify.results",
     "RunDirectory": "certify.runs",
     "SmoothedClassifier": "certify.smoothing.classifier",
     "SmoothedPrediction": "certify.results",

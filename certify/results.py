@@ -108,6 +108,40 @@ class SmoothingCertificate(Certificate):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class RadiusDecision(Record):
+    """Whether one given radius is certified, decided on as few draws as it takes.
+
+    Attributes:
+        label: (N,) int64, the class that the separate draws chose.
+        certified: (N,) bool, True where the smoothed classifier is certified to return ``label`` within ``radius``.
+        decided: (N,) bool, False where the budget ended before either answer.
+        successes: (N,) int64, votes for ``label``.
+        draws: (N,) int64, draws counted.
+        radius: the radius asked about, in units of the input.
+        norm: order of the norm.
+        alpha: probability, per row, that a certified row is wrong.
+        n0: selection draws per input.
+        seed: run seed.
+        first_index: index of row 0 in its data set.
+        noise_group: consecutive inputs that share their noise draws.
+        subject: the smoothed classifier.
+    """
+
+    certified: Tensor
+    decided: Tensor
+    successes: Tensor
+    draws: Tensor
+    radius: float
+    norm: float
+    alpha: float
+    n0: int
+    seed: int
+    first_index: int
+    noise_group: int
+    subject: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SmoothedPrediction(Record):
     """Predictions of a smoothed classifier.
 

@@ -7,7 +7,7 @@ rounding errors by which a network's logits differ between batch sizes.
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 import torch
@@ -63,14 +63,15 @@ class NoiseStream:
         return self.buffer[: count * NOISE_BLOCK]
 
 
-def noise_groups(count: int, first_index: int, size: int) -> Iterator[tuple[int, slice]]:
-    """The groups of ``size`` consecutive indices that rows ``first_index ...`` fall into, with their rows."""
-    row = 0
-    while row < count:
-        group = (first_index + row) // size
-        end = min(count, (group + 1) * size - first_index)
-        yield group, slice(row, end)
-        row = end
+def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
+    """Runs of rows whose indices fall into the same group of ``size`` consecutive ones, each with its group."""
+    start = 0
+    while start < len(indices):
+        group, stop = indices[start] // size, start + 1
+        while stop < len(indices) and indices[stop] // size == group:
+            stop += 1
+        yield group, slice(start, stop)
+        start = stop
 
 
 def count_votes(
@@ -82,7 +83,8 @@ def count_votes(
     num_classes: int,
     seed: int,
     stage: Stage,
-    first_index: int = 0,
+    indices: Sequence[int] | None = None,
+    first_block: int = 0,
     batch_size: int = 1000,
     noise_group: int = 1,
 ) -> Tensor:
@@ -96,7 +98,8 @@ def count_votes(
         num_classes: K.
         seed: run seed.
         stage: stream of noise.
-        first_index: index of row 0 in its data set.
+        indices: index of each row in its data set; 0, 1, ... if None.
+        first_block: block of draws to begin with; earlier ones were counted before.
         batch_size: rows of a forward pass, at most.
         noise_group: consecutive indices that share their draws.
 
@@ -104,27 +107,52 @@ def count_votes(
         (N, K + 1) int64 on the device of ``x``. The last column counts draws with a NaN logit, which vote for
         no class.
     """
-    votes = torch.zeros(len(x), num_classes + 1, dtype=torch.int64, device=x.device)
-    buffer = x.new_empty(batch_size, *x.shape[1:])
+    batch = _Batch(model, x, num_classes, batch_size)
     with torch.no_grad():
-        for group, rows in noise_groups(len(x), first_index, noise_group):
+        for group, rows in noise_groups(range(len(x)) if indices is None else indices, noise_group):
             stream = NoiseStream(noise, x, seed=seed, stage=stage, group=group)
-            side_by_side = max(1, min(rows.stop - rows.start, batch_size // NOISE_BLOCK))
-            step = max(1, batch_size // (side_by_side * NOISE_BLOCK))
+            # Several blocks at once for a single input, one block for many that share it.
+            step = max(1, batch_size // (NOISE_BLOCK * (rows.stop - rows.start)))
             for block in range(0, -(-draws // NOISE_BLOCK), step):
                 left = draws - block * NOISE_BLOCK
-                draw = stream.blocks(block, min(step, -(-left // NOISE_BLOCK)))[:left]
-                for start in range(rows.start, rows.stop, side_by_side):
-                    part = slice(start, min(start + side_by_side, rows.stop))
-                    for perturbation in draw.split(batch_size // (part.stop - part.start)):
-                        _add_votes(model, x[part], perturbation, buffer, votes[part])
-    return votes
+                perturbations = stream.blocks(first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
+                for part in perturbations.split(batch_size):
+                    batch.add(rows, part)
+        batch.flush()
+    return batch.votes
 
 
-def _add_votes(model: nn.Module, x: Tensor, perturbation: Tensor, buffer: Tensor, votes: Tensor) -> None:
-    """Add to ``votes`` (M, K + 1) the votes for each of M inputs under each of S perturbations."""
-    batch = buffer[: len(x) * len(perturbation)].view(len(x), len(perturbation), *x.shape[1:])
-    torch.add(x.unsqueeze(1), perturbation, out=batch)
-    largest, choice = model(batch.flatten(0, 1)).max(dim=1)
-    choice = choice.masked_fill(largest.isnan(), votes.shape[1] - 1).view(len(x), -1)
-    votes.scatter_add_(1, choice, torch.ones_like(choice))
+class _Batch:
+    """Noisy inputs on their way to the model, gathered across inputs until a forward pass is full."""
+
+    def __init__(self, model: nn.Module, x: Tensor, num_classes: int, size: int) -> None:
+        self.model = model
+        self.x = x
+        self.votes = torch.zeros(len(x), num_classes + 1, dtype=torch.int64, device=x.device)
+        self.buffer = x.new_empty(size, *x.shape[1:])
+        self.owner = torch.empty(size, dtype=torch.int64, device=x.device)  # the row behind each noisy input
+        self.filled = 0
+
+    def add(self, rows: slice, perturbations: Tensor) -> None:
+        """Put every row of the slice under each of S perturbations, S at most the size of a batch."""
+        draws, row = len(perturbations), rows.start
+        while row < rows.stop:
+            count = min(rows.stop - row, (len(self.buffer) - self.filled) // draws)
+            if count == 0:
+                self.flush()
+                continue
+            place = slice(self.filled, self.filled + count * draws)
+            noisy = self.buffer[place].view(count, draws, *self.x.shape[1:])
+            torch.add(self.x[row : row + count].unsqueeze(1), perturbations, out=noisy)
+            owners = torch.arange(row, row + count, device=self.x.device)
+            self.owner[place].view(count, draws).copy_(owners.unsqueeze(1))
+            self.filled, row = place.stop, row + count
+
+    def flush(self) -> None:
+        """Run the model on what is gathered and count its votes; a row with a NaN logit votes for no class."""
+        if self.filled:
+            largest, choice = self.model(self.buffer[: self.filled]).max(dim=1)
+            columns = self.votes.shape[1]
+            choice = choice.masked_fill(largest.isnan(), columns - 1) + columns * self.owner[: self.filled]
+            self.votes.view(-1).scatter_add_(0, choice, torch.ones_like(choice))
+            self.filled = 0

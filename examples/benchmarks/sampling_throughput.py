@@ -52,8 +52,17 @@ def measure(
             model(noisy)
 
     def counting() -> None:
-        settings = {"num_classes": 10, "seed": 0, "batch_size": batch, "noise_group": group}
-        count_votes(model, x, Gaussian(0.25), draws, stage=Stage.ESTIMATION, **settings)
+        count_votes(
+            model,
+            x,
+            Gaussian(0.25),
+            draws,
+            num_classes=10,
+            seed=0,
+            stage=Stage.ESTIMATION,
+            batch_size=batch,
+            noise_group=group,
+        )
 
     times: dict[str, list[float]] = {"bare": [], "counting": []}
     for run in range(runs + 1):

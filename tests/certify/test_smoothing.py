@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from oracles.devices import elsewhere
+from oracles.halfspace import Halfspace, generator
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel, clopper_pearson_lower
@@ -18,30 +19,9 @@ from certify.smoothing.sampling import NOISE_BLOCK, NoiseStream, Stage, block_se
 SIGMA = 0.5
 
 
-class Halfspace(nn.Module):
-    """Class 1 where w.x + b > 0: its smoothed label has probability Phi(distance / sigma), its radius is exact."""
-
-    def __init__(self, weight: Tensor, bias: float = 0.0) -> None:
-        super().__init__()
-        self.linear = nn.Linear(weight.numel(), 2, dtype=weight.dtype)
-        with torch.no_grad():
-            self.linear.weight.copy_(torch.stack([-weight.flatten(), weight.flatten()]))
-            self.linear.bias.copy_(torch.tensor([-bias, bias]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.flatten(1))
-
-    def distance(self, x: Tensor) -> Tensor:
-        weight, bias = self.linear.weight[1].detach().double(), self.linear.bias[1].detach().double()
-        return (x.flatten(1).double() @ weight + bias).abs() / weight.norm()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def votes(model: nn.Module, x: Tensor, draws: int = 250, **options: int) -> Tensor:
+def votes(model: nn.Module, x: Tensor, draws: int = 250, first_index: int = 0, **options: int) -> Tensor:
     settings = {"num_classes": 2, "seed": 7, "stage": Stage.ESTIMATION, "batch_size": 100, **options}
+    settings["indices"] = range(first_index, first_index + len(x))
     return count_votes(model, x, Gaussian(SIGMA), draws, **settings)
 
 

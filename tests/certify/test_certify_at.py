@@ -1,0 +1,88 @@
+"""Sequential certification at one radius: right answers, few draws, the same with every batch size."""
+
+import pytest
+import scipy.stats
+import torch
+from oracles.halfspace import Halfspace, generator
+
+from bounds import InvalidInput, clopper_pearson_lower
+from certify import SmoothedClassifier, reference
+from certify.smoothing import Gaussian
+
+SIGMA = 0.5
+
+
+def smoothed(model: torch.nn.Module, **options: int) -> SmoothedClassifier:
+    return SmoothedClassifier(model, Gaussian(SIGMA), num_classes=2, **options)
+
+
+def test_answers_about_a_halfspace_are_right():
+    """The radius is certified where it is below the exact distance and refuted where it is above."""
+    model = Halfspace(torch.ones(1))
+    x = torch.tensor([[0.9], [0.6], [0.4], [0.1], [-0.8]])
+    decision = smoothed(model).certify_at(x, radius=0.5, generator=generator())
+    assert decision.certified.tolist() == [True, True, False, False, True]
+    assert decision.decided.all()
+    assert decision.label.tolist() == [1, 1, 1, 1, 0]
+    # Far from the radius a few hundred draws do; a tenth of sigma from it some thousands.
+    assert decision.draws[0] < 500
+    assert (decision.draws < 20_000).all()
+
+
+def test_error_rate_is_at_most_alpha_at_the_boundary_itself():
+    """At a distance just below the radius every certification is wrong, at whatever draw it happens."""
+    rows, alpha = 2000, 0.05
+    x = torch.full((rows, 1), 0.4)
+    classifier = smoothed(Halfspace(torch.ones(1)), noise_group=1, batch_size=4000)
+    decision = classifier.certify_at(x, radius=0.4001, alpha=alpha, max_samples=2000, generator=generator(1))
+    allowed = scipy.stats.binom.isf(1e-6, rows, alpha)
+    assert 0 < int(decision.certified.sum()) <= allowed
+    # The mutant: a bound for a fixed sample size, looked at after every block.
+    hits = scipy.stats.binom.rvs(100, 0.7881, size=(rows, 20), random_state=0).cumsum(1)
+    bounds = clopper_pearson_lower(torch.from_numpy(hits), 100 * torch.arange(1, 21), alpha)
+    assert int((bounds > 0.78815).any(1).sum()) > allowed
+
+
+@pytest.mark.parametrize("batch_size", [64, 300, 5000])
+def test_answers_do_not_depend_on_the_batch_size(batch_size: int):
+    """Rounds are larger with larger batches, so draws may differ; the answers to clear questions may not."""
+    model = Halfspace(torch.randn(6, generator=generator(2)))
+    x = 0.5 * torch.randn(9, 6, generator=generator(3))
+    exact = model.distance(x)
+    decision = smoothed(model, batch_size=batch_size).certify_at(x, radius=0.3, generator=generator(4))
+    clear = (exact - 0.3).abs() > 0.03
+    assert clear.sum() >= 6
+    assert torch.equal(decision.certified[clear], (exact > 0.3)[clear])
+
+
+def test_a_hopeless_radius_costs_nothing():
+    """No budget of 100,000 draws certifies 4 sigma, so none is spent."""
+    decision = smoothed(Halfspace(torch.ones(1))).certify_at(torch.ones(3, 1) * 9, radius=4 * SIGMA)
+    assert decision.draws.tolist() == [0, 0, 0]
+    assert not decision.certified.any()
+    assert not decision.decided.any()
+
+
+def test_agrees_with_the_certificate_of_a_fixed_number_of_draws_at_a_fraction_of_the_cost():
+    model, x, _ = reference.load("noise", 30)
+    classifier = SmoothedClassifier(model, Gaussian(0.25), num_classes=10)
+    decision = classifier.certify_at(x, radius=0.25, generator=generator())
+    certificate = classifier.certify(x, n=5000, generator=generator(1))
+    clear = (certificate.radius - 0.25).abs() > 0.05
+    assert clear.sum() > 20
+    assert torch.equal(decision.certified[clear], (certificate.radius > 0.25)[clear])
+    assert decision.draws[clear].double().mean() < 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius": 0.0}, "radius must be a finite number above 0"),
+        ({"radius": float("nan")}, "radius must be a finite number above 0"),
+        ({"radius": 0.1, "alpha": 1.0}, "alpha must lie strictly between 0 and 1"),
+        ({"radius": 0.1, "max_samples": 0}, "max_samples must be an integer of at least 1"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(options: dict, message: str):
+    with pytest.raises(InvalidInput, match=message):
+        smoothed(Halfspace(torch.ones(1))).certify_at(torch.ones(1, 1), **options)

@@ -1,0 +1,213 @@
+"""The rooms of the house: which way imports point, what is public, what lies at the top level."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import certify
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("bounds", "certify")
+TOP_LEVEL = {"certify", "bounds", "tests", "examples", "pyproject.toml", "README.md", "CITATION.cff", "LICENSE"}
+TOP_LEVEL |= {"CHANGELOG.md", ".ci", ".github", ".gitignore", ".pre-commit-config.yaml"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports anywhere below a node, also inside functions, but not those for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield from statements(other)
+        elif isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        else:
+            yield from statements(child)
+
+
+def imported(source: str, name: str, modules: Mapping[str, object]) -> set[str]:
+    """Modules of the house that a module imports. ``from a import b`` means ``a.b`` where that is a module."""
+    found = set()
+    is_package = any(other.startswith(f"{name}.") for other in modules)
+    for statement in statements(ast.parse(source)):
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+            continue
+        base = statement.module or ""
+        if statement.level:
+            parents = name.split(".")[: len(name.split(".")) - statement.level + is_package]
+            base = ".".join([*parents, *([base] if base else [])])
+        for alias in statement.names:
+            found.add(f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base)
+    return found & set(modules)
+
+
+IMPORTS = {name: imported(path.read_text(encoding="utf-8"), name, MODULES) for name, path in MODULES.items()}
+
+
+def own_roots(name: str, imports: set[str]) -> set[str]:
+    """Packages around a module that it imports itself."""
+    return {other for other in imports if name.startswith(f"{other}.")}
+
+
+def cycle(imports: Mapping[str, set[str]]) -> list[str] | None:
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------- imports
+
+
+def test_the_reader_sees_imports_as_python_does():
+    """The twin of the tests below: it has to find every way to import, or they could not fail."""
+    modules = dict.fromkeys(["certify", "certify.a", "certify.b", "certify.report", "certify.report.page", "bounds"])
+    source = """
+import certify.b, torch
+from certify import a, Nothing
+from . import b
+from .report.page import render
+def later():
+    from bounds import LpBall
+if TYPE_CHECKING:
+    from certify.report import Page
+else:
+    import certify.report.page
+"""
+    everything = {"certify", "certify.a", "certify.b", "certify.report.page", "bounds"}
+    assert imported(source, "certify.a", modules) == everything
+    assert imported("from .page import render", "certify.report", modules) == {"certify.report.page"}
+    assert imported("from ..a import x", "certify.report.page", modules) == {"certify.a"}
+    assert own_roots("certify.report.page", {"certify", "certify.report", "certify.a"}) == {"certify", "certify.report"}
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
+    assert cycle({"a": {"b", "c"}, "b": {"c"}}) is None
+    assert len(MODULES) > 25
+    assert sum(len(names) for names in IMPORTS.values()) > 60
+
+
+def test_the_lower_floor_does_not_know_the_upper_one():
+    for name, imports in IMPORTS.items():
+        if name.split(".")[0] == "bounds":
+            assert {other.split(".")[0] for other in imports} <= {"bounds"}, name
+
+
+def test_nothing_imports_in_a_circle():
+    assert cycle(IMPORTS) is None
+
+
+def test_no_module_imports_a_package_that_it_lies_in():
+    found = {name: own_roots(name, imports) for name, imports in IMPORTS.items()}
+    assert {name: roots for name, roots in found.items() if roots} == {}
+
+
+def test_results_stand_below_everything_else_of_their_floor():
+    assert {other for other in IMPORTS["certify.results"] if other.startswith("certify")} == set()
+
+
+# ------------------------------------------------------------------------------------------------------ public names
+
+EXPORTING = ["bounds", "certify.attacks", "certify.report", "certify.smoothing"]
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Constants, then classes, then the rest, each by name."""
+    return sorted(names, key=lambda name: (0 if name.isupper() else 1 if name[0].isupper() else 2, name))
+
+
+def imported_names(name: str) -> set[str]:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith(PACKAGES))
+    return {alias.asname or alias.name for node in nodes for alias in node.names}
+
+
+@pytest.mark.parametrize("name", EXPORTING)
+def test_public_names_are_complete_sorted_and_there(name: str):
+    package = importlib.import_module(name)
+    assert set(package.__all__) == {public for public in imported_names(name) if not public.startswith("_")}
+    assert package.__all__ == in_order(package.__all__)
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+
+
+def test_lazy_names_are_complete_sorted_and_there():
+    """What type checkers see, what the table holds and what is announced are the same names."""
+    assert certify.__all__ == in_order(certify.__all__)
+    assert set(certify.__all__) == imported_names("certify")
+    assert set(certify._HOMES) <= set(certify.__all__)
+    assert list(certify._HOMES) == in_order(list(certify._HOMES))
+    for public in certify.__all__:
+        value = getattr(certify, public)
+        if public in certify._HOMES:
+            assert value is getattr(importlib.import_module(certify._HOMES[public]), public)
+            assert value.__module__ == certify._HOMES[public]
+        else:
+            assert value is importlib.import_module(f"certify.{public}")
+    assert set(dir(certify)) >= {*certify.__all__, "__version__"}
+
+
+def test_unknown_names_are_refused_as_usual():
+    with pytest.raises(AttributeError, match="module 'certify' has no attribute 'nonsense'"):
+        _ = certify.nonsense
+    assert not hasattr(certify, "_nonsense")
+
+
+def test_importing_certify_does_not_import_torch():
+    """Else every ``certify --help`` would wait for it."""
+    code = "import sys, certify; dir(certify); certify.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_are_typed(package: str):
+    assert (ROOT / package / "py.typed").is_file()
+
+
+# --------------------------------------------------------------------------------------------------------- top level
+
+
+def git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+
+
+def test_the_top_level_holds_nothing_else():
+    if Path(git("rev-parse", "--show-toplevel").strip()).resolve() != ROOT.resolve():
+        pytest.skip("not a git checkout of its own")
+    assert {file.split("/")[0] for file in git("ls-files", "-z").split("\0") if file} <= TOP_LEVEL
+
+
+def test_torch_has_a_floor_and_no_cap_and_torchvision_is_not_asked_for():
+    """A cap would hold back users; torchvision would exchange their build of torch."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+    (torch,) = (name for name in [*project["dependencies"], *extras] if re.match(r"torch\b(?!-)", name))
+    assert re.fullmatch(r"torch *>= *[0-9.]+", torch)
+    assert "torchvision" not in text
+
+
+def test_the_citation_names_this_version():
+    citation = ROOT / "CITATION.cff"
+    if not citation.exists():
+        pytest.skip("no CITATION.cff")
+    stated = re.findall(r"^version: *\"?([^\"\n]+)\"?$", citation.read_text(encoding="utf-8"), re.MULTILINE)
+    assert stated == [certify.__version__]
