@@ -23,6 +23,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import round_down
+from bounds.proportions import FloatArray
 
 # Absolute error allowed to a logarithm of the evidence, per draw and in all; measured against 50 digits in the tests.
 ERROR_PER_DRAW, ERROR = 1e-14, 1e-9
@@ -89,9 +90,7 @@ def sequential_lower(successes: Tensor, trials: int | Tensor, alpha: float = 1e-
     return round_down(torch.from_numpy(rejected)).clamp(min=0.0).to(successes.device)
 
 
-def _arrays(
-    successes: Tensor, trials: int | Tensor, p0: float | Tensor
-) -> tuple["np.ndarray[tuple[int, ...], np.dtype[np.float64]]", ...]:
+def _arrays(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> tuple[FloatArray, ...]:
     a = successes.detach().cpu().double().numpy()
     n, threshold = (
         np.broadcast_to(np.asarray(v.cpu() if isinstance(v, Tensor) else v, np.float64), a.shape) for v in (trials, p0)
@@ -104,14 +103,12 @@ def _arrays(
 
 
 def _log_evidence(
-    a: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
-    n: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
-    p0: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]",
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    a: FloatArray,
+    n: FloatArray,
+    p0: FloatArray,
+) -> FloatArray:
     with np.errstate(divide="ignore"):  # the logarithm of a tail that underflows is minus infinity, as it should be
         above = np.log(special.betaincc(a + 0.5, n - a + 0.5, p0)) - np.log(special.betaincc(0.5, 0.5, p0))
     mixture = special.betaln(a + 0.5, n - a + 0.5) - special.betaln(0.5, 0.5)
-    evidence: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = (
-        mixture + above - special.xlogy(a, p0) - special.xlog1py(n - a, -p0)
-    )
+    evidence: FloatArray = mixture + above - special.xlogy(a, p0) - special.xlog1py(n - a, -p0)
     return evidence

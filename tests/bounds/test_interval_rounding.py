@@ -153,6 +153,24 @@ def test_margins_enclose_exact_margins(dtype: torch.dtype):
     assert naive_is_right < 25
 
 
+@pytest.mark.parametrize("entry", [0.1, 0.11, 0.12])
+def test_long_sums(entry: float):
+    """Equal products are rounded alike, so that errors add up: catches a constant that does not grow with the sum."""
+    model, center = nn.Sequential(nn.Linear(20_000, 2, bias=False)), torch.full((1, 20_000), 0.7)
+    with torch.no_grad():
+        model[0].weight[0] = entry
+        model[0].weight[1] = 0.0
+    product = 20_000 * Fraction(center[0, 0].item()) * Fraction(model[0].weight[0, 0].item())
+    ball = LpBall(center, 0.0)
+    assert encloses(ibp(model, ball), [product, Fraction(0)], [product, Fraction(0)])
+    margins = margin_bounds(model, ball, torch.tensor([0]))
+    assert Fraction(margins[0, 1].item()) <= product
+    assert -margin_bounds(model, ball, torch.tensor([1]))[0, 0].item() >= product
+    error = abs(Fraction(model(center)[0, 0].item()) - product) / product
+    assert error > 20 * Fraction(torch.finfo(torch.float32).eps)
+    assert ibp(model, ball).upper[0, 0].item() <= 1.01 * product
+
+
 def exact_reach(row: Exact, radius: Fraction, norm: float) -> mpmath.mpf:
     """``radius * ||row||_q`` to 60 digits."""
     q = mpmath.mpf(norm) / (mpmath.mpf(norm) - 1)
@@ -211,14 +229,14 @@ def test_products_that_underflow_are_not_lost(dtype: torch.dtype, norm: float):
 @pytest.mark.parametrize("radius", [0.0, 1e-60, 1e-30, 1e-9, 0.1, 1 / 3])
 def test_hull_encloses_the_exact_ball(center: float, radius: float):
     """Catches ``center - radius`` rounded to nearest, and a radius or a side rounded inward by the dtype."""
-    ball = LpBall(torch.full((1, 2), center), radius, low=-0.1, high=1 + 1e-9)
+    ball = LpBall(torch.full((1, 2), center), radius, low=-0.11, high=1 + 1e-9)
     hull = ball.hull()
-    low, high = Fraction(-0.1), Fraction(1 + 1e-9)
+    low, high = Fraction(-0.11), Fraction(1 + 1e-9)  # float32 rounds both inward
     lower = max(low, Fraction(ball.center[0, 0].item()) - Fraction(radius))
     upper = min(high, Fraction(ball.center[0, 0].item()) + Fraction(radius))
     assert encloses(hull, [lower] * 2, [upper] * 2)
     assert hull.upper.max() <= 1 + 2e-7
-    assert hull.lower.min() >= -0.1 - 2e-8
+    assert hull.lower.min() >= -0.11 - 2e-8
     torch.testing.assert_close(hull.upper, torch.full((1, 2), float(upper)), rtol=1e-6, atol=1e-36)
 
 

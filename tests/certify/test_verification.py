@@ -352,6 +352,22 @@ def test_an_input_whose_logits_overflow_is_not_certified():
     assert radius[2] == 0
 
 
+def test_bounds_that_overflow_prove_nothing():
+    """Infinite bounds become NaN behind the next layer; ``not (margin <= 0)`` would take NaN for a proof."""
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(3)), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.fill_(1e200)
+            layer.bias.zero_()
+        model[3].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model[3].bias.copy_(torch.tensor([1.0, -1.0]))
+    x = torch.zeros(2, 1, dtype=torch.float64)
+    assert model(x).tolist() == [[1.0, -1.0]] * 2
+    for norm in NORMS:
+        found = certified_radius(model, x, torch.zeros(2, dtype=torch.int64), norm=norm, low=None, high=None)
+        assert (found.radius == 0).all()  # the truth is 1e-600
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
