@@ -102,3 +102,9 @@ def rows(name: str, value: Tensor, count: int) -> Tensor:
     if value.shape != (count,):
         raise InvalidInput(f"{name} must have shape ({count},), got {tuple(value.shape)}")
     return value
+
+
+def full_precision(x: Tensor) -> None:
+    """Refuse to compute a bound where autocast would lower the precision that its rounding terms assume."""
+    if torch.is_autocast_enabled(x.device.type):
+        raise InvalidInput(f"bounds must be computed outside torch.autocast, which is enabled for {x.device.type}")

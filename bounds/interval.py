@@ -153,7 +153,7 @@ def ibp(model: nn.Module, ball: LpBall, *, rules: Mapping[type[nn.Module], Rule]
 
     Holds for every input of the ball, for the network in evaluation mode and in real arithmetic. Computed in
     the dtype of ``ball.center`` with its rounding errors included: float64 gives the tightest bounds, float32
-    is meant for training (gradients flow to the weights). Conditions: IEEE arithmetic, no TF32.
+    is meant for training (gradients flow to the weights). Conditions: IEEE arithmetic, no TF32, no autocast.
 
     Args:
         model: ``nn.Sequential`` (nested at will) of layers in ``rules``.
@@ -221,6 +221,7 @@ def _propagate(
     layers: list[nn.Module], ball: LpBall, rules: Mapping[type[nn.Module], Rule]
 ) -> tuple[Interval, "_LinearStart | None"]:
     """Bounds behind the layers; and the ball there, if it is one still and bounds a further layer better."""
+    checks.full_precision(ball.center)
     interval = ball.hull()
     start = None if ball.norm == math.inf else _LinearStart.of(ball)
     for layer in layers:

@@ -1,7 +1,7 @@
 """Fixtures of the whole suite."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,15 +29,6 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no reference data in ../shared/data beside the repository")
     return SHARED
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tensors of the tests are small: more threads would mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 from certify.results import Certificate
+from certify.smoothing.noise import Gaussian
 
 
 class CertificationLog(NamedTuple):
@@ -56,7 +57,7 @@ def read_certification_log(path: Path | str, *, sigma: float, alpha: float = 1e-
         abstained=predicted < 0,
         norm=2.0,
         alpha=alpha,
-        subject=f"smoothed(gaussian(sigma={sigma:g}))",
+        subject=f"smoothed({Gaussian(sigma)})",
         method="smoothing",
     )
     return CertificationLog(certificate, labels, index, torch.tensor(times, dtype=torch.float64))

@@ -37,7 +37,7 @@ class Gaussian:
         checks.positive("sigma", self.sigma)
 
     def __str__(self) -> str:
-        return f"gaussian(sigma={self.sigma:g})"
+        return f"gaussian(sigma={self.sigma})"
 
     def sample_(self, out: Tensor, generator: torch.Generator) -> Tensor:
         """Fill ``out`` with independent draws and return it."""

@@ -233,3 +233,10 @@ def test_weights_that_are_no_numbers_prove_nothing(value: float):
             model[position].weight[0, 0] = value
         margins = margin_bounds(model, ball(3), torch.tensor([0, 1]))
         assert not (margins > 0).any()
+
+
+def test_autocast_is_refused():
+    """It would compute a bound for float32 in bfloat16, with the rounding terms of float32."""
+    ball = LpBall(torch.rand(2, 4), 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(InvalidInput, match=r"outside torch\.autocast"):
+        ibp(nn.Linear(4, 2), ball)
