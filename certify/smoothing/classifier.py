@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bounds import checks, clopper_pearson_lower, log_evidence_above, log_evidence_below
 from certify.models import frozen, probe
 from certify.results import RadiusDecision, SmoothedPrediction, SmoothingCertificate
-from certify.smoothing.noise import Gaussian
+from certify.smoothing.noise import Noise
 from certify.smoothing.sampling import NOISE_BLOCK, Stage, count_votes, draw_run_seed
 
 
@@ -32,7 +32,7 @@ class SmoothedClassifier:
     def __init__(
         self,
         model: nn.Module,
-        noise: Gaussian,
+        noise: Noise,
         *,
         num_classes: int,
         batch_size: int = 1000,

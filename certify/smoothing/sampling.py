@@ -13,7 +13,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor, nn
 
-from certify.smoothing.noise import Gaussian
+from certify.smoothing.noise import Noise
 
 # Draws per block. Part of the meaning of a seed: another value gives other certificates.
 NOISE_BLOCK = 100
@@ -47,7 +47,7 @@ def block_seed(seed: int, stage: Stage, group: int, block: int) -> int:
 class NoiseStream:
     """The draws of one group of inputs, block after block, in a buffer that is used again."""
 
-    def __init__(self, noise: Gaussian, like: Tensor, *, seed: int, stage: Stage, group: int) -> None:
+    def __init__(self, noise: Noise, like: Tensor, *, seed: int, stage: Stage, group: int) -> None:
         self.noise = noise
         self.key = (seed, stage, group)
         self.generator = torch.Generator(like.device)
@@ -77,7 +77,7 @@ def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice
 def count_votes(
     model: nn.Module,
     x: Tensor,
-    noise: Gaussian,
+    noise: Noise,
     draws: int,
     *,
     num_classes: int,

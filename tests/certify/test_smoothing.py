@@ -3,7 +3,6 @@
 import csv
 import math
 
-import mpmath
 import pytest
 import scipy.stats
 import torch
@@ -33,45 +32,6 @@ def halfspace() -> Halfspace:
 @pytest.fixture
 def x() -> Tensor:
     return 0.4 * torch.randn(11, 3, 5, generator=generator(4))
-
-
-# ---------------------------------------------------------------------------------------------- radius and inverse
-
-
-@pytest.mark.parametrize("p", [0.5 + 2.0**-52, 0.51, 0.7, 0.99, 1 - 1e-6, 1 - 1e-12, 1 - 2.0**-53])
-def test_radius_is_rounded_down_and_tight(p: float):
-    with mpmath.workdps(50):
-        exact = SIGMA * mpmath.sqrt(2) * mpmath.erfinv(2 * mpmath.mpf(p) - 1)
-        radius = mpmath.mpf(Gaussian(SIGMA).radius(torch.tensor(p, dtype=torch.float64)).item())
-        assert radius <= exact
-        assert exact - radius <= 1e-14 * exact + mpmath.mpf(2) ** -52
-
-
-def test_radius_is_zero_up_to_one_half_and_refuses_what_is_no_probability():
-    assert Gaussian(1.0).radius(torch.tensor([0.0, 0.25, 0.5], dtype=torch.float64)).tolist() == [0, 0, 0]
-    for wrong in (math.nan, -0.1, 1.1):
-        with pytest.raises(InvalidInput, match=r"p_lower must lie in \[0, 1\]"):
-            Gaussian(1.0).radius(torch.tensor([wrong]))
-
-
-@pytest.mark.parametrize("radius", [0.0, 1e-3, 0.25, 1.0, 3.0])
-def test_probability_needed_is_the_inverse_and_rounded_up(radius: float):
-    noise = Gaussian(SIGMA)
-    needed = noise.probability_needed(radius)
-    with mpmath.workdps(50):
-        assert mpmath.mpf(needed.item()) >= mpmath.ncdf(mpmath.mpf(radius) / mpmath.mpf(SIGMA))
-    # At 6 sigma one unit in the last place of the probability moves the radius by 5e-8.
-    assert noise.radius(needed).item() == pytest.approx(radius, rel=1e-7, abs=1e-14)
-
-
-# The largest possible radius over sigma: all of n votes for one class (closed form, evaluated to four digits).
-@pytest.mark.parametrize(
-    ("alpha", "n", "largest"),
-    [(1e-2, 100, 1.6953), (1e-3, 1000, 2.4633), (1e-3, 100_000, 3.8115), (1e-4, 1_000_000, 4.2832)],
-)
-def test_largest_radius(alpha: float, n: int, largest: float):
-    p = clopper_pearson_lower(torch.tensor([n]), n, alpha)
-    assert Gaussian(1.0).radius(p).item() == pytest.approx(largest, abs=6e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- the votes
