@@ -13,7 +13,8 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
 
 def length(delta: Tensor, norm: float) -> Tensor:
     """Norm of each row of (N, *D), (N,)."""
-    return torch.linalg.vector_norm(delta.flatten(1), norm, dim=1)
+    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), norm, dim=1)
+    return size
 
 
 def steepest_ascent(gradient: Tensor, norm: float) -> Tensor:

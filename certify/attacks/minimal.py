@@ -2,8 +2,8 @@
 
 Projected gradient ascent on a margin inside a ball whose radius follows each input: it shrinks while the attack
 succeeds and grows while it fails (in the manner of Rony et al. 2019, arXiv:1811.09600, and Pintor et al. 2021,
-arXiv:2102.12827). Restarts differ in their start and in the class they aim at. Steps along the linearised
-boundary (Croce, Hein 2020, arXiv:1907.02044) and a bisection polish what was found.
+arXiv:2102.12827). Restarts aim at different classes. Steps along the linearised boundary (Croce, Hein 2020,
+arXiv:1907.02044) and a bisection polish what was found.
 """
 
 import math
@@ -19,8 +19,13 @@ from certify.attacks.geometry import clip, dual_length, length, per_row, project
 from certify.models import frozen, probe
 from certify.results import Witness
 
-MOST_TARGETS = 9  # classes aimed at, at most, nearest first
+MOST_TARGETS = 9  # classes considered as the next aim, at most
+PATIENCE = 2  # failures in a row after which a descent goes back to its nearest success
+SHRINK = (0.2, 0.001)  # share by which a radius changes, at the first and at the last step
+STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02)}  # length of a step in units of the radius, likewise
 BISECTIONS = 24
+RANDOM_POINTS = 20
+FAR = 1e9  # stands for a distance that is infinite or not a number
 
 
 def minimal_perturbation(
@@ -50,9 +55,9 @@ def minimal_perturbation(
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         steps: gradient steps of each restart.
-        restarts: number of searches per input, from different starts.
+        restarts: number of searches per input, towards different classes.
         batch_size: inputs attacked at once.
-        generator: source of the random starts.
+        generator: source of the random points that are tried where no search succeeds.
 
     Returns:
         A witness; distance 0 where the clean input is misclassified, infinite where nothing was found.
@@ -74,18 +79,19 @@ def minimal_perturbation(
             for part, label in zip(x.split(batch_size), labels.split(batch_size), strict=True)
             if len(part)
         ]
-    queries = max((part.queries for part in parts), default=0)
-    joined = {
-        name: torch.cat([getattr(part, name) for part in parts]) if parts else empty
-        for name, empty in {
-            "label": labels,
-            "distance": x.new_zeros(0, dtype=torch.float64),
-            "adversarial": x,
-            "found": labels.bool(),
-            "adversarial_label": labels,
-        }.items()
-    }
-    return Witness(**joined, norm=float(norm), queries=queries, method="minimal_perturbation")
+    if not parts:
+        empty = _Search(model, x, labels, float(norm), low, high, generator)
+        return _witness(empty, clean=labels, predicted=labels, found=labels.bool())
+    return Witness(
+        label=torch.cat([part.label for part in parts]),
+        distance=torch.cat([part.distance for part in parts]),
+        adversarial=torch.cat([part.adversarial for part in parts]),
+        found=torch.cat([part.found for part in parts]),
+        adversarial_label=torch.cat([part.adversarial_label for part in parts]),
+        norm=float(norm),
+        queries=max(part.queries for part in parts),
+        method="minimal_perturbation",
+    )
 
 
 @dataclass
@@ -104,17 +110,19 @@ class _Search:
     distance: Tensor = field(init=False)  # (N,) their distance, infinite where there is none yet
 
     def __post_init__(self) -> None:
-        self.best = self.x.clone()
+        self.best = self.x
         self.distance = self.x.new_full((len(self.x),), math.inf)
 
     def logits(self, points: Tensor) -> Tensor:
         """Logits (N, K), counted as one query of each row; successes are remembered."""
         logits: Tensor = self.model(points)
         self.queries += 1
-        distance = length(points.detach() - self.x, self.norm)
-        better = (logits.detach().argmax(1) != self.labels) & (distance < self.distance)
+        found = points.detach()
+        distance = length(found - self.x, self.norm)
+        wrong = (logits.detach().argmax(1) != self.labels) & logits.detach().isfinite().all(1)
+        better = wrong & (distance < self.distance)
         self.distance = torch.where(better, distance, self.distance)
-        self.best = torch.where(per_row(better, points), points.detach(), self.best)
+        self.best = torch.where(per_row(better, found), found, self.best)
         return logits
 
     def margin_and_gradient(self, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -131,86 +139,117 @@ class _Search:
         return (other - own).detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
 
     def inside(self, points: Tensor) -> Tensor:
+        """The nearest points of the box."""
         return clip(points, self.low, self.high)
 
-    def random_point(self, radius: Tensor) -> Tensor:
-        """A random point of the box within ``radius`` (N,) of x."""
-        noise = torch.empty_like(self.x).uniform_(-1, 1, generator=self.generator)
-        if self.norm == 2:
-            noise = noise / per_row(length(noise, 2), noise).clamp(min=torch.finfo(noise.dtype).tiny)
-        return self.inside(self.x + noise * per_row(radius, noise))
+    def random_point(self) -> Tensor:
+        """A point between x and a random point of the box, or of the range of the data where it is open, (N, *D)."""
+        low = self.x.amin(0) if self.low is None else self.low
+        high = self.x.amax(0) if self.high is None else self.high
+        target = low + torch.empty_like(self.x).uniform_(generator=self.generator) * (high - low)
+        share = torch.empty_like(self.distance).uniform_(generator=self.generator)
+        return self.inside(self.x + per_row(share, target) * (target - self.x))
+
+    def extent(self, norm: float) -> Tensor:
+        """The largest distance worth looking at, (N,): to the far corner of the box, or of the data if it is open."""
+        low = self.x.amin(0) if self.low is None else self.low
+        high = self.x.amax(0) if self.high is None else self.high
+        reach = torch.maximum((self.x - low).abs(), (high - self.x).abs())
+        return length(reach, norm).clamp(min=1e-3)
 
 
 def _attack(search: _Search, steps: int, restarts: int) -> Witness:
     with torch.no_grad():
-        clean = search.logits(search.x).argmax(1)
-        targets, estimate = _rank_targets(search)
-        _start_from_other_inputs(search, clean)
+        logits = search.logits(search.x)
+        clean = logits.argmax(1)
+        avoided = torch.zeros_like(logits, dtype=torch.bool).scatter(1, search.labels[:, None], True)
         for restart in range(restarts):
-            # First towards the nearest class by linearisation, then untargeted, then towards the next classes.
-            rank = 0 if restart == 0 else restart - 1
-            target = None if restart == 1 else targets[:, rank % targets.shape[1]]
-            _descend(search, target, estimate, steps, start=restart)
+            # First towards whatever class comes nearest, then towards classes that no restart has reached yet, at
+            # last from the best point. Rows without any success start from random points.
+            last = restart == restarts - 1
+            target = None if restart == 0 or last else _nearest_class(search, avoided)
+            origin = search.best if last and restart else search.x
+            found = search.distance.isfinite() | (restart == 0)
+            start = torch.where(per_row(found, origin), origin, search.random_point())
+            _restart(search, target, start, steps, both=search.norm == 2 or (last and restart > 0))
+            if restart == 0:
+                _try_other_inputs(search, clean)
+            reached = target if target is not None else search.logits(search.best).argmax(1)
+            avoided = avoided.scatter(1, reached[:, None], True)
         for _ in range(max(steps // 10, 1)):
             _step_along_boundary(search)
         _bisect(search, search.x, search.best)
         return _recheck(search, clean)
 
 
-def _rank_targets(search: _Search) -> tuple[Tensor, Tensor]:
-    """Classes in order of the linearised distance to their boundary (N, T), and the least distance (N,)."""
-    logits = search.logits(search.x).scatter(1, search.labels[:, None], -math.inf)
+def _restart(search: _Search, target: Tensor | None, start: Tensor, steps: int, *, both: bool) -> None:
+    """One descent; if ``both``, its first third goes in the other norm.
+
+    Sign steps cross regions of vanishing gradients, in which a network trained against l_infinity attacks holds
+    up a descent along the gradient itself; that one, in turn, leaves the corners in which sign steps end.
+    """
+    first = steps // 3 if both else 0
+    norm = search.norm if not both else 2.0 if search.norm == math.inf else math.inf
+    margin, gradient = search.margin_and_gradient(search.x, target)
+    linear = (-margin / dual_length(gradient, norm)).nan_to_num(FAR, FAR, FAR).clamp(min=0)
+    reach = torch.maximum(torch.minimum(linear, search.extent(norm)), length(start - search.x, norm))
+    if both:
+        start = _descend(search, norm, target, start, reach, first)
+        reach = length(start - search.x, search.norm)
+    _descend(search, search.norm, target, start, reach, steps - first)
+
+
+def _nearest_class(search: _Search, avoided: Tensor) -> Tensor:
+    """Per row, the class not to be avoided whose boundary, linearised at the best point, is nearest to x."""
+    logits = search.logits(search.best).masked_fill(avoided, -math.inf)
     candidates = logits.topk(min(MOST_TARGETS, logits.shape[1] - 1), dim=1).indices
     distances = []
     for target in candidates.T:
-        margin, gradient = search.margin_and_gradient(search.x, target)
-        distances.append(-margin / dual_length(gradient, search.norm))
-    ranked = torch.stack(distances, 1).nan_to_num(math.inf, math.inf).clamp(min=0).sort(1)
-    return candidates.gather(1, ranked.indices), ranked.values[:, 0]
+        margin, gradient = search.margin_and_gradient(search.best, target)
+        level = (gradient * (search.best - search.x)).flatten(1).sum(1) - margin
+        distances.append(level / dual_length(gradient, search.norm))
+    ranked = torch.stack(distances, 1).nan_to_num(FAR, FAR, FAR).masked_fill(avoided.gather(1, candidates), FAR)
+    return candidates.gather(1, ranked.argmin(1, keepdim=True)).squeeze(1)
 
 
-def _start_from_other_inputs(search: _Search, clean: Tensor) -> None:
-    """Fallback start: for each row the nearest input of the batch with another prediction, then random points."""
-    flat = search.x.flatten(1)
-    gaps = torch.cdist(flat, flat, p=search.norm)
-    gaps.masked_fill_(clean[None, :] == search.labels[:, None], math.inf)
-    nearest = gaps.argmin(1)
-    _bisect(search, search.x, search.x[nearest], steps=10)
-    for scale in (0.1, 0.5, 1.0):
-        search.logits(search.random_point(torch.full_like(search.distance, scale) * _extent(search)))
-
-
-def _extent(search: _Search) -> float:
-    """Size of the box, or of the data where a side is open, in the norm of the search."""
-    low = search.x.amin() if search.low is None else torch.as_tensor(search.low).min()
-    high = search.x.amax() if search.high is None else torch.as_tensor(search.high).max()
-    width = float(high - low) or 1.0
-    return width if search.norm == math.inf else width * math.sqrt(search.x[0].numel())
-
-
-def _descend(search: _Search, target: Tensor | None, estimate: Tensor, steps: int, start: int) -> None:
-    """One restart of projected gradient ascent under a radius that follows each row."""
-    known = search.distance.isfinite()
-    radius = torch.where(known, search.distance, estimate.clamp(max=_extent(search)))
-    if start == 0:
-        radius, points = torch.minimum(radius, 1.05 * estimate.nan_to_num(posinf=_extent(search))), search.x
-    elif start == 1:
-        points = search.best
-    else:
-        points = search.random_point(radius / 2)
+def _descend(search: _Search, norm: float, target: Tensor | None, start: Tensor, radius: Tensor, steps: int) -> Tensor:
+    """Projected gradient ascent in a ball whose radius follows each row; its nearest success, or where it ends."""
+    points, nearest = start, start
+    distance = torch.full_like(radius, math.inf)
+    failures = torch.zeros_like(radius)
     for step in range(steps):
         decay = 0.5 * (1 + math.cos(math.pi * step / steps))
         margin, gradient = search.margin_and_gradient(points, target)
         success = margin > 0
-        change = 0.001 + 0.1 * decay
-        grown = radius * (1 + change * torch.where(search.distance.isfinite(), 1.0, 2.0))
-        radius = torch.where(success, torch.minimum(radius, search.distance) * (1 - change), grown)
-        radius = torch.minimum(radius, search.distance).clamp(max=2 * _extent(search))
+        length_now = length(points - search.x, norm)
+        better = success & (length_now < distance)
+        distance = torch.where(better, length_now, distance)
+        nearest = torch.where(per_row(better, points), points.detach(), nearest)
+        # A row that keeps failing goes back to its nearest success.
+        failures = torch.where(success, 0, failures + 1)
+        lost = (failures > PATIENCE) & distance.isfinite()
+        failures = torch.where(lost, 0, failures)
+        change = SHRINK[1] + (SHRINK[0] - SHRINK[1]) * decay
+        grown = radius * (1 + change * torch.where(distance.isfinite(), 1.0, 2.0))
+        radius = torch.where(success, torch.minimum(radius, distance) * (1 - change), grown)
+        radius = torch.minimum(radius, distance)
         # A coordinate at the edge of the box cannot follow a gradient that points outward.
-        moved = search.inside(points + torch.finfo(points.dtype).eps * gradient.sign())
-        direction = steepest_ascent(torch.where(moved == points, 0.0, gradient), search.norm)
-        ahead = points + direction * per_row(radius * (0.02 + decay), points)
-        points = search.inside(search.x + project(ahead - search.x, radius, search.norm))
+        moved = search.inside(torch.nextafter(points, torch.full_like(points, math.inf).copysign(gradient)))
+        direction = steepest_ascent(torch.where(moved == points, 0.0, gradient), norm)
+        rate = STEP[norm][1] + (STEP[norm][0] - STEP[norm][1]) * decay
+        origin = torch.where(per_row(lost, points), nearest, points)
+        ahead = origin + torch.where(per_row(lost, points), 0.0, direction) * per_row(radius * rate, points)
+        points = search.inside(search.x + project(ahead - search.x, radius, norm))
+    return torch.where(per_row(distance.isfinite(), points), nearest, points)
+
+
+def _try_other_inputs(search: _Search, clean: Tensor) -> None:
+    """What needs no gradient: another input of the batch that is classified differently, then random points."""
+    differs = clean[None, :] != search.labels[:, None]
+    other = search.x[differs.int().argmax(1)]
+    _bisect(search, search.x, torch.where(per_row(search.distance.isfinite(), other), search.best, other))
+    for _ in range(RANDOM_POINTS):
+        search.logits(search.random_point())
 
 
 def _step_along_boundary(search: _Search) -> None:
@@ -246,14 +285,20 @@ def _bisect(search: _Search, near: Tensor, far: Tensor, steps: int = BISECTIONS)
 def _recheck(search: _Search, clean: Tensor) -> Witness:
     """Run the stored tensors once more and keep what the model really misclassifies inside the box."""
     adversarial = torch.where(per_row(search.distance.isfinite(), search.x), search.best, search.x)
-    predicted = search.logits(adversarial).argmax(1)
+    logits = search.logits(adversarial)
+    predicted = logits.argmax(1)
     inside = (search.inside(adversarial) == adversarial).flatten(1).all(1)
-    found = inside & (predicted != search.labels)
-    distance = length(adversarial.double() - search.x.double(), search.norm)
+    found = inside & (predicted != search.labels) & logits.isfinite().all(1)
+    search.best = torch.where(per_row(found, adversarial), adversarial, search.x)
+    return _witness(search, clean, predicted, found)
+
+
+def _witness(search: _Search, clean: Tensor, predicted: Tensor, found: Tensor) -> Witness:
+    distance = length(search.best.double() - search.x.double(), search.norm)
     return Witness(
         label=clean,
         distance=torch.where(found, distance, math.inf),
-        adversarial=torch.where(per_row(found, adversarial), adversarial, search.x),
+        adversarial=search.best,
         found=found,
         adversarial_label=predicted,
         norm=search.norm,
