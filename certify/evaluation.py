@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from bounds import InvalidInput, UnsupportedLayer, checks
 from bounds.checks import Limit
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
-from certify.manifest import manifest_of
+from certify.manifest import manifest_of, norm_key
 from certify.methods import STANDARD, Method, Problem
-from certify.models import frozen, predictions, probe
+from certify.models import frozen, probe
 from certify.report import Page, norm_name, render
 from certify.results import Certificate, SmoothingCertificate, Witness
 from certify.runs import RunDirectory
@@ -81,6 +81,7 @@ class Evaluation:
                 shared = {
                     "norm": float(record["norm"]),
                     "method": record["method"],
+                    "kind": record["kind"],
                     "seconds": record["seconds"] / len(record["rows"]),
                 }
                 distance = math.inf if row["status"] == "not found" else row.get("attack_distance")
@@ -125,9 +126,9 @@ class Evaluation:
             grouped.setdefault((row["norm"], row["method"]), []).append(row)
         lines = []
         for (norm, method), rows in grouped.items():
-            certifies = "certified_radius" in rows[0]
+            kind = rows[0]["kind"]
             right = [row for row in rows if row.get("prediction") == row["label"]]
-            values = [row.get("certified_radius") if certifies else row["attack_distance"] for row in right]
+            values = [row["certified_radius" if kind == "certificate" else "attack_distance"] for row in right]
             statuses = [row["status"] for row in rows]
             lines.append(
                 {
@@ -136,30 +137,49 @@ class Evaluation:
                     "subject": rows[0]["subject"],
                     "promise": _promise(rows[0]),
                     "inputs": len(rows),
-                    "correct": len(right),
-                    "certified": statuses.count("certified") if certifies else None,
-                    "broken": None if certifies else statuses.count("found"),
+                    "correct": None if kind == "unsupported" else len(right),
+                    "certified": statuses.count("certified") if kind == "certificate" else None,
+                    "broken": statuses.count("found") if kind == "witness" else None,
                     "median": float(pd.Series(values, dtype=float).median()),
                     "seconds": sum(row["seconds"] for row in rows),
                 }
             )
-        return pd.DataFrame(lines).astype({"certified": "Int64", "broken": "Int64"})
+        return pd.DataFrame(lines).astype(dict.fromkeys(["correct", "certified", "broken"], "Int64"))
 
     def check(self) -> list[Contradiction]:
-        """Certificates refuted by a witness of the same subject and norm; empty if all agree."""
+        """Certificates refuted by a witness of the same subject, found in whatever norm; empty if all agree."""
+        nearest = self._nearest_witnesses()
+        found = []
+        for row in self._comparable():
+            key = (row["index"], row["norm"], row["subject"])
+            if row["certified_radius"] > nearest[key]:
+                found.append(Contradiction(*key, row["method"], row["certified_radius"], nearest[key]))
+        return found
+
+    def comparisons(self) -> int:
+        """Number of certificates for which a witness of the same input and subject is known."""
+        return len(self._comparable())
+
+    def unfinished(self) -> tuple[int, int] | None:
+        """Units of work done and in all, or None if the run is complete."""
+        done, units = len(self.records), self.manifest["configuration"]["units"]
+        return None if done >= units else (done, units)
+
+    def _comparable(self) -> list[dict[str, Any]]:
+        """Rows of certificates of the right class for which there is a witness."""
+        nearest = self._nearest_witnesses()
+        # A radius around a wrong prediction says nothing about the distance at which it becomes wrong.
+        rows = [row for row in self.rows() if row["kind"] == "certificate" and row["prediction"] == row["label"]]
+        return [row for row in rows if (row["index"], row["norm"], row["subject"]) in nearest]
+
+    def _nearest_witnesses(self) -> dict[tuple[int, float, str], float]:
+        """Smallest distance of a witness by input, norm and subject; each witness counts in all norms of the run."""
         nearest: dict[tuple[int, float, str], float] = {}
         for row in self.rows():
-            key = (row["index"], row["norm"], row["subject"])
-            if row["attack_distance"] is not None:
-                nearest[key] = min(row["attack_distance"], nearest.get(key, math.inf))
-        found = []
-        for row in self.rows():
-            key = (row["index"], row["norm"], row["subject"])
-            # A radius around a wrong prediction says nothing about the distance at which it becomes wrong.
-            radius = row.get("certified_radius") or 0.0 if row.get("prediction") == row["label"] else 0.0
-            if radius > nearest.get(key, math.inf):
-                found.append(Contradiction(*key, row["method"], radius, nearest[key]))
-        return found
+            for norm, distance in row.get("distances", {}).items():
+                key = (row["index"], float(norm), row["subject"])
+                nearest[key] = min(distance, nearest.get(key, math.inf))
+        return nearest
 
     def missed_requirements(self) -> list[str]:
         """The thresholds of the run's configuration that its results miss, a sentence each."""
@@ -197,6 +217,8 @@ class Evaluation:
             summary=self.summary(),
             rows=self.to_dataframe(),
             contradictions=[str(contradiction) for contradiction in self.check()],
+            comparisons=self.comparisons(),
+            unfinished=self.unfinished(),
             pairs=pairs,
         )
 
@@ -268,15 +290,19 @@ def evaluate(
             seed=seed,
             batch_size=checks.at_least("batch_size", batch_size, 1),
         )
-        base = predictions(model, problem.x, batch_size).tolist()
-    units = list(_units(chosen, [checks.norm(norm) for norm in norms], len(x)))
-    manifest = manifest_of(problem, chosen, norms, source)
+        with torch.no_grad():
+            logits = torch.cat([model(part) for part in problem.x.split(batch_size)])
+    # A row without finite logits has no class.
+    base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
+    orders = list(dict.fromkeys(checks.norm(norm) for norm in norms))
+    units = list(_units(chosen, orders, len(x)))
+    manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
     run = None if output is None else RunDirectory.open(output, manifest)
     records = {} if run is None else run.records()
     tensors = {} if run is None else {unit: run.tensors(unit) for unit in records}
     for done, (name, method, norm, rows) in enumerate(units, start=1):
         if name not in records:
-            records[name], tensors[name] = _run_unit(problem, base, name, method, norm, rows)
+            records[name], tensors[name] = _run_unit(problem, base, orders, name, method, norm, rows)
             if run is not None:
                 run.append(records[name], tensors[name])
         if progress is not None:
@@ -289,28 +315,32 @@ def _units(methods: Sequence[Method], norms: Sequence[float], count: int) -> Ite
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise InvalidInput(f"methods must have different names, got {', '.join(names)}")
-    pairs = [(method, norm) for method in methods for norm in norms if norm in method.norms]
-    if not pairs:
-        raise InvalidInput(f"none of the methods {', '.join(names)} serves a norm of {list(norms)}")
-    for method, norm in pairs:
+    for norm in norms:
+        if not any(norm in method.norms for method in methods):
+            raise InvalidInput(f"none of the methods ({', '.join(names) or 'none given'}) serves the norm {norm:g}")
+    for method, norm in [(method, norm) for method in methods for norm in norms if norm in method.norms]:
         for start in range(0, count, method.rows_per_unit):
             rows = slice(start, min(start + method.rows_per_unit, count))
-            yield f"{method.name}/{norm:g}/{rows.start}-{rows.stop}", method, norm, rows
+            yield f"{method.name}/{norm_key(norm)}/{rows.start}-{rows.stop}", method, norm, rows
 
 
 def _run_unit(
-    problem: Problem, base: list[int], name: str, method: Method, norm: float, rows: slice
+    problem: Problem, base: list[int], norms: Sequence[float], name: str, method: Method, norm: float, rows: slice
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     started = time.perf_counter()
     tensors: dict[str, Tensor] = {}
+    clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
     try:
         result = method.run(problem, rows, norm)
     except UnsupportedLayer as error:
-        details = [{"status": "unsupported", "subject": "base", "reason": str(error)}] * (rows.stop - rows.start)
+        kind = "unsupported"
+        details = [{"status": kind, "subject": "base", "reason": str(error)}] * (rows.stop - rows.start)
     else:
-        details = _rows_of(result.cpu(), problem.y[rows].cpu())
         if isinstance(result, Witness):
-            tensors = {"clean": problem.x[rows].cpu(), "adversarial": result.adversarial.cpu()}
+            kind, details = "witness", _witness_rows(result.cpu(), clean, targets, norms)
+            tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
+        else:
+            kind, details = "certificate", _certificate_rows(result.cpu(), targets)
     labels = problem.y[rows].tolist()
     shared = [
         {"index": rows.start + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
@@ -319,48 +349,66 @@ def _run_unit(
     record = {
         "unit": name,
         "method": method.name,
-        "norm": f"{norm:g}",
+        "kind": kind,
+        "norm": norm_key(norm),
         "seconds": time.perf_counter() - started,
         "rows": shared,
     }
     return record, tensors
 
 
-def _rows_of(result: Certificate | Witness, labels: Tensor) -> list[dict[str, Any]]:
-    """What stands in the record of each row, in plain numbers."""
+def _certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
+    """What stands in the record of each certificate, in plain numbers."""
     rows = []
-    for i in range(len(result)):
-        row: dict[str, Any] = {"prediction": int(result.label[i]), "subject": result.subject}
-        wrong = row["prediction"] != int(labels[i])
-        if isinstance(result, Witness):
-            found = bool(result.found[i])
-            row["status"] = "misclassified" if wrong else "found" if found else "not found"
-            row["attack_distance"] = float(result.distance[i]) if found else None
-            row["adversarial_label"] = int(result.adversarial_label[i]) if found else None
-            row["queries"] = result.queries
-        else:
-            radius = float(result.radius[i])
-            proved = "certified" if radius > 0 else "not certified"
-            row["status"] = "abstained" if result.abstained[i] else "misclassified" if wrong else proved
-            row["certified_radius"] = radius
-            row["alpha"] = result.alpha
-        if isinstance(result, SmoothingCertificate):
-            row["counts"] = result.counts[i].tolist()
-            row["selection_counts"] = result.selection_counts[i].tolist()
-            row["p_lower"] = float(result.p_lower[i])
+    for i, radius in enumerate(certificate.radius.tolist()):
+        if not 0 <= radius < math.inf:
+            raise InvalidInput(f"{certificate.method} must return finite radii of at least 0, got {radius}")
+        wrong = bool(certificate.label[i] != labels[i])
+        proved = "certified" if radius > 0 else "not certified"
+        row: dict[str, Any] = {
+            "prediction": int(certificate.label[i]),
+            "subject": certificate.subject,
+            "status": "abstained" if certificate.abstained[i] else "misclassified" if wrong else proved,
+            "certified_radius": radius,
+            "alpha": certificate.alpha,
+        }
+        if isinstance(certificate, SmoothingCertificate):
+            row["counts"] = certificate.counts[i].tolist()
+            row["selection_counts"] = certificate.selection_counts[i].tolist()
+            row["p_lower"] = float(certificate.p_lower[i])
+        rows.append(row)
+    return rows
+
+
+def _witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
+    """What stands in the record of each witness, in plain numbers; its distance in every norm of the run."""
+    delta = (witness.adversarial.double() - clean.double()).flatten(1)
+    distances = {norm_key(norm): torch.linalg.vector_norm(delta, norm, dim=1).tolist() for norm in norms}
+    rows = []
+    for i, found in enumerate(witness.found.tolist()):
+        wrong = bool(witness.label[i] != labels[i])
+        row: dict[str, Any] = {
+            "prediction": int(witness.label[i]),
+            "subject": witness.subject,
+            "status": "misclassified" if wrong else "found" if found else "not found",
+            "queries": witness.queries,
+        }
+        if found:
+            row["attack_distance"] = float(witness.distance[i])
+            row["adversarial_label"] = int(witness.adversarial_label[i])
+            row["distances"] = {norm: values[i] for norm, values in distances.items()}
         rows.append(row)
     return rows
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], norm: float, subject: str, method: str) -> AccuracyCurve:
-    if "certified_radius" not in rows[0]:
+    kind: type[AccuracyCurve] = CertifiedAccuracyCurve
+    if rows[0]["kind"] == "witness":
+        kind = AttackedAccuracyCurve
         limits = [row["attack_distance"] for row in rows]
-        kind: type[AccuracyCurve] = AttackedAccuracyCurve
     else:
-        kind = CertifiedAccuracyCurve
-        limits = [
-            row["certified_radius"] if row["status"] in ("certified", "not certified") else -math.inf for row in rows
-        ]
+        counts = ("certified", "not certified")
+        limits = [row["certified_radius"] if row["status"] in counts else -math.inf for row in rows]
     limit = torch.tensor(limits, dtype=torch.float64)
     alpha = max(row.get("alpha") or 0.0 for row in rows)
     return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=alpha)
@@ -368,8 +416,8 @@ def _curve(rows: Sequence[Mapping[str, Any]], norm: float, subject: str, method:
 
 def _promise(row: Mapping[str, Any]) -> str:
     """What the numbers of a method promise."""
-    if row["status"] == "unsupported":
+    if row["kind"] == "unsupported":
         return "none: a layer is not supported"
-    if "certified_radius" not in row:
+    if row["kind"] == "witness":
         return "upper bound, re-checked"
     return f"lower bound with probability {1 - row['alpha']:g}" if row["alpha"] > 0 else "lower bound, proved"

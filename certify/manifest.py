@@ -15,12 +15,30 @@ from bounds.checks import Limit
 from certify.methods import Method, Problem
 
 
+def norm_key(norm: float) -> str:
+    """A norm as records and manifests write it, with all its digits: JSON has no infinity.
+
+    >>> norm_key(2), norm_key(2.5), norm_key(float("inf"))
+    ('2', '2.5', 'inf')
+    """
+    return repr(float(norm)).removesuffix(".0")
+
+
 def manifest_of(
-    problem: Problem, methods: Sequence[Method], norms: Sequence[float], source: Mapping[str, Any] | None
+    problem: Problem,
+    logits: Tensor,
+    methods: Sequence[Method],
+    norms: Sequence[float],
+    units: int,
+    source: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Versions, device, seed, configuration, and hashes of weights and data, in plain values."""
-    device = problem.x.device
-    weights = [(name, value) for name, value in problem.model.state_dict().items() if isinstance(value, Tensor)]
+    """Versions, device, seed, configuration, and what tells this model and these data from others, in plain values.
+
+    Weights and buffers do not tell all of a model: its code may change. So its answers count too, coarsely
+    enough to survive rounding: the predicted classes, and the mean size of the logits to four digits.
+    """
+    device, model = problem.x.device, problem.model
+    kinds = " ".join(type(module).__qualname__ for module in model.modules())
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -31,15 +49,17 @@ def manifest_of(
         "threads": torch.get_num_threads(),
         "seed": problem.seed,
         "configuration": {
-            "norms": [f"{float(norm):g}" for norm in norms],
+            "norms": [norm_key(norm) for norm in norms],
             "methods": {method.name: msgspec.to_builtins(method) for method in methods},
             "low": _shown(problem.low),
             "high": _shown(problem.high),
             "batch_size": problem.batch_size,
             "inputs": len(problem.x),
+            "units": units,
         },
         "source": dict(source or {}),
-        "weights_sha256": _digest(weights, str(problem.model)),
+        "weights_sha256": _digest([*model.named_parameters(), *model.named_buffers()], kinds),
+        "answers_sha256": _digest([("classes", logits.argmax(1))], f"{float(logits.double().abs().mean()):.4g}"),
         "data_sha256": _digest([("x", problem.x), ("y", problem.y)]),
     }
 

@@ -34,6 +34,8 @@ class Page:
         summary: one row per norm and method.
         rows: one row per input, norm and method.
         contradictions: sentences; empty if certificates and witnesses agree.
+        comparisons: number of certificates that a witness could have refuted.
+        unfinished: units of work done and in all, if the run is not complete.
         pairs: for each attacked input its record, the norm, the clean and the adversarial input (*D).
     """
 
@@ -43,6 +45,8 @@ class Page:
     summary: "pd.DataFrame"
     rows: "pd.DataFrame"
     contradictions: Sequence[str]
+    comparisons: int
+    unfinished: tuple[int, int] | None
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
 
 
@@ -61,7 +65,8 @@ def render(page: Page) -> str:
         version=page.manifest.get("versions", {}).get("certify-bounds", ""),
         sentences=_sentences(columns, page.rows["index"].nunique()),
         contradictions=page.contradictions,
-        comparisons=_comparisons(page.rows),
+        comparisons=page.comparisons,
+        unfinished=page.unfinished,
         figures=[svg(figure) for figure in figures.values()],
         methods=list(_methods(page.summary, columns)),
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
@@ -128,13 +133,6 @@ def _promise(column: _Column) -> str:
     return f"each {name} certificate is false with probability at most {float(column.rows.alpha.max())!r}{other}"
 
 
-def _comparisons(rows: "pd.DataFrame") -> int:
-    """Certificates for which there is an adversarial example of the same classifier in the same norm."""
-    keys = ["index", "norm", "subject"]
-    found = rows.loc[rows.attack_distance < math.inf, keys].drop_duplicates()
-    return len(rows.loc[rows.certified_radius.notna(), keys].merge(found, on=keys))
-
-
 def _methods(summary: "pd.DataFrame", columns: Sequence[_Column]) -> Iterator[dict[str, str]]:
     """The summary as text: certificates and witnesses in columns of their own."""
     known = {(row["norm"], row["method"], row["subject"]): row for row in summary.to_dict("records")}
@@ -167,7 +165,7 @@ def _galleries(page: Page) -> Iterator[tuple[float, list[dict[str, str]]]]:
 
 def _card(row: Mapping[str, Any], clean: Tensor, adversarial: Tensor, limits: Mapping[str, Any]) -> dict[str, str]:
     low, high = limits.get("low"), limits.get("high")
-    if not (isinstance(low, float) and isinstance(high, float)):  # no box, or one per feature
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):  # no box, or one per feature
         low, high = float(clean.min()), float(clean.max())
     perturbation, factor = perturbation_picture(adversarial.double() - clean.double(), span=(high - low) or 1.0)
     return {

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -62,6 +63,63 @@ def test_a_contradiction_is_found(evaluation: Evaluation):
     assert f"input {row['index']}: ibp certifies 0.5 of the base classifier in l∞" in str(found)
 
 
+def test_a_witness_counts_in_every_norm(evaluation: Evaluation):
+    """A point found in l-infinity lies at some l2 distance too, and refutes l2 certificates beyond it."""
+    records = [json.loads(json.dumps(record)) for record in evaluation.records if record["unit"] != "attack/2/0-25"]
+    row = next(row for record in records if record["unit"].startswith("ibp/2") for row in record["rows"])
+    row["certified_radius"], row["status"] = 20.0, "certified"
+    (found,) = Evaluation(evaluation.manifest, records).check()
+    assert (found.index, found.norm) == (row["index"], 2.0)
+
+
+def test_an_unfinished_run_says_so(evaluation: Evaluation, tmp_path):
+    part = Evaluation(evaluation.manifest, evaluation.records[:2], {})
+    assert evaluation.unfinished() is None
+    assert part.unfinished() == (2, len(evaluation.records))
+    part.to_html(tmp_path / "page.html")
+    assert f"2 of {len(evaluation.records)} units" in (tmp_path / "page.html").read_text()
+
+
+class _Flipped(nn.Module):
+    """Its code differs from that of the model inside; its weights do not."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.sign = sign
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sign * self.inner(x)
+
+
+def test_a_model_whose_code_changed_does_not_continue_a_run(tmp_path):
+    torch.manual_seed(0)
+    model, x = _Flipped(1.0), torch.rand(5, 4)
+    y = model(x).argmax(1)
+    evaluate(model, x, y, methods=[Smoothing(n=10)], norms=[2], output=tmp_path)
+    model.sign = -1.0
+    with pytest.raises(ManifestMismatch, match="answers_sha256 was"):
+        evaluate(model, x, y, methods=[Smoothing(n=10)], norms=[2], output=tmp_path)
+
+
+def test_buffers_that_are_not_saved_count_as_weights(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.register_buffer("temperature", torch.ones(1), persistent=False)
+    x = torch.rand(5, 4)
+    y = model(x).argmax(1)
+    evaluate(model, x, y, methods=[Smoothing(n=10)], norms=[2], output=tmp_path)
+    model.temperature += 1
+    with pytest.raises(ManifestMismatch, match="weights_sha256 was"):
+        evaluate(model, x, y, methods=[Smoothing(n=10)], norms=[2], output=tmp_path)
+
+
+def test_norms_are_run_once_and_never_dropped():
+    model, x, y = reference.load("ibp", 3)
+    assert len(evaluate(model, x, y, norms=[2, 2.0], methods=[IntervalBounds()]).to_dataframe()) == 3
+    with pytest.raises(InvalidInput, match=r"none of the methods \(ibp\) serves the norm 3"):
+        evaluate(model, x, y, norms=[2, 3], methods=[IntervalBounds()])
+
+
 def test_a_smoothed_certificate_is_not_compared_with_an_attack_on_the_model(evaluation: Evaluation):
     records = json.loads(json.dumps(evaluation.records))
     for record in records:
@@ -112,7 +170,7 @@ def test_a_run_that_stops_anywhere_goes_on_to_the_same_records(evaluation: Evalu
     lines = (tmp_path / "whole/records.jsonl").read_bytes().splitlines(keepends=True)
     for finished in (0, 1, 3, len(lines)):
         part = tmp_path / f"part{finished}"
-        Evaluation(evaluation.manifest, [], {}).save(part)
+        shutil.copytree(tmp_path / "whole", part)
         (part / "records.jsonl").write_bytes(b"".join(lines[:finished]) + lines[finished % len(lines)][:30])
         resumed = evaluate(*reference.load("ibp", 25), methods=QUICK, seed=3, output=part)
         assert without_times(resumed) == without_times(evaluation)
@@ -162,7 +220,7 @@ class _Random(nn.Module):
         ({"model": _Random()}, "two forward passes of the model over the same inputs differ"),
         ({"methods": "all"}, "methods must be one of standard, got 'all'"),
         ({"methods": [Smoothing(), Smoothing(n=5)]}, "methods must have different names"),
-        ({"methods": [Smoothing()], "norms": [math.inf]}, "none of the methods smoothing serves a norm"),
+        ({"methods": [Smoothing()], "norms": [math.inf]}, "none of the methods \\(smoothing\\) serves the norm inf"),
         ({"norms": [0.5]}, "norm must be at least 1"),
         ({"seed": -1}, "seed must be an integer of at least 0"),
     ],

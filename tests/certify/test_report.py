@@ -32,7 +32,10 @@ AWKWARD = [0.1, 0.3, 1 / 3, 2 / 3, 0.99999, 1.00005, 5e-324, 1e-9, 9.9996e-6, 12
 def record(method: str, norm: str, rows: list[dict], subject: str = "base") -> dict:
     shared = [{"index": i, "label": i % 3, "base_prediction": i % 3, "subject": subject} for i in range(len(rows))]
     rows = [{"prediction": i % 3, **shared[i], **row} for i, row in enumerate(rows)]
-    return {"unit": f"{method}/{norm}/0-{len(rows)}", "method": method, "norm": norm, "seconds": 1.5, "rows": rows}
+    kinds = {"certified": "certificate", "found": "witness", "not found": "witness", "misclassified": "witness"}
+    kind = "certificate" if "certified_radius" in rows[0] else kinds.get(rows[0]["status"], "unsupported")
+    unit = f"{method}/{norm}/0-{len(rows)}"
+    return {"unit": unit, "method": method, "kind": kind, "norm": norm, "seconds": 1.5, "rows": rows}
 
 
 def certified(method: str, norm: str, radii: list[float], *, alpha: float = 0.0, subject: str = "base") -> dict:
@@ -42,9 +45,14 @@ def certified(method: str, norm: str, radii: list[float], *, alpha: float = 0.0,
 
 def attacked(norm: str, distances: list[float]) -> dict:
     rows = [
-        {"status": "found", "attack_distance": distance, "adversarial_label": (i + 1) % 3}
+        {
+            "status": "found",
+            "attack_distance": distance,
+            "adversarial_label": (i + 1) % 3,
+            "distances": {norm: distance},
+        }
         if distance < math.inf
-        else {"status": "not found", "attack_distance": None, "adversarial_label": None}
+        else {"status": "not found"}
         for i, distance in enumerate(distances)
     ]
     return record("attack", norm, rows)
@@ -65,7 +73,10 @@ MANIFEST = {
     "created": "2026-01-02T03:04:05+00:00",
     "versions": {"certify-bounds": "0.1.0"},
     "seed": 7,
-    "configuration": {"norms": ["2", "inf"], "methods": {"ibp": {"tolerance": 1e-3}}, "low": 0.0, "high": 1.0},
+    "configuration": {
+        **{"norms": ["2", "inf"], "methods": {"ibp": {"tolerance": 1e-3}}, "low": 0.0, "high": 1.0},
+        "units": 1,
+    },
     "source": {"model": "plain"},
     "weights_sha256": "ab" * 32,
 }
