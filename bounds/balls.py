@@ -36,7 +36,8 @@ class LpBall:
         high: upper side of the box, likewise.
 
     Raises:
-        InvalidInput: a centre outside the box or not finite, a negative radius, a norm below 1.
+        InvalidInput: a centre outside the box or not finite, a box that is empty or differs between inputs, a
+            negative radius, a norm below 1.
     """
 
     center: Tensor

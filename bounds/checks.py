@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,45 +11,68 @@ from bounds.errors import InvalidInput
 Limit = float | Tensor | None  # a box side: one number, one per feature, or none
 
 
+def _number(value: object) -> float:
+    """The value as a float; NaN, which every rule here refuses, for what is no single number."""
+    if isinstance(value, bool | str | bytes):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]  # what it does not take is the point
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return math.nan
+
+
 def positive(name: str, value: float) -> float:
     """Return ``value`` as a float; it must be a finite number above zero."""
-    if not (math.isfinite(value) and value > 0):
-        raise InvalidInput(f"{name} must be a finite number above 0, got {value}")
-    return float(value)
+    number = _number(value)
+    if not 0 < number < math.inf:
+        raise InvalidInput(f"{name} must be a finite number above 0, got {value!r}")
+    return number
 
 
 def at_least(name: str, value: int, smallest: int) -> int:
-    """Return ``value``; it must be an integer of at least ``smallest``."""
-    if int(value) != value or value < smallest:
-        raise InvalidInput(f"{name} must be an integer of at least {smallest}, got {value}")
+    """Return ``value`` as an int; it must be an integer, not a float that equals one, of at least ``smallest``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < smallest:
+        raise InvalidInput(f"{name} must be an integer of at least {smallest}, got {value!r}")
     return int(value)
 
 
 def probability(name: str, value: float) -> float:
-    """Return ``value``; it must lie strictly between zero and one."""
-    if not 0 < value < 1:
-        raise InvalidInput(f"{name} must lie strictly between 0 and 1, got {value}")
-    return float(value)
+    """Return ``value`` as a float; it must lie strictly between zero and one."""
+    number = _number(value)
+    if not 0 < number < 1:
+        raise InvalidInput(f"{name} must lie strictly between 0 and 1, got {value!r}")
+    return number
 
 
 def norm(value: float) -> float:
     """Return the order of a norm as a float; it must be at least one (``math.inf`` included)."""
-    order = float(value)
+    order = _number(value)
     if not order >= 1:
-        raise InvalidInput(f"norm must be at least 1 (math.inf included), got {value}")
+        raise InvalidInput(f"norm must be at least 1 (math.inf included), got {value!r}")
     return order
+
+
+def tensor(name: str, value: Tensor) -> Tensor:
+    """Return ``value``; it must be a tensor."""
+    if not isinstance(value, Tensor):
+        raise InvalidInput(f"{name} must be a torch tensor, got {type(value).__name__}: use torch.as_tensor({name})")
+    return value
 
 
 def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
     """Return ``x``; it must be a floating (N, *D) tensor, finite, and inside the box if one is given."""
-    if not (isinstance(x, Tensor) and x.is_floating_point()):
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise InvalidInput(f"x must be a floating-point tensor, got {kind}: convert with x.float()")
+    if not tensor("x", x).is_floating_point():
+        raise InvalidInput(f"x must be a floating-point tensor, got {x.dtype}: convert with x.float()")
     if x.ndim < 2:
         raise InvalidInput(f"x must have shape (N, *D), got {tuple(x.shape)}: add a batch dimension")
+    if x.shape[1:].numel() == 0:
+        raise InvalidInput(f"x must have at least one entry per row, got shape {tuple(x.shape)}")
     if not x.isfinite().all():
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
         raise InvalidInput(f"x must be finite, but row {row} holds NaN or infinity: remove or repair it")
+    lower, upper = _side("low", low, x), _side("high", high, x)
+    if lower is not None and upper is not None and (lower > upper).any():
+        raise InvalidInput(f"low must not exceed high, got [{describe(low)}, {describe(high)}]: exchange or widen them")
     above = low is None or bool((x >= low).all())  # False for a side that is NaN
     below = high is None or bool((x <= high).all())
     if not (above and below):
@@ -59,13 +83,31 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
     return x
 
 
+def _side(name: str, side: Limit, x: Tensor) -> Tensor | None:
+    """A side of the box in the dtype of ``x``; rows are split at will, so it must not have a batch dimension."""
+    if side is None:
+        return None
+    if isinstance(side, bool) or not isinstance(side, int | float | np.integer | np.floating | Tensor):
+        raise InvalidInput(f"{name} must be a number or a tensor, got {type(side).__name__}: pass a number or a tensor")
+    limit = torch.as_tensor(side, dtype=x.dtype, device=x.device)
+    entries = x.shape[1:]
+    fits = zip(limit.shape[::-1], entries[::-1], strict=False)
+    if limit.ndim > len(entries) or not all(size in (1, entry) for size, entry in fits):
+        raise InvalidInput(
+            f"{name} must broadcast to one input, of shape {tuple(entries)}, got {tuple(limit.shape)}: "
+            f"pass one box for all inputs, without a batch dimension"
+        )
+    return limit
+
+
 def labels(y: Tensor, count: int, num_classes: int) -> Tensor:
     """Return ``y`` as int64; it must hold ``count`` class indices below ``num_classes``."""
-    if y.shape != (count,):
+    if tensor("labels", y).shape != (count,):
         remedy = ": pass class indices, not one-hot rows" if y.ndim == 2 else ""
         raise InvalidInput(f"labels must have shape ({count},), got {tuple(y.shape)}{remedy}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InvalidInput(f"labels must be integers, got {y.dtype}: convert with labels.long()")
+    y = y.long()  # first of all, since unsigned integers cannot be compared
     wrong = (y < 0) | (y >= num_classes)
     if wrong.any():
         row = int(wrong.nonzero()[0])
@@ -73,7 +115,7 @@ def labels(y: Tensor, count: int, num_classes: int) -> Tensor:
             f"labels must be class indices from 0 to {num_classes - 1}, got {int(y[row])} in row {row}: "
             f"check the labels or the number of classes"
         )
-    return y.long()
+    return y
 
 
 def describe(limit: Limit) -> str:
@@ -90,7 +132,7 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
-def at_most(name: str, value: int, largest: int) -> int:
+def at_most(name: str, value: float, largest: float) -> float:
     """Return ``value``; it must not exceed ``largest``."""
     if value > largest:
         raise InvalidInput(f"{name} must be at most {largest}, got {value}")
@@ -99,7 +141,7 @@ def at_most(name: str, value: int, largest: int) -> int:
 
 def rows(name: str, value: Tensor, count: int) -> Tensor:
     """Return ``value``; it must have shape (count,)."""
-    if value.shape != (count,):
+    if tensor(name, value).shape != (count,):
         raise InvalidInput(f"{name} must have shape ({count},), got {tuple(value.shape)}")
     return value
 

@@ -18,7 +18,8 @@ class Normalize(nn.Module):
         std: one number per channel, above zero.
 
     Raises:
-        InvalidInput: the lengths differ, or a standard deviation is not above zero.
+        InvalidInput: no sequences of finite numbers, the lengths differ, or a standard deviation is not above
+            zero.
     """
 
     mean: Tensor
@@ -26,12 +27,18 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
+        try:
+            center, scale = (torch.tensor([float(value) for value in values]) for values in (mean, std))
+        except (TypeError, ValueError):
+            center, scale = torch.zeros(0), torch.zeros(0)
+        proper = len(center) == len(scale) > 0 and bool((center.isfinite() & scale.isfinite() & (scale > 0)).all())
+        if not proper:
             raise InvalidInput(
-                f"mean and std must have one entry per channel and std must be above 0, got {mean} and {std}"
+                f"mean and std must have one entry per channel and std must be above 0, got {mean} and {std}: "
+                f"pass sequences of finite numbers, such as [0.5]"
             )
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
+        self.register_buffer("mean", center)
+        self.register_buffer("std", scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, *D); the channel is the second dimension."""

@@ -51,7 +51,7 @@ def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, alpha: float = 1
 
 def _counts_of_trials(counts: Tensor, trials: int | Tensor) -> tuple[Tensor, Tensor]:
     """Both as int64 on the CPU and of one shape, after checking them."""
-    if counts.is_floating_point() or counts.dtype == torch.bool:
+    if checks.tensor("counts", counts).is_floating_point() or counts.dtype == torch.bool:
         raise InvalidInput(f"counts must be integers, got {counts.dtype}: convert with counts.long()")
     k = counts.detach().cpu().to(torch.int64)
     n = torch.as_tensor(trials, dtype=torch.int64, device="cpu").expand_as(k)

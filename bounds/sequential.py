@@ -48,15 +48,13 @@ def log_evidence_above(successes: Tensor, trials: int | Tensor, p0: float | Tens
         InvalidInput: successes outside [0, trials], p0 outside (0, 1).
     """
     a, n, threshold = _arrays(successes, trials, p0)
-    evidence = _log_evidence(a, n, threshold)
-    return torch.from_numpy(evidence - ERROR - ERROR_PER_DRAW * n).to(successes.device)
+    return _rounded_down(_log_evidence(a, n, threshold, 1 - threshold), n).to(successes.device)
 
 
 def log_evidence_below(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> Tensor:
     """Logarithm of the evidence that the success probability lies below ``p0``; see :func:`log_evidence_above`."""
     a, n, threshold = _arrays(successes, trials, p0)
-    evidence = _log_evidence(n - a, n, 1 - threshold)
-    return torch.from_numpy(evidence - ERROR - ERROR_PER_DRAW * n).to(successes.device)
+    return _rounded_down(_log_evidence(n - a, n, 1 - threshold, threshold), n).to(successes.device)
 
 
 def sequential_lower(successes: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
@@ -77,21 +75,20 @@ def sequential_lower(successes: Tensor, trials: int | Tensor, alpha: float = 1e-
     Raises:
         InvalidInput: successes outside [0, trials], alpha outside (0, 0.2].
     """
-    checks.probability("alpha", alpha)
-    if alpha > LARGEST_ALPHA:
-        raise InvalidInput(f"alpha must be at most {LARGEST_ALPHA}, got {alpha}")
+    checks.at_most("alpha", checks.probability("alpha", alpha), LARGEST_ALPHA)
     a, n, _ = _arrays(successes, trials, 0.5)
     limit = math.log(1 / alpha) + ERROR + ERROR_PER_DRAW * n
     rejected, open_ = np.zeros(a.shape), np.where(n > 0, a / np.maximum(n, 1), 0.0)
     for _ in range(60):  # the evidence against p0 falls as p0 grows towards the share of successes
         middle = (rejected + open_) / 2
-        reject = (_log_evidence(a, n, np.clip(middle, 1e-300, None)) >= limit) & (middle > 0)
+        p0 = np.clip(middle, 1e-300, None)
+        reject = (_log_evidence(a, n, p0, 1 - p0) >= limit) & (middle > 0)
         rejected, open_ = np.where(reject, middle, rejected), np.where(reject, open_, middle)
     return round_down(torch.from_numpy(rejected)).clamp(min=0.0).to(successes.device)
 
 
 def _arrays(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> tuple[FloatArray, ...]:
-    a = successes.detach().cpu().double().numpy()
+    a = checks.tensor("successes", successes).detach().cpu().double().numpy()
     n, threshold = (
         np.broadcast_to(np.asarray(v.cpu() if isinstance(v, Tensor) else v, np.float64), a.shape) for v in (trials, p0)
     )
@@ -102,13 +99,22 @@ def _arrays(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> tupl
     return a, n, threshold
 
 
-def _log_evidence(
-    a: FloatArray,
-    n: FloatArray,
-    p0: FloatArray,
-) -> FloatArray:
+def _log_evidence(a: FloatArray, n: FloatArray, p0: FloatArray, q0: FloatArray) -> FloatArray:
+    """Rounded to nearest. ``q0`` is 1 - p0; the smaller of the two must be exact, the larger may round to 1."""
+    small = p0 < 0.5
     with np.errstate(divide="ignore"):  # the logarithm of a tail that underflows is minus infinity, as it should be
-        above = np.log(special.betaincc(a + 0.5, n - a + 0.5, p0)) - np.log(special.betaincc(0.5, 0.5, p0))
+        above = np.log(_upper_tail(a + 0.5, n - a + 0.5, p0, q0)) - np.log(_upper_tail(0.5, 0.5, p0, q0))
+        log_p, log_q = (np.where(small, np.log(p0), np.log1p(-q0)), np.where(small, np.log1p(-p0), np.log(q0)))
     mixture = special.betaln(a + 0.5, n - a + 0.5) - special.betaln(0.5, 0.5)
-    evidence: FloatArray = mixture + above - special.xlogy(a, p0) - special.xlog1py(n - a, -p0)
+    evidence: FloatArray = mixture + above - a * log_p - (n - a) * log_q
     return evidence
+
+
+def _upper_tail(a: FloatArray | float, b: FloatArray | float, p: FloatArray, q: FloatArray) -> FloatArray:
+    """Probability of a Beta(a, b) variable above p, where q is 1 - p."""
+    tail: FloatArray = np.where(p < 0.5, special.betaincc(a, b, p), special.betainc(b, a, q))
+    return tail
+
+
+def _rounded_down(evidence: FloatArray, n: FloatArray) -> Tensor:
+    return torch.from_numpy(np.asarray(evidence - ERROR - ERROR_PER_DRAW * n))

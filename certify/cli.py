@@ -1,10 +1,15 @@
 """The command line. Each command parses, calls the library, and maps the outcome to an exit code.
 
-Exit codes: 0 fine; 1 a stated threshold was missed; 2 wrong usage or bad input; 3 a certified radius exceeds the
-distance of a re-checked adversarial example. Torch is imported inside commands only, so that help is quick.
+Exit codes: 0 fine; 1 a stated threshold was missed or the run is unfinished; 2 wrong usage or bad input; 3 a certified
+radius exceeds the distance of a re-checked adversarial example; 70 an error in this toolkit, whose traceback the
+environment variable CERTIFY_TRACEBACK=1 shows; 130 interrupted. Torch is imported inside commands only, so that help is
+quick.
 """
 
+import os
+import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
     from certify.config import Config
     from certify.evaluation import Evaluation, Progress
 
-FINE, MISSED, BAD_INPUT, CONTRADICTION = 0, 1, 2, 3
+FINE, MISSED, BAD_INPUT, CONTRADICTION, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 app = cyclopts.App(
     name="certify",
@@ -37,11 +42,13 @@ def demo(
     Args:
         output: Run directory; runs/ and a time stamp if not given.
         network: How the embedded network was trained.
-        inputs: Number of images, at most 1000.
+        inputs: Number of images, from 1 to 1000.
     """
+    from bounds import checks
     from certify.config import Config, DataSource, MethodTables, ModelSource
     from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 
+    checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     config = Config(
         model=ModelSource(network=network),
         data=DataSource(count=inputs),
@@ -84,13 +91,15 @@ def report(directory: Path) -> int:
     Args:
         directory: The run directory.
     """
-    _write_report(_load(directory), directory)
+    evaluation = _load(directory)
+    _write_report(evaluation, directory)
+    _print_unfinished(evaluation)
     return FINE
 
 
 @app.command
 def check(directory: Path) -> int:
-    """Look for contradictions and missed thresholds in a run.
+    """Look for contradictions, missed thresholds and unfinished work in a run.
 
     Args:
         directory: The run directory.
@@ -123,14 +132,13 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except cyclopts.CycloptsError as error:
         return _refuse(error)
     except KeyboardInterrupt:
-        print("interrupted: what is finished is stored; continue with `certify resume DIR`", file=sys.stderr)
-        return 130
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
-        from bounds.errors import BoundsError
-
-        if not isinstance(error, BoundsError):
-            raise
-        return _refuse(error)
+        errors = sys.modules.get("bounds.errors")  # not imported, not raised; and torch may be what is broken
+        if errors is not None and isinstance(error, errors.BoundsError):
+            return _refuse(error)
+        return _apologise(error)
     return outcome if isinstance(outcome, int) else FINE
 
 
@@ -139,20 +147,38 @@ def _refuse(error: Exception) -> int:
     return BAD_INPUT
 
 
+def _apologise(error: Exception) -> int:
+    """Python's own exit code for an exception is 1, which means a missed threshold here."""
+    if os.environ.get("CERTIFY_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"error: internal error: {message} (set CERTIFY_TRACEBACK=1 for the traceback)", file=sys.stderr)
+    return INTERNAL
+
+
 def _run(config: "Config", output: Path | None) -> int:
-    from certify.config import norm_order
+    directory = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    try:
+        return _certify(config, directory)
+    except KeyboardInterrupt:
+        stored = (directory / "manifest.json").exists()
+        hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
+        print(f"interrupted: {hint if stored else 'nothing is stored yet'}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _certify(config: "Config", directory: Path) -> int:
     from certify.evaluation import evaluate
     from certify.sources import load_data, load_model
 
     model = load_model(config.model, config.device)
     x, y = load_data(config.data, model)
-    directory = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     print(f"certifying {len(x)} inputs into {directory}", file=sys.stderr)
     evaluation = evaluate(
         model,
         x,
         y,
-        norms=[norm_order(norm) for norm in config.norms],
+        norms=config.norm_orders(),
         methods=config.chosen_methods(),
         low=config.data.low,
         high=config.data.high,
@@ -195,10 +221,14 @@ def _load(directory: Path) -> "Evaluation":
 
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
+    from bounds.errors import InvalidConfiguration
     from certify.report import curve_figure, rounded_down, rounded_up
 
-    evaluation.to_html(directory / "report.html")
-    curve_figure(evaluation.curves(), evaluation.clean_accuracy()).savefig(directory / "curves.png", dpi=150)
+    try:
+        evaluation.to_html(directory / "report.html")
+        curve_figure(evaluation.curves(), evaluation.clean_accuracy()).savefig(directory / "curves.png", dpi=150)
+    except OSError as error:
+        raise InvalidConfiguration(f"{error.filename or directory} cannot be written: {error.strerror}") from error
     table = evaluation.summary()
     # A printed bound is still a bound: radii are rounded down, distances up.
     table["median"] = [
@@ -216,7 +246,20 @@ def _verdict(evaluation: "Evaluation") -> int:
     missed = evaluation.missed_requirements()
     for sentence in missed:
         print(f"missed: {sentence}")
+    unfinished = _print_unfinished(evaluation)
     if contradictions:
         return CONTRADICTION
-    print("no certified radius exceeds the distance of an adversarial example of the same classifier and norm")
-    return MISSED if missed else FINE
+    if comparisons := evaluation.comparisons():
+        sentence = "no certified radius exceeds the distance of an adversarial example of the same classifier and norm"
+        print(f"{sentence} ({comparisons} comparisons)")
+    else:
+        print("nothing to compare: no certificate has an adversarial example of its input, classifier and norm")
+    return MISSED if missed or unfinished else FINE
+
+
+def _print_unfinished(evaluation: "Evaluation") -> bool:
+    """Whether units of the run are missing; if so, a line says how many."""
+    units = evaluation.unfinished()
+    if units is not None:
+        print(f"unfinished: {units[0]} of {units[1]} units")
+    return units is not None

@@ -1,19 +1,20 @@
 """The configuration of a run: a TOML file, read strictly."""
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
-from certify.methods import STANDARD, Count, IntervalBounds, Method, MinimalPerturbation, Positive, Smoothing
+from certify.methods import STANDARD, Checked, Count, IntervalBounds, Method, MinimalPerturbation, Positive, Smoothing
 
 Norm = Annotated[float, Meta(ge=1)] | Literal["inf"]
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+class _Table(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A table of the file; an unknown key is an error."""
 
 
@@ -43,7 +44,7 @@ class DataSource(_Table, frozen=True):
     Attributes:
         file: ``.npz`` with ``x`` (N, *D) and ``y`` (N,); without it, the reference images.
         count: only the first so many inputs.
-        divide_by: divisor of ``x``, 255 for images stored as bytes.
+        divide_by: divisor of ``x`` in the file, 255 for images stored as bytes.
         low: lower end of the range of valid inputs, after division.
         high: upper end.
     """
@@ -53,6 +54,13 @@ class DataSource(_Table, frozen=True):
     divide_by: Positive = 1.0
     low: float = 0.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.low < self.high:
+            raise InvalidConfiguration(f"[data] low must be below high, got low = {self.low:g}, high = {self.high:g}")
+        if self.file is None and self.divide_by != 1:
+            raise InvalidConfiguration("[data] divide_by needs a file: the reference images lie in [0, 1] already")
 
 
 class MethodTables(_Table, frozen=True):
@@ -77,17 +85,40 @@ class Config(_Table, frozen=True):
 
     model: ModelSource
     data: DataSource = DataSource()
-    norms: Annotated[list[Norm], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [2.0, "inf"])
+    norms: Annotated[list[Norm], Meta(min_length=1)] | None = None
     methods: MethodTables = MethodTables()
     require: list[Requirement] = msgspec.field(default_factory=list)
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     batch_size: Count = 1000
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chosen = {method.name: method for method in self.chosen_methods()}
+        orders = self.norm_orders()
+        for wanted in self.require:
+            if wanted.method not in chosen:
+                raise InvalidConfiguration(
+                    f"[[require]] method must be one of those of this run, {', '.join(chosen)}, got {wanted.method!r}"
+                )
+            served = [order for order in orders if order in chosen[wanted.method].norms]
+            if norm_order(wanted.norm) not in served:
+                listed = ", ".join(f"{order:g}" for order in served) or "none"
+                raise InvalidConfiguration(
+                    f"[[require]] norm must be one in which this run has {wanted.method}, {listed}, got {wanted.norm}"
+                )
 
     def chosen_methods(self) -> list[Method]:
         """The methods to run; the standard ones if no table names any."""
         tables = [self.methods.smoothing, self.methods.ibp, self.methods.attack]
         return [method for method in tables if method is not None] or list(STANDARD)
+
+    def norm_orders(self) -> list[float]:
+        """The norms as numbers; those of 2 and infinity that a chosen method serves, if the file names none."""
+        if self.norms is not None:
+            return [norm_order(norm) for norm in self.norms]
+        served = {norm for method in self.chosen_methods() for norm in method.norms}
+        return [norm for norm in (2.0, math.inf) if norm in served]
 
     def source(self) -> dict[str, object]:
         """The part of the configuration that :func:`certify.evaluate` does not see."""
@@ -112,10 +143,12 @@ def read_config(path: Path | str) -> Config:
     """
     path = Path(path)
     try:
-        config = msgspec.toml.decode(path.read_bytes(), type=Config)
+        values = msgspec.toml.decode(path.read_bytes())
+        _check_numbers(values)
+        config = msgspec.convert(values, Config)
     except OSError as error:
         raise InvalidConfiguration(f"configuration {path} cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, too deep, or a key with a wrong value
         raise InvalidConfiguration(f"configuration {path}: {_one_line(error)}") from error
     folder = path.resolve().parent
 
@@ -133,30 +166,50 @@ def read_config(path: Path | str) -> Config:
     return msgspec.structs.replace(config, model=model, data=data)
 
 
-def config_of_manifest(manifest: dict[str, dict[str, object]]) -> Config:
+def _check_numbers(values: object) -> None:
+    """Refuse what TOML can write but no key of a configuration can mean."""
+    for key, number in _numbers(values, ""):
+        if isinstance(number, float) and not math.isfinite(number):
+            remedy = ': write infinity as "inf", in quotes' if "norm" in key and number == math.inf else ""
+            raise InvalidConfiguration(f"{key} must be a finite number, got {number}{remedy}")
+        if not -(2**63) <= number < 2**63:
+            raise InvalidConfiguration(f"{key} must be below 2**63, got {number}")
+
+
+def _numbers(values: object, key: str) -> Iterator[tuple[str, int | float]]:
+    """Every number in a decoded file, with the name of its key."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _numbers(value, f"{key}.{name}" if key else name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _numbers(value, key)
+    elif isinstance(values, int | float):
+        yield key, values
+
+
+def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
     """The configuration that a stored run was made with.
 
     Raises:
         InvalidConfiguration: the run was not started from a configuration.
     """
-    stored = manifest["configuration"]
-    values = {
-        **manifest.get("source", {}),
-        "norms": [norm if norm == "inf" else float(str(norm)) for norm in _listed(stored["norms"])],
-        "methods": stored["methods"],
-        "seed": manifest["seed"],
-        "batch_size": stored["batch_size"],
-    }
     try:
+        stored = manifest["configuration"]
+        values = {
+            **manifest["source"],
+            "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]],
+            "methods": stored["methods"],
+            "seed": manifest["seed"],
+            "batch_size": stored["batch_size"],
+        }
         return msgspec.convert(values, Config)
-    except msgspec.ValidationError as error:
+    except KeyError as error:
+        raise InvalidConfiguration(f"the manifest of the run is damaged: it lacks {error}") from error
+    except (ValueError, TypeError) as error:
         raise InvalidConfiguration(
             f"the run was not started from a configuration, so it must be continued from Python: {_one_line(error)}"
         ) from error
-
-
-def _listed(value: object) -> list[object]:
-    return list(value) if isinstance(value, list) else [value]
 
 
 def _one_line(error: Exception) -> str:

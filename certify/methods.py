@@ -15,6 +15,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from bounds.checks import Limit
+from bounds.errors import InvalidInput
 from certify.attacks import minimal_perturbation
 from certify.results import Certificate, Witness
 from certify.smoothing import Gaussian, SmoothedClassifier
@@ -43,7 +44,28 @@ class Problem:
         return torch.Generator(self.x.device).manual_seed(self.seed + offset)
 
 
-class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Checked(msgspec.Struct, frozen=True):
+    """A struct whose fields keep their declared types and bounds also when it is built from Python.
+
+    >>> Smoothing(n=0)
+    Traceback (most recent call last):
+    bounds.errors.InvalidInput: Smoothing(n=0): Expected `int` >= 1
+    """
+
+    def __post_init__(self) -> None:
+        # msgspec itself checks values only when it decodes. Field by field, or convert() would call this again.
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            shown = f"{type(self).__name__}({field.name}={value!r})"
+            try:
+                msgspec.convert(value, field.type)
+            except ValueError as error:
+                raise InvalidInput(f"{shown}: {error}") from error
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(f"{shown}: Expected a finite number")
+
+
+class Method(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one method. Its results for a slice of rows depend on nothing but these and the problem."""
 
     name: ClassVar[str]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from bounds import checks
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -25,12 +27,16 @@ class Record:
         return len(self.label)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """A copy on ``device``; ``dtype`` changes floating fields only."""
+        """A copy on ``device``; ``dtype`` changes floating fields of the shape of the inputs only.
+
+        Numbers of a row, such as radii, distances and probabilities, stay float64: rounding could break what
+        they promise. An adversarial input that was rounded is no longer the one that was checked.
+        """
         moved = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                moved[field.name] = value.to(device, dtype if value.is_floating_point() else None)
+                moved[field.name] = value.to(device, dtype if value.is_floating_point() and value.ndim > 1 else None)
         return dataclasses.replace(self, **moved)
 
     def cpu(self) -> Self:
@@ -58,7 +64,7 @@ class Certificate(Record):
     """Radii within which the prediction is proved not to change, one row per input.
 
     Attributes:
-        label: (N,) int64, the predicted class.
+        label: (N,) int64, the predicted class; -1 where the logits of a base classifier are not finite.
         radius: (N,) float64, in units of the input; 0 where nothing is proved.
         abstained: (N,) bool, True where the method gives no statement at all; the radius is then 0.
         norm: order of the norm.
@@ -75,7 +81,12 @@ class Certificate(Record):
     method: str
 
     def certified(self, labels: Tensor, radius: float) -> Tensor:
-        """(N,) bool: the correct label is predicted, and proved within ``radius``."""
+        """(N,) bool: the correct label, from ``labels`` (N,), is predicted, and proved within ``radius``.
+
+        Raises:
+            InvalidInput: labels of another shape.
+        """
+        checks.rows("labels", labels, len(self))
         right = (self.label == labels.to(self.label.device)) & ~self.abstained
         return right & (self.radius >= radius)
 

@@ -5,27 +5,82 @@
 """
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Mapping
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from safetensors.torch import load_file, save_file
+from msgspec import Meta
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
 
-# Recorded for the reader; a run may be continued although they changed.
-INFORMATIVE = frozenset({"created", "hostname", "platform", "python"})
+# What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
+# since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not
+# among these: it changes the order of sums, and with it the last bits and now and then a count.
+INFORMATIVE = frozenset({"created", "hostname", "platform", "python", "source.require", "source.data.file"})
+INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.weights"}
+
+_OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial"}
+
+
+class _Configuration(msgspec.Struct):
+    """What every configuration in a manifest has."""
+
+    units: int
+
+
+class _Manifest(msgspec.Struct):
+    """What every manifest has; the rest differs between versions."""
+
+    configuration: _Configuration
+    source: dict[str, Any]
+
+
+class _Row(msgspec.Struct):
+    """What every row of a record has."""
+
+    index: int
+    label: int
+    base_prediction: int
+    subject: str
+    status: str
+    prediction: int | None = None
+    certified_radius: float | None = None
+    attack_distance: float | None = None
+    alpha: float | None = None
+    distances: dict[str, float] = {}
+
+
+class _Record(msgspec.Struct):
+    """What every record has."""
+
+    unit: str
+    method: str
+    kind: Literal["certificate", "witness", "unsupported"]
+    norm: str
+    seconds: float
+    rows: Annotated[list[_Row], Meta(min_length=1)]
+    tensors_sha256: str | None = None
 
 
 class RunDirectory:
-    """Append-only store of one run. Use :meth:`open` to start or continue, :meth:`read` to look."""
+    """Append-only store of one run. Use :meth:`open` to start or continue, :meth:`read` to look.
+
+    Only one process may have a run open; it gives the run free on :meth:`close` or when it ends.
+    """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        self._digests: dict[str, str] | None = None  # of the tensor files, by unit; None before reading
+        self._unlock: Callable[[], object] | None = None
 
     @classmethod
     def open(cls, path: Path | str, manifest: Mapping[str, Any]) -> "RunDirectory":
@@ -33,26 +88,24 @@ class RunDirectory:
 
         Raises:
             ManifestMismatch: the run there was made under another manifest; the message says what differs.
-            InvalidConfiguration: the directory cannot be written, or holds something else.
+            InvalidConfiguration: the directory cannot be written, is in use by another process, or holds
+                something else.
         """
         path = Path(path)
         wanted: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(manifest)))
-        if (path / "manifest.json").exists():
-            run = cls.read(path)
-            differences = _differences(run.manifest, wanted)
-            if differences:
-                raise ManifestMismatch(f"{path} holds a run made under another manifest: {'; '.join(differences)}")
-            run._drop_unfinished_line()
-            return run
-        try:
-            if path.exists() and any(path.iterdir()):
+        with _reported(f"output directory {path} cannot be written"):
+            present = set(os.listdir(path)) if path.exists() else set()
+            if "manifest.json" not in present and present - _OURS_BEFORE_THE_MANIFEST:
                 raise InvalidConfiguration(f"output directory {path} is not empty and holds no run: choose another")
-            (path / "tensors").mkdir(parents=True, exist_ok=True)
-            text = msgspec.json.format(msgspec.json.encode(wanted), indent=2)
-            _write_whole(path / "manifest.json", text)
-        except OSError as error:
-            raise InvalidConfiguration(f"output directory {path} cannot be written: {error.strerror}") from error
-        return cls(path, wanted)
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path, wanted)
+            run._unlock = weakref.finalize(run, os.close, _locked(path))
+            try:
+                run._begin_or_continue()
+            except BaseException:
+                run.close()  # not only when the last traceback is gone
+                raise
+        return run
 
     @classmethod
     def read(cls, path: Path | str) -> "RunDirectory":
@@ -64,55 +117,135 @@ class RunDirectory:
         path = Path(path)
         try:
             manifest = msgspec.json.decode((path / "manifest.json").read_bytes())
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             raise InvalidConfiguration(f"{path} holds no run: manifest.json is missing or unreadable") from error
+        try:
+            msgspec.convert(manifest, _Manifest)
+        except msgspec.ValidationError as error:
+            raise InvalidConfiguration(f"{path}/manifest.json is damaged: {error}") from error
         return cls(path, manifest)
+
+    def close(self) -> None:
+        """Let other processes open the run; nothing may be appended afterwards."""
+        if self._unlock is not None:
+            self._unlock()
 
     def append(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
         """Store one finished unit; on return it survives a kill. ``record["unit"]`` names it."""
-        if tensors:
-            target = self._tensor_path(record["unit"])
-            partial = target.with_suffix(".partial")
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-            partial.replace(target)
-        with (self.path / "records.jsonl").open("ab") as file:
-            file.write(msgspec.json.encode(dict(record)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        unit, written = record["unit"], dict(record)
+        with _reported(f"{self.path} cannot be written"):
+            if tensors:
+                target = self._tensor_path(unit)
+                target.parent.mkdir(exist_ok=True)
+                partial = target.with_suffix(".partial")
+                save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+                written["tensors_sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
+                partial.replace(target)
+            with (self.path / "records.jsonl").open("ab") as file:
+                file.write(msgspec.json.encode(written) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        if tensors and self._digests is not None:
+            self._digests[unit] = written["tensors_sha256"]
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """All finished units by name. An unfinished last line, left by a kill, does not count.
+        """All finished units by name, as they were appended. An unfinished last line, left by a kill, does not count.
 
         Raises:
             InvalidConfiguration: a line in the middle is damaged.
         """
         found: dict[str, dict[str, Any]] = {}
+        self._digests = {}
         for number, line in enumerate(self._finished_lines(), start=1):
             try:
                 record = msgspec.json.decode(line)
-                found.setdefault(record["unit"], record)
-            except (msgspec.DecodeError, KeyError, TypeError) as error:
-                raise InvalidConfiguration(f"{self.path}/records.jsonl: line {number} is damaged") from error
+                checked = msgspec.convert(record, _Record)
+                float(checked.norm)
+            except (ValueError, RecursionError) as error:
+                raise InvalidConfiguration(f"{self.path}/records.jsonl: line {number} is damaged: {error}") from error
+            digest = record.pop("tensors_sha256", None)
+            if checked.unit not in found:
+                found[checked.unit] = record
+                self._digests |= {} if digest is None else {checked.unit: digest}
         return found
 
     def tensors(self, unit: str) -> dict[str, Tensor]:
-        """The tensors stored with a unit; empty if there are none."""
+        """The tensors stored with a unit; empty if there are none.
+
+        Raises:
+            InvalidConfiguration: their file is missing, or is not the one that was stored.
+        """
+        if self._digests is None:
+            self.records()
+        digest = (self._digests or {}).get(unit)
+        if digest is None:
+            return {}
         path = self._tensor_path(unit)
-        return load_file(path) if path.exists() else {}
+        with _reported(f"{path} cannot be read"):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise InvalidConfiguration(f"{path} is not the file that the run stored: its SHA-256 differs")
+            return load(content)
+
+    def _begin_or_continue(self) -> None:
+        if (self.path / "manifest.json").exists():
+            stored = RunDirectory.read(self.path).manifest
+            differences = list(_differences(stored, self.manifest))
+            if differences:
+                raise ManifestMismatch(f"{self.path} holds a run made under another manifest: {'; '.join(differences)}")
+            self._drop_unfinished_line()
+            # Thresholds and places are those of today: `certify check` and `certify resume` read them here.
+            renewed = {**stored, "source": self.manifest["source"]}
+            changed, self.manifest = renewed != stored, renewed
+        else:
+            changed = True
+        if changed:
+            text = msgspec.json.format(msgspec.json.encode(self.manifest), indent=2)
+            _write_whole(self.path / "manifest.json", text)
+        (self.path / "tensors").mkdir(exist_ok=True)
 
     def _tensor_path(self, unit: str) -> Path:
         return self.path / "tensors" / f"{unit.replace('/', '_')}.safetensors"
 
     def _finished_lines(self) -> list[bytes]:
-        try:
-            content = (self.path / "records.jsonl").read_bytes()
-        except FileNotFoundError:
-            return []
+        path = self.path / "records.jsonl"
+        with _reported(f"{path} cannot be read"):
+            content = path.read_bytes() if path.exists() else b""
         return content[: content.rfind(b"\n") + 1].splitlines()
 
     def _drop_unfinished_line(self) -> None:
         with contextlib.suppress(FileNotFoundError), (self.path / "records.jsonl").open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextlib.contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Trouble with the disk, or with a file on it, as the one error that callers expect."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidConfiguration(f"{what}: {reason}") from error
+
+
+def _locked(path: Path) -> int:
+    """An open file that keeps other processes out of the run until it is closed.
+
+    The lock belongs to the process (``lockf``, not ``flock``), so that a run whose traceback is still around in a
+    notebook can be opened again there.
+    """
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError | PermissionError):
+                raise InvalidConfiguration(f"{path} is in use by another process: wait until it ends") from error
+            raise
+    return descriptor
 
 
 def _write_whole(path: Path, content: bytes) -> None:
@@ -121,14 +254,13 @@ def _write_whole(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in sorted(stored.keys() | wanted.keys()):
-        here, there = stored.get(key), wanted.get(key)
-        if here == there or (not prefix and key in INFORMATIVE):
+        name, here, there = f"{prefix}{key}", stored.get(key), wanted.get(key)
+        if here == there or name in INFORMATIVE:
             continue
         if isinstance(here, dict) and isinstance(there, dict):
-            found += _differences(here, there, f"{prefix}{key}.")
+            yield from _differences(here, there, f"{name}.")
         else:
-            found.append(f"{prefix}{key} was {here!r}, now {there!r}")
-    return found
+            remedy = f" (set OMP_NUM_THREADS={here})" if name == "threads" else ""
+            yield f"{name} was {here!r}, now {there!r}{remedy}"

@@ -1,11 +1,13 @@
 """Models and data from files, as a configuration names them."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,23 +59,12 @@ def load_data(source: DataSource, like: nn.Module) -> tuple[Tensor, Tensor]:
     if source.file is None:
         x, y = reference.images()
     else:
-        try:
-            with np.load(source.file, allow_pickle=False) as stored:
-                missing = {"x", "y"} - set(stored.files)
-                if missing:
-                    raise InvalidConfiguration(
-                        f"data file {source.file} must hold arrays x and y, but has {', '.join(stored.files) or 'none'}"
-                    )
-                x, y = torch.from_numpy(stored["x"]), torch.from_numpy(stored["y"])
-        except (OSError, ValueError, TypeError) as error:
-            if isinstance(error, InvalidConfiguration):
-                raise
-            raise InvalidConfiguration(f"data file {source.file} cannot be read: {error}") from error
+        x, y = _stored(source.file)
     if len(x) != len(y):
         raise InvalidConfiguration(f"data file {source.file} must hold one label per input, got {len(x)} and {len(y)}")
-    if source.count is not None and source.count > len(x):
-        raise InvalidConfiguration(f"[data] count is {source.count}, but there are {len(x)} inputs")
-    weight = next(like.parameters(), torch.zeros(()))
+    if source.count is not None and not 1 <= source.count <= len(x):
+        raise InvalidConfiguration(f"[data] count must be from 1 to {len(x)}, the inputs there are, got {source.count}")
+    weight = next((weight for weight in like.parameters() if weight.is_floating_point()), torch.zeros(()))
     x = x[: source.count].to(weight.dtype) / source.divide_by
     return x.to(weight.device), y[: source.count].to(weight.device)
 
@@ -86,11 +77,42 @@ def torch_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidConfiguration(f"device {name!r} cannot be used on this machine: {reason}") from error
+        float(torch.zeros(1, device=device) + 1)  # "meta" has tensors, but no numbers in them
+    except Exception as error:  # each kind of device has its own way to be missing
+        raise InvalidConfiguration(f"device {name!r} cannot be used on this machine: {_reason(error)}") from error
     return device
+
+
+def _stored(file: str) -> tuple[Tensor, Tensor]:
+    """The arrays x and y of a file, as tensors of types that torch can compute with."""
+    try:
+        # np.load leaves a file that it opened itself open if the archive is damaged.
+        with Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            names = list(stored.files)
+            arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
+                name: stored[name] for name in ("x", "y") if name in names
+            }
+    except Exception as error:  # a damaged archive fails in many ways
+        raise InvalidConfiguration(f"data file {file} cannot be read: {_reason(error)}") from error
+    if len(arrays) < 2:
+        raise InvalidConfiguration(f"data file {file} must hold arrays x and y, but has {', '.join(names) or 'none'}")
+    x, y = arrays["x"], arrays["y"]
+    if x.dtype.kind not in "biuf" or y.dtype.kind not in "biufc":
+        raise InvalidConfiguration(f"data file {file} must hold real x and integer y, got {x.dtype} and {y.dtype}")
+    if x.ndim < 2 or y.ndim < 1:
+        raise InvalidConfiguration(f"data file {file} must hold x (N, *D) and y (N,), got {x.shape} and {y.shape}")
+    # torch knows neither all integer types nor foreign byte orders.
+    if x.dtype not in (np.uint8, np.float16, np.float32):
+        x = x.astype(np.float64)
+    if y.dtype.kind in "iu":
+        y = y.astype(np.int64)
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a message from elsewhere, or the name of the error if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _build(reference_to_function: str) -> nn.Module:
@@ -98,9 +120,10 @@ def _build(reference_to_function: str) -> nn.Module:
     if not module_name:
         raise InvalidConfiguration(f"[model] build must be module:function, got {reference_to_function!r}")
     try:
-        function: Callable[[], object] = getattr(_import(module_name), function_name)
-        model = function()
-    except Exception as error:  # whatever a foreign module raises
+        with _importable(module_name):
+            function: Callable[[], object] = getattr(_import(module_name), function_name)
+            model = function()
+    except (Exception, SystemExit) as error:  # whatever a foreign module raises
         raise InvalidConfiguration(
             f"[model] build {reference_to_function!r} failed: {type(error).__name__}: {error}"
         ) from error
@@ -113,19 +136,32 @@ def _import(name: str) -> ModuleType:
     path = Path(name)
     if path.suffix != ".py":
         return importlib.import_module(name)
-    specification = importlib.util.spec_from_file_location(path.stem, path)
+    own_name = f"_certify_build_{path.stem}"  # no other module is called so; one of the plain name may be in use
+    specification = importlib.util.spec_from_file_location(own_name, path)
     if specification is None or specification.loader is None:
         raise ImportError(f"{name} is no Python file")
     module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
+    sys.modules[own_name] = module  # dataclasses and pickle look there
     specification.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _importable(name: str) -> Iterator[None]:
+    """While a module is imported from its file, it may import its neighbours, as a script may."""
+    before = list(sys.path)
+    if Path(name).suffix == ".py":
+        sys.path.insert(0, str(Path(name).parent))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _load_weights(model: nn.Module, file: str) -> None:
     try:
         weights = load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InvalidConfiguration(f"weights {file} cannot be read as safetensors: {error}") from error
     expected = model.state_dict()
     missing = sorted(expected.keys() - weights.keys())
@@ -147,5 +183,4 @@ def _load_exported(file: str) -> nn.Module:
     try:
         return torch.export.load(file).module()
     except Exception as error:  # a damaged archive fails in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidConfiguration(f"exported model {file} cannot be read: {reason}") from error
+        raise InvalidConfiguration(f"exported model {file} cannot be read: {_reason(error)}") from error

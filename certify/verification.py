@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bounds import LpBall, checks, margin_bounds
 from bounds.checks import Limit
-from certify.models import frozen, probe
+from certify.models import frozen, predictions, probe
 from certify.results import Certificate
 
 # The search stops where even this share of the largest useful radius is not proved.
@@ -54,21 +54,20 @@ def certified_radius(
     """
     checks.inputs(x, low, high)
     checks.positive("tolerance", tolerance)
-    checks.at_least("batch_size", batch_size, 1)
+    batch_size = checks.at_least("batch_size", batch_size, 1)
     order = checks.norm(norm)
     box = _outer_side(low, x, torch.minimum), _outer_side(high, x, torch.maximum)
     with frozen(model), torch.no_grad():
-        num_classes = probe(model, x) if len(x) else 2
+        num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
-        logits = torch.cat([model(part) for part in x.split(batch_size)]) if len(x) else x.new_zeros(0, num_classes)
+        predicted = predictions(model, x, batch_size) if len(x) else labels
         parts = [
             _largest_proved(model, LpBall(center.double(), 0.0, order, *box), label, method, tolerance)
             for center, label in zip(x.detach().split(batch_size), labels.split(batch_size), strict=True)
             if len(center)
         ]
     radius = torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
-    predicted = logits.argmax(1)
-    right = (predicted == labels) & logits.isfinite().all(1)  # the proof, in real arithmetic, knows no overflow
+    right = predicted == labels  # never where a logit overflows, of which the proof, in real arithmetic, knows nothing
     return Certificate(
         label=predicted,
         radius=torch.where(right, radius, 0.0),

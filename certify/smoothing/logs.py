@@ -1,13 +1,13 @@
 """Certification logs that other smoothing tools wrote."""
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
+from bounds import checks
 from bounds.errors import InvalidInput
 from certify.results import Certificate
 from certify.smoothing.noise import Gaussian
@@ -39,14 +39,22 @@ def read_certification_log(path: Path | str, *, sigma: float, alpha: float = 1e-
         may be written in seconds or as h:mm:ss.
 
     Raises:
-        InvalidInput: the file has no such columns, or a value that is no number.
+        InvalidInput: the file has no such columns, a line of another length, a class or index that is no
+            integer, a radius that is no finite number of at least 0; alpha outside (0, 1).
     """
+    checks.probability("alpha", alpha)
     try:
-        table = pd.read_csv(path, sep="\t", dtype={"time": str})
-        columns = {name: table[name].to_numpy() for name in ("idx", "label", "predict", "radius")}
-        index, labels, predicted = (torch.from_numpy(columns[name].astype(np.int64)) for name in list(columns)[:3])
-        radius = torch.from_numpy(columns["radius"].astype(np.float64))
-        times = [_seconds(text) for text in table["time"]] if "time" in table else [np.nan] * len(table)
+        rows = _rows(Path(path))
+        index, labels, predicted = (
+            torch.tensor([int(row[name]) for row in rows], dtype=torch.int64, device="cpu")
+            for name in ("idx", "label", "predict")
+        )
+        radius = torch.tensor([float(row["radius"]) for row in rows], dtype=torch.float64, device="cpu")
+        times = [_seconds(row.get("time", "nan")) for row in rows]
+        if not (radius.isfinite() & (radius >= 0)).all():
+            raise ValueError("a radius must be a finite number of at least 0")
+        if not ((labels >= 0) & (predicted >= -1)).all():
+            raise ValueError("a class must be at least 0, or -1 where the prediction abstains")
     except (KeyError, ValueError, TypeError) as error:
         raise InvalidInput(
             f"{path} is no certification log with columns idx, label, predict, radius: {error}"
@@ -60,12 +68,21 @@ def read_certification_log(path: Path | str, *, sigma: float, alpha: float = 1e-
         subject=f"smoothed({Gaussian(sigma)})",
         method="smoothing",
     )
-    return CertificationLog(certificate, labels, index, torch.tensor(times, dtype=torch.float64))
+    return CertificationLog(certificate, labels, index, torch.tensor(times, dtype=torch.float64, device="cpu"))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The lines of the file by the names of its columns, each as long as the first."""
+    header, *lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t")) or [[]]
+    missing = {"idx", "label", "predict", "radius"} - set(header)
+    if missing:
+        raise KeyError(f"no column {', '.join(sorted(missing))}")
+    return [dict(zip(header, line, strict=True)) for line in lines if line]
 
 
 def _seconds(text: str) -> float:
     """Seconds from ``12.5`` or ``0:00:12.5``."""
     seconds = 0.0
-    for part in str(text).split(":"):
+    for part in text.split(":"):
         seconds = 60 * seconds + float(part)
     return seconds

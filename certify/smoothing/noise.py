@@ -23,8 +23,8 @@ class Noise(ABC):
     norm: ClassVar[float]  # order of the norm that radii are measured in
 
     @abstractmethod
-    def sample_(self, out: Tensor, generator: torch.Generator) -> Tensor:
-        """Fill ``out`` with independent draws and return it."""
+    def _draw_(self, out: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill ``out``, of at least single precision, with independent draws and return it."""
 
     @abstractmethod
     def _radius(self, p: Tensor) -> Tensor:
@@ -33,6 +33,16 @@ class Noise(ABC):
     @abstractmethod
     def _probability(self, radius: Tensor) -> Tensor:
         """Inverse of :meth:`_radius`, rounded to nearest; may exceed 1."""
+
+    def sample_(self, out: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill ``out`` with independent draws and return it.
+
+        Half precision is filled from draws in single precision: its own uniform numbers are
+        coarse and have a mean below 0.
+        """
+        if out.element_size() >= 4:
+            return self._draw_(out, generator)
+        return out.copy_(self._draw_(torch.empty_like(out, dtype=torch.float32), generator))
 
     def radius(self, p_lower: Tensor) -> Tensor:
         """Radius within which the smoothed label cannot change.
@@ -97,8 +107,7 @@ class Gaussian(Noise):
     def __str__(self) -> str:
         return f"gaussian(sigma={self.sigma})"
 
-    def sample_(self, out: Tensor, generator: torch.Generator) -> Tensor:
-        """Fill ``out`` with independent draws and return it."""
+    def _draw_(self, out: Tensor, generator: torch.Generator) -> Tensor:
         return out.normal_(0.0, self.sigma, generator=generator)
 
     def _radius(self, p: Tensor) -> Tensor:
@@ -138,8 +147,7 @@ class Laplace(Noise):
     def __str__(self) -> str:
         return f"laplace(scale={self.scale})"
 
-    def sample_(self, out: Tensor, generator: torch.Generator) -> Tensor:
-        """Fill ``out`` with independent draws and return it."""
+    def _draw_(self, out: Tensor, generator: torch.Generator) -> Tensor:
         # The difference of two exponential draws: no logarithm of zero, no tail cut by the grid of uniform numbers.
         other = torch.empty_like(out).exponential_(1 / self.scale, generator=generator)
         return out.exponential_(1 / self.scale, generator=generator).sub_(other)
@@ -179,8 +187,7 @@ class Uniform(Noise):
     def __str__(self) -> str:
         return f"uniform(half_width={self.half_width})"
 
-    def sample_(self, out: Tensor, generator: torch.Generator) -> Tensor:
-        """Fill ``out`` with independent draws and return it."""
+    def _draw_(self, out: Tensor, generator: torch.Generator) -> Tensor:
         return out.uniform_(-self.half_width, self.half_width, generator=generator)
 
     def _radius(self, p: Tensor) -> Tensor:

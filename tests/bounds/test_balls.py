@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from oracles.devices import elsewhere
@@ -62,6 +63,13 @@ def test_one_radius_serves_all_inputs():
     assert LpBall(center(0, 5), 0.25).hull().lower.shape == (0, 5)
 
 
+@pytest.mark.parametrize("one", [1, np.float64(1), np.float32(1), np.int64(1), torch.tensor(1), torch.ones(1, 5)])
+def test_sides_of_the_box_may_be_any_kind_of_number(one):
+    hull = LpBall(center(2, 3, 5), 10.0, low=-one, high=one).hull()
+    assert (hull.lower == -1).all()
+    assert (hull.upper == 1).all()
+
+
 def test_an_infinite_radius_is_the_whole_box():
     hull = LpBall(center(2, 5), math.inf, low=-1.0, high=2.0).hull()
     assert (hull.lower == -1).all()
@@ -75,7 +83,17 @@ def test_an_infinite_radius_is_the_whole_box():
             {"center": torch.zeros(2, 3, dtype=torch.int64)},
             "x must be a floating-point tensor, got torch.int64: convert",
         ),
-        ({"center": [[0.5]]}, "x must be a floating-point tensor, got list"),
+        ({"center": [[0.5]]}, "x must be a torch tensor, got list: use torch.as_tensor(x)"),
+        ({"center": torch.zeros(2, 0)}, "x must have at least one entry per row, got shape (2, 0)"),
+        ({"low": 0.4, "high": 0.3}, "low must not exceed high, got [0.4, 0.3]"),
+        ({"high": torch.tensor([0.7, -0.1])}, "low must not exceed high, got [0, per feature]"),
+        ({"low": torch.zeros(2, 2)}, "low must broadcast to one input, of shape (2,), got (2, 2): pass one box"),
+        ({"high": torch.ones(2, 1)}, "high must broadcast to one input, of shape (2,), got (2, 1): pass one box"),
+        ({"high": torch.ones(3)}, "high must broadcast to one input, of shape (2,), got (3,)"),
+        ({"low": [0.0, 0.0]}, "low must be a number or a tensor, got list"),
+        ({"high": np.ones(2)}, "high must be a number or a tensor, got ndarray"),
+        ({"high": True}, "high must be a number or a tensor, got bool"),
+        ({"norm": "two"}, "norm must be at least 1 (math.inf included), got 'two'"),
         ({"center": torch.zeros(3)}, "x must have shape (N, *D), got (3,): add a batch dimension"),
         ({"center": torch.tensor([[0.5], [math.nan]])}, "x must be finite, but row 1 holds NaN or infinity"),
         ({"center": torch.tensor([[math.inf]])}, "x must be finite, but row 0"),

@@ -404,9 +404,8 @@ def test_nested_sets_have_nested_bounds(name: str, norm: float):
     ball = random_ball(shape, norm)
     outer = ibp(model, ball)
     smaller = LpBall(ball.center, ball.radii / 3, norm, -1.0, 1.0)
-    boxed = LpBall(
-        ball.center, ball.radii, norm, (ball.center - 0.1).clamp(min=-1.0), (ball.center + 0.05).clamp(max=1.0)
-    )
+    sides = (ball.center.amin(0) - 0.1).clamp(min=-1.0), (ball.center.amax(0) + 0.05).clamp(max=1.0)
+    boxed = LpBall(ball.center, ball.radii, norm, *sides)
     open_ball = LpBall(ball.center, ball.radii, norm, None, None)
     assert contains(outer, ibp(model, smaller))
     assert contains(outer, ibp(model, boxed))

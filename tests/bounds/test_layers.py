@@ -37,7 +37,20 @@ def test_other_numbers_of_channels_are_refused(shape: tuple[int, ...]):
 
 @pytest.mark.parametrize(
     ("mean", "std"),
-    [([0.5], [0.0]), ([0.5], [-1.0]), ([0.5], [math.nan]), ([0.5, 0.5], [1.0]), ([0.5], [1.0, 1.0])],
+    [
+        (0.5, 0.5),
+        ("0.5", "0.5"),
+        (["a"], [1.0]),
+        ([], []),
+        ([math.nan], [1.0]),
+        ([0.5], [math.inf]),
+        ([0.5], [1e-60]),  # zero in float32
+        ([0.5], [0.0]),
+        ([0.5], [-1.0]),
+        ([0.5], [math.nan]),
+        ([0.5, 0.5], [1.0]),
+        ([0.5], [1.0, 1.0]),
+    ],
 )
 def test_numbers_that_cannot_normalise_are_refused(mean: list[float], std: list[float]):
     with pytest.raises(InvalidInput, match="mean and std must have one entry per channel and std must be above 0"):

@@ -144,5 +144,29 @@ def test_bad_input_gives_one_clear_line(call, message: str):
         call()
 
 
+def test_evidence_below_a_tiny_threshold_is_a_number_and_not_above_its_value():
+    """1 - p0 is 1 in float64, and the evidence was NaN."""
+    with mpmath.workdps(60):
+        half = mpmath.mpf(1) / 2
+        for a, n, p0 in [(0, 0, 1e-17), (0, 100, 1e-17), (3, 100, 1e-17), (0, 10_000, 1e-9), (1, 5, 1e-300)]:
+            q = mpmath.mpf(p0)
+            tail = mpmath.betainc(a + half, n - a + half, 0, q) / mpmath.betainc(half, half, 0, q)
+            exact = mpmath.log(tail) - a * mpmath.log(q) - (n - a) * mpmath.log1p(-q)
+            computed = log_evidence_below(torch.tensor([a]), n, p0).item()
+            assert exact - 3e-9 - 3e-14 * n <= computed <= exact or computed == -math.inf
+            assert computed > -math.inf or p0 < 1e-100  # underflow, which is the safe side
+
+
+def test_any_shape_of_successes_is_served():
+    """Tensors without dimensions used to fail, since NumPy turns them into scalars."""
+    for function in (log_evidence_above, log_evidence_below):
+        one = function(torch.tensor(70), 100, 0.4)
+        assert one.shape == ()
+        assert one == function(torch.tensor([70]), 100, 0.4)[0]
+        assert function(torch.full((2, 0, 3), 1), 100, 0.4).shape == (2, 0, 3)
+    assert sequential_lower(torch.tensor(70), 100) == sequential_lower(torch.tensor([[70]]), 100)[0, 0]
+    assert clopper_pearson_lower(torch.tensor(70), 100) == clopper_pearson_lower(torch.tensor([70]), 100)[0]
+
+
 def test_no_draw_and_no_success_prove_nothing():
     assert sequential_lower(torch.tensor([0, 0]), torch.tensor([0, 100])).tolist() == [0.0, 0.0]

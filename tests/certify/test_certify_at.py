@@ -19,7 +19,7 @@ def smoothed(model: torch.nn.Module, **options: int) -> SmoothedClassifier:
 def test_answers_about_a_halfspace_are_right():
     """The radius is certified where it is below the exact distance and refuted where it is above."""
     model = Halfspace(torch.ones(1))
-    x = torch.tensor([[0.9], [0.6], [0.4], [0.1], [-0.8]])
+    x = torch.tensor([[0.9], [0.6], [0.4], [0.2], [-0.8]])
     decision = smoothed(model).certify_at(x, radius=0.5, generator=generator())
     assert decision.certified.tolist() == [True, True, False, False, True]
     assert decision.decided.all()
@@ -43,16 +43,28 @@ def test_error_rate_is_at_most_alpha_at_the_boundary_itself():
     assert int((bounds > 0.78815).any(1).sum()) > allowed
 
 
-@pytest.mark.parametrize("batch_size", [64, 300, 5000])
-def test_answers_do_not_depend_on_the_batch_size(batch_size: int):
-    """Rounds are larger with larger batches, so draws may differ; the answers to clear questions may not."""
+@pytest.mark.parametrize("group", [1, 4])
+def test_answers_depend_neither_on_the_batch_size_nor_on_other_rows(group: int):
+    """Rounds used to be cut by the batch size and the number of open rows, and so were the moments of looking."""
     model = Halfspace(torch.randn(6, generator=generator(2)))
     x = 0.5 * torch.randn(9, 6, generator=generator(3))
     exact = model.distance(x)
-    decision = smoothed(model, batch_size=batch_size).certify_at(x, radius=0.3, generator=generator(4))
-    clear = (exact - 0.3).abs() > 0.03
-    assert clear.sum() >= 6
-    assert torch.equal(decision.certified[clear], (exact > 0.3)[clear])
+
+    def decide(rows: slice, batch_size: int) -> list[list]:
+        classifier = smoothed(model, batch_size=batch_size, noise_group=group)
+        decision = classifier.certify_at(
+            x[rows], radius=0.3, max_samples=20_050, generator=generator(4), first_index=rows.start
+        )
+        clear = (exact[rows] - 0.3).abs() > 0.03
+        assert torch.equal(decision.certified[clear], (exact[rows] > 0.3)[clear])
+        fields = (decision.label, decision.draws, decision.successes, decision.certified, decision.decided)
+        return torch.stack([field.long() for field in fields], 1).tolist()
+
+    expected = decide(slice(0, 9), 300)
+    assert len({draws for _, draws, *_ in expected}) > 3
+    assert decide(slice(0, 9), 64) == expected
+    assert decide(slice(0, 9), 5000) == expected
+    assert [decide(slice(row, row + 1), 1000)[0] for row in range(9)] == expected
 
 
 def test_a_hopeless_radius_costs_nothing():
@@ -79,7 +91,9 @@ def test_agrees_with_the_certificate_of_a_fixed_number_of_draws_at_a_fraction_of
     [
         ({"radius": 0.0}, "radius must be a finite number above 0"),
         ({"radius": float("nan")}, "radius must be a finite number above 0"),
+        ({"radius": "far"}, "radius must be a finite number above 0, got 'far'"),
         ({"radius": 0.1, "alpha": 1.0}, "alpha must lie strictly between 0 and 1"),
+        ({"radius": 0.1, "alpha": 0.21}, "alpha must be at most 0.2, got 0.21"),  # the test promises nothing there
         ({"radius": 0.1, "max_samples": 0}, "max_samples must be an integer of at least 1"),
     ],
 )

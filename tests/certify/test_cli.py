@@ -62,9 +62,9 @@ def certify(*arguments: object, cwd: Path, expect: int = 0, told: io.StringIO | 
 
 def refusal(*arguments: object, cwd: Path) -> str:
     """The one line with which wrong input is refused."""
-    line = certify(*arguments, cwd=cwd, expect=2).strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
+    lines = certify(*arguments, cwd=cwd, expect=2).strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    return lines[-1]
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -119,7 +119,7 @@ def test_demo(tmp_path: Path):
     assert "smoothing" in told
     assert "no certified radius exceeds" in told
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {
-        *("manifest.json", "records.jsonl", "report.html", "curves.png", "tensors")
+        *("lock", "manifest.json", "records.jsonl", "report.html", "curves.png", "tensors")
     }
 
 
@@ -237,6 +237,41 @@ CASES = {
     "nan": ({"model": 'network = "ibp"', "data": 'file = "nan.npz"'}, "row 1 holds NaN or infinity"),
     "random model": ({"model": 'build = "random_network:make"'}, "two forward passes of the model"),
     "device": ({"model": 'network = "ibp"', "rest": 'device = "warp"'}, "device 'warp' cannot be used"),
+    "meta": ({"model": 'network = "ibp"', "rest": 'device = "meta"'}, "device 'meta' cannot be used"),
+    "large seed": ({"model": 'network = "ibp"', "rest": f"seed = {2**63}"}, "seed must be below 2**63"),
+    "small seed": ({"model": 'network = "ibp"', "rest": "seed = -1"}, "Expected `int` >= 0"),
+    "infinite sigma": (
+        {"model": 'network = "ibp"', "rest": "methods.smoothing.sigma = inf"},
+        "methods.smoothing.sigma must be a finite number, got inf",
+    ),
+    "infinite norm": (
+        {"model": 'network = "ibp"', "rest": "norms = [2, inf]"},
+        'norms must be a finite number, got inf: write infinity as "inf"',
+    ),
+    "infinite low": ({"model": 'network = "ibp"', "data": "low = -inf"}, "data.low must be a finite number, got -inf"),
+    "infinite divisor": ({"model": 'network = "ibp"', "data": "divide_by = inf"}, "data.divide_by must be a finite"),
+    "infinite std": ({"model": 'network = "ibp"\nmean = [0.0]\nstd = [inf]'}, "model.std must be a finite number"),
+    "mean nan": (
+        {"model": 'network = "ibp"\nmean = [nan]\nstd = [1.0]'},
+        "model.mean must be a finite number, got nan",
+    ),
+    "low above high": (
+        {"model": 'network = "ibp"', "data": "low = 1.0\nhigh = 0.0"},
+        "[data] low must be below high, got low = 1, high = 0",
+    ),
+    "divided reference": ({"model": 'network = "ibp"', "data": "divide_by = 255"}, "divide_by needs a file"),
+    "required radius": (
+        {"model": 'network = "ibp"', "require": ("ibp", '"inf"', "nan")},
+        "require.radius must be a finite",
+    ),
+    "required method": (
+        {"model": 'network = "ibp"', "require": ("crown", '"inf"', "0.1")},
+        "[[require]] method must be one of those of this run, smoothing, ibp, attack, got 'crown'",
+    ),
+    "required norm": (
+        {"model": 'network = "ibp"', "require": ("smoothing", '"inf"', "0.1")},
+        "[[require]] norm must be one in which this run has smoothing, 2, got inf",
+    ),
 }
 
 
@@ -250,10 +285,16 @@ def test_bad_input_is_refused_in_one_line(case: str, project: Path):
     weights = {name: value for name, value in load_file(project / "weights.safetensors").items() if name != "3.bias"}
     save_file(weights, project / "less.safetensors")
     (project / "random_network.py").write_text(NOISY)
-    rest = settings.get("rest", "")
-    file = write(project, **{**settings, "rest": ""})
-    if rest:
-        file.write_text(f"{rest}\n{file.read_text()}" if rest.startswith("device") else f"{file.read_text()}\n{rest}\n")
+    file = write(project, model=settings["model"], **{key: settings[key] for key in settings if key == "data"})
+    rest, text = settings.get("rest", ""), file.read_text()
+    if rest.startswith("norms"):
+        text = text.replace('norms = [2, "inf"]', "")
+    if rest.startswith("methods"):
+        text = text.replace("[methods.smoothing]\nn = 200", "")
+    text = f"{text}\n{rest}\n" if rest.startswith("[") else f"{rest}\n{text}"
+    if "require" in settings:
+        text += "[[require]]\nmethod = {!r}\nnorm = {}\nradius = {}\nat_least = 0.5\n".format(*settings["require"])
+    file.write_text(text)
     line = refusal("run", "config.toml", "--output", "out", cwd=project)
     assert message in line
     assert not (project / "out/records.jsonl").exists()
@@ -283,6 +324,119 @@ def test_interrupt_keeps_what_is_finished(tmp_path: Path):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "continue with `certify resume DIR`" in told
+    assert told.endswith("interrupted: finished units are stored; continue with `certify resume out`\n")
     assert "Traceback" not in told
     assert records(tmp_path / "out")
+
+
+def test_an_interrupt_before_the_start_claims_nothing(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("certify.sources.load_model", raising(KeyboardInterrupt()))
+    told = certify("run", "config.toml", "--output", "out", cwd=project, expect=130)
+    assert told == "interrupted: nothing is stored yet\n"
+
+
+def raising(error: BaseException):
+    def function(*arguments: object, **options: object):
+        raise error
+
+    return function
+
+
+def test_an_unexpected_error_has_an_exit_code_of_its_own(project: Path, monkeypatch: pytest.MonkeyPatch):
+    """It used to end with 1, as a missed threshold does."""
+    monkeypatch.setattr("certify.sources.load_model", raising(RuntimeError("a\nbug")))
+    told = certify("run", "config.toml", cwd=project, expect=70)
+    assert told == "error: internal error: RuntimeError: a bug (set CERTIFY_TRACEBACK=1 for the traceback)\n"
+    monkeypatch.setenv("CERTIFY_TRACEBACK", "1")
+    assert "Traceback (most recent call last)" in certify("run", "config.toml", cwd=project, expect=70)
+
+
+@pytest.mark.parametrize("inputs", [-5, 0, 1001])
+def test_demo_refuses_a_number_of_inputs_before_anything_else(inputs: int, tmp_path: Path):
+    told = certify("demo", f"--inputs={inputs}", "--output", "out", cwd=tmp_path, expect=2)
+    assert told.startswith("error: inputs must be")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"a = '\xff'", b"a = [", b"a = " + b"[" * 5000, b"\x00"])
+def test_what_is_no_toml_is_refused(content: bytes, tmp_path: Path):
+    (tmp_path / "config.toml").write_bytes(content)
+    assert "configuration config.toml: " in refusal("run", "config.toml", cwd=tmp_path)
+
+
+@pytest.fixture
+def finished(project: Path) -> Path:
+    """A run of two inputs."""
+    write(project, model='network = "ibp"', data="count = 2")
+    certify("run", "config.toml", "--output", "out", cwd=project)
+    return project / "out"
+
+
+DAMAGES = {
+    "manifest is a list": ("manifest.json", b"[]"),
+    "manifest is empty": ("manifest.json", b"{}"),
+    "manifest is cut": ("manifest.json", b'{"seed": 0'),
+    "record is a list": ("records.jsonl", b"[]\n"),
+    "record without rows": ("records.jsonl", b'{"unit": "ibp/2/0-2"}\n'),
+    "records are a directory": ("records.jsonl", None),
+    "tensors are damaged": ("tensors/attack_inf_0-2.safetensors", b"damaged"),
+    "tensors are a directory": ("tensors/attack_inf_0-2.safetensors", None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_refused_in_one_line(damage: str, finished: Path):
+    name, content = DAMAGES[damage]
+    (finished / name).unlink()
+    if content is None:
+        (finished / name).mkdir()
+    else:
+        (finished / name).write_bytes(content)
+    for command in ("check", "report", "resume"):
+        refusal(command, "out", cwd=finished.parent)
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_one_line(finished: Path):
+    (finished / "report.html").unlink()
+    (finished / "report.html").mkdir()
+    assert "out/report.html cannot be written: Is a directory" in refusal("report", "out", cwd=finished.parent)
+
+
+def test_a_run_goes_on_with_new_thresholds_and_a_moved_data_file(project: Path):
+    write(project, model='network = "ibp"')
+    np.savez(project / "data.npz", x=(reference.images(2)[0] * 255).round().to(torch.uint8).numpy(), y=[9, 2])
+    certify("run", "config.toml", "--output", "out", cwd=project)
+    before = records(project / "out")
+    (project / "data.npz").rename(project / "moved.npz")
+    write(
+        project,
+        model='network = "ibp"',
+        data='file = "moved.npz"\ndivide_by = 255',
+        rest='[[require]]\nmethod = "ibp"\nnorm = "inf"\nradius = 0.5\nat_least = 0.5',
+    )
+    certify("run", "config.toml", "--output", "out", cwd=project, expect=1)
+    assert records(project / "out") == before
+    assert "missed: ibp in l∞ at radius 0.5" in certify("check", "out", cwd=project, expect=1)
+    certify("resume", "out", cwd=project, expect=1)
+
+
+def test_the_verdict_says_how_much_was_compared(project: Path):
+    write(project, model='network = "ibp"', data="count = 2")
+    told = certify("run", "config.toml", "--output", "out", cwd=project)
+    assert "no certified radius exceeds" in told
+    assert " comparisons)" in told
+    (project / "config.toml").write_text('[model]\nnetwork = "ibp"\n[data]\ncount = 2\n[methods.ibp]\n')
+    told = certify("run", "config.toml", "--output", "alone", cwd=project)
+    assert "nothing to compare" in told
+    assert "no certified radius exceeds" not in told
+
+
+def test_an_unfinished_run_is_no_success(finished: Path):
+    file = finished / "records.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:2]))
+    assert f"unfinished: 2 of {len(lines)} units" in certify("check", "out", cwd=finished.parent, expect=1)
+    assert f"unfinished: 2 of {len(lines)} units" in certify("report", "out", cwd=finished.parent)
+    certify("resume", "out", cwd=finished.parent)
+    certify("check", "out", cwd=finished.parent)

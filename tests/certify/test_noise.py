@@ -91,6 +91,16 @@ def test_draws_follow_the_distribution(name: str, dtype: torch.dtype):
 
 
 @each_noise
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_draws_in_half_precision_are_those_of_single_precision_rounded(name: str, dtype: torch.dtype):
+    """Uniform numbers that are drawn in bfloat16 are coarse and have a mean below 0."""
+    noise = NOISES[name][0]
+    draws = noise.sample_(torch.empty(100, 1000, dtype=dtype), generator(1))
+    assert draws.dtype == dtype
+    assert torch.equal(draws, noise.sample_(torch.empty(100, 1000), generator(1)).to(dtype))
+
+
+@each_noise
 def test_certificates_never_exceed_the_distance_and_come_close(name: str):
     noise = NOISES[name][0]
     model = Halfspace(torch.ones(1))
@@ -106,7 +116,7 @@ def test_certificates_never_exceed_the_distance_and_come_close(name: str):
 
 
 @pytest.mark.parametrize("kind", [Gaussian, Laplace, Uniform])
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "0.5", None, True, [0.5]])
 def test_parameters_must_be_finite_and_above_zero(kind: type[Noise], value: float):
     with pytest.raises(InvalidInput, match="must be a finite number above 0"):
         kind(value)

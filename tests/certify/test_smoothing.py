@@ -2,6 +2,7 @@
 
 import csv
 import math
+from fractions import Fraction
 
 import pytest
 import scipy.stats
@@ -38,7 +39,7 @@ def x() -> Tensor:
 
 
 def test_votes_follow_the_exact_probability(halfspace: Halfspace, x: Tensor):
-    draws = 20_000
+    draws = 60_000
     counted = votes(halfspace, x, draws, batch_size=1000)
     probability = scipy.stats.norm.cdf(halfspace.distance(x).numpy() / SIGMA)
     top = halfspace(x).argmax(1)
@@ -74,7 +75,7 @@ def test_more_draws_extend_fewer(x: Tensor):
 
 def test_inputs_share_noise_within_a_group_only(halfspace: Halfspace):
     same = torch.zeros(6, 3, 5)
-    counted = votes(halfspace, same, noise_group=3)
+    counted = votes(halfspace, same, 5000, noise_group=3)
     assert torch.equal(counted[0], counted[1])
     assert torch.equal(counted[3], counted[5])
     assert not torch.equal(counted[2], counted[3])
@@ -86,6 +87,8 @@ def test_blocks_of_one_input_never_share_a_seed():
     """PyTorch's CPU generator reads 32 bits of a seed: hashing all of it would repeat blocks by chance."""
     seeds = [block_seed(123, Stage.ESTIMATION, 5, block) & 0xFFFFFFFF for block in range(200_000)]
     assert len(set(seeds)) == len(seeds)
+    selection = block_seed(123, Stage.SELECTION, 5, 0) & 0xFFFFFFFF
+    assert selection not in seeds
     assert len({block_seed(123, stage, group, 0) for stage in Stage for group in range(1000)}) == 3000
 
 
@@ -227,6 +230,10 @@ def test_prediction_agrees_with_the_binomial_test_of_scipy(halfspace: Halfspace,
         first, second = sorted(prediction.counts[row].tolist(), reverse=True)
         expected = scipy.stats.binomtest(first, first + second, 0.5).pvalue
         assert prediction.p_value[row].item() == pytest.approx(expected, rel=1e-9)
+        if first > second:  # twice the exact tail of rational numbers: never above the p-value stated
+            total = first + second
+            tail = Fraction(sum(math.comb(total, k) for k in range(first, total + 1)), 2**total)
+            assert min(2 * tail, 1) <= Fraction(prediction.p_value[row].item())
     assert torch.equal(prediction.abstained, prediction.p_value > 1e-3)
 
 
@@ -251,6 +258,12 @@ def test_a_tie_abstains():
     ("call", "message"),
     [
         (lambda s, x: s.certify(x, alpha=0.0), "alpha must lie strictly between 0 and 1, got 0"),
+        (lambda s, x: s.certify(x, n=100.0), "n must be an integer of at least 1, got 100.0"),
+        (lambda s, x: s.certify(x, n="100"), "n must be an integer of at least 1, got '100'"),
+        (lambda s, x: s.certify(x, n=True), "n must be an integer of at least 1, got True"),
+        (lambda s, x: s.certify(x, alpha="0.1"), "alpha must lie strictly between 0 and 1, got '0.1'"),
+        (lambda s, x: s.certify(x.numpy()), "x must be a torch tensor, got ndarray: use torch.as_tensor"),
+        (lambda s, x: SmoothedClassifier(len, s.noise, num_classes=2).certify(x), "must be a torch.nn.Module, got"),
         (lambda s, x: s.certify(x, n=0), "n must be an integer of at least 1, got 0"),
         (lambda s, x: s.certify(x, n=10, n0=0), "n0 must be an integer of at least 1"),
         (lambda s, x: s.certify(x * math.nan), "row 0 holds NaN or infinity"),
@@ -356,10 +369,23 @@ def test_log_reader_takes_both_forms_of_time_and_no_time(tmp_path):
     assert log.certificate.abstained.tolist() == [False, True]
     file.write_text("idx\tlabel\tpredict\tradius\n0\t3\t3\t0.378\n")
     assert read_certification_log(file, sigma=0.25).seconds.isnan().all()
-    for content in ("a\tb\n1\t2\n", "idx\tlabel\tpredict\tradius\n0\t3\tx\t0.1\n", ""):
+    header = "idx\tlabel\tpredict\tradius\n"
+    wrong = [
+        "0\t3\tx\t0.1",
+        "0\t3.9\t3\t0.1",
+        "0\t3\t3\tnan",
+        "0\t3\t3\t-0.1",
+        "0\t3\t3\tinf",
+        "0\t3\t3",
+        "1\t2\t3\t4\t5",
+    ]
+    wrong += ["0\t-1\t3\t0.1", "0\t3\t-2\t0.1", "0\t3\t\t0.1"]
+    for content in ("a\tb\n1\t2\n", "", *(f"{header}0\t3\t3\t0.378\n{line}\n" for line in wrong)):
         file.write_text(content)
         with pytest.raises(InvalidInput, match="is no certification log"):
             read_certification_log(file, sigma=0.25)
+    with pytest.raises(InvalidInput, match="alpha must lie strictly between 0 and 1"):
+        read_certification_log(file, sigma=0.25, alpha=1.5)
 
 
 def test_reference_network_reproduces_its_certified_accuracy():

@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from oracles.devices import elsewhere
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel, Normalize, UnsupportedLayer
 from certify import certified_radius
+from certify.results import Witness
 
 NORMS = (1.0, 2.0, math.inf)
 CLASSES = (2, 3, 10)
@@ -347,9 +349,44 @@ def test_an_input_whose_logits_overflow_is_not_certified():
         model[1].bias.copy_(torch.tensor([1.0, -1.0]))
     x = torch.tensor([[0.1], [0.2], [1e3]])
     assert model(x)[2].isnan().all()
-    radius = certified_radius(model, x, torch.zeros(3, dtype=torch.int64), norm=2, low=None, high=None).radius
-    assert (radius[:2] > 0).all()
-    assert radius[2] == 0
+    found = certified_radius(model, x, torch.zeros(3, dtype=torch.int64), norm=2, low=None, high=None)
+    assert (found.radius[:2] > 0).all()
+    assert found.radius[2] == 0
+    assert found.label.tolist() == [0, 0, -1]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int32])
+def test_labels_may_be_any_integers(dtype: torch.dtype):
+    model, x = Linear((7,)), inputs((7,))
+    labels = model(x).argmax(1)
+    found = certified_radius(model, x, labels.to(dtype), norm=2)
+    assert torch.equal(found.radius, certified_radius(model, x, labels, norm=2).radius)
+
+
+def test_labels_in_a_column_do_not_count_every_pair_of_rows():
+    """(N,) against (N, 1) broadcasts to (N, N)."""
+    model, x = Linear((7,)), inputs((7,))
+    labels = model(x).argmax(1)
+    found = certified_radius(model, x, labels, norm=2)
+    assert found.certified(labels, 0.0).all()
+    with pytest.raises(InvalidInput, match=r"labels must have shape \(7,\), got \(7, 1\)"):
+        found.certified(labels[:, None], 0.0)
+
+
+def test_another_dtype_rounds_no_certificate_up():
+    """Half of all numbers grow when they are rounded to float32."""
+    model, x = Linear((7,)), inputs((7,))
+    found = certified_radius(model, x, model(x).argmax(1), norm=2)
+    assert (found.radius.float() > found.radius).any()
+    assert torch.equal(found.to(dtype=torch.float32).radius, found.radius)
+    distance = found.radius + 1
+    witness = Witness(
+        label=found.label, distance=distance, adversarial=x, found=~found.abstained, adversarial_label=found.label,
+        norm=2.0, queries=1, method="none",
+    )  # fmt: skip
+    moved = witness.to(dtype=torch.float32)
+    assert torch.equal(moved.distance, distance)
+    assert moved.adversarial.dtype == torch.float32
 
 
 def test_bounds_that_overflow_prove_nothing():
@@ -378,6 +415,16 @@ def test_bounds_that_overflow_prove_nothing():
         ({"labels": torch.tensor([0, -1])}, "labels must be class indices from 0 to 2, got -1 in row 1"),
         ({"labels": torch.zeros(2, 3, dtype=torch.int64)}, "pass class indices, not one-hot rows"),
         ({"labels": torch.tensor([0])}, "labels must have shape"),
+        ({"labels": [0, 1]}, "labels must be a torch tensor, got list: use torch.as_tensor"),
+        ({"labels": np.array([0, 1])}, "labels must be a torch tensor, got ndarray: use torch.as_tensor"),
+        ({"labels": torch.tensor([0, 3], dtype=torch.uint16)}, "from 0 to 2, got 3 in row 1"),
+        ({"x": np.full((2, 7), 0.5)}, "x must be a torch tensor, got ndarray: use torch.as_tensor"),
+        ({"tolerance": "small"}, "tolerance must be a finite number above 0, got 'small'"),
+        ({"batch_size": 100.0}, "batch_size must be an integer of at least 1, got 100.0"),
+        ({"batch_size": "100"}, "batch_size must be an integer of at least 1, got '100'"),
+        ({"batch_size": True}, "batch_size must be an integer of at least 1, got True"),
+        ({"low": torch.zeros(2, 7)}, "low must broadcast to one input"),  # it was split with the rows, or not
+        ({"low": 1.0, "high": 0.0}, "low must not exceed high"),
         ({"norm": 0.5}, "norm must be at least 1"),
         ({"norm": math.nan}, "norm must be at least 1"),
         ({"tolerance": 0.0}, "tolerance must be a finite number above 0"),

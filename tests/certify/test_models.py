@@ -1,0 +1,222 @@
+"""What every method asks of a model, each rule with a model that breaks it."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from oracles.halfspace import generator
+from torch import Tensor, nn
+
+from bounds import InvalidInput, InvalidModel, Normalize
+from certify import SmoothedClassifier, certified_radius
+from certify.models import frozen, predictions, probe
+from certify.smoothing import Gaussian
+
+SHAPE = (3, 5, 7)
+FEATURES = math.prod(SHAPE)
+
+
+class Function(nn.Module):
+    """A function of a batch as a model."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(x)
+
+
+def two(x: Tensor) -> Tensor:
+    """The first two entries of each row as logits."""
+    return x.flatten(1)[:, :2]
+
+
+def inputs(count: int = 4) -> Tensor:
+    return torch.rand(count, *SHAPE, generator=generator(1))
+
+
+def probed(model: nn.Module, x: Tensor, **options: int) -> int:
+    with frozen(model):
+        return probe(model, x, **options)
+
+
+# ----------------------------------------------------------------------------------------------- writing into inputs
+
+WRITERS = {
+    "round_": lambda x: two(x.round_()),
+    "clamp_ that changes nothing here": lambda x: two(x.clamp_(0, 1)),
+    "relu of a view": lambda x: two(nn.functional.relu(x.flatten(1), inplace=True)),
+    "new shape": lambda x: two(x.squeeze_(0).unsqueeze_(0).transpose_(1, 2)),
+    "behind the back of autograd": lambda x: two(x.data.mul_(2)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_model_that_writes_into_its_input_is_refused(name: str):
+    """It changed the caller's inputs, and the certificate then spoke of the changed ones."""
+    x = inputs()
+    before = x.clone()
+    with pytest.raises(InvalidModel, match="the model writes into its input"):
+        probed(Function(WRITERS[name]), x)
+    assert torch.equal(x, before)
+
+
+def test_no_method_hands_out_a_certificate_for_inputs_that_the_model_rounds_away():
+    x = inputs()
+    before, labels = x.clone(), torch.zeros(4, dtype=torch.int64)
+    inplace = nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(FEATURES, 2))
+    with pytest.raises(InvalidModel, match="writes into its input"):
+        certified_radius(inplace, x, labels, norm=2)
+    with pytest.raises(InvalidModel, match="writes into its input"):
+        SmoothedClassifier(Function(WRITERS["round_"]), Gaussian(0.1), num_classes=2).certify(x, n=10)
+    assert torch.equal(x, before)
+
+
+def test_models_that_write_into_their_own_tensors_are_served():
+    later = nn.Sequential(
+        Normalize([0.5] * 3, [0.2] * 3), nn.ReLU(inplace=True), nn.Dropout(inplace=True), nn.Flatten(), nn.LazyLinear(4)
+    )
+    later(inputs())
+    assert probed(later, inputs(), batch_size=50) == 4
+    assert probed(nn.Sequential(nn.Dropout(inplace=True), nn.Flatten()), inputs()) == FEATURES
+    with torch.inference_mode():
+        assert probed(later, inputs()) == 4
+
+
+# ------------------------------------------------------------------------------------------------ coupling of inputs
+
+COUPLED = {
+    "batch statistics": nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten()),
+    "mean": Function(lambda x: two(x - x.mean(0))),
+    "NaN alone": Function(lambda x: two(x) + (math.nan if len(x) == 1 else 0)),
+    "deviation, which is NaN alone": Function(lambda x: two(x) / (x.std() if len(x) > 1 else math.nan)),
+    "fewer classes alone": Function(lambda x: x.flatten(1)[:, : 1 + len(x)]),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+@pytest.mark.parametrize("rows", ["different", "one", "equal", "constant"])
+def test_coupling_of_rows_is_seen(name: str, rows: str):
+    """With one row, or two equal ones, batch statistics are those of the row itself."""
+    one = inputs(1)
+    kinds = {"different": inputs(), "one": one, "equal": one.repeat(3, 1, 1, 1), "constant": torch.full_like(one, 0.5)}
+    with pytest.raises(InvalidModel, match=r"depend on the other rows of its batch|must return logits"):
+        probed(COUPLED[name], kinds[rows])
+
+
+def test_models_of_whole_numbers_get_only_numbers_of_the_input():
+    """A row made up for the check must not be refused by a model that looks its entries up."""
+    table = nn.Embedding(6, 4)
+    model = Function(lambda x: table(x.long()).mean(1))
+    for x in (torch.tensor([[5.0, 2.0, 3.0]]), torch.tensor([[5.0, 5.0, 5.0]]), torch.zeros(2, 3)):
+        assert probed(model, x, batch_size=10) == 4
+
+
+def test_another_input_may_have_logits_that_overflow_but_not_the_first():
+    model = Function(lambda x: two(torch.where(x > 0.5, math.nan, x)))
+    x = torch.zeros(2, 3)
+    x[1] = 1
+    assert probed(model, x) == 2
+    assert probed(model, x[:1]) == 2
+    with pytest.raises(InvalidModel, match="logits that are not finite"):
+        probed(model, x.flip(0))
+
+
+# ------------------------------------------------------------------------------------------------------ other faults
+
+
+def fails(error: Exception) -> Callable[[Tensor], Tensor]:
+    def function(x: Tensor) -> Tensor:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AssertionError(), "AssertionError: no message"),
+        (AssertionError("odd\nlines"), "AssertionError: odd$"),
+        (KeyError("a"), "KeyError: 'a'"),
+        (NotImplementedError("later"), "NotImplementedError: later"),
+    ],
+)
+def test_whatever_a_model_raises_becomes_one_line(error: Exception, message: str):
+    with pytest.raises(InvalidModel, match=message) as caught:
+        probed(Function(fails(error)), inputs())
+    assert "does not accept x of shape (2, 3, 5, 7)" in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: two(x).to(torch.complex64), "must return real logits, got torch.complex64"),
+        (lambda x: two(x) > 0, "must return real logits, got torch.bool"),
+        (lambda x: (two(x),), r"must return logits of shape \(N, K\) with K >= 2, got tuple"),
+        (lambda x: two(x)[:, :1], r"must return logits of shape .* got \(2, 1\)"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused(function: Callable[[Tensor], object], message: str):
+    with pytest.raises(InvalidModel, match=message):
+        probed(Function(function), inputs())
+
+
+@pytest.mark.parametrize("model", [two, nn.Linear, None])
+def test_what_is_no_module_is_refused(model: object):
+    for call in (lambda: probe(model, inputs()), lambda: probed(model, inputs())):
+        with pytest.raises(InvalidModel, match=r"the model must be a torch.nn.Module, got"):
+            call()
+
+
+def test_no_input_is_refused():
+    with pytest.raises(InvalidInput, match="number of inputs must be an integer of at least 1, got 0"):
+        probed(Function(two), inputs(0))
+
+
+@pytest.mark.parametrize(
+    ("example", "dynamic", "message"),
+    [
+        (8, None, "dynamic batch dimension"),
+        (2, None, "dynamic batch dimension"),
+        (8, 16, r"x of shape \(40, 3, 5, 7\).*dynamic batch dimension, or lower batch_size"),
+    ],
+)
+def test_a_bounded_batch_of_an_exported_model_is_found_at_once(example: int, dynamic: int | None, message: str):
+    """It used to fail in the middle of the run, where batches were full."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, 3))
+    shapes = None if dynamic is None else ({0: torch.export.Dim("batch", max=dynamic)},)
+    exported = torch.export.export(model, (inputs(example),), dynamic_shapes=shapes).module()
+    with pytest.raises(InvalidModel, match=message):
+        SmoothedClassifier(exported, Gaussian(0.1), num_classes=3, batch_size=40).certify(inputs(1), n=100)
+    if dynamic is not None:
+        few = SmoothedClassifier(exported, Gaussian(0.1), num_classes=3, batch_size=dynamic)
+        assert len(few.certify(inputs(), n=100)) == 4
+        assert len(certified_radius(model, inputs(), torch.zeros(4, dtype=torch.int64), norm=2, batch_size=40)) == 4
+
+
+def test_each_public_call_tries_the_model_once():
+    sizes = []
+
+    def function(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return two(x)
+
+    SmoothedClassifier(Function(function), Gaussian(0.1), num_classes=2, batch_size=50).certify(
+        inputs(1), n=100, n0=100
+    )
+    assert sizes == [2, 2, 1, 50, *[50] * 4]
+
+
+# ------------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_logits_that_are_not_finite_predict_no_class(batch_size: int):
+    """NaN counted as class 0, since argmax takes it for the largest."""
+    x = torch.tensor([[0.0, 1.0], [math.nan, 1.0], [1.0, math.nan], [1.0, 0.0], [0.0, math.inf]])
+    found = predictions(Function(two), x, batch_size)
+    assert found.tolist() == [1, -1, -1, 0, -1]
+    assert found.dtype == torch.int64
