@@ -279,7 +279,7 @@ def evaluate(
     if isinstance(methods, str):
         checks.one_of("methods", methods, ("standard",))
     with frozen(model):
-        num_classes = probe(model, x)
+        num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
         problem = Problem(
             model=model,
             x=x.detach(),

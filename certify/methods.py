@@ -81,7 +81,7 @@ class Method(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Randomized smoothing with Gaussian noise.
 
-    All inputs draw their own noise here (``noise_group=1``), so that statements about the whole data set may
+    All inputs draw their own noise by default (``noise_group=1``), so that statements about the whole data set may
     treat the certificates as independent.
     """
 

@@ -73,7 +73,8 @@ def minimal_perturbation(
     checks.at_least("restarts", restarts, 1)
     x = x.detach()
     with frozen(model):
-        labels = checks.labels(labels, len(x), probe(model, x) if len(x) else 2).to(x.device)
+        num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
+        labels = checks.labels(labels, len(x), num_classes).to(x.device)
         parts = [
             _attack(_Search(model, part, label, float(norm), low, high, generator), steps, restarts)
             for part, label in zip(x.split(batch_size), labels.split(batch_size), strict=True)
