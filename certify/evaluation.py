@@ -16,8 +16,9 @@ from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccura
 from certify.manifest import manifest_of, norm_key
 from certify.methods import STANDARD, Method, Problem
 from certify.models import frozen, probe
+from certify.records import certificate_rows, witness_rows
 from certify.report import Page, norm_name, render
-from certify.results import Certificate, SmoothingCertificate, Witness
+from certify.results import Witness
 from certify.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -337,10 +338,10 @@ def _run_unit(
         details = [{"status": kind, "subject": "base", "reason": str(error)}] * (rows.stop - rows.start)
     else:
         if isinstance(result, Witness):
-            kind, details = "witness", _witness_rows(result.cpu(), clean, targets, norms)
+            kind, details = "witness", witness_rows(result.cpu(), clean, targets, norms)
             tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
         else:
-            kind, details = "certificate", _certificate_rows(result.cpu(), targets)
+            kind, details = "certificate", certificate_rows(result.cpu(), targets)
     labels = problem.y[rows].tolist()
     shared = [
         {"index": rows.start + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
@@ -355,50 +356,6 @@ def _run_unit(
         "rows": shared,
     }
     return record, tensors
-
-
-def _certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
-    """What stands in the record of each certificate, in plain numbers."""
-    rows = []
-    for i, radius in enumerate(certificate.radius.tolist()):
-        if not 0 <= radius < math.inf:
-            raise InvalidInput(f"{certificate.method} must return finite radii of at least 0, got {radius}")
-        wrong = bool(certificate.label[i] != labels[i])
-        proved = "certified" if radius > 0 else "not certified"
-        row: dict[str, Any] = {
-            "prediction": int(certificate.label[i]),
-            "subject": certificate.subject,
-            "status": "abstained" if certificate.abstained[i] else "misclassified" if wrong else proved,
-            "certified_radius": radius,
-            "alpha": certificate.alpha,
-        }
-        if isinstance(certificate, SmoothingCertificate):
-            row["counts"] = certificate.counts[i].tolist()
-            row["selection_counts"] = certificate.selection_counts[i].tolist()
-            row["p_lower"] = float(certificate.p_lower[i])
-        rows.append(row)
-    return rows
-
-
-def _witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
-    """What stands in the record of each witness, in plain numbers; its distance in every norm of the run."""
-    delta = (witness.adversarial.double() - clean.double()).flatten(1)
-    distances = {norm_key(norm): torch.linalg.vector_norm(delta, norm, dim=1).tolist() for norm in norms}
-    rows = []
-    for i, found in enumerate(witness.found.tolist()):
-        wrong = bool(witness.label[i] != labels[i])
-        row: dict[str, Any] = {
-            "prediction": int(witness.label[i]),
-            "subject": witness.subject,
-            "status": "misclassified" if wrong else "found" if found else "not found",
-            "queries": witness.queries,
-        }
-        if found:
-            row["attack_distance"] = float(witness.distance[i])
-            row["adversarial_label"] = int(witness.adversarial_label[i])
-            row["distances"] = {norm: values[i] for norm, values in distances.items()}
-        rows.append(row)
-    return rows
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], norm: float, subject: str, method: str) -> AccuracyCurve:

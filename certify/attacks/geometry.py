@@ -46,3 +46,13 @@ def clip(points: Tensor, low: float | Tensor | None, high: float | Tensor | None
     if high is not None:
         points = torch.minimum(points, torch.as_tensor(high, dtype=points.dtype, device=points.device))
     return points
+
+
+def inner_side(limit: float | Tensor | None, like: Tensor, inward: float) -> Tensor | None:
+    """A side of the box in the dtype and on the device of ``like``, rounded towards ``inward``, an infinity."""
+    if not isinstance(limit, Tensor):
+        return None if limit is None else torch.as_tensor(limit, dtype=like.dtype, device=like.device)
+    exact = limit.to(like.device, torch.float64)
+    side = exact.to(like.dtype)
+    outside = (side.double() < exact) if inward > 0 else (side.double() > exact)
+    return torch.where(outside, torch.nextafter(side, torch.full_like(side, inward)), side)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from certify.attacks.geometry import clip, dual_length, length, per_row, project, steepest_ascent
+from certify.attacks.geometry import clip, dual_length, inner_side, length, per_row, project, steepest_ascent
 from certify.models import frozen, probe
 from certify.results import Witness
 
@@ -111,6 +111,7 @@ class _Search:
     distance: Tensor = field(init=False)  # (N,) their distance, infinite where there is none yet
 
     def __post_init__(self) -> None:
+        self.low, self.high = inner_side(self.low, self.x, math.inf), inner_side(self.high, self.x, -math.inf)
         self.best = self.x
         self.distance = self.x.new_full((len(self.x),), math.inf)
 

@@ -237,6 +237,17 @@ def test_a_box_per_feature_freezes_what_it_pins():
     assert (witness.distance >= free.distance * (1 - 1e-6)).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_box_in_double_precision_holds_for_inputs_in_single(norm: float):
+    """Sides that float32 cannot hold are rounded inward: no witness leaves the box as it was stated."""
+    model, x, y = problem((7,), 3, 4, torch.float32)
+    low, high = torch.full((7,), 0.1, dtype=torch.float64), torch.full((7,), 0.9, dtype=torch.float64)
+    witness = minimal_perturbation(model, x, y, norm=norm, low=low, high=high)
+    assert witness.found.all()
+    assert witness.adversarial.dtype == torch.float32
+    assert ((witness.adversarial.double() >= low) & (witness.adversarial.double() <= high)).all()
+
+
 def test_the_same_generator_gives_the_same_witness():
     model, x, y = reference.load("pgd", 10)
     options = {"norm": 2, "steps": 10, "restarts": 2}

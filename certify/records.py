@@ -1,0 +1,56 @@
+"""Results as the rows of a record: one mapping per input, in plain numbers that JSON can hold."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bounds.errors import InvalidInput
+from certify.manifest import norm_key
+from certify.results import Certificate, SmoothingCertificate, Witness
+
+
+def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
+    """What stands in the record of each certificate, in plain numbers."""
+    rows = []
+    for i, radius in enumerate(certificate.radius.tolist()):
+        if not 0 <= radius < math.inf:
+            raise InvalidInput(f"{certificate.method} must return finite radii of at least 0, got {radius}")
+        wrong = bool(certificate.label[i] != labels[i])
+        proved = "certified" if radius > 0 else "not certified"
+        row: dict[str, Any] = {
+            "prediction": int(certificate.label[i]),
+            "subject": certificate.subject,
+            "status": "abstained" if certificate.abstained[i] else "misclassified" if wrong else proved,
+            "certified_radius": radius,
+            "alpha": certificate.alpha,
+        }
+        if isinstance(certificate, SmoothingCertificate):
+            row["counts"] = certificate.counts[i].tolist()
+            row["selection_counts"] = certificate.selection_counts[i].tolist()
+            row["p_lower"] = float(certificate.p_lower[i])
+        rows.append(row)
+    return rows
+
+
+def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
+    """What stands in the record of each witness, in plain numbers; its distance in every norm of the run."""
+    delta = (witness.adversarial.double() - clean.double()).flatten(1)
+    distances = {norm_key(norm): torch.linalg.vector_norm(delta, norm, dim=1).tolist() for norm in norms}
+    rows = []
+    for i, found in enumerate(witness.found.tolist()):
+        wrong = bool(witness.label[i] != labels[i])
+        row: dict[str, Any] = {
+            "prediction": int(witness.label[i]),
+            "subject": witness.subject,
+            "status": "misclassified" if wrong else "found" if found else "not found",
+            "queries": witness.queries,
+        }
+        if found:
+            row["attack_distance"] = float(witness.distance[i])
+            row["adversarial_label"] = int(witness.adversarial_label[i])
+            row["distances"] = {norm: values[i] for norm, values in distances.items()}
+        rows.append(row)
+    return rows
