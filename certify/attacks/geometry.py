@@ -21,8 +21,9 @@ def steepest_ascent(gradient: Tensor, norm: float) -> Tensor:
     """Argmax of <gradient, d> over unit vectors d of the norm; 0 where the gradient is 0. (N, *D)."""
     if norm == math.inf:
         return gradient.sign()
-    size = per_row(length(gradient, 2), gradient)
-    return torch.where(size > 0, gradient / size.clamp(min=torch.finfo(gradient.dtype).tiny), 0.0)
+    tiny = torch.finfo(gradient.dtype).tiny
+    scaled = gradient / per_row(length(gradient, math.inf), gradient).clamp(min=tiny)  # squares must not underflow
+    return scaled / per_row(length(scaled, 2), scaled).clamp(min=tiny)
 
 
 def dual_length(gradient: Tensor, norm: float) -> Tensor:
@@ -39,13 +40,11 @@ def project(delta: Tensor, radius: Tensor, norm: float) -> Tensor:
     return delta * (limit / size.clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1.0)
 
 
-def clip(points: Tensor, low: float | Tensor | None, high: float | Tensor | None) -> Tensor:
+def clip(points: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
     """Entry-wise projection onto the box; exact, so that a later check against the same sides passes."""
     if low is not None:
-        points = torch.maximum(points, torch.as_tensor(low, dtype=points.dtype, device=points.device))
-    if high is not None:
-        points = torch.minimum(points, torch.as_tensor(high, dtype=points.dtype, device=points.device))
-    return points
+        points = torch.maximum(points, low)
+    return points if high is None else torch.minimum(points, high)
 
 
 def inner_side(limit: float | Tensor | None, like: Tensor, inward: float) -> Tensor | None:
