@@ -77,6 +77,8 @@ def sequential_lower(successes: Tensor, trials: int | Tensor, alpha: float = 1e-
     """
     checks.at_most("alpha", checks.probability("alpha", alpha), LARGEST_ALPHA)
     a, n, _ = _arrays(successes, trials, 0.5)
+    # Rows of one experiment often agree: each pair is worked on once.
+    (a, n), back = np.unique(np.stack([a.ravel(), n.ravel()]), axis=1, return_inverse=True)
     limit = math.log(1 / alpha) + ERROR + ERROR_PER_DRAW * n
     rejected, open_ = np.zeros(a.shape), np.where(n > 0, a / np.maximum(n, 1), 0.0)
     for _ in range(60):  # the evidence against p0 falls as p0 grows towards the share of successes
@@ -84,7 +86,8 @@ def sequential_lower(successes: Tensor, trials: int | Tensor, alpha: float = 1e-
         p0 = np.clip(middle, 1e-300, None)
         reject = (_log_evidence(a, n, p0, 1 - p0) >= limit) & (middle > 0)
         rejected, open_ = np.where(reject, middle, rejected), np.where(reject, open_, middle)
-    return round_down(torch.from_numpy(rejected)).clamp(min=0.0).to(successes.device)
+    bound = torch.from_numpy(np.asarray(rejected[back])).view(successes.shape)
+    return round_down(bound).clamp(min=0.0).to(successes.device)
 
 
 def _arrays(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> tuple[FloatArray, ...]:

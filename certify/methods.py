@@ -7,7 +7,8 @@ or pass it to ``evaluate(methods=[...])``.
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
@@ -19,6 +20,7 @@ from bounds.errors import InvalidInput
 from certify.attacks import minimal_perturbation
 from certify.results import Certificate, Witness
 from certify.smoothing import Gaussian, SmoothedClassifier
+from certify.smoothing.distributions import lie_on_grid
 from certify.verification import certified_radius
 
 Count = Annotated[int, Meta(ge=1)]
@@ -38,6 +40,11 @@ class Problem:
     num_classes: int
     seed: int
     batch_size: int
+
+    @cached_property
+    def on_grid(self) -> bool:
+        """Whether all inputs are 8-bit: asked of the whole data set, so that no slice of it decides for itself."""
+        return lie_on_grid(self.x)
 
     def generator(self, offset: int = 0) -> torch.Generator:
         """A fresh generator of the run's seed on the device of the inputs."""
@@ -82,7 +89,7 @@ class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Randomized smoothing with Gaussian noise.
 
     All inputs draw their own noise by default (``noise_group=1``), so that statements about the whole data set may
-    treat the certificates as independent.
+    treat the certificates as independent. The settings are those of :meth:`certify.SmoothedClassifier.certify`.
     """
 
     name = "smoothing"
@@ -94,6 +101,8 @@ class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     n0: Count = 100
     alpha: Probability = 1e-3
     noise_group: Count = 1
+    bound: Literal["binary", "two-class", "selected"] = "binary"
+    tolerance: Positive | None = None
 
     def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
         """Certificates of the smoothed classifier."""
@@ -103,12 +112,15 @@ class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             num_classes=problem.num_classes,
             batch_size=problem.batch_size,
             noise_group=self.noise_group,
+            grid="auto" if problem.on_grid else None,
         )
         return smoothed.certify(
             problem.x[rows],
             self.n,
             self.n0,
             self.alpha,
+            bound=self.bound,
+            tolerance=self.tolerance,
             generator=problem.generator(),
             first_index=rows.start,
         )

@@ -31,6 +31,9 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
             row["counts"] = certificate.counts[i].tolist()
             row["selection_counts"] = certificate.selection_counts[i].tolist()
             row["p_lower"] = float(certificate.p_lower[i])
+            row["p_upper"] = float(certificate.p_upper[i])
+            row["draws"] = int(certificate.draws[i])
+            row["sampling"] = certificate.sampling
         rows.append(row)
     return rows
 

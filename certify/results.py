@@ -96,26 +96,38 @@ class SmoothingCertificate(Certificate):
     """Certificates of a smoothed classifier, with the counts behind them.
 
     Attributes:
-        counts: (N, K) int64, votes of the estimation draws; the rows sum to ``n - invalid``.
+        counts: (N, K) int64, votes of the estimation draws; the rows sum to ``draws - invalid``.
         selection_counts: (N, K) int64, votes of the separate draws that chose ``label``.
         invalid: (N,) int64, estimation draws without a vote because a logit was NaN.
         p_lower: (N,) float64, lower confidence bound of the probability of ``label``.
-        n: estimation draws per input.
+        p_upper: (N,) float64, upper bound of the probability of every other class; both hold together.
+        two_class: (N,) bool, True where ``p_upper`` was estimated, at half of alpha each; else it is ``1 - p_lower``.
+        draws: (N,) int64, estimation draws.
+        sequential: whether the bounds hold at every moment, so that more draws may follow; else ``draws`` is ``n``.
+        n: most estimation draws per input.
         n0: selection draws per input.
         seed: run seed; noise is a function of it, the index of the input and the block of draws.
         first_index: index of row 0 in its data set.
         noise_group: consecutive inputs that share their noise draws; 1 makes all inputs independent.
+        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
+        precision: dtype in which the model answers.
     """
 
     counts: Tensor
     selection_counts: Tensor
     invalid: Tensor
     p_lower: Tensor
+    p_upper: Tensor
+    two_class: Tensor
+    draws: Tensor
+    sequential: bool
     n: int
     n0: int
     seed: int
     first_index: int
     noise_group: int
+    sampling: str
+    precision: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,6 +147,8 @@ class RadiusDecision(Record):
         seed: run seed.
         first_index: index of row 0 in its data set.
         noise_group: consecutive inputs that share their noise draws.
+        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
+        precision: dtype in which the model answers.
         subject: the smoothed classifier.
     """
 
@@ -149,6 +163,8 @@ class RadiusDecision(Record):
     seed: int
     first_index: int
     noise_group: int
+    sampling: str
+    precision: str
     subject: str
 
 

@@ -6,19 +6,24 @@ rounding errors by which a network's logits differ between batch sizes.
 """
 
 import hashlib
+import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
 
 from bounds.errors import InvalidInput
-from certify.smoothing.noise import Noise
+from certify.models import frozen, out_of_memory
+from certify.smoothing.distributions import Distribution
 
 # Draws per block. Part of the meaning of a seed: another value gives other certificates.
 NOISE_BLOCK = 100
 BLOCKS_PER_STAGE = 2**30
+
+Consumer = Callable[[Tensor, Tensor, Tensor], None]
 
 
 class Stage(IntEnum):
@@ -50,21 +55,22 @@ def block_seed(seed: int, stage: Stage, group: int, block: int) -> int:
 
 
 class NoiseStream:
-    """The draws of one group of inputs, block after block, in a buffer that is used again."""
+    """The raw draws of one group of inputs, block after block, in a buffer that is used again."""
 
-    def __init__(self, noise: Noise, like: Tensor, *, seed: int, stage: Stage, group: int) -> None:
-        self.noise = noise
+    def __init__(self, distribution: Distribution, encoded: Tensor, *, seed: int, stage: Stage, group: int) -> None:
+        self.distribution = distribution
         self.key = (seed, stage, group)
-        self.generator = torch.Generator(like.device)
-        self.buffer = like.new_empty(0, *like.shape[1:])
+        self.generator = torch.Generator(encoded.device)
+        self.encoded = encoded[:1]
+        self.buffer = distribution.raw(self.encoded, 0)
 
     def blocks(self, first: int, count: int) -> Tensor:
-        """Draws of ``count`` blocks, (count * NOISE_BLOCK, *D); valid until the next call."""
+        """Draws of ``count`` blocks, (count * NOISE_BLOCK, *R); valid until the next call."""
         if len(self.buffer) < count * NOISE_BLOCK:
-            self.buffer = self.buffer.new_empty(count * NOISE_BLOCK, *self.buffer.shape[1:])
+            self.buffer = self.distribution.raw(self.encoded, count * NOISE_BLOCK)
         for i in range(count):
             self.generator.manual_seed(block_seed(*self.key, first + i))
-            self.noise.sample_(self.buffer[i * NOISE_BLOCK : (i + 1) * NOISE_BLOCK], self.generator)
+            self.distribution.draw_(self.buffer[i * NOISE_BLOCK : (i + 1) * NOISE_BLOCK], self.generator)
         return self.buffer[: count * NOISE_BLOCK]
 
 
@@ -79,85 +85,136 @@ def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice
         start = stop
 
 
-def count_votes(
-    model: nn.Module,
-    x: Tensor,
-    noise: Noise,
-    draws: int,
-    *,
-    num_classes: int,
-    seed: int,
-    stage: Stage,
-    indices: Sequence[int] | None = None,
-    first_block: int = 0,
-    batch_size: int = 1000,
-    noise_group: int = 1,
-) -> Tensor:
-    """Votes of a model under noise; nothing is read back to the host.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sampling:
+    """A model on fixed inputs under noise: all that a draw is a function of.
 
-    Args:
-        model: in evaluation mode, (B, *D) to (B, K).
+    Attributes:
+        model: takes (B, *O), deterministic and row by row.
         x: (N, *D).
-        noise: distribution of the perturbation.
-        draws: draws per input.
-        num_classes: K.
+        distribution: of the noise.
         seed: run seed.
-        stage: stream of noise.
-        indices: index of each row in its data set; 0, 1, ... if None.
-        first_block: block of draws to begin with; earlier ones were counted before.
+        indices: index of each row in its data set.
         batch_size: rows of a forward pass, at most.
         noise_group: consecutive indices that share their draws.
-
-    Returns:
-        (N, K + 1) int64 on the device of ``x``. The last column counts draws with a NaN logit, which vote for
-        no class.
     """
-    batch = _Batch(model, x, num_classes, batch_size)
-    with torch.no_grad():
-        for group, rows in noise_groups(range(len(x)) if indices is None else indices, noise_group):
-            stream = NoiseStream(noise, x, seed=seed, stage=stage, group=group)
-            # Several blocks at once for a single input, one block for many that share it.
-            step = max(1, batch_size // (NOISE_BLOCK * (rows.stop - rows.start)))
-            for block in range(0, -(-draws // NOISE_BLOCK), step):
-                left = draws - block * NOISE_BLOCK
-                perturbations = stream.blocks(first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
-                for part in perturbations.split(batch_size):
-                    batch.add(rows, part)
-        batch.flush()
-    return batch.votes
+
+    model: nn.Module
+    x: Tensor
+    distribution: Distribution
+    seed: int
+    indices: Sequence[int]
+    batch_size: int = 1000
+    noise_group: int = 1
+
+    @property
+    def error(self) -> float:
+        """Total variation distance between one noisy input as drawn and as certificates assume, at most."""
+        return self.distribution.error(math.prod(self.x.shape[1:]))
+
+    def rows(self, chosen: Tensor) -> "Sampling":
+        """The same for some of the rows, given by their numbers (M,)."""
+        return replace(self, x=self.x[chosen], indices=[self.indices[row] for row in chosen.tolist()])
+
+    def run(self, draws: int, stage: Stage, consume: Consumer, *, first_block: int = 0) -> None:
+        """Run the model on every input under noise, in batches that gather across inputs.
+
+        Args:
+            draws: draws per input.
+            stage: stream of noise.
+            consume: called once per forward pass with the output, B rows, and two int64 tensors (B,): the row of
+                ``x`` behind each, and the number of its draw, from 0.
+            first_block: block of draws to begin with; earlier ones were counted before.
+        """
+        with frozen(self.model) as model, torch.no_grad():
+            encoded = self.distribution.encode(self.x)
+            batch = _Batch(model, self.x, self.distribution, encoded, self.batch_size, consume)
+            for group, rows in noise_groups(self.indices, self.noise_group):
+                stream = NoiseStream(self.distribution, encoded, seed=self.seed, stage=stage, group=group)
+                # Several blocks at once for a single input, one block for many that share it.
+                step = max(1, self.batch_size // (NOISE_BLOCK * (rows.stop - rows.start)))
+                for block in range(0, -(-draws // NOISE_BLOCK), step):
+                    left = draws - block * NOISE_BLOCK
+                    raw = stream.blocks(first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
+                    for start in range(0, len(raw), self.batch_size):
+                        batch.add(rows, raw[start : start + self.batch_size], block * NOISE_BLOCK + start)
+            batch.flush()
+
+    def votes(self, num_classes: int, draws: int, stage: Stage, *, first_block: int = 0) -> Tensor:
+        """Votes (N, K + 1), int64 on the device of ``x``; nothing is read back to the host.
+
+        The last column counts draws with a NaN logit, which vote for no class.
+        """
+        votes = torch.zeros(len(self.x), num_classes + 1, dtype=torch.int64, device=self.x.device)
+
+        def count(logits: Tensor, row: Tensor, draw: Tensor) -> None:
+            largest, choice = logits.max(dim=1)
+            cell = choice.masked_fill(largest.isnan(), num_classes) + (num_classes + 1) * row
+            votes.view(-1).scatter_add_(0, cell, torch.ones_like(cell))
+
+        self.run(draws, stage, count, first_block=first_block)
+        return votes
 
 
 class _Batch:
     """Noisy inputs on their way to the model, gathered across inputs until a forward pass is full."""
 
-    def __init__(self, model: nn.Module, x: Tensor, num_classes: int, size: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        distribution: Distribution,
+        encoded: Tensor,
+        size: int,
+        consume: Consumer,
+    ) -> None:
         self.model = model
-        self.x = x
-        self.votes = torch.zeros(len(x), num_classes + 1, dtype=torch.int64, device=x.device)
-        self.buffer = x.new_empty(size, *x.shape[1:])
-        self.owner = torch.empty(size, dtype=torch.int64, device=x.device)  # the row behind each noisy input
+        self.distribution = distribution
+        self.encoded = encoded
+        self.dtype = precision(model, x)
+        self.consume = consume
+        self.buffer = encoded.new_empty(size, *distribution.clean(x[:1]).shape[1:])
+        self.row, self.draw = torch.empty(2, size, dtype=torch.int64, device=x.device)
         self.filled = 0
+        self.largest = size  # rows of a forward pass that memory has room for
 
-    def add(self, rows: slice, perturbations: Tensor) -> None:
-        """Put every row of the slice under each of S perturbations, S at most the size of a batch."""
-        draws, row = len(perturbations), rows.start
+    def add(self, rows: slice, raw: Tensor, first_draw: int) -> None:
+        """Put every row of the slice under each of S raw draws, S at most the size of a batch."""
+        draws, row = len(raw), rows.start
         while row < rows.stop:
             count = min(rows.stop - row, (len(self.buffer) - self.filled) // draws)
             if count == 0:
                 self.flush()
                 continue
             place = slice(self.filled, self.filled + count * draws)
-            noisy = self.buffer[place].view(count, draws, *self.x.shape[1:])
-            torch.add(self.x[row : row + count].unsqueeze(1), perturbations, out=noisy)
-            owners = torch.arange(row, row + count, device=self.x.device)
-            self.owner[place].view(count, draws).copy_(owners.unsqueeze(1))
+            shape = (count, draws)
+            self.distribution.perturb_(
+                self.buffer[place].view(*shape, *self.buffer.shape[1:]), self.encoded[row : row + count], raw
+            )
+            device = self.row.device
+            self.row[place].view(shape).copy_(torch.arange(row, row + count, device=device).unsqueeze(1))
+            self.draw[place].view(shape).copy_(torch.arange(first_draw, first_draw + draws, device=device))
             self.filled, row = place.stop, row + count
 
     def flush(self) -> None:
-        """Run the model on what is gathered and count its votes; a row with a NaN logit votes for no class."""
-        if self.filled:
-            largest, choice = self.model(self.buffer[: self.filled]).max(dim=1)
-            columns = self.votes.shape[1]
-            choice = choice.masked_fill(largest.isnan(), columns - 1) + columns * self.owner[: self.filled]
-            self.votes.view(-1).scatter_add_(0, choice, torch.ones_like(choice))
-            self.filled = 0
+        """Run the model on what is gathered; where memory ends, on half of it at a time from then on."""
+        start = 0
+        while start < self.filled:
+            part = slice(start, min(start + self.largest, self.filled))
+            try:
+                output = self.model(self.buffer[part].to(self.dtype))
+            except RuntimeError as error:
+                if self.largest == 1 or not out_of_memory(error):
+                    raise
+                self.largest = (min(self.largest, self.filled) + 1) // 2
+                continue
+            self.consume(output, self.row[part], self.draw[part])
+            start = part.stop
+        self.filled = 0
+
+
+def precision(model: nn.Module, x: Tensor) -> torch.dtype:
+    """The dtype that noisy inputs are handed to the model in: its own if it is half precision, else that of ``x``."""
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    half = dtypes & {torch.float16, torch.bfloat16}
+    return half.pop() if len(dtypes) == len(half) == 1 else x.dtype

@@ -32,7 +32,7 @@ def test_one_row_per_input_norm_and_method(evaluation: Evaluation):
     }
     assert set(table.columns) >= {"label", "prediction", "subject", "certified_radius", "attack_distance", "status"}
     smoothed = table[table.method == "smoothing"]
-    assert set(smoothed.subject) == {"smoothed(gaussian(sigma=0.25))"}
+    assert set(smoothed.subject) == {"smoothed(gaussian(sigma=0.25), grid=255)"}
     assert set(table[table.method != "smoothing"].subject) == {"base"}
     assert [sum(counts) for counts in smoothed["counts"]] == [200] * 25
 

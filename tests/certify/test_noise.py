@@ -82,12 +82,12 @@ def test_no_radius_below_zero_is_asked_for(name: str):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_draws_follow_the_distribution(name: str, dtype: torch.dtype):
     noise, distribution, _ = NOISES[name]
-    draws = noise.sample_(torch.empty(100, 1000, dtype=dtype), generator(1))
+    draws = noise.sample(torch.zeros(1, 1000, dtype=dtype), 100, generator=generator(1))
     assert draws.isfinite().all()
     assert scipy.stats.kstest(draws.flatten().numpy(), distribution.cdf).pvalue > 1e-6
     wrong = scipy.stats.kstest(1.05 * draws.flatten().numpy(), distribution.cdf).pvalue
     assert wrong < 1e-4  # a scale that is off by 5 % is seen
-    assert torch.equal(noise.sample_(torch.empty(100, 1000, dtype=dtype), generator(1)), draws)
+    assert torch.equal(noise.sample(torch.zeros(1, 1000, dtype=dtype), 100, generator=generator(1)), draws)
 
 
 @each_noise
@@ -95,9 +95,9 @@ def test_draws_follow_the_distribution(name: str, dtype: torch.dtype):
 def test_draws_in_half_precision_are_those_of_single_precision_rounded(name: str, dtype: torch.dtype):
     """Uniform numbers that are drawn in bfloat16 are coarse and have a mean below 0."""
     noise = NOISES[name][0]
-    draws = noise.sample_(torch.empty(100, 1000, dtype=dtype), generator(1))
+    draws = noise.sample(torch.zeros(1, 1000, dtype=dtype), 100, generator=generator(1))
     assert draws.dtype == dtype
-    assert torch.equal(draws, noise.sample_(torch.empty(100, 1000), generator(1)).to(dtype))
+    assert torch.equal(draws, noise.sample(torch.zeros(1, 1000), 100, generator=generator(1)).to(dtype))
 
 
 @each_noise

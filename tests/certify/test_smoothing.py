@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from bounds import InvalidInput, InvalidModel, clopper_pearson_lower
 from certify import CertifiedAccuracyCurve, SmoothedClassifier, reference
 from certify.smoothing import Gaussian, read_certification_log
-from certify.smoothing.sampling import NOISE_BLOCK, NoiseStream, Stage, block_seed, count_votes
+from certify.smoothing.sampling import NOISE_BLOCK, NoiseStream, Sampling, Stage, block_seed
 
 SIGMA = 0.5
 
 
 def votes(model: nn.Module, x: Tensor, draws: int = 250, first_index: int = 0, **options: int) -> Tensor:
-    settings = {"num_classes": 2, "seed": 7, "stage": Stage.ESTIMATION, "batch_size": 100, **options}
-    settings["indices"] = range(first_index, first_index + len(x))
-    return count_votes(model, x, Gaussian(SIGMA), draws, **settings)
+    settings = {"seed": 7, "batch_size": 100, "indices": range(first_index, first_index + len(x)), **options}
+    sampling = Sampling(model=model, x=x, distribution=Gaussian(SIGMA).distribution, **settings)
+    return sampling.votes(2, draws, Stage.ESTIMATION)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_shards_and_order_change_no_count(halfspace: Halfspace, x: Tensor, group
 
 def test_more_draws_extend_fewer(x: Tensor):
     """Noise is cut into blocks by the draw, so a longer run starts with the draws of a shorter one."""
-    streams = [NoiseStream(Gaussian(1.0), x, seed=1, stage=Stage.ESTIMATION, group=0) for _ in range(2)]
+    streams = [NoiseStream(Gaussian(1.0).distribution, x, seed=1, stage=Stage.ESTIMATION, group=0) for _ in range(2)]
     assert torch.equal(streams[0].blocks(0, 3)[NOISE_BLOCK : 2 * NOISE_BLOCK], streams[1].blocks(1, 1))
 
 
@@ -94,11 +94,11 @@ def test_blocks_of_one_input_never_share_a_seed():
 
 def test_noise_is_gaussian_and_fresh_in_every_block():
     like = torch.zeros(1, 50)
-    stream = NoiseStream(Gaussian(2.0), like, seed=1, stage=Stage.SELECTION, group=0)
+    stream = NoiseStream(Gaussian(2.0).distribution, like, seed=1, stage=Stage.SELECTION, group=0)
     draws = stream.blocks(0, 40).clone()
     assert len(draws.flatten(1).unique(dim=0)) == 40 * NOISE_BLOCK
     assert scipy.stats.kstest(draws.flatten().numpy() / 2.0, "norm").pvalue > 1e-6
-    other = NoiseStream(Gaussian(2.0), like, seed=1, stage=Stage.ESTIMATION, group=0).blocks(0, 40)
+    other = NoiseStream(Gaussian(2.0).distribution, like, seed=1, stage=Stage.ESTIMATION, group=0).blocks(0, 40)
     assert not torch.isclose(draws, other).any(1).all()
 
 
