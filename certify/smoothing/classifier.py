@@ -335,7 +335,7 @@ class SmoothedClassifier:
         distribution.check(x)
         if len(x):
             with frozen(self.model) as model:
-                seen = distribution.clean(x).to(precision(model, x))
+                seen = distribution.clean(x[:100]).to(precision(model, x))
                 probe(model, seen, self.num_classes, batch_size=min(self.batch_size, len(x) * draws))
         return Sampling(
             model=self.model,
@@ -364,7 +364,7 @@ class SmoothedClassifier:
         self, certificate: SmoothingCertificate, sampling: Sampling, n: int, tolerance: float
     ) -> SmoothingCertificate:
         """The certificate once every row has ``n`` draws, or a radius that further ones can raise by little."""
-        alpha, label = certificate.alpha, certificate.label
+        alpha, label, x = certificate.alpha, certificate.label, sampling.x
         checks.at_most("alpha", alpha, LARGEST_ALPHA)
         if not tolerance >= 0:
             raise InvalidInput(f"tolerance must be at least 0, got {tolerance!r}")
@@ -375,19 +375,19 @@ class SmoothedClassifier:
         def settled(rows: Tensor, successes: Tensor, done: int) -> Tensor:
             if tolerance == 0 or done == 0:
                 return torch.zeros_like(successes, dtype=torch.bool)
-            x = sampling.x[rows]
-            # What the radius can become: if every further draw votes for the label, and if p is as large as it may be.
-            most = 1 - sequential_lower(done - successes, done, alpha)
-            best = torch.minimum(lower(successes + n - done, n), most)
-            radius = self.noise.radius_at(x, lower(successes, done))
-            return self.noise.radius_at(x, best) - radius <= tolerance
+            now = lower(successes, done)
+            # What it can become: if every further draw votes for the label, and if p is as large as it may be.
+            best = torch.minimum(lower(successes + n - done, n), 1 - sequential_lower(done - successes, done, alpha))
+            parts = zip(rows.split(1000), best.split(1000), now.split(1000), strict=True)
+            gain = [self.noise.radius_at(x[part], p) - self.noise.radius_at(x[part], q) for part, p, q in parts]
+            return torch.cat(gain) <= tolerance
 
         counts = torch.cat([certificate.counts, certificate.invalid[:, None]], 1)
         votes, draws = draw_until(settled, sampling, label, self.num_classes, n, counts, certificate.draws)
         p_lower = lower(votes_for(label, votes), draws)
         return dataclasses.replace(
             certificate,
-            radius=self.noise.radius_at(sampling.x, p_lower),
+            radius=self.noise.radius_at(x, p_lower),
             abstained=~(p_lower > 0.5),
             counts=votes[:, :-1],
             invalid=votes[:, -1],

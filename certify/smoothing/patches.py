@@ -16,7 +16,7 @@ from certify.results import Record
 from certify.smoothing.enumeration import count_all, lead
 
 
-class Ablation(ABC):
+class PatchAblation(ABC):
     """A family of bands of an image, each of which is kept while all else is hidden."""
 
     @abstractmethod
@@ -37,7 +37,7 @@ class Ablation(ABC):
 
 
 @dataclass(frozen=True)
-class ColumnAblation(Ablation):
+class ColumnAblation(PatchAblation):
     """Bands of adjacent columns, one beginning at every column; those at the right border go on at the left one.
 
     A patch m columns wide touches ``m + columns - 1`` of them, or all.
@@ -75,7 +75,7 @@ class ColumnAblation(Ablation):
 
 
 @dataclass(frozen=True)
-class BlockAblation(Ablation):
+class BlockAblation(PatchAblation):
     """Square blocks, one beginning at every pixel; those at a border go on at the opposite one.
 
     A square patch of side m touches ``(m + side - 1) ** 2`` of them, or all.
@@ -121,7 +121,7 @@ def ablate(x: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-        kept: (B, H, W) bool, for example from :meth:`Ablation.kept`.
+        kept: (B, H, W) bool, for example from :meth:`PatchAblation.kept`.
 
     Returns:
         (B, 2 C, H, W), the C channels of x first.
@@ -174,16 +174,16 @@ class PatchSmoothedClassifier:
         batch_size: rows of a forward pass; a matter of memory and speed only.
 
     Raises:
-        InvalidInput: num_classes below 2, batch_size below 1, ablation no :class:`Ablation`.
+        InvalidInput: num_classes below 2, batch_size below 1, ablation no :class:`PatchAblation`.
 
     References:
         Levine, Feizi (2020), (De)randomized smoothing for certifiable defense against patch attacks,
         arXiv:2002.10733, Theorem 1; here each band has one vote, which needs no threshold.
     """
 
-    def __init__(self, model: nn.Module, ablation: Ablation, *, num_classes: int, batch_size: int = 1000) -> None:
-        if not isinstance(ablation, Ablation):
-            raise InvalidInput(f"ablation must be an Ablation such as ColumnAblation(columns=4), got {ablation!r}")
+    def __init__(self, model: nn.Module, ablation: PatchAblation, *, num_classes: int, batch_size: int = 1000) -> None:
+        if not isinstance(ablation, PatchAblation):
+            raise InvalidInput(f"ablation must be an PatchAblation such as ColumnAblation(columns=4), got {ablation!r}")
         self.model = model
         self.ablation = ablation
         self.num_classes = checks.at_least("num_classes", num_classes, 2)

@@ -97,6 +97,7 @@ class Sampling:
         indices: index of each row in its data set.
         batch_size: rows of a forward pass, at most.
         noise_group: consecutive indices that share their draws.
+        chosen: rows of ``x`` to draw for, (M,) int64; all if None.
     """
 
     model: nn.Module
@@ -106,6 +107,7 @@ class Sampling:
     indices: Sequence[int]
     batch_size: int = 1000
     noise_group: int = 1
+    chosen: Tensor | None = None
 
     @property
     def error(self) -> float:
@@ -113,8 +115,12 @@ class Sampling:
         return self.distribution.error(math.prod(self.x.shape[1:]))
 
     def rows(self, chosen: Tensor) -> "Sampling":
-        """The same for some of the rows, given by their numbers (M,)."""
-        return replace(self, x=self.x[chosen], indices=[self.indices[row] for row in chosen.tolist()])
+        """The same for some of the rows of ``x``, given by their numbers (M,)."""
+        return replace(self, chosen=chosen)
+
+    def _inputs(self, start: int, stop: int) -> Tensor:
+        """Inputs of the rows to draw for, without a copy of the others."""
+        return self.x[start:stop] if self.chosen is None else self.x[self.chosen[start:stop]]
 
     def run(self, draws: int, stage: Stage, consume: Consumer, *, first_block: int = 0) -> None:
         """Run the model on every input under noise, in batches that gather across inputs.
@@ -123,37 +129,56 @@ class Sampling:
             draws: draws per input.
             stage: stream of noise.
             consume: called once per forward pass with the output, B rows, and two int64 tensors (B,): the row of
-                ``x`` behind each, and the number of its draw, from 0.
+                ``x`` (of ``chosen``) behind each, and the number of its draw, from 0.
             first_block: block of draws to begin with; earlier ones were counted before.
         """
         with frozen(self.model) as model, torch.no_grad():
-            encoded = self.distribution.encode(self.x)
-            batch = _Batch(model, self.x, self.distribution, encoded, self.batch_size, consume)
-            for group, rows in noise_groups(self.indices, self.noise_group):
-                stream = NoiseStream(self.distribution, encoded, seed=self.seed, stage=stage, group=group)
-                # Several blocks at once for a single input, one block for many that share it.
-                step = max(1, self.batch_size // (NOISE_BLOCK * (rows.stop - rows.start)))
-                for block in range(0, -(-draws // NOISE_BLOCK), step):
-                    left = draws - block * NOISE_BLOCK
-                    raw = stream.blocks(first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
-                    for start in range(0, len(raw), self.batch_size):
-                        batch.add(rows, raw[start : start + self.batch_size], block * NOISE_BLOCK + start)
+            batch = _Batch(model, self.x, self.distribution, self.batch_size, consume)
+            for groups in self._chunks():
+                start = groups[0][1].start
+                encoded = self.distribution.encode(self._inputs(start, groups[-1][1].stop))
+                for group, rows in groups:
+                    inputs = encoded[rows.start - start : rows.stop - start]
+                    stream = NoiseStream(self.distribution, inputs, seed=self.seed, stage=stage, group=group)
+                    # Several blocks at once for a single input, one block for many that share it.
+                    step = max(1, self.batch_size // (NOISE_BLOCK * len(inputs)))
+                    for block in range(0, -(-draws // NOISE_BLOCK), step):
+                        left = draws - block * NOISE_BLOCK
+                        raw = stream.blocks(first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
+                        for first in range(0, len(raw), self.batch_size):
+                            part = raw[first : first + self.batch_size]
+                            batch.add(inputs, rows.start, part, block * NOISE_BLOCK + first)
             batch.flush()
 
+    def _chunks(self) -> Iterator[list[tuple[int, slice]]]:
+        """Groups of inputs, so many at a time as have a batch of inputs together: memory knows no number of inputs."""
+        chunk: list[tuple[int, slice]] = []
+        rows_drawn = self.indices if self.chosen is None else [self.indices[row] for row in self.chosen.tolist()]
+        for group, rows in noise_groups(rows_drawn, self.noise_group):
+            chunk.append((group, rows))
+            if rows.stop - chunk[0][1].start >= self.batch_size:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
     def votes(self, num_classes: int, draws: int, stage: Stage, *, first_block: int = 0) -> Tensor:
-        """Votes (N, K + 1), int64 on the device of ``x``; nothing is read back to the host.
+        """Votes (N, K + 1), or (M, K + 1), int64 on the device of ``x``; nothing is read back to the host.
 
         The last column counts draws with a NaN logit, which vote for no class.
         """
-        votes = torch.zeros(len(self.x), num_classes + 1, dtype=torch.int64, device=self.x.device)
+        rows = len(self.x) if self.chosen is None else len(self.chosen)
+        columns = num_classes + 1
+        votes = torch.zeros(rows * columns, dtype=torch.int64, device=self.x.device)
+        one = torch.ones(self.batch_size, dtype=torch.int64, device=self.x.device)
 
         def count(logits: Tensor, row: Tensor, draw: Tensor) -> None:
             largest, choice = logits.max(dim=1)
-            cell = choice.masked_fill(largest.isnan(), num_classes) + (num_classes + 1) * row
-            votes.view(-1).scatter_add_(0, cell, torch.ones_like(cell))
+            cell = torch.where(largest.isnan(), num_classes, choice).add_(row, alpha=columns)
+            votes.scatter_add_(0, cell, one[: len(cell)])
 
         self.run(draws, stage, count, first_block=first_block)
-        return votes
+        return votes.view(rows, columns)
 
 
 class _Batch:
@@ -164,37 +189,34 @@ class _Batch:
         model: nn.Module,
         x: Tensor,
         distribution: Distribution,
-        encoded: Tensor,
         size: int,
         consume: Consumer,
     ) -> None:
         self.model = model
         self.distribution = distribution
-        self.encoded = encoded
         self.dtype = precision(model, x)
         self.consume = consume
-        self.buffer = encoded.new_empty(size, *distribution.clean(x[:1]).shape[1:])
+        computed = torch.promote_types(x.dtype, torch.float32)
+        self.buffer = x.new_empty(size, *distribution.clean(x[:1]).shape[1:], dtype=computed)
         self.row, self.draw = torch.empty(2, size, dtype=torch.int64, device=x.device)
         self.filled = 0
         self.largest = size  # rows of a forward pass that memory has room for
 
-    def add(self, rows: slice, raw: Tensor, first_draw: int) -> None:
-        """Put every row of the slice under each of S raw draws, S at most the size of a batch."""
-        draws, row = len(raw), rows.start
-        while row < rows.stop:
-            count = min(rows.stop - row, (len(self.buffer) - self.filled) // draws)
+    def add(self, encoded: Tensor, first_row: int, raw: Tensor, first_draw: int) -> None:
+        """Put every encoded input under each of S raw draws, S at most the size of a batch."""
+        draws, device, done = len(raw), self.row.device, 0
+        while done < len(encoded):
+            count = min(len(encoded) - done, (len(self.buffer) - self.filled) // draws)
             if count == 0:
                 self.flush()
                 continue
-            place = slice(self.filled, self.filled + count * draws)
-            shape = (count, draws)
-            self.distribution.perturb_(
-                self.buffer[place].view(*shape, *self.buffer.shape[1:]), self.encoded[row : row + count], raw
-            )
-            device = self.row.device
-            self.row[place].view(shape).copy_(torch.arange(row, row + count, device=device).unsqueeze(1))
+            place, shape = slice(self.filled, self.filled + count * draws), (count, draws)
+            noisy = self.buffer[place].view(*shape, *self.buffer.shape[1:])
+            self.distribution.perturb_(noisy, encoded[done : done + count], raw)
+            row = torch.arange(first_row + done, first_row + done + count, device=device)
+            self.row[place].view(shape).copy_(row.unsqueeze(1))
             self.draw[place].view(shape).copy_(torch.arange(first_draw, first_draw + draws, device=device))
-            self.filled, row = place.stop, row + count
+            self.filled, done = place.stop, done + count
 
     def flush(self) -> None:
         """Run the model on what is gathered; where memory ends, on half of it at a time from then on."""

@@ -26,7 +26,6 @@ from certify.results import Certificate
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 # Relative error allowed to SciPy's incomplete beta function and to sums of its values.
 TAIL_ERROR = 1e-9
@@ -119,11 +118,11 @@ def certified_accuracy_at_least(
     risk = 1 - checks.probability("confidence", confidence)
     curve = CertifiedAccuracyCurve.from_certificate(certificate, labels)
     counts, inputs, alpha = curve.counts(radius), len(certificate), certificate.alpha
-    wrong = _wrong_at_most(certificate, risk)
+    wrong = wrong_with_risk(certificate, risk)
     if _noise_positions(certificate).size == 1:
         share = round_down((clopper_pearson_lower(counts, inputs, risk) - alpha) / (1 - alpha))
     else:
-        surely = counts - _wrong_at_most(certificate, risk / 2)
+        surely = counts - wrong_with_risk(certificate, risk / 2)
         share = clopper_pearson_lower(surely.clamp(min=0), inputs, risk / 2)
     return CertifiedAccuracyStatement(
         radius=torch.as_tensor(radius, dtype=torch.float64, device=counts.device),
@@ -160,10 +159,10 @@ def wrong_certificates_at_most(certificate: Certificate, confidence: float = 0.9
     References:
         Rockafellar, Uryasev (2000), Optimization of conditional value-at-risk, Theorem 1, for the shortfall.
     """
-    return _wrong_at_most(certificate, 1 - checks.probability("confidence", confidence))
+    return wrong_with_risk(certificate, 1 - checks.probability("confidence", confidence))
 
 
-def _wrong_at_most(certificate: Certificate, risk: float) -> int:
+def wrong_with_risk(certificate: Certificate, risk: float) -> int:
     """Number of wrong rows that is exceeded with probability at most ``risk``."""
     if certificate.alpha == 0 or len(certificate) == 0:
         return 0
@@ -282,7 +281,7 @@ def certificate_table(
     Columns: inputs, alpha, abstained (share), acr, median_radius (of the correct rows, the lower of two middle ones),
     and for each radius r the certified accuracy as counted, ``accuracy@r``, and corrected, ``at_least@r``. Each row
     holds with probability at least ``confidence`` by itself; to choose the best one, use
-    :class:`CertifiedAccuracyEnvelope`.
+    :class:`~certify.smoothing.envelope.CertifiedAccuracyEnvelope`.
 
     Args:
         certificates: by name, each of the same N inputs.
@@ -311,93 +310,3 @@ def certificate_table(
             row[f"at_least@{radius:g}"] = float(statement.lower[i])
         rows.append(row)
     return pd.DataFrame(rows, index=pd.Index(list(certificates), name="certificate"))
-
-
-# ------------------------------------------------------------------------------------------------------- the envelope
-
-
-class CertifiedAccuracyEnvelope:
-    """Best certified accuracy of several classifiers at each radius, as papers report it over sigma.
-
-    It belongs to the family, not to any classifier: another sigma is another smoothed classifier, and at each radius
-    the best one is taken. No single classifier has to reach the envelope at two radii. :meth:`best` says which one
-    attains it.
-
-    Args:
-        certificates: at least one, of the same N inputs and norm; their subjects name them.
-        labels: (N,) correct classes.
-
-    Raises:
-        InvalidInput: no certificate, other norms, no rows, labels of another shape.
-    """
-
-    def __init__(self, certificates: Sequence[Certificate], labels: Tensor) -> None:
-        norms = {certificate.norm for certificate in certificates}
-        if len(norms) != 1:
-            raise InvalidInput(f"certificates must be at least one and of one norm, got norms {sorted(norms)}")
-        self.certificates, self.labels = tuple(certificates), labels
-        self.curves = tuple(CertifiedAccuracyCurve.from_certificate(each, labels) for each in certificates)
-
-    def at(self, radius: Radii) -> Tensor:
-        """Best certified accuracy at each radius, as counted; float64, shaped like ``radius``."""
-        return torch.stack([curve.at(radius) for curve in self.curves]).amax(0)
-
-    def best(self, radius: Radii) -> Tensor:
-        """Position of the first certificate that attains :meth:`at`; int64, shaped like ``radius``."""
-        return torch.stack([curve.at(radius) for curve in self.curves]).argmax(0)
-
-    def at_least(self, radius: Radii, confidence: float = 0.999) -> Tensor:
-        """Share of these inputs that the best classifier at each radius surely gets right and robustly.
-
-        With probability at least ``confidence``, at all radii at once, some classifier of the family has at least
-        this share (not always the one that :meth:`best` names): each of the k statements, those of
-        :func:`certified_accuracy_at_least`, gets ``(1 - confidence) / k``, so all of them hold together and the
-        choice among them is free. float64, shaped like ``radius``.
-
-        Raises:
-            InvalidInput: a radius below 0, confidence outside (0, 1).
-        """
-        risk = (1 - checks.probability("confidence", confidence)) / len(self.curves)
-        surely = [
-            curve.counts(radius) - _wrong_at_most(certificate, risk)
-            for curve, certificate in zip(self.curves, self.certificates, strict=True)
-        ]
-        return torch.stack(surely).amax(0).clamp(min=0).double() / len(self.labels)
-
-    def radii(self, points: int = 200) -> Tensor:
-        """Evenly spaced radii from 0 to a little beyond the largest finite radius of any classifier."""
-        return max((curve.radii(points) for curve in self.curves), key=lambda radii: float(radii[-1]))
-
-    def to_dataframe(self, radii: Sequence[float] | Tensor | None = None, confidence: float = 0.999) -> "pd.DataFrame":
-        """Columns radius, accuracy, at_least, and subject, the classifier that attains the accuracy."""
-        import pandas as pd
-
-        r = torch.as_tensor(self.radii() if radii is None else radii, dtype=torch.float64)
-        columns = {"radius": r, "accuracy": self.at(r), "at_least": self.at_least(r, confidence)}
-        table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
-        return table.assign(subject=[self.certificates[i].subject for i in self.best(r).tolist()])
-
-    def plot(
-        self,
-        ax: "Axes | None" = None,
-        *,
-        label: str | None = None,
-        color: str | None = None,
-        radii: Sequence[float] | Tensor | None = None,
-    ) -> "Axes":
-        """Draw the envelope on ``ax`` (the current axes if None), beside curves, and return the axes.
-
-        Between two radii it takes the lower value, like a certified curve.
-        """
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.gca()
-        table = self.to_dataframe(radii)
-        name = label or f"best of {len(self.curves)} classifiers at each radius"
-        ax.step(table.radius, table.accuracy, where="pre", label=name, color=color, linestyle=":")
-        norm = self.certificates[0].norm
-        ax.set_xlabel(f"radius (l{'∞' if norm == math.inf else format(norm, 'g')}, input units)")
-        ax.set_ylabel("accuracy")
-        ax.set_ylim(0, 1)
-        return ax

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput
 from certify.smoothing.patches import (
-    Ablation,
+    PatchAblation,
     BlockAblation,
     ColumnAblation,
     PatchCertificate,
@@ -67,7 +67,7 @@ def withstands(label: Tensor, side: int) -> Tensor:
     return safe
 
 
-def certify(model: nn.Module, ablation: Ablation, x: Tensor, batch_size: int = 1000) -> PatchCertificate:
+def certify(model: nn.Module, ablation: PatchAblation, x: Tensor, batch_size: int = 1000) -> PatchCertificate:
     return PatchSmoothedClassifier(model, ablation, num_classes=3, batch_size=batch_size).certify(x)
 
 
@@ -76,7 +76,7 @@ def certify(model: nn.Module, ablation: Ablation, x: Tensor, batch_size: int = 1
 
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
-def test_no_patch_of_the_certified_side_changes_the_label(ablation: Ablation, holes: bool):
+def test_no_patch_of_the_certified_side_changes_the_label(ablation: PatchAblation, holes: bool):
     """All contents in all places in all images; the mutant whose side is one pixel larger goes red."""
     x = all_images()
     caught, certified = 0, torch.zeros(HEIGHT + 1, dtype=torch.int64)
@@ -95,7 +95,7 @@ def test_no_patch_of_the_certified_side_changes_the_label(ablation: Ablation, ho
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
 @pytest.mark.parametrize(("height", "width"), [(3, 4), (4, 4), (7, 5)])
-def test_hits_are_the_bands_that_a_patch_touches_wherever_it_is(ablation: Ablation, height: int, width: int):
+def test_hits_are_the_bands_that_a_patch_touches_wherever_it_is(ablation: PatchAblation, height: int, width: int):
     kept = ablation.kept(torch.arange(ablation.positions(height, width)), height, width)
     for side in range(1, min(height, width) + 1):
         touched = {int((kept & mask).flatten(1).any(1).sum()) for mask in patches(side, height, width)}
@@ -126,7 +126,7 @@ def test_side_follows_from_the_lead_and_the_hits():
 
 
 @pytest.mark.parametrize(("ablation", "size"), [(ColumnAblation(3), (7, 3)), (BlockAblation(3), (3, 3))], ids=str)
-def test_votes_are_those_of_a_plain_loop(ablation: Ablation, size: tuple[int, int]):
+def test_votes_are_those_of_a_plain_loop(ablation: PatchAblation, size: tuple[int, int]):
     x = torch.rand(3, 2, 7, 5, generator=generator(4), dtype=torch.float64)
     model = Wild(4 * 35, 3, seed=6)
     expected = torch.zeros(3, 3, dtype=torch.int64)
@@ -198,7 +198,7 @@ def test_record_says_what_it_speaks_of():
         (lambda m, x: certify(m, ColumnAblation(1), x.flatten(1)), r"x must have shape \(N, C, H, W\), got \(4096, 12"),
         (lambda m, x: certify(m, ColumnAblation(1), x * math.nan), "row 0 holds NaN or infinity"),
         (lambda m, x: certify(m, ColumnAblation(1), x.repeat(1, 2, 1, 1)), r"does not accept x of shape \(2, 4, 3, 4"),
-        (lambda m, x: certify(m, 4, x), "ablation must be an Ablation such as ColumnAblation"),
+        (lambda m, x: certify(m, 4, x), "ablation must be an PatchAblation such as ColumnAblation"),
         (lambda m, x: certify(m, ColumnAblation(1), x, batch_size=0), "batch_size must be an integer of at least 1"),
         (lambda m, x: certify(m, ColumnAblation(1), x[:2]).certified(torch.zeros(3), 1), "labels must have shape"),
         (lambda m, x: ColumnAblation(0), "columns must be an integer of at least 1, got 0"),
@@ -212,7 +212,7 @@ def test_bad_input_gives_one_clear_line(call, message: str):
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=str)
-def test_certify_follows_the_device_of_the_input_and_reads_nothing_back_per_batch(ablation: Ablation):
+def test_certify_follows_the_device_of_the_input_and_reads_nothing_back_per_batch(ablation: PatchAblation):
     model, x = Wild(24, 3, seed=1), all_images()[100:120]
     expected = certify(model, ablation, x)
     reads = []

@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
+from oracles.memory import live_tensors
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel, clopper_pearson_lower
@@ -307,6 +308,28 @@ class _Coupled(nn.Module):
 def test_models_that_cannot_carry_a_certificate_are_refused(model: nn.Module, message: str, x: Tensor):
     with pytest.raises(InvalidModel, match=message):
         SmoothedClassifier(model, Gaussian(SIGMA), num_classes=2).certify(x, n=10)
+
+
+# ------------------------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("grid", [None, 255])
+def test_memory_grows_with_the_batch_alone(grid: int | None):
+    model = nn.Linear(784, 3)
+    data = torch.randint(256, (3000, 784), generator=generator(1)) / 255
+
+    def peak(inputs: int, n: int, batch_size: int, **options: float) -> int:
+        smoothed = SmoothedClassifier(model, Gaussian(SIGMA), num_classes=3, batch_size=batch_size, grid=grid)
+        smoothed.certify(data[:1], n=1)  # tables that are made once
+        with live_tensors() as memory:
+            smoothed.certify(data[:inputs], n=n, n0=10, **options)
+        return memory.peak
+
+    image = 784 * 4
+    assert peak(3, 2000, 100) <= 1.01 * peak(3, 200, 100)
+    assert peak(3000, 10, 100) - peak(1000, 10, 100) < 0.1 * 2000 * image  # votes and results, no copy of the inputs
+    assert peak(3000, 200, 100, tolerance=2.0) - peak(1000, 200, 100, tolerance=2.0) < 0.2 * 2000 * image
+    assert peak(3, 2000, 1000) - peak(3, 2000, 500) > 500 * image  # the measure sees a batch
 
 
 # ----------------------------------------------------------------------------------------------------------- devices

@@ -20,9 +20,9 @@ from bounds import InvalidInput
 from certify import Certificate, CertifiedAccuracyCurve, SmoothedClassifier
 from certify.results import SmoothingCertificate
 from certify.smoothing import Gaussian
+from certify.smoothing.envelope import CertifiedAccuracyEnvelope
 from certify.smoothing.logs import read_certification_log, read_class_counts, read_vote_log
 from certify.smoothing.statements import (
-    CertifiedAccuracyEnvelope,
     abstention_rate,
     average_certified_radius,
     certificate_table,
