@@ -8,6 +8,8 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 
+PART = 256  # rows that are looked at together, so that no check holds a second data set
+
 Limit = float | Tensor | None  # a box side: one number, one per feature, or none
 
 
@@ -26,6 +28,14 @@ def positive(name: str, value: float) -> float:
     number = _number(value)
     if not 0 < number < math.inf:
         raise InvalidInput(f"{name} must be a finite number above 0, got {value!r}")
+    return number
+
+
+def nonnegative(name: str, value: float) -> float:
+    """Return ``value`` as a float; it must be a finite number of at least zero."""
+    number = _number(value)
+    if not 0 <= number < math.inf:
+        raise InvalidInput(f"{name} must be a finite number of at least 0, got {value!r}")
     return number
 
 
@@ -67,7 +77,7 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
         raise InvalidInput(f"x must have shape (N, *D), got {tuple(x.shape)}: add a batch dimension")
     if x.shape[1:].numel() == 0:
         raise InvalidInput(f"x must have at least one entry per row, got shape {tuple(x.shape)}")
-    if not all(bool(part.isfinite().all()) for part in x.split(1000)):  # in parts, to hold no second data set
+    if not all(bool(part.isfinite().all()) for part in x.split(PART)):
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
         raise InvalidInput(f"x must be finite, but row {row} holds NaN or infinity: remove or repair it")
     lower, upper = _side("low", low, x), _side("high", high, x)

@@ -121,7 +121,7 @@ def _logits(model: nn.Module, rows: Tensor) -> Tensor:
     try:
         logits = model(given)
     except Exception as error:  # models raise anything
-        if out_of_memory(error):
+        if out_of_memory(error) or isinstance(error, InvalidModel):
             raise
         reason = (str(error).strip() or "no message").splitlines()[0]
         remedy = ""

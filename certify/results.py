@@ -111,6 +111,7 @@ class SmoothingCertificate(Certificate):
         noise_group: consecutive inputs that share their noise draws; 1 makes all inputs independent.
         sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
         precision: dtype in which the model answers.
+        domain: the perturbed inputs that the statement is about, ``"any input"`` or a part of them.
     """
 
     counts: Tensor
@@ -128,6 +129,7 @@ class SmoothingCertificate(Certificate):
     noise_group: int
     sampling: str
     precision: str
+    domain: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,6 +151,7 @@ class RadiusDecision(Record):
         noise_group: consecutive inputs that share their noise draws.
         sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
         precision: dtype in which the model answers.
+        domain: the perturbed inputs that the statement is about, ``"any input"`` or a part of them.
         subject: the smoothed classifier.
     """
 
@@ -165,6 +168,7 @@ class RadiusDecision(Record):
     noise_group: int
     sampling: str
     precision: str
+    domain: str
     subject: str
 
 

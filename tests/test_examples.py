@@ -42,7 +42,16 @@ def test_sampling_throughput(monkeypatch, capsys):
     run("benchmarks/sampling_throughput.py", *arguments, monkeypatch=monkeypatch)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["network"] for line in lines] == ["reference", "resnet20"]
-    assert all(line[f"{kind} noise, shared by 50"] > 0 for line in lines for kind in ("float", "grid"))
+    assert all(line[f"{kind} noise, shared by 100"] > 0 for line in lines for kind in ("float", "grid"))
+
+
+def test_train_smoothed(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "curves.png"
+    sizes = ("--train-images", 200, "--images", 20, "--epochs", 2, "--draws", 300, "--output", file)
+    run("train_smoothed.py", *sizes, monkeypatch=monkeypatch)
+    first = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert first == ["recipe", "augmentation", "smoothadv", "consistency", "macer", "average"]
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("loss", ["plain", "noise", "pgd", "ibp"])

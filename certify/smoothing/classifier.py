@@ -12,12 +12,12 @@ from bounds import checks, log_evidence_above, log_evidence_below, sequential_lo
 from bounds.errors import InvalidInput
 from bounds.numerics import round_up
 from bounds.sequential import LARGEST_ALPHA
-from certify.models import frozen, probe
+from certify.models import probe
 from certify.results import RadiusDecision, SmoothedPrediction, SmoothingCertificate
-from certify.smoothing.distributions import Distribution, on_grid
 from certify.smoothing.estimation import class_bounds, complement, draw_until, lowered, votes_for
 from certify.smoothing.noise import Noise
-from certify.smoothing.sampling import Sampling, Stage, draw_run_seed, precision
+from certify.smoothing.noisy import Grid, NoisyModel
+from certify.smoothing.sampling import Sampling, Stage, draw_run_seed, precision_name
 
 # Relative error allowed to SciPy's incomplete beta function at 1/2; measured up to 2e-13 for 100,000 draws.
 TAIL_ERROR = 1e-12
@@ -25,7 +25,7 @@ TAIL_ERROR = 1e-12
 Bound = Literal["binary", "two-class", "selected"]
 
 
-class SmoothedClassifier:
+class SmoothedClassifier(NoisyModel):
     """The classifier that returns the class a model most often gives under noise.
 
     Inputs that are multiples of 1/255, as 8-bit images are, get noise that is drawn and added in integers, so that
@@ -56,16 +56,10 @@ class SmoothedClassifier:
         num_classes: int,
         batch_size: int = 1000,
         noise_group: int = 1,
-        grid: int | Literal["auto"] | None = "auto",
+        grid: Grid = "auto",
     ) -> None:
-        self.model = model
-        self.noise = noise
         self.num_classes = checks.at_least("num_classes", num_classes, 2)
-        self.batch_size = checks.at_least("batch_size", batch_size, 1)
-        self.noise_group = checks.at_least("noise_group", noise_group, 1)
-        self.grid = grid
-        if not (grid is None or grid == "auto") and noise.distribution.on_grid(grid) is None:
-            raise InvalidInput(f"grid must be None for {noise}, which cannot be drawn on a grid, got {grid!r}")
+        super().__init__(model, noise, batch_size=batch_size, noise_group=noise_group, grid=grid)
 
     def predict(
         self,
@@ -188,7 +182,8 @@ class SmoothedClassifier:
             first_index=first_index,
             noise_group=self.noise_group,
             sampling=sampling.distribution.sampling,
-            precision=str(precision(self.model, x)).removeprefix("torch."),
+            precision=precision_name(self.model, x),
+            domain=self.noise.domain,
         )
         if tolerance is not None:
             if bound != "binary":
@@ -232,17 +227,7 @@ class SmoothedClassifier:
         if not certificate.sequential:
             raise InvalidInput("certificate must be made with certify(tolerance=...): a fixed number of draws is final")
         n = checks.at_least("n", n, 1)
-        sampling = self.sampling(x, n, certificate.seed, certificate.first_index)
-        subject, given = self.subject(sampling.distribution), certificate.to(x.device)
-        if (subject, self.noise_group, len(x)) != (given.subject, given.noise_group, len(given)):
-            raise InvalidInput(
-                f"certificate is of {len(given)} inputs, {given.subject}, noise_group {given.noise_group}; this is "
-                f"{len(x)} inputs, {subject}, noise_group {self.noise_group}: continue with the same classifier and x"
-            )
-        selection = sampling.votes(self.num_classes, given.n0, Stage.SELECTION)[:, :-1]
-        if not torch.equal(selection, given.selection_counts):
-            raise InvalidInput("x must be the inputs of the certificate, but its selection votes differ on them")
-        return self._extended(given, sampling, n, tolerance)
+        return self._extended(certificate.to(x.device), self.sampling_of(certificate, x, n), n, tolerance)
 
     def certify_at(
         self,
@@ -313,39 +298,33 @@ class SmoothedClassifier:
             first_index=first_index,
             noise_group=self.noise_group,
             sampling=sampling.distribution.sampling,
-            precision=str(precision(self.model, x)).removeprefix("torch."),
+            precision=precision_name(self.model, x),
+            domain=self.noise.domain,
             subject=self.subject(sampling.distribution),
         )
 
-    def subject(self, distribution: Distribution) -> str:
-        """Name of this classifier in records, with noise drawn from ``distribution``."""
-        return f"smoothed({self.noise}{distribution.suffix})"
+    def look(self, model: nn.Module, seen: Tensor, batch_size: int) -> None:
+        """Check a frozen model on inputs as it sees them."""
+        probe(model, seen, self.num_classes, batch_size=batch_size)
 
-    def sampling(self, x: Tensor, draws: int, seed: int, first_index: int = 0) -> Sampling:
-        """Noise and votes on the inputs (N, *D), after checking them and the model; ``draws`` at most per row.
+    def sampling_of(self, certificate: SmoothingCertificate, x: Tensor, draws: int) -> Sampling:
+        """The noise behind a certificate, after checking that this classifier made it for the inputs (N, *D).
 
         Raises:
-            InvalidInput: a bad argument.
+            InvalidInput: a certificate of another classifier or of other inputs.
             InvalidModel: see :func:`certify.models.probe`.
         """
-        checks.inputs(x)
-        first_index = checks.at_least("first_index", first_index, 0)
-        self.noise.check(x)
-        distribution = on_grid(self.noise.distribution, self.grid, x)
-        distribution.check(x)
-        if len(x):
-            with frozen(self.model) as model:
-                seen = distribution.clean(x[:100]).to(precision(model, x))
-                probe(model, seen, self.num_classes, batch_size=min(self.batch_size, len(x) * draws))
-        return Sampling(
-            model=self.model,
-            x=x.detach(),
-            distribution=distribution,
-            seed=seed,
-            indices=range(first_index, first_index + len(x)),
-            batch_size=self.batch_size,
-            noise_group=self.noise_group,
-        )
+        sampling = self.sampling(x, max(draws, certificate.n0), certificate.seed, certificate.first_index)
+        own = (self.subject(sampling.distribution), self.noise_group, len(x))
+        if own != (certificate.subject, certificate.noise_group, len(certificate)):
+            raise InvalidInput(
+                f"certificate is of {certificate.subject}, noise_group {certificate.noise_group}, {len(certificate)} "
+                f"inputs, this is {own[0]}, noise_group {own[1]}, {own[2]} inputs: pass what it was made with"
+            )
+        selection = sampling.votes(self.num_classes, certificate.n0, Stage.SELECTION)[:, :-1]
+        if not torch.equal(selection, certificate.selection_counts.to(x.device)):
+            raise InvalidInput("x must be the inputs of the certificate, but its selection votes differ on them")
+        return sampling
 
     def _radius(self, x: Tensor, lower: Tensor, upper: Tensor, two_class: Tensor) -> Tensor:
         binary = self.noise.radius_at(x, lower)
@@ -366,8 +345,7 @@ class SmoothedClassifier:
         """The certificate once every row has ``n`` draws, or a radius that further ones can raise by little."""
         alpha, label, x = certificate.alpha, certificate.label, sampling.x
         checks.at_most("alpha", alpha, LARGEST_ALPHA)
-        if not tolerance >= 0:
-            raise InvalidInput(f"tolerance must be at least 0, got {tolerance!r}")
+        checks.nonnegative("tolerance", tolerance)
 
         def lower(successes: Tensor, draws: int | Tensor) -> Tensor:
             return lowered(sequential_lower(successes, draws, alpha), sampling.error)
@@ -378,7 +356,7 @@ class SmoothedClassifier:
             now = lower(successes, done)
             # What it can become: if every further draw votes for the label, and if p is as large as it may be.
             best = torch.minimum(lower(successes + n - done, n), 1 - sequential_lower(done - successes, done, alpha))
-            parts = zip(rows.split(1000), best.split(1000), now.split(1000), strict=True)
+            parts = zip(*(column.split(checks.PART) for column in (rows, best, now)), strict=True)
             gain = [self.noise.radius_at(x[part], p) - self.noise.radius_at(x[part], q) for part, p, q in parts]
             return torch.cat(gain) <= tolerance
 

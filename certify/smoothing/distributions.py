@@ -193,9 +193,7 @@ class OnGrid(Distribution):
 
     def check(self, x: Tensor) -> None:
         """Raise InvalidInput unless the inputs lie on the grid."""
-        if not lie_on_grid(x, self.steps):
-            row = next(i for i in range(len(x)) if not lie_on_grid(x[i : i + 1], self.steps))
-            raise InvalidInput(f"x must lie on the grid 1/{self.steps}, but row {row} does not: pass grid=None")
+        require_grid(x, self.steps, "pass grid=None")
 
     def encode(self, x: Tensor) -> Tensor:
         """The integers behind the inputs."""
@@ -206,8 +204,8 @@ class OnGrid(Distribution):
         return _rounded(self.noise, self.steps, raw.device).draw_(raw, generator)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
-        """Add integers, which is exact, and divide once: the result depends on nothing but the sum."""
-        return torch.add(encoded.unsqueeze(1), raw, out=out).div_(self.steps)
+        """Add integers, which is exact, and scale once: the result depends on nothing but the sum."""
+        return torch.add(encoded.unsqueeze(1), raw, out=out).mul_(1 / self.steps)  # half the time of a division
 
     def error(self, entries: int) -> float:
         """Every entry contributes the error of its law."""
@@ -239,4 +237,11 @@ def on_grid(distribution: Distribution, grid: int | str | None, x: Tensor) -> Di
 
 def lie_on_grid(x: Tensor, steps: int = EIGHT_BIT) -> bool:
     """Whether all entries are multiples of ``1 / steps``, up to the rounding of their dtype."""
-    return all(bool((grid_integers(part, steps).abs() <= LARGEST_INPUT).all()) for part in x.split(1000))
+    return all(bool((grid_integers(part, steps).abs() <= LARGEST_INPUT).all()) for part in x.split(checks.PART))
+
+
+def require_grid(x: Tensor, steps: int, remedy: str) -> None:
+    """Raise InvalidInput where a row of (N, *D) does not lie on the grid, with what to do about it."""
+    if not lie_on_grid(x, steps):
+        row = next(i for i in range(len(x)) if not lie_on_grid(x[i : i + 1], steps))
+        raise InvalidInput(f"x must lie on the grid 1/{steps}, but row {row} does not: {remedy}")

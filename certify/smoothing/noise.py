@@ -24,6 +24,11 @@ class Noise(ABC):
     norm: ClassVar[float]  # order of the norm that radii are measured in; 0 counts changed entries
 
     @property
+    def domain(self) -> str:
+        """The perturbed inputs that a certificate speaks of, for records."""
+        return "any input"
+
+    @property
     @abstractmethod
     def distribution(self) -> Distribution:
         """How noisy inputs are drawn."""
@@ -74,10 +79,7 @@ class Noise(ABC):
         Raises:
             InvalidInput: a radius below 0 or NaN.
         """
-        r = torch.as_tensor(radius, dtype=torch.float64)
-        if not (r >= 0).all():
-            raise InvalidInput(f"radius must be at least 0, got {r.tolist()}")
-        return round_up(self._probability(r)).clamp(max=1.0)
+        return round_up(self._probability(radii(radius))).clamp(max=1.0)
 
     def check(self, x: Tensor) -> None:  # noqa: B027  # most certificates suit any input
         """Raise InvalidInput where the certificate does not speak of these inputs (N, *D)."""
@@ -93,6 +95,14 @@ class Noise(ABC):
     def sample(self, x: Tensor, draws: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
         """Noisy copies (N, draws, *O) of inputs (N, *D), as the model sees them; all inputs meet the same draws."""
         return self.distribution.sample(x, draws, generator=generator)
+
+
+def radii(radius: float | Tensor) -> Tensor:
+    """Radii of at least 0 as float64: a tensor stays where it is, a number goes to the CPU."""
+    r = radius.double() if isinstance(radius, Tensor) else torch.tensor(radius, dtype=torch.float64, device="cpu")
+    if not (r >= 0).all():
+        raise InvalidInput(f"radius must be at least 0, got {r.tolist()}")
+    return r
 
 
 def _probabilities(name: str, value: Tensor) -> Tensor:
@@ -268,6 +278,11 @@ class InNorm(Noise):
     def distribution(self) -> Distribution:
         """How noisy inputs are drawn."""
         return self.noise.distribution
+
+    @property
+    def domain(self) -> str:
+        """As for the noise."""
+        return self.noise.domain
 
     def check(self, x: Tensor) -> None:
         """Raise InvalidInput unless the inputs have ``dimension`` entries and suit the noise."""

@@ -32,6 +32,7 @@ class Stage(IntEnum):
     SELECTION = 0
     ESTIMATION = 1
     PREDICTION = 2
+    COMPARISON = 3
 
 
 def draw_run_seed(generator: torch.Generator | None) -> int:
@@ -55,21 +56,21 @@ def block_seed(seed: int, stage: Stage, group: int, block: int) -> int:
 
 
 class NoiseStream:
-    """The raw draws of one group of inputs, block after block, in a buffer that is used again."""
+    """The raw draws of one stage, a few blocks of one group of inputs at a time, in a buffer that is used again."""
 
-    def __init__(self, distribution: Distribution, encoded: Tensor, *, seed: int, stage: Stage, group: int) -> None:
+    def __init__(self, distribution: Distribution, encoded: Tensor, *, seed: int, stage: Stage) -> None:
         self.distribution = distribution
-        self.key = (seed, stage, group)
+        self.key = (seed, stage)
         self.generator = torch.Generator(encoded.device)
         self.encoded = encoded[:1]
         self.buffer = distribution.raw(self.encoded, 0)
 
-    def blocks(self, first: int, count: int) -> Tensor:
+    def blocks(self, group: int, first: int, count: int) -> Tensor:
         """Draws of ``count`` blocks, (count * NOISE_BLOCK, *R); valid until the next call."""
         if len(self.buffer) < count * NOISE_BLOCK:
             self.buffer = self.distribution.raw(self.encoded, count * NOISE_BLOCK)
         for i in range(count):
-            self.generator.manual_seed(block_seed(*self.key, first + i))
+            self.generator.manual_seed(block_seed(*self.key, group, first + i))
             self.distribution.draw_(self.buffer[i * NOISE_BLOCK : (i + 1) * NOISE_BLOCK], self.generator)
         return self.buffer[: count * NOISE_BLOCK]
 
@@ -134,17 +135,17 @@ class Sampling:
         """
         with frozen(self.model) as model, torch.no_grad():
             batch = _Batch(model, self.x, self.distribution, self.batch_size, consume)
+            stream = NoiseStream(self.distribution, self.distribution.encode(self.x[:1]), seed=self.seed, stage=stage)
             for groups in self._chunks():
                 start = groups[0][1].start
                 encoded = self.distribution.encode(self._inputs(start, groups[-1][1].stop))
                 for group, rows in groups:
                     inputs = encoded[rows.start - start : rows.stop - start]
-                    stream = NoiseStream(self.distribution, inputs, seed=self.seed, stage=stage, group=group)
                     # Several blocks at once for a single input, one block for many that share it.
                     step = max(1, self.batch_size // (NOISE_BLOCK * len(inputs)))
                     for block in range(0, -(-draws // NOISE_BLOCK), step):
                         left = draws - block * NOISE_BLOCK
-                        raw = stream.blocks(first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
+                        raw = stream.blocks(group, first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
                         for first in range(0, len(raw), self.batch_size):
                             part = raw[first : first + self.batch_size]
                             batch.add(inputs, rows.start, part, block * NOISE_BLOCK + first)
@@ -199,14 +200,14 @@ class _Batch:
         computed = torch.promote_types(x.dtype, torch.float32)
         self.buffer = x.new_empty(size, *distribution.clean(x[:1]).shape[1:], dtype=computed)
         self.row, self.draw = torch.empty(2, size, dtype=torch.int64, device=x.device)
-        self.filled = 0
+        self.size, self.filled = size, 0
         self.largest = size  # rows of a forward pass that memory has room for
 
     def add(self, encoded: Tensor, first_row: int, raw: Tensor, first_draw: int) -> None:
         """Put every encoded input under each of S raw draws, S at most the size of a batch."""
-        draws, device, done = len(raw), self.row.device, 0
-        while done < len(encoded):
-            count = min(len(encoded) - done, (len(self.buffer) - self.filled) // draws)
+        inputs, draws, device, done = len(encoded), len(raw), self.row.device, 0
+        while done < inputs:
+            count = min(inputs - done, (self.size - self.filled) // draws)
             if count == 0:
                 self.flush()
                 continue
@@ -240,3 +241,8 @@ def precision(model: nn.Module, x: Tensor) -> torch.dtype:
     dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
     half = dtypes & {torch.float16, torch.bfloat16}
     return half.pop() if len(dtypes) == len(half) == 1 else x.dtype
+
+
+def precision_name(model: nn.Module, x: Tensor) -> str:
+    """What :func:`precision` says, for records."""
+    return str(precision(model, x)).removeprefix("torch.")

@@ -97,7 +97,8 @@ def measure(model: nn.Module, x: Tensor, draws: int, batch: int, groups: list[in
         actions[name] = lambda sampling=sampling: sampling.votes(10, draws, Stage.ESTIMATION)  # type: ignore[misc]
     found = medians(actions, runs, x.device)
     ratios = {name: round(found["bare"] / value, 3) for name, value in found.items() if "noise" in name}
-    return ratios | {"usual loop over ours": round(found["usual"] / found[f"grid noise, shared by {groups[0]}"], 2)}
+    usual = {f"usual loop over {name}": round(found["usual"] / found[name], 2) for name in ratios if "grid" in name}
+    return ratios | usual
 
 
 def main() -> None:
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--groups", type=int, nargs="+", default=[1, 50], help="inputs that share their noise")
+    parser.add_argument("--groups", type=int, nargs="+", default=[1, 100], help="inputs that share their noise")
     options = parser.parse_args()
     torch.manual_seed(0)
     for name, model, inputs in [

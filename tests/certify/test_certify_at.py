@@ -3,6 +3,7 @@
 import pytest
 import scipy.stats
 import torch
+from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
 
 from bounds import InvalidInput, clopper_pearson_lower, clopper_pearson_upper
@@ -12,7 +13,7 @@ from certify.smoothing import Gaussian
 SIGMA = 0.5
 
 
-def smoothed(model: torch.nn.Module, **options: int) -> SmoothedClassifier:
+def smoothed(model: torch.nn.Module, **options: int | None) -> SmoothedClassifier:
     return SmoothedClassifier(model, Gaussian(SIGMA), num_classes=2, **options)
 
 
@@ -33,7 +34,7 @@ def test_error_rate_is_at_most_alpha_at_the_boundary_itself():
     """At a distance just below the radius every certification is wrong, at whatever draw it happens."""
     rows, alpha = 2000, 0.05
     x = torch.full((rows, 1), 0.4)
-    classifier = smoothed(Halfspace(torch.ones(1)), noise_group=1, batch_size=4000)
+    classifier = smoothed(Halfspace(torch.ones(1)), batch_size=4000, grid=None)
     decision = classifier.certify_at(x, radius=0.4001, alpha=alpha, max_samples=2000, generator=generator(1))
     allowed = scipy.stats.binom.isf(1e-6, rows, alpha)
     assert 0 < int(decision.certified.sum()) <= allowed
@@ -110,6 +111,16 @@ def test_batches_stay_full_while_inputs_leave():
     smoothed(Counting(torch.ones(1)), batch_size=500).certify_at(x, radius=0.3, generator=generator())
     assert max(sizes) == 500
     assert sum(sizes) / len(sizes) > 0.75 * 500
+
+
+def test_the_needed_probability_follows_the_device_of_the_input():
+    """It used to be made on the default device, whatever the inputs were on."""
+    model, x, _ = reference.load("noise", 3)
+    classifier = SmoothedClassifier(model, Gaussian(0.25), num_classes=10)
+    expected = classifier.certify_at(x, radius=0.25, generator=generator())
+    seeded = generator()
+    with elsewhere():
+        assert torch.equal(classifier.certify_at(x, radius=0.25, generator=seeded).draws, expected.draws)
 
 
 @pytest.mark.parametrize(

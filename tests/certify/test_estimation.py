@@ -203,11 +203,11 @@ def test_a_certificate_is_continued_only_where_it_may_be():
         smoothed.extend(fixed, x, 1000)
     open_ended = smoothed.certify(x, n=100, tolerance=0.5, generator=generator())
     other = SmoothedClassifier(model, Gaussian(0.5), num_classes=10)
-    with pytest.raises(InvalidInput, match="continue with the same classifier and x"):
+    with pytest.raises(InvalidInput, match="pass what it was made with"):
         other.extend(open_ended, x, 1000)
     with pytest.raises(InvalidInput, match="its selection votes differ"):
         smoothed.extend(open_ended, x.flip(0), 1000)
-    with pytest.raises(InvalidInput, match="tolerance must be at least 0, got -1"):
+    with pytest.raises(InvalidInput, match="tolerance must be a finite number of at least 0, got -1"):
         smoothed.extend(open_ended, x, 1000, tolerance=-1.0)
     with pytest.raises(InvalidInput, match="bound must be 'binary' where a tolerance is given"):
         smoothed.certify(x, n=100, tolerance=0.5, bound="selected")

@@ -17,9 +17,9 @@ from torch import Tensor
 from bounds import clopper_pearson_lower
 from certify import CertifiedAccuracyCurve
 from certify.smoothing import Gaussian
+from certify.smoothing.envelope import CertifiedAccuracyEnvelope
 from certify.smoothing.logs import CertificationLog, read_certification_log, read_class_counts, read_vote_log
 from certify.smoothing.statements import (
-    CertifiedAccuracyEnvelope,
     abstention_rate,
     average_certified_radius,
     certificate_table,

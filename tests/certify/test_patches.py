@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput
 from certify.smoothing.patches import (
-    PatchAblation,
     BlockAblation,
     ColumnAblation,
+    PatchAblation,
     PatchCertificate,
     PatchSmoothedClassifier,
     ablate,
