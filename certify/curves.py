@@ -86,19 +86,13 @@ class AccuracyCurve:
         Between two radii the curve takes the value of the one that errs on the safe side: a lower bound is
         drawn as the lower of the two, an upper bound as the higher.
         """
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.gca()
+        ax = current(ax)
         table = self.to_dataframe(radii, confidence)
         name = label or f"{self.word} ({self.method}, {self.subject})"
         x, step = table.radius, self._step
         (line,) = ax.step(x, table.accuracy, where=step, label=name, color=color, linestyle=self._line)
         ax.fill_between(x, table.lower, table.upper, step=step, alpha=0.15, linewidth=0, color=line.get_color())
-        ax.set_xlabel(f"radius (l{'∞' if self.norm == math.inf else format(self.norm, 'g')}, input units)")
-        ax.set_ylabel("accuracy")
-        ax.set_ylim(0, 1)
-        return ax
+        return labelled(ax, self.norm)
 
     word = "accuracy"
     _step: ClassVar[Literal["pre", "post"]] = "post"
@@ -107,6 +101,23 @@ class AccuracyCurve:
     @staticmethod
     def _reached(limit: Tensor, radius: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def current(ax: "Axes | None") -> "Axes":
+    """The axes, or the current ones if None."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        return plt.gca()
+    return ax
+
+
+def labelled(ax: "Axes", norm: float) -> "Axes":
+    """The axes of accuracy against radius, with their names."""
+    ax.set_xlabel(f"radius (l{'∞' if norm == math.inf else format(norm, 'g')}, input units)")
+    ax.set_ylabel("accuracy")
+    ax.set_ylim(0, 1)
+    return ax
 
 
 class CertifiedAccuracyCurve(AccuracyCurve):

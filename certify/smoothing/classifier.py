@@ -323,7 +323,7 @@ class SmoothedClassifier(NoisyModel):
             )
         selection = sampling.votes(self.num_classes, certificate.n0, Stage.SELECTION)[:, :-1]
         if not torch.equal(selection, certificate.selection_counts.to(x.device)):
-            raise InvalidInput("x must be the inputs of the certificate, but its selection votes differ on them")
+            raise InvalidInput("x and the model must be those of the certificate, but their selection votes differ")
         return sampling
 
     def _radius(self, x: Tensor, lower: Tensor, upper: Tensor, two_class: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The best of several smoothed classifiers at each radius."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
-from certify.curves import CertifiedAccuracyCurve
+from certify.curves import CertifiedAccuracyCurve, current, labelled
 from certify.results import Certificate
 from certify.smoothing.statements import Radii, wrong_with_risk
 
@@ -91,15 +90,8 @@ class CertifiedAccuracyEnvelope:
 
         Between two radii it takes the lower value, like a certified curve.
         """
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.gca()
+        ax = current(ax)
         table = self.to_dataframe(radii)
         name = label or f"best of {len(self.curves)} classifiers at each radius"
         ax.step(table.radius, table.accuracy, where="pre", label=name, color=color, linestyle=":")
-        norm = self.certificates[0].norm
-        ax.set_xlabel(f"radius (l{'∞' if norm == math.inf else format(norm, 'g')}, input units)")
-        ax.set_ylabel("accuracy")
-        ax.set_ylim(0, 1)
-        return ax
+        return labelled(ax, self.certificates[0].norm)

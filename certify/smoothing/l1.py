@@ -14,12 +14,12 @@ from bounds.errors import InvalidInput
 from bounds.numerics import accumulated_error, round_down, round_up
 from certify.smoothing.distributions import Distribution, lie_on_grid
 from certify.smoothing.grid import IntegerLaw, grid_integers
-from certify.smoothing.noise import Noise, Uniform
+from certify.smoothing.noise import OverlapNoise, Uniform
 from certify.smoothing.splitting import split
 
 
 @dataclass(frozen=True)
-class UniformInBox(Noise):
+class UniformInBox(OverlapNoise):
     r"""Uniform noise on [-w, w] in every entry, for inputs and perturbed inputs in a box, ``low <= x <= high``.
 
     The smoothed classifier is that of :class:`Uniform`; its radii at an input are larger, as no entry moves out of
@@ -47,24 +47,17 @@ class UniformInBox(Noise):
     (tensor([0.9000], dtype=torch.float64), tensor([0.8000], dtype=torch.float64))
     """
 
-    half_width: float
     low: float = 0.0
     high: float = 1.0
 
-    norm = 1.0
-
     def __post_init__(self) -> None:
-        checks.positive("half_width", self.half_width)
+        super().__post_init__()
         numbers = all(isinstance(side, int | float) for side in (self.low, self.high))
         if not (numbers and -math.inf < self.low < self.high < math.inf):
             raise InvalidInput(f"low must be below high, both finite, got [{self.low}, {self.high}]")
 
     def __str__(self) -> str:
-        return str(self._unconstrained)
-
-    @property
-    def _unconstrained(self) -> Uniform:
-        return Uniform(self.half_width)
+        return str(Uniform(self.half_width))
 
     @property
     def domain(self) -> str:
@@ -74,7 +67,7 @@ class UniformInBox(Noise):
     @property
     def distribution(self) -> Distribution:
         """How noisy inputs are drawn."""
-        return self._unconstrained.distribution
+        return Uniform(self.half_width).distribution
 
     def check(self, x: Tensor) -> None:
         """Raise InvalidInput unless the inputs lie in the box."""
@@ -108,15 +101,6 @@ class UniformInBox(Noise):
             left = torch.maximum(left, overlap[:, -1])
         return torch.minimum(round_up(1.5 - left), plain).clamp(max=1.0)
 
-    def _radius(self, p: Tensor) -> Tensor:
-        return self._unconstrained._radius(p)
-
-    def _radius_between(self, p_lower: Tensor, p_upper: Tensor) -> Tensor:
-        return self._unconstrained._radius_between(p_lower, p_upper)
-
-    def _probability(self, radius: Tensor) -> Tensor:
-        return self._unconstrained._probability(radius)
-
     @property
     def _width(self) -> float:
         return 2 * self.half_width
@@ -144,7 +128,7 @@ class UniformInBox(Noise):
 
 
 @dataclass(frozen=True)
-class SplittingNoise(Noise):
+class SplittingNoise(OverlapNoise):
     r"""Splitting noise, which certifies the l_1 radius :math:`2 w (p - 1/2)` for inputs in [0, 1].
 
     Each entry is shown only as the interval between two cuts in which it lies. The cuts are :math:`2w` apart, at a
@@ -171,13 +155,6 @@ class SplittingNoise(Noise):
     tensor([0.0000, 0.8000], dtype=torch.float64)
     """
 
-    half_width: float
-
-    norm = 1.0
-
-    def __post_init__(self) -> None:
-        checks.positive("half_width", self.half_width)
-
     def __str__(self) -> str:
         return f"splitting(half_width={self.half_width})"
 
@@ -194,15 +171,6 @@ class SplittingNoise(Noise):
     def check(self, x: Tensor) -> None:
         """Raise InvalidInput unless the inputs lie in [0, 1]."""
         self.distribution.check(x)
-
-    def _radius(self, p: Tensor) -> Tensor:
-        return 2 * self.half_width * (p - 0.5)
-
-    def _radius_between(self, p_lower: Tensor, p_upper: Tensor) -> Tensor:
-        return round_down(self.half_width * (p_lower - p_upper))
-
-    def _probability(self, radius: Tensor) -> Tensor:
-        return 0.5 + radius / (2 * self.half_width)
 
 
 @dataclass(frozen=True)

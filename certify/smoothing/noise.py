@@ -203,7 +203,31 @@ class Laplace(Noise):
 
 
 @dataclass(frozen=True)
-class Uniform(Noise):
+class OverlapNoise(Noise):
+    r"""A noise under which the probability of a class changes by :math:`\|\delta\|_1 / 2w` at most.
+
+    So a label keeps its lead up to the l_1 radius :math:`w (p_A - p_B)`, or :math:`2 w (p - 1/2)` of one probability.
+    """
+
+    half_width: float
+
+    norm = 1.0
+
+    def __post_init__(self) -> None:
+        checks.positive("half_width", self.half_width)
+
+    def _radius(self, p: Tensor) -> Tensor:
+        return 2 * self.half_width * (p - 0.5)
+
+    def _radius_between(self, p_lower: Tensor, p_upper: Tensor) -> Tensor:
+        return round_down(self.half_width * (p_lower - p_upper))
+
+    def _probability(self, radius: Tensor) -> Tensor:
+        return 0.5 + radius / (2 * self.half_width)
+
+
+@dataclass(frozen=True)
+class Uniform(OverlapNoise):
     r"""Uniform noise on [-w, w] in every entry, which certifies the l_1 radius :math:`2 w (p - 1/2)`.
 
     Args:
@@ -220,13 +244,6 @@ class Uniform(Noise):
     tensor([0.0000, 0.8000], dtype=torch.float64)
     """
 
-    half_width: float
-
-    norm = 1.0
-
-    def __post_init__(self) -> None:
-        checks.positive("half_width", self.half_width)
-
     def __str__(self) -> str:
         return f"uniform(half_width={self.half_width})"
 
@@ -234,15 +251,6 @@ class Uniform(Noise):
     def distribution(self) -> Distribution:
         """How noisy inputs are drawn."""
         return UniformEntries(self.half_width)
-
-    def _radius(self, p: Tensor) -> Tensor:
-        return 2 * self.half_width * (p - 0.5)
-
-    def _radius_between(self, p_lower: Tensor, p_upper: Tensor) -> Tensor:
-        return round_down(self.half_width * (p_lower - p_upper))
-
-    def _probability(self, radius: Tensor) -> Tensor:
-        return 0.5 + radius / (2 * self.half_width)
 
 
 class InNorm(Noise):

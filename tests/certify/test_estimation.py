@@ -205,7 +205,7 @@ def test_a_certificate_is_continued_only_where_it_may_be():
     other = SmoothedClassifier(model, Gaussian(0.5), num_classes=10)
     with pytest.raises(InvalidInput, match="pass what it was made with"):
         other.extend(open_ended, x, 1000)
-    with pytest.raises(InvalidInput, match="its selection votes differ"):
+    with pytest.raises(InvalidInput, match="their selection votes differ"):
         smoothed.extend(open_ended, x.flip(0), 1000)
     with pytest.raises(InvalidInput, match="tolerance must be a finite number of at least 0, got -1"):
         smoothed.extend(open_ended, x, 1000, tolerance=-1.0)
