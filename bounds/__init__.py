@@ -1,6 +1,7 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
 from bounds.balls import Interval, LpBall
+from bounds.concretize import Box, SparseBall, linear_minimum
 from bounds.errors import (
     BoundsError,
     InvalidConfiguration,
@@ -9,14 +10,19 @@ from bounds.errors import (
     ManifestMismatch,
     UnsupportedLayer,
 )
-from bounds.interval import DEFAULT_RULES, ibp, margin_bounds
+from bounds.graph import Graph, capture
+from bounds.interval import DEFAULT_RULES, ibp
 from bounds.layers import Normalize
+from bounds.linear import crown, crown_ibp
+from bounds.margins import margin_bounds
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
 from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
 __all__ = [
     "DEFAULT_RULES",
     "BoundsError",
+    "Box",
+    "Graph",
     "Interval",
     "InvalidConfiguration",
     "InvalidInput",
@@ -24,11 +30,16 @@ __all__ = [
     "LpBall",
     "ManifestMismatch",
     "Normalize",
+    "SparseBall",
     "UnsupportedLayer",
+    "capture",
     "clopper_pearson_interval",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
+    "crown",
+    "crown_ibp",
     "ibp",
+    "linear_minimum",
     "log_evidence_above",
     "log_evidence_below",
     "margin_bounds",

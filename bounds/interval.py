@@ -173,34 +173,10 @@ def ibp(model: nn.Module, ball: LpBall, *, rules: Mapping[type[nn.Module], Rule]
     return _propagate(list(sequential_layers(model, rules)), ball, rules)[0]
 
 
-def margin_bounds(
-    model: nn.Module,
-    ball: LpBall,
-    labels: Tensor,
-    method: str = "ibp",
-    *,
-    rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
+def interval_margins(
+    model: nn.Module, ball: LpBall, labels: Tensor, rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES
 ) -> Tensor:
-    """Lower bounds on ``logit_label - logit_k`` over a ball; a row above 0 off the label is a proof.
-
-    Same guarantee and conditions as :func:`ibp`. The difference is folded into a last linear layer, which is
-    tighter than subtracting bounds of logits.
-
-    Args:
-        model: as in :func:`ibp`.
-        ball: N perturbation sets.
-        labels: (N,) class indices.
-        method: only ``"ibp"`` so far.
-        rules: bounding rule of each layer type.
-
-    Returns:
-        (N, K) tensor, 0 at ``k = label``.
-
-    Raises:
-        UnsupportedLayer: a layer without a rule.
-        InvalidInput: labels out of range, an unknown method.
-    """
-    checks.one_of("method", method, ("ibp",))
+    """Lower bounds (N, K) on ``logit_label - logit_k``, 0 at the label, with the guarantee of :func:`ibp`."""
     layers = list(sequential_layers(model, rules))
     last = layers[-1] if layers and type(layers[-1]) is nn.Linear and nn.Linear in rules else None
     if last is not None and rules[nn.Linear] is DEFAULT_RULES[nn.Linear]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bounds import LpBall, checks, margin_bounds
+from bounds import Graph, LpBall, capture, checks, margin_bounds
 from bounds.checks import Limit
 from certify.models import frozen, predictions, probe
 from certify.results import Certificate
@@ -30,14 +30,15 @@ def certified_radius(
     """Largest radius found within which the model is proved to predict the given label.
 
     Every returned radius was itself proved: no input of the ball and the box [low, high] gets another label.
-    The proof is about the network in real arithmetic with the given weights; see :func:`bounds.ibp`.
+    The proof is about the network in real arithmetic with the given weights; see :func:`bounds.ibp`
+    and :func:`bounds.crown`.
 
     Args:
         model: as the bounding method asks; its weights are widened to float64.
         x: (N, *D), floating, finite, inside the box.
         labels: (N,) correct classes.
         norm: order of the norm, from 1 to ``math.inf``.
-        method: bounding method, see :func:`bounds.margin_bounds`.
+        method: bounding method, ``"ibp"``, ``"crown_ibp"`` or ``"crown"``; see :func:`bounds.margin_bounds`.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         tolerance: relative width at which the bisection stops.
@@ -61,8 +62,9 @@ def certified_radius(
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
         predicted = predictions(model, x, batch_size) if len(x) else labels
+        bounded = model if method == "ibp" or len(x) == 0 else capture(model, x.double())  # once, for all radii
         parts = [
-            _largest_proved(model, LpBall(center.double(), 0.0, order, *box), label, method, tolerance)
+            _largest_proved(bounded, LpBall(center.double(), 0.0, order, *box), label, method, tolerance)
             for center, label in zip(x.detach().split(batch_size), labels.split(batch_size), strict=True)
             if len(center)
         ]
@@ -79,7 +81,7 @@ def certified_radius(
     )
 
 
-def _largest_proved(model: nn.Module, point: LpBall, labels: Tensor, method: str, tolerance: float) -> Tensor:
+def _largest_proved(model: nn.Module | Graph, point: LpBall, labels: Tensor, method: str, tolerance: float) -> Tensor:
     """Bisection over what is proved, all inputs at once; (N,) float64."""
     reach = _reach(point)
     proved = torch.zeros_like(reach)

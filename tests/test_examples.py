@@ -45,6 +45,7 @@ def test_sampling_throughput(monkeypatch, capsys):
     assert all(line[f"{kind} noise, shared by 100"] > 0 for line in lines for kind in ("float", "grid"))
 
 
+@pytest.mark.slow
 def test_train_smoothed(tmp_path, monkeypatch, capsys):
     file = tmp_path / "curves.png"
     sizes = ("--train-images", 200, "--images", 20, "--epochs", 2, "--draws", 300, "--output", file)
@@ -54,6 +55,7 @@ def test_train_smoothed(tmp_path, monkeypatch, capsys):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["plain", "noise", "pgd", "ibp"])
 def test_training_of_the_reference_networks_learns(loss: str):
     script = runpy.run_path(str(EXAMPLES / "train_reference.py"))

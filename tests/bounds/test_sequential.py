@@ -73,6 +73,7 @@ def test_a_bound_for_one_sample_size_does_not_survive_looking_at_every_draw():
 
 
 # Mean draws until either side decides, p0 = Phi(1), at most 60,000 draws, as derived with the test.
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "stated"), [(0.999, 48), (0.99, 57), (0.95, 128), (0.9, 585), (0.86, 6875), (0.6, 49)])
 def test_mean_number_of_draws(p: float, stated: float):
     p0, limit = 0.8413447460685429, math.log(1e3)

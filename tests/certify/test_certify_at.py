@@ -30,6 +30,7 @@ def test_answers_about_a_halfspace_are_right():
     assert (decision.draws < 20_000).all()
 
 
+@pytest.mark.slow
 def test_error_rate_is_at_most_alpha_at_the_boundary_itself():
     """At a distance just below the radius every certification is wrong, at whatever draw it happens."""
     rows, alpha = 2000, 0.05

@@ -162,6 +162,7 @@ def test_normalisation_belongs_to_the_model(project: Path):
     assert records(project / "plain") == records(project / "normalised")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_the_same_run(tmp_path: Path):
     config = tmp_path / "config.toml"
     config.write_text('[model]\nnetwork = "noise"\n[data]\ncount = 40\n[methods.smoothing]\nn = 3000\n[methods.ibp]\n')
@@ -314,6 +315,7 @@ def test_another_manifest_an_unwritable_directory_and_wrong_usage(project: Path)
     assert "missing.toml cannot be read" in refusal("run", "missing.toml", cwd=project)
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_what_is_finished(tmp_path: Path):
     config = tmp_path / "config.toml"
     config.write_text('[model]\nnetwork = "noise"\n[methods.smoothing]\nn = 20000\n')

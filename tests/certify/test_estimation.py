@@ -180,6 +180,7 @@ def test_no_draw_is_counted_twice_when_a_budget_ends_inside_a_block():
     assert len(fresh & noisy(stream)) == 1
 
 
+@pytest.mark.slow
 def test_sequential_bounds_err_at_most_alpha_of_the_time_though_they_stop_when_they_like():
     rows, alpha = 2000, 0.05
     distance = torch.linspace(0.2, 0.8, rows).round(decimals=3)
@@ -322,6 +323,7 @@ def test_models_in_half_precision_are_run_and_named(half: torch.dtype):
     assert x.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_votes():
     model, x, _ = reference.load("noise", 2)
     expected = SmoothedClassifier(model, Gaussian(0.25), num_classes=10).certify(x, n=200, generator=generator())

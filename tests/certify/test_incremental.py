@@ -175,7 +175,7 @@ def test_draws_with_nan_are_lost():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": 0.123 * torch.ones(2, 2)}, "but their selection votes differ on them"),
+        ({"x": 0.123 * torch.ones(2, 2)}, "but their selection votes differ"),
         ({"x": torch.ones(3, 2)}, "2 inputs, this is .* 3 inputs"),
         ({"original": SmoothedClassifier(Halfspace(WEIGHT), Laplace(1.0), num_classes=2)}, "laplace"),
         ({"original": SmoothedClassifier(Halfspace(-WEIGHT), Gaussian(SIGMA), num_classes=2)}, "votes differ"),

@@ -159,6 +159,7 @@ def elsewhere(path: Path) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no fcntl")
 def test_two_processes_do_not_write_one_run(tmp_path):
     run = RunDirectory.open(tmp_path, MANIFEST)

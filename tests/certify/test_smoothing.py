@@ -313,6 +313,7 @@ def test_models_that_cannot_carry_a_certificate_are_refused(model: nn.Module, me
 # ------------------------------------------------------------------------------------------------------------ memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [None, 255])
 def test_memory_grows_with_the_batch_alone(grid: int | None):
     model = nn.Linear(784, 3)

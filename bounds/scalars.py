@@ -1,0 +1,101 @@
+"""Which scalar function stands behind an operation of a captured network."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from bounds import periodic_functions
+from bounds import scalar_functions as functions
+from bounds.balls import Interval
+from bounds.errors import UnsupportedLayer
+from bounds.graph import Node
+from bounds.relaxations import ScalarFunction
+
+Maker = Callable[[Node], ScalarFunction]
+
+
+def _fixed(make: Callable[[], ScalarFunction]) -> Maker:
+    return lambda node: make()
+
+
+def _with(make: Callable[..., ScalarFunction], **defaults: float | None) -> Maker:
+    """Takes the arguments after the data, by position, or their defaults."""
+
+    def maker(node: Node) -> ScalarFunction:
+        given = node.arguments[1:]
+        return make(*given, *list(defaults.values())[len(given) :])
+
+    return maker
+
+
+def _prelu(node: Node) -> ScalarFunction:
+    weight: Tensor = node.arguments[1]
+    shape = (1, -1, *[1] * (node.value.ndim - 2)) if weight.numel() > 1 else ()
+    return functions.leaky_relu(weight.reshape(shape))
+
+
+# One line for each operation. Names are those of ATen; a caller may add to a copy.
+SCALARS: Mapping[str, Maker] = {
+    "aten.relu.default": _fixed(functions.relu),
+    "aten.leaky_relu.default": _with(functions.leaky_relu, negative_slope=0.01),
+    "aten.prelu.default": _prelu,
+    "aten.elu.default": _with(functions.elu, alpha=1.0, scale=1.0, input_scale=1.0),
+    "aten.selu.default": _fixed(functions.selu),
+    "aten.celu.default": lambda node: functions.elu(*_celu(*node.arguments[1:])),
+    "aten.relu6.default": _fixed(functions.relu6),
+    "aten.hardtanh.default": _with(functions.hardtanh, low=-1.0, high=1.0),
+    "aten.clamp.default": _with(functions.clamp, low=None, high=None),
+    "aten.clamp_min.default": _with(functions.clamp, low=None),
+    "aten.clamp_max.default": lambda node: functions.clamp(None, node.arguments[1]),
+    "aten.hardsigmoid.default": _fixed(functions.hardsigmoid),
+    "aten.hardswish.default": _fixed(functions.hardswish),
+    "aten.abs.default": _fixed(functions.absolute),
+    "aten.sign.default": _fixed(periodic_functions.sign),
+    "aten.floor.default": _fixed(periodic_functions.floor),
+    "aten.sigmoid.default": _fixed(functions.sigmoid),
+    "aten.tanh.default": _fixed(functions.tanh),
+    "aten.atan.default": _fixed(functions.atan),
+    "aten.softplus.default": _with(functions.softplus, beta=1.0, threshold=20.0),
+    "aten.silu.default": _fixed(functions.silu),
+    "aten.mish.default": _fixed(functions.mish),
+    "aten.gelu.default": lambda node: functions.gelu(node.options.get("approximate", "none")),
+    "aten.erf.default": _fixed(functions.erf),
+    "aten.exp.default": _fixed(functions.exp),
+    "aten.log.default": _fixed(functions.log),
+    "aten.sqrt.default": _fixed(functions.sqrt),
+    "aten.reciprocal.default": _fixed(functions.reciprocal),
+    "aten.pow.Tensor_Scalar": lambda node: functions.power(node.arguments[1]),
+    "aten.square.default": _fixed(functions.square),
+    "aten.sin.default": _fixed(periodic_functions.sin),
+    "aten.cos.default": _fixed(periodic_functions.cos),
+}
+
+
+def _celu(alpha: float = 1.0) -> tuple[float, float, float]:
+    """CELU as ELU: alpha (e^(x / alpha) - 1) below 0."""
+    return alpha, 1.0, 1.0 / alpha
+
+
+def scalar(node: Node, table: Mapping[str, Maker] = SCALARS) -> ScalarFunction:
+    """The scalar function of a node.
+
+    Raises:
+        UnsupportedLayer: there is none, with the operation, its place in the source code, and the remedy.
+    """
+    if node.operation not in table or len(node.parents) != 1:
+        raise UnsupportedLayer(
+            f"{node.operation} of {len(node.parents)} data inputs has no rule for linear bounds; it stands at "
+            f"{node.origin}. Replace it by operations that have one, or add a line to bounds.operations.AFFINE or "
+            f"bounds.scalars.SCALARS"
+        )
+    return table[node.operation](node)
+
+
+def is_open(function: ScalarFunction, interval: Interval) -> Tensor:
+    """Where the two lines of a function differ by more than rounding, so that better bounds would help."""
+    lines = function.lines(interval)
+    x = (interval.lower + interval.upper) / 2
+    gap = (lines.upper_slope - lines.lower_slope) * x + lines.upper_intercept - lines.lower_intercept
+    size = lines.upper_intercept.abs() + lines.upper_slope.abs() * x.abs()
+    opened: Tensor = (gap > 1e-9 * size + 1e-12) | gap.isnan()
+    return opened
