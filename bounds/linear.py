@@ -159,7 +159,10 @@ class Propagation:
             rule = self._rule(node)
             radius = rule.spread(node, tuple(radii)) + self._rounding(node, rule)
             center = node.function(*centers)
-            self.intervals[name] = Interval(center - radius, center + radius)
+            lower, upper = center - radius, center + radius
+            # Of an interval without an end the centre is NaN.
+            ends = torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper)
+            self.intervals[name] = Interval(*ends)
 
     def _rule(self, node: Node) -> Affine:
         rule = affine(node, self.table)
@@ -237,7 +240,8 @@ class Propagation:
         (last,) = coefficients.values()
         least = linear_minimum(last.transpose(0, 1), ball).T
         unit = (len(self.order) + 8) * unit_roundoff(rows.dtype)
-        return least + bias - (doubt * (1 + 1e-3) + unit * (least.abs() + bias.abs() + doubt))
+        bound = least + bias - (doubt * (1 + 1e-3) + unit * (least.abs() + bias.abs() + doubt))
+        return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
 
     def _lines(self, node: Node) -> Lines:
         """The lines around a function on the bounds of its parent, which are final once they are asked for."""

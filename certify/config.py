@@ -9,7 +9,17 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
-from certify.methods import STANDARD, Checked, Count, IntervalBounds, Method, MinimalPerturbation, Positive, Smoothing
+from certify.methods import (
+    STANDARD,
+    Checked,
+    Count,
+    IntervalBounds,
+    LinearBounds,
+    Method,
+    MinimalPerturbation,
+    Positive,
+    Smoothing,
+)
 
 Norm = Annotated[float, Meta(ge=1)] | Literal["inf"]
 
@@ -68,6 +78,7 @@ class MethodTables(_Table, frozen=True):
 
     smoothing: Smoothing | None = None
     ibp: IntervalBounds | None = None
+    crown: LinearBounds | None = None
     attack: MinimalPerturbation | None = None
 
 
@@ -110,7 +121,7 @@ class Config(_Table, frozen=True):
 
     def chosen_methods(self) -> list[Method]:
         """The methods to run; the standard ones if no table names any."""
-        tables = [self.methods.smoothing, self.methods.ibp, self.methods.attack]
+        tables = [self.methods.smoothing, self.methods.ibp, self.methods.crown, self.methods.attack]
         return [method for method in tables if method is not None] or list(STANDARD)
 
     def norm_orders(self) -> list[float]:

@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("proof", "probable", "witness", "none")  # in the ord
 
 NEIGHBOURS = 6  # pictures per norm, at most
 ROWS = 2000  # inputs in a table, at most
-BOUNDS = {"ibp": "interval bounds"}
+BOUNDS = {"ibp": "interval bounds", "crown": "linear bounds"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -295,6 +295,18 @@ def test_certified_radii_lie_between_intervals_and_attacks():
     assert tight.method == "crown"
 
 
+def test_where_a_function_is_not_defined_nothing_is_claimed():
+    class Logarithm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x.log(), x.exp()], 1)
+
+    x = torch.tensor([[0.5, 0.05]], dtype=torch.float64)
+    interval = crown(Logarithm(), LpBall(x, 0.1, low=None, high=None))
+    assert interval.lower[0, 1] == -math.inf
+    assert interval.lower[0, 0].item() == pytest.approx(math.log(0.4))
+    assert interval.upper[0, 2].item() == pytest.approx(math.exp(0.6))
+
+
 def test_the_model_comes_back_as_it_was_and_weights_stay_its_own():
     model = Branching().train()
     x = torch.rand(2, 2, 5, 3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput, ManifestMismatch
 from certify import Evaluation, evaluate, reference
-from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
+from certify.methods import IntervalBounds, LinearBounds, MinimalPerturbation, Smoothing
 
 QUICK = [Smoothing(n=200, n0=20), IntervalBounds(), MinimalPerturbation(steps=10, restarts=2)]
 
@@ -22,6 +22,18 @@ def evaluation() -> Evaluation:
 
 def without_times(evaluation: Evaluation) -> list[dict]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in evaluation.records]
+
+
+@pytest.mark.slow
+def test_linear_bounds_are_a_method_beside_the_others(tmp_path):
+    model, x, y = reference.load("pgd", 2)
+    chosen = [IntervalBounds(), LinearBounds(tolerance=0.2), MinimalPerturbation(steps=20)]
+    evaluation = evaluate(model, x, y, norms=(math.inf,), methods=chosen)
+    radius = evaluation.to_dataframe().pivot_table(index="index", columns="method", values="certified_radius")
+    assert (radius.crown > 1.5 * radius.ibp).all()
+    assert not evaluation.check()
+    evaluation.to_html(tmp_path / "page.html")
+    assert "linear bounds are proofs about the model" in (tmp_path / "page.html").read_text().lower()
 
 
 def test_one_row_per_input_norm_and_method(evaluation: Evaluation):
