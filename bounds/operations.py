@@ -104,7 +104,7 @@ AFFINE: Mapping[str, Affine] = {
             *("slice.Tensor", "select.int", "split.Tensor", "split_with_sizes.default", "chunk.default"),
             *("unbind.int", "cat.default", "stack.default", "flip.default", "roll.default", "index.Tensor"),
             *("constant_pad_nd.default", "pad.default", "neg.default", "add.Tensor", "sub.Tensor", "rsub.Scalar"),
-            *("_to_copy.default", "to.dtype", "dropout.default"),
+            "dropout.default",
         )
     },
     **{

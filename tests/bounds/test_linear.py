@@ -339,7 +339,19 @@ def test_what_has_no_rule_is_refused_with_its_place():
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
+    class Rounds(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.int() * 1.5
+
+    class Mixes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x.mean(0)).relu()
+
     ball = LpBall(torch.rand(2, 3), 0.1)
+    with pytest.raises(UnsupportedLayer, match="has no rule for linear bounds"):
+        crown(Rounds(), ball)  # a cast to integers is not affine, though it may look like a copy
+    with pytest.raises(UnsupportedLayer, match="mixes the dimension of inputs with others"):
+        crown(Mixes(), ball)
     with pytest.raises(UnsupportedLayer, match=r"aten\.mul\.Tensor of 2 data inputs has no rule.*test_linear\.py"):
         crown(Products(), ball)
     with pytest.raises(UnsupportedLayer, match=r"torch\.export does not capture the model"):
