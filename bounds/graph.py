@@ -53,9 +53,8 @@ class Graph:
     Use :func:`capture` to make one.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram, dimensions: int) -> None:
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
         self.program = program
-        self.dimensions = dimensions  # of an input, its batch included
 
     def bind(self, x: Tensor) -> dict[str, Node]:
         """The nodes that depend on the input, in order of evaluation, at the inputs (N, *D) and in their dtype."""
@@ -170,7 +169,7 @@ def capture(model: nn.Module | Graph, x: Tensor) -> Graph:
     finally:
         for module, training in modes:
             module.training = training
-    return Graph(program, x.ndim)
+    return Graph(program)
 
 
 def _same(x: Tensor) -> Tensor:

@@ -50,8 +50,7 @@ def crown(model: nn.Module | Graph, ball: PerturbationSet, *, table: Mapping[str
     Raises:
         UnsupportedLayer: an operation without a rule, with its place in the source code.
     """
-    propagation = Propagation.of(model, ball, table, tighten=True)
-    return propagation.output() & propagation.intervals["output"]
+    return Propagation.of(model, ball, table, tighten=True).output()
 
 
 def crown_ibp(model: nn.Module | Graph, ball: PerturbationSet, *, table: Mapping[str, Affine] = AFFINE) -> Interval:
@@ -61,8 +60,7 @@ def crown_ibp(model: nn.Module | Graph, ball: PerturbationSet, *, table: Mapping
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,
         arXiv:1906.06316.
     """
-    propagation = Propagation.of(model, ball, table, tighten=False)
-    return propagation.output() & propagation.intervals["output"]
+    return Propagation.of(model, ball, table, tighten=False).output()
 
 
 def linear_margins(
@@ -97,6 +95,8 @@ class Propagation:
         self.table = table
         self.order = list(nodes)
         self.intervals: dict[str, Interval] = {}
+        self.rules: dict[str, Affine] = {}
+        self.rounding: dict[str, Tensor] = {}  # of affine nodes: what it can change in their values
         self.functions: dict[str, ScalarFunction] = {}
         self.known: dict[str, Lines] = {}
 
@@ -109,9 +109,11 @@ class Propagation:
         with torch.no_grad():
             propagation = cls(capture(model, ball.center).bind(ball.center), ball, table)
             curved = {parent for node in propagation.nodes.values() for parent in propagation._needed(node)}
-            straight = {name for name in propagation.order if propagation._is_straight(name)}
+            straight: set[str] = set()  # nodes with no function between the input and them
             for name in propagation.order:
                 propagation._forward(name)
+                if name not in propagation.functions and straight.issuperset(propagation.nodes[name].parents):
+                    straight.add(name)
                 if name not in curved:
                     continue
                 # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one
@@ -122,25 +124,24 @@ class Propagation:
                     propagation._tighten(name, everywhere=False)
         return propagation
 
-    def _is_straight(self, name: str) -> bool:
-        """Whether no function stands between the input and a node."""
-        node = self.nodes[name]
-        return node.name not in self.functions and all(self._is_straight(parent) for parent in node.parents)
-
     def _is_first(self, name: str) -> bool:
         """Whether a node takes its data from the input itself."""
         return all(self.nodes[parent].operation == "input" for parent in self.nodes[name].parents)
 
     def output(self) -> Interval:
-        """Linear bounds on the outputs."""
+        """Linear bounds on the outputs, where intervals are not tighter."""
         value = self.nodes["output"].value
-        return self._both("output", torch.arange(entries(value), device=value.device), self.ball)
+        linear = self._both("output", torch.arange(entries(value), device=value.device), self.ball)
+        return linear & self.intervals["output"]
 
     # ----------------------------------------------------------------------------------------------------- forward
 
     def _needed(self, node: Node) -> tuple[str, ...]:
         """Parents whose bounds the lines of a node rest on."""
-        if node.operation == "input" or affine(node, self.table) is not None:
+        if node.operation == "input":
+            return ()
+        if (rule := affine(node, self.table)) is not None:
+            self.rules[node.name] = rule
             return ()
         self.functions[node.name] = scalar(node)
         return node.parents
@@ -156,19 +157,14 @@ class Propagation:
             parents = [self.intervals[parent] for parent in node.parents]
             centers = [(part.lower + part.upper) / 2 for part in parents]
             radii = [torch.maximum(p.upper - c, c - p.lower) for p, c in zip(parents, centers, strict=True)]
-            rule = self._rule(node)
-            radius = rule.spread(node, tuple(radii)) + self._rounding(node, rule)
+            rule = self.rules[name]
+            self.rounding[name] = self._rounding(node, rule)
+            radius = rule.spread(node, tuple(radii)) + self.rounding[name]
             center = node.function(*centers)
             lower, upper = center - radius, center + radius
             # Of an interval without an end the centre is NaN.
             ends = torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper)
             self.intervals[name] = Interval(*ends)
-
-    def _rule(self, node: Node) -> Affine:
-        rule = affine(node, self.table)
-        if rule is None:
-            raise UnsupportedLayer(f"{node.operation} has no rule")
-        return rule
 
     def _rounding(self, node: Node, rule: Affine) -> Tensor:
         """What rounding can change in the value of an affine node, at all points of the intervals of its parents."""
@@ -186,8 +182,11 @@ class Propagation:
         node, interval = self.nodes[name], self.intervals[name]
         if node.batch != 0 or node.operation == "input":
             return
-        open_ = torch.stack([is_open(function, interval) for function in self._consumers(name)]).any(0)
-        chosen = (open_ | everywhere).flatten(1).any(0).nonzero().squeeze(1)
+        if everywhere:
+            chosen = torch.arange(entries(node.value), device=node.value.device)
+        else:
+            open_ = torch.stack([is_open(function, interval) for function in self._consumers(name)]).any(0)
+            chosen = open_.flatten(1).any(0).nonzero().squeeze(1)
         if len(chosen) == 0:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
@@ -265,13 +264,13 @@ class Propagation:
             size = size + torch.maximum(lines.lower_intercept.abs(), lines.upper_intercept.abs())
             error = accumulated_error(entries(node.value) + 8, a.dtype) * _sum(a.abs() * size)
             return (part,), constant, error
-        rule = self._rule(node)
+        rule = self.rules[node.name]
         zeros = tuple(torch.zeros_like(self.nodes[parent].value) for parent in node.parents)
         start, transpose, *_ = torch.func.vjp(node.function, *zeros)
         parts = torch.func.vmap(transpose)(a)
         offset = start.abs() if rule.offset is None else rule.offset(node, start)
         summed = accumulated_error(entries(node.value) + 4, a.dtype) * _sum(a.abs() * offset)
-        return parts, _sum(a * start), _sum(a.abs() * self._rounding(node, rule)) + summed
+        return parts, _sum(a * start), _sum(a.abs() * self.rounding[node.name]) + summed
 
 
 def _is_box(region: PerturbationSet) -> bool:

@@ -23,6 +23,21 @@ def round_up(x: Tensor, relative_error: float = SPECIAL_FUNCTION_ERROR) -> Tenso
     return -round_down(-x, relative_error)
 
 
+def complement(p: Tensor) -> Tensor:
+    """A probability at least ``1 - p``."""
+    return round_up(1 - p, 2.0**-53).clamp(max=1.0)
+
+
+def raised(p: Tensor, error: float) -> Tensor:
+    """A probability at least ``p + error``, or 1."""
+    return round_up(p + error, 2.0**-52).clamp(max=1.0)
+
+
+def lowered(p: Tensor, error: float) -> Tensor:
+    """A probability at most ``p - error``, or 0."""
+    return round_down(p - error, 2.0**-52).clamp(min=0.0) if error else p
+
+
 def unit_roundoff(dtype: torch.dtype) -> float:
     """Largest relative error of one rounded operation in ``dtype``, round to nearest."""
     return torch.finfo(dtype).eps / 2

@@ -25,11 +25,23 @@ class Affine:
             move so far: the absolute values of the matrix times these.
         terms: of a node and the values of its parents, rounded operations behind one entry of the output, at most.
         offset: of a node and its value at zero, the size of what is added up for that value; None for the value.
+        applies: of a node, whether it is affine there, with the data where they stand.
     """
 
     spread: Spread
     terms: Callable[[Node, tuple[Tensor, ...]], int]
     offset: Callable[[Node, Tensor], Tensor] | None = None
+    applies: Callable[[Node], bool] = lambda node: True
+
+
+def _one_factor(node: Node) -> bool:
+    """Only one argument is data: a product with a constant."""
+    return len(node.parents) == 1
+
+
+def _first_alone(node: Node) -> bool:
+    """Only the first argument is data, so that neither a weight nor a divisor is."""
+    return len(node.parents) == 1 and node.arguments[0] is None
 
 
 def _entrywise(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
@@ -85,6 +97,14 @@ def _normalization_offset(node: Node, start: Tensor) -> Tensor:
 
 
 ENTRYWISE, REDUCTION = Affine(_entrywise, _few), Affine(_entrywise, _all)
+SCALING, MATRIX = Affine(_entrywise, _few, applies=_one_factor), Affine(_matrix, _all, applies=_one_factor)
+QUOTIENT = Affine(_entrywise, _few, applies=_first_alone)
+
+
+def _layer(operation: Callable[..., Tensor]) -> Affine:
+    """A linear layer or a convolution."""
+    return Affine(_weighted(operation), _fan_in, applies=_first_alone)
+
 
 # One line for each operation. Names are those of ATen; a caller may add to a copy.
 AFFINE: Mapping[str, Affine] = {
@@ -118,37 +138,24 @@ AFFINE: Mapping[str, Affine] = {
     "aten._native_batch_norm_legit_no_training.default": Affine(
         _entrywise, lambda node, parents: 10, _normalization_offset
     ),
-    "aten.linear.default": Affine(_weighted(F.linear), _fan_in),
-    "aten.conv1d.default": Affine(_weighted(F.conv1d), _fan_in),
-    "aten.conv2d.default": Affine(_weighted(F.conv2d), _fan_in),
-    "aten.conv3d.default": Affine(_weighted(F.conv3d), _fan_in),
-    "aten.conv_transpose1d.default": Affine(_weighted(F.conv_transpose1d), _fan_in),
-    "aten.conv_transpose2d.input": Affine(_weighted(F.conv_transpose2d), _fan_in),
-    "aten.conv_transpose3d.input": Affine(_weighted(F.conv_transpose3d), _fan_in),
-}
-
-# Affine as long as only one factor is data, and the divisor is not.
-PRODUCTS: Mapping[str, Affine] = {
-    "aten.mul.Tensor": ENTRYWISE,
-    "aten.mul.Scalar": ENTRYWISE,
-    "aten.matmul.default": Affine(_matrix, _all),
-    "aten.mm.default": Affine(_matrix, _all),
-    "aten.bmm.default": Affine(_matrix, _all),
+    "aten.linear.default": _layer(F.linear),
+    "aten.conv1d.default": _layer(F.conv1d),
+    "aten.conv2d.default": _layer(F.conv2d),
+    "aten.conv3d.default": _layer(F.conv3d),
+    "aten.conv_transpose1d.default": _layer(F.conv_transpose1d),
+    "aten.conv_transpose2d.input": _layer(F.conv_transpose2d),
+    "aten.conv_transpose3d.input": _layer(F.conv_transpose3d),
+    "aten.mul.Tensor": SCALING,
+    "aten.mul.Scalar": SCALING,
+    "aten.div.Tensor": QUOTIENT,
+    "aten.div.Scalar": QUOTIENT,
+    "aten.matmul.default": MATRIX,
+    "aten.mm.default": MATRIX,
+    "aten.bmm.default": MATRIX,
 }
 
 
 def affine(node: Node, table: Mapping[str, Affine] = AFFINE) -> Affine | None:
     """The entry of a node, or None if it is not affine in its data."""
-    if node.operation in table:
-        entry = table[node.operation]
-        weighted = entry.terms is _fan_in and len(node.parents) > 1  # by data
-        return None if weighted else entry
-    if node.operation in PRODUCTS and len(node.parents) == 1:
-        return PRODUCTS[node.operation]
-    if (
-        node.operation in ("aten.div.Tensor", "aten.div.Scalar")
-        and node.arguments[0] is None
-        and len(node.parents) == 1
-    ):
-        return ENTRYWISE
-    return None
+    entry = table.get(node.operation)
+    return entry if entry is not None and entry.applies(node) else None

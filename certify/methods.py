@@ -126,45 +126,41 @@ class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
         )
 
 
-class IntervalBounds(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Certified radius by interval bound propagation."""
+class ProvedRadius(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by the bounding method that it is named after."""
 
-    name = "ibp"
     norms = (2.0, math.inf)
-    rows_per_unit = 100
 
     tolerance: Positive = 1e-3
 
     def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
         """Deterministic certificates of the model."""
-        return _proved(problem, rows, norm, self.name, self.tolerance)
+        return certified_radius(
+            problem.model,
+            problem.x[rows],
+            problem.y[rows],
+            norm=norm,
+            method=self.name,
+            low=problem.low,
+            high=problem.high,
+            tolerance=self.tolerance,
+        )
 
 
-class LinearBounds(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class IntervalBounds(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by interval bound propagation."""
+
+    name = "ibp"
+    rows_per_unit = 100
+
+
+class LinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Certified radius by backward linear bounds (CROWN): tighter than intervals, and slower by far."""
 
     name = "crown"
-    norms = (2.0, math.inf)
     rows_per_unit = 10
 
     tolerance: Positive = 1e-2
-
-    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
-        """Deterministic certificates of the model."""
-        return _proved(problem, rows, norm, self.name, self.tolerance)
-
-
-def _proved(problem: Problem, rows: slice, norm: float, method: str, tolerance: float) -> Certificate:
-    return certified_radius(
-        problem.model,
-        problem.x[rows],
-        problem.y[rows],
-        norm=norm,
-        method=method,
-        low=problem.low,
-        high=problem.high,
-        tolerance=tolerance,
-    )
 
 
 class MinimalPerturbation(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):

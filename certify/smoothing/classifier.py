@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bounds import checks, log_evidence_above, log_evidence_below, sequential_lower
 from bounds.errors import InvalidInput
-from bounds.numerics import round_up
+from bounds.numerics import complement, lowered, round_up
 from bounds.sequential import LARGEST_ALPHA
 from certify.models import probe
 from certify.results import RadiusDecision, SmoothedPrediction, SmoothingCertificate
-from certify.smoothing.estimation import class_bounds, complement, draw_until, lowered, votes_for
+from certify.smoothing.estimation import class_bounds, draw_until, votes_for
 from certify.smoothing.noise import Noise
 from certify.smoothing.noisy import Grid, NoisyModel
 from certify.smoothing.sampling import Sampling, Stage, draw_run_seed, precision_name
@@ -157,6 +157,10 @@ class SmoothedClassifier(NoisyModel):
         checks.probability("alpha", alpha)
         checks.one_of("bound", bound, ("binary", "two-class", "selected"))
         n, n0 = checks.at_least("n", n, 1), checks.at_least("n0", n0, 1)
+        if tolerance is not None:
+            _check_open_ended(alpha, tolerance)
+            if bound != "binary":
+                raise InvalidInput(f"bound must be 'binary' where a tolerance is given, got {bound!r}")
         sampling = self.sampling(x, max(n, n0), draw_run_seed(generator), first_index)
         selection = sampling.votes(self.num_classes, n0, Stage.SELECTION)
         label = selection[:, :-1].argmax(1)
@@ -186,8 +190,6 @@ class SmoothedClassifier(NoisyModel):
             domain=self.noise.domain,
         )
         if tolerance is not None:
-            if bound != "binary":
-                raise InvalidInput(f"bound must be 'binary' where a tolerance is given, got {bound!r}")
             return self._extended(empty, sampling, n, tolerance)
         if bound == "selected":
             two_class = self._two_class_pays(x, selection, label, n, alpha)
@@ -227,6 +229,7 @@ class SmoothedClassifier(NoisyModel):
         if not certificate.sequential:
             raise InvalidInput("certificate must be made with certify(tolerance=...): a fixed number of draws is final")
         n = checks.at_least("n", n, 1)
+        _check_open_ended(certificate.alpha, tolerance)
         return self._extended(certificate.to(x.device), self.sampling_of(certificate, x, n), n, tolerance)
 
     def certify_at(
@@ -344,8 +347,6 @@ class SmoothedClassifier(NoisyModel):
     ) -> SmoothingCertificate:
         """The certificate once every row has ``n`` draws, or a radius that further ones can raise by little."""
         alpha, label, x = certificate.alpha, certificate.label, sampling.x
-        checks.at_most("alpha", alpha, LARGEST_ALPHA)
-        checks.nonnegative("tolerance", tolerance)
 
         def lower(successes: Tensor, draws: int | Tensor) -> Tensor:
             return lowered(sequential_lower(successes, draws, alpha), sampling.error)
@@ -374,3 +375,9 @@ class SmoothedClassifier(NoisyModel):
             draws=draws,
             n=n,
         )
+
+
+def _check_open_ended(alpha: float, tolerance: float) -> None:
+    """What bounds that hold at every moment ask for, before anything is drawn."""
+    checks.at_most("alpha", alpha, LARGEST_ALPHA)
+    checks.nonnegative("tolerance", tolerance)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks
-from bounds.numerics import round_down, round_up
+from bounds.numerics import complement, round_down, round_up
 from certify.smoothing.noise import Gaussian, Laplace, Noise
 
 VALUES = 1024  # of a free parameter
@@ -93,7 +93,7 @@ def lecuyer_laplace_radius(p_lower: Tensor, p_upper: Tensor, scale: float) -> Te
 def _pair(p_lower: Tensor, p_upper: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float64; no other class has more than the rest."""
     a = checks.tensor("p_lower", p_lower).double()
-    return a, torch.minimum(checks.tensor("p_upper", p_upper).double(), round_up(1 - a, 2.0**-53))
+    return a, torch.minimum(checks.tensor("p_upper", p_upper).double(), complement(a))
 
 
 def _where_certified(noise: Noise, p_lower: Tensor, p_upper: Tensor, radius: Tensor) -> Tensor:

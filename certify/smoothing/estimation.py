@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bounds import clopper_pearson_lower, clopper_pearson_upper
-from bounds.numerics import round_down, round_up
+from bounds.numerics import complement, lowered, raised
 from certify.smoothing.sampling import NOISE_BLOCK, Sampling, Stage
 
 # Sequential sampling looks again after one block for every this many before, at least one: often enough to stop early,
@@ -17,16 +17,6 @@ BLOCKS_PER_BLOCK = 8
 def votes_for(label: Tensor, votes: Tensor) -> Tensor:
     """Votes (N,) for the label of each row, from votes (N, K + 1)."""
     return votes.gather(1, label[:, None]).squeeze(1)
-
-
-def lowered(p: Tensor, error: float) -> Tensor:
-    """A probability at least ``error`` below ``p``, and at least 0."""
-    return round_down(p - error, 2.0**-52).clamp(min=0.0) if error else p
-
-
-def complement(p: Tensor) -> Tensor:
-    """A probability at least ``1 - p``."""
-    return round_up(1 - p, 2.0**-53).clamp(max=1.0)
 
 
 def class_bounds(
@@ -54,7 +44,7 @@ def class_bounds(
         return lower, complement(lower)
     lower = lowered(torch.where(two_class, clopper_pearson_lower(successes, n, alpha / 2), lower), error)
     others = votes[:, :-1].scatter(1, label[:, None], -1).amax(1)
-    upper = round_up(clopper_pearson_upper(others, n, alpha / 2) + error, 2.0**-52)
+    upper = raised(clopper_pearson_upper(others, n, alpha / 2), error)
     rest = complement(lower)
     return lower, torch.where(two_class, torch.minimum(upper, rest), rest)
 

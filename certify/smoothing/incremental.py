@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks, clopper_pearson_upper
-from bounds.numerics import round_down, round_up
+from bounds.numerics import raised, round_down
 from certify.models import frozen, probe
 from certify.results import Certificate, SmoothingCertificate
 from certify.smoothing.classifier import SmoothedClassifier
@@ -104,7 +104,7 @@ def certify_incrementally(
     rows = (given.p_lower > 0.5).nonzero().squeeze(1)  # nothing can come of the others
     lost, loss_upper = torch.zeros_like(given.label), torch.ones_like(given.p_lower)
     lost[rows] = lost_votes(sampling.rows(rows), modified, given.label[rows], n)
-    loss_upper[rows] = round_up(clopper_pearson_upper(lost[rows], n, alpha) + sampling.error, 2.0**-52).clamp(max=1.0)
+    loss_upper[rows] = raised(clopper_pearson_upper(lost[rows], n, alpha), sampling.error)
     p_lower = round_down(given.p_lower - loss_upper, 2.0**-52).clamp(min=0.0)
     return IncrementalCertificate(
         label=given.label,

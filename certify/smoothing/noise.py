@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
-from bounds.numerics import round_down, round_up
+from bounds.numerics import complement, round_down, round_up
 from certify.smoothing.distributions import Distribution, LaplaceEntries, NormalEntries, UniformEntries
 
 
@@ -66,7 +66,7 @@ class Noise(ABC):
             above = p > 0.5
             radius = round_down(self._radius(torch.where(above, p, 0.75)))
         else:
-            other = torch.minimum(_probabilities("p_upper", p_upper), round_up(1 - p, 2.0**-53).clamp(max=1.0))
+            other = torch.minimum(_probabilities("p_upper", p_upper), complement(p))
             above = p > other
             radius = self._radius_between(torch.where(above, p, 0.75), torch.where(above, other, 0.25))
         return torch.where(above, radius.clamp(min=0.0), 0.0)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_lower, clopper_pearson_upper
 from bounds.errors import InvalidInput
-from bounds.numerics import round_down, round_up
+from bounds.numerics import complement, lowered, raised, round_down, round_up
 from certify.results import Certificate
 from certify.smoothing.classifier import SmoothedClassifier
-from certify.smoothing.estimation import complement, lowered, votes_for
+from certify.smoothing.estimation import votes_for
 from certify.smoothing.noise import Gaussian
 from certify.smoothing.sampling import Stage, draw_run_seed, precision_name
 
@@ -156,8 +156,7 @@ def top_k_bounds(
     share = checks.probability("alpha", alpha) / (_among(k, counts.shape[1]) + 1)
     lower = lowered(clopper_pearson_lower(votes_for(labels, counts), n, share), error)
     others = counts.scatter(1, labels[:, None], -1).topk(k, dim=1).values
-    upper = round_up(clopper_pearson_upper(others, n, share) + error, 2.0**-52)
-    return lower, upper.clamp(max=1.0)
+    return lower, raised(clopper_pearson_upper(others, n, share), error)
 
 
 def top_k_radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> Tensor:

@@ -98,6 +98,24 @@ class Branching(nn.Module):
         return self.last(torch.cat([self.drop(h.relu()).view(x.shape[0], -1), pooled], 1))
 
 
+def test_a_chain_of_forty_skips_is_walked_once():
+    """Every skip used to double the walk that asks whether a function stands before a node."""
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(3, 3, dtype=torch.float64) for _ in range(40))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + 0.05 * layer(x)
+            return x.relu()
+
+    model = Chain()
+    ball = LpBall(torch.rand(2, 3, generator=generator(1), dtype=torch.float64), 0.1)
+    assert escapes(model, ball, crown(model, ball)) == 0
+
+
 SCALAR = {
     "relu": nn.ReLU(),
     "leaky": nn.LeakyReLU(0.2),
