@@ -214,7 +214,7 @@ def _gain_in_ball(region: LpBall, slopes: Tensor, reach: Tensor) -> tuple[Tensor
     # Steepest slope 1 and radius 1, lest powers overflow or vanish.
     steepest = _or_one(slopes.amax(2, keepdim=True))
     slope, room = slopes / steepest, reach / _or_one(radius)
-    gain = torch.minimum(in_box, (radius * _norm(slopes, region.dual_norm)).squeeze(2))
+    gain = torch.minimum(in_box, (radius * norm_of(slopes, region.dual_norm)).squeeze(2))
     if region.norm == 1:
         level, move = _greedy(slope, room)
     elif region.low is None and region.high is None:
@@ -224,7 +224,7 @@ def _gain_in_ball(region: LpBall, slopes: Tensor, reach: Tensor) -> tuple[Tensor
         split = torch.minimum(slope, level)
         move = torch.where(split < slope, room, torch.minimum(_holder_move(split, region.dual_norm), room))
     split = torch.minimum(slopes, level * steepest)  # any split is sound, that of other slopes as well
-    in_both = (radius * _norm(split, region.dual_norm)).squeeze(2) + (reach * (slopes - split)).sum(-1)
+    in_both = (radius * norm_of(split, region.dual_norm)).squeeze(2) + (reach * (slopes - split)).sum(-1)
     return torch.minimum(gain, in_both), radius * move
 
 
@@ -260,10 +260,10 @@ def _level(slope: Tensor, room: Tensor, ball: LpBall) -> Tensor:
 
 def _holder_move(slope: Tensor, q: float) -> Tensor:
     """The move of p-norm 1 that gains most where nothing stops it."""
-    return (slope / _or_one(_norm(slope, q))).pow(q - 1)
+    return (slope / _or_one(norm_of(slope, q))).pow(q - 1)
 
 
-def _norm(x: Tensor, q: float) -> Tensor:
+def norm_of(x: Tensor, q: float) -> Tensor:
     """The q-norm of nonnegative rows, (.., 1), with a relative rounding error that does not depend on their size."""
     largest = x.amax(-1, keepdim=True)
     if q == math.inf:

@@ -1,14 +1,15 @@
 """A network as a graph of operations, captured by ``torch.export``: residual, branching, functional code, anything.
 
 Every operation on the way from the input to the output is one node. An affine node needs no rule of its own to be
-propagated through: it is evaluated, and its transpose is its vector-Jacobian product.
+propagated through: it is evaluated, and its transpose is its vector-Jacobian product. Operations that are neither
+affine nor scalar functions are first written as simpler ones, see :mod:`bounds.rewrites`.
 """
 
 import math
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from bounds.errors import UnsupportedLayer
+from bounds.rewrites import EXACT, REWRITES
 
 Function = Callable[..., Tensor]
+Source = nn.Module | torch.export.ExportedProgram
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +34,11 @@ class Node:
         function: the operation as a function of its data alone, row by row.
         arguments: the arguments of the operation by position, None in the places of data.
         options: its arguments by name.
-        value: its value at the inputs that the graph was bound to.
+        value: an example of its values, of their shape and dtype; entries mean nothing.
         batch: the dimension of its value that counts inputs; None where rows are merged with others.
         origin: where in the source code it stands.
+        single: in a network captured for one input at a time, the operation for one; else None.
+        cache: what has been derived from the node's constants, by name.
     """
 
     name: str
@@ -45,19 +50,57 @@ class Node:
     value: Tensor
     batch: int | None
     origin: str
+    single: "Node | None" = None
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def cached(self, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever is made
+        """Something derived from the constants of the node, made once; anew where gradients may be wanted."""
+        if torch.is_grad_enabled():
+            return make()
+        if name not in self.cache:
+            self.cache[name] = make()
+        return self.cache[name]
 
 
 class Graph:
     """A captured network; weights stay those of the model, so that training changes both.
 
     Use :func:`capture` to make one.
+
+    Attributes:
+        program: the exported network.
+        one_by_one: whether it was captured for one input at a time, because its code merges rows with others or does
+            not take any number of rows; it is then mapped over the rows.
+        inexact: operations that were written as others, so that they round in a way of their own.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(
+        self, program: torch.export.ExportedProgram, *, one_by_one: bool = False, inexact: frozenset[str] = frozenset()
+    ) -> None:
         self.program = program
+        self.one_by_one = one_by_one
+        self.inexact = inexact
+        self._needed = _ancestors(program.graph)
+        self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
 
     def bind(self, x: Tensor) -> dict[str, Node]:
-        """The nodes that depend on the input, in order of evaluation, at the inputs (N, *D) and in their dtype."""
+        """The nodes that lead from the input to the output, in order of evaluation.
+
+        Constants are in the dtype and on the device of the inputs (N, *D). What was bound last is kept as long as
+        shape, dtype and weights stay the same. Gradients reach the weights where they are enabled.
+        """
+        weights = [*self.program.state_dict.values(), *self.program.constants.values()]
+        weights = [weight for weight in weights if isinstance(weight, Tensor)]
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+            return self._bind(x)
+        versions = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
+        key = (x.shape, x.dtype, x.device, versions)
+        if key not in self._bound:
+            with torch.no_grad():
+                self._bound = {key: self._bind(x)}
+        return self._bound[key]
+
+    def _bind(self, x: Tensor) -> dict[str, Node]:
         signature = self.program.graph_signature
         constants = {**self.program.state_dict, **self.program.constants}
         stored = {
@@ -65,19 +108,21 @@ class Graph:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
+        example = x[:1] if self.one_by_one else x
         nodes: dict[str, Node] = {}
         known: dict[fx.Node, Any] = {}  # values of what is no data; data stand in `nodes`
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 if node.name in stored:
-                    known[node] = _as(constants[stored[node.name]].detach(), x)
+                    known[node] = _as(constants[stored[node.name]], x)
                 else:
-                    nodes[node.name] = Node(node.name, "input", (), _same, (), {}, x, 0, "the input")
+                    nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
             elif node.op == "output":
-                (output,) = node.args[0]
-                nodes["output"] = _renamed(nodes, output)
-            else:
+                nodes["output"] = _renamed(nodes, node.args[0])
+            elif node in self._needed:
                 self._add(node, nodes, known)
+        if self.one_by_one:
+            return {name: _mapped(node, len(x)) for name, node in nodes.items()}
         return nodes
 
     def _add(self, node: fx.Node, nodes: dict[str, Node], known: dict[fx.Node, Any]) -> None:
@@ -115,14 +160,14 @@ class Graph:
             known[node] = value
             return
         arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: known.get(leaf), node.args))
-        origin = (node.meta.get("stack_trace") or "unknown").strip().replace("\n", " ")
+        origin = _origin(node)
         name = str(node.target)
-        if isinstance(value, Tensor):
-            nodes[node.name] = Node(
-                node.name, name, parents, function, arguments, node.kwargs, value, _batch(node), origin
-            )
-        else:
+        if not isinstance(value, Tensor):
             known[node] = _Several(name, parents, function, arguments, value, origin)
+            return
+        made = Node(node.name, name, parents, function, arguments, node.kwargs, value.detach(), _batch(node), origin)
+        for part in _in_parts(made, nodes):
+            nodes[part.name] = part
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,46 +182,142 @@ class _Several:
     origin: str
 
 
-def capture(model: nn.Module | Graph, x: Tensor) -> Graph:
+def capture(model: Source | Graph, x: Tensor) -> Graph:
     """The graph of a network in evaluation mode, of whatever code it is made.
 
     Args:
-        model: maps (N, *D) to (N, K) for every N >= 1; a graph comes back as it is.
+        model: maps (N, *D) to (N, K), a module or a program that ``torch.export.export`` or ``torch.export.load``
+            returned; a graph comes back as it is.
         x: an input or several, (N, *D).
 
     Raises:
-        UnsupportedLayer: ``torch.export`` cannot follow the code, with its reason.
+        UnsupportedLayer: ``torch.export`` cannot follow the code, with its reason; or answers depend on other rows.
     """
     if isinstance(model, Graph):
         return model
-    modes = [(module, module.training) for module in model.modules()]
-    weight = next(model.parameters(), None)
-    example = x[:1].detach().expand(2, *x.shape[1:]).to(x.dtype if weight is None else weight.dtype).contiguous()
+    module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
+    modes = [(part, part.training) for part in module.modules()]
+    weight = next(module.parameters(), None)
+    example = x[:1].detach().to(x.dtype if weight is None else weight.dtype)
     try:
-        for module, _ in modes:
-            module.training = False
+        for part, _ in modes:
+            part.training = False
+        graph, reason = _captured(module, example.expand(2, *x.shape[1:]).contiguous(), one_by_one=False)
+        if graph is None or _merges_rows(graph, example):
+            single, _ = _captured(module, example.contiguous(), one_by_one=True)
+            if single is None:
+                raise UnsupportedLayer(
+                    f"torch.export does not capture the model for any number of rows: {reason}; write its forward "
+                    f"pass without branches on values and with sizes taken from x.shape"
+                )
+            _refuse_coupled_rows(module, example)
+            graph = single
+    finally:
+        for part, training in modes:
+            part.training = training
+    return graph
+
+
+def _captured(module: nn.Module, example: Tensor, *, one_by_one: bool) -> tuple[Graph | None, str]:
+    """The graph, or None and why there is none."""
+    shapes = None if one_by_one else ({0: torch.export.Dim.DYNAMIC},)
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own internals
-            shapes = ({0: torch.export.Dim.DYNAMIC},)
-            program = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
-            program = program.run_decompositions({})  # no operation in place is left
+            program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+            replaced = {node.target for node in program.graph.nodes} & (set(REWRITES) - EXACT)
+            program = program.run_decompositions(dict(REWRITES))  # no operation in place is left
     except Exception as error:  # torch.export raises anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return None, (str(error).strip() or type(error).__name__).splitlines()[0]
+    return Graph(program, one_by_one=one_by_one, inexact=frozenset(str(target) for target in replaced)), ""
+
+
+def _refuse_coupled_rows(module: nn.Module, example: Tensor) -> None:
+    """What is captured for one input at a time has to answer for it alone also among others."""
+    step = torch.linspace(0.05, 0.15, example.numel(), dtype=example.dtype, device=example.device)
+    pair = torch.cat([example, example + step.view_as(example)])
+    with torch.no_grad():
+        try:
+            together = module(pair.clone())
+        except Exception:  # it takes one input only
+            return
+        alone = torch.cat([module(row.clone()) for row in pair.split(1)])
+    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-3):
         raise UnsupportedLayer(
-            f"torch.export does not capture the model for any number of rows: {reason}; write its forward pass without "
-            f"branches on values and with sizes taken from x.shape"
-        ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
-    return Graph(program)
+            "the model mixes the dimension of inputs with others, so that its answer for an input depends on the rest "
+            "of the batch: remove batch statistics"
+        )
+
+
+def _merges_rows(graph: Graph, example: Tensor) -> bool:
+    with torch.no_grad():
+        return any(node.batch != 0 for node in graph.bind(example).values())
+
+
+def _ancestors(graph: fx.Graph) -> set[fx.Node]:
+    """What the output is made of."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    found, waiting = set(), [output]
+    while waiting:
+        for parent in waiting.pop().all_input_nodes:
+            if parent not in found:
+                found.add(parent)
+                waiting.append(parent)
+    return found
+
+
+def _in_parts(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
+    """Products and quotients of data as operations that are affine, or functions of one or two numbers."""
+    if len(node.parents) == 2 and node.operation in ("aten.matmul.default", "aten.mm.default", "aten.bmm.default"):
+        return _matrix_product(node, nodes)
+    if node.operation in ("aten.div.Tensor", "aten.div.Scalar") and node.arguments[-1] is None:
+        divisor = nodes[node.parents[-1]]
+        inverse = _part(node, "inverse", "aten.reciprocal.default", (divisor,), torch.reciprocal, (None,))
+        if len(node.parents) == 1:
+            factor = node.arguments[0]
+            return [inverse, _part(node, "", "aten.mul.Tensor", (inverse,), lambda y: factor * y, (factor, None))]
+        factors = (nodes[node.parents[0]], inverse)
+        return [inverse, _part(node, "", "aten.mul.Tensor", factors, torch.mul, (None, None))]
+    return [node]
+
+
+def _matrix_product(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
+    """All products of entries, and sums of them."""
+    left, right = (nodes[parent] for parent in node.parents)
+    if left.value.ndim < 2 or right.value.ndim < 2:
+        return [node]
+    columns = _part(node, "left", "aten.unsqueeze.default", (left,), lambda x: x.unsqueeze(-1), (None, -1))
+    rows = _part(node, "right", "aten.unsqueeze.default", (right,), lambda y: y.unsqueeze(-3), (None, -3))
+    products = _part(node, "products", "aten.mul.Tensor", (columns, rows), torch.mul, (None, None))
+    total = _part(node, "", "aten.sum.dim_IntList", (products,), lambda z: z.sum(-2), (None, [-2]))
+    return [columns, rows, products, total]
+
+
+def _part(
+    node: Node, suffix: str, operation: str, parents: tuple[Node, ...], function: Function, arguments: tuple[Any, ...]
+) -> Node:
+    """A part of an operation; the last one, without a suffix, has its name."""
+    name = f"{node.name}/{suffix}" if suffix else node.name
+    value = function(*(parent.value for parent in parents))
+    names = tuple(parent.name for parent in parents)
+    return Node(name, operation, names, function, arguments, {}, value, node.batch, node.origin)
+
+
+def _mapped(node: Node, count: int) -> Node:
+    """A node for one input as one for several, with a dimension for them in front."""
+    value = node.value.unsqueeze(0).expand(count, *node.value.shape)
+    function = torch.func.vmap(node.function) if node.parents else node.function
+    return Node(
+        node.name, node.operation, node.parents, function, node.arguments, node.options, value, 0, node.origin, node
+    )
 
 
 def _same(x: Tensor) -> Tensor:
     return x
 
 
-def _renamed(nodes: dict[str, Node], output: object) -> Node:
+def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # whatever the model returns
+    output = outputs[0] if isinstance(outputs, tuple | list) and len(outputs) == 1 else outputs
     if not isinstance(output, fx.Node) or output.name not in nodes:
         raise UnsupportedLayer("the output of the model does not depend on its input, or is no single tensor")
     last = nodes[output.name]
@@ -193,6 +334,13 @@ def _batch(node: fx.Node) -> int | None:
     sizes = [str(size) for size in node.meta["val"].shape]
     symbolic = [i for i, size in enumerate(sizes) if not size.isdigit()]
     return symbolic[0] if len(symbolic) == 1 and sizes[symbolic[0]].isidentifier() else None
+
+
+def _origin(node: fx.Node) -> str:
+    """The line of source code that an operation comes from."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
+    files = [i for i, line in enumerate(lines) if line.startswith("File ")]
+    return " ".join(lines[files[-1] :]) if files else "unknown"
 
 
 def _holds_tensors(value: object) -> bool:

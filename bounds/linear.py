@@ -1,294 +1,311 @@
-r"""Backward linear bounds (CROWN, DeepPoly) of any captured network.
+r"""Linear bounds (CROWN, DeepPoly, Fast-Lin, alpha-CROWN) of any captured network.
 
-A lower bound of :math:`a \cdot h` for a node h is carried back to the input: through an affine node by its transpose,
-through a scalar function by the line below or above it that the sign of the coefficient asks for. What arrives at the
-input is a linear function, whose minimum over the perturbation set is known. The lines need bounds of the nodes before
-the functions; these come from intervals, and for :func:`crown` from the same procedure wherever the sign is open.
-
-Rounding is part of the bound: a coefficient that is off by :math:`\gamma |a| |W|` meets values of at most H, the
-known bound of the node, so that :math:`\gamma |a| (|W| H + |b|)` at every node, summed up, covers it.
+The planes around a function need bounds of the nodes before it. These come from intervals, and for :func:`crown` from
+backward passes wherever a function is open: an entry is a row of its own there.
 
 References:
     Zhang et al. (2018), Efficient neural network robustness certification with general activation functions,
     arXiv:1811.00866; Singh et al. (2019), An abstract domain for certifying neural networks, POPL.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bounds import checks
+from bounds.backward import Backward
 from bounds.balls import Interval, LpBall
-from bounds.concretize import Box, PerturbationSet, linear_minimum
-from bounds.errors import UnsupportedLayer
-from bounds.graph import Graph, Node, capture, entries
-from bounds.numerics import accumulated_error, unit_roundoff
-from bounds.operations import AFFINE, Affine, affine
-from bounds.relaxations import Lines, ScalarFunction
-from bounds.scalars import is_open, scalar
+from bounds.coefficients import Dense, Units
+from bounds.concretize import PerturbationSet
+from bounds.graph import Graph, Source, entries
+from bounds.memory import MEMORY, in_chunks
+from bounds.network import Network, is_box
+from bounds.operations import AFFINE, Affine
+from bounds.optimize import optimized
+from bounds.transposes import divided, multiplied, normalized, reshaped, subtracted, summed
 
-MEMORY = 2**28  # bytes of the coefficients of one node in one backward pass
+SEPARATE = (divided, multiplied, normalized, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
-def crown(model: nn.Module | Graph, ball: PerturbationSet, *, table: Mapping[str, Affine] = AFFINE) -> Interval:
-    """Linear bounds on the outputs of a network over a ball, never looser than its intervals.
+def crown(
+    model: Source | Graph,
+    ball: PerturbationSet,
+    *,
+    table: Mapping[str, Affine] = AFFINE,
+    sound: str = "rounding",
+    memory: int = MEMORY,
+) -> Interval:
+    """Linear bounds on the outputs of a network over a ball, never looser than :func:`crown_ibp` and intervals.
 
-    Holds for every input of the ball, for the network in evaluation mode and in real arithmetic. Computed in the dtype
-    of ``ball.center``, float64 at best, with its rounding errors included. Conditions: IEEE arithmetic, no TF32, no
-    autocast.
+    Holds for every input of the ball, for the network in evaluation mode. Computed in the dtype of ``ball.center``,
+    float64 at best. Conditions: IEEE arithmetic, no TF32, no autocast; for ``sound="deployed"`` also no overflow and
+    convolutions that sum products, unlike Winograd's.
 
     Args:
-        model: maps (N, *D) to (N, K), of any code that ``torch.export`` follows; or its captured graph.
+        model: maps (N, *D) to (N, K), of any code that ``torch.export`` follows; a program from ``torch.export``; or
+            its captured graph, which saves the time of capturing.
         ball: N perturbation sets: :class:`LpBall`, :class:`Box` or :class:`SparseBall`.
         table: affine operations, :data:`bounds.operations.AFFINE` or a copy with more.
+        sound: what the bounds include. ``"rounding"``: the network in real arithmetic, all rounding errors of the bounds
+            themselves subtracted. ``"real"``: the same without these errors, a proof up to rounding. ``"deployed"``: the
+            float32 network as it runs, under any order of summation.
+        memory: bytes that the coefficients may take; a larger problem is cut into parts.
 
     Returns:
         Bounds of shape (N, K).
 
     Raises:
         UnsupportedLayer: an operation without a rule, with its place in the source code.
+        InvalidInput: a bad argument.
     """
-    return Propagation.of(model, ball, table, tighten=True).output()
+    with torch.no_grad():
+        network = Network(model, ball, table, sound)
+        loose = LinearBounds(network, memory=memory)
+        bounds = loose.output()
+        return LinearBounds(network, tighten=True, memory=memory).output() & bounds
 
 
-def crown_ibp(model: nn.Module | Graph, ball: PerturbationSet, *, table: Mapping[str, Affine] = AFFINE) -> Interval:
+def crown_ibp(
+    model: Source | Graph,
+    ball: PerturbationSet,
+    *,
+    table: Mapping[str, Affine] = AFFINE,
+    sound: str = "rounding",
+    memory: int = MEMORY,
+) -> Interval:
     """Like :func:`crown`, with intervals alone in front of every function: one backward pass, cheaper and looser.
+
+    Gradients reach the weights where they are enabled.
 
     References:
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,
         arXiv:1906.06316.
     """
-    return Propagation.of(model, ball, table, tighten=False).output()
+    return LinearBounds(Network(model, ball, table, sound), memory=memory).output()
+
+
+def fast_lin(
+    model: Source | Graph,
+    ball: PerturbationSet,
+    *,
+    table: Mapping[str, Affine] = AFFINE,
+    sound: str = "rounding",
+    memory: int = MEMORY,
+) -> Interval:
+    """Like :func:`crown`, with parallel lines around every function: about half the work, and looser.
+
+    References:
+        Weng et al. (2018), Towards fast computation of certified robustness for ReLU networks, arXiv:1804.09699; the
+        same bounds as Wong and Kolter (2018), arXiv:1711.00851.
+    """
+    with torch.no_grad():
+        network = Network(model, ball, table, sound)
+        return LinearBounds(network, tighten=True, parallel=True, memory=memory).output()
+
+
+def alpha_crown(
+    model: Source | Graph,
+    ball: PerturbationSet,
+    steps: int = 20,
+    *,
+    table: Mapping[str, Affine] = AFFINE,
+    sound: str = "rounding",
+    memory: int = MEMORY,
+) -> Interval:
+    """Like :func:`crown`, with the planes of every function chosen by some steps of ascent; never looser.
+
+    Every bound, also of inner nodes, has planes of its own, which serve it best.
+
+    Args:
+        model: see :func:`crown`.
+        ball: likewise.
+        steps: of ascent for each bound; rows that no longer gain end sooner.
+        table: likewise.
+        sound: likewise.
+        memory: likewise.
+
+    References:
+        Xu et al. (2021), Fast and complete: enabling complete verification with rapid and massively parallel incomplete
+        verifiers, arXiv:2011.13824.
+    """
+    checks.at_least("steps", steps, 0)
+    with torch.no_grad():
+        network = Network(model, ball, table, sound)
+        bounds = LinearBounds(network, memory=memory).output()
+        bounds = bounds & LinearBounds(network, tighten=True, memory=memory).output()
+        return bounds & LinearBounds(network, tighten=True, steps=steps, memory=memory).output()
+
+
+METHODS = ("crown_ibp", "fast_lin", "crown", "alpha_crown")
 
 
 def linear_margins(
-    model: nn.Module | Graph,
+    model: Source | Graph,
     ball: PerturbationSet,
     labels: Tensor,
+    method: str,
     *,
-    tighten: bool,
+    steps: int = 20,
     table: Mapping[str, Affine] = AFFINE,
+    sound: str = "rounding",
+    memory: int = MEMORY,
 ) -> Tensor:
-    """Lower bounds (N, K) on ``logit_label - logit_k``, with the difference folded into the network; 0 at the label."""
-    propagation = Propagation.of(model, ball, table, tighten)
-    value = propagation.nodes["output"].value
-    label = checks.labels(labels, len(value), value.shape[1])
+    """Lower bounds (N, K) on ``logit_label - logit_k``, with the difference folded into the network; 0 at the label.
+
+    Gradients reach the weights with ``method="crown_ibp"``, where they are enabled.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and method == "crown_ibp"):
+        return _margins(Network(model, ball, table, sound), labels, method, steps, memory)
+
+
+def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: int) -> Tensor:
+    value = network.nodes["output"].value.reshape(len(network.ball.center), -1)
+    label = checks.labels(labels, len(value), value.shape[1]).to(value.device)
     identity = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
-    rows = identity[label] - identity[:, None]  # (K, N, K)
-    margins = propagation.lower("output", rows, ball).T
+    rows = identity[label].unsqueeze(1) - identity  # (N, K, K)
+    if method == "crown_ibp":
+        margins = LinearBounds(network, memory=memory).functions(rows)
+    elif method == "fast_lin":
+        margins = LinearBounds(network, tighten=True, parallel=True, memory=memory).functions(rows)
+    else:
+        margins = LinearBounds(network, memory=memory).functions(rows)
+        margins = torch.maximum(margins, LinearBounds(network, tighten=True, memory=memory).functions(rows))
+        if method == "alpha_crown":
+            best = LinearBounds(network, tighten=True, steps=steps, memory=memory)
+            margins = torch.maximum(margins, best.functions(rows, target=0.0))
     return margins.scatter(1, label[:, None], 0.0)
 
 
-class Propagation:
-    """Bounds of all nodes of a network over a ball, in the order of evaluation.
+class LinearBounds:
+    """Linear bounds of a network, once all its intervals are known.
 
-    Attributes:
-        nodes: those that depend on the input.
-        intervals: bounds of each node, shaped like its value.
+    Args:
+        network: its intervals are replaced.
+        tighten: improve intervals by backward passes wherever a function is open.
+        parallel: planes with the same slopes below and above.
+        steps: of ascent for the planes of each bound.
+        memory: bytes for coefficients.
     """
 
-    def __init__(self, nodes: dict[str, Node], ball: PerturbationSet, table: Mapping[str, Affine]) -> None:
-        self.nodes = nodes
-        self.ball = ball
-        self.table = table
-        self.order = list(nodes)
-        self.intervals: dict[str, Interval] = {}
-        self.rules: dict[str, Affine] = {}
-        self.rounding: dict[str, Tensor] = {}  # of affine nodes: what it can change in their values
-        self.functions: dict[str, ScalarFunction] = {}
-        self.known: dict[str, Lines] = {}
+    def __init__(
+        self,
+        network: Network,
+        *,
+        tighten: bool = False,
+        parallel: bool = False,
+        steps: int = 0,
+        memory: int = MEMORY,
+    ) -> None:
+        self.network = network
+        self.steps = steps
+        self.memory = memory
+        self.backward = Backward(network, parallel=parallel)
+        box = is_box(network.ball)
+        straight: set[str] = set()  # nodes with no function between the input and them
+        separate: set[str] = set()  # of these, with one entry of the input behind each of theirs at most
+        for name in network.order:
+            network.propagate(name)
+            node = network.nodes[name]
+            if name not in network.functions and straight.issuperset(node.parents):
+                straight.add(name)
+            if node.operation == "input" or (
+                len(node.parents) == 1 and separate.issuperset(node.parents) and name in straight and self._is_entrywise(name)
+            ):
+                separate.add(name)
+            if not network.consumers(name) or name in separate or node.batch != 0:
+                continue
+            # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one
+            # affine operation on a box, intervals know all.
+            if name in straight and not box:
+                self._tighten(name, everywhere=True)
+            elif tighten and not (box and len(node.parents) == 1 and separate.issuperset(node.parents)):
+                self._tighten(name, everywhere=False)
 
-    @classmethod
-    def of(
-        cls, model: nn.Module | Graph, ball: PerturbationSet, table: Mapping[str, Affine], tighten: bool
-    ) -> "Propagation":
-        """All intervals; with ``tighten``, improved by backward bounds in front of every function."""
-        checks.full_precision(ball.center)
-        with torch.no_grad():
-            propagation = cls(capture(model, ball.center).bind(ball.center), ball, table)
-            curved = {parent for node in propagation.nodes.values() for parent in propagation._needed(node)}
-            straight: set[str] = set()  # nodes with no function between the input and them
-            for name in propagation.order:
-                propagation._forward(name)
-                if name not in propagation.functions and straight.issuperset(propagation.nodes[name].parents):
-                    straight.add(name)
-                if name not in curved:
-                    continue
-                # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one
-                # affine operation on a box, intervals know all.
-                if name in straight and not _is_box(ball):
-                    propagation._tighten(name, everywhere=True)
-                elif tighten and not (name in straight and propagation._is_first(name)):
-                    propagation._tighten(name, everywhere=False)
-        return propagation
-
-    def _is_first(self, name: str) -> bool:
-        """Whether a node takes its data from the input itself."""
-        return all(self.nodes[parent].operation == "input" for parent in self.nodes[name].parents)
+    def _is_entrywise(self, name: str) -> bool:
+        return self.network.rules[name].transpose in SEPARATE
 
     def output(self) -> Interval:
-        """Linear bounds on the outputs, where intervals are not tighter."""
-        value = self.nodes["output"].value
-        linear = self._both("output", torch.arange(entries(value), device=value.device), self.ball)
-        return linear & self.intervals["output"]
+        """Linear bounds (N, K) on the outputs, where intervals are not tighter."""
+        value, interval = self.network.nodes["output"].value, self.network.intervals["output"]
+        size = len(self.network.ball.center)
+        index = torch.arange(value.numel() // max(1, size), device=value.device).expand(size, -1)
+        linear = self._of_entries("output", index, self.network.ball)
+        return linear & Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper)))
 
-    # ----------------------------------------------------------------------------------------------------- forward
+    def functions(self, rows: Tensor, target: float = torch.inf) -> Tensor:
+        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs."""
+        value = self.network.nodes["output"].value
+        values = rows.reshape(*rows.shape[:2], *value.shape[1:])
 
-    def _needed(self, node: Node) -> tuple[str, ...]:
-        """Parents whose bounds the lines of a node rest on."""
-        if node.operation == "input":
-            return ()
-        if (rule := affine(node, self.table)) is not None:
-            self.rules[node.name] = rule
-            return ()
-        self.functions[node.name] = scalar(node)
-        return node.parents
+        def bound(part: slice) -> Tensor:
+            start, ball = Dense(values[:, part]), self.network.ball
+            if self.steps:
+                return optimized(
+                    self.backward, "output", start, ball, steps=self.steps, both=False, target=target
+                )
+            return self.backward.bounds("output", start, ball)
 
-    def _forward(self, name: str) -> None:
-        """The interval of a node, from those of its parents."""
-        node = self.nodes[name]
-        if node.operation == "input":
-            self.intervals[name] = self.ball.hull()
-        elif name in self.functions:
-            self.intervals[name] = self.functions[name].interval(self.intervals[node.parents[0]])
-        else:
-            parents = [self.intervals[parent] for parent in node.parents]
-            centers = [(part.lower + part.upper) / 2 for part in parents]
-            radii = [torch.maximum(p.upper - c, c - p.lower) for p, c in zip(parents, centers, strict=True)]
-            rule = self.rules[name]
-            self.rounding[name] = self._rounding(node, rule)
-            radius = rule.spread(node, tuple(radii)) + self.rounding[name]
-            center = node.function(*centers)
-            lower, upper = center - radius, center + radius
-            # Of an interval without an end the centre is NaN.
-            ends = torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper)
-            self.intervals[name] = Interval(*ends)
-
-    def _rounding(self, node: Node, rule: Affine) -> Tensor:
-        """What rounding can change in the value of an affine node, at all points of the intervals of its parents."""
-        reach = tuple(_largest(self.intervals[parent]) for parent in node.parents)
-        start = node.function(*(torch.zeros_like(part) for part in reach))
-        offset = start.abs() if rule.offset is None else rule.offset(node, start)
-        error = 2 * accumulated_error(rule.terms(node, reach) + 4, node.value.dtype)
-        tiny = torch.finfo(node.value.dtype).tiny
-        return error * (1 + error) * (rule.spread(node, reach) + offset) + tiny
-
-    # ---------------------------------------------------------------------------------------------------- backward
+        return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
 
     def _tighten(self, name: str, everywhere: bool) -> None:
-        """Replace an interval by linear bounds, everywhere or where a function of it is not known to be a line."""
-        node, interval = self.nodes[name], self.intervals[name]
-        if node.batch != 0 or node.operation == "input":
-            return
+        """Replace an interval by linear bounds, everywhere or where a function of it is open."""
+        network, interval = self.network, self.network.intervals[name]
+        count = entries(interval.lower)
         if everywhere:
-            chosen = torch.arange(entries(node.value), device=node.value.device)
+            index = torch.arange(count, device=interval.lower.device).expand(len(interval.lower), -1)
         else:
-            open_ = torch.stack([is_open(function, interval) for function in self._consumers(name)]).any(0)
-            chosen = open_.flatten(1).any(0).nonzero().squeeze(1)
-        if len(chosen) == 0:
+            chosen = torch.stack([self._open(name, key) for key in network.consumers(name)]).any(0).flatten(1)
+            most = int(chosen.sum(1).max()) if chosen.numel() else 0
+            # Inputs with fewer open entries have others bounded as well.
+            index = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+        if index.numel() == 0:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
-        better = self._both(name, chosen, _without_box(self.ball))
-        lower, upper = interval.lower.flatten(1).clone(), interval.upper.flatten(1).clone()
-        lower[:, chosen] = torch.maximum(lower[:, chosen], better.lower)
-        upper[:, chosen] = torch.minimum(upper[:, chosen], better.upper)
-        self.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
+        better = self._of_entries(name, index, _without_box(network.ball))
+        lower, upper = interval.lower.flatten(1), interval.upper.flatten(1)
+        lower = lower.scatter(1, index, torch.maximum(lower.gather(1, index), better.lower))
+        upper = upper.scatter(1, index, torch.minimum(upper.gather(1, index), better.upper))
+        network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
 
-    def _consumers(self, name: str) -> list[ScalarFunction]:
-        """The functions of a node."""
-        return [
-            self.functions[key] for key, node in self.nodes.items() if name in node.parents and key in self.functions
-        ]
+    def _open(self, name: str, consumer: str) -> Tensor:
+        """Where bounds of a node are worth having for a function of it."""
+        network = self.network
+        parents = network.nodes[consumer].parents
+        for parent in parents:
+            if parent not in network.intervals:  # another parent comes later: all may matter
+                return torch.ones_like(network.intervals[name].lower, dtype=torch.bool)
+        opened = network.functions[consumer].open(*network.parents(consumer))
+        return torch.stack([part for part, parent in zip(opened, parents, strict=True) if parent == name]).any(0)
 
-    def _both(self, name: str, chosen: Tensor, ball: PerturbationSet) -> Interval:
-        """Linear bounds (N, R) on the entries of a node with the given places in a row."""
-        value = self.nodes[name].value
-        largest = max(entries(node.value) for node in self.nodes.values())
-        step = max(1, MEMORY // (largest * len(value) * value.element_size() * 2))
-        lower, upper = [], []
-        for part in chosen.split(step):
-            unit = torch.zeros(len(part), entries(value), dtype=value.dtype, device=value.device)
-            unit[torch.arange(len(part), device=value.device), part] = 1
-            rows = unit.view(len(part), 1, *value.shape[1:]).expand(-1, len(value), *value.shape[1:])
-            bound = self.lower(name, torch.cat([rows, -rows]), ball)
-            lower.append(bound[: len(part)])
-            upper.append(-bound[len(part) :])
-        return Interval(torch.cat(lower).T, torch.cat(upper).T)
+    def _of_entries(self, name: str, index: Tensor, region: PerturbationSet) -> Interval:
+        """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row."""
+        value = self.network.nodes[name].value
 
-    def lower(self, name: str, rows: Tensor, ball: PerturbationSet) -> Tensor:
-        """Lower bounds (R, N) of linear functions (R, N, *shape) of a node over the ball or one that contains it."""
-        coefficients = {name: rows}
-        bias = rows.new_zeros(rows.shape[:2])
-        doubt = torch.zeros_like(bias)
-        for current in reversed(self.order[: self.order.index(name) + 1]):
-            node = self.nodes[current]
-            if node.operation == "input" or current not in coefficients:
-                continue
-            a = coefficients.pop(current)
-            parts, constant, error = self._back(node, a)
-            bias, doubt = bias + constant, doubt + error
-            for parent, part in zip(node.parents, parts, strict=True):
-                if parent in coefficients:
-                    coefficients[parent] = coefficients[parent] + part
-                    unit = 2 * unit_roundoff(a.dtype)
-                    doubt = doubt + unit * _sum(coefficients[parent].abs() * _largest(self.intervals[parent]))
-                else:
-                    coefficients[parent] = part
-        (last,) = coefficients.values()
-        least = linear_minimum(last.transpose(0, 1), ball).T
-        unit = (len(self.order) + 8) * unit_roundoff(rows.dtype)
-        bound = least + bias - (doubt * (1 + 1e-3) + unit * (least.abs() + bias.abs() + doubt))
-        return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
+        def bound(part: slice) -> Tensor:
+            start = Units(index[:, part], tuple(value.shape[1:]), value)
+            if self.steps:
+                found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
+            else:
+                found = self.backward.bounds(name, start, region, both=True)
+            return torch.stack(found.chunk(2, 1))
 
-    def _lines(self, node: Node) -> Lines:
-        """The lines around a function on the bounds of its parent, which are final once they are asked for."""
-        if node.name not in self.known:
-            self.known[node.name] = self.functions[node.name].lines(self.intervals[node.parents[0]])
-        return self.known[node.name]
+        lower, upper = torch.cat(list(in_chunks(bound, index.shape[1], lambda: self._rows_at_once(name))), 2)
+        return Interval(lower, -upper)
 
-    def _back(self, node: Node, a: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Coefficients of the parents, the constant (R, N), and what rounding may have done to both."""
-        if node.batch != 0:
-            raise UnsupportedLayer(
-                f"{node.operation} mixes the dimension of inputs with others, which linear bounds do not follow; it "
-                f"stands at {node.origin}"
-            )
-        if node.name in self.functions:
-            interval, lines = self.intervals[node.parents[0]], self._lines(node)
-            above, below = a.clamp(min=0), a.clamp(max=0)
-            part = above * lines.lower_slope + below * lines.upper_slope
-            constant = _sum(above * lines.lower_intercept + below * lines.upper_intercept)
-            size = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs()) * _largest(interval)
-            size = size + torch.maximum(lines.lower_intercept.abs(), lines.upper_intercept.abs())
-            error = accumulated_error(entries(node.value) + 8, a.dtype) * _sum(a.abs() * size)
-            return (part,), constant, error
-        rule = self.rules[node.name]
-        zeros = tuple(torch.zeros_like(self.nodes[parent].value) for parent in node.parents)
-        start, transpose, *_ = torch.func.vjp(node.function, *zeros)
-        parts = torch.func.vmap(transpose)(a)
-        offset = start.abs() if rule.offset is None else rule.offset(node, start)
-        summed = accumulated_error(entries(node.value) + 4, a.dtype) * _sum(a.abs() * offset)
-        return parts, _sum(a * start), _sum(a.abs() * self.rounding[node.name]) + summed
-
-
-def _is_box(region: PerturbationSet) -> bool:
-    """Whether its entries move independently of each other, so that intervals lose nothing of it."""
-    return isinstance(region, Box) or (isinstance(region, LpBall) and region.norm == math.inf)
+    def _rows_at_once(self, name: str = "output") -> int:
+        """How many rows to bound at once; of nodes before, the widest is taken until it is known what rows need."""
+        network = self.network
+        before = network.order[: network.order.index(name) + 1]
+        widest = self.backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
+        value = network.nodes[name].value
+        tensors = 64 if self.steps else 16  # of the size of the coefficients of one node, at the same time
+        return max(1, self.memory // (tensors * 2 * widest * max(1, len(value)) * value.element_size()))
 
 
 def _without_box(region: PerturbationSet) -> PerturbationSet:
     """A set that contains it and is cheaper to find minima over."""
-    if isinstance(region, LpBall) and region.norm != math.inf:
+    if isinstance(region, LpBall) and region.norm != torch.inf:
         return LpBall(region.center, region.radius, region.norm, None, None)
     return region
 
-
-def _largest(interval: Interval) -> Tensor:
-    return torch.maximum(interval.lower.abs(), interval.upper.abs())
-
-
-def _sum(terms: Tensor) -> Tensor:
-    """Sum over the entries of every row, (R, N)."""
-    return terms.flatten(2).sum(2) if terms.ndim > 2 else terms

@@ -10,10 +10,11 @@ from bounds.concretize import PerturbationSet
 from bounds.errors import InvalidInput
 from bounds.graph import Graph
 from bounds.interval import DEFAULT_RULES, Rule, interval_margins
+from bounds.linear import METHODS as LINEAR_METHODS
 from bounds.linear import linear_margins
 from bounds.operations import AFFINE, Affine
 
-METHODS = ("ibp", "crown_ibp", "crown")
+METHODS = ("ibp", *LINEAR_METHODS)
 
 
 def margin_bounds(
@@ -47,7 +48,7 @@ def margin_bounds(
     """
     checks.one_of("method", method, METHODS)
     if method != "ibp":
-        return linear_margins(model, ball, labels, tighten=method == "crown", table=table)
+        return linear_margins(model, ball, labels, method, table=table)
     if isinstance(model, Graph) or not isinstance(ball, LpBall):
         raise InvalidInput(
             f"method 'ibp' takes an nn.Sequential and an LpBall, got {type(model).__name__} and {type(ball).__name__}: "

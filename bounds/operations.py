@@ -1,7 +1,8 @@
-"""What bounds need to know of each operation: a table, which a caller may extend.
+"""What bounds need to know of each affine operation: a table, which a caller may extend.
 
 An affine operation is evaluated, transposed by its vector-Jacobian product, and needs one line here. What remains to be
-said is how far its output moves with an interval, entry by entry.
+said is how far its output moves with an interval, entry by entry. A transpose of its own, from
+:mod:`bounds.transposes`, makes it fast.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds import transposes
 from bounds.graph import Node, entries
+from bounds.transposes import Transpose
 
 Spread = Callable[[Node, tuple[Tensor, ...]], Tensor]
 
@@ -26,12 +29,39 @@ class Affine:
         terms: of a node and the values of its parents, rounded operations behind one entry of the output, at most.
         offset: of a node and its value at zero, the size of what is added up for that value; None for the value.
         applies: of a node, whether it is affine there, with the data where they stand.
+        exact: whether it moves entries about without rounding.
+        transpose: the transpose of its matrix on the rows that linear bounds carry backward; None where it does not
+            serve, and always for the vector-Jacobian product.
     """
 
     spread: Spread
     terms: Callable[[Node, tuple[Tensor, ...]], int]
     offset: Callable[[Node, Tensor], Tensor] | None = None
     applies: Callable[[Node], bool] = lambda node: True
+    exact: bool = False
+    transpose: Transpose = transposes.none
+
+    def moved(self, node: Node, reach: tuple[Tensor, ...]) -> Tensor:
+        """How far the output moves at most if the parents move by ``reach``, at least 0."""
+        single = node.single
+        if single is None:
+            return self.spread(node, reach)
+        moved: Tensor = torch.func.vmap(lambda *part: self.spread(single, part))(*reach)
+        return moved
+
+    def at_zero(self, node: Node, parents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The value where parents of the given shapes are 0, and the size of what is added up for it."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            start = node.function(*(torch.zeros_like(part) for part in parents))
+            if self.offset is None:
+                return start, start.abs()
+            if node.single is None:
+                return start, self.offset(node, start)
+            return start, self.offset(node.single, start[0]).expand_as(start)
+
+        found: tuple[Tensor, Tensor] = node.cached("at_zero", make)
+        return found
 
 
 def _one_factor(node: Node) -> bool:
@@ -42,6 +72,11 @@ def _one_factor(node: Node) -> bool:
 def _first_alone(node: Node) -> bool:
     """Only the first argument is data, so that neither a weight nor a divisor is."""
     return len(node.parents) == 1 and node.arguments[0] is None
+
+
+def _constant_condition(node: Node) -> bool:
+    """The condition is no data."""
+    return node.arguments[0] is not None
 
 
 def _entrywise(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
@@ -57,7 +92,7 @@ def _weighted(operation: Callable[..., Tensor]) -> Spread:
 
     def spread(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
         weight, *rest = node.arguments[1:]
-        moved: Tensor = operation(reach[0], weight.abs(), None, *rest[1:])
+        moved: Tensor = operation(reach[0], node.cached("size", weight.abs), None, *rest[1:])
         return moved
 
     return spread
@@ -97,61 +132,59 @@ def _normalization_offset(node: Node, start: Tensor) -> Tensor:
 
 
 ENTRYWISE, REDUCTION = Affine(_entrywise, _few), Affine(_entrywise, _all)
-SCALING, MATRIX = Affine(_entrywise, _few, applies=_one_factor), Affine(_matrix, _all, applies=_one_factor)
-QUOTIENT = Affine(_entrywise, _few, applies=_first_alone)
+MOVE = Affine(_entrywise, _few, exact=True)
+RESHAPE = Affine(_entrywise, _few, exact=True, transpose=transposes.reshaped)
+SUM = Affine(_entrywise, _few, transpose=transposes.summed)
+DIFFERENCE = Affine(_entrywise, _few, transpose=transposes.subtracted)
+SCALING = Affine(_entrywise, _few, applies=_one_factor, transpose=transposes.multiplied)
+QUOTIENT = Affine(_entrywise, _few, applies=_first_alone, transpose=transposes.divided)
+MATRIX = Affine(_matrix, _all, applies=_one_factor)
+SELECTION = Affine(_entrywise, _few, applies=_constant_condition, exact=True)
 
 
-def _layer(operation: Callable[..., Tensor]) -> Affine:
+def _layer(operation: Callable[..., Tensor], transpose: Transpose = transposes.none) -> Affine:
     """A linear layer or a convolution."""
-    return Affine(_weighted(operation), _fan_in, applies=_first_alone)
+    return Affine(_weighted(operation), _fan_in, applies=_first_alone, transpose=transpose)
+
+
+def _lines(entry: Affine, *names: str) -> dict[str, Affine]:
+    return {f"aten.{name}": entry for name in names}
 
 
 # One line for each operation. Names are those of ATen; a caller may add to a copy.
 AFFINE: Mapping[str, Affine] = {
-    **{
-        f"aten.{name}": ENTRYWISE
-        for name in (
-            *("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "clone.default"),
-            *("permute.default", "transpose.int", "t.default", "contiguous.default", "alias.default", "detach.default"),
-            *(
-                "unsqueeze.default",
-                "squeeze.dim",
-                "squeeze.dims",
-                "squeeze.default",
-                "expand.default",
-                "repeat.default",
-            ),
-            *("slice.Tensor", "select.int", "split.Tensor", "split_with_sizes.default", "chunk.default"),
-            *("unbind.int", "cat.default", "stack.default", "flip.default", "roll.default", "index.Tensor"),
-            *("constant_pad_nd.default", "pad.default", "neg.default", "add.Tensor", "sub.Tensor", "rsub.Scalar"),
-            "dropout.default",
-        )
-    },
-    **{
-        f"aten.{name}": REDUCTION
-        for name in (
-            *("mean.dim", "mean.default", "sum.dim_IntList", "sum.default"),
-            *("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default", "adaptive_avg_pool1d.default"),
-            *("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default"),
-        )
-    },
-    "aten._native_batch_norm_legit_no_training.default": Affine(
-        _entrywise, lambda node, parents: 10, _normalization_offset
+    **_lines(RESHAPE, "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints"),
+    **_lines(RESHAPE, "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "unflatten.int"),
+    **_lines(RESHAPE, "clone.default", "contiguous.default", "alias.default", "detach.default", "dropout.default"),
+    **_lines(MOVE, "permute.default", "transpose.int", "t.default", "movedim.int", "expand.default"),
+    **_lines(MOVE, "repeat.default", "broadcast_tensors.default", "slice.Tensor", "select.int", "narrow.default"),
+    **_lines(MOVE, "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "cat.default"),
+    **_lines(MOVE, "stack.default", "flip.default", "roll.default", "index.Tensor", "index_select.default"),
+    **_lines(MOVE, "constant_pad_nd.default", "pad.default", "neg.default", "pixel_shuffle.default"),
+    **_lines(ENTRYWISE, "rsub.Scalar"),
+    **_lines(MOVE, "tril.default", "triu.default", "masked_fill.Scalar", "upsample_nearest2d.vec"),
+    **_lines(SUM, "add.Tensor"),
+    **_lines(DIFFERENCE, "sub.Tensor"),
+    **_lines(SELECTION, "where.self", "where.ScalarOther", "where.ScalarSelf"),
+    **_lines(REDUCTION, "mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "cumsum.default"),
+    **_lines(REDUCTION, "avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default", "upsample_bilinear2d.vec"),
+    **_lines(REDUCTION, "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default"),
+    **_lines(REDUCTION, "_adaptive_avg_pool2d.default"),
+    **_lines(
+        Affine(_entrywise, lambda node, parents: 10, _normalization_offset, transpose=transposes.normalized),
+        "_native_batch_norm_legit_no_training.default",
     ),
-    "aten.linear.default": _layer(F.linear),
-    "aten.conv1d.default": _layer(F.conv1d),
-    "aten.conv2d.default": _layer(F.conv2d),
-    "aten.conv3d.default": _layer(F.conv3d),
-    "aten.conv_transpose1d.default": _layer(F.conv_transpose1d),
-    "aten.conv_transpose2d.input": _layer(F.conv_transpose2d),
-    "aten.conv_transpose3d.input": _layer(F.conv_transpose3d),
-    "aten.mul.Tensor": SCALING,
-    "aten.mul.Scalar": SCALING,
-    "aten.div.Tensor": QUOTIENT,
-    "aten.div.Scalar": QUOTIENT,
-    "aten.matmul.default": MATRIX,
-    "aten.mm.default": MATRIX,
-    "aten.bmm.default": MATRIX,
+    **_lines(_layer(F.linear, transposes.linear), "linear.default"),
+    **_lines(_layer(F.conv1d), "conv1d.default", "conv1d.padding"),
+    **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.default"),
+    **_lines(_layer(F.conv2d), "conv2d.padding"),
+    **_lines(_layer(F.conv3d), "conv3d.default", "conv3d.padding"),
+    **_lines(_layer(F.conv_transpose1d), "conv_transpose1d.default"),
+    **_lines(_layer(F.conv_transpose2d), "conv_transpose2d.input"),
+    **_lines(_layer(F.conv_transpose3d), "conv_transpose3d.input"),
+    **_lines(SCALING, "mul.Tensor", "mul.Scalar"),
+    **_lines(QUOTIENT, "div.Tensor", "div.Scalar"),
+    **_lines(MATRIX, "matmul.default", "mm.default", "bmm.default"),
 }
 
 

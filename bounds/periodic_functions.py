@@ -32,6 +32,11 @@ class StepFunction(ScalarFunction):
         for point, value, applies in self.corners(inside):
             yield Candidate(point, value, nothing, nothing, applies)
 
+    def slopes(self, inside: Interval) -> Interval:
+        """Up to twice the mean slope."""
+        mean = (self.value(inside.upper) - self.value(inside.lower)) / (inside.upper - inside.lower)
+        return Interval(torch.zeros_like(mean), 2 * mean.nan_to_num(0.0, 0.0, 0.0))
+
     def slope(self, inside: Interval, side: int) -> Tensor:
         """Zero."""
         return torch.zeros_like(inside.lower)
@@ -90,6 +95,11 @@ class Wave(ScalarFunction):
         stationary = ((start + 2 * math.pi * number).clamp(inside.lower, inside.upper) for number in (first, last))
         for point in (inside.lower, inside.upper, *stationary):
             yield Candidate(point, self.value(point), self.derivative(point), off * off / 2, everywhere)
+
+    def slopes(self, inside: Interval) -> Interval:
+        """From -1 to 1."""
+        one = torch.ones_like(inside.lower)
+        return Interval(-one, one)
 
     @torch.no_grad()
     def slope(self, inside: Interval, side: int) -> Tensor:

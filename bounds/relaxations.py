@@ -41,6 +41,65 @@ class Lines(NamedTuple):
     upper_intercept: Tensor
 
 
+class Planes(NamedTuple):
+    """Affine functions of all parents of a node below and above it, entry by entry.
+
+    Attributes:
+        lower_slopes: for each parent, of its shape or one that it is expanded to.
+        lower_intercept: shaped like the node; None for 0 everywhere.
+        upper_slopes: likewise; the same tensors as below where both have the same slopes.
+        upper_intercept: shaped like the node.
+    """
+
+    lower_slopes: tuple[Tensor, ...]
+    lower_intercept: Tensor | None
+    upper_slopes: tuple[Tensor, ...]
+    upper_intercept: Tensor
+
+
+class NodeFunction(ABC):
+    """What linear bounds need of a node that is not affine: a range, and planes with free numbers in them.
+
+    The planes are sound for every choice of the free numbers; the choice is a matter of tightness.
+    """
+
+    @abstractmethod
+    def range_of(self, *parents: Interval) -> Interval:
+        """The image of the parents' intervals, rounded outward."""
+
+    @abstractmethod
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Free numbers of planes that serve best without further knowledge."""
+
+    def limits(self, *parents: Interval) -> tuple[Interval, ...]:
+        """For each of the free numbers, between which values it is of use."""
+        return ()
+
+    @abstractmethod
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """Planes with given free numbers, which gradients reach."""
+
+    def prepared(self, *parents: Interval) -> "Callable[[tuple[Tensor, ...]], Planes]":
+        """Planes as a function of the free numbers alone, for intervals that stay as they are."""
+        return lambda free: self.planes(free, *parents)
+
+    @abstractmethod
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """For each parent, where better bounds on it would help."""
+
+    def parallel(self, *parents: Interval) -> Planes:
+        """Planes with the same slopes below and above, if there are such ones of use."""
+        return self.planes(self.free(*parents), *parents)
+
+    def aligned(self, coefficients: Tensor) -> Tensor:
+        """Coefficients (N, R, *shape) of the node, to be multiplied with slopes."""
+        return coefficients
+
+    def reduced(self, products: Tensor, shape: torch.Size) -> Tensor:
+        """Coefficients of a parent with values of a given shape (N, *shape), from products with its slopes."""
+        return products
+
+
 class Candidate(NamedTuple):
     """A point where ``f(x) - k x`` may be largest (or smallest)."""
 
@@ -57,7 +116,7 @@ def always(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ScalarFunction(ABC):
+class ScalarFunction(NodeFunction):
     """A real function of one variable that is applied entry by entry.
 
     An empty interval and one with NaN have NaN lines. There is no line (slope 0, intercept infinite) where the interval
@@ -85,6 +144,49 @@ class ScalarFunction(ABC):
     @abstractmethod
     def slope(self, inside: Interval, side: int) -> Tensor:
         """The slope of the upper (side 1) or lower (side -1) line that serves best without further knowledge."""
+
+    @abstractmethod
+    def slopes(self, inside: Interval) -> Interval:
+        """About the least and the largest slope within an interval."""
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The image of an interval."""
+        return self.interval(*parents)
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Slopes: below, above."""
+        inside, _ = self._inside(*parents)
+        return self.slope(inside, LOWER), self.slope(inside, UPPER)
+
+    def limits(self, *parents: Interval) -> tuple[Interval, ...]:
+        """Slopes of the function within the interval."""
+        inside, _ = self._inside(*parents)
+        return (self.slopes(inside),) * 2
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """Lines with given slopes."""
+        return _as_planes(self.lines_at(*parents, *free))
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Where the two lines differ by more than rounding."""
+        (interval,) = parents
+        lines = self.lines(interval)
+        x = (interval.lower + interval.upper) / 2
+        gap = (lines.upper_slope - lines.lower_slope) * x + lines.upper_intercept - lines.lower_intercept
+        size = lines.upper_intercept.abs() + lines.upper_slope.abs() * x.abs()
+        return ((gap > 1e-9 * size + 1e-12) | gap.isnan(),)
+
+    def parallel(self, *parents: Interval) -> Planes:
+        """Both lines with the slope of the secant between the ends of the interval."""
+        (interval,) = parents
+        inside, _ = self._inside(interval)
+        ends = [self.value(end) for end in (inside.lower, inside.upper)]
+        slope = ((ends[1] - ends[0]) / (inside.upper - inside.lower)).nan_to_num(0.0, 0.0, 0.0)
+        lines = self.lines_at(interval, slope, slope)
+        # Where one of the lines is not known it has another slope than was asked for.
+        known = lines.lower_slope == lines.upper_slope
+        upper_intercept = torch.where(known, lines.upper_intercept, _INFINITY)
+        return _as_planes(lines._replace(upper_slope=lines.lower_slope, upper_intercept=upper_intercept))
 
     def interval(self, interval: Interval) -> Interval:
         """The image of an interval, rounded outward; infinite where the function is not defined or overflows."""
@@ -168,6 +270,10 @@ class ScalarFunction(ABC):
         return torch.where(rounded, total * (1 + 16 * unit), torch.zeros_like(total))
 
 
+def _as_planes(lines: Lines) -> Planes:
+    return Planes((lines.lower_slope,), lines.lower_intercept, (lines.upper_slope,), lines.upper_intercept)
+
+
 def _farther(one: tuple[Tensor, Candidate], other: tuple[Tensor, Candidate]) -> tuple[Tensor, Candidate]:
     better = other[0] > one[0]
     chosen = Candidate(*(torch.where(better, new, old) for new, old in zip(other[1], one[1], strict=True)))
@@ -240,6 +346,20 @@ class PiecewiseFunction(ScalarFunction):
             else:
                 for point in (lower, upper):
                     yield Candidate(point, piece.value(point), piece.derivative(point), nothing, lower <= upper)
+
+    @torch.no_grad()
+    def slopes(self, inside: Interval) -> Interval:
+        """Those at the ends and at the inflection points, on both sides of a kink."""
+        found = []
+        for piece in self.pieces:
+            lower, upper = inside.lower.clamp(min=piece.start), inside.upper.clamp(max=piece.end)
+            for point in (lower, upper):
+                found.append(torch.where(lower <= upper, piece.derivative(point), torch.nan))
+        slopes = torch.stack(found)
+        low = torch.where(slopes.isfinite(), slopes, _INFINITY).amin(0)
+        high = torch.where(slopes.isfinite(), slopes, -_INFINITY).amax(0)
+        known = low <= high
+        return Interval(torch.where(known, low, 0.0), torch.where(known, high, 0.0))
 
     def _doubt(self, derivative: Tensor, slope: Tensor) -> Tensor:
         """A bound on the rounding error of ``derivative - slope``."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
+from bounds.rectifier import Rectifier
 from bounds.relaxations import SPECIAL, Map, Piece, PiecewiseFunction, bisect
 
 _INFINITY = math.inf
@@ -33,6 +34,8 @@ def _line(slope: float | Tensor, offset: float = 0.0, start: float = -_INFINITY,
 
 def leaky_relu(negative_slope: float | Tensor = 0.01) -> PiecewiseFunction:
     """``max(x, 0) + negative_slope min(x, 0)``, for any slope, also a tensor that broadcasts to the input (PReLU)."""
+    if not isinstance(negative_slope, Tensor) and 0 <= negative_slope <= 1:
+        return _rectifier(float(negative_slope))
     slope = negative_slope.detach() if isinstance(negative_slope, Tensor) else negative_slope
     return PiecewiseFunction(
         value=lambda x: torch.where(x > 0, x, slope * x),
@@ -47,8 +50,18 @@ prelu = leaky_relu
 
 def relu() -> PiecewiseFunction:
     """``max(x, 0)``; its lower slope is 1 if the interval reaches farther above 0 than below, else 0."""
-    pieces = (_line(0.0, end=0.0), _line(1.0, start=0.0))
-    return PiecewiseFunction(value=torch.relu, pieces=pieces, curvature=1, relative_error=0.0, range=(0.0, _INFINITY))
+    return _rectifier(0.0)
+
+
+def _rectifier(slope: float) -> Rectifier:
+    return Rectifier(
+        value=torch.relu if slope == 0 else lambda x: torch.where(x > 0, x, slope * x),
+        pieces=(_line(slope, end=0.0), _line(1.0, start=0.0)),
+        curvature=1,
+        relative_error=_ARITHMETIC if slope else 0.0,
+        range=(0.0, _INFINITY) if slope == 0 else (-_INFINITY, _INFINITY),
+        negative_slope=slope,
+    )
 
 
 def absolute() -> PiecewiseFunction:

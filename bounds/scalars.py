@@ -1,4 +1,4 @@
-"""Which scalar function stands behind an operation of a captured network."""
+"""Which function stands behind an operation of a captured network that is not affine."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,36 +6,48 @@ from torch import Tensor
 
 from bounds import periodic_functions
 from bounds import scalar_functions as functions
-from bounds.balls import Interval
 from bounds.errors import UnsupportedLayer
 from bounds.graph import Node
-from bounds.relaxations import ScalarFunction
+from bounds.products import Maximum, Product, Within
+from bounds.relaxations import NodeFunction
 
-Maker = Callable[[Node], ScalarFunction]
+Maker = Callable[[Node], NodeFunction]
 
 
-def _fixed(make: Callable[[], ScalarFunction]) -> Maker:
+def _fixed(make: Callable[[], NodeFunction]) -> Maker:
     return lambda node: make()
 
 
-def _with(make: Callable[..., ScalarFunction], **defaults: float | None) -> Maker:
+def _with(make: Callable[..., NodeFunction], **defaults: float | None) -> Maker:
     """Takes the arguments after the data, by position, or their defaults."""
 
-    def maker(node: Node) -> ScalarFunction:
+    def maker(node: Node) -> NodeFunction:
         given = node.arguments[1:]
         return make(*given, *list(defaults.values())[len(given) :])
 
     return maker
 
 
-def _prelu(node: Node) -> ScalarFunction:
+def _prelu(node: Node) -> NodeFunction:
     weight: Tensor = node.arguments[1]
     shape = (1, -1, *[1] * (node.value.ndim - 2)) if weight.numel() > 1 else ()
     return functions.leaky_relu(weight.reshape(shape))
 
 
+def _product(node: Node) -> NodeFunction:
+    return functions.square() if node.parents[0] == node.parents[1] else Product()
+
+
+def _maximum(node: Node) -> NodeFunction:
+    shape = (node if node.single is None else node.single).value.ndim
+    dims, keepdim, *_ = (*node.arguments[1:], (), False) if len(node.arguments) > 1 else ((), False)
+    given = [dims] if isinstance(dims, int) else list(dims)
+    ndim = shape + (0 if keepdim else len(given))
+    return Maximum(tuple(dim if dim < 0 else dim - ndim for dim in given or range(ndim)), bool(keepdim))
+
+
 # One line for each operation. Names are those of ATen; a caller may add to a copy.
-SCALARS: Mapping[str, Maker] = {
+FUNCTIONS: Mapping[str, Maker] = {
     "aten.relu.default": _fixed(functions.relu),
     "aten.leaky_relu.default": _with(functions.leaky_relu, negative_slope=0.01),
     "aten.prelu.default": _prelu,
@@ -64,6 +76,9 @@ SCALARS: Mapping[str, Maker] = {
     "aten.log.default": _fixed(functions.log),
     "aten.sqrt.default": _fixed(functions.sqrt),
     "aten.reciprocal.default": _fixed(functions.reciprocal),
+    "aten.mul.Tensor": _product,
+    "aten.amax.default": _maximum,
+    "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
     "aten.pow.Tensor_Scalar": lambda node: functions.power(node.arguments[1]),
     "aten.square.default": _fixed(functions.square),
     "aten.sin.default": _fixed(periodic_functions.sin),
@@ -76,26 +91,16 @@ def _celu(alpha: float = 1.0) -> tuple[float, float, float]:
     return alpha, 1.0, 1.0 / alpha
 
 
-def scalar(node: Node, table: Mapping[str, Maker] = SCALARS) -> ScalarFunction:
-    """The scalar function of a node.
+def function_of(node: Node, table: Mapping[str, Maker] = FUNCTIONS) -> NodeFunction:
+    """The function of a node.
 
     Raises:
         UnsupportedLayer: there is none, with the operation, its place in the source code, and the remedy.
     """
-    if node.operation not in table or len(node.parents) != 1:
+    if node.operation not in table or len(node.parents) != (2 if node.operation == "aten.mul.Tensor" else 1):
         raise UnsupportedLayer(
             f"{node.operation} of {len(node.parents)} data inputs has no rule for linear bounds; it stands at "
             f"{node.origin}. Replace it by operations that have one, or add a line to bounds.operations.AFFINE or "
-            f"bounds.scalars.SCALARS"
+            f"bounds.scalars.FUNCTIONS"
         )
     return table[node.operation](node)
-
-
-def is_open(function: ScalarFunction, interval: Interval) -> Tensor:
-    """Where the two lines of a function differ by more than rounding, so that better bounds would help."""
-    lines = function.lines(interval)
-    x = (interval.lower + interval.upper) / 2
-    gap = (lines.upper_slope - lines.lower_slope) * x + lines.upper_intercept - lines.lower_intercept
-    size = lines.upper_intercept.abs() + lines.upper_slope.abs() * x.abs()
-    opened: Tensor = (gap > 1e-9 * size + 1e-12) | gap.isnan()
-    return opened

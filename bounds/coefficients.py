@@ -1,0 +1,205 @@
+"""Coefficients of linear functions of one node, R for each of N inputs: the rows that linear bounds carry backward.
+
+Most rows of a convolutional network see a part of the map only. Such rows are kept as windows: small blocks of
+coefficients, and where each block stands.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """Coefficients of all entries.
+
+    Attributes:
+        values: (N, R, *shape).
+    """
+
+    values: Tensor
+
+    def at(self, x: Tensor) -> Tensor:
+        """Entries (N or 1, *shape) of a node where these coefficients stand, to be combined with ``values``."""
+        return x.unsqueeze(1)
+
+    def dot(self, x: Tensor) -> Tensor:
+        """(N, R) sums of coefficients times entries (N or 1, *shape)."""
+        return _sums(self.values, x)
+
+    def size(self, x: Tensor) -> Tensor:
+        """(N, R) sums of absolute coefficients times entries."""
+        return _sums(self.values.abs(), x)
+
+    def scaled(self, x: Tensor) -> "Dense":
+        """Coefficients times entries (N or 1, *shape)."""
+        return Dense(self.values * x.unsqueeze(1))
+
+    def with_values(self, values: Tensor) -> "Dense":
+        """Other coefficients, or those of more rows after these."""
+        return Dense(values)
+
+    def dense(self) -> Tensor:
+        """(N, R, *shape)."""
+        return self.values
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Coefficients of one window of a map (C, H, W) for every row, the rest being 0.
+
+    Window (i, j) of a grid begins at ``(i, j) * stride - padding`` and may reach beyond the map.
+
+    Attributes:
+        values: (N, R, C, h, w).
+        place: (N, R), the window of each row as ``i * columns + j``.
+        grid: rows and columns of windows.
+        stride: from one window to the next, in both directions.
+        padding: how far the first window begins before the map.
+        shape: (C, H, W) of the node.
+        clean: whether coefficients beyond the map are known to be 0.
+    """
+
+    values: Tensor
+    place: Tensor
+    grid: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    shape: tuple[int, ...]
+    clean: bool
+
+    def at(self, x: Tensor) -> Tensor:
+        """Entries (N or 1, *shape) of a node in the window of each row, (N, R, C, h, w); 0 beyond the map."""
+        tiles = _tiles(x, self.grid, self.stride, self.padding, self.values.shape[3:])  # (N or 1, P, C, h, w)
+        place = self.place
+        if len(tiles) > 1:
+            place = place + tiles.shape[1] * torch.arange(len(place), device=place.device)[:, None]
+        return tiles.flatten(0, 1)[place.flatten()].view(self.values.shape)
+
+    def dot(self, x: Tensor) -> Tensor:
+        """(N, R) sums of coefficients times entries (N or 1, *shape)."""
+        return (self.values * self.at(x)).flatten(2).sum(2)
+
+    def size(self, x: Tensor) -> Tensor:
+        """(N, R) sums of absolute coefficients times entries."""
+        return (self.values.abs() * self.at(x)).flatten(2).sum(2)
+
+    def scaled(self, x: Tensor) -> "Windows":
+        """Coefficients times entries (N or 1, *shape)."""
+        return replace(self, values=self.values * self.at(x), clean=True)
+
+    def with_values(self, values: Tensor) -> "Windows":
+        """Other coefficients, or those of more rows after these, which have the same windows again."""
+        repeats = values.shape[1] // self.place.shape[1]
+        return replace(self, values=values, place=self.place.repeat(1, repeats))
+
+    def cleaned(self) -> "Windows":
+        """The same with coefficients beyond the map set to 0."""
+        return self if self.clean else self.scaled(self.values.new_ones(1, *self.shape))
+
+    def dense(self) -> Tensor:
+        """(N, R, *shape)."""
+        (rows, columns), (height, width) = self.grid, self.values.shape[3:]
+        top = torch.arange(rows, device=self.place.device) * self.stride[0]
+        left = torch.arange(columns, device=self.place.device) * self.stride[1]
+        padded = [(count - 1) * step + size for count, step, size in zip(self.grid, self.stride, (height, width), strict=True)]
+        vertical = top[:, None, None, None] + torch.arange(height, device=top.device)[:, None]
+        horizontal = left[None, :, None, None] + torch.arange(width, device=left.device)
+        index = (vertical * padded[1] + horizontal).flatten(2).flatten(0, 1)  # (P, h w)
+        channels = self.values.shape[2]
+        spread = index[self.place].unsqueeze(2).expand(-1, -1, channels, -1)
+        whole = self.values.new_zeros(*self.place.shape, channels, padded[0] * padded[1])
+        whole = whole.scatter(3, spread, self.values.flatten(3)).unflatten(3, padded)
+        return F.pad(whole, _margins(self.shape, padded, self.padding, inward=True))
+
+    def in_windows(self, padding: tuple[int, int], size: tuple[int, int]) -> "Windows":
+        """The same in larger windows that begin ``padding`` before the map."""
+        top, left = (new - old for new, old in zip(padding, self.padding, strict=True))
+        bottom, right = size[0] - top - self.values.shape[3], size[1] - left - self.values.shape[4]
+        return replace(self, values=F.pad(self.values, (left, right, top, bottom)), padding=padding)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Rows that pick one entry each.
+
+    Attributes:
+        index: (N, R), places in a row of the node, flattened.
+        shape: of one row of the node.
+        like: a tensor of the dtype and on the device of the coefficients.
+    """
+
+    index: Tensor
+    shape: tuple[int, ...]
+    like: Tensor
+
+    def dot(self, x: Tensor) -> Tensor:
+        """(N, R) entries of (N, *shape)."""
+        return x.flatten(1).gather(1, self.index)
+
+    def size(self, x: Tensor) -> Tensor:
+        """The same."""
+        return self.dot(x)
+
+    def expanded(self) -> "Dense | Windows":
+        """The same as windows of one entry where the node is a map, else as coefficients of all entries."""
+        if len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1:
+            area = self.shape[1] * self.shape[2]
+            channel = self.index.div(area, rounding_mode="floor")
+            values = self._one_hot(channel, self.shape[0])[..., None, None]
+            grid = (self.shape[1], self.shape[2])
+            return Windows(values, self.index % area, grid, (1, 1), (0, 0), self.shape, True)
+        entries = self.shape.numel() if isinstance(self.shape, torch.Size) else torch.Size(self.shape).numel()
+        return Dense(self._one_hot(self.index, entries).unflatten(2, self.shape or (1,)))
+
+    def _one_hot(self, index: Tensor, size: int) -> Tensor:
+        zeros = torch.zeros(*index.shape, size, dtype=self.like.dtype, device=self.like.device)
+        return zeros.scatter(2, index.unsqueeze(2), 1.0)
+
+
+Rows = Dense | Windows
+
+
+def mirrored(rows: Rows) -> Rows:
+    """The rows, followed by the same with the opposite sign."""
+    return rows.with_values(torch.cat([rows.values, -rows.values], 1))
+
+
+def added(one: Rows, other: Rows) -> Rows:
+    """The sum of the same rows, as windows where both are and fit."""
+    if isinstance(one, Windows) and isinstance(other, Windows) and (one.grid, one.stride) == (other.grid, other.stride):
+        padding = tuple(max(a, b) for a, b in zip(one.padding, other.padding, strict=True))
+        ends = (
+            max(part.values.shape[3 + axis] - part.padding[axis] for part in (one, other)) for axis in (0, 1)
+        )
+        size = tuple(end + before for end, before in zip(ends, padding, strict=True))
+        one, other = (part.in_windows((padding[0], padding[1]), (size[0], size[1])) for part in (one, other))
+        return replace(one, values=one.values + other.values, clean=one.clean and other.clean)
+    return Dense(one.dense() + other.dense())
+
+
+def _sums(values: Tensor, x: Tensor) -> Tensor:
+    flat = x.flatten(1).unsqueeze(2)
+    return torch.matmul(values.flatten(2), flat).squeeze(2)
+
+
+def _tiles(
+    x: Tensor, grid: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], size: torch.Size
+) -> Tensor:
+    """All windows of a map, (N, P, C, h, w)."""
+    padded = [(count - 1) * step + length for count, step, length in zip(grid, stride, size, strict=True)]
+    x = F.pad(x, _margins(x.shape[1:], padded, padding, inward=False))
+    tiles = x.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
+    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+
+
+def _margins(
+    shape: tuple[int, ...] | torch.Size, padded: list[int], padding: tuple[int, int], *, inward: bool
+) -> tuple[int, int, int, int]:
+    """What to add to a map on each side to get what all windows cover; with ``inward``, the way back."""
+    before = (padding[1], padding[0])
+    after = (padded[1] - padding[1] - shape[2], padded[0] - padding[0] - shape[1])
+    sign = -1 if inward else 1
+    return sign * before[0], sign * after[0], sign * before[1], sign * after[1]

@@ -1,0 +1,32 @@
+"""Large computations in parts that fit a memory budget."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+MEMORY = 2**28  # bytes; on a CPU, larger tensors than the parts that follow from it cost page faults
+
+Result = TypeVar("Result")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a computation failed because memory ended: on a GPU an error of its own, on a CPU its allocator's."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def in_chunks(compute: Callable[[slice], Result], count: int, at_once: Callable[[], int]) -> Iterator[Result]:
+    """Results of consecutive slices of a range; their size is asked for anew each time, and halved if memory ends."""
+    first, most = 0, count
+    while first < count or count == 0:
+        size = max(1, min(at_once(), most))
+        try:
+            yield compute(slice(first, first + size))
+        except RuntimeError as error:
+            if not out_of_memory(error) or size == 1:
+                raise
+            most = size // 2
+            continue
+        first += size
+        if count == 0:
+            return

@@ -1,0 +1,174 @@
+"""A captured network over a perturbation set: what each node is, its interval, and what rounding does to it."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bounds import checks
+from bounds.balls import Interval, LpBall
+from bounds.concretize import Box, PerturbationSet
+from bounds.errors import InvalidInput, UnsupportedLayer
+from bounds.graph import Graph, Node, Source, capture, entries
+from bounds.numerics import accumulated_error
+from bounds.operations import AFFINE, RESHAPE, Affine, affine
+from bounds.relaxations import NodeFunction, PiecewiseFunction, ScalarFunction
+from bounds.scalars import function_of
+
+# What a bound speaks of, and which rounding errors it includes.
+MODES = ("real", "rounding", "deployed")
+
+
+class Network:
+    """The nodes of a network with their rules, and intervals of their values over a perturbation set.
+
+    Attributes:
+        nodes: those that lead from the input to the output, in order.
+        intervals: bounds of each node, shaped like its value.
+        rules: of affine nodes.
+        functions: of all others but the input.
+        sound: which rounding errors bounds include, see :data:`MODES`.
+    """
+
+    def __init__(
+        self, model: Source | Graph, ball: PerturbationSet, table: Mapping[str, Affine] = AFFINE, sound: str = "rounding"
+    ) -> None:
+        checks.full_precision(ball.center)
+        self.sound = checks.one_of("sound", sound, MODES)
+        graph = capture(model, ball.center)
+        if sound == "deployed":
+            _require_float32(graph)
+        self.nodes = graph.bind(ball.center)
+        self.ball = ball
+        self.order = list(self.nodes)
+        self.rules: dict[str, Affine] = {}
+        self.functions: dict[str, NodeFunction] = {}
+        self.intervals: dict[str, Interval] = {}
+        self._errors: dict[str, Tensor] = {}
+        for name, node in self.nodes.items():
+            if node.operation != "input":
+                rule = affine(node, table)
+                if rule is None:
+                    self.functions[name] = function_of(node)
+                else:
+                    self.rules[name] = rule
+
+    def parents(self, name: str) -> list[Interval]:
+        """Intervals of the parents of a node."""
+        return [self.intervals[parent] for parent in self.nodes[name].parents]
+
+    def consumers(self, name: str) -> list[str]:
+        """The functions that take a node."""
+        return [key for key in self.functions if name in self.nodes[key].parents]
+
+    # -------------------------------------------------------------------------------------------------- intervals
+
+    def propagate(self, name: str) -> None:
+        """The interval of a node, from those of its parents."""
+        node = self.nodes[name]
+        if node.operation == "input":
+            hull = self.ball.hull()
+            shape = node.value.shape
+            self.intervals[name] = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+        elif name in self.functions:
+            found = self.functions[name].range_of(*self.parents(name))
+            if self.sound == "deployed":
+                error = self.deployed_error(name, found)
+                found = Interval(found.lower - error, found.upper + error)
+            self.intervals[name] = found
+        elif self.rules[name] is RESHAPE:
+            (x,) = self.parents(name)
+            self.intervals[name] = Interval(node.function(x.lower), node.function(x.upper))
+        else:
+            self.intervals[name] = self._affine_interval(node, self.rules[name])
+
+    def _affine_interval(self, node: Node, rule: Affine) -> Interval:
+        """Centre and radius through an affine node, and rounded outward."""
+        parents = self.parents(node.name)
+        centers = [(part.lower + part.upper) / 2 for part in parents]
+        radii = [torch.maximum(p.upper - c, c - p.lower) for p, c in zip(parents, centers, strict=True)]
+        center = node.function(*centers)
+        if self.sound == "real":
+            radius = rule.moved(node, tuple(radii))
+        else:
+            error = 2 * accumulated_error(rule.terms(node, tuple(radii)) + 6, center.dtype)
+            doubted = tuple(r + error * (r + c.abs()) for r, c in zip(radii, centers, strict=True))
+            _, offset = rule.at_zero(node, tuple(radii))
+            radius = rule.moved(node, doubted) * (1 + error) + error * (offset + center.abs())
+            radius = radius + torch.finfo(center.dtype).tiny
+        if self.sound == "deployed":
+            radius = radius + self.deployed_error(node.name)
+        lower, upper = center - radius, center + radius
+        # Of an interval without an end the centre is NaN.
+        return Interval(torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper))
+
+    # --------------------------------------------------------------------------------------------------- rounding
+
+    def rounding(self, name: str) -> Tensor | None:
+        """What rounding can change in the value of an affine node, for coefficients and offset; None for nothing.
+
+        In deployed mode also what it changes in the network itself.
+        """
+        if self.sound == "real" or self.rules[name] is RESHAPE:
+            return None
+        if name not in self._errors:
+            node, rule = self.nodes[name], self.rules[name]
+            reach = tuple(largest(part) for part in self.parents(name))
+            _, offset = rule.at_zero(node, reach)
+            error = 2 * accumulated_error(rule.terms(node, reach) + 4, node.value.dtype)
+            total = error * (1 + error) * (rule.moved(node, reach) + offset) + torch.finfo(node.value.dtype).tiny
+            if self.sound == "deployed":
+                total = total + self.deployed_error(name)
+            # The constant is a sum over all entries.
+            total = total + accumulated_error(entries(node.value) + 4, node.value.dtype) * offset
+            self._errors[name] = total
+        return self._errors[name]
+
+    def deployed_error(self, name: str, found: Interval | None = None) -> Tensor:
+        """What rounding in float32, in any order of summation, can change in the value of a node itself."""
+        node, unit = self.nodes[name], torch.float32
+        tiny = torch.finfo(unit).tiny
+        if name in self.rules:
+            rule = self.rules[name]
+            reach = tuple(largest(part) for part in self.parents(name))
+            moved, (_, offset) = rule.moved(node, reach), rule.at_zero(node, reach)
+            if rule.exact:
+                return torch.zeros_like(moved)
+            terms = rule.terms(node, reach) + 2
+            return accumulated_error(terms, unit) * (moved + offset) * (1 + 1e-6) + terms * tiny
+        function = self.functions[name]
+        size = largest(self.intervals[name] if found is None else found)
+        if not isinstance(function, ScalarFunction):
+            return accumulated_error(2, unit) * size + tiny
+        units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
+        if units == (0, 0) and isinstance(function, PiecewiseFunction):
+            return torch.zeros_like(size)
+        return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + tiny
+
+
+def _require_float32(graph: Graph) -> None:
+    """Refuse networks whose float32 execution is not what their graph says."""
+    for name, weight in graph.program.state_dict.items():
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            raise InvalidInput(
+                f"sound='deployed' speaks of a float32 network, but {name} is {weight.dtype}: convert the model with "
+                f"model.float(), or use sound='rounding'"
+            )
+    if graph.inexact:
+        raise UnsupportedLayer(
+            f"how {', '.join(sorted(graph.inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
+            f"use sound='rounding', which speaks of the network in real arithmetic"
+        )
+
+
+def is_box(region: PerturbationSet) -> bool:
+    """Whether its entries move independently of each other, so that intervals lose nothing of it."""
+    return isinstance(region, Box) or (isinstance(region, LpBall) and region.norm == math.inf)
+
+
+def largest(interval: Interval) -> Tensor:
+    """Largest absolute value of each entry."""
+    return torch.maximum(interval.lower.abs(), interval.upper.abs())
+
+

@@ -1,0 +1,309 @@
+"""Operations written as simpler ones that bounds have rules for, in a form that loses little.
+
+``torch.export`` asks these functions for the composition of an operation. Each computes the same in real arithmetic:
+
+- softmax as ``1 / sum_j exp(x_j - x_i)``, whose interval is the exact one and whose parts are convex;
+- normalisations as centre, square, mean and product, with the range that the result is known to have;
+- pooling and pairwise maxima as the maximum over one dimension of a gathered tensor.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+@torch.library.custom_op("certify_bounds::within", mutates_args=())
+def within(x: Tensor, low: float, high: float) -> Tensor:
+    """``x``, of which it is known that it lies between ``low`` and ``high``."""
+    return x.clone()
+
+
+@within.register_fake
+def _(x: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Softmax over one dimension."""
+    return _exponential_sums(x, dim).reciprocal().movedim(-1, dim)
+
+
+def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Logarithm of softmax over one dimension."""
+    return -_exponential_sums(x, dim).log().movedim(-1, dim)
+
+
+def _exponential_sums(x: Tensor, dim: int) -> Tensor:
+    """``sum_j exp(x_j - x_i)`` for every i, in the last dimension."""
+    x = x.movedim(dim, -1)
+    return (x.unsqueeze(-2) - x.unsqueeze(-1)).exp().sum(-1)
+
+
+def logsumexp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
+    """Logarithm of the sum of exponentials, from the mean of what is summed."""
+    mean = x.mean(dim, keepdim=True)
+    total = (x - mean).exp().sum(dim, keepdim).log()
+    return total + (mean if keepdim else x.mean(dim))
+
+
+def _standardized(x: Tensor, dims: Sequence[int], epsilon: float, *, centered: bool = True) -> Tensor:
+    """``x`` less its mean, over the root of its mean square plus epsilon."""
+    count = math.prod(x.shape[dim] for dim in dims)
+    deviation = x - x.mean(dims, keepdim=True) if centered else x
+    rate = ((deviation**2).mean(dims, keepdim=True) + epsilon) ** -0.5
+    # Of n numbers with mean square 1, none exceeds the root of n; of n - 1 if they sum to 0.
+    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-12)
+    return within(deviation * rate, -limit, limit)
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """Layer normalisation."""
+    result = _standardized(x, _last(normalized_shape), eps)
+    return _scaled(result, weight, bias)
+
+
+def rms_norm(
+    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """Normalisation by the root mean square."""
+    epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+    return _scaled(_standardized(x, _last(normalized_shape), epsilon, centered=False), weight, None)
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """Group normalisation; the channel is the second dimension."""
+    groups = x.unflatten(1, (num_groups, -1))
+    result = _standardized(groups, list(range(2, groups.ndim)), eps).flatten(1, 2)
+    shape = (-1, *[1] * (x.ndim - 2))
+    return _scaled(result, *(None if part is None else part.view(shape) for part in (weight, bias)))
+
+
+def instance_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """Normalisation of every channel by itself; in evaluation mode perhaps by stored statistics."""
+    if use_input_stats or running_mean is None or running_var is None:
+        return group_norm(x, x.shape[1], weight, bias, eps)
+    return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+
+
+def _last(shape: Sequence[int]) -> list[int]:
+    return list(range(-len(shape), 0))
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def variance(x: Tensor, dim: Sequence[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
+    """Variance over some dimensions."""
+    return variance_corrected(x, dim, correction=int(unbiased), keepdim=keepdim)
+
+
+def variance_corrected(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    """Variance over some dimensions, with ``n - correction`` for n."""
+    dims = list(range(x.ndim)) if not dim else list(dim)
+    count = math.prod(x.shape[d] for d in dims)
+    squares = (x - x.mean(dims, keepdim=True)) ** 2
+    return squares.sum(dims, keepdim) / (count - (1 if correction is None else correction))
+
+
+def standard_deviation(x: Tensor, dim: Sequence[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
+    """Root of the variance."""
+    return variance(x, dim, unbiased, keepdim).sqrt()
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention; masked places take no part in the softmax."""
+    if enable_gqa:
+        return NotImplemented
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    rows, columns = scores.shape[-2:]
+    allowed = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril() if is_causal else None
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        allowed = attn_mask
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    differences = (scores.unsqueeze(-2) - scores.unsqueeze(-1)).exp()
+    if allowed is not None:
+        differences = differences * allowed.unsqueeze(-2)
+    weights = differences.sum(-1).reciprocal()
+    return (weights if allowed is None else weights * allowed) @ value
+
+
+def maximum(x: Tensor, y: Tensor) -> Tensor:
+    """The larger of two, entry by entry."""
+    return torch.stack(torch.broadcast_tensors(x, y), -1).amax(-1)
+
+
+def minimum(x: Tensor, y: Tensor) -> Tensor:
+    """The smaller of two, entry by entry."""
+    return -maximum(-x, -y)
+
+
+def amin(x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+    """Minimum over some dimensions."""
+    return -(-x).amax(dim, keepdim)
+
+
+def largest_along(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Maximum over a dimension and where it is; only the first has bounds."""
+    return x.amax(dim, keepdim), x.argmax(dim, keepdim)
+
+
+def smallest_along(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Minimum over a dimension and where it is; only the first has bounds."""
+    return amin(x, (dim,), keepdim), x.argmin(dim, keepdim)
+
+
+def _max_pool(dimensions: int, *, indices: bool = False) -> Callable[..., Tensor | tuple[Tensor, Tensor]]:
+    """Maximum over windows of the last dimensions: any kernel, stride, padding and dilation."""
+
+    def pool(
+        x: Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        dilation: Sequence[int] = (1,),
+        ceil_mode: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        kernel = _each(kernel_size, dimensions)
+        steps = _each(stride, dimensions) if len(stride) else kernel
+        pads, gaps = _each(padding, dimensions), _each(dilation, dimensions)
+        taps = [
+            _pool_taps(x, size, *window, ceil_mode)
+            for size, window in zip(x.shape[-dimensions:], zip(kernel, steps, pads, gaps, strict=True), strict=True)
+        ]
+        largest = _over_windows(x, taps)
+        return (largest, largest.argmax(-1)) if indices else largest
+
+    return pool
+
+
+def _adaptive_max_pool(dimensions: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Maximum over windows that divide the last dimensions into a given number of parts."""
+
+    def pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        taps = []
+        for size, parts in zip(x.shape[-dimensions:], _each(output_size, dimensions), strict=True):
+            part = torch.arange(parts, device=x.device)
+            start, end = part * size // parts, ((part + 1) * size + parts - 1) // parts
+            longest = max(-(-(i + 1) * size // parts) - i * size // parts for i in range(parts))
+            window = start[:, None] + torch.arange(longest, device=x.device)
+            taps.append(torch.minimum(window, end[:, None] - 1))
+        largest = _over_windows(x, taps)
+        return largest, largest.argmax(-1)
+
+    return pool
+
+
+def _each(values: Sequence[int], dimensions: int) -> list[int]:
+    values = list(values)
+    return values * dimensions if len(values) == 1 else values
+
+
+def _pool_taps(x: Tensor, size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> Tensor:
+    """Places (windows, taps) along one dimension; what lies outside is replaced by a place inside its window."""
+    span = dilation * (kernel - 1) + 1
+    room = size + 2 * padding - span
+    windows = (-(-room // stride) if ceil else room // stride) + 1
+    if ceil and (windows - 1) * stride >= size + padding:  # a window must start inside
+        windows -= 1
+    start = torch.arange(windows, device=x.device) * stride - padding
+    places = start[:, None] + dilation * torch.arange(kernel, device=x.device)
+    first = start + (-start).clamp(min=0).add(dilation - 1).div(dilation, rounding_mode="floor") * dilation
+    return torch.where((places >= 0) & (places < size), places, first[:, None])
+
+
+def _over_windows(x: Tensor, taps: list[Tensor]) -> Tensor:
+    """The maximum over windows that are given by their places along each of the last dimensions."""
+    dimensions = len(taps)
+    flat = torch.zeros((), dtype=torch.long, device=x.device)
+    for axis, places in enumerate(taps):  # to (windows of every axis, taps of every axis)
+        shape = [1] * (2 * dimensions)
+        shape[axis], shape[dimensions + axis] = places.shape
+        flat = flat * x.shape[x.ndim - dimensions + axis] + places.view(shape)
+    windows = list(flat.shape[:dimensions])
+    gathered = x.flatten(-dimensions).index_select(-1, flat.flatten())
+    return gathered.unflatten(-1, (*windows, -1)).amax(-1)
+
+
+# What torch.export replaces, by the operation as it stands in the captured network.
+REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
+    aten.softmax.int: softmax,
+    aten._softmax.default: lambda x, dim, half_to_float: softmax(x, dim),
+    aten.log_softmax.int: log_softmax,
+    aten._log_softmax.default: lambda x, dim, half_to_float: log_softmax(x, dim),
+    aten.logsumexp.default: logsumexp,
+    aten.layer_norm.default: layer_norm,
+    aten.rms_norm.default: rms_norm,
+    aten.group_norm.default: group_norm,
+    aten.instance_norm.default: instance_norm,
+    aten.var.dim: variance,
+    aten.var.correction: variance_corrected,
+    aten.std.dim: standard_deviation,
+    aten.std.correction: lambda *args, **options: variance_corrected(*args, **options).sqrt(),
+    aten.scaled_dot_product_attention.default: attention,
+    aten.maximum.default: maximum,
+    aten.max.other: maximum,
+    aten.minimum.default: minimum,
+    aten.min.other: minimum,
+    aten.amin.default: amin,
+    aten.max.dim: largest_along,
+    aten.min.dim: smallest_along,
+    aten.max_pool1d.default: _max_pool(1),
+    aten.max_pool2d.default: _max_pool(2),
+    aten.max_pool3d.default: _max_pool(3),
+    aten.max_pool2d_with_indices.default: _max_pool(2, indices=True),
+    aten.max_pool3d_with_indices.default: _max_pool(3, indices=True),
+    aten.adaptive_max_pool1d.default: _adaptive_max_pool(1),
+    aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
+    aten.adaptive_max_pool3d.default: _adaptive_max_pool(3),
+    aten.rsqrt.default: lambda x: x**-0.5,
+    aten.log_sigmoid.default: lambda x: -F.softplus(-x, threshold=math.inf),
+}
+
+# Those that only compare, so that they do not round.
+EXACT = {target for target in REWRITES if "max" in str(target) and "softmax" not in str(target)} | {
+    target for target in REWRITES if "min" in str(target)
+}
