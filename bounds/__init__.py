@@ -13,7 +13,7 @@ from bounds.errors import (
 from bounds.graph import Graph, capture
 from bounds.interval import DEFAULT_RULES, ibp
 from bounds.layers import Normalize
-from bounds.linear import crown, crown_ibp
+from bounds.linear import alpha_crown, crown, crown_ibp, fast_lin
 from bounds.margins import margin_bounds
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
 from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
@@ -32,12 +32,14 @@ __all__ = [
     "Normalize",
     "SparseBall",
     "UnsupportedLayer",
+    "alpha_crown",
     "capture",
     "clopper_pearson_interval",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "crown",
     "crown_ibp",
+    "fast_lin",
     "ibp",
     "linear_minimum",
     "log_evidence_above",

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bounds.balls import LpBall
+from bounds.balls import Interval, LpBall
 from bounds.coefficients import Dense, Rows, Units, Windows, added, mirrored
 from bounds.concretize import OTHER_OPERATIONS, PerturbationSet, linear_minimum, norm_of
 from bounds.errors import UnsupportedLayer
@@ -54,6 +54,7 @@ class Backward:
         both: bool = False,
         choose: Choose | None = None,
         rounded: bool = True,
+        intervals: bool = False,
     ) -> Tensor:
         """Lower bounds (N, R) of linear functions of a node over a set that contains the ball.
 
@@ -64,6 +65,7 @@ class Backward:
             both: whether to return, after the R lower bounds, those of the opposite functions.
             choose: planes by row instead of the usual ones.
             rounded: whether to include rounding errors, if the network does at all.
+            intervals: whether to end at the first functions, with the intervals of their values.
         """
         order = self.network.order
         rounded = rounded and self.network.sound != "real"
@@ -75,6 +77,11 @@ class Backward:
             if current not in rows or node.operation == "input":
                 continue
             here = rows.pop(current)
+            if current in self.network.functions and intervals:
+                middle, gain, doubt = self._in_interval(here, self.network.intervals[current])
+                total.add(middle)
+                total.gain(gain, doubt if rounded else torch.zeros_like(doubt))
+                continue
             if current in self.network.functions:
                 parts = self._through_function(current, here, total, both, choose, rounded)
             else:
@@ -82,6 +89,8 @@ class Backward:
             for parent, part in zip(node.parents, parts, strict=True):
                 rows[parent] = self._joined(rows[parent], part, parent, total, rounded) if parent in rows else part
                 self._measure(name, rows[parent])
+        if not rows:
+            return self._with_constants(torch.zeros_like(total.constant), torch.zeros_like(total.constant), total, rounded)
         (last,) = rows.values()
         return self._least(last, region, total, rounded)
 
@@ -211,6 +220,9 @@ class Backward:
         if least.shape[1] < total.count:
             least = torch.cat([least, -middle - gain], 1)
             doubt = torch.cat([doubt, doubt], 1)
+        return self._with_constants(least, doubt, total, rounded)
+
+    def _with_constants(self, least: Tensor, doubt: Tensor, total: "_Sum", rounded: bool) -> Tensor:
         bound = least + total.constant
         if rounded:
             doubt = (doubt + total.error) * (1 + 1e-3)
@@ -222,9 +234,12 @@ class Backward:
         """The value at the centre of a box, how far it falls within, and what rounding does to both."""
         hull = region.hull()
         shape = self.network.nodes[self.network.order[0]].value.shape
-        lower, upper = hull.lower.reshape(shape), hull.upper.reshape(shape)
-        center = lower + (upper - lower) / 2
-        radius = torch.maximum(upper - center, center - lower)
+        return self._in_interval(rows, Interval(hull.lower.reshape(shape), hull.upper.reshape(shape)))
+
+    def _in_interval(self, rows: Rows | Units, interval: Interval) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for the interval of a node."""
+        center = interval.lower + (interval.upper - interval.lower) / 2
+        radius = torch.maximum(interval.upper - center, center - interval.lower)
         middle, gain = rows.dot(center), rows.size(radius)
         error = 2 * accumulated_error(entries(center) + 8, center.dtype)
         return middle, gain, error * (rows.size(center.abs()) + gain) + torch.finfo(center.dtype).tiny * entries(center)
@@ -236,7 +251,8 @@ class Backward:
         slopes = rows.values.flatten(2).abs()
         middle = rows.dot(center)
         gain = region.radii[:, None] * norm_of(slopes, region.dual_norm).squeeze(2)
-        error = 2 * accumulated_error(slopes.shape[2] + OTHER_OPERATIONS, center.dtype)
+        powers = OTHER_OPERATIONS if 1 < region.dual_norm < torch.inf else 8
+        error = 2 * accumulated_error(slopes.shape[2] + powers, center.dtype)
         lost = 4 * torch.finfo(center.dtype).tiny * (slopes.sum(2) + slopes.shape[2])
         return middle, gain, error * (rows.size(center.abs()) + gain) + lost
 
@@ -256,6 +272,13 @@ class _Sum:
             value = torch.cat([value, -value], 1)
         self.constant = self.constant + value
         self.sizes = self.sizes + value.abs()
+
+    def gain(self, value: Tensor, doubt: Tensor) -> None:
+        """Take something away from both bounds."""
+        if value.shape[1] < self.count:
+            value = torch.cat([value, value], 1)
+        self.add(-value)
+        self.doubt(doubt)
 
     def doubt(self, value: Tensor) -> None:
         """Add an error, the same for both bounds."""

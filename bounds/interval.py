@@ -1,4 +1,4 @@
-r"""Interval bound propagation for sequential networks.
+r"""Interval bound propagation, for sequential networks layer by layer.
 
 Affine layers map an interval through its centre and radius, :math:`W c + b \pm |W| r` (Gowal et al. 2018,
 arXiv:1810.12715, section 3). Rounding is part of the bound: with :math:`n` terms per output, the computed
@@ -19,9 +19,15 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.balls import Interval, LpBall
+from bounds.concretize import PerturbationSet
 from bounds.errors import UnsupportedLayer
+from bounds.graph import Graph, Source
 from bounds.layers import Normalize
+from bounds.linear import LinearBounds
+from bounds.network import Network
 from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.operations import AFFINE
+from bounds.operations import Affine as AffineEntry
 
 Rule = Callable[[nn.Module, Interval], Interval]
 Affine = nn.Linear | nn.Conv2d
@@ -148,18 +154,29 @@ def sequential_layers(
         )
 
 
-def ibp(model: nn.Module, ball: LpBall, *, rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES) -> Interval:
+def ibp(
+    model: Source | Graph,
+    ball: PerturbationSet,
+    *,
+    rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
+    table: Mapping[str, AffineEntry] = AFFINE,
+    sound: str = "rounding",
+) -> Interval:
     """Interval bounds on the outputs of a network over a ball.
 
-    Holds for every input of the ball, for the network in evaluation mode and in real arithmetic. Computed in
-    the dtype of ``ball.center`` with its rounding errors included: float64 gives the tightest bounds, float32
-    is meant for training (gradients flow to the weights). Conditions: IEEE arithmetic, no TF32, no autocast.
+    Holds for every input of the ball, for the network in evaluation mode. Computed in the dtype of ``ball.center``:
+    float64 gives the tightest bounds, float32 is meant for training (gradients flow to the weights). Conditions: IEEE
+    arithmetic, no TF32, no autocast.
+
+    A network built from ``nn.Sequential`` of layers in ``rules`` is walked layer by layer; any other one is captured,
+    which takes as long as hundreds of passes: pass ``bounds.capture(model, x)`` to do it once.
 
     Args:
-        model: ``nn.Sequential`` (nested at will) of layers in ``rules``.
-        ball: N perturbation sets. A norm from 2 to infinity is used exactly up to the first affine layer; below
-            2, the l_2 ball and the box around the ball stand for it.
+        model: any network that ``torch.export`` follows, or its captured graph.
+        ball: N perturbation sets. An l_p norm is used exactly up to the first affine layer.
         rules: bounding rule of each layer type.
+        table: affine operations of captured networks.
+        sound: which rounding errors are included, see :func:`bounds.crown`.
 
     Returns:
         Bounds of shape (N, K).
@@ -170,14 +187,36 @@ def ibp(model: nn.Module, ball: LpBall, *, rules: Mapping[type[nn.Module], Rule]
     References:
         Gowal et al. (2018), On the effectiveness of interval bound propagation, arXiv:1810.12715, section 3.
     """
-    return _propagate(list(sequential_layers(model, rules)), ball, rules)[0]
+    if (layers := layers_in_turn(model, ball, rules, sound)) is not None:
+        return _propagate(layers, ball, rules)[0]
+    bounds = LinearBounds(Network(model, ball, table, sound)).network.intervals["output"]
+    return Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
+
+
+def layers_in_turn(
+    model: Source | Graph, ball: PerturbationSet, rules: Mapping[type[nn.Module], Rule], sound: str
+) -> list[nn.Module] | None:
+    """The layers of a sequential network for which the rules are enough, or None.
+
+    Raises:
+        UnsupportedLayer: the caller's own rules do not cover a layer.
+    """
+    if not isinstance(model, nn.Module) or not isinstance(ball, LpBall) or ball.norm < 2 or sound == "deployed":
+        return None
+    try:
+        layers = list(sequential_layers(model, rules))
+    except UnsupportedLayer:
+        if rules is not DEFAULT_RULES:
+            raise
+        return None
+    padded = any(isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros" for layer in layers)
+    return None if padded and rules is DEFAULT_RULES else layers
 
 
 def interval_margins(
-    model: nn.Module, ball: LpBall, labels: Tensor, rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES
+    layers: list[nn.Module], ball: LpBall, labels: Tensor, rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES
 ) -> Tensor:
     """Lower bounds (N, K) on ``logit_label - logit_k``, 0 at the label, with the guarantee of :func:`ibp`."""
-    layers = list(sequential_layers(model, rules))
     last = layers[-1] if layers and type(layers[-1]) is nn.Linear and nn.Linear in rules else None
     if last is not None and rules[nn.Linear] is DEFAULT_RULES[nn.Linear]:
         inner, start = _propagate(layers[:-1], ball, rules)

@@ -137,7 +137,7 @@ def alpha_crown(
         return bounds & LinearBounds(network, tighten=True, steps=steps, memory=memory).output()
 
 
-METHODS = ("crown_ibp", "fast_lin", "crown", "alpha_crown")
+METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
 
 
 def linear_margins(
@@ -153,9 +153,9 @@ def linear_margins(
 ) -> Tensor:
     """Lower bounds (N, K) on ``logit_label - logit_k``, with the difference folded into the network; 0 at the label.
 
-    Gradients reach the weights with ``method="crown_ibp"``, where they are enabled.
+    Gradients reach the weights with ``"ibp"`` and ``"crown_ibp"``, where they are enabled.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and method == "crown_ibp"):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
         return _margins(Network(model, ball, table, sound), labels, method, steps, memory)
 
 
@@ -164,8 +164,8 @@ def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: 
     label = checks.labels(labels, len(value), value.shape[1]).to(value.device)
     identity = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
     rows = identity[label].unsqueeze(1) - identity  # (N, K, K)
-    if method == "crown_ibp":
-        margins = LinearBounds(network, memory=memory).functions(rows)
+    if method in ("ibp", "crown_ibp"):
+        margins = LinearBounds(network, memory=memory).functions(rows, intervals=method == "ibp")
     elif method == "fast_lin":
         margins = LinearBounds(network, tighten=True, parallel=True, memory=memory).functions(rows)
     else:
@@ -213,13 +213,13 @@ class LinearBounds:
                 len(node.parents) == 1 and separate.issuperset(node.parents) and name in straight and self._is_entrywise(name)
             ):
                 separate.add(name)
-            if not network.consumers(name) or name in separate or node.batch != 0:
+            if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
                 continue
             # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one
             # affine operation on a box, intervals know all.
             if name in straight and not box:
                 self._tighten(name, everywhere=True)
-            elif tighten and not (box and len(node.parents) == 1 and separate.issuperset(node.parents)):
+            elif tighten and name != "output" and not (box and len(node.parents) == 1 and separate.issuperset(node.parents)):
                 self._tighten(name, everywhere=False)
 
     def _is_entrywise(self, name: str) -> bool:
@@ -233,8 +233,8 @@ class LinearBounds:
         linear = self._of_entries("output", index, self.network.ball)
         return linear & Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper)))
 
-    def functions(self, rows: Tensor, target: float = torch.inf) -> Tensor:
-        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs."""
+    def functions(self, rows: Tensor, *, target: float = torch.inf, intervals: bool = False) -> Tensor:
+        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone."""
         value = self.network.nodes["output"].value
         values = rows.reshape(*rows.shape[:2], *value.shape[1:])
 
@@ -244,7 +244,7 @@ class LinearBounds:
                 return optimized(
                     self.backward, "output", start, ball, steps=self.steps, both=False, target=target
                 )
-            return self.backward.bounds("output", start, ball)
+            return self.backward.bounds("output", start, ball, intervals=intervals)
 
         return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
 

@@ -5,53 +5,53 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from bounds import checks
-from bounds.balls import LpBall
 from bounds.concretize import PerturbationSet
-from bounds.errors import InvalidInput
-from bounds.graph import Graph
-from bounds.interval import DEFAULT_RULES, Rule, interval_margins
-from bounds.linear import METHODS as LINEAR_METHODS
-from bounds.linear import linear_margins
+from bounds.graph import Graph, Source
+from bounds.interval import DEFAULT_RULES, Rule, interval_margins, layers_in_turn
+from bounds.linear import METHODS, linear_margins
+from bounds.memory import MEMORY
 from bounds.operations import AFFINE, Affine
-
-METHODS = ("ibp", *LINEAR_METHODS)
 
 
 def margin_bounds(
-    model: nn.Module | Graph,
+    model: Source | Graph,
     ball: PerturbationSet,
     labels: Tensor,
     method: str = "ibp",
     *,
+    steps: int = 20,
+    sound: str = "rounding",
+    memory: int = MEMORY,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
     table: Mapping[str, Affine] = AFFINE,
 ) -> Tensor:
     """Lower bounds on ``logit_label - logit_k`` over a ball; a row above 0 off the label is a proof.
 
-    Same guarantee and conditions as :func:`bounds.ibp` or :func:`bounds.crown`. The difference is folded into the last
-    linear layer, which is tighter than subtracting bounds of logits.
+    Same guarantee and conditions as :func:`bounds.crown`. The difference is folded into the last affine layers, which is
+    tighter than subtracting bounds of logits.
 
     Args:
-        model: as the method asks: ``nn.Sequential`` for ``"ibp"``, any model or a captured graph for the others.
-        ball: N perturbation sets, :class:`LpBall` or, for linear bounds, others.
+        model: any network that ``torch.export`` follows, or its captured graph; see :func:`bounds.ibp`.
+        ball: N perturbation sets.
         labels: (N,) class indices.
-        method: ``"ibp"``, ``"crown_ibp"`` or ``"crown"``, from cheap to tight.
-        rules: bounding rule of each layer type, for ``"ibp"``.
-        table: affine operations, for the others.
+        method: ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``, ``"crown"`` or ``"alpha_crown"``, from cheap to tight.
+        steps: of ascent, for ``"alpha_crown"``; it stops where a row is above 0.
+        sound: which rounding errors are included: ``"rounding"``, ``"real"`` or ``"deployed"``, see
+            :func:`bounds.crown`.
+        memory: bytes that the coefficients may take.
+        rules: bounding rule of each layer type, for ``"ibp"`` of a sequential network.
+        table: affine operations of captured networks.
 
     Returns:
         (N, K) tensor, 0 at ``k = label``.
 
     Raises:
         UnsupportedLayer: a layer or an operation without a rule.
-        InvalidInput: labels out of range, an unknown method, a graph or another set than a ball for ``"ibp"``.
+        InvalidInput: labels out of range, an unknown method or mode.
     """
     checks.one_of("method", method, METHODS)
-    if method != "ibp":
-        return linear_margins(model, ball, labels, method, table=table)
-    if isinstance(model, Graph) or not isinstance(ball, LpBall):
-        raise InvalidInput(
-            f"method 'ibp' takes an nn.Sequential and an LpBall, got {type(model).__name__} and {type(ball).__name__}: "
-            f"pass these, or use 'crown_ibp'"
-        )
-    return interval_margins(model, ball, labels, rules)
+    checks.at_least("steps", steps, 0)
+    layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
+    if layers is not None:
+        return interval_margins(layers, ball, labels, rules)  # type: ignore[arg-type]  # layers are of an LpBall
+    return linear_margins(model, ball, labels, method, steps=steps, table=table, sound=sound, memory=memory)

@@ -31,6 +31,7 @@ class FreeNumbers:
     Attributes:
         values: of each function, (N, R, *shape) each.
         limits: between which they are of use.
+        paces: of each function.
     """
 
     def __init__(self, backward: Backward) -> None:
@@ -38,6 +39,7 @@ class FreeNumbers:
         self._prepared: dict[str, object] = {}
         self.values: dict[str, list[Tensor]] = {}
         self.limits: dict[str, tuple[Interval, ...]] = {}
+        self.paces: dict[str, float] = {}
 
     def planes(self, name: str, function: NodeFunction, rows: Rows) -> Planes:
         """Planes for the rows; at the first call, the usual ones."""
@@ -53,6 +55,7 @@ class FreeNumbers:
                     self.values[name] = [number.clone() for number in start]
                 if name not in self.limits:
                     self.limits[name] = function.limits(*parents)
+                    self.paces[name] = function.pace
         made = self._prepared[name](tuple(self.values[name]))  # type: ignore[operator]  # as function.prepared returns
         return made
 
@@ -133,21 +136,23 @@ class _Ascent:
     def step(self, free: FreeNumbers, gradients: Sequence[Tensor | None]) -> None:
         """Move all free numbers along their gradients."""
         numbers = [
-            pair for key, values in free.values.items() for pair in zip(values, free.limits[key], strict=True)
+            (value, limits, RATE * free.paces[key])
+            for key, values in free.values.items()
+            for value, limits in zip(values, free.limits[key], strict=True)
         ]
         if not self.means:
-            self.means = [torch.zeros_like(number) for number, _ in numbers]
-            self.squares = [torch.zeros_like(number) for number, _ in numbers]
+            self.means = [torch.zeros_like(number) for number, _, _ in numbers]
+            self.squares = [torch.zeros_like(number) for number, _, _ in numbers]
         self.count += 1
-        rate = RATE * DECAY ** (self.count - 1)
-        for i, ((number, limits), gradient) in enumerate(zip(numbers, gradients, strict=True)):
+        decay = DECAY ** (self.count - 1) / (1 - 0.9**self.count)
+        for i, ((number, limits, rate), gradient) in enumerate(zip(numbers, gradients, strict=True)):
             number.requires_grad_(False)
             if gradient is None:
                 continue
             self.means[i].lerp_(gradient, 0.1)
             self.squares[i].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
             scale = (self.squares[i] / (1 - 0.999**self.count)).sqrt_().add_(1e-12)
-            step = self.means[i] / scale * (rate / (1 - 0.9**self.count))
+            step = self.means[i] / scale * (rate * decay)
             number.add_(step * (limits.upper - limits.lower)).clamp_(limits.lower, limits.upper)
 
     def chosen(self, rows: Tensor) -> "_Ascent":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bounds.balls import Interval
 from bounds.numerics import unit_roundoff
-from bounds.relaxations import UPPER, Candidate, Map, ScalarFunction, best_slope, bisect, middle, prefer_constant
+from bounds.relaxations import UPPER, Candidate, Map, ScalarFunction, best_slope, bisect, middle
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -114,7 +114,17 @@ class Wave(ScalarFunction):
         # The point where the line touches moves one way with the slope; under the best line it passes the middle.
         best = middle(bisect(beyond, low, high))
         best = best_slope(self, inside, (best, self.derivative(center)), side)
-        return prefer_constant(self, inside, best, side)
+        return _prefer_constant(self, inside, best, side)
+
+
+def _prefer_constant(function: ScalarFunction, inside: Interval, slope: Tensor, side: int) -> Tensor:
+    """Zero where the constant line is better than the one with ``slope`` in the sum of its mean and worst value."""
+    flat = torch.zeros_like(slope)
+    with torch.no_grad():
+        constant = 2 * side * function.intercept(inside, flat, side)
+        lower, mean, upper = (side * slope * x for x in (inside.lower, middle(inside), inside.upper))
+        line = 2 * side * function.intercept(inside, slope, side) + mean + torch.maximum(lower, upper)
+    return torch.where(constant <= line, flat, slope)
 
 
 def sin() -> Wave:

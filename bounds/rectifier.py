@@ -19,6 +19,7 @@ class Rectifier(PiecewiseFunction):
     """
 
     negative_slope: float = 0.0
+    pace: float = 1.0
 
     def limits(self, *parents: Interval) -> tuple[Interval, ...]:
         """Slopes of lines through 0 that stay below the function."""

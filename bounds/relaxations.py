@@ -61,7 +61,12 @@ class NodeFunction(ABC):
     """What linear bounds need of a node that is not affine: a range, and planes with free numbers in them.
 
     The planes are sound for every choice of the free numbers; the choice is a matter of tightness.
+
+    Attributes:
+        pace: how far an ascent should move the free numbers at a time, 1 for the usual share of their limits.
     """
+
+    pace: float = 1.0
 
     @abstractmethod
     def range_of(self, *parents: Interval) -> Interval:
@@ -129,6 +134,7 @@ class ScalarFunction(NodeFunction):
         absolute_error: of a computed value and its derivative, in units of rounding, where terms cancel.
         range: the values of the function all lie in it.
         domain: of both ends, where the function is defined on an interval.
+        pace: smaller than elsewhere, since slopes begin close to the best ones.
     """
 
     value: Map
@@ -136,6 +142,7 @@ class ScalarFunction(NodeFunction):
     absolute_error: float = 0.0
     range: tuple[float, float] = (-_INFINITY, _INFINITY)
     domain: Callable[[Tensor, Tensor], Tensor] = always
+    pace: float = 0.4
 
     @abstractmethod
     def candidates(self, inside: Interval, slope: Tensor, side: int) -> Iterator[Candidate]:
@@ -316,12 +323,10 @@ class PiecewiseFunction(ScalarFunction):
     Attributes:
         pieces: with every point of the domain in one of them.
         curvature: of the whole function, 1 for convex and -1 for concave, a number or a tensor; 0 for neither.
-        turns: whether a function that is neither has extrema.
     """
 
     pieces: tuple[Piece, ...]
     curvature: int | Tensor = 0
-    turns: bool = False
 
     def candidates(self, inside: Interval, slope: Tensor, side: int) -> Iterator[Candidate]:
         """Ends of the pieces, and the stationary point of a piece that bends the right way."""
@@ -367,18 +372,14 @@ class PiecewiseFunction(ScalarFunction):
         return unit_roundoff(slope.dtype) * error + torch.finfo(slope.dtype).tiny
 
     def slope(self, inside: Interval, side: int) -> Tensor:
-        """The slope of the line with the least area, of those through an end, through two, or tangent at the middle.
-
-        Where the function turns, a constant is taken if mean plus worst value of the line then come out better.
-        """
+        """The slope of the line with the least area, of those through an end, through two, or tangent at the middle."""
         tangent = self._derivative(middle(inside))
         secant = self._secant(inside, tangent)
         if isinstance(self.curvature, Tensor) or self.curvature != 0:
             bends = torch.as_tensor(self.curvature, device=tangent.device)
             return torch.where(bends * side > 0, secant, tangent)
         slopes = [secant, tangent, *self._through_ends(inside, side, tangent)]
-        best = best_slope(self, inside, slopes, side)
-        return prefer_constant(self, inside, best, side) if self.turns else best
+        return best_slope(self, inside, slopes, side)
 
     def _derivative(self, x: Tensor) -> Tensor:
         """The derivative, from the left at kinks; 0 where it is infinite."""
@@ -465,12 +466,3 @@ def best_slope(function: ScalarFunction, inside: Interval, slopes: Iterable[Tens
         record = torch.minimum(least, record)
     return best
 
-
-def prefer_constant(function: ScalarFunction, inside: Interval, slope: Tensor, side: int) -> Tensor:
-    """Zero where the constant line is better than the one with ``slope`` in the sum of its mean and worst value."""
-    flat = torch.zeros_like(slope)
-    with torch.no_grad():
-        constant = 2 * side * function.intercept(inside, flat, side)
-        lower, mean, upper = (side * slope * x for x in (inside.lower, middle(inside), inside.upper))
-        line = 2 * side * function.intercept(inside, slope, side) + mean + torch.maximum(lower, upper)
-    return torch.where(constant <= line, flat, slope)

@@ -118,7 +118,6 @@ def hardswish() -> PiecewiseFunction:
     return PiecewiseFunction(
         value=F.hardswish,
         pieces=(_line(0.0, end=-3.0), bowl, _line(1.0, start=3.0)),
-        turns=True,
         relative_error=_ARITHMETIC,
         absolute_error=_ARITHMETIC,
         range=(-0.375, _INFINITY),
@@ -257,7 +256,6 @@ def _bent_twice(
     return PiecewiseFunction(
         value=value,
         pieces=(piece(-1, -_INFINITY, first), piece(1, first, second), piece(-1, second, _INFINITY)),
-        turns=True,
         absolute_error=absolute_error,
         range=(floor, _INFINITY),
     )

@@ -305,15 +305,14 @@ def test_one_affine_layer_over_a_ball_is_exact_by_duality(affine, norm: float):
 
 
 @pytest.mark.parametrize("norm", [1.0, 1.5])
-def test_below_two_one_affine_layer_lies_between_exact_and_the_l2_ball(affine, norm: float):
+def test_below_two_one_affine_layer_is_exact(affine, norm: float):
     model, shape, matrix, offset = affine
     ball = random_ball(shape, norm, box=False)
     center = ball.center.flatten(1) @ matrix.T + offset
     exact = ball.radii[:, None] * matrix.norm(p=math.inf if norm == 1 else norm / (norm - 1), dim=1)
-    around = ball.radii[:, None] * matrix.norm(dim=1)
     reach = ibp(model, ball).upper.flatten(1) - center
-    assert (reach >= exact).all()
-    assert (reach <= around * (1 + 1e-12) + 1e-12).all()
+    assert (reach >= exact * (1 - 1e-15)).all()
+    assert (reach <= exact * (1 + 1e-12) + 1e-12).all()
 
 
 @pytest.mark.parametrize("norm", [2.0, 3.0, math.inf])
@@ -386,7 +385,8 @@ def test_radius_zero_is_the_forward_pass(name: str, norm: float):
     model, shape = network(name)
     center = random_ball(shape, norm).center
     interval, logits = ibp(model, LpBall(center, 0.0, norm, None, None)), model(center)
-    scale = 1e3 if name == "normalised" else 1.0  # a standard deviation of 1e-3 magnifies the rounding of the input
+    # A standard deviation of 1e-3 magnifies the rounding of the input; below 2 all rounding is bounded backward.
+    scale = 1e3 if name == "normalised" else 10.0 if norm < 2 else 1.0
     torch.testing.assert_close(interval.lower, logits, rtol=1e-12, atol=1e-12 * scale)
     torch.testing.assert_close(interval.upper, logits, rtol=1e-12, atol=1e-12 * scale)
     assert (interval.lower <= logits + 1e-13 * scale).all()
@@ -427,7 +427,7 @@ def test_folded_margins_are_never_looser_than_differences_of_bounds(name: str, n
     assert (gain >= -1e-11 * logits.upper.abs().max()).all()
     if isinstance(list(layers_of(model))[-1], nn.Linear):
         assert (gain > 0).any()
-    else:  # nothing to fold into
+    elif norm >= 2:  # layer by layer there is nothing to fold into
         assert (gain < 1e-11).all()
 
 

@@ -103,25 +103,45 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_unknown_layers_are_refused_with_path_and_remedy(case: str, norm: float):
+def test_rules_of_the_caller_refuse_unknown_layers_with_path_and_remedy(case: str):
     """Catches a layer that is skipped: the bounds would be those of another network."""
     build, place, remedy = REFUSED[case]
-    inputs, labels = ball(3, norm=norm), torch.tensor([0, 1])
-    for method in (ibp, lambda *arguments: margin_bounds(*arguments, labels)):
+    inputs, labels, rules = ball(3), torch.tensor([0, 1]), dict(DEFAULT_RULES)
+    for method in (ibp, lambda *arguments, rules: margin_bounds(*arguments, labels, rules=rules)):
         with pytest.raises(UnsupportedLayer) as error:
-            method(build(), inputs)
+            method(build(), inputs, rules=rules)
         assert place in str(error.value)
         assert remedy in str(error.value)
         assert isinstance(error.value, NotImplementedError)
 
 
-@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
-@pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_convolutions_that_pad_with_anything_but_zeros_are_refused(mode: str, norm: float):
-    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode=mode), nn.Flatten(), nn.Linear(24, 2))
-    with pytest.raises(UnsupportedLayer, match=f"padding_mode='{mode}'.*use padding_mode='zeros'"):
-        ibp(model, ball(1, 3, 4, norm=norm))
+PADDED = {
+    mode: (lambda mode=mode: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, 1, 3)), padded(mode), nn.Flatten()))
+    for mode in ("circular", "reflect", "replicate")
+}
+
+
+def padded(mode: str) -> nn.Conv2d:
+    return nn.Conv2d(1, 2, (1, 3), padding=(0, 1), padding_mode=mode)
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *PADDED])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_what_is_no_sequence_of_known_layers_is_captured_and_bounded_as_it_runs(case: str, norm: float):
+    """Catches a hook, an own forward pass or a mode of padding that the bounds do not know of."""
+    build = PADDED[case] if case in PADDED else REFUSED[case][0]
+    model = build().double()
+    center = torch.full((2, 3), 0.5, dtype=torch.float64)
+    found = ibp(model, LpBall(center, 0.1, norm))
+    model.eval()
+    step = torch.randn(300, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    step = 0.1 * step / torch.linalg.vector_norm(step, norm, dim=2, keepdim=True)
+    outputs = model((center + step).flatten(0, 1)).view(300, 2, -1)
+    assert (outputs >= found.lower).all()
+    assert (outputs <= found.upper).all()
+    point = ibp(model, LpBall(center, 0.0, norm))
+    torch.testing.assert_close(point.lower, model(center), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(point.upper, model(center), rtol=1e-9, atol=1e-9)
 
 
 def test_sequential_networks_of_another_name_and_empty_ones_are_taken():

@@ -372,5 +372,3 @@ def test_what_has_no_rule_is_refused_with_its_place():
         crown(Branches(), ball)
     with pytest.raises(InvalidInput, match="method must be one of ibp, crown_ibp, fast_lin, crown, alpha_crown, got 'best'"):
         margin_bounds(dense(nn.ReLU(), 3, 2), ball, torch.tensor([0, 1]), "best")
-    with pytest.raises(InvalidInput, match="got Graph and LpBall: pass these, or use"):
-        margin_bounds(capture(dense(nn.ReLU(), 3, 2), ball.center), ball, torch.tensor([0, 1]), "ibp")

@@ -293,10 +293,10 @@ def envelope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (fa[:, None] + (fb - fa[:, None]) * (middle - a[:, None]) / (b - a[:, None])).max()
 
 
-TURNING = {"hardswish", "silu", "mish", "gelu", "gelu, tanh", "sin", "cos", "sign", "floor"}
+REPEATING = {"sin", "cos", "sign", "floor"}
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in TURNING])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in REPEATING])
 def test_default_lines_have_the_least_area(name: str):
     """Of all lines above a function, none is lower at the middle than its concave envelope there."""
     case = CASES[name]
@@ -313,8 +313,8 @@ def test_default_lines_have_the_least_area(name: str):
         assert abs(float((lines.lower_slope * middle + lines.lower_intercept)[i]) + envelope(x, -y)) <= fine
 
 
-@pytest.mark.parametrize("name", sorted(TURNING))
-def test_lines_of_functions_that_turn_beat_constants_in_mean_plus_worst_value(name: str):
+@pytest.mark.parametrize("name", sorted(REPEATING))
+def test_lines_of_functions_that_repeat_beat_constants_in_mean_plus_worst_value(name: str):
     case = CASES[name]
     interval = random_intervals(case, 500, seed=7)
     lines, image = case.function.lines(interval), case.function.interval(interval)
