@@ -209,13 +209,12 @@ class Encoding:
         parents = [self.forms[parent] for parent in node.parents]
         zeros = tuple(torch.zeros_like(form.offset) for form in parents)
 
-        def moved(*columns: Tensor) -> Tensor:
-            moves: Tensor = torch.func.jvp(node.function, zeros, columns)[1]
-            return moves
-
-        matrix = torch.func.vmap(moved)(*(_padded(form.matrix, count, 0) for form in parents))
+        # The transpose of the transpose: forward derivatives would compile a part of torch first.
+        start, transpose, *_ = torch.func.vjp(node.function, *zeros)
+        _, linear, *_ = torch.func.vjp(transpose, start)
+        columns = tuple(_padded(form.matrix, count, 0) for form in parents)
+        (matrix,) = torch.func.vmap(linear)(columns)
         rule, sizes = self.network.rules[node.name], tuple(self.reach(form) for form in parents)
-        start = node.function(*zeros)
         offset = start.abs() if rule.offset is None else rule.offset(node, start)
         error = 2 * accumulated_error(rule.terms(node, sizes) + count + 8, matrix.dtype)
         doubt = rule.spread(node, tuple(form.doubt for form in parents))

@@ -72,14 +72,8 @@ class LinearProgramme:
     def propose(self, cost: Tensor, right: Tensor) -> Proposal:
         """The answer of the solver for one cost (V,)."""
         multipliers = point = None
-        if bool(cost.isfinite().all() & right.isfinite().all()):
-            problem = self._problem
-            problem.param_dict["cost"].value, problem.param_dict["right"].value = (
-                cost.cpu().numpy(),
-                right.cpu().numpy(),
-            )
-            if solved(problem, "HIGHS"):
-                multipliers, point = problem.constraints[0].dual_value, problem.variables()[0].value
+        if solved(self._problem, "HIGHS", cost=cost, right=right):
+            multipliers, point = self._problem.constraints[0].dual_value, self._problem.variables()[0].value
         return Proposal(
             torch.zeros_like(right) if multipliers is None else torch.as_tensor(multipliers).to(right),
             None if point is None else torch.as_tensor(point).to(right),
@@ -102,13 +96,15 @@ def modelling() -> Any:  # noqa: ANN401  # cvxpy carries few annotations
     return cvxpy
 
 
-def solved(problem: Any, solver: str) -> bool:  # noqa: ANN401
-    """Run a solver; whether it came to an end, with any answer."""
+def solved(problem: Any, solver: str, **parameters: Tensor) -> bool:  # noqa: ANN401
+    """Run a solver with the parameters of a problem; whether it came to an end, with any answer."""
     cvxpy = modelling()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of cvxpy about accuracy, on which nothing rests
         try:
+            for name, value in parameters.items():
+                problem.param_dict[name].value = value.cpu().numpy()
             problem.solve(solver=solver)
-        except (cvxpy.SolverError, ValueError):  # the latter of data that overflow
+        except (cvxpy.SolverError, ValueError):  # the latter of data that are not finite
             return False
     return True

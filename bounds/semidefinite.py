@@ -171,10 +171,9 @@ class SemidefiniteProgramme:
     def propose(self, cost: Affines, solver: str) -> Multipliers:
         """What the solver says; zeros where it says nothing."""
         problem = self._problem
-        problem.param_dict["cost"].value = cost.vectors[0].cpu().numpy()
         sizes = len(self.rows.vectors), len(self.above.vectors), len(self.middle), 1
         values = [None] * 4
-        if solved(problem, solver):
+        if solved(problem, solver, cost=cost.vectors[0]):
             values = [constraint.dual_value for constraint in problem.constraints]
         given = (
             cost.vectors.new_zeros(size) if value is None else torch.as_tensor(value).to(cost.vectors).view(size)
