@@ -7,7 +7,9 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 
-def exact_minimum(model: nn.Sequential, row: Tensor, lower: Tensor, upper: Tensor, l1: tuple[Tensor, float] | None) -> float:
+def exact_minimum(
+    model: nn.Sequential, row: Tensor, lower: Tensor, upper: Tensor, l1: tuple[Tensor, float] | None
+) -> float:
     """The least value of ``row @ model(x)`` for x in a box, and within an l1 distance of a centre if one is given.
 
     ``model`` alternates linear layers and rectifiers. The input x is split as ``center + p - n`` for the l1 distance.
