@@ -190,7 +190,7 @@ class Search:
                 reached = min(reached, float(self.encoding.value(branch.point) @ row))
             bound = float(shifted(cost.new_tensor([branch.bound]), form))
             neuron = self._worst(branch)
-            if count >= self.limit or neuron is None or bound >= reached - GAP * max(1.0, abs(reached)):
+            if count + 2 > self.limit or neuron is None or bound >= reached - GAP * max(1.0, abs(reached)):
                 return bound, reached
             heapq.heappop(heap)
             for side in (1, -1):

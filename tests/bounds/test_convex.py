@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 
 import pytest
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from bounds import Box, Graph, InvalidInput, LpBall, SparseBall, UnsupportedLayer, capture, crown, margin_bounds
 from bounds.convex import lp_bounds, lp_margins
+from bounds.encoding import encodings, lowest
+from bounds.operations import AFFINE
 from bounds.programmes import LinearProgramme, Proposal
 from bounds.relaxations import Lines, ScalarFunction
 
@@ -97,8 +100,16 @@ def escapes(name: str, ball: LpBall, **options: bool) -> int:
     return int(outside.sum())
 
 
-@pytest.mark.parametrize("norm", [1, math.inf])
-@pytest.mark.parametrize("name", ["relu", "tanh", "branching", pytest.param("gelu", marks=pytest.mark.slow)])
+GRIDS = [
+    *(("relu", math.inf), ("tanh", 1), ("branching", math.inf)),
+    *(
+        pytest.param(name, norm, marks=pytest.mark.slow)
+        for name, norm in (("relu", 1), ("gelu", 1), ("gelu", math.inf))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "norm"), GRIDS)
 def test_no_point_of_a_dense_grid_lies_outside(name: str, norm: float):
     x = torch.tensor([[0.3, 0.4]]).double()
     assert escapes(name, LpBall(x, 0.5, norm=norm)) == 0
@@ -200,6 +211,37 @@ def test_rounding_is_subtracted():
     bound = programme.proved(3 * one[None], 3 * one[None], programme.right)
     assert float(bound) < 1 - 2**-53 < 1
     assert float(bound) > 1 - 1e-13
+
+
+def exactly(model: nn.Sequential, x: Tensor) -> list[Fraction]:
+    """The outputs of linear layers and rectifiers in rational arithmetic."""
+    values = [Fraction(entry) for entry in x.tolist()]
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+            values = [sum((Fraction(w) * v for w, v in zip(row, values, strict=True)), Fraction(b)) for row, b in rows]
+        else:
+            values = [max(value, Fraction(0)) for value in values]
+    return values
+
+
+def test_rounding_of_forms_is_within_their_doubt():
+    """At single points, where nothing but rounding is left."""
+    model, x = (
+        dense(nn.ReLU(), 4, 20, 20, 20, 3, seed=2),
+        torch.randn(10, 4, generator=generator(1), dtype=torch.float64),
+    )
+    off = []
+    for row, encoding in enumerate(encodings(capture(model, x), Box(x, x), True, AFFINE)):
+        form, exact = encoding.combination(torch.eye(3).double()), exactly(model, x[row])
+        lower, upper = lowest(encoding.programme(), form), -lowest(encoding.programme(), form.negated())
+        for low, value, high in zip(lower.tolist(), exact, upper.tolist(), strict=True):
+            assert Fraction(low) <= value <= Fraction(high)
+        values = (x[row] @ form.matrix + form.offset).tolist()
+        off += [abs(Fraction(value) - true) for value, true in zip(values, exact, strict=True)]
+        assert all(error <= Fraction(doubt) for error, doubt in zip(off[-3:], form.doubt.tolist(), strict=True))
+        assert float((upper - lower).max()) < 1e-11
+    assert max(off) > 0
 
 
 # -------------------------------------------------------------------------------------------------------------- laws
