@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bounds import Box, Graph, InvalidInput, LpBall, SparseBall, UnsupportedLayer, capture, crown, margin_bounds
 from bounds.convex import lp_bounds, lp_margins
-from bounds.encoding import encodings, lowest
+from bounds.encoding import Form, encodings, lowest, shifted
 from bounds.operations import AFFINE
 from bounds.programmes import LinearProgramme, Proposal
 from bounds.relaxations import Lines, ScalarFunction
@@ -233,15 +233,21 @@ def test_rounding_of_forms_is_within_their_doubt():
     )
     off = []
     for row, encoding in enumerate(encodings(capture(model, x), Box(x, x), True, AFFINE)):
-        form, exact = encoding.combination(torch.eye(3).double()), exactly(model, x[row])
+        exact, output = exactly(model, x[row]), encoding.forms["output"]
+        form = encoding.combination(torch.eye(3).double())
         lower, upper = lowest(encoding.programme(), form), -lowest(encoding.programme(), form.negated())
         for low, value, high in zip(lower.tolist(), exact, upper.tolist(), strict=True):
             assert Fraction(low) <= value <= Fraction(high)
-        values = (x[row] @ form.matrix + form.offset).tolist()
+        values = (torch.tensordot(x[row], output.matrix, 1) + output.offset)[0].tolist()
         off += [abs(Fraction(value) - true) for value, true in zip(values, exact, strict=True)]
-        assert all(error <= Fraction(doubt) for error, doubt in zip(off[-3:], form.doubt.tolist(), strict=True))
+        assert all(error <= Fraction(doubt) for error, doubt in zip(off[-3:], output.doubt[0].tolist(), strict=True))
         assert float((upper - lower).max()) < 1e-11
     assert max(off) > 0
+    least, offset, doubt = torch.rand(3, 100, generator=generator(2), dtype=torch.float64)
+    found = shifted(least, Form(offset[None], offset, doubt))
+    for bound, *parts in zip(found.tolist(), least.tolist(), offset.tolist(), doubt.tolist(), strict=True):
+        one, other, less = map(Fraction, parts)
+        assert one + other - less - Fraction(1, 10**14) < Fraction(bound) <= one + other - less
 
 
 # -------------------------------------------------------------------------------------------------------------- laws

@@ -108,6 +108,15 @@ def test_negative_multipliers_of_rows_prove_nothing():
     assert wrong > 0
 
 
+def test_a_positive_square_adds_nothing():
+    """The set is x = 0, where the function is 1; the multiplier -2 of x * x = 0 adds 2 x^2, which is at least 0."""
+    programme, x = programme_of(torch.zeros(0, 2).double()), torch.tensor([[0.0, 1.0]]).double()
+    programme.above = programme.beside = Affines(x, torch.zeros(1).double())
+    function = Affines(torch.tensor([[1.0, 0.0]]).double(), torch.zeros(1).double())
+    multipliers = Multipliers(x[0, :0], torch.tensor([-2.0]).double(), torch.tensor([1.0, 2.0]).double())
+    assert 1 - 1e-12 < float(programme.proved(function, multipliers)) <= 1
+
+
 def test_the_least_eigenvalue_is_bounded_from_below(monkeypatch: pytest.MonkeyPatch):
     """Of second differences on a path it is 2 - 2 cos(pi / (n + 1)), shifted; also where ``eigh`` returns nonsense."""
     for size in (2, 5, 30):
@@ -119,12 +128,14 @@ def test_the_least_eigenvalue_is_bounded_from_below(monkeypatch: pytest.MonkeyPa
             assert min(exact, 0.0) - 1e-10 <= bound <= min(exact, 0.0) + 1e-15
     whole = torch.linalg.eigh
 
-    def nonsense(matrix: Tensor) -> tuple[Tensor, Tensor]:
-        values, vectors = whole(matrix)
-        return values + 0.3, vectors * 1.1
+    for shift, factor in ((0.3, 1.0), (0.3, 1.1), (0.0, 0.9)):
 
-    monkeypatch.setattr(torch.linalg, "eigh", nonsense)
-    assert float(least_eigenvalue(path - 5 * torch.eye(size, dtype=torch.float64))) <= exact
+        def nonsense(matrix: Tensor, shift: float = shift, factor: float = factor) -> tuple[Tensor, Tensor]:
+            values, vectors = whole(matrix)
+            return values + shift, vectors * factor
+
+        monkeypatch.setattr(torch.linalg, "eigh", nonsense)
+        assert float(least_eigenvalue(path - 5 * torch.eye(size, dtype=torch.float64))) <= exact
     assert float(least_eigenvalue(path * math.nan)) == -math.inf
 
 
