@@ -72,8 +72,9 @@ def sdp_margins(
     for row, encoding in enumerate(encodings(graph, ball, tighten, table)):
         others, rows = margin_rows(margins[row], int(labels[row]))
         programme = SemidefiniteProgramme(encoding)
-        least = torch.stack([programme.minimum(encoding.combination(each[None]), solver) for each in rows])
-        margins[row, others] = torch.maximum(margins[row, others], least)
+        for other, each in zip(others, rows, strict=True):
+            least = programme.minimum(encoding.combination(each[None]), solver)
+            margins[row, other] = torch.maximum(margins[row, other], least)
     return margins
 
 
