@@ -23,6 +23,7 @@ RECORDED = [
 ]
 
 
+@pytest.mark.timeout(1200)  # the widest ball takes minutes
 @pytest.mark.parametrize(("name", "norm", "radius"), RECORDED)
 def test_recorded_optima(rectified, name: str, norm: str, radius: float):
     """HiGHS on the whole programme; ours lie between the linear programme and what attacks reached."""
