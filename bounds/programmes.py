@@ -1,0 +1,110 @@
+r"""Linear programmes whose solver is not trusted: its multipliers are, once they have been checked.
+
+Any multipliers :math:`\lambda \ge 0` bound the programme :math:`\min c v`, :math:`A v \ge b`, :math:`l \le v \le u` by
+
+.. math:: \lambda b + \sum_i \min_{l_i \le v_i \le u_i} (c - A^T \lambda)_i v_i.
+
+So the solver proposes, and this number, with its own rounding errors subtracted, is what counts: a sloppy answer costs
+tightness, never soundness. Above 0 for c = 0, it proves that there is no v at all.
+
+References:
+    Neumaier, Shcherbina (2004), Safe bounds in linear and mixed-integer linear programming, Math. Program. 99.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bounds.numerics import accumulated_error
+
+
+class Proposal(NamedTuple):
+    """What a solver says of a programme; nothing in it is proved.
+
+    Attributes:
+        multipliers: (R,), zeros where it says nothing; a ray where it claims that there is no point.
+        point: (V,) where the minimum lies; None where it found none.
+    """
+
+    multipliers: Tensor
+    point: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProgramme:
+    """All v with ``matrix @ v >= right`` and ``lower <= v <= upper``.
+
+    Attributes:
+        matrix: (R, V), float64 like the others.
+        right: (R,), finite; methods take another one, for which nothing is compiled anew.
+        lower: (V,), infinite where nothing is known.
+        upper: likewise.
+    """
+
+    matrix: Tensor
+    right: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def minima(self, costs: Tensor) -> Tensor:
+        """Proved lower bounds (B,) on ``costs @ v`` for costs (B, V), the minima where the solver is right."""
+        multipliers = [self.propose(cost, self.right).multipliers for cost in costs]
+        return self.proved(costs, torch.stack(multipliers), self.right) if multipliers else costs.new_zeros(0)
+
+    def proved(self, costs: Tensor, multipliers: Tensor, right: Tensor) -> Tensor:
+        """Lower bounds (B,) on ``costs @ v`` by any multipliers (B, R), rounding included; minus infinity for NaN."""
+        weights = multipliers.clamp(min=0)
+        reduced = costs - weights @ self.matrix
+        value = weights @ right + torch.where(reduced > 0, reduced * self.lower, reduced * self.upper).sum(1)
+        reach = torch.maximum(self.lower.abs(), self.upper.abs())
+        size = weights @ right.abs() + (costs.abs() + weights @ self.matrix.abs()) @ reach
+        rows, variables = self.matrix.shape
+        error = 2 * accumulated_error(rows + variables + 8, costs.dtype) * size
+        underflow = torch.finfo(costs.dtype).tiny * (rows + 4) * (reach.sum() + variables)
+        bound = value - (error + underflow)
+        return torch.where(bound < math.inf, bound, -math.inf)  # neither overflow nor NaN proves anything
+
+    def propose(self, cost: Tensor, right: Tensor) -> Proposal:
+        """The answer of the solver for one cost (V,)."""
+        multipliers = point = None
+        if solved(self._problem, "HIGHS", cost=cost, right=right):
+            multipliers, point = self._problem.constraints[0].dual_value, self._problem.variables()[0].value
+        return Proposal(
+            torch.zeros_like(right) if multipliers is None else torch.as_tensor(multipliers).to(right),
+            None if point is None else torch.as_tensor(point).to(right),
+        )
+
+    @cached_property
+    def _problem(self) -> Any:  # noqa: ANN401
+        """The programme with cost and right side as parameters, so that it is compiled once."""
+        cvxpy = modelling()
+        rows, variables = self.matrix.shape
+        v = cvxpy.Variable(variables, bounds=[self.lower.cpu().numpy(), self.upper.cpu().numpy()])
+        cost, right = cvxpy.Parameter(variables, name="cost"), cvxpy.Parameter(rows, name="right")
+        return cvxpy.Problem(cvxpy.Minimize(cost @ v), [self.matrix.cpu().numpy() @ v >= right])
+
+
+def modelling() -> Any:  # noqa: ANN401  # cvxpy carries few annotations
+    """cvxpy, imported late since that takes long."""
+    import cvxpy
+
+    return cvxpy
+
+
+def solved(problem: Any, solver: str, **parameters: Tensor) -> bool:  # noqa: ANN401
+    """Run a solver with the parameters of a problem; whether it came to an end, with any answer."""
+    cvxpy = modelling()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of cvxpy about accuracy, on which nothing rests
+        try:
+            for name, value in parameters.items():
+                problem.param_dict[name].value = value.cpu().numpy()
+            problem.solve(solver=solver)
+        except (cvxpy.SolverError, ValueError):  # the latter of data that are not finite
+            return False
+    return True
