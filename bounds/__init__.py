@@ -2,6 +2,7 @@
 
 from bounds.balls import Interval, LpBall
 from bounds.concretize import Box, SparseBall, linear_minimum
+from bounds.convex import lp_bounds, lp_margins
 from bounds.errors import (
     BoundsError,
     InvalidConfiguration,
@@ -15,7 +16,9 @@ from bounds.interval import DEFAULT_RULES, ibp
 from bounds.layers import Normalize
 from bounds.linear import alpha_crown, crown, crown_ibp, fast_lin
 from bounds.margins import margin_bounds
+from bounds.milp import Minimum, Range, milp_bounds, milp_margins
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
+from bounds.semidefinite import sdp_margins
 from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
 __all__ = [
@@ -29,7 +32,9 @@ __all__ = [
     "InvalidModel",
     "LpBall",
     "ManifestMismatch",
+    "Minimum",
     "Normalize",
+    "Range",
     "SparseBall",
     "UnsupportedLayer",
     "alpha_crown",
@@ -44,6 +49,11 @@ __all__ = [
     "linear_minimum",
     "log_evidence_above",
     "log_evidence_below",
+    "lp_bounds",
+    "lp_margins",
     "margin_bounds",
+    "milp_bounds",
+    "milp_margins",
+    "sdp_margins",
     "sequential_lower",
 ]

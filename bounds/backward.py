@@ -71,12 +71,13 @@ class Backward:
         rounded = rounded and self.network.sound != "real"
         rows: dict[str, Rows | Units] = {name: start}
         count = start.index.shape[1] if isinstance(start, Units) else start.values.shape[1]
-        total = _Sum(2 * count if both else count)
+        total = _Sum(2 * count if both else count, self.network.nodes[name].value)
         for current in reversed(order[: order.index(name) + 1]):
             node = self.network.nodes[current]
             if current not in rows or node.operation == "input":
                 continue
             here = rows.pop(current)
+            parts: tuple[Rows | Units, ...]
             if current in self.network.functions and intervals:
                 middle, gain, doubt = self._in_interval(here, self.network.intervals[current])
                 total.add(middle)
@@ -90,7 +91,9 @@ class Backward:
                 rows[parent] = self._joined(rows[parent], part, parent, total, rounded) if parent in rows else part
                 self._measure(name, rows[parent])
         if not rows:
-            return self._with_constants(torch.zeros_like(total.constant), torch.zeros_like(total.constant), total, rounded)
+            return self._with_constants(
+                torch.zeros_like(total.constant), torch.zeros_like(total.constant), total, rounded
+            )
         (last,) = rows.values()
         return self._least(last, region, total, rounded)
 
@@ -260,11 +263,11 @@ class Backward:
 class _Sum:
     """Constants and errors that have been met on the way, (N, count) each."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, like: Tensor) -> None:
         self.count = count
-        self.constant: Tensor | float = 0.0
-        self.sizes: Tensor | float = 0.0
-        self.error: Tensor | float = 0.0
+        self.constant = like.new_zeros(len(like), count)
+        self.sizes = self.constant
+        self.error = self.constant
 
     def add(self, value: Tensor, *, joint: bool = True) -> None:
         """Add a constant; of rows for both bounds, the opposite ones have the opposite constant."""

@@ -104,7 +104,9 @@ class Windows:
         (rows, columns), (height, width) = self.grid, self.values.shape[3:]
         top = torch.arange(rows, device=self.place.device) * self.stride[0]
         left = torch.arange(columns, device=self.place.device) * self.stride[1]
-        padded = [(count - 1) * step + size for count, step, size in zip(self.grid, self.stride, (height, width), strict=True)]
+        padded = [
+            (count - 1) * step + size for count, step, size in zip(self.grid, self.stride, (height, width), strict=True)
+        ]
         vertical = top[:, None, None, None] + torch.arange(height, device=top.device)[:, None]
         horizontal = left[None, :, None, None] + torch.arange(width, device=left.device)
         index = (vertical * padded[1] + horizontal).flatten(2).flatten(0, 1)  # (P, h w)
@@ -171,9 +173,7 @@ def added(one: Rows, other: Rows) -> Rows:
     """The sum of the same rows, as windows where both are and fit."""
     if isinstance(one, Windows) and isinstance(other, Windows) and (one.grid, one.stride) == (other.grid, other.stride):
         padding = tuple(max(a, b) for a, b in zip(one.padding, other.padding, strict=True))
-        ends = (
-            max(part.values.shape[3 + axis] - part.padding[axis] for part in (one, other)) for axis in (0, 1)
-        )
+        ends = (max(part.values.shape[3 + axis] - part.padding[axis] for part in (one, other)) for axis in (0, 1))
         size = tuple(end + before for end, before in zip(ends, padding, strict=True))
         one, other = (part.in_windows((padding[0], padding[1]), (size[0], size[1])) for part in (one, other))
         return replace(one, values=one.values + other.values, clean=one.clean and other.clean)

@@ -12,12 +12,12 @@ References:
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bounds.balls import Interval
 from bounds.concretize import PerturbationSet
 from bounds.encoding import encodings, followed, lowest, margin_rows
-from bounds.graph import Graph
+from bounds.graph import Graph, Source
 from bounds.linear import crown
 from bounds.margins import margin_bounds
 from bounds.operations import AFFINE, Affine
@@ -25,7 +25,7 @@ from bounds.operations import AFFINE, Affine
 
 @torch.no_grad()
 def lp_bounds(
-    model: nn.Module | Graph, ball: PerturbationSet, *, tighten: bool = True, table: Mapping[str, Affine] = AFFINE
+    model: Source | Graph, ball: PerturbationSet, *, tighten: bool = True, table: Mapping[str, Affine] = AFFINE
 ) -> Interval:
     """Bounds on the outputs of a network by linear programmes, never looser than :func:`bounds.crown`.
 
@@ -59,7 +59,7 @@ def lp_bounds(
 
 @torch.no_grad()
 def lp_margins(
-    model: nn.Module | Graph,
+    model: Source | Graph,
     ball: PerturbationSet,
     labels: Tensor,
     *,

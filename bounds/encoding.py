@@ -7,16 +7,17 @@ what stands before it.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bounds.balls import Interval, LpBall
 from bounds.concretize import Box, PerturbationSet
 from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph import Graph, Node, capture, entries
-from bounds.linear import Propagation
+from bounds.graph import Graph, Node, Source, capture, entries
+from bounds.linear import LinearBounds
+from bounds.network import Network
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import Affine
 from bounds.programmes import LinearProgramme
@@ -65,28 +66,24 @@ class Rectifiers(NamedTuple):
     slope: Tensor
 
 
-class Network(NamedTuple):
-    """What linear propagation has found of a network at one input."""
-
-    nodes: Mapping[str, Node]
-    intervals: Mapping[str, Interval]
-    functions: Mapping[str, ScalarFunction]
-    rules: Mapping[str, Affine]
-
-
 def propagated(graph: Graph, ball: PerturbationSet, table: Mapping[str, Affine]) -> Network:
-    """The network over one perturbation set, with proved bounds of each node."""
-    found = Propagation.of(graph, ball, table, tighten=True)
-    for node in found.nodes.values():
-        if node.batch != 0:
+    """The network over one perturbation set, with proved bounds of each node.
+
+    Raises:
+        UnsupportedLayer: a function of several entries.
+    """
+    network = LinearBounds(Network(graph, ball, table), tighten=True).network
+    for name, function in network.functions.items():
+        if not isinstance(function, ScalarFunction):
+            node = network.nodes[name]
             raise UnsupportedLayer(
-                f"{node.operation} mixes the dimension of inputs with others, which convex relaxations do not follow; "
-                f"it stands at {node.origin}"
+                f"{node.operation} is a function of several entries, for which convex relaxations have no rule; it "
+                f"stands at {node.origin}. Use bounds.crown"
             )
-    return Network(found.nodes, found.intervals, found.functions, found.rules)
+    return network
 
 
-def followed(model: nn.Module | Graph, ball: PerturbationSet) -> Graph:
+def followed(model: Source | Graph, ball: PerturbationSet) -> Graph:
     """The graph of a network, once set and size are found fit.
 
     Raises:
@@ -109,6 +106,7 @@ def followed(model: nn.Module | Graph, ball: PerturbationSet) -> Graph:
     return graph
 
 
+@torch.no_grad()
 def encodings(graph: Graph, ball: PerturbationSet, tighten: bool, table: Mapping[str, Affine]) -> Iterator["Encoding"]:
     """The encoding of each row of a set that :func:`followed` accepts."""
     for row in range(len(ball.center)):
@@ -215,16 +213,17 @@ class Encoding:
         columns = tuple(_padded(form.matrix, count, 0) for form in parents)
         (matrix,) = torch.func.vmap(linear)(columns)
         rule, sizes = self.network.rules[node.name], tuple(self.reach(form) for form in parents)
-        offset = start.abs() if rule.offset is None else rule.offset(node, start)
+        _, offset = rule.at_zero(node, zeros)
         error = 2 * accumulated_error(rule.terms(node, sizes) + count + 8, matrix.dtype)
-        doubt = rule.spread(node, tuple(form.doubt for form in parents))
-        doubt = (doubt + error * (rule.spread(node, sizes) + offset)) * (1 + error) + torch.finfo(matrix.dtype).tiny
+        doubt = rule.moved(node, tuple(form.doubt for form in parents))
+        doubt = (doubt + error * (rule.moved(node, sizes) + offset)) * (1 + error) + torch.finfo(matrix.dtype).tiny
         self.forms[node.name] = Form(matrix, node.function(*(form.offset for form in parents)), doubt)
 
     def _function(self, node: Node) -> None:
         """Forms where the function is a line for certain, and elsewhere variables between its lines."""
         (parent,) = node.parents
-        function, form, slope = self.network.functions[node.name], self.forms[parent], _negative_slope(node)
+        function = cast(ScalarFunction, self.network.functions[node.name])  # as propagated() has seen to
+        form, slope = self.forms[parent], _negative_slope(node)
         interval = self._bounds_before(parent, slope is not None)
         lines, zero, one = function.lines(interval), torch.zeros_like(node.value), torch.ones_like(node.value)
         if slope is None:

@@ -187,7 +187,8 @@ def ibp(
     References:
         Gowal et al. (2018), On the effectiveness of interval bound propagation, arXiv:1810.12715, section 3.
     """
-    if (layers := layers_in_turn(model, ball, rules, sound)) is not None:
+    layers = layers_in_turn(model, ball, rules, sound)
+    if layers is not None and isinstance(ball, LpBall):
         return _propagate(layers, ball, rules)[0]
     bounds = LinearBounds(Network(model, ball, table, sound)).network.intervals["output"]
     return Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))

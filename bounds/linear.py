@@ -47,9 +47,9 @@ def crown(
             its captured graph, which saves the time of capturing.
         ball: N perturbation sets: :class:`LpBall`, :class:`Box` or :class:`SparseBall`.
         table: affine operations, :data:`bounds.operations.AFFINE` or a copy with more.
-        sound: what the bounds include. ``"rounding"``: the network in real arithmetic, all rounding errors of the bounds
-            themselves subtracted. ``"real"``: the same without these errors, a proof up to rounding. ``"deployed"``: the
-            float32 network as it runs, under any order of summation.
+        sound: what the bounds include. ``"rounding"``: the network in real arithmetic, all rounding errors of the
+            bounds themselves subtracted. ``"real"``: the same without these errors, a proof up to rounding.
+            ``"deployed"``: the float32 network as it runs, under any order of summation.
         memory: bytes that the coefficients may take; a larger problem is cut into parts.
 
     Returns:
@@ -210,7 +210,10 @@ class LinearBounds:
             if name not in network.functions and straight.issuperset(node.parents):
                 straight.add(name)
             if node.operation == "input" or (
-                len(node.parents) == 1 and separate.issuperset(node.parents) and name in straight and self._is_entrywise(name)
+                len(node.parents) == 1
+                and separate.issuperset(node.parents)
+                and name in straight
+                and self._is_entrywise(name)
             ):
                 separate.add(name)
             if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
@@ -219,7 +222,11 @@ class LinearBounds:
             # affine operation on a box, intervals know all.
             if name in straight and not box:
                 self._tighten(name, everywhere=True)
-            elif tighten and name != "output" and not (box and len(node.parents) == 1 and separate.issuperset(node.parents)):
+            elif (
+                tighten
+                and name != "output"
+                and not (box and len(node.parents) == 1 and separate.issuperset(node.parents))
+            ):
                 self._tighten(name, everywhere=False)
 
     def _is_entrywise(self, name: str) -> bool:
@@ -241,9 +248,7 @@ class LinearBounds:
         def bound(part: slice) -> Tensor:
             start, ball = Dense(values[:, part]), self.network.ball
             if self.steps:
-                return optimized(
-                    self.backward, "output", start, ball, steps=self.steps, both=False, target=target
-                )
+                return optimized(self.backward, "output", start, ball, steps=self.steps, both=False, target=target)
             return self.backward.bounds("output", start, ball, intervals=intervals)
 
         return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
@@ -308,4 +313,3 @@ def _without_box(region: PerturbationSet) -> PerturbationSet:
     if isinstance(region, LpBall) and region.norm != torch.inf:
         return LpBall(region.center, region.radius, region.norm, None, None)
     return region
-

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.balls import LpBall
 from bounds.concretize import PerturbationSet
 from bounds.graph import Graph, Source
 from bounds.interval import DEFAULT_RULES, Rule, interval_margins, layers_in_turn
@@ -27,8 +28,8 @@ def margin_bounds(
 ) -> Tensor:
     """Lower bounds on ``logit_label - logit_k`` over a ball; a row above 0 off the label is a proof.
 
-    Same guarantee and conditions as :func:`bounds.crown`. The difference is folded into the last affine layers, which is
-    tighter than subtracting bounds of logits.
+    Same guarantee and conditions as :func:`bounds.crown`. The difference is folded into the last affine layers, which
+    is tighter than subtracting bounds of logits.
 
     Args:
         model: any network that ``torch.export`` follows, or its captured graph; see :func:`bounds.ibp`.
@@ -52,6 +53,6 @@ def margin_bounds(
     checks.one_of("method", method, METHODS)
     checks.at_least("steps", steps, 0)
     layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
-    if layers is not None:
-        return interval_margins(layers, ball, labels, rules)  # type: ignore[arg-type]  # layers are of an LpBall
+    if layers is not None and isinstance(ball, LpBall):
+        return interval_margins(layers, ball, labels, rules)
     return linear_margins(model, ball, labels, method, steps=steps, table=table, sound=sound, memory=memory)

@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bounds import checks
 from bounds.balls import Interval
 from bounds.concretize import PerturbationSet
 from bounds.encoding import Encoding, encodings, followed, margin_rows, nonnegative, shifted
 from bounds.errors import UnsupportedLayer
-from bounds.graph import Graph
+from bounds.graph import Graph, Source
 from bounds.linear import crown
 from bounds.margins import margin_bounds
 from bounds.numerics import unit_roundoff
@@ -59,7 +59,7 @@ class Minimum(NamedTuple):
 
 @torch.no_grad()
 def milp_bounds(
-    model: nn.Module | Graph,
+    model: Source | Graph,
     ball: PerturbationSet,
     *,
     tighten: bool = True,
@@ -100,7 +100,7 @@ def milp_bounds(
 
 @torch.no_grad()
 def milp_margins(
-    model: nn.Module | Graph,
+    model: Source | Graph,
     ball: PerturbationSet,
     labels: Tensor,
     *,

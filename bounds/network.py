@@ -32,7 +32,11 @@ class Network:
     """
 
     def __init__(
-        self, model: Source | Graph, ball: PerturbationSet, table: Mapping[str, Affine] = AFFINE, sound: str = "rounding"
+        self,
+        model: Source | Graph,
+        ball: PerturbationSet,
+        table: Mapping[str, Affine] = AFFINE,
+        sound: str = "rounding",
     ) -> None:
         checks.full_precision(ball.center)
         self.sound = checks.one_of("sound", sound, MODES)
@@ -170,5 +174,3 @@ def is_box(region: PerturbationSet) -> bool:
 def largest(interval: Interval) -> Tensor:
     """Largest absolute value of each entry."""
     return torch.maximum(interval.lower.abs(), interval.upper.abs())
-
-

@@ -9,7 +9,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class FreeNumbers:
 
     def __init__(self, backward: Backward) -> None:
         self._backward = backward
-        self._prepared: dict[str, object] = {}
+        self._prepared: dict[str, Callable[[tuple[Tensor, ...]], Planes]] = {}
         self.values: dict[str, list[Tensor]] = {}
         self.limits: dict[str, tuple[Interval, ...]] = {}
         self.paces: dict[str, float] = {}
@@ -56,8 +56,7 @@ class FreeNumbers:
                 if name not in self.limits:
                     self.limits[name] = function.limits(*parents)
                     self.paces[name] = function.pace
-        made = self._prepared[name](tuple(self.values[name]))  # type: ignore[operator]  # as function.prepared returns
-        return made
+        return self._prepared[name](tuple(self.values[name]))
 
     def leaves(self) -> list[Tensor]:
         """All free numbers, of which gradients are wanted."""
@@ -164,9 +163,7 @@ class _Ascent:
         return part
 
 
-def _keep_best(
-    best: Tensor, record: dict[str, list[Tensor]], bound: Tensor, free: FreeNumbers, sides: Tensor
-) -> None:
+def _keep_best(best: Tensor, record: dict[str, list[Tensor]], bound: Tensor, free: FreeNumbers, sides: Tensor) -> None:
     """Where a row has come higher than before, remember how high and how."""
     old = best.gather(1, sides)
     better = bound > old

@@ -172,7 +172,8 @@ class ScalarFunction(NodeFunction):
 
     def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """Lines with given slopes."""
-        return _as_planes(self.lines_at(*parents, *free))
+        (interval,), (lower_slope, upper_slope) = parents, free
+        return _as_planes(self.lines_at(interval, lower_slope, upper_slope))
 
     def open(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Where the two lines differ by more than rounding."""
@@ -465,4 +466,3 @@ def best_slope(function: ScalarFunction, inside: Interval, slopes: Iterable[Tens
         best = torch.where(least < record, slope, best)
         record = torch.minimum(least, record)
     return best
-

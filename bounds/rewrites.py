@@ -44,26 +44,27 @@ def _exponential_sums(x: Tensor, dim: int) -> Tensor:
     return (x.unsqueeze(-2) - x.unsqueeze(-1)).exp().sum(-1)
 
 
-def logsumexp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
+def logsumexp(x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
     """Logarithm of the sum of exponentials, from the mean of what is summed."""
     mean = x.mean(dim, keepdim=True)
     total = (x - mean).exp().sum(dim, keepdim).log()
     return total + (mean if keepdim else x.mean(dim))
 
 
-def _standardized(x: Tensor, dims: Sequence[int], epsilon: float, *, centered: bool = True) -> Tensor:
+def _standardized(x: Tensor, dims: list[int], epsilon: float, *, centered: bool = True) -> Tensor:
     """``x`` less its mean, over the root of its mean square plus epsilon."""
     count = math.prod(x.shape[dim] for dim in dims)
     deviation = x - x.mean(dims, keepdim=True) if centered else x
     rate = ((deviation**2).mean(dims, keepdim=True) + epsilon) ** -0.5
     # Of n numbers with mean square 1, none exceeds the root of n; of n - 1 if they sum to 0.
     limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-12)
-    return within(deviation * rate, -limit, limit)
+    result: Tensor = within(deviation * rate, -limit, limit)
+    return result
 
 
 def layer_norm(
     x: Tensor,
-    normalized_shape: Sequence[int],
+    normalized_shape: list[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -74,9 +75,7 @@ def layer_norm(
     return _scaled(result, weight, bias)
 
 
-def rms_norm(
-    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> Tensor:
+def rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """Normalisation by the root mean square."""
     epsilon = torch.finfo(x.dtype).eps if eps is None else eps
     return _scaled(_standardized(x, _last(normalized_shape), epsilon, centered=False), weight, None)
@@ -114,7 +113,7 @@ def instance_norm(
     return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
 
 
-def _last(shape: Sequence[int]) -> list[int]:
+def _last(shape: list[int]) -> list[int]:
     return list(range(-len(shape), 0))
 
 
@@ -123,13 +122,13 @@ def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
-def variance(x: Tensor, dim: Sequence[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
+def variance(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
     """Variance over some dimensions."""
     return variance_corrected(x, dim, correction=int(unbiased), keepdim=keepdim)
 
 
 def variance_corrected(
-    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+    x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> Tensor:
     """Variance over some dimensions, with ``n - correction`` for n."""
     dims = list(range(x.ndim)) if not dim else list(dim)
@@ -138,7 +137,7 @@ def variance_corrected(
     return squares.sum(dims, keepdim) / (count - (1 if correction is None else correction))
 
 
-def standard_deviation(x: Tensor, dim: Sequence[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
+def standard_deviation(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
     """Root of the variance."""
     return variance(x, dim, unbiased, keepdim).sqrt()
 
@@ -155,8 +154,8 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Scaled dot-product attention; masked places take no part in the softmax."""
-    if enable_gqa:
-        return NotImplemented
+    if enable_gqa:  # heads that share keys
+        key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
     scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     rows, columns = scores.shape[-2:]
     allowed = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril() if is_causal else None
@@ -181,7 +180,7 @@ def minimum(x: Tensor, y: Tensor) -> Tensor:
     return -maximum(-x, -y)
 
 
-def amin(x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+def amin(x: Tensor, dim: tuple[int, ...] = (), keepdim: bool = False) -> Tensor:
     """Minimum over some dimensions."""
     return -(-x).amax(dim, keepdim)
 
@@ -265,7 +264,8 @@ def _over_windows(x: Tensor, taps: list[Tensor]) -> Tensor:
         flat = flat * x.shape[x.ndim - dimensions + axis] + places.view(shape)
     windows = list(flat.shape[:dimensions])
     gathered = x.flatten(-dimensions).index_select(-1, flat.flatten())
-    return gathered.unflatten(-1, (*windows, -1)).amax(-1)
+    largest: Tensor = gathered.unflatten(-1, (*windows, -1)).amax(-1)
+    return largest
 
 
 # What torch.export replaces, by the operation as it stands in the captured network.

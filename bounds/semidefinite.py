@@ -20,13 +20,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bounds import checks
 from bounds.concretize import PerturbationSet
 from bounds.encoding import Encoding, Form, encodings, followed, margin_rows
 from bounds.errors import InvalidInput
-from bounds.graph import Graph
+from bounds.graph import Graph, Source
 from bounds.margins import margin_bounds
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import AFFINE, Affine
@@ -38,7 +38,7 @@ SOLVERS = ("CLARABEL", "SCS")
 
 @torch.no_grad()
 def sdp_margins(
-    model: nn.Module | Graph,
+    model: Source | Graph,
     ball: PerturbationSet,
     labels: Tensor,
     *,

@@ -5,6 +5,7 @@ every parent, or None where it does not serve; the vector-Jacobian product serve
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +60,7 @@ def divided(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None
     return _times(node, rows, shapes[0], 1 / torch.as_tensor(node.arguments[1], dtype=node.value.dtype))
 
 
-def _times(
-    node: Node, rows: Rows | Units, shape: torch.Size, factor: float | Tensor
-) -> Transposed | None:
+def _times(node: Node, rows: Rows | Units, shape: torch.Size, factor: float | Tensor) -> Transposed | None:
     factor = torch.as_tensor(factor, dtype=node.value.dtype, device=node.value.device)
     per_row = factor.ndim == node.value.ndim and len(factor) > 1
     if node.single is not None or node.value.shape != shape or per_row:
@@ -93,10 +92,11 @@ def convolved(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | No
     shape = shapes[0]
     if node.single is not None or len(shape) != 4:
         return None
-    defaults = (None, (1, 1), (0, 0), (1, 1), 1)
+    defaults: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
     given = node.arguments[2:]
-    _, stride, padding, dilation, groups = (*given, *defaults[len(given) :])
-    stride, padding, dilation = ((values[0], values[-1]) for values in (stride, padding, dilation))
+    settings = (*given, *defaults[len(given) :])
+    stride, padding, dilation = ((values[0], values[-1]) for values in settings[1:4])
+    groups: int = settings[4]
     weight: Tensor = node.arguments[1]
     if isinstance(rows, Units) and groups == 1 and dilation == (1, 1):
         area = rows.shape[1] * rows.shape[2]
@@ -148,7 +148,8 @@ def _full_transpose(
         return F.conv_transpose2d(unit, weight, None, stride, 0, 0, groups, dilation).flatten(1)
 
     matrix: Tensor = node.cached(f"matrix of {tuple(values.shape[2:])}", make)
-    return (values.flatten(1) @ matrix).unflatten(1, (weight.shape[1] * groups, *spans))
+    moved: Tensor = (values.flatten(1) @ matrix).unflatten(1, (weight.shape[1] * groups, *spans))
+    return moved
 
 
 def _settled(rows: Windows) -> Rows:

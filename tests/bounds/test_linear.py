@@ -370,5 +370,7 @@ def test_what_has_no_rule_is_refused_with_its_place():
         crown(Unknown(), ball)
     with pytest.raises(UnsupportedLayer, match=r"torch\.export does not capture the model"):
         crown(Branches(), ball)
-    with pytest.raises(InvalidInput, match="method must be one of ibp, crown_ibp, fast_lin, crown, alpha_crown, got 'best'"):
+    with pytest.raises(
+        InvalidInput, match="method must be one of ibp, crown_ibp, fast_lin, crown, alpha_crown, got 'best'"
+    ):
         margin_bounds(dense(nn.ReLU(), 3, 2), ball, torch.tensor([0, 1]), "best")
