@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from certify.results import Certificate, RadiusDecision, SmoothedPrediction, SmoothingCertificate, Witness
     from certify.runs import RunDirectory
     from certify.smoothing.classifier import SmoothedClassifier
+    from certify.verdicts import Verdict, verify
     from certify.verification import certified_radius
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "SmoothedClassifier",
     "SmoothedPrediction",
     "SmoothingCertificate",
+    "Verdict",
     "Witness",
     "attacks",
     "certified_radius",
@@ -34,6 +36,7 @@ __all__ = [
     "methods",
     "reference",
     "smoothing",
+    "verify",
 ]
 
 _HOMES = {
@@ -48,9 +51,11 @@ _HOMES = {
     "SmoothedClassifier": "certify.smoothing.classifier",
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
+    "Verdict": "certify.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification",
     "evaluate": "certify.evaluation",
+    "verify": "certify.verdicts",
 }
 
 

@@ -71,6 +71,8 @@ class Certificate(Record):
         alpha: probability, per row, that the statement is wrong; 0 for a deterministic proof.
         subject: the classifier it speaks of, ``"base"`` or ``"smoothed(...)"``.
         method: name of the method.
+        sound: the arithmetic that the statement is about: ``"real"``, ``"rounding"`` (the same, with all rounding errors
+            of the proof included) or ``"deployed"`` (the float32 network as it runs).
     """
 
     radius: Tensor
@@ -79,6 +81,7 @@ class Certificate(Record):
     alpha: float
     subject: str
     method: str
+    sound: str = "real"
 
     def certified(self, labels: Tensor, radius: float) -> Tensor:
         """(N,) bool: the correct label, from ``labels`` (N,), is predicted, and proved within ``radius``.
