@@ -11,6 +11,8 @@ from bounds.errors import (
     ManifestMismatch,
     UnsupportedLayer,
 )
+from bounds.explanation import Explanation, explain
+from bounds.forward import forward_linear
 from bounds.graph import Graph, capture
 from bounds.interval import DEFAULT_RULES, ibp
 from bounds.layers import Normalize
@@ -25,6 +27,7 @@ __all__ = [
     "DEFAULT_RULES",
     "BoundsError",
     "Box",
+    "Explanation",
     "Graph",
     "Interval",
     "InvalidConfiguration",
@@ -44,7 +47,9 @@ __all__ = [
     "clopper_pearson_upper",
     "crown",
     "crown_ibp",
+    "explain",
     "fast_lin",
+    "forward_linear",
     "ibp",
     "linear_minimum",
     "log_evidence_above",

@@ -23,9 +23,9 @@ from bounds.memory import MEMORY, in_chunks
 from bounds.network import Network, is_box
 from bounds.operations import AFFINE, Affine
 from bounds.optimize import optimized
-from bounds.transposes import divided, multiplied, normalized, reshaped, subtracted, summed
+from bounds.transposes import divided, multiplied, reshaped, subtracted, summed
 
-SEPARATE = (divided, multiplied, normalized, reshaped, subtracted, summed)  # transposes of operations entry by entry
+SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
 def crown(

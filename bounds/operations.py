@@ -27,7 +27,6 @@ class Affine:
         spread: of a node and one non-negative tensor for each parent, how far the output moves at most if the parents
             move so far: the absolute values of the matrix times these.
         terms: of a node and the values of its parents, rounded operations behind one entry of the output, at most.
-        offset: of a node and its value at zero, the size of what is added up for that value; None for the value.
         applies: of a node, whether it is affine there, with the data where they stand.
         exact: whether it moves entries about without rounding.
         transpose: the transpose of its matrix on the rows that linear bounds carry backward; None where it does not
@@ -36,7 +35,6 @@ class Affine:
 
     spread: Spread
     terms: Callable[[Node, tuple[Tensor, ...]], int]
-    offset: Callable[[Node, Tensor], Tensor] | None = None
     applies: Callable[[Node], bool] = lambda node: True
     exact: bool = False
     transpose: Transpose = transposes.none
@@ -54,11 +52,7 @@ class Affine:
 
         def make() -> tuple[Tensor, Tensor]:
             start = node.function(*(torch.zeros_like(part) for part in parents))
-            if self.offset is None:
-                return start, start.abs()
-            if node.single is None:
-                return start, self.offset(node, start)
-            return start, self.offset(node.single, start[0]).expand_as(start)
+            return start, start.abs()
 
         found: tuple[Tensor, Tensor] = node.cached("at_zero", make)
         return found
@@ -120,17 +114,6 @@ def _all(node: Node, parents: tuple[Tensor, ...]) -> int:
     return max(entries(parents[0]), entries(node.value)) + 2
 
 
-def _normalization_offset(node: Node, start: Tensor) -> Tensor:
-    """Mean times scale and the bias, which may cancel."""
-    weight, bias, mean, variance = node.arguments[1:5]
-    size: Tensor = mean.abs() / (variance + node.arguments[6]).sqrt()
-    if weight is not None:
-        size = size * weight.abs()
-    if bias is not None:
-        size = size + bias.abs()
-    return size.view(-1, *[1] * (start.ndim - 2)).expand_as(start)
-
-
 ENTRYWISE, REDUCTION = Affine(_entrywise, _few), Affine(_entrywise, _all)
 MOVE = Affine(_entrywise, _few, exact=True)
 RESHAPE = Affine(_entrywise, _few, exact=True, transpose=transposes.reshaped)
@@ -170,10 +153,6 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(REDUCTION, "avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default", "upsample_bilinear2d.vec"),
     **_lines(REDUCTION, "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default"),
     **_lines(REDUCTION, "_adaptive_avg_pool2d.default"),
-    **_lines(
-        Affine(_entrywise, lambda node, parents: 10, _normalization_offset, transpose=transposes.normalized),
-        "_native_batch_norm_legit_no_training.default",
-    ),
     **_lines(_layer(F.linear, transposes.linear), "linear.default"),
     **_lines(_layer(F.conv1d), "conv1d.default", "conv1d.padding"),
     **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.default"),

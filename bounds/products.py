@@ -141,6 +141,10 @@ class Maximum(NodeFunction):
                 coefficients = coefficients.unsqueeze(dim)
         return coefficients
 
+    def combined(self, products: Tensor) -> Tensor:
+        """Sums over the entries."""
+        return products.sum(self.dims, self.keepdim)
+
     def _top(self, x: Interval, ends: Tensor) -> Tensor:
         return ends.amax(self.dims, True)
 

@@ -100,6 +100,10 @@ class NodeFunction(ABC):
         """Coefficients (N, R, *shape) of the node, to be multiplied with slopes."""
         return coefficients
 
+    def combined(self, products: Tensor) -> Tensor:
+        """Values of the node, from products (.., *shape) of one parent with its slopes."""
+        return products
+
     def reduced(self, products: Tensor, shape: torch.Size) -> Tensor:
         """Coefficients of a parent with values of a given shape (N, *shape), from products with its slopes."""
         return products

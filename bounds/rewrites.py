@@ -96,6 +96,27 @@ def group_norm(
     return _scaled(result, *(None if part is None else part.view(shape) for part in (weight, bias)))
 
 
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """Batch normalisation by stored statistics; by those of the batch, where rows are coupled, if there are none."""
+    dims = [0, *range(2, x.ndim)]
+    if training or running_mean is None or running_var is None:
+        running_mean, running_var = x.mean(dims), x.var(dims, correction=0)
+    scale = (running_var + eps) ** -0.5
+    scale = scale if weight is None else scale * weight
+    shape = (-1, *[1] * (x.ndim - 2))
+    return _scaled(x - running_mean.view(shape), scale.view(shape), None if bias is None else bias.view(shape))
+
+
 def instance_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -110,7 +131,7 @@ def instance_norm(
     """Normalisation of every channel by itself; in evaluation mode perhaps by stored statistics."""
     if use_input_stats or running_mean is None or running_var is None:
         return group_norm(x, x.shape[1], weight, bias, eps)
-    return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    return batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps, cudnn_enabled)
 
 
 def _last(shape: list[int]) -> list[int]:
@@ -269,7 +290,7 @@ def _over_windows(x: Tensor, taps: list[Tensor]) -> Tensor:
 
 
 # What torch.export replaces, by the operation as it stands in the captured network.
-REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
+REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     aten.softmax.int: softmax,
     aten._softmax.default: lambda x, dim, half_to_float: softmax(x, dim),
     aten.log_softmax.int: log_softmax,
@@ -279,6 +300,12 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, Ten
     aten.rms_norm.default: rms_norm,
     aten.group_norm.default: group_norm,
     aten.instance_norm.default: instance_norm,
+    aten.batch_norm.default: batch_norm,
+    aten._native_batch_norm_legit_no_training.default: lambda x, weight, bias, mean, variance, momentum, eps: (
+        batch_norm(x, weight, bias, mean, variance, False, momentum, eps, False),
+        mean,
+        variance,
+    ),
     aten.var.dim: variance,
     aten.var.correction: variance_corrected,
     aten.std.dim: standard_deviation,
@@ -303,7 +330,9 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, Ten
     aten.log_sigmoid.default: lambda x: -F.softplus(-x, threshold=math.inf),
 }
 
-# Those that only compare, so that they do not round.
-EXACT = {target for target in REWRITES if "max" in str(target) and "softmax" not in str(target)} | {
-    target for target in REWRITES if "min" in str(target)
-}
+# Those that only compare, so that they do not round, and one that rounds as it is written here.
+EXACT: set[torch._ops.OperatorBase] = (
+    {aten.batch_norm.default}
+    | {target for target in REWRITES if "max" in str(target) and "softmax" not in str(target)}
+    | {target for target in REWRITES if "min" in str(target)}
+)

@@ -71,8 +71,8 @@ class Certificate(Record):
         alpha: probability, per row, that the statement is wrong; 0 for a deterministic proof.
         subject: the classifier it speaks of, ``"base"`` or ``"smoothed(...)"``.
         method: name of the method.
-        sound: the arithmetic that the statement is about: ``"real"``, ``"rounding"`` (the same, with all rounding errors
-            of the proof included) or ``"deployed"`` (the float32 network as it runs).
+        sound: the arithmetic that the statement is about: ``"real"``, ``"rounding"`` (the same, with all rounding
+            errors of the proof included) or ``"deployed"`` (the float32 network as it runs).
     """
 
     radius: Tensor
