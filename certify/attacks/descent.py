@@ -15,8 +15,9 @@ from certify.attacks.search import Search
 
 PATIENCE = 2  # failures in a row after which a descent goes back to its nearest success
 SHRINK = (0.2, 0.001)  # share by which a radius changes, at the first and at the last step
-STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (1.0, 0.05)}
+STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (2.0, 1.0)}
 # Length of a step, likewise: in units of the radius, in l_0 in units of the range of an entry.
+DENSE_STEP = {1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}  # the same on the way inward from dense perturbations
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 RANDOM_POINTS = 20
 
@@ -56,16 +57,21 @@ def _sparse_restart(search: Search, target: Tensor | None, start: Tensor, steps:
     inward(search, None, search.x if start is search.x else search.random_point(), steps)
 
 
-def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> Tensor:
+def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> None:
     """Descents in l_infinity, l_2, l_1 and l_0, each from where the one before ended, as far as the norm asks.
 
     A network trained against l_infinity attacks has minima of one or a few entries, behind regions where their
     gradient vanishes. From a success with many changed entries the way to them goes through successes.
     """
     start = dense_descent(search, target, start, steps)
+    more = 2 * steps // 3
+    if search.norm == math.inf:
+        descend(search, math.inf, target, start, more)
     if search.norm <= 1:
-        start = descend(search, 1.0, target, start, 2 * steps // 3, dense=True)
-    return descend(search, 0.0, target, start, 2 * steps // 3) if search.norm == 0 else start
+        start = descend(search, 1.0, target, start, more, dense=True)
+    if search.norm == 0:
+        descend(search, 0.0, target, start, more, dense=True)
+        polish(search)
 
 
 def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: int) -> Tensor:
@@ -89,7 +95,8 @@ def descend(
 ) -> Tensor:
     """Projected gradient ascent in a ball whose radius follows each row; its nearest success, or where it ends.
 
-    The norm of the ball may differ from that of the search. ``dense`` lets a step in l_1 move all entries.
+    The norm of the ball may differ from that of the search. ``dense`` is for starts with many changed entries: a step
+    in l_1 then moves all of them, and a step in l_0 is short.
     """
     points, nearest = start, start
     distance = torch.full_like(search.distance, math.inf)
@@ -118,7 +125,8 @@ def descend(
         gradient = torch.where(moved == points, 0.0, gradient)
         if norm == 1 and not dense:
             gradient = _largest(gradient, length(nearest - search.x, 0))
-        rate = STEP[norm][1] + (STEP[norm][0] - STEP[norm][1]) * decay
+        first, last = DENSE_STEP[norm] if dense else STEP[norm]
+        rate = last + (first - last) * decay
         stepped = points + rate * _step(search, gradient, radius, norm)
         points = _into_ball(search, torch.where(per_row(lost, points), nearest, stepped), radius, norm)
     return torch.where(per_row(distance.isfinite(), points), nearest, points)

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
@@ -95,9 +95,11 @@ def crossing(bends: Tensor, weights: Tensor, level: Tensor) -> Tensor:
     widths = bends.diff(dim=1, prepend=torch.zeros_like(bends[:, :1]))
     values = (slopes * widths).cumsum(1)
     first = (values < level[:, None]).sum(1, keepdim=True).clamp(max=bends.shape[1] - 1)
-    bend, slope, value = (part.gather(1, first).squeeze(1) for part in (bends, slopes, values))
-    back = ((value - level).clamp(min=0) / slope).nan_to_num(0.0, 0.0, 0.0)
-    return (bend - back).clamp(min=0)
+    # From the bend below, not back from the one above, which may be as far as an open side of a box.
+    value, bend = (nn.functional.pad(part, (1, 0)).gather(1, first).squeeze(1) for part in (values, bends))
+    slope, width = (part.gather(1, first).squeeze(1) for part in (slopes, widths))
+    ahead = ((level - value).clamp(min=0) / slope).nan_to_num(0.0, math.inf)
+    return bend + torch.minimum(ahead, width)
 
 
 def clip(points: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.descent import descend_with_restarts
-from certify.attacks.search import Search
+from certify.attacks.portfolio import portfolio
 from certify.attacks.witnesses import checked_norm, witness_of
 from certify.results import Witness
 
 NORMS = (0, 1, 2, math.inf)
+METHODS = ("descents", "best")
 
 
 def minimal_perturbation(
@@ -24,6 +24,7 @@ def minimal_perturbation(
     low: Limit = 0.0,
     high: Limit = 1.0,
     frozen_features: Tensor | None = None,
+    method: str = "descents",
     steps: int = 100,
     restarts: int = 3,
     batch_size: int = 500,
@@ -32,13 +33,13 @@ def minimal_perturbation(
     norm = checked_norm(norm, NORMS)
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
-
-    def descents(search: Search) -> None:
-        descend_with_restarts(search, steps, restarts)
+    stages = portfolio(norm, steps, restarts)
+    if checks.one_of("method", method, METHODS) == "descents":
+        stages = {"descents": stages["descents"]}
 
     return witness_of(
-        "minimal_perturbation",
-        {"descents": descents},
+        "minimal_perturbation" if method == "descents" else f"minimal_perturbation({method})",
+        stages,
         model,
         x,
         labels,

@@ -10,6 +10,7 @@ from certify.attacks.geometry import clip, length, onto_hyperplane, per_row
 
 ROUNDING = 8  # units in the last place of the largest logit
 MOST_TARGETS = 9  # classes considered as the next aim, at most
+CREDIT = 0.999  # a later attack must come nearer by that factor to be named the winner
 FAR = 1e9  # stands for a distance that is infinite or not a number
 
 
@@ -31,13 +32,14 @@ class Search:
     best: Tensor = field(init=False)  # (N, *D) adversarial points, x where there is none yet
     distance: Tensor = field(init=False)  # (N,) their distance, infinite where there is none yet
     reached: Tensor = field(init=False)  # (N,) their class, the label where there is none yet
-    winner: Tensor = field(init=False)  # (N,) the stage that found them
+    winner: Tensor = field(init=False)  # (N,) the stage that found them, up to the last digits
+    credited: Tensor = field(init=False)  # (N,) the distance at which the winner last changed
 
     def __post_init__(self) -> None:
         self.best = self.x
         self.distance = self.x.new_full((len(self.x),), math.inf)
         self.reached = self.labels
-        self.winner = torch.zeros_like(self.labels)
+        self.winner, self.credited = torch.zeros_like(self.labels), self.distance
 
     def logits(self, points: Tensor) -> Tensor:
         """Logits (N, K), counted as one query of each row; successes are remembered."""
@@ -49,7 +51,9 @@ class Search:
         self.distance = torch.where(better, distance, self.distance)
         self.best = torch.where(per_row(better, seen), seen, self.best)
         self.reached = torch.where(better, logits.detach().argmax(1), self.reached)
-        self.winner = self.winner.masked_fill(better, self.stage)
+        gained = better & (distance < CREDIT * self.credited)
+        self.winner = self.winner.masked_fill(gained, self.stage)
+        self.credited = torch.where(gained, distance, self.credited)
         return logits
 
     def beaten(self, logits: Tensor) -> Tensor:
@@ -147,7 +151,13 @@ class Search:
         return self.inside(self.x + per_row(share, target) * (target - self.x))
 
     def random_start(self) -> Tensor:
-        """A random point half as far as the best one, entry by entry; a random point where nothing was found."""
+        """A random point about half as far as the best one; a random point where nothing was found.
+
+        In l_0 half of the changed entries go back to x, in the other norms every entry moves.
+        """
         noise = torch.empty_like(self.x).uniform_(-0.5, 0.5, generator=self.generator)
-        near = self.inside(self.x + noise * per_row(length(self.best - self.x, math.inf), noise))
+        if self.norm == 0:
+            near = torch.where(noise > 0, self.best, self.x)
+        else:
+            near = self.inside(self.x + noise * per_row(length(self.best - self.x, math.inf), noise))
         return torch.where(per_row(self.distance.isfinite(), near), near, self.random_point())

@@ -1,0 +1,61 @@
+"""Several attacks on the same search, one after the other, each starting from what the others found."""
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from certify.attacks.deepfool import cross
+from certify.attacks.descent import descend, descend_with_restarts, inward
+from certify.attacks.fast_adaptive_boundary import walk_with_restarts
+from certify.attacks.polish import polish
+from certify.attacks.search import Search
+from certify.attacks.sparsefool import fill
+from certify.attacks.superdeepfool import turn
+
+RANDOM_SEARCHES = 6
+REFINEMENTS = 2
+CROSSINGS = 20  # linearisations of DeepFool and crossings of SparseFool, at most
+ROUNDS = 3  # of SuperDeepFool
+
+
+def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Callable[[Search], None]]:
+    """The attacks that serve a norm, by name, in the order in which they run."""
+    stages: dict[str, Callable[[Search], None]] = {}
+    stages["descents"] = lambda search: descend_with_restarts(search, steps, restarts)
+    if norm >= 1:
+        stages["fast_adaptive_boundary"] = lambda search: walk_with_restarts(search, steps, restarts)
+    if norm <= 1:
+        stages["sparsefool"] = lambda search: fill(search, CROSSINGS)
+    if norm == 2:
+        stages["superdeepfool"] = lambda search: turn(search, ROUNDS)
+    if norm == math.inf:
+        stages["deepfool"] = lambda search: _discard(cross(search, search.x, CROSSINGS))
+    stages["random starts"] = lambda search: _from_random_points(search, steps)
+    stages["refinement"] = lambda search: _refine(search, 2 * steps)
+    return stages
+
+
+def _discard(_: Tensor) -> None:
+    """The search remembers the success."""
+
+
+def _from_random_points(search: Search, steps: int) -> None:
+    """Searches from far away, every other one towards the nearest class that none has reached."""
+    tried = nn.functional.one_hot(search.labels, search.num_classes).bool()
+    for index in range(RANDOM_SEARCHES):
+        target = None
+        if index % 2:
+            tried = tried.scatter(1, search.reached[:, None], True)
+            target, _, _ = search.nearest_boundary(search.best, search.x, tried)
+            tried = tried.scatter(1, target[:, None], True)
+        inward(search, target, search.random_point(), steps)
+
+
+def _refine(search: Search, steps: int) -> None:
+    """Descents from the best points, with the small steps that end in the nearest minimum."""
+    for _ in range(REFINEMENTS):
+        if search.norm == 1:
+            descend(search, 1.0, None, search.best, steps, dense=True)
+        descend(search, search.norm, None, search.best, steps)
+        polish(search)
