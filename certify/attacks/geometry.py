@@ -42,7 +42,7 @@ def project(delta: Tensor, radius: Tensor, norm: float) -> Tensor:
 
 
 def project_l1_in_box(delta: Tensor, radius: Tensor, room: Tensor) -> Tensor:
-    """Argmin of ||d - delta||_2 over ||d||_1 <= radius and \|d\| <= room along the signs of delta, (N, *D).
+    """Argmin of ||d - delta||_2 over ||d||_1 <= radius and d between 0 and ``room`` on the side of delta, (N, *D).
 
     The solution lowers all entries by one amount and cuts them off at 0 and at ``room`` (the shift is the multiplier
     of the l_1 constraint); see Croce, Hein (2021), Mind the box, Proposition 2.1, arXiv:2103.01208.

@@ -100,7 +100,7 @@ class Search:
         points = points.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.logits(points)
-        own = logits.gather(1, self.labels[:, None])
+            margins = logits - logits.gather(1, self.labels[:, None])
         ranked = logits.detach()
         if tried is not None:
             ranked = ranked.masked_fill(tried, torch.finfo(ranked.dtype).min)
@@ -109,7 +109,7 @@ class Search:
         chosen, level, normal = self.labels, torch.zeros_like(nearest), torch.zeros_like(self.x)
         for target in ranked.topk(min(MOST_TARGETS, self.num_classes - 1), dim=1).indices.T:
             with torch.enable_grad():
-                margin = (logits.gather(1, target[:, None]) - own).squeeze(1)
+                margin = margins.gather(1, target[:, None]).squeeze(1)
                 (gradient,) = torch.autograd.grad(margin.sum(), points, retain_graph=True)
             self.backward += 1
             margin, gradient = margin.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
