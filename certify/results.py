@@ -212,7 +212,7 @@ class Witness(Record):
         method: name of the attack.
         subject: the classifier it speaks of.
         backward_passes: backward passes per input.
-        winner: N names, the part of the attack that found each row (up to 0.1%); empty where none was needed or found any.
+        winner: N names, the part of the attack that found each row; empty where nothing was searched or found.
     """
 
     distance: Tensor

@@ -41,7 +41,7 @@ def bisect(search: Search, near: Tensor, steps: int) -> None:
 
 def revert(search: Search) -> None:
     """Give changed entries back their values, by halves and then one by one, while the prediction stays wrong."""
-    margin, gradient = search.margin_and_gradient(search.best, None)
+    _, gradient = search.margin_and_gradient(search.best, None)
     delta = (search.best - search.x).flatten(1)
     gain = torch.where(delta != 0, gradient.flatten(1) * delta, torch.inf)
     rank = gain.argsort(1).argsort(1)  # the least useful changes first

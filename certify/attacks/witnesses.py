@@ -1,4 +1,4 @@
-"""What all minimum-norm attacks share: checked arguments, batches, and a witness that was run through the model again."""
+"""What minimum-norm attacks share: checked arguments, batches, and a witness that was run through the model again."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -67,7 +67,6 @@ def witness_of(
         predicted = predictions(model, adversarial, batch_size) if len(x) else labels
     inside = (clip(adversarial, low, high) == adversarial).flatten(1).all(1)
     found = inside & (predicted != labels) & (predicted >= 0)
-    winner = torch.where(found, winner, -1).tolist()
     return Witness(
         label=clean,
         distance=torch.where(found, length(adversarial.double() - x.double(), norm), math.inf),
@@ -78,7 +77,7 @@ def witness_of(
         queries=forward,
         backward_passes=backward,
         method=method,
-        winner=tuple("" if index < 0 else names[index] for index in winner),
+        winner=tuple(names[i] if i >= 0 else "" for i in torch.where(found, winner, -1).tolist()),
     )
 
 

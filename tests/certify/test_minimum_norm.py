@@ -80,7 +80,9 @@ def within_box(model: LinearClassifier, x: Tensor, low: float, high: float, norm
     return exact
 
 
-@pytest.mark.parametrize(("attack", "norm"), [pair for pair in PAIRS if pair[0] is not attacks.boundary_walk], ids=named)
+@pytest.mark.parametrize(
+    ("attack", "norm"), [pair for pair in PAIRS if pair[0] is not attacks.boundary_walk], ids=named
+)
 def test_distance_within_a_tight_box(attack: Callable, norm: float):
     """Catches steps that ignore the box: clipped afterwards, they do not meet the boundary, or meet it far away."""
     model, x, _ = problem((3, 5), 2, 7)
@@ -222,7 +224,10 @@ def test_an_open_box_does_not_drown_the_step(norm: float, dtype: torch.dtype):
 def test_projection_onto_an_l1_ball_in_a_box_is_the_nearest_of_many_points():
     """Optimality: no point of the ball and the box makes an acute angle with what is left over."""
     source = generator(5)
-    delta, room = torch.randn(30, 6, generator=source, dtype=torch.float64), torch.rand(30, 6, generator=source).double()
+    delta, room = (
+        torch.randn(30, 6, generator=source, dtype=torch.float64),
+        torch.rand(30, 6, generator=source).double(),
+    )
     radius = torch.linspace(0.05, 4, 30, dtype=torch.float64)
     nearest = geometry.project_l1_in_box(delta, radius, room)
     assert (nearest.abs() <= room).all()
@@ -325,7 +330,9 @@ class Counting(nn.Module):
         self.backward_rows += len(gradient)
 
 
-@pytest.mark.parametrize(("attack", "norm"), [*PAIRS, ("best", 0), ("best", 1), ("best", 2), ("best", math.inf)], ids=named)
+@pytest.mark.parametrize(
+    ("attack", "norm"), [*PAIRS, ("best", 0), ("best", 1), ("best", 2), ("best", math.inf)], ids=named
+)
 def test_passes_are_counted(attack: Callable | str, norm: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("certify.attacks.witnesses.probe", lambda *_, **__: 3)
     model, x, y = problem((3, 5), 3, 4)
