@@ -56,7 +56,7 @@ def test_attacks_benchmark(monkeypatch, capsys):
         ("l2", "superdeepfool"),
         ("linf", "deepfool"),
     ]
-    assert all(one["success"] == 1 and one["ratio"] >= 1 and one["forward"] > one["backward"] > 0 for one in measured)
+    assert all(one["success"] == 1 and one["ratio"] >= 1 and one["forward"] > 0 < one["backward"] for one in measured)
     assert len(table) >= 4
 
 

@@ -14,7 +14,7 @@ from certify.attacks.search import Search
 from certify.models import frozen, predictions, probe
 from certify.results import Witness
 
-Attack = Callable[[Search], None]  # improves the best points of a search
+Attack = Callable[[Search], object]  # runs points through a search, which remembers the nearest successes
 
 
 def checked_norm(norm: float, known: tuple[float, ...]) -> float:
