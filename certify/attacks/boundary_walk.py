@@ -114,14 +114,4 @@ def _approach(search: Search, normal: Tensor) -> None:
     size = length(direction, search.norm).clamp(min=torch.finfo(direction.dtype).tiny)
     step = direction * per_row(length(start - search.x, search.norm) / size, direction)
     for share in SHARES:
-        _walk_home(search, search.inside(start + share * step))
-
-
-def _walk_home(search: Search, start: Tensor) -> None:
-    """Bisect from ``start``, where it is misclassified, towards x."""
-    low = torch.zeros_like(search.distance)
-    high = torch.where(search.wrong(start), 1.0, 0.0)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        wrong = search.wrong(search.inside(search.x + per_row(middle, start) * (start - search.x)))
-        low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+        bisect(search, search.x, steps=BISECTIONS, far=search.inside(start + share * step))

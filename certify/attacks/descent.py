@@ -36,25 +36,20 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
         else:
             missing = per_row(search.distance.isinf(), search.x)
             target, start = None, torch.where(missing, search.random_point(), search.best)
-        last = 0 < restart == restarts - 1
         if search.norm <= 1:
-            _sparse_restart(search, target, start, steps)
+            descend(search, search.norm, target, start, steps)
+            inward(search, None, search.random_point() if restart else search.x, steps)
         elif search.norm == 2:
             dense_descent(search, target, start, steps)
         else:
-            first = steps // 3 if last else 0
+            # At last along the gradient first: it leaves the corners in which sign steps end.
+            first = steps // 3 if 0 < restart == restarts - 1 else 0
             start = descend(search, 2.0, target, start, first)
             descend(search, math.inf, target, start, steps - first)
         tried = tried.scatter(1, search.reached[:, None], True)
         if restart == 0 and search.distance.isinf().any():
             try_without_gradients(search)
     polish(search)
-
-
-def _sparse_restart(search: Search, target: Tensor | None, start: Tensor, steps: int) -> None:
-    """One search in l_0 or l_1: straight on, and inward from dense perturbations, at first of x."""
-    descend(search, search.norm, target, start, steps)
-    inward(search, None, search.x if start is search.x else search.random_point(), steps)
 
 
 def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> None:

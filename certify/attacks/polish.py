@@ -9,7 +9,7 @@ from certify.attacks.search import Search
 BISECTIONS = 20
 POLISHES = 2
 BEYOND = 1 + 1e-5  # a step onto the boundary ends behind it, whatever the rounding
-REVERTS = 60
+REVERTS = 60  # groups of entries that are given their values back, a forward pass each
 
 
 def polish(search: Search) -> None:
@@ -28,9 +28,9 @@ def onto_boundary(search: Search) -> Tensor:
     return search.inside(search.x + BEYOND * search.onto_plane(gradient, level, search.x))
 
 
-def bisect(search: Search, near: Tensor, steps: int) -> None:
-    """Walk from the best points to ``near`` as long as the prediction stays wrong."""
-    far = search.best
+def bisect(search: Search, near: Tensor, steps: int, *, far: Tensor | None = None) -> None:
+    """Walk from ``far``, the best points if None, to ``near`` as long as the prediction stays wrong."""
+    far = search.best if far is None else far
     low = torch.zeros_like(search.distance)
     high = torch.where(search.wrong(near), 0.0, 1.0)
     for _ in range(steps):

@@ -16,7 +16,7 @@ from certify.attacks.superdeepfool import turn
 from certify.attacks.witnesses import Attack
 
 SCATTERED = 200  # random points a little nearer than the best one, a forward pass each
-NEARER = 0.95
+NEARER = 0.999
 RANDOM_SEARCHES = 6
 REFINEMENTS = 2
 CROSSINGS = 20  # linearisations of DeepFool and crossings of SparseFool, at most
@@ -55,7 +55,7 @@ def _from_random_points(search: Search, steps: int) -> None:
 
 
 def _scatter(search: Search) -> None:
-    """Random points nearly as far away as the best ones, of few to many changed entries: they find small regions near x."""
+    """Random points nearly as far away as the best ones, with few to many changed entries: they find small regions."""
     for _ in range(SCATTERED):
         noise = torch.empty_like(search.x).normal_(generator=search.generator)
         share = torch.empty_like(search.distance).uniform_(generator=search.generator)

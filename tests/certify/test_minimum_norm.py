@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,17 @@ SERVED: dict[Callable, tuple[float, ...]] = {
 PAIRS = [(attack, norm) for attack, norms in SERVED.items() for norm in norms]
 BY_GRADIENTS = [(attack, norm) for attack, norm in PAIRS if attack is not attacks.boundary_walk and norm > 0]
 NORMS = (0, 1, 2, math.inf)
+best_of_all = partial(attacks.minimal_perturbation, method="best")
+BEST = [(best_of_all, norm) for norm in NORMS]
 
 
 def named(value: object) -> str:
     return getattr(value, "__name__", str(value))
+
+
+def short(attack: Callable, steps: int) -> dict[str, int]:
+    """Fewer steps for the attacks that descend or walk; the others stop by themselves or need what they take."""
+    return {"steps": steps} if attack in (attacks.minimal_perturbation, attacks.fast_adaptive_boundary) else {}
 
 
 def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64):
@@ -53,7 +61,7 @@ def test_distance_of_a_linear_classifier(attack: Callable, norm: float, classes:
     model, x, y = problem((3, 5), classes, 4)
     exact = model.distance(x, norm)
     for low, high in ((None, None), (-10.0, torch.full((3, 5), 10.0, dtype=x.dtype))):
-        witness = attack(model, x, y, norm=norm, low=low, high=high, generator=generator())
+        witness = attack(model, x, y, norm=norm, low=low, high=high, generator=generator(), **short(attack, 30))
         assert witness.found.all()
         assert (witness.distance >= exact * (1 - 1e-9)).all()
         if attack is not attacks.sparsefool or classes == 2:  # the class that it aims at is the nearest in l_2
@@ -132,7 +140,7 @@ def test_labels_alone_lead_near_the_boundary():
         assert witness.backward_passes == 0
 
 
-def tiny_networks(count: int, hidden: int = 6) -> list[tuple[nn.Sequential, Tensor, Tensor]]:
+def tiny_networks(count: int, hidden: int = 5) -> list[tuple[nn.Sequential, Tensor, Tensor]]:
     """Networks of four inputs and one hidden layer, with three inputs each."""
     found = []
     for seed in range(count):
@@ -152,7 +160,7 @@ def ratios_to_exact(norm: float, count: int) -> Tensor:
     for model, x, y in tiny_networks(count):
         exact = torch.tensor([exact_distance(model, row, norm) for row in x], dtype=torch.float64)
         witness = attacks.minimal_perturbation(
-            model, x, y, norm=norm, method="best", steps=30, restarts=3, generator=generator()
+            model, x, y, norm=norm, method="best", steps=20, restarts=3, generator=generator()
         )
         assert torch.equal(witness.found, exact.isfinite())
         ratios.append((witness.distance / exact)[witness.found])
@@ -163,7 +171,7 @@ def ratios_to_exact(norm: float, count: int) -> Tensor:
 def test_tiny_networks_against_every_activation_pattern(norm: float):
     """No witness is nearer than exact; the portfolio is within 1% of it almost always."""
     ratios = ratios_to_exact(norm, 2)
-    assert len(ratios) >= 4
+    assert len(ratios) >= 3
     assert (ratios >= 1 - 1e-6).all()
     assert (ratios <= 1.01).double().mean() >= 0.8
 
@@ -282,14 +290,10 @@ class Constant(nn.Module):
         return torch.cat([small, small + 10, small * 0], 1)
 
 
-@pytest.mark.parametrize("method", ["single", "best"])
-@pytest.mark.parametrize(("attack", "norm"), PAIRS, ids=named)
-def test_nothing_found_is_reported_as_nothing_found(attack: Callable, norm: float, method: str):
-    if method == "best" and attack is not attacks.minimal_perturbation:
-        pytest.skip("one attack only")
+@pytest.mark.parametrize(("attack", "norm"), [*PAIRS, *BEST], ids=named)
+def test_nothing_found_is_reported_as_nothing_found(attack: Callable, norm: float):
     x = torch.rand(3, 6, generator=generator())
-    options = {"method": "best"} if method == "best" else {}
-    options |= {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
+    options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
     witness = attack(Constant(), x, torch.ones(3, dtype=torch.long), norm=norm, generator=generator(), **options)
     assert not witness.found.any()
     assert witness.distance.isinf().all()
@@ -332,24 +336,20 @@ class Counting(nn.Module):
         self.backward_rows += len(gradient)
 
 
-@pytest.mark.parametrize(
-    ("attack", "norm"), [*PAIRS, ("best", 0), ("best", 1), ("best", 2), ("best", math.inf)], ids=named
-)
-def test_passes_are_counted(attack: Callable | str, norm: float, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("attack", "norm"), [*PAIRS, *BEST], ids=named)
+def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("certify.attacks.witnesses.probe", lambda *_, **__: 3)
     model, x, y = problem((3, 5), 3, 4)
     counting = Counting(model)
-    options = {"method": "best"} if attack == "best" else {}
-    options |= {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 5}
-    call = attacks.minimal_perturbation if attack == "best" else attack
-    witness = call(counting, x, y, norm=norm, generator=generator(), **options)
+    options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
+    witness = attack(counting, x, y, norm=norm, generator=generator(), **options)
     assert counting.forward_rows == 4 * witness.queries
     assert counting.backward_rows == 4 * witness.backward_passes
 
 
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():
-    model, x, y = reference.load("pgd", 8)
-    options = {"norm": 1, "steps": 20, "restarts": 2}
+    model, x, y = reference.load("pgd", 3)
+    options = {"norm": 1, "steps": 10, "restarts": 2}
     single = attacks.minimal_perturbation(model, x, y, **options, generator=generator())
     best = attacks.minimal_perturbation(model, x, y, method="best", **options, generator=generator())
     assert (best.distance <= single.distance).all()
