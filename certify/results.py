@@ -214,6 +214,8 @@ class Witness(Record):
         queries: forward passes per input, the re-check included.
         method: name of the attack.
         subject: the classifier it speaks of.
+        backward_passes: backward passes per input.
+        winner: N names, the part of the attack that found each row; empty where nothing was searched or found.
     """
 
     distance: Tensor
@@ -224,3 +226,5 @@ class Witness(Record):
     queries: int
     method: str
     subject: str = "base"
+    backward_passes: int = 0
+    winner: tuple[str, ...] | None = None

@@ -45,6 +45,21 @@ def test_sampling_throughput(monkeypatch, capsys):
     assert all(line[f"{kind} noise, shared by 100"] > 0 for line in lines for kind in ("float", "grid"))
 
 
+def test_attacks_benchmark(monkeypatch, capsys):
+    """At toy size, only to see that it runs."""
+    arguments = ("--images", 3, "--norms", "l2", "linf", "--attacks", "deepfool", "superdeepfool")
+    run("benchmarks/attacks.py", *arguments, monkeypatch=monkeypatch)
+    *table, line = capsys.readouterr().out.splitlines()
+    measured = [one for one in json.loads(line)["attacks"] if one["attack"] in ("deepfool", "superdeepfool")]
+    assert [(one["norm"], one["attack"]) for one in measured] == [
+        ("l2", "deepfool"),
+        ("l2", "superdeepfool"),
+        ("linf", "deepfool"),
+    ]
+    assert all(one["success"] == 1 and one["ratio"] >= 1 and one["forward"] > 0 < one["backward"] for one in measured)
+    assert len(table) >= 4
+
+
 @pytest.mark.slow
 def test_train_smoothed(tmp_path, monkeypatch, capsys):
     file = tmp_path / "curves.png"

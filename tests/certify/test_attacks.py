@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput
 from certify import certified_radius, reference
-from certify.attacks import minimal, minimal_perturbation
+from certify.attacks import minimal_perturbation, polish, witnesses
 from certify.attacks.geometry import project, steepest_ascent
 from certify.attacks.search import Search
 
@@ -181,7 +181,7 @@ class Counting(nn.Module):
 
 def test_queries_are_the_forward_passes_of_each_input(monkeypatch: pytest.MonkeyPatch):
     """Catches a pass that is not counted, and a search for inputs that are misclassified anyway."""
-    monkeypatch.setattr(minimal, "probe", lambda *_, **__: 3)
+    monkeypatch.setattr(witnesses, "probe", lambda *_, **__: 3)
     model, x, y = problem((3, 5), 3, 6)
     counting = Counting(model)
     witness = minimal_perturbation(counting, x, y, norm=2, steps=7, restarts=2, batch_size=2)
@@ -196,8 +196,10 @@ def test_two_classes_leave_one_to_aim_at():
     """Catches a later restart that, with all other classes tried, aims at the label itself."""
     for label in (0, 1):
         labels = torch.full((4,), label)
-        search = Search(problem((7,), 2, 4)[0], problem((7,), 2, 4)[1], labels, 2.0, None, None, generator())
-        target = minimal._nearest_class(search, torch.ones(4, 2, dtype=torch.bool))
+        model, x, _ = problem((7,), 2, 4)
+        open_side = torch.full_like(x, math.inf)
+        search = Search(model, x, labels, 2.0, -open_side, open_side, 2, generator())
+        target, _, _ = search.nearest_boundary(x, x, torch.ones(4, 2, dtype=torch.bool))
         assert (target == 1 - label).all()
 
 
@@ -287,14 +289,14 @@ def test_infinite_gradients_do_no_harm():
 def test_every_witness_is_checked_again(spoil: str, monkeypatch: pytest.MonkeyPatch):
     """The mutant: a search that returns points it never verified. The re-check must not believe them."""
     model, x, y = problem((3, 5), 3, 7)
-    original = minimal._bisect
+    original = polish.bisect
 
     def spoiled(search, *rest, **options):
         original(search, *rest, **options)
         search.best = search.best + 10 if spoil == "outside the box" else search.x.clone()
         search.distance = torch.full_like(search.distance, 1e-9)
 
-    monkeypatch.setattr(minimal, "_bisect", spoiled)
+    monkeypatch.setattr(polish, "bisect", spoiled)
     witness = minimal_perturbation(model, x, y, norm=2)
     assert not witness.found.any()
     assert witness.distance.isinf().all()
@@ -394,7 +396,7 @@ def test_no_input_gives_an_empty_witness():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm": 3}, "norm must be 2 or math.inf, got 3"),
+        ({"norm": 3}, "norm must be 0, 1, 2 or math.inf, got 3"),
         ({"x": torch.full((1, 7), 2.0, dtype=torch.float64)}, "x must lie in the declared range"),
         ({"x": torch.full((1, 7), math.nan, dtype=torch.float64)}, "row 0 holds NaN"),
         ({"labels": torch.tensor([3])}, "labels must be class indices from 0 to 2, got 3"),
