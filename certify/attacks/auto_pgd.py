@@ -142,7 +142,11 @@ def targeted(targets: int, steps: int) -> Attack:
     def attack(task: Task) -> None:
         task.rank_targets(targets)
         for rank in range(task.targets.shape[1]):
-            _ascend(task, partial(_toward, task, rank), steps)
+            loss = partial(_toward, task, rank)
+            _, gradient = task.loss_and_gradient(task.x, loss)
+            task.logits(task.leap(task.x, gradient, task.radius))  # settles the rows whose boundary is flat
+            if len(task.drop_found()):
+                _ascend(task, loss, steps)
             if not len(task.drop_found()):
                 return
 
@@ -159,12 +163,17 @@ def _ascend(task: Task, loss: LogitLoss, steps: int, *, scattered: bool = False)
     In l_1 it begins in larger balls, in which less is in its way, and goes on from what it found there.
     """
     if task.norm != 1:
-        _climb(task, loss, task.random_start(), steps)
+        climb(task, loss, task.random_start(), steps)
         return
-    points = task.random_start() if scattered else task.x  # what is dense at the start hardly becomes sparse
+    # What is dense at the start hardly becomes sparse.
+    climb_in_stages(task, loss, task.random_start() if scattered else task.x, steps)
+
+
+def climb_in_stages(task: Task, loss: LogitLoss, points: Tensor, steps: int) -> None:
+    """Auto-PGD in balls that shrink to the last one, from given points."""
     for factor, share in L1_STAGES:
         task.widened = factor
-        points = _climb(task, loss, task.project(points), max(1, round(share * steps)))
+        points = climb(task, loss, task.project(points), max(1, round(share * steps)))
 
 
 @dataclass
@@ -189,7 +198,7 @@ class _State:
         return _State(self.points[rows], self.value[rows], self.gradient[rows])
 
 
-def _climb(task: Task, loss: LogitLoss, start: Tensor, steps: int) -> Tensor:
+def climb(task: Task, loss: LogitLoss, start: Tensor, steps: int) -> Tensor:
     """Auto-PGD from given points; the best points of the rows that still stand."""
     rule = _Sparse(task, start, steps) if task.norm == 1 else _Halving(task, steps)
     now = _State(start, *task.loss_and_gradient(start, loss))

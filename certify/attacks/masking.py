@@ -35,7 +35,7 @@ class GradientMaskingReport(Record):
         examined: (N,) bool, True where that is correct.
         zero_gradient: (N,) bool, the gradient of the cross-entropy at the clean input is 0 in every entry.
         black_box_only: (N,) bool, the square attack broke what the standard attacks with gradients did not.
-        stalled: (N,) bool, many steps left the margin as it was, or above where a single step brought it.
+        stalled: (N,) bool, many steps did not lower the margin, or failed where a single one succeeded.
         unbreakable: (N,) bool, the standard attacks failed at the unbounded budget as well.
         clean_margin: (N,) float64, lead of the label at the clean input, in units of the logits.
         one_step_margin: (N,) float64, the lowest that one step reached.
@@ -141,7 +141,7 @@ def gradient_masking(
     often = attacked(near, {"iterative_fgsm": partial(climb, steps=steps)})
     broken = attacked(near, {**standard, "square": partial(search, queries=queries)})
     slack = ROUNDING * clean.margin.abs()
-    stalled = (often.margin >= clean.margin - slack) | (often.margin > once.margin + slack)
+    stalled = (often.margin >= clean.margin - slack) | once.found
     return GradientMaskingReport(
         label=clean.label,
         examined=~clean.misclassified,

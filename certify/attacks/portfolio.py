@@ -7,6 +7,7 @@ from bounds import checks
 from bounds.checks import Limit
 from certify.attacks.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.budget import run
+from certify.attacks.from_outside import from_outside
 from certify.attacks.threat import Threat
 from certify.results import AttackedAccuracy
 
@@ -27,8 +28,9 @@ def robust_accuracy(
 ) -> AttackedAccuracy:
     """Which inputs withstand the standard attacks at a budget: an upper bound on the robust accuracy.
 
-    Auto-PGD on the cross-entropy, then on the margins of up to nine other classes, one after the other; each attack
-    sees only the rows that still stand. Every adversarial input is run through the model once more, lies in the box,
+    Auto-PGD on the cross-entropy; then the nearest adversarial inputs that a minimum-norm search finds, drawn into the
+    ball; then Auto-PGD on the margins of up to nine other classes, one after the other. Each attack sees only the rows
+    that still stand. Every adversarial input is run through the model once more, lies in the box,
     and is within epsilon as float64 measures it. That nothing is found proves nothing; where gradients may be masked,
     ask :func:`certify.attacks.gradient_masking` as well.
 
@@ -64,6 +66,7 @@ def robust_accuracy(
         threat=Threat(norm, epsilon, low, high, frozen_features),
         attacks={
             "apgd(cross_entropy)": untargeted("cross_entropy", steps, restarts=1),
+            "from_outside": from_outside(steps, restarts=3),
             "targeted_apgd": targeted(MOST_TARGETS, steps),
         },
         method="robust_accuracy",

@@ -63,17 +63,6 @@ class Task:
         self.outcome = Outcome.blank(self.x)
         self.rows = torch.arange(len(self.x), device=self.x.device)
         self.targets = self.labels[:, None]
-        if self.norm == math.inf:  # the ball is a box itself
-            self.lower = torch.maximum(self.lower, self._side_of_ball(-1))
-            self.upper = torch.minimum(self.upper, self._side_of_ball(1))
-
-    def _side_of_ball(self, sign: int) -> Tensor:
-        """The last number within epsilon of each entry, as float64 measures it."""
-        epsilon, exact = per_row(self.epsilon, self.x), self.x.double()
-        side = (exact + sign * epsilon).to(self.x.dtype)
-        for _ in range(2):  # the sum is rounded twice
-            side = torch.where((side.double() - exact).abs() > epsilon, torch.nextafter(side, self.x), side)
-        return side
 
     @property
     def radius(self) -> Tensor:
@@ -131,8 +120,6 @@ class Task:
 
     def project(self, points: Tensor) -> Tensor:
         """The nearest allowed inputs, (M, *D)."""
-        if self.norm == math.inf:
-            return clip(points, self.lower, self.upper)
         room = self.lower - self.x, self.upper - self.x
         delta = project_in_box(points - self.x, self.radius, self.norm, room)
         points = clip(self.x + delta, self.lower, self.upper)
