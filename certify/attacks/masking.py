@@ -13,7 +13,7 @@ from bounds.errors import InvalidInput
 from certify.attacks.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.budget import Attack, run
 from certify.attacks.geometry import length
-from certify.attacks.gradient_sign import climb, one_step
+from certify.attacks.gradient_sign import climb
 from certify.attacks.losses import cross_entropy
 from certify.attacks.score_based import search
 from certify.attacks.task import Task
@@ -35,11 +35,10 @@ class GradientMaskingReport(Record):
         examined: (N,) bool, True where that is correct.
         zero_gradient: (N,) bool, the gradient of the cross-entropy at the clean input is 0 in every entry.
         black_box_only: (N,) bool, the square attack broke what the standard attacks with gradients did not.
-        stalled: (N,) bool, many steps did not lower the margin, or failed where a single one succeeded.
+        stalled: (N,) bool, many projected gradient steps on the cross-entropy did not lower the margin.
         unbreakable: (N,) bool, the standard attacks failed at the unbounded budget as well.
         clean_margin: (N,) float64, lead of the label at the clean input, in units of the logits.
-        one_step_margin: (N,) float64, the lowest that one step reached.
-        many_steps_margin: (N,) float64, the lowest that many steps reached.
+        reached_margin: (N,) float64, the lowest that those steps reached.
         unbounded_epsilon: (N,) float64, the unbounded budget.
         norm: order of the norm.
         tolerated: share of the examined rows that may show a symptom before it counts.
@@ -51,8 +50,7 @@ class GradientMaskingReport(Record):
     stalled: Tensor
     unbreakable: Tensor
     clean_margin: Tensor
-    one_step_margin: Tensor
-    many_steps_margin: Tensor
+    reached_margin: Tensor
     unbounded_epsilon: Tensor
     norm: float
     tolerated: float = TOLERATED
@@ -137,21 +135,17 @@ def gradient_masking(
         )
 
     clean = attacked(near, {"look": _look})
-    once = attacked(near, {"fgsm": one_step})
-    often = attacked(near, {"iterative_fgsm": partial(climb, steps=steps)})
+    stepped = attacked(near, {"iterative_fgsm": partial(climb, steps=steps)})
     broken = attacked(near, {**standard, "square": partial(search, queries=queries)})
-    slack = ROUNDING * clean.margin.abs()
-    stalled = (often.margin >= clean.margin - slack) | once.found
     return GradientMaskingReport(
         label=clean.label,
         examined=~clean.misclassified,
         zero_gradient=clean.blind,
         black_box_only=torch.tensor([name == "square" for name in broken.attack], dtype=torch.bool, device=x.device),
-        stalled=stalled & often.robust,
+        stalled=stepped.robust & (stepped.margin >= clean.margin - ROUNDING * clean.margin.abs()),
         unbreakable=attacked(far, standard).robust,
         clean_margin=clean.margin,
-        one_step_margin=once.margin,
-        many_steps_margin=often.margin,
+        reached_margin=stepped.margin,
         unbounded_epsilon=far.budgets(x),
         norm=float(norm),
     )

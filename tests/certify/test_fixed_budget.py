@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from oracles.devices import elsewhere
 from oracles.halfspace import generator
 from oracles.linear import LinearClassifier
 from torch import Tensor, nn
@@ -465,3 +466,16 @@ def test_unknown_options_of_single_attacks():
             function(model, x, y, norm=2, epsilon=0.1, **{option: 0})
     with pytest.raises(InvalidInput, match="loss must be one of cross_entropy, margin, dlr, got 'hinge'"):
         attacks.apgd(model, x, y, norm=2, epsilon=0.1, loss="hinge")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ALL)
+def test_every_tensor_is_made_on_the_device_of_the_input(name: str, norm: float):
+    model, x, y = problem((3, 5), 3, 4, torch.float32)
+    options = {"norm": norm, "epsilon": 0.05, "frozen_features": torch.arange(5) < 1}
+    expected = attack(name, model, x, y, **options)
+    sources = {} if name in DETERMINISTIC else {"generator": generator()}
+    with elsewhere():
+        result = ALL[name](model, x, y, **options, **sources, **FEW[name])
+    assert torch.equal(result.adversarial, expected.adversarial)
+    assert torch.equal(result.robust, expected.robust)

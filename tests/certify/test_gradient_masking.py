@@ -75,7 +75,7 @@ def report(model: nn.Module, x: Tensor, y: Tensor, **change):
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_a_linear_model_shows_no_symptom(norm: float):
-    """Catches a flag for one step that is as good as many: where the model is linear, it is."""
+    """Catches a flag that every model would show."""
     model = LinearClassifier(30, 3, torch.float64, generator())
     x = torch.rand(40, 5, 6, generator=generator(1), dtype=torch.float64)
     y = model(x).argmax(1)
@@ -90,14 +90,14 @@ def test_a_plain_network_shows_no_symptom():
     assert shown.flags == ()
     assert not shown.examined.all()
     assert (shown.clean_margin > 0)[shown.examined].all()
-    assert (shown.many_steps_margin <= shown.clean_margin).all()
+    assert (shown.reached_margin < shown.clean_margin)[shown.examined].all()
     assert len(shown.to_dataframe()) == 50
 
 
 @pytest.mark.parametrize("masked", [Quantised, Thermometer])
 def test_models_without_slopes_show_their_symptoms(masked: type[nn.Module]):
     """Auto-PGD sees nothing and breaks only what random starts break; the square attack does not care."""
-    plain, x, y = reference.load("plain", 50)
+    plain, x, y = reference.load("plain", 30)
     shown = report(masked(plain), x, y)
     assert shown.flags[:3] == ("zero_gradient", "black_box_only", "stalled")
     assert shown.shares["zero_gradient"] == 1.0
@@ -116,9 +116,9 @@ def test_a_saturated_softmax_shows_flat_losses():
     assert shown.flags == ("zero_gradient", "stalled")
 
 
-def test_a_ripple_shows_steps_that_lead_nowhere():
+def test_a_ripple_shows_a_black_box_that_does_better():
     plain, x, y = reference.load("plain", 50)
-    assert "stalled" in report(Shattered(plain), x, y).flags
+    assert report(Shattered(plain), x, y).flags == ("black_box_only",)
 
 
 def test_a_class_that_always_wins_is_unbreakable():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
 from scipy import special, stats
 
@@ -121,3 +122,11 @@ def test_bad_input_and_no_input():
         with pytest.raises(InvalidInput, match=message):
             noise_accuracy(model, x, y, **{"norm": 2, "epsilon": 0.1, **change})
     assert len(noise_accuracy(model, x[:0], y[:0], norm=2, epsilon=0.1)) == 0
+
+
+def test_every_tensor_is_made_on_the_device_of_the_input():
+    model, x = Halfspace(torch.ones(3), bias=-1.5), torch.rand(2, 3, generator=generator())
+    source = generator()
+    with elsewhere():
+        result = noise_accuracy(model, x, model(x).argmax(1), norm=1, epsilon=0.1, draws=5, generator=source)
+    assert result.correct.device == x.device

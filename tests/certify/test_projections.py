@@ -142,7 +142,7 @@ def test_sparse_steps():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("norm", NORMS)
 def test_rounding_falls_inward(norm: float, dtype: torch.dtype):
-    """x + delta, rounded, is often beyond the radius as float64 measures it; what is pulled never is."""
+    """A rounded sum is often beyond the radius as float64 measures it; what is pulled never is."""
     source = generator(1)
     x = torch.rand(200, 30, generator=source, dtype=torch.float64).to(dtype)
     delta = torch.randn(200, 30, generator=source, dtype=torch.float64)
