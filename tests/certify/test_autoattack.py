@@ -87,11 +87,12 @@ BUDGETS += [("pgd", 2, 1.0), ("pgd", math.inf, 0.1), ("ibp", 1, 4.0), ("ibp", 2,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "norm", "epsilon"), BUDGETS)
 def test_the_portfolio_is_as_strong_as_autoattack_for_half_of_its_queries(name: str, norm: float, epsilon: float):
     """Robust accuracy within 0.01 of AutoAttack's, or lower; every pass counted, forward and backward."""
     pytest.importorskip("pyautoattack")
-    model, x, y = reference.load(name, 200)
+    model, x, y = reference.load(name, 100)
     options = {"norm": norm, "epsilon": epsilon}
     ours = attacks.robust_accuracy(model, x, y, generator=generator(), **options)
     theirs = autoattack(model, x, y, generator=generator(), **options)

@@ -25,8 +25,8 @@ SINGLE = {
 }
 ALL = {**SINGLE, "robust_accuracy": attacks.robust_accuracy}
 DETERMINISTIC = {"fgsm", "iterative_fgsm"}
-FEW = {"iterative_fgsm": {"steps": 10}, "pgd": {"steps": 10}, "apgd": {"steps": 10}, "targeted_apgd": {"steps": 10}}
-FEW |= {"square": {"queries": 50}, "robust_accuracy": {"steps": 10}, "fgsm": {}, "random_fgsm": {}}
+FEW = {"iterative_fgsm": {"steps": 8}, "pgd": {"steps": 8}, "apgd": {"steps": 8}, "targeted_apgd": {"steps": 5}}
+FEW |= {"square": {"queries": 30}, "robust_accuracy": {"steps": 3}, "fgsm": {}, "random_fgsm": {}}
 
 
 def attack(name: str, *arguments, few: bool = True, **options):
@@ -84,7 +84,7 @@ def check(result: budget.AttackedAccuracy, model: nn.Module, x: Tensor, y: Tenso
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("box", [(None, None), (0.35, 0.65)], ids=["free", "box"])
-@pytest.mark.parametrize(("shape", "classes"), [((7,), 10), ((3, 5), 3), ((2, 5, 7), 2), ((2, 5, 7), 10)])
+@pytest.mark.parametrize(("shape", "classes"), [((7,), 10), ((3, 5), 3), ((2, 5, 7), 2)])
 def test_verdicts_of_the_portfolio_are_exact(shape: tuple[int, ...], box: tuple, classes: int, norm: float):
     """On both sides of the exact distance of each row: a budget of its own 0.1% below, and 0.1% above."""
     model, x, _ = problem(shape, classes, 7)
@@ -350,18 +350,18 @@ def test_rounding_that_changes_with_the_batch_breaks_nothing():
 # ------------------------------------------------------------------------------------------------------------- laws
 
 
-@pytest.mark.parametrize("name", reference.NETWORKS)
+@pytest.mark.parametrize("name", ["plain", "ibp"])
 @pytest.mark.parametrize(("norm", "epsilon"), [(1, 3.0), (2, 0.6), (math.inf, 0.06)])
 def test_results_on_trained_networks(name: str, norm: float, epsilon: float):
     model, x, y = reference.load(name, 10)
-    result = attacks.robust_accuracy(model, x, y, norm=norm, epsilon=epsilon, steps=10, generator=generator())
+    result = attacks.robust_accuracy(model, x, y, norm=norm, epsilon=epsilon, steps=5, generator=generator())
     check(result, model, x, y, 0, 1)
     assert 0 < result.found.sum() < 10
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - DETERMINISTIC))
 def test_the_same_generator_gives_the_same_result(name: str):
-    model, x, y = reference.load("plain", 10)
+    model, x, y = reference.load("plain", 5)
     options = {"norm": 2, "epsilon": 0.5, **FEW[name]}
     one, two, other = (ALL[name](model, x, y, **options, generator=generator(seed)) for seed in (5, 5, 6))
     assert torch.equal(one.adversarial, two.adversarial)
@@ -468,8 +468,10 @@ def test_unknown_options_of_single_attacks():
         attacks.apgd(model, x, y, norm=2, epsilon=0.1, loss="hinge")
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ALL)
+ON_A_DEVICE = [*zip(SINGLE, (1, 2, math.inf, 1, 2, 1, math.inf), strict=True), ("square", 2), ("robust_accuracy", 1)]
+
+
+@pytest.mark.parametrize(("name", "norm"), ON_A_DEVICE)
 def test_every_tensor_is_made_on_the_device_of_the_input(name: str, norm: float):
     model, x, y = problem((3, 5), 3, 4, torch.float32)
     options = {"norm": norm, "epsilon": 0.05, "frozen_features": torch.arange(5) < 1}

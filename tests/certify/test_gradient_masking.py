@@ -66,7 +66,7 @@ class Deaf(nn.Module):
         return torch.stack([total.tanh() + 3, total.tanh(), -total.tanh()], 1)
 
 
-OPTIONS = {"norm": math.inf, "epsilon": 0.05, "steps": 10, "queries": 300}
+OPTIONS = {"norm": math.inf, "epsilon": 0.05, "steps": 5, "queries": 150}
 
 
 def report(model: nn.Module, x: Tensor, y: Tensor, **change):
@@ -86,38 +86,35 @@ def test_a_linear_model_shows_no_symptom(norm: float):
 
 
 def test_a_plain_network_shows_no_symptom():
-    shown = report(*reference.load("plain", 50), epsilon=0.03)
+    shown = report(*reference.load("plain", 30), epsilon=0.03)
     assert shown.flags == ()
     assert not shown.examined.all()
     assert (shown.clean_margin > 0)[shown.examined].all()
     assert (shown.reached_margin < shown.clean_margin)[shown.examined].all()
-    assert len(shown.to_dataframe()) == 50
+    assert len(shown.to_dataframe()) == 30
 
 
 @pytest.mark.parametrize("masked", [Quantised, Thermometer])
 def test_models_without_slopes_show_their_symptoms(masked: type[nn.Module]):
     """Auto-PGD sees nothing and breaks only what random starts break; the square attack does not care."""
-    plain, x, y = reference.load("plain", 30)
-    shown = report(masked(plain), x, y)
-    assert shown.flags[:3] == ("zero_gradient", "black_box_only", "stalled")
+    plain, x, y = reference.load("plain", 20)
+    shown = report(masked(plain), x, y, unbounded=0.3)  # a budget at which nothing of the plain network stands
+    assert shown.flags == ("zero_gradient", "black_box_only", "stalled", "unbreakable")
     assert shown.shares["zero_gradient"] == 1.0
     assert shown.shares["stalled"] > 0.9
     assert not (shown.black_box_only & ~shown.examined).any()
-    far = report(masked(plain), x, y, unbounded=0.3)  # a budget at which nothing of the plain network stands
-    assert far.shares["unbreakable"] > 0.3
-    assert report(plain, x, y, unbounded=0.3).shares["unbreakable"] == 0
+    assert report(plain, x, y, unbounded=0.3).flags == ()
 
 
 def test_a_saturated_softmax_shows_flat_losses():
     """Its margins have slopes, so the targeted attack breaks what cross-entropy cannot."""
-    plain, x, y = reference.load("plain", 50)
+    plain, x, y = reference.load("plain", 30)
     shown = report(Saturated(plain), x, y)
-    assert {"zero_gradient", "stalled"} <= set(shown.flags)
     assert shown.flags == ("zero_gradient", "stalled")
 
 
 def test_a_ripple_shows_a_black_box_that_does_better():
-    plain, x, y = reference.load("plain", 50)
+    plain, x, y = reference.load("plain", 30)
     assert report(Shattered(plain), x, y).flags == ("black_box_only",)
 
 
@@ -131,10 +128,10 @@ def test_a_class_that_always_wins_is_unbreakable():
 
 def test_the_square_attack_breaks_what_gradients_do_not():
     """The very case for which it is there, on the same inputs and budgets."""
-    plain, x, y = reference.load("plain", 50)
+    plain, x, y = reference.load("plain", 30)
     masked = Thermometer(plain)
     options = {"norm": math.inf, "epsilon": 0.1, "generator": generator()}
-    assert square(masked, x, y, queries=300, **options).accuracy < 0.5
+    assert square(masked, x, y, queries=150, **options).accuracy < 0.5
     assert robust_accuracy(masked, x, y, steps=5, **options).blind.any()
 
 
