@@ -51,23 +51,10 @@ def apgd(
 ) -> AttackedAccuracy:
     """What withstands Auto-PGD from ``restarts`` starts, of ``steps`` steps each.
 
-    All starts are random; in l_1, the first is the input itself.
-
-    Args:
-        model: as in :func:`certify.attacks.robust_accuracy`, like all arguments that are not listed here.
-        x: likewise.
-        labels: likewise.
-        norm: 1, 2 or ``math.inf``.
-        epsilon: likewise.
-        low: likewise.
-        high: likewise.
-        loss: what is made large: ``"cross_entropy"``, the ``"margin"`` of the best other class over the label, or
-            ``"dlr"``, the margin in units of the gap between the first and the third logit, which needs 3 classes.
-        steps: gradient steps of each restart.
-        restarts: number of starts.
-        frozen_features: likewise.
-        batch_size: likewise.
-        generator: source of the starts.
+    All starts are random; in l_1, the first is the input itself. What is made large is the ``loss``:
+    ``"cross_entropy"``, the ``"margin"`` of the best other class over the label, or ``"dlr"``, that margin in units of
+    the gap between the first and the third logit, for which three classes are needed. Other arguments and result as in
+    :func:`certify.attacks.robust_accuracy`.
 
     Raises:
         InvalidInput: a bad argument; ``"dlr"`` with two classes.

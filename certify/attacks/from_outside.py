@@ -6,14 +6,18 @@ nowhere; the search for the nearest adversarial input does not care where the ba
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from certify.attacks import minimal
 from certify.attacks.auto_pgd import climb, climb_in_stages
 from certify.attacks.budget import Attack
+from certify.attacks.geometry import per_row
 from certify.attacks.losses import margin
 from certify.attacks.search import Search
 from certify.attacks.task import Task
+
+REACH = 10.0  # how far the search goes along each entry, in units of epsilon
 
 
 @dataclass
@@ -36,7 +40,9 @@ def from_outside(steps: int, restarts: int) -> Attack:
 
     def attack(task: Task) -> None:
         norm = 2.0 if task.norm == 1 else task.norm
-        search = _CountingSearch(task.model, task.x, task.labels, norm, task.lower, task.upper, task.generator)
+        reach = per_row(REACH * task.radius, task.x)  # no search where the box is open and nothing leads back
+        low, high = torch.maximum(task.lower, task.x - reach), torch.minimum(task.upper, task.x + reach)
+        search = _CountingSearch(task.model, task.x, task.labels, norm, low, high, task.generator)
         points = minimal._attack(search, task.num_classes, steps, restarts)
         task.outcome.forward[task.rows] += search.queries
         task.outcome.backward[task.rows] += search.gradients

@@ -38,21 +38,9 @@ def square(
     """What withstands a random search over square windows of the input, without any gradient.
 
     The last two dimensions of an input are the plane of the windows, the ones before are channels; the windows of a
-    flat input are runs of entries. It is the check for masked gradients: what it breaks and gradients do not shows
-    that gradients mislead. Other arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.
-
-    Args:
-        model: maps (N, *D) to logits (N, K); need not be differentiable.
-        x: as in :func:`certify.attacks.robust_accuracy`.
-        labels: likewise.
-        norm: 1, 2 or ``math.inf``.
-        epsilon: likewise.
-        low: likewise.
-        high: likewise.
-        queries: forward passes of each input.
-        frozen_features: likewise.
-        batch_size: likewise.
-        generator: source of the windows and signs.
+    flat input are runs of entries. Each input takes ``queries`` forward passes, and the model need not be
+    differentiable: what falls here and not to gradients shows that gradients mislead. Other arguments, result and
+    errors as in :func:`certify.attacks.robust_accuracy`.
 
     References:
         Andriushchenko et al. (2020), Square attack, arXiv:1912.00049; for l_1, Croce, Hein (2021), arXiv:2103.01208.
@@ -115,9 +103,9 @@ def _signs(task: Task, *shape: int) -> Tensor:
 
 def _stripes(task: Task) -> Tensor:
     """The first perturbation in l_infinity: each column of each channel at one end of the budget, (M, *D)."""
-    channels, _, width = _planes(task.x.shape[1:])
-    planes = task.x.view(len(task.x), *_planes(task.x.shape[1:]))
-    return (_signs(task, channels, 1, width) * per_row(task.radius, planes)).expand_as(planes).reshape(task.x.shape)
+    channels, height, width = _planes(task.x.shape[1:])
+    signs = _signs(task, channels, 1, width).expand(-1, -1, height, -1).reshape(task.x.shape)
+    return signs * per_row(task.radius, signs)
 
 
 def _tiles(task: Task) -> Tensor:
@@ -148,14 +136,14 @@ def _window(task: Task, share: float) -> tuple[Tensor, Tensor]:
 
 def _recolour(task: Task, delta: Tensor, share: float) -> Tensor:
     """A window at one end of the budget, in each channel, (M, *D)."""
-    planes = delta.view(len(delta), *_planes(delta.shape[1:]))
+    planes = delta.reshape(len(delta), *_planes(delta.shape[1:]))
     ends = _signs(task, planes.shape[1], 1, 1) * per_row(task.radius, planes)
-    return torch.where(_window(task, share)[0], ends, planes).view_as(delta)
+    return torch.where(_window(task, share)[0], ends, planes).reshape(delta.shape)
 
 
 def _move_mass(task: Task, delta: Tensor, share: float) -> Tensor:
     """The mass of one window, and what the budget has left, moved into another window, (M, *D)."""
-    planes = delta.view(len(delta), *_planes(delta.shape[1:]))
+    planes = delta.reshape(len(delta), *_planes(delta.shape[1:]))
     (there, bump), (source, _) = _window(task, share), _window(task, share)
     kept = torch.where(there | source, 0.0, planes)
     inside = torch.where(there, planes, 0.0)
@@ -163,7 +151,7 @@ def _move_mass(task: Task, delta: Tensor, share: float) -> Tensor:
     bump = bump * _signs(task, planes.shape[1], 1, 1)
     shape = _unit(bump, task.norm, tiny) + _unit(inside, task.norm, tiny)
     mass = (task.radius**task.norm - length(kept, task.norm) ** task.norm).clamp(min=0) ** (1 / task.norm)
-    return (kept + _unit(shape, task.norm, tiny) * per_row(mass, planes)).view_as(delta)
+    return (kept + _unit(shape, task.norm, tiny) * per_row(mass, planes)).reshape(delta.shape)
 
 
 def _unit(planes: Tensor, norm: float, tiny: float) -> Tensor:

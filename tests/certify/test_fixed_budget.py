@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bounds import InvalidInput, clopper_pearson_interval
 from certify import attacks, reference
 from certify.attacks import budget
+from certify.attacks.losses import LOSSES
 
 NORMS = [1, 2, math.inf]
 SINGLE = {
@@ -132,6 +133,17 @@ def test_auto_pgd_with_each_loss(classes: int, norm: float, loss: str):
     result = attacks.apgd(model, x, y, epsilon=(3 if loss == "cross_entropy" else 1.2) * exact, steps=50, **options)
     assert result.found.all()
     assert set(result.attack) == {f"apgd({loss})"}
+
+
+def test_losses_by_hand():
+    """Logits 4, 1, 2 with label 0: a margin of -2, in units of the gap 4 - 1; the same whatever the scale."""
+    logits, labels = torch.tensor([[4.0, 1.0, 2.0], [4.0, 1.0, 2.0]]), torch.tensor([0, 1])
+    torch.testing.assert_close(LOSSES["margin"](logits, labels), torch.tensor([-2.0, 3.0]))
+    torch.testing.assert_close(LOSSES["dlr"](logits, labels), torch.tensor([-2 / 3, 1.0]))
+    torch.testing.assert_close(LOSSES["dlr"](8 * logits + 3, labels), torch.tensor([-2 / 3, 1.0]))
+    expected = torch.tensor([math.log(1 + math.exp(-3) + math.exp(-2)), math.log(1 + math.exp(3) + math.exp(1))])
+    torch.testing.assert_close(LOSSES["cross_entropy"](logits, labels), expected)
+    assert (LOSSES["dlr"](torch.ones(1, 3), torch.tensor([0])) == 0).all()
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -381,6 +393,18 @@ def test_scaling_the_input_scales_the_budget():
         options = {"norm": 2, "low": None, "high": None, "steps": 50, "generator": generator()}
         result = attacks.robust_accuracy(Divided(), 8 * x, y, epsilon=8 * share * exact, **options)
         assert (result.found == found).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ALL)
+def test_inputs_of_any_memory_layout(name: str, norm: float):
+    """Catches a view that a transposed or channels-last input does not allow."""
+    model, x, y = problem((2, 5, 7), 3, 4)
+    options = {"norm": norm, "epsilon": 6 * exact_distance(model, x, norm, (0.0, 1.0))}
+    expected = attack(name, model, x, y, **options)
+    for layout in (x.transpose(1, 3).contiguous().transpose(1, 3), x.contiguous(memory_format=torch.channels_last)):
+        assert not layout.is_contiguous()
+        assert torch.equal(attack(name, model, layout, y, **options).robust, expected.robust)
 
 
 def test_a_zero_budget_breaks_nothing():
