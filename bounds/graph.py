@@ -225,7 +225,7 @@ def _captured(module: nn.Module, example: Tensor, *, one_by_one: bool) -> tuple[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own internals
             program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
-            replaced = {node.target for node in program.graph.nodes} & (set(REWRITES) - EXACT)
+            replaced = {node.target for node in program.graph.nodes} & (REWRITES.keys() - EXACT.keys())
             program = program.run_decompositions(dict(REWRITES))  # no operation in place is left
     except Exception as error:  # torch.export raises anything
         return None, (str(error).strip() or type(error).__name__).splitlines()[0]

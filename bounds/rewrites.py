@@ -289,28 +289,15 @@ def _over_windows(x: Tensor, taps: list[Tensor]) -> Tensor:
     return largest
 
 
-# What torch.export replaces, by the operation as it stands in the captured network.
-REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
-    aten.softmax.int: softmax,
-    aten._softmax.default: lambda x, dim, half_to_float: softmax(x, dim),
-    aten.log_softmax.int: log_softmax,
-    aten._log_softmax.default: lambda x, dim, half_to_float: log_softmax(x, dim),
-    aten.logsumexp.default: logsumexp,
-    aten.layer_norm.default: layer_norm,
-    aten.rms_norm.default: rms_norm,
-    aten.group_norm.default: group_norm,
-    aten.instance_norm.default: instance_norm,
+# What torch.export replaces, by the operation as it stands in the captured network. First, what rounds as it is written
+# here, or not at all.
+EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     aten.batch_norm.default: batch_norm,
     aten._native_batch_norm_legit_no_training.default: lambda x, weight, bias, mean, variance, momentum, eps: (
         batch_norm(x, weight, bias, mean, variance, False, momentum, eps, False),
         mean,
         variance,
     ),
-    aten.var.dim: variance,
-    aten.var.correction: variance_corrected,
-    aten.std.dim: standard_deviation,
-    aten.std.correction: lambda *args, **options: variance_corrected(*args, **options).sqrt(),
-    aten.scaled_dot_product_attention.default: attention,
     aten.maximum.default: maximum,
     aten.max.other: maximum,
     aten.minimum.default: minimum,
@@ -326,13 +313,22 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.adaptive_max_pool1d.default: _adaptive_max_pool(1),
     aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
     aten.adaptive_max_pool3d.default: _adaptive_max_pool(3),
+}
+REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = EXACT | {
+    aten.softmax.int: softmax,
+    aten._softmax.default: lambda x, dim, half_to_float: softmax(x, dim),
+    aten.log_softmax.int: log_softmax,
+    aten._log_softmax.default: lambda x, dim, half_to_float: log_softmax(x, dim),
+    aten.logsumexp.default: logsumexp,
+    aten.layer_norm.default: layer_norm,
+    aten.rms_norm.default: rms_norm,
+    aten.group_norm.default: group_norm,
+    aten.instance_norm.default: instance_norm,
+    aten.var.dim: variance,
+    aten.var.correction: variance_corrected,
+    aten.std.dim: standard_deviation,
+    aten.std.correction: lambda *args, **options: variance_corrected(*args, **options).sqrt(),
+    aten.scaled_dot_product_attention.default: attention,
     aten.rsqrt.default: lambda x: x**-0.5,
     aten.log_sigmoid.default: lambda x: -F.softplus(-x, threshold=math.inf),
 }
-
-# Those that only compare, so that they do not round, and one that rounds as it is written here.
-EXACT: set[torch._ops.OperatorBase] = (
-    {aten.batch_norm.default}
-    | {target for target in REWRITES if "max" in str(target) and "softmax" not in str(target)}
-    | {target for target in REWRITES if "min" in str(target)}
-)

@@ -8,7 +8,14 @@ if TYPE_CHECKING:
     from certify import attacks, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation import Contradiction, Evaluation, evaluate
-    from certify.results import Certificate, RadiusDecision, SmoothedPrediction, SmoothingCertificate, Witness
+    from certify.results import (
+        AttackedAccuracy,
+        Certificate,
+        RadiusDecision,
+        SmoothedPrediction,
+        SmoothingCertificate,
+        Witness,
+    )
     from certify.runs import RunDirectory
     from certify.smoothing.classifier import SmoothedClassifier
     from certify.verdicts import Verdict, verify
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttackedAccuracy",
     "AttackedAccuracyCurve",
     "Certificate",
     "CertifiedAccuracyCurve",
@@ -40,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AttackedAccuracy": "certify.results",
     "AttackedAccuracyCurve": "certify.curves",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from bounds import checks
+from bounds import checks, clopper_pearson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,3 +228,62 @@ class Witness(Record):
     subject: str = "base"
     backward_passes: int = 0
     winner: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttackedAccuracy(Record):
+    """What is left of the accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
+
+    Every adversarial input was run through the model once more after the attack, and was measured in float64. That a
+    row is ``robust`` means that these attacks found nothing, and proves nothing.
+
+    Attributes:
+        label: (N,) int64, what the model predicts for the clean input; -1 where its logits are not finite.
+        robust: (N,) bool, True where the clean input is classified correctly and no attack changed that.
+        misclassified: (N,) bool, True where the clean input is not classified correctly, and was not attacked.
+        found: (N,) bool, True where the model misclassifies ``adversarial``.
+        adversarial: (N, *D), the input found; the clean input where nothing was found or needed.
+        adversarial_label: (N,) int64, what the model predicts for ``adversarial``.
+        distance: (N,) float64, norm of the perturbation, recomputed from the stored tensors, at most ``epsilon``; 0
+            where the clean input is misclassified, infinite where nothing was found.
+        epsilon: (N,) float64, the budget of each row, in units of the input.
+        margin: (N,) float64, the lowest lead of the label over the best other class that an attack saw, in units of
+            the logits; infinite where there was no attack.
+        blind: (N,) bool, True where every gradient that the attacks saw was 0: the row was not really tested.
+        attack: name of the attack that found the input of each row, empty where none did.
+        forward_passes: (N,) int64, forward passes of each row, that of the clean input and the re-check included.
+        backward_passes: (N,) int64, backward passes of each row.
+        norm: order of the norm.
+        method: name of the function that ran the attacks.
+        subject: the classifier it speaks of.
+    """
+
+    robust: Tensor
+    misclassified: Tensor
+    found: Tensor
+    adversarial: Tensor
+    adversarial_label: Tensor
+    distance: Tensor
+    epsilon: Tensor
+    margin: Tensor
+    blind: Tensor
+    attack: tuple[str, ...]
+    forward_passes: Tensor
+    backward_passes: Tensor
+    norm: float
+    method: str
+    subject: str = "base"
+
+    @property
+    def accuracy(self) -> float:
+        """Share of robust rows; NaN without any row."""
+        return float(self.robust.double().mean())
+
+    def interval(self, alpha: float = 0.05) -> tuple[float, float]:
+        """The exact (Clopper-Pearson) interval for the accuracy under these attacks on new inputs.
+
+        It holds the probability that an input withstands them, for inputs drawn as these were, with probability
+        at least ``1 - alpha``. The robust accuracy may be lower still; only the upper end bounds it.
+        """
+        lower, upper = clopper_pearson_interval(self.robust.sum(), len(self), 1 - checks.probability("alpha", alpha))
+        return float(lower), float(upper)

@@ -1,19 +1,39 @@
-"""Attacks: inputs that break a model, each re-checked before it is believed."""
+"""Attacks: inputs that break a model, each re-checked before it is believed; and random noise beside them."""
 
+from certify.attacks.auto_pgd import apgd, targeted_apgd
 from certify.attacks.boundary_walk import boundary_walk
 from certify.attacks.carlini_wagner import carlini_wagner
 from certify.attacks.deepfool import deepfool
+from certify.attacks.external import autoattack
 from certify.attacks.fast_adaptive_boundary import fast_adaptive_boundary
+from certify.attacks.gradient_sign import fgsm, iterative_fgsm, pgd, random_fgsm
+from certify.attacks.masking import GradientMaskingReport, gradient_masking
 from certify.attacks.minimal import minimal_perturbation
+from certify.attacks.random_noise import NoiseAccuracy, noise_accuracy
+from certify.attacks.robust import robust_accuracy
+from certify.attacks.score_based import square
 from certify.attacks.sparsefool import sparsefool
 from certify.attacks.superdeepfool import superdeepfool
 
 __all__ = [
+    "GradientMaskingReport",
+    "NoiseAccuracy",
+    "apgd",
+    "autoattack",
     "boundary_walk",
     "carlini_wagner",
     "deepfool",
     "fast_adaptive_boundary",
+    "fgsm",
+    "gradient_masking",
+    "iterative_fgsm",
     "minimal_perturbation",
+    "noise_accuracy",
+    "pgd",
+    "random_fgsm",
+    "robust_accuracy",
     "sparsefool",
+    "square",
     "superdeepfool",
+    "targeted_apgd",
 ]

@@ -74,7 +74,9 @@ class Search:
             if target is None:
                 target = logits.detach().scatter(1, self.labels[:, None], -math.inf).argmax(1)
             margin = (logits.gather(1, target[:, None]) - logits.gather(1, self.labels[:, None])).squeeze(1)
-            (gradient,) = torch.autograd.grad(margin.sum(), points)
+        if not margin.requires_grad:  # of a model that cannot be differentiated
+            return margin, torch.zeros_like(points)
+        (gradient,) = torch.autograd.grad(margin.sum(), points)
         self.backward += 1
         return margin.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
 

@@ -1,0 +1,164 @@
+"""Whether gradients lead attacks astray, which makes a model look robust that is not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bounds import checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from certify.attacks.auto_pgd import MOST_TARGETS, targeted, untargeted
+from certify.attacks.budget import Attack, run
+from certify.attacks.geometry import length
+from certify.attacks.gradient_sign import climb
+from certify.attacks.losses import cross_entropy
+from certify.attacks.score_based import search
+from certify.attacks.task import Task
+from certify.attacks.threat import Threat
+from certify.results import AttackedAccuracy, Record
+
+TOLERATED = 0.02  # share of the rows that may show a symptom by chance
+ROUNDING = 1e-4  # of the clean margin, which a loss may seem to rise by
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GradientMaskingReport(Record):
+    """Symptoms of masked gradients; where one is shown, accuracies under gradient attacks are not to be trusted.
+
+    All rows that were classified correctly are examined; the others show no symptom. No symptom proves nothing.
+
+    Attributes:
+        label: (N,) int64, what the model predicts for the clean input.
+        examined: (N,) bool, True where that is correct.
+        zero_gradient: (N,) bool, the gradient of the cross-entropy at the clean input is 0 in every entry.
+        black_box_only: (N,) bool, the square attack broke what the standard attacks with gradients did not.
+        stalled: (N,) bool, many projected gradient steps on the cross-entropy did not lower the margin.
+        unbreakable: (N,) bool, the standard attacks failed at the unbounded budget as well.
+        clean_margin: (N,) float64, lead of the label at the clean input, in units of the logits.
+        reached_margin: (N,) float64, the lowest that those steps reached.
+        unbounded_epsilon: (N,) float64, the unbounded budget.
+        norm: order of the norm.
+        tolerated: share of the examined rows that may show a symptom before it counts.
+    """
+
+    examined: Tensor
+    zero_gradient: Tensor
+    black_box_only: Tensor
+    stalled: Tensor
+    unbreakable: Tensor
+    clean_margin: Tensor
+    reached_margin: Tensor
+    unbounded_epsilon: Tensor
+    norm: float
+    tolerated: float = TOLERATED
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the examined rows with each symptom; NaN if none was examined."""
+        names = ("zero_gradient", "black_box_only", "stalled", "unbreakable")
+        return {name: float(getattr(self, name)[self.examined].double().mean()) for name in names}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The symptoms shown by more rows than tolerated, one name each; empty if gradients seem sound."""
+        return tuple(name for name, share in self.shares.items() if share > self.tolerated)
+
+
+def gradient_masking(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    epsilon: float | Tensor,
+    low: Limit = 0.0,
+    high: Limit = 1.0,
+    unbounded: float | None = None,
+    steps: int = 50,
+    queries: int = 1000,
+    batch_size: int = 500,
+    generator: torch.Generator | None = None,
+) -> GradientMaskingReport:
+    """Which inputs show symptoms of masked gradients.
+
+    Four symptoms are looked for: gradients that are 0; a black-box attack that succeeds where those with gradients
+    fail; a loss that many steps do not lower; inputs that stand at a budget at which nothing should.
+
+    Args:
+        model: maps (N, *D) to logits (N, K); need not be differentiable.
+        x: as in :func:`certify.attacks.robust_accuracy`.
+        labels: likewise.
+        norm: 1, 2 or ``math.inf``.
+        epsilon: the budget of the attacks that are compared, above 0.
+        low: as in :func:`certify.attacks.robust_accuracy`.
+        high: likewise.
+        unbounded: a budget at which every input should fall; None for the distance to the farthest corner of the
+            box, which must then have both sides.
+        steps: gradient steps of each attack.
+        queries: forward passes of the square attack for each input.
+        batch_size: inputs attacked at once.
+        generator: source of random starts and windows.
+
+    Raises:
+        InvalidInput: a bad argument; no ``unbounded`` and no box.
+        InvalidModel: see :func:`certify.models.probe`.
+
+    References:
+        Athalye, Carlini, Wagner (2018), Obfuscated gradients give a false sense of security, section 3.1,
+        arXiv:1802.00420. Carlini et al. (2019), On evaluating adversarial robustness, arXiv:1902.06705.
+    """
+    checks.at_least("steps", steps, 1)
+    checks.at_least("queries", queries, 1)
+    near = Threat(norm, epsilon, low, high)
+    near.check(x)
+    if not (near.budgets(x) > 0).all():
+        raise InvalidInput("epsilon must be above 0 in every row: without a budget there is nothing to compare")
+    far = Threat(norm, _farthest(x, near) if unbounded is None else unbounded, low, high)
+    standard: dict[str, Attack] = {
+        "apgd": untargeted("cross_entropy", steps, restarts=1),
+        "targeted_apgd": targeted(MOST_TARGETS, steps),
+    }
+
+    def attacked(threat: Threat, attacks: Mapping[str, Attack]) -> AttackedAccuracy:
+        return run(
+            model,
+            x,
+            labels,
+            threat=threat,
+            attacks=attacks,
+            method="gradient_masking",
+            batch_size=batch_size,
+            generator=generator,
+        )
+
+    clean = attacked(near, {"look": _look})
+    stepped = attacked(near, {"iterative_fgsm": partial(climb, steps=steps)})
+    broken = attacked(near, {**standard, "square": partial(search, queries=queries)})
+    return GradientMaskingReport(
+        label=clean.label,
+        examined=~clean.misclassified,
+        zero_gradient=clean.blind,
+        black_box_only=torch.tensor([name == "square" for name in broken.attack], dtype=torch.bool, device=x.device),
+        stalled=stepped.robust & (stepped.margin >= clean.margin - ROUNDING * clean.margin.abs()),
+        unbreakable=attacked(far, standard).robust,
+        clean_margin=clean.margin,
+        reached_margin=stepped.margin,
+        unbounded_epsilon=far.budgets(x),
+        norm=float(norm),
+    )
+
+
+def _look(task: Task) -> None:
+    """Only the gradient at the inputs."""
+    task.loss_and_gradient(task.x, task.untargeted(cross_entropy))
+
+
+def _farthest(x: Tensor, threat: Threat) -> Tensor:
+    """Distance of each input to the farthest corner of the box, (N,) float64."""
+    if threat.low is None or threat.high is None:
+        raise InvalidInput("a box with an open side has no farthest corner: state a budget with unbounded=")
+    lower, upper = threat.sides(x)
+    return length(torch.maximum(x.double() - lower.double(), upper.double() - x.double()), threat.norm)
