@@ -74,11 +74,16 @@ class Search:
             if target is None:
                 target = logits.detach().scatter(1, self.labels[:, None], -math.inf).argmax(1)
             margin = (logits.gather(1, target[:, None]) - logits.gather(1, self.labels[:, None])).squeeze(1)
-        if not margin.requires_grad:  # of a model that cannot be differentiated
-            return margin, torch.zeros_like(points)
-        (gradient,) = torch.autograd.grad(margin.sum(), points)
-        self.backward += 1
+            gradient = self._gradient(margin, points)
         return margin.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
+
+    def _gradient(self, margin: Tensor, points: Tensor) -> Tensor:
+        """Of each margin with respect to its point, counted; 0 of a model that cannot be differentiated."""
+        if not margin.requires_grad:
+            return torch.zeros_like(points)
+        (gradient,) = torch.autograd.grad(margin.sum(), points, retain_graph=True)
+        self.backward += 1
+        return gradient
 
     def linearised(self, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
         """The boundary to a class, linearised at ``points``: perturbations d of x with <gradient, d> = level, (N,)."""
@@ -112,8 +117,7 @@ class Search:
         for target in ranked.topk(min(MOST_TARGETS, self.num_classes - 1), dim=1).indices.T:
             with torch.enable_grad():
                 margin = margins.gather(1, target[:, None]).squeeze(1)
-                (gradient,) = torch.autograd.grad(margin.sum(), points, retain_graph=True)
-            self.backward += 1
+                gradient = self._gradient(margin, points)
             margin, gradient = margin.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
             far = self._distance_to_plane(gradient, margin, points.detach() - origin, origin)
             if tried is not None:

@@ -363,9 +363,11 @@ def test_rounding_that_changes_with_the_batch_breaks_nothing():
 
 
 @pytest.mark.parametrize("name", ["plain", "ibp"])
-@pytest.mark.parametrize(("norm", "epsilon"), [(1, 3.0), (2, 0.6), (math.inf, 0.06)])
+@pytest.mark.parametrize(("norm", "epsilon"), [(1, 3.0), (2, 0.6), (math.inf, 0.04)])
 def test_results_on_trained_networks(name: str, norm: float, epsilon: float):
     model, x, y = reference.load(name, 10)
+    if name == "ibp" and norm == math.inf:
+        epsilon = 0.12
     result = attacks.robust_accuracy(model, x, y, norm=norm, epsilon=epsilon, steps=5, generator=generator())
     check(result, model, x, y, 0, 1)
     assert 0 < result.found.sum() < 10
