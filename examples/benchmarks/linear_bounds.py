@@ -1,0 +1,91 @@
+"""What bounds cost in forward passes, beside auto_LiRPA where it can be imported: one process, medians, peak memory.
+
+The network is conv16 4x4/2 - conv32 4x4/2 - fc100 - fc10 on 1x28x28 inputs with random weights, 8 inputs, l-infinity
+0.02. Prints a table and one JSON line. Expected on two CPU cores: ``ibp`` about 3 forward passes, ``crown_ibp`` tens,
+``crown`` hundreds, ``alpha_crown`` (100 steps) about ten thousand.
+
+    python examples/benchmarks/linear_bounds.py --repeats 5
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import bounds
+
+
+def network(dtype: torch.dtype) -> nn.Sequential:
+    """The network, with random weights."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten())
+    model = nn.Sequential(*layers, nn.Linear(32 * 49, 100), nn.ReLU(), nn.Linear(100, 10))
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """After one run for warming up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def methods(graph: bounds.Graph, model: nn.Module, ball: bounds.LpBall, steps: int) -> dict[str, Callable[[], object]]:
+    """Our methods; intervals of a sequential network need no capture."""
+    return {
+        "ibp": lambda: bounds.ibp(model, ball),
+        "crown_ibp": lambda: bounds.crown_ibp(graph, ball),
+        "crown": lambda: bounds.crown(graph, ball),
+        "alpha_crown": lambda: bounds.alpha_crown(graph, ball, steps),
+    }
+
+
+def peers(model: nn.Module, x: Tensor, radius: float) -> dict[str, Callable[[], object]]:
+    """auto_LiRPA's methods of the same names, where it is installed."""
+    try:
+        from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+    except ImportError:
+        return {}
+    bounded = BoundedModule(model, x)
+    around = BoundedTensor(x, PerturbationLpNorm(norm=float("inf"), eps=radius))
+    names = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "CROWN-Optimized"}
+    return {
+        f"auto_LiRPA {ours}": lambda theirs=theirs: bounded.compute_bounds(x=(around,), method=theirs)
+        for ours, theirs in names.items()
+    }
+
+
+def main(repeats: int, steps: int, dtype: torch.dtype) -> None:
+    """Measure and print."""
+    model, radius = network(dtype), 0.02
+    x = torch.rand(8, 1, 28, 28, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        forward = median_seconds(lambda: model(x), 40 * repeats)
+        print(f"forward pass {forward * 1e3:.3f} ms, {dtype}, {torch.get_num_threads()} threads")
+        graph = bounds.capture(model, x)
+        row: dict[str, object] = {"forward_ms": forward * 1e3, "torch": torch.__version__, "dtype": str(dtype)}
+        ours = methods(graph, model, bounds.LpBall(x, radius, low=None, high=None), steps)
+        for name, run in (ours | peers(model, x, radius)).items():
+            seconds = median_seconds(run, repeats)
+            found = run()
+            width = float((found.upper - found.lower).mean()) if isinstance(found, bounds.Interval) else float("nan")
+            row[name] = {"passes": seconds / forward, "width": width}
+            print(f"{name:<24}{seconds / forward:>10.1f} passes   mean width {width:.5f}")
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--double", action="store_true")
+    arguments = parser.parse_args()
+    main(arguments.repeats, arguments.steps, torch.float64 if arguments.double else torch.float32)
