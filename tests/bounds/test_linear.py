@@ -333,6 +333,19 @@ def test_the_model_comes_back_as_it_was_and_weights_stay_its_own():
     torch.testing.assert_close(after.lower, before.lower + 1, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_written_through_data_are_seen(dtype: torch.dtype):
+    """Versions of tensors do not count such writes: bounds once stayed those of the weights before."""
+    model, x = dense(nn.ReLU(), 3, 6, 2).float(), torch.rand(2, 3, generator=generator(2), dtype=dtype)
+    graph, ball = capture(model, x), LpBall(x, 0.1)
+    with torch.no_grad():
+        before = crown(graph, ball)
+        model[0].weight.data.mul_(3.0)
+        after, fresh = crown(graph, ball), crown(capture(model, x), ball)
+    assert torch.equal(after.lower, fresh.lower)
+    assert not torch.equal(after.lower, before.lower)
+
+
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_bounds_follow_the_device_of_the_input(norm: float):
     model = dense(nn.ReLU(), 3, 6, 6, 2)
