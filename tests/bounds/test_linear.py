@@ -246,6 +246,16 @@ def test_bounds_are_nested_and_never_looser_than_intervals():
         previous = tight
 
 
+def test_margins_are_never_looser_than_those_of_intervals():
+    """Networks trained with intervals are those where linear bounds alone lose to them."""
+    model, x, y = reference.load("ibp", 30)
+    ball = LpBall(x.double(), 0.1)
+    straight, loose, tight = (margin_bounds(model, ball, y, method) for method in ("ibp", "crown_ibp", "crown"))
+    assert (tight >= straight - 1e-9).all()
+    assert (tight >= loose - 1e-9).all()
+    assert (loose < straight - 0.1).any()
+
+
 def test_boxes_with_frozen_features_and_few_changes():
     """Exactly, for a small network: corners of the box, and every choice of one changed entry on a grid."""
     model = dense(nn.ReLU(), 3, 8, 2, seed=3)
