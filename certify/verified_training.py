@@ -3,8 +3,8 @@ r"""Losses that train a network for its own certificates: upper bounds on the cr
 Write :math:`v_j = f_j - f_y` for the logits f and the correct class y. The cross-entropy is
 :math:`\log \sum_j e^{v_j}`, and lower bounds :math:`m_j \le -v_j` over a set, as of :func:`bounds.margin_bounds`,
 bound it from above by :math:`\log \sum_j e^{-m_j}`. A loss takes a batch and returns a scalar to call
-``.backward()`` on; its guarantee is up to the rounding errors of its last few operations. A loss promises nothing
-about a trained network; the certificate comes from :func:`certify.certified_radius` or another verifier.
+``.backward()`` on; that it is an upper bound holds up to rounding errors. A loss promises nothing about a trained
+network; the certificate comes from :func:`certify.certified_radius` or another verifier.
 
 Bounds speak of the network in evaluation mode: of normalisation over the batch, they see the running statistics.
 The clean part of a loss sees the mode that the caller has set.
@@ -62,7 +62,7 @@ def kappa_schedule(step: float, *, start: float, end: float, first: float = 1.0,
         start: where the weight begins to change, in the same unit.
         end: where it arrives, later than ``start``.
         first: the weight up to ``start``, from 0 to 1.
-        last: the weight from ``end`` on, from 0 to 1; Gowal et al. use 0.5 and Zhang et al. 0.
+        last: the weight from ``end`` on, from 0 to 1; the authors use 0.5.
 
     Raises:
         InvalidInput: an argument out of range.
@@ -144,7 +144,7 @@ def crown_ibp_loss(
         model: see :func:`ibp_loss`.
         ball: likewise.
         labels: likewise.
-        kappa: likewise; Zhang et al. use 0 throughout for their best networks, and 1 to 0.5 or to 0 otherwise.
+        kappa: likewise; the authors try 0 throughout, and from 1 to 0 or to 0.5.
         beta: weight of the linear bounds, from 0 to 1. The authors lower it from 1 to 0 while the radius grows,
             ``beta = 1 - epsilon / largest_epsilon``; at 0, linear bounds are not computed.
         graph: see :func:`ibp_loss`; here every model needs it.
@@ -206,7 +206,7 @@ def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None
 
     Weights become normal of standard deviation :math:`\sqrt{2 \pi} / n` for n inputs of an output: the radius of an
     interval grows by the factor :math:`n E|W| = 2` in an affine layer, and a ReLU halves it again on average. Usual
-    initialisations let it grow by :math:`\sqrt{n}`. Biases stay as they are.
+    initialisations let it grow with :math:`\sqrt{n}`. Biases stay as they are.
 
     Args:
         model: changed in place.
@@ -223,7 +223,7 @@ def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None
 
 def _differences(model: nn.Module | Graph, ball: PerturbationSet, labels: Tensor) -> tuple[LinearBounds, Tensor]:
     """The network with its intervals, and the rows (N, K, K) of the functions ``f_label - f_j``."""
-    network = Network(model, ball)
+    network = Network(model, ball, sound="real")  # rounding errors would cost a third of the time
     return LinearBounds(network), margin_rows(network, labels)
 
 

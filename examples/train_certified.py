@@ -45,13 +45,16 @@ def recipes(epsilon: float) -> dict[str, Loss]:
     """A loss for each way to train; the certified ones begin with weights that suit intervals."""
     largest = TRAINED * epsilon
 
+    def schedules(progress: float) -> tuple[float, float]:
+        return epsilon_schedule(progress, epsilon=largest, **RAMP), kappa_schedule(progress, **RAMP)
+
     def plain(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
         return F.cross_entropy(model(x), y)
 
     def ibp(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
         if progress == 0:
             initialize_for_intervals(model)
-        radius, kappa = epsilon_schedule(progress, epsilon=largest, **RAMP), kappa_schedule(progress, **RAMP)
+        radius, kappa = schedules(progress)
         return ibp_loss(model, LpBall(x, radius), y, kappa=kappa)
 
     captured = functools.cache(lambda model: capture(model, torch.zeros(1, 1, 28, 28)))
@@ -59,7 +62,7 @@ def recipes(epsilon: float) -> dict[str, Loss]:
     def crown_ibp(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
         if progress == 0:
             initialize_for_intervals(model)
-        radius, kappa = epsilon_schedule(progress, epsilon=largest, **RAMP), kappa_schedule(progress, **RAMP)
+        radius, kappa = schedules(progress)
         ball, beta = LpBall(x, radius), 1 - radius / largest
         return fused_crown_ibp_loss(model, ball, y, kappa=kappa, beta=beta, graph=captured(model))
 
