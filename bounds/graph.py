@@ -82,6 +82,7 @@ class Graph:
         self.inexact = inexact
         self._needed = _ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
+        self._copies: list[Tensor] = []  # of the weights that were bound last
 
     def bind(self, x: Tensor) -> dict[str, Node]:
         """The nodes that lead from the input to the output, in order of evaluation.
@@ -95,9 +96,11 @@ class Graph:
             return self._bind(x)
         versions = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
         key = (x.shape, x.dtype, x.device, versions)
-        if key not in self._bound:
+        # Writes through ``weight.data`` leave no trace in versions.
+        if key not in self._bound or not all(map(torch.equal, weights, self._copies)):
             with torch.no_grad():
                 self._bound = {key: self._bind(x)}
+                self._copies = [weight.clone() for weight in weights]
         return self._bound[key]
 
     def _bind(self, x: Tensor) -> dict[str, Node]:

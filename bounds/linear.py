@@ -160,21 +160,27 @@ def linear_margins(
 
 
 def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: int) -> Tensor:
-    value = network.nodes["output"].value.reshape(len(network.ball.center), -1)
-    label = checks.labels(labels, len(value), value.shape[1]).to(value.device)
-    identity = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
-    rows = identity[label].unsqueeze(1) - identity  # (N, K, K)
+    rows = margin_rows(network, labels)
     if method in ("ibp", "crown_ibp"):
         margins = LinearBounds(network, memory=memory).functions(rows, intervals=method == "ibp")
     elif method == "fast_lin":
         margins = LinearBounds(network, tighten=True, parallel=True, memory=memory).functions(rows)
     else:
-        margins = LinearBounds(network, memory=memory).functions(rows)
+        loose = LinearBounds(network, memory=memory)
+        margins = torch.maximum(loose.functions(rows, intervals=True), loose.functions(rows))
         margins = torch.maximum(margins, LinearBounds(network, tighten=True, memory=memory).functions(rows))
         if method == "alpha_crown":
             best = LinearBounds(network, tighten=True, steps=steps, memory=memory)
             margins = torch.maximum(margins, best.functions(rows, target=0.0))
-    return margins.scatter(1, label[:, None], 0.0)
+    return margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
+
+
+def margin_rows(network: Network, labels: Tensor) -> Tensor:
+    """The functions ``logit_label - logit_k`` of the outputs, for :meth:`LinearBounds.functions`, (N, K, K)."""
+    value = network.nodes["output"].value.reshape(len(network.ball.center), -1)
+    label = checks.labels(labels, len(value), value.shape[1]).to(value.device)
+    identity = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
+    return identity[label].unsqueeze(1) - identity
 
 
 class LinearBounds:

@@ -70,6 +70,14 @@ def test_train_smoothed(tmp_path, monkeypatch, capsys):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+def test_train_certified(monkeypatch, capsys):
+    run("train_certified.py", "--quick", monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["plain", "ibp", "crown_ibp"]
+    assert all(line.count("[") == 4 for line in lines[2:5])
+    assert lines[-1] == "images both attacked and proved: 0"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["plain", "noise", "pgd", "ibp"])
 def test_training_of_the_reference_networks_learns(loss: str):

@@ -246,6 +246,16 @@ def test_bounds_are_nested_and_never_looser_than_intervals():
         previous = tight
 
 
+def test_margins_are_never_looser_than_those_of_intervals():
+    """Networks trained with intervals are those where linear bounds alone lose to them."""
+    model, x, y = reference.load("ibp", 30)
+    ball = LpBall(x.double(), 0.1)
+    straight, loose, tight = (margin_bounds(model, ball, y, method) for method in ("ibp", "crown_ibp", "crown"))
+    assert (tight >= straight - 1e-9).all()
+    assert (tight >= loose - 1e-9).all()
+    assert (loose < straight - 0.1).any()
+
+
 def test_boxes_with_frozen_features_and_few_changes():
     """Exactly, for a small network: corners of the box, and every choice of one changed entry on a grid."""
     model = dense(nn.ReLU(), 3, 8, 2, seed=3)
@@ -331,6 +341,19 @@ def test_the_model_comes_back_as_it_was_and_weights_stay_its_own():
         model.last.bias += 1
     after = crown(graph, LpBall(x, 0.01))
     torch.testing.assert_close(after.lower, before.lower + 1, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_written_through_data_are_seen(dtype: torch.dtype):
+    """Versions of tensors do not count such writes: bounds once stayed those of the weights before."""
+    model, x = dense(nn.ReLU(), 3, 6, 2).float(), torch.rand(2, 3, generator=generator(2), dtype=dtype)
+    graph, ball = capture(model, x), LpBall(x, 0.1)
+    with torch.no_grad():
+        before = crown(graph, ball)
+        model[0].weight.data.mul_(3.0)
+        after, fresh = crown(graph, ball), crown(capture(model, x), ball)
+    assert torch.equal(after.lower, fresh.lower)
+    assert not torch.equal(after.lower, before.lower)
 
 
 @pytest.mark.parametrize("norm", [2, math.inf])
