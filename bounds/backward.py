@@ -135,7 +135,8 @@ class Backward:
             return parts
         values = (rows.expanded() if isinstance(rows, Units) else rows).dense()
         _, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
-        return tuple(Dense(part) for part in torch.func.vmap(transpose, in_dims=1, out_dims=1)(values))
+        # Rows come first here: a parent that the node does not depend on, as of broadcast_tensors, has no rows yet.
+        return tuple(Dense(part.transpose(0, 1)) for part in torch.func.vmap(transpose, in_dims=1)(values))
 
     def _through_function(
         self, name: str, rows: Rows | Units, total: "_Sum", both: bool, choose: Choose | None, rounded: bool
