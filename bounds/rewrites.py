@@ -139,7 +139,20 @@ def variance_corrected(
 
 def standard_deviation(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
     """Root of the variance."""
-    return variance(x, dim, unbiased, keepdim).sqrt()
+    return _root(variance(x, dim, unbiased, keepdim))
+
+
+def standard_deviation_corrected(
+    x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    """Root of the variance, with ``n - correction`` for n."""
+    return _root(variance_corrected(x, dim, correction=correction, keepdim=keepdim))
+
+
+def _root(squares: Tensor) -> Tensor:
+    """The root of a sum of squares, whose bounds rounding may take below 0."""
+    root: Tensor = within(squares, 0.0, math.inf).sqrt()
+    return root
 
 
 def attention(
@@ -162,7 +175,8 @@ def attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         allowed = attn_mask
     elif attn_mask is not None:
-        scores = scores + attn_mask
+        allowed = attn_mask > -math.inf
+        scores = scores + attn_mask.masked_fill(~allowed, 0.0)
     differences = (scores.unsqueeze(-2) - scores.unsqueeze(-1)).exp()
     if allowed is not None:
         differences = differences * allowed.unsqueeze(-2)
@@ -282,7 +296,7 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, Ten
     aten.var.dim: variance,
     aten.var.correction: variance_corrected,
     aten.std.dim: standard_deviation,
-    aten.std.correction: lambda *args, **options: variance_corrected(*args, **options).sqrt(),
+    aten.std.correction: standard_deviation_corrected,
     aten.scaled_dot_product_attention.default: attention,
     aten.maximum.default: maximum,
     aten.max.other: maximum,
