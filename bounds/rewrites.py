@@ -30,7 +30,8 @@ def _(x: Tensor, low: float, high: float) -> Tensor:
 
 def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax over one dimension."""
-    return _exponential_sums(x, dim).reciprocal().movedim(-1, dim)
+    result: Tensor = within(_exponential_sums(x, dim).reciprocal(), 0.0, 1.0)
+    return result.movedim(-1, dim)
 
 
 def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -40,8 +41,13 @@ def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
 
 def _exponential_sums(x: Tensor, dim: int) -> Tensor:
     """``sum_j exp(x_j - x_i)`` for every i, in the last dimension."""
-    x = x.movedim(dim, -1)
-    return (x.unsqueeze(-2) - x.unsqueeze(-1)).exp().sum(-1)
+    return _differences(x.movedim(dim, -1)).exp().sum(-1)
+
+
+def _differences(x: Tensor) -> Tensor:
+    """``x_j - x_i`` for every i, j in the last two dimensions; exactly 0 where they are equal, for intervals as well."""
+    apart = 1 - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return (x.unsqueeze(-2) - x.unsqueeze(-1)) * apart
 
 
 def logsumexp(x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
@@ -57,7 +63,7 @@ def _standardized(x: Tensor, dims: list[int], epsilon: float, *, centered: bool 
     deviation = x - x.mean(dims, keepdim=True) if centered else x
     rate = ((deviation**2).mean(dims, keepdim=True) + epsilon) ** -0.5
     # Of n numbers with mean square 1, none exceeds the root of n; of n - 1 if they sum to 0.
-    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-12)
+    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-6)  # beyond rounding in any dtype
     result: Tensor = within(deviation * rate, -limit, limit)
     return result
 
@@ -177,10 +183,10 @@ def attention(
     elif attn_mask is not None:
         allowed = attn_mask > -math.inf
         scores = scores + attn_mask.masked_fill(~allowed, 0.0)
-    differences = (scores.unsqueeze(-2) - scores.unsqueeze(-1)).exp()
+    ratios = _differences(scores).exp()
     if allowed is not None:
-        differences = differences * allowed.unsqueeze(-2)
-    weights = differences.sum(-1).reciprocal()
+        ratios = ratios * allowed.unsqueeze(-2)
+    weights = within(ratios.sum(-1).reciprocal(), 0.0, 1.0)
     return (weights if allowed is None else weights * allowed) @ value
 
 
