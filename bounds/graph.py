@@ -286,6 +286,8 @@ def _in_parts(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
 
 def _product(node: Node, left: Node, right: Node, suffix: str) -> list[Node]:
     """The product of entries, of factors with one number of dimensions: in front of them may come one for inputs."""
+    if left is right:
+        return [_part(node, suffix, "aten.square.default", (left,), torch.square, (None,))]
     factors = [left, right]
     ndim = max(left.value.ndim, right.value.ndim)
     aligned = []
