@@ -303,5 +303,7 @@ def _at_rows(planes: Planes, rows: Rows) -> Planes:
 def _total(values: Tensor, x: Tensor) -> Tensor:
     """Sums (N, R) of products over all entries; x has one row for all, or one for each."""
     if x.shape[1] == 1 and x.shape[2:] == values.shape[2:]:
-        return torch.matmul(values.flatten(2), x.flatten(2).transpose(1, 2)).squeeze(2)
-    return (values * x).flatten(2).sum(2)
+        values, x = (part.reshape(*part.shape[:2], -1) for part in (values, x))  # a node may be one number
+        return torch.matmul(values, x.transpose(1, 2)).squeeze(2)
+    products = values * x
+    return products.reshape(*products.shape[:2], -1).sum(2)

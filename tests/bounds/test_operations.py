@@ -187,6 +187,7 @@ SLOW_CASES = {
             "index": lambda x: x[:, [3, 0, 3]],
             "index_select": lambda x: x.index_select(1, torch.tensor([4, 4, 1])),
             "unbind": lambda x: x.unbind(1)[2].unsqueeze(1),
+            "one number": lambda x: (x.mean(1).exp() * x.select(1, 2).relu()).unsqueeze(1) + x,
             "split": lambda x: x.split([2, 3], 1)[1],
             "masked_fill": lambda x: x.masked_fill(CONDITION, 0.5),
             "where of two": lambda x: torch.where(CONDITION, x, 1 - x.flip(1)),
