@@ -113,7 +113,9 @@ def same(rows: Rows, values: Tensor) -> None:
     assert (clean.values.abs().flatten(2).sum(2) - values.abs().flatten(2).sum(2)).abs().max() <= tolerance
 
 
-def of_one_size(kernel: tuple[int, int], dilation: tuple[int, int], stride: tuple[int, int], groups: int) -> Convolution:
+def of_one_size(
+    kernel: tuple[int, int], dilation: tuple[int, int], stride: tuple[int, int], groups: int
+) -> Convolution:
     """With the padding that keeps the size of a map but for the stride."""
     padding = tuple(gap * (size // 2) for size, gap in zip(kernel, dilation, strict=True))
     return Convolution(kernel, stride, (padding[0], padding[1]), dilation, groups, 2)
@@ -153,7 +155,9 @@ def test_units_pick_entries(shape: tuple[int, ...]):
     assert torch.equal(units.dot(x), picked)
     whole = units.expanded()
     assert torch.equal(whole.dense().reshape(INPUTS, ROWS, -1).argmax(2), index)
-    assert torch.equal(whole.dense().reshape(INPUTS, ROWS, -1).abs().sum(2), torch.ones(INPUTS, ROWS, dtype=torch.float64))
+    assert torch.equal(
+        whole.dense().reshape(INPUTS, ROWS, -1).abs().sum(2), torch.ones(INPUTS, ROWS, dtype=torch.float64)
+    )
     assert torch.equal(whole.dot(x), picked)
 
 
