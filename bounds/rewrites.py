@@ -45,7 +45,7 @@ def _exponential_sums(x: Tensor, dim: int) -> Tensor:
 
 
 def _differences(x: Tensor) -> Tensor:
-    """``x_j - x_i`` for every i, j in the last two dimensions; exactly 0 where they are equal, for intervals as well."""
+    """``x_j - x_i`` for every i, j in the last two dimensions; exactly 0 where i is j, for intervals as well."""
     apart = 1 - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     return (x.unsqueeze(-2) - x.unsqueeze(-1)) * apart
 
@@ -63,7 +63,7 @@ def _standardized(x: Tensor, dims: list[int], epsilon: float, *, centered: bool 
     deviation = x - x.mean(dims, keepdim=True) if centered else x
     rate = ((deviation**2).mean(dims, keepdim=True) + epsilon) ** -0.5
     # Of n numbers with mean square 1, none exceeds the root of n; of n - 1 if they sum to 0.
-    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-6)  # beyond rounding in any dtype
+    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-6)  # float32 rounds it
     result: Tensor = within(deviation * rate, -limit, limit)
     return result
 
@@ -186,8 +186,10 @@ def attention(
     ratios = _differences(scores).exp()
     if allowed is not None:
         ratios = ratios * allowed.unsqueeze(-2)
-    weights = within(ratios.sum(-1).reciprocal(), 0.0, 1.0)
-    return (weights if allowed is None else weights * allowed) @ value
+    weights = ratios.sum(-1).reciprocal()
+    weights = within(weights if allowed is None else weights * allowed, 0.0, 1.0)
+    result: Tensor = weights @ value
+    return result
 
 
 def maximum(x: Tensor, y: Tensor) -> Tensor:

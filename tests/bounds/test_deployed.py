@@ -153,6 +153,7 @@ def test_bounds_without_the_errors_of_float32_are_seen_to_fail(kind: str, monkey
     assert outside(model, x, 0.0, crown(graph, ball, sound="deployed"), 0) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "activation",
     [
@@ -176,7 +177,7 @@ def test_functions_in_float32_lie_within_the_bounds(activation: nn.Module):
 
 def test_what_has_no_bound_as_it_runs_is_refused():
     ball = LpBall(torch.rand(2, 3, generator=generator(0), dtype=torch.float64), 0.1)
-    with pytest.raises(UnsupportedLayer, match="softmax.* rounds in float32 is not known"):
+    with pytest.raises(UnsupportedLayer, match=r"softmax.* rounds in float32 is not known"):
         crown(nn.Sequential(nn.Linear(3, 3), nn.Softmax(1)), ball, sound="deployed")
     with pytest.raises(InvalidInput, match=r"float32 network, but 0\.weight is torch\.float64: convert"):
         crown(nn.Sequential(nn.Linear(3, 3)).double(), ball, sound="deployed")

@@ -1,4 +1,4 @@
-"""Every operation and its options, in small networks of one operation: exact at a point, enclosing, and first-order tight.
+"""Every operation and its options, in networks of one operation: exact at a point, enclosing, tight to first order.
 
 Tightness has a closed form: in a tiny ball of radius r a smooth function reaches ``f(x) +- r |J|_q``.
 """
@@ -14,7 +14,7 @@ from oracles.halfspace import generator
 from oracles.networks import randomized
 from torch import Tensor, nn
 
-from bounds import Interval, LpBall, alpha_crown, capture, crown, crown_ibp, ibp
+from bounds import Interval, LpBall, UnsupportedLayer, alpha_crown, capture, crown, crown_ibp, ibp
 
 BATCH = 3
 FLAT, LINE, MAP, VOLUME = (5,), (2, 7), (2, 5, 7), (2, 3, 5, 4)
@@ -333,3 +333,50 @@ def check_first_order(model: nn.Module, graph: object, ball: LpBall) -> None:
         reach = radius * torch.linalg.vector_norm(jacobian, ball.dual_norm, dim=1)
         width = (found.upper - found.lower)[row]
         assert (width <= 2.02 * reach + 1e-9).all(), (ball.norm, (width / reach).max())
+
+
+class Fixed(nn.Module):
+    """Takes one input at a time, and multiplies tensors of different ranks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.view(2, 3) * x.view(6)[:3].sigmoid()).view(1, 6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_factors_of_different_ranks_keep_to_their_row(count: int):
+    """Two inputs used to be mixed: the dimension of inputs met another one of size two."""
+    x = torch.randn(count, 2, 3, generator=generator(3), dtype=torch.float64)
+    model, ball = Fixed(), LpBall(x, 0.1, low=None, high=None)
+    found = crown(model, ball)
+    for point in points(ball, 50):
+        y = torch.cat([model(row) for row in point.split(1)])
+        assert ((found.lower <= y + 1e-12) & (y - 1e-12 <= found.upper)).all()
+
+
+@pytest.mark.parametrize(
+    "mix", [lambda x: x.flip(0), lambda x: x.roll(1, 0), lambda x: x.cumsum(0), lambda x: x - x.amax(0)]
+)
+def test_answers_that_depend_on_other_rows_are_refused(mix: Callable[[Tensor], Tensor]):
+    """Rows that are only moved leave no trace in shapes: bounds used to speak of another input."""
+    with pytest.raises(UnsupportedLayer, match="rest of the batch"):
+        capture(Made(mix), torch.rand(3, 4, generator=generator(1)))
+
+
+def test_constants_of_the_code_follow_the_precision_of_the_inputs():
+    """A float32 model, bounded in float64, that makes a matrix on its way."""
+    model = Made(lambda x, part: part(x) @ (2 * torch.eye(3)), nn.Linear(4, 3))
+    x = torch.rand(2, 4, generator=generator(1), dtype=torch.float64)
+    found = crown(model, LpBall(x, 0.0))
+    torch.testing.assert_close(found.lower, model(x.float()).double(), rtol=1e-5, atol=1e-5)
+
+
+def test_intervals_of_softmax_are_exact():
+    """Closed form: an entry is largest where it is at its upper end and the others at their lower ones."""
+    x = torch.randn(3, 5, generator=generator(1), dtype=torch.float64)
+    found = ibp(nn.Softmax(1), LpBall(x, 0.3, low=None, high=None))
+    apart = 2 * torch.eye(5, dtype=torch.float64) - 1
+    for sign, end in ((1, found.upper), (-1, found.lower)):
+        best = (x.unsqueeze(1) + sign * 0.3 * apart).softmax(2).diagonal(dim1=1, dim2=2)
+        torch.testing.assert_close(end, best, rtol=1e-9, atol=0)
+    huge = ibp(nn.Softmax(1), LpBall(x, 1e3, low=None, high=None))
+    assert ((huge.lower >= -1e-12) & (huge.upper <= 1 + 1e-12)).all()

@@ -114,12 +114,12 @@ def test_many_random_networks_are_enclosed(steps: list[Step], seed: int, radius:
     check(steps, seed, radius)
 
 
-def _negated(node, rows, shapes):  # noqa: ANN001, ANN202  # stands for a transpose
+def _negated(node, rows, shapes):  # stands for a transpose
     (part,) = linear(node, rows, shapes)
     return (Dense(-part.dense()),)
 
 
-def _without_move(node, reach):  # noqa: ANN001, ANN202  # stands for a spread
+def _without_move(node, reach):  # stands for a spread
     return torch.zeros_like(node.value)
 
 

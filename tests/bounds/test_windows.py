@@ -1,4 +1,4 @@
-"""Windows and units against coefficients of all entries: the same rows pulled through convolutions of every geometry."""
+"""Windows and units against coefficients of all entries: the same rows through convolutions of every geometry."""
 
 from typing import Any, NamedTuple
 
