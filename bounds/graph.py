@@ -73,6 +73,7 @@ class Graph:
         one_by_one: whether it was captured for one input at a time, because its code merges rows with others or does
             not take any number of rows; it is then mapped over the rows.
         inexact: operations that were written as others, so that they round in a way of their own.
+        folded: operations on weights alone that have been met, such as those of weight normalisation.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Graph:
         self.program = program
         self.one_by_one = one_by_one
         self.inexact = inexact
+        self.folded: set[str] = set()
         self._needed = _ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
 
@@ -159,6 +161,8 @@ class Graph:
         value = function(*(nodes[name].value for name in parents))
         if not parents or not _holds_tensors(value):  # constants, and sizes
             known[node] = _as(value, like) if isinstance(value, Tensor) else value
+            if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in filled):
+                self.folded.add(str(node.target))
             return
         arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: known.get(leaf), node.args))
         origin = _origin(node)

@@ -11,6 +11,7 @@ from bounds import (
     Interval,
     InvalidInput,
     LpBall,
+    Normalize,
     UnsupportedLayer,
     alpha_crown,
     capture,
@@ -181,3 +182,24 @@ def test_what_has_no_bound_as_it_runs_is_refused():
         crown(nn.Sequential(nn.Linear(3, 3), nn.Softmax(1)), ball, sound="deployed")
     with pytest.raises(InvalidInput, match=r"float32 network, but 0\.weight is torch\.float64: convert"):
         crown(nn.Sequential(nn.Linear(3, 3)).double(), ball, sound="deployed")
+
+
+class Folding(nn.Module):
+    """Its weight is the result of a sum that absorbs it in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.75, 0.75, 0.75]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * ((self.weight + HUGE) - HUGE)
+
+
+def test_weights_that_are_computed_on_the_way_are_refused():
+    """Bounds used the sum in float64, 0.75, where the network multiplies by 0; views of weights are no sums."""
+    ball = LpBall(torch.rand(2, 3, generator=generator(0), dtype=torch.float64), 0.1)
+    with pytest.raises(UnsupportedLayer, match=r"aten\.add\.Tensor, aten\.sub\.Tensor rounds in float32"):
+        crown(Folding(), ball, sound="deployed")
+    assert crown(Folding(), ball).lower.isfinite().all()
+    maps = LpBall(torch.rand(2, 1, 3, 2, generator=generator(1), dtype=torch.float64), 0.1)
+    assert crown(Normalize([0.3], [0.5]), maps, sound="deployed").lower.isfinite().all()
