@@ -135,7 +135,8 @@ class Backward:
             return parts
         values = (rows.expanded() if isinstance(rows, Units) else rows).dense()
         _, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
-        return tuple(Dense(part) for part in torch.func.vmap(transpose, in_dims=1, out_dims=1)(values))
+        # Rows come first here: a parent that the node does not depend on, as of broadcast_tensors, has no rows yet.
+        return tuple(Dense(part.transpose(0, 1)) for part in torch.func.vmap(transpose, in_dims=1)(values))
 
     def _through_function(
         self, name: str, rows: Rows | Units, total: "_Sum", both: bool, choose: Choose | None, rounded: bool
@@ -302,5 +303,7 @@ def _at_rows(planes: Planes, rows: Rows) -> Planes:
 def _total(values: Tensor, x: Tensor) -> Tensor:
     """Sums (N, R) of products over all entries; x has one row for all, or one for each."""
     if x.shape[1] == 1 and x.shape[2:] == values.shape[2:]:
-        return torch.matmul(values.flatten(2), x.flatten(2).transpose(1, 2)).squeeze(2)
-    return (values * x).flatten(2).sum(2)
+        values, x = (part.reshape(*part.shape[:2], -1) for part in (values, x))  # a node may be one number
+        return torch.matmul(values, x.transpose(1, 2)).squeeze(2)
+    products = values * x
+    return products.reshape(*products.shape[:2], -1).sum(2)

@@ -114,7 +114,7 @@ class Windows:
         spread = index[self.place].unsqueeze(2).expand(-1, -1, channels, -1)
         whole = self.values.new_zeros(*self.place.shape, channels, padded[0] * padded[1])
         whole = whole.scatter(3, spread, self.values.flatten(3)).unflatten(3, padded)
-        return F.pad(whole, _margins(self.shape, padded, self.padding, inward=True))
+        return _framed(whole, _margins(self.shape, padded, self.padding, inward=True))
 
     def in_windows(self, padding: tuple[int, int], size: tuple[int, int]) -> "Windows":
         """The same in larger windows that begin ``padding`` before the map."""
@@ -139,7 +139,7 @@ class Units:
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) entries of (N, *shape)."""
-        return x.flatten(1).gather(1, self.index)
+        return x.reshape(len(x), -1).gather(1, self.index)
 
     def size(self, x: Tensor) -> Tensor:
         """The same."""
@@ -154,7 +154,7 @@ class Units:
             grid = (self.shape[1], self.shape[2])
             return Windows(values, self.index % area, grid, (1, 1), (0, 0), self.shape, True)
         entries = self.shape.numel() if isinstance(self.shape, torch.Size) else torch.Size(self.shape).numel()
-        return Dense(self._one_hot(self.index, entries).unflatten(2, self.shape or (1,)))
+        return Dense(self._one_hot(self.index, entries).view(*self.index.shape, *self.shape))
 
     def _one_hot(self, index: Tensor, size: int) -> Tensor:
         zeros = torch.zeros(*index.shape, size, dtype=self.like.dtype, device=self.like.device)
@@ -181,8 +181,8 @@ def added(one: Rows, other: Rows) -> Rows:
 
 
 def _sums(values: Tensor, x: Tensor) -> Tensor:
-    flat = x.flatten(1).unsqueeze(2)
-    return torch.matmul(values.flatten(2), flat).squeeze(2)
+    flat = x.reshape(len(x), -1).unsqueeze(2)
+    return torch.matmul(values.reshape(*values.shape[:2], -1), flat).squeeze(2)
 
 
 def _tiles(
@@ -190,9 +190,15 @@ def _tiles(
 ) -> Tensor:
     """All windows of a map, (N, P, C, h, w)."""
     padded = [(count - 1) * step + length for count, step, length in zip(grid, stride, size, strict=True)]
-    x = F.pad(x, _margins(x.shape[1:], padded, padding, inward=False))
+    x = _framed(x, _margins(x.shape[1:], padded, padding, inward=False))
     tiles = x.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
     return tiles.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+
+
+def _framed(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
+    """Zeros added first and the rest cut off then, of which there may be more than there was before."""
+    larger = F.pad(x, [max(margin, 0) for margin in margins])
+    return F.pad(larger, [min(margin, 0) for margin in margins])
 
 
 def _margins(

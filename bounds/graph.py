@@ -10,6 +10,7 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ class Graph:
         one_by_one: whether it was captured for one input at a time, because its code merges rows with others or does
             not take any number of rows; it is then mapped over the rows.
         inexact: operations that were written as others, so that they round in a way of their own.
+        folded: operations on weights alone that have been met, such as those of weight normalisation.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Graph:
         self.program = program
         self.one_by_one = one_by_one
         self.inexact = inexact
+        self.folded: set[str] = set()
         self._needed = _ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._copies: list[Tensor] = []  # of the weights that were bound last
@@ -123,13 +126,13 @@ class Graph:
             elif node.op == "output":
                 nodes["output"] = _renamed(nodes, node.args[0])
             elif node in self._needed:
-                self._add(node, nodes, known)
+                self._add(node, nodes, known, x)
         if self.one_by_one:
             return {name: _mapped(node, len(x)) for name, node in nodes.items()}
         return nodes
 
-    def _add(self, node: fx.Node, nodes: dict[str, Node], known: dict[fx.Node, Any]) -> None:
-        """Evaluate one operation and file it as data or as something else."""
+    def _add(self, node: fx.Node, nodes: dict[str, Node], known: dict[fx.Node, Any], like: Tensor) -> None:
+        """Evaluate one operation and file it as data, or as something else in the dtype of the inputs."""
         flat, spec = pytree.tree_flatten((node.args, node.kwargs))
         places = [i for i, leaf in enumerate(flat) if isinstance(leaf, fx.Node) and leaf.name in nodes]
         filled = [known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in flat]
@@ -160,7 +163,9 @@ class Graph:
                 return
         value = function(*(nodes[name].value for name in parents))
         if not parents or not _holds_tensors(value):  # constants, and sizes
-            known[node] = value
+            known[node] = _as(value, like) if isinstance(value, Tensor) else value
+            if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in filled):
+                self.folded.add(str(node.target))
             return
         arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: known.get(leaf), node.args))
         origin = _origin(node)
@@ -213,8 +218,8 @@ def capture(model: Source | Graph, x: Tensor) -> Graph:
                     f"torch.export does not capture the model for any number of rows: {reason}; write its forward "
                     f"pass without branches on values and with sizes taken from x.shape"
                 )
-            _refuse_coupled_rows(module, example)
             graph = single
+        _refuse_coupled_rows(module, example)
     finally:
         for part, training in modes:
             part.training = training
@@ -236,7 +241,7 @@ def _captured(module: nn.Module, example: Tensor, *, one_by_one: bool) -> tuple[
 
 
 def _refuse_coupled_rows(module: nn.Module, example: Tensor) -> None:
-    """What is captured for one input at a time has to answer for it alone also among others."""
+    """A model has to answer for an input alone as it does among others; to turn rows over leaves no trace in shapes."""
     step = torch.linspace(0.05, 0.15, example.numel(), dtype=example.dtype, device=example.device)
     pair = torch.cat([example, example + step.view_as(example)])
     with torch.no_grad():
@@ -245,7 +250,8 @@ def _refuse_coupled_rows(module: nn.Module, example: Tensor) -> None:
         except Exception:  # it takes one input only
             return
         alone = torch.cat([module(row.clone()) for row in pair.split(1)])
-    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-3):
+    same = together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=True)
+    if not same:
         raise UnsupportedLayer(
             "the model mixes the dimension of inputs with others, so that its answer for an input depends on the rest "
             "of the batch: remove batch statistics"
@@ -273,15 +279,32 @@ def _in_parts(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
     """Products and quotients of data as operations that are affine, or functions of one or two numbers."""
     if len(node.parents) == 2 and node.operation in ("aten.matmul.default", "aten.mm.default", "aten.bmm.default"):
         return _matrix_product(node, nodes)
+    if len(node.parents) == 2 and node.operation == "aten.mul.Tensor":
+        return _product(node, nodes[node.parents[0]], nodes[node.parents[1]], "")
     if node.operation in ("aten.div.Tensor", "aten.div.Scalar") and node.arguments[-1] is None:
         divisor = nodes[node.parents[-1]]
         inverse = _part(node, "inverse", "aten.reciprocal.default", (divisor,), torch.reciprocal, (None,))
         if len(node.parents) == 1:
             factor = node.arguments[0]
             return [inverse, _part(node, "", "aten.mul.Tensor", (inverse,), lambda y: factor * y, (factor, None))]
-        factors = (nodes[node.parents[0]], inverse)
-        return [inverse, _part(node, "", "aten.mul.Tensor", factors, torch.mul, (None, None))]
+        return [inverse, *_product(node, nodes[node.parents[0]], inverse, "")]
     return [node]
+
+
+def _product(node: Node, left: Node, right: Node, suffix: str) -> list[Node]:
+    """The product of entries, of factors with one number of dimensions: in front of them may come one for inputs."""
+    if left is right:
+        return [_part(node, suffix, "aten.square.default", (left,), torch.square, (None,))]
+    factors = [left, right]
+    ndim = max(left.value.ndim, right.value.ndim)
+    aligned = []
+    for i, (factor, side) in enumerate(zip(factors, ("left", "right"), strict=True)):
+        if factor.value.ndim < ndim:
+            shape = (1,) * (ndim - factor.value.ndim) + tuple(factor.value.shape)
+            view = partial(torch.reshape, shape=shape)
+            factors[i] = _part(node, f"{suffix}{side} aligned", "aten.view.default", (factor,), view, (None, shape))
+            aligned.append(factors[i])
+    return [*aligned, _part(node, suffix, "aten.mul.Tensor", (factors[0], factors[1]), torch.mul, (None, None))]
 
 
 def _matrix_product(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
@@ -291,9 +314,9 @@ def _matrix_product(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
         return [node]
     columns = _part(node, "left", "aten.unsqueeze.default", (left,), lambda x: x.unsqueeze(-1), (None, -1))
     rows = _part(node, "right", "aten.unsqueeze.default", (right,), lambda y: y.unsqueeze(-3), (None, -3))
-    products = _part(node, "products", "aten.mul.Tensor", (columns, rows), torch.mul, (None, None))
-    total = _part(node, "", "aten.sum.dim_IntList", (products,), lambda z: z.sum(-2), (None, [-2]))
-    return [columns, rows, products, total]
+    products = _product(node, columns, rows, "products")
+    total = _part(node, "", "aten.sum.dim_IntList", (products[-1],), lambda z: z.sum(-2), (None, [-2]))
+    return [columns, rows, *products, total]
 
 
 def _part(

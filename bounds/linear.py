@@ -266,7 +266,8 @@ class LinearBounds:
         if everywhere:
             index = torch.arange(count, device=interval.lower.device).expand(len(interval.lower), -1)
         else:
-            chosen = torch.stack([self._open(name, key) for key in network.consumers(name)]).any(0).flatten(1)
+            chosen = torch.stack([self._open(name, key) for key in network.consumers(name)]).any(0)
+            chosen = chosen.reshape(len(chosen), -1)  # a node may be one number
             most = int(chosen.sum(1).max()) if chosen.numel() else 0
             # Inputs with fewer open entries have others bounded as well.
             index = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
@@ -274,7 +275,7 @@ class LinearBounds:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
         better = self._of_entries(name, index, _without_box(network.ball))
-        lower, upper = interval.lower.flatten(1), interval.upper.flatten(1)
+        lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
         lower = lower.scatter(1, index, torch.maximum(lower.gather(1, index), better.lower))
         upper = upper.scatter(1, index, torch.minimum(upper.gather(1, index), better.upper))
         network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))

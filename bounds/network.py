@@ -41,9 +41,9 @@ class Network:
         checks.full_precision(ball.center)
         self.sound = checks.one_of("sound", sound, MODES)
         graph = capture(model, ball.center)
+        self.nodes = graph.bind(ball.center)
         if sound == "deployed":
             _require_float32(graph)
-        self.nodes = graph.bind(ball.center)
         self.ball = ball
         self.order = list(self.nodes)
         self.rules: dict[str, Affine] = {}
@@ -159,9 +159,11 @@ def _require_float32(graph: Graph) -> None:
                 f"sound='deployed' speaks of a float32 network, but {name} is {weight.dtype}: convert the model with "
                 f"model.float(), or use sound='rounding'"
             )
-    if graph.inexact:
+    # Casts are made as the program says.
+    moves = {"aten._to_copy.default", *(name for name, entry in AFFINE.items() if entry.exact)}
+    if inexact := graph.inexact | graph.folded - moves:
         raise UnsupportedLayer(
-            f"how {', '.join(sorted(graph.inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
+            f"how {', '.join(sorted(inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
             f"use sound='rounding', which speaks of the network in real arithmetic"
         )
 

@@ -30,7 +30,8 @@ def _(x: Tensor, low: float, high: float) -> Tensor:
 
 def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax over one dimension."""
-    return _exponential_sums(x, dim).reciprocal().movedim(-1, dim)
+    result: Tensor = within(_exponential_sums(x, dim).reciprocal(), 0.0, 1.0)
+    return result.movedim(-1, dim)
 
 
 def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -40,8 +41,13 @@ def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
 
 def _exponential_sums(x: Tensor, dim: int) -> Tensor:
     """``sum_j exp(x_j - x_i)`` for every i, in the last dimension."""
-    x = x.movedim(dim, -1)
-    return (x.unsqueeze(-2) - x.unsqueeze(-1)).exp().sum(-1)
+    return _differences(x.movedim(dim, -1)).exp().sum(-1)
+
+
+def _differences(x: Tensor) -> Tensor:
+    """``x_j - x_i`` for every i, j in the last two dimensions; exactly 0 where i is j, for intervals as well."""
+    apart = 1 - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return (x.unsqueeze(-2) - x.unsqueeze(-1)) * apart
 
 
 def logsumexp(x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
@@ -57,7 +63,7 @@ def _standardized(x: Tensor, dims: list[int], epsilon: float, *, centered: bool 
     deviation = x - x.mean(dims, keepdim=True) if centered else x
     rate = ((deviation**2).mean(dims, keepdim=True) + epsilon) ** -0.5
     # Of n numbers with mean square 1, none exceeds the root of n; of n - 1 if they sum to 0.
-    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-12)
+    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-6)  # float32 rounds it
     result: Tensor = within(deviation * rate, -limit, limit)
     return result
 
@@ -160,7 +166,20 @@ def variance_corrected(
 
 def standard_deviation(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
     """Root of the variance."""
-    return variance(x, dim, unbiased, keepdim).sqrt()
+    return _root(variance(x, dim, unbiased, keepdim))
+
+
+def standard_deviation_corrected(
+    x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    """Root of the variance, with ``n - correction`` for n."""
+    return _root(variance_corrected(x, dim, correction=correction, keepdim=keepdim))
+
+
+def _root(squares: Tensor) -> Tensor:
+    """The root of a sum of squares, whose bounds rounding may take below 0."""
+    root: Tensor = within(squares, 0.0, math.inf).sqrt()
+    return root
 
 
 def attention(
@@ -183,12 +202,15 @@ def attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         allowed = attn_mask
     elif attn_mask is not None:
-        scores = scores + attn_mask
-    differences = (scores.unsqueeze(-2) - scores.unsqueeze(-1)).exp()
+        allowed = attn_mask > -math.inf
+        scores = scores + attn_mask.masked_fill(~allowed, 0.0)
+    ratios = _differences(scores).exp()
     if allowed is not None:
-        differences = differences * allowed.unsqueeze(-2)
-    weights = differences.sum(-1).reciprocal()
-    return (weights if allowed is None else weights * allowed) @ value
+        ratios = ratios * allowed.unsqueeze(-2)
+    weights = ratios.sum(-1).reciprocal()
+    weights = within(weights if allowed is None else weights * allowed, 0.0, 1.0)
+    result: Tensor = weights @ value
+    return result
 
 
 def maximum(x: Tensor, y: Tensor) -> Tensor:
@@ -327,7 +349,7 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.var.dim: variance,
     aten.var.correction: variance_corrected,
     aten.std.dim: standard_deviation,
-    aten.std.correction: lambda *args, **options: variance_corrected(*args, **options).sqrt(),
+    aten.std.correction: standard_deviation_corrected,
     aten.scaled_dot_product_attention.default: attention,
     aten.rsqrt.default: lambda x: x**-0.5,
     aten.log_sigmoid.default: lambda x: -F.softplus(-x, threshold=math.inf),

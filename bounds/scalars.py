@@ -34,10 +34,6 @@ def _prelu(node: Node) -> NodeFunction:
     return functions.leaky_relu(weight.reshape(shape))
 
 
-def _product(node: Node) -> NodeFunction:
-    return functions.square() if node.parents[0] == node.parents[1] else Product()
-
-
 def _maximum(node: Node) -> NodeFunction:
     shape = (node if node.single is None else node.single).value.ndim
     dims, keepdim, *_ = (*node.arguments[1:], (), False) if len(node.arguments) > 1 else ((), False)
@@ -76,7 +72,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.log.default": _fixed(functions.log),
     "aten.sqrt.default": _fixed(functions.sqrt),
     "aten.reciprocal.default": _fixed(functions.reciprocal),
-    "aten.mul.Tensor": _product,
+    "aten.mul.Tensor": _fixed(Product),
     "aten.amax.default": _maximum,
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
     "aten.pow.Tensor_Scalar": lambda node: functions.power(node.arguments[1]),

@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +58,7 @@ def peers(model: nn.Module, x: Tensor, radius: float) -> dict[str, Callable[[], 
     bounded = BoundedModule(model, x)
     around = BoundedTensor(x, PerturbationLpNorm(norm=float("inf"), eps=radius))
     names = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "CROWN-Optimized"}
-    return {
-        f"auto_LiRPA {ours}": lambda theirs=theirs: bounded.compute_bounds(x=(around,), method=theirs)
-        for ours, theirs in names.items()
-    }
+    return {f"auto_LiRPA {ours}": partial(bounded.compute_bounds, x=(around,), method=m) for ours, m in names.items()}
 
 
 def main(repeats: int, steps: int, dtype: torch.dtype) -> None:

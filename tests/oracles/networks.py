@@ -28,3 +28,15 @@ def grid(ball: LpBall, steps: int) -> Tensor:
     inside = torch.linalg.vector_norm(moves, ball.norm, dim=1) <= float(ball.radii[0])
     x = ball.center[0] + moves[inside]
     return x.clamp(-math.inf if ball.low is None else ball.low, math.inf if ball.high is None else ball.high)
+
+
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model with parameters and statistics of its own, so that none of them is a neutral 0 or 1."""
+    draw = generator(seed)
+    with torch.no_grad():
+        for name, part in [*model.named_parameters(), *model.named_buffers()]:
+            if part.is_floating_point():
+                part.copy_(torch.randn(part.shape, generator=draw) / max(1, part[0].numel()) ** 0.5)
+                if name.endswith("var"):
+                    part.abs_().add_(0.3)
+    return model
