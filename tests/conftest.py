@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from bounds import Normalize
 
+torch.set_num_threads(1)  # each of the processes that share the work has a core for itself
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -29,6 +29,7 @@ def test_certify_your_network(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_certified_accuracy_curves(tmp_path, monkeypatch, capsys):
     file = tmp_path / "curves.png"
     run("certified_accuracy_curves.py", "--inputs", 20, "--draws", 300, "--output", file, monkeypatch=monkeypatch)

@@ -397,6 +397,7 @@ def contains(outer: Interval, inner: Interval) -> bool:
     return bool((outer.lower <= inner.lower + slack).all() and (inner.upper <= outer.upper + slack).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ZOO)
 def test_nested_sets_have_nested_bounds(name: str, norm: float):

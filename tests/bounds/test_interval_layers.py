@@ -126,7 +126,9 @@ def padded(mode: str) -> nn.Conv2d:
 
 
 @pytest.mark.parametrize("case", [*REFUSED, *PADDED])
-@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize(
+    "norm", [pytest.param(1.0, marks=pytest.mark.slow), pytest.param(2.0, marks=pytest.mark.slow), math.inf]
+)
 def test_what_is_no_sequence_of_known_layers_is_captured_and_bounded_as_it_runs(case: str, norm: float):
     """Catches a hook, an own forward pass or a mode of padding that the bounds do not know of."""
     build = PADDED[case] if case in PADDED else REFUSED[case][0]

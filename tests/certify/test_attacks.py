@@ -302,6 +302,7 @@ def test_every_witness_is_checked_again(spoil: str, monkeypatch: pytest.MonkeyPa
     assert witness.distance.isinf().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", reference.NETWORKS)
 def test_witnesses_on_trained_networks(name: str, norm: float):

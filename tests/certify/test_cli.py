@@ -146,11 +146,15 @@ def test_the_same_network_in_three_forms_gives_the_same_records(project: Path):
         return [record for record in records(project / folder) if record["method"] == "smoothing"]
 
     assert smoothing("built") == smoothing("exported")
-    # A graph from torch.export is no nn.Sequential: interval bounds say so instead of guessing.
-    statuses = {
-        row["status"] for record in records(project / "exported") for row in record["rows"] if record["method"] == "ibp"
-    }
-    assert statuses == {"unsupported"}
+    # A graph from torch.export is no nn.Sequential: its intervals are those of its operations, up to the search.
+    built, exported = (radii(project / folder) for folder in ("built", "exported"))
+    assert built == pytest.approx(exported, rel=5e-3)
+
+
+def radii(folder: Path) -> list[float]:
+    """Certified radii by interval bounds, in the order of the records."""
+    found = [record for record in records(folder) if record["method"] == "ibp"]
+    return [row["certified_radius"] for record in found for row in record["rows"]]
 
 
 def test_normalisation_belongs_to_the_model(project: Path):
@@ -159,7 +163,9 @@ def test_normalisation_belongs_to_the_model(project: Path):
     certify("run", "config.toml", "--output", "plain", cwd=project)
     write(project, model='network = "ibp"\nmean = [0.0]\nstd = [1.0]', data="count = 3")
     certify("run", "config.toml", "--output", "normalised", cwd=project)
-    assert records(project / "plain") == records(project / "normalised")
+    plain, normalised = (radii(project / folder) for folder in ("plain", "normalised"))
+    assert len(plain) == 6
+    assert plain == pytest.approx(normalised, rel=2e-3)  # the search stops within a thousandth
 
 
 @pytest.mark.slow

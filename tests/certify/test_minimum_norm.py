@@ -36,7 +36,7 @@ BEST = [(best_of_all, norm) for norm in NORMS]
 
 
 def named(value: object) -> str:
-    return getattr(value, "__name__", str(value))
+    return "best" if value is best_of_all else getattr(value, "__name__", str(value))
 
 
 def short(attack: Callable, steps: int) -> dict[str, int]:
@@ -258,6 +258,7 @@ def test_projection_onto_l0_keeps_the_largest_entries():
 # --------------------------------------------------------------------------------------------------------- honesty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "norm"), PAIRS, ids=named)
 def test_witnesses_on_a_trained_network(attack: Callable, norm: float):
     """Misclassified, in the box, frozen where asked, at the distance stated, and never nearer than what is proved."""
