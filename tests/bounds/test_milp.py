@@ -17,8 +17,9 @@ from bounds.milp import Search, milp_bounds, milp_margins
 NETWORKS = ("mlp_relu", "mlp_relu_deep", "mlp_leaky", "cnn_relu", "cnn_bn_avgpool")
 RADII = {"inf": (0.02, 0.1), "1": (0.1, 0.5)}
 FAST = (("mlp_leaky", "inf", 0.02), ("mlp_relu_deep", "1", 0.1))
+MINUTES = [(name, norm, RADII[norm][1]) for name in ("cnn_relu", "cnn_bn_avgpool") for norm in RADII]
 RECORDED = [
-    pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow)
+    pytest.param(*case, marks=[] if case in FAST else pytest.mark.exhaustive if case in MINUTES else pytest.mark.slow)
     for case in ((name, norm, radius) for name in NETWORKS for norm, radii in RADII.items() for radius in radii)
 ]
 
