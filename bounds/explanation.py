@@ -56,11 +56,11 @@ class Explanation:
 
     def __str__(self) -> str:
         width = max(len(part.operation) for part in self.operations)
-        lines = [
-            f"{part.operation:<{width}}  {part.rule or 'NO RULE':<24}  {part.shape}  {part.origin}"
-            + (f"\n{'':<{width}}  {part.remedy}" if part.remedy else "")
-            for part in self.operations
-        ]
+        lines = []
+        for part in self.operations:
+            lines.append(f"{part.operation:<{width}}  {part.rule or 'NO RULE':<18}  {part.shape}  {part.origin}")
+            if part.remedy:
+                lines.append(f"{'':<{width}}  {part.remedy}")
         return "\n".join(lines)
 
 

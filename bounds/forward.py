@@ -178,7 +178,8 @@ class _Propagation:
         ball, shape = self.network.ball, form.below.shape
         least = []
         for columns, constant in ((form.lower, form.below), (-form.upper, -form.above)):
-            rows = columns.flatten(2).transpose(1, 2).reshape(len(shape) and shape[0], -1, *ball.center.shape[1:])
+            rows = columns.reshape(*columns.shape[:2], -1).transpose(1, 2)
+            rows = rows.reshape(len(rows), -1, *ball.center.shape[1:])
             bound = linear_minimum(rows, ball).view(shape) + constant
             bound = bound - 2 * torch.finfo(bound.dtype).eps * bound.abs()
             least.append(torch.where(bound.isnan(), -torch.inf, bound))

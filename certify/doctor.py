@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bounds import UnsupportedLayer, checks
-from bounds.interval import sequential_layers
+from bounds import UnsupportedLayer, checks, explain
 from certify import reference
 from certify.config import read_config
 from certify.models import frozen, predictions, probe
@@ -43,8 +42,14 @@ def diagnose(config: Path | None = None) -> Iterator[str]:
         correct = int((predictions(classifier, x, settings.batch_size) == labels).sum())
     yield f"model: {num_classes} classes, deterministic, {correct} of {len(x)} inputs correct"
     try:
-        layers = [type(layer).__name__ for layer in sequential_layers(classifier)]
-        yield f"interval bounds: every layer has a rule ({', '.join(layers)})"
+        explanation = explain(classifier, x[:1])
     except UnsupportedLayer as error:
-        yield f"interval bounds: not for this model; {error}"
+        yield f"bounds: not for this model; {error}"
+    else:
+        missing = len(explanation.missing)
+        count = len(explanation.operations)
+        yield "bounds: " + (
+            "every operation has a rule" if not missing else f"{missing} of {count} operations lack a rule"
+        )
+        yield from (f"  {line}" for line in str(explanation).splitlines())
     yield f"methods: {', '.join(method.name for method in settings.chosen_methods())}"

@@ -16,7 +16,7 @@ from certify.results import Record
 from certify.verification import bounded_form, least_margin, norm_of_set, outer_box, perturbations
 
 LADDER = ("ibp", "crown_ibp", "crown", "alpha_crown")  # what each row climbs until it is verified
-ATTACKED = (2.0, math.inf)  # norms for which there is an attack
+ATTACKED = (0.0, 1.0, 2.0, math.inf)  # norms for which there is an attack
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,7 +87,7 @@ def verify(
         method: the last bounding method to try; ``"fast_lin"`` is tried alone.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
-        attack: whether to look for adversarial examples, in l2 and l-infinity.
+        attack: whether to look for adversarial examples, in l0, l1, l2 and l-infinity.
         steps: of ascent for ``"alpha_crown"``.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
         batch_size: inputs bounded at once.

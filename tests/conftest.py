@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from bounds import Normalize
 
-torch.set_num_threads(1)  # each of the processes that share the work has a core for itself
+# Each of the processes that share the work has a core for itself, and so have the programs that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

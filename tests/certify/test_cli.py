@@ -215,7 +215,8 @@ def test_doctor(project: Path):
     assert "reference network: loads" in certify("doctor", cwd=project)
     told = certify("doctor", "config.toml", cwd=project)
     assert "model: 10 classes, deterministic, 12 of 12 inputs correct" in told
-    assert "interval bounds: every layer has a rule" in told
+    assert "bounds: every operation has a rule" in told
+    assert "aten.linear.default" in told
 
 
 CASES = {
