@@ -4,6 +4,7 @@ Most rows of a convolutional network see a part of the map only. Such rows are k
 coefficients, and where each block stands.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -153,8 +154,7 @@ class Units:
             values = self._one_hot(channel, self.shape[0])[..., None, None]
             grid = (self.shape[1], self.shape[2])
             return Windows(values, self.index % area, grid, (1, 1), (0, 0), self.shape, True)
-        entries = self.shape.numel() if isinstance(self.shape, torch.Size) else torch.Size(self.shape).numel()
-        return Dense(self._one_hot(self.index, entries).view(*self.index.shape, *self.shape))
+        return Dense(self._one_hot(self.index, math.prod(self.shape)).view(*self.index.shape, *self.shape))
 
     def _one_hot(self, index: Tensor, size: int) -> Tensor:
         zeros = torch.zeros(*index.shape, size, dtype=self.like.dtype, device=self.like.device)
