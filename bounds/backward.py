@@ -12,7 +12,6 @@ known bound of the node, so that :math:`\gamma |a| (|W| H + |b|)` at every node,
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,9 +24,12 @@ from bounds.graph import entries
 from bounds.network import Network, is_box, largest
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import RESHAPE
-from bounds.relaxations import NodeFunction, Planes, ScalarFunction
+from bounds.passages import Lines, Passage, through_lines, through_planes
+from bounds.rectifier import Rectifier
+from bounds.relaxations import Planes, ScalarFunction
 
-Choose = Callable[[str, NodeFunction, Rows], Planes]  # planes for the rows that arrive at a function
+# The passage of rows through a function with planes of their own: name, rows, whether rounding matters.
+Choose = Callable[[str, Rows, bool], Passage]
 
 
 class Backward:
@@ -43,6 +45,7 @@ class Backward:
         self.network = network
         self.parallel = parallel
         self.widest: dict[str, int] = {}
+        self._lines: dict[tuple[str, bool], Lines] = {}
         self._planes: dict[str, Planes] = {}
 
     def bounds(
@@ -70,8 +73,7 @@ class Backward:
         order = self.network.order
         rounded = rounded and self.network.sound != "real"
         rows: dict[str, Rows | Units] = {name: start}
-        count = start.index.shape[1] if isinstance(start, Units) else start.values.shape[1]
-        total = _Sum(2 * count if both else count, self.network.nodes[name].value)
+        total = _Sum(2 * start.count if both else start.count, self.network.nodes[name].value)
         for current in reversed(order[: order.index(name) + 1]):
             node = self.network.nodes[current]
             if current not in rows or node.operation == "input":
@@ -86,7 +88,8 @@ class Backward:
             if current in self.network.functions:
                 parts = self._through_function(current, here, total, both, choose, rounded)
             else:
-                parts = self._through_affine(current, here, total, rounded)
+                settled = current != name and self.network.settled(current)
+                parts = self._through_affine(current, here, total, rounded, settled=settled)
             for parent, part in zip(node.parents, parts, strict=True):
                 rows[parent] = self._joined(rows[parent], part, parent, total, rounded) if parent in rows else part
                 self._measure(name, rows[parent])
@@ -99,14 +102,14 @@ class Backward:
 
     def _measure(self, name: str, part: Rows | Units) -> None:
         if not isinstance(part, Units):
-            self.widest[name] = max(self.widest.get(name, 0), part.values.shape[2:].numel())
+            self.widest[name] = max(self.widest.get(name, 0), part.width)
 
     def _joined(self, one: Rows | Units, other: Rows | Units, name: str, total: "_Sum", rounded: bool) -> Rows:
         """The sum of coefficients that reach a node on several ways."""
         first, second = (part.expanded() if isinstance(part, Units) else part for part in (one, other))
-        if first.values.shape[1] < second.values.shape[1]:
+        if first.count < second.count:
             first = mirrored(first)
-        elif second.values.shape[1] < first.values.shape[1]:
+        elif second.count < first.count:
             second = mirrored(second)
         summed = added(first, second)
         if rounded:
@@ -116,7 +119,10 @@ class Backward:
 
     # ------------------------------------------------------------------------------------------------------ nodes
 
-    def _through_affine(self, name: str, rows: Rows | Units, total: "_Sum", rounded: bool) -> tuple[Rows | Units, ...]:
+    def _through_affine(
+        self, name: str, rows: Rows | Units, total: "_Sum", rounded: bool, *, settled: bool
+    ) -> tuple[Rows | Units, ...]:
+        """Coefficients of the parents; of a settled node, constants and errors are in the functions behind it."""
         network = self.network
         node, rule = network.nodes[name], network.rules[name]
         if node.batch != 0:
@@ -125,11 +131,11 @@ class Backward:
                 f"stands at {node.origin}"
             )
         parents = tuple(network.intervals[parent].lower for parent in node.parents)
-        if rule is not RESHAPE:
+        if rule is not RESHAPE and not settled:
             start, _ = rule.at_zero(node, parents)
             total.add(rows.dot(start))
-        if rounded and (error := network.rounding(name)) is not None:
-            total.doubt(rows.size(error))
+            if rounded and (error := network.rounding(name)) is not None:
+                total.doubt(rows.size(error))
         parts = rule.transpose(node, rows, tuple(part.shape for part in parents))
         if parts is not None:
             return parts
@@ -141,61 +147,88 @@ class Backward:
     def _through_function(
         self, name: str, rows: Rows | Units, total: "_Sum", both: bool, choose: Choose | None, rounded: bool
     ) -> tuple[Rows, ...]:
-        network = self.network
-        function, node = network.functions[name], network.nodes[name]
+        function = self.network.functions[name]
         rows = rows.expanded() if isinstance(rows, Units) else rows
         if not isinstance(function, ScalarFunction):
             rows = Dense(rows.dense())
-        joint = both and rows.values.shape[1] < total.count  # lower and upper bound still in one row
+        joint = both and rows.count < total.count  # lower and upper bound still in one row
         if choose is not None:
             rows = rows.cleaned() if isinstance(rows, Windows) else rows  # beyond the map are no planes
-            rows, joint = (mirrored(rows) if joint else rows), False
-            planes = choose(name, function, rows)
+            passage = choose(name, mirrored(rows) if joint else rows, rounded)
+        elif isinstance(function, ScalarFunction):
+            passage = through_lines(rows, self.lines(name, rounded), joint=joint)
         else:
-            planes = _at_rows(self._usual(name), rows)
-        values, below = rows.values, rows.values.clamp(max=0)
-        gap = planes.upper_intercept
-        if planes.lower_intercept is not None:
-            gap = gap - planes.lower_intercept
-        lower = _total(below, gap)
-        upper = lower - _total(values, planes.upper_intercept) if joint else None
-        if planes.lower_intercept is not None:
-            lower = lower + _total(values, planes.lower_intercept)
-        total.add(lower if upper is None else torch.cat([lower, upper], 1), joint=False)
-        if rounded:
-            self._doubt(name, rows, planes, total)
-        parts = []
-        shapes = [network.nodes[parent].value.shape for parent in node.parents]
-        over, under = function.aligned(values), function.aligned(below)
-        for shape, low, high in zip(shapes, planes.lower_slopes, planes.upper_slopes, strict=True):
-            if low is high:
-                part = over * low
-            else:
-                bent = under * (high - low)
-                part = bent + over * low
-                if joint:
-                    part = torch.cat([part, bent - over * high], 1)
-            parts.append(rows.with_values(function.reduced(part, shape)))
-        # Slopes beyond the map are 0, or the coefficients were before.
-        return tuple(replace(part, clean=True) if isinstance(part, Windows) else part for part in parts)
+            passage = self.through_planes(name, rows, self._usual(name).at(rows), rounded, joint=joint)
+        total.add(passage.constant, joint=False)
+        if passage.doubt is not None:
+            total.doubt(passage.doubt)
+        return passage.parts
 
-    def _doubt(self, name: str, rows: Rows, planes: Planes, total: "_Sum") -> None:
-        """What rounding may do behind a function: in its coefficients, its constant, and its values where deployed."""
+    def through_planes(self, name: str, rows: Rows, planes: Planes, rounded: bool, *, joint: bool = False) -> Passage:
+        """The passage through a function with any planes; what is settled of its parent included."""
         network, function = self.network, self.network.functions[name]
+        shapes = [network.nodes[parent].value.shape for parent in network.nodes[name].parents]
+        reach = [rows.at(largest(parent)) for parent in network.parents(name)] if rounded else []
+        passage = through_planes(function, rows, planes, shapes, joint=joint, reach=reach)
+        constant, doubt = passage.constant, passage.doubt
+        if doubt is not None:
+            doubt = self._sum_error(name, rows.values) * doubt
+            if network.sound == "deployed":
+                doubt = doubt + rows.size(network.deployed_error(name))
+        if (offset := self.offset(name)) is not None:
+            (part,) = passage.parts
+            constant = constant + part.dot(offset)
+            if doubt is not None and (error := network.rounding(network.nodes[name].parents[0])) is not None:
+                doubt = doubt + part.size(error)
+        return Passage(passage.parts, constant, doubt)
+
+    def lines(self, name: str, rounded: bool) -> Lines:
+        """The lines of a function of one variable, the same for all rows, in front of its settled parent."""
+        if (name, rounded) not in self._lines:
+            planes = self._usual(name)
+            (low,), (high,) = planes.lower_slopes, planes.upper_slopes
+            lower, upper = planes.lower_intercept, planes.upper_intercept
+            offset = self.offset(name)
+            doubt = self._line_doubt(name, planes, offset) if rounded else None
+            if offset is not None:
+                lower, upper = low * offset if lower is None else lower + low * offset, upper + high * offset
+            lower = torch.zeros_like(upper) if lower is None else lower
+            self._lines[name, rounded] = Lines(low, None if low is high else high - low, lower, upper, doubt)
+        return self._lines[name, rounded]
+
+    def _line_doubt(self, name: str, planes: Planes, offset: Tensor | None) -> Tensor:
+        """What rounding may change behind a function of one variable for a coefficient of size 1, entry by entry."""
+        network, function, parents = self.network, self.network.functions[name], self.network.parents(name)
+        (low,), (high,) = planes.lower_slopes, planes.upper_slopes
+        steepest = low.abs() if low is high else torch.maximum(low.abs(), high.abs())
+        if isinstance(function, Rectifier):  # also for any slope that is chosen later
+            steepest = torch.where(function.open(*parents)[0], 1.0, steepest)
         size = planes.upper_intercept.abs()
         if planes.lower_intercept is not None:
             size = torch.maximum(size, planes.lower_intercept.abs())
-        absolute = rows.values.abs()
-        doubt = _total(absolute, size)
-        aligned = function.aligned(absolute)
-        for parent, low, high in zip(network.parents(name), planes.lower_slopes, planes.upper_slopes, strict=True):
-            steepest = low.abs() if low is high else torch.maximum(low.abs(), high.abs())
-            doubt = doubt + _total(aligned, steepest * rows.at(largest(parent)))
-        terms = entries(network.nodes[name].value) + 32
-        doubt = accumulated_error(terms, absolute.dtype) * doubt
+        if offset is not None:
+            size = size + steepest * offset.abs()
+        # Constants are sums over all entries, coefficients products of their own.
+        many, few = self._sum_error(name, size), accumulated_error(32, size.dtype)
+        doubt = many * size + few * steepest * largest(parents[0])
         if network.sound == "deployed":
-            doubt = doubt + _total(absolute, rows.at(network.deployed_error(name)))
-        total.doubt(doubt)
+            doubt = doubt + network.deployed_error(name)
+        if offset is not None and (error := network.rounding(network.nodes[name].parents[0])) is not None:
+            doubt = doubt + steepest * error
+        return doubt * (1 + 4 * many)  # the sum of these is one of its own
+
+    def offset(self, name: str) -> Tensor | None:
+        """What the parent of a function is at zero, (N, *shape), if it is settled in its functions."""
+        network = self.network
+        parent = network.nodes[name].parents[0]
+        if not network.settled(parent):
+            return None
+        shapes = tuple(network.intervals[before].lower for before in network.nodes[parent].parents)
+        return network.rules[parent].at_zero(network.nodes[parent], shapes)[0]
+
+    def _sum_error(self, name: str, like: Tensor) -> float:
+        """Relative rounding error of a sum over all entries of a node, and of some steps before and after."""
+        return accumulated_error(entries(self.network.nodes[name].value) + 32, like.dtype)
 
     def _usual(self, name: str) -> Planes:
         """The planes of a function on the bounds of its parents, which are final once they are asked for."""
@@ -210,7 +243,7 @@ class Backward:
     def _least(self, rows: Rows | Units, region: PerturbationSet, total: "_Sum", rounded: bool) -> Tensor:
         """Minima over the set of what has arrived at the input, with all constants and errors."""
         rows = rows.expanded() if isinstance(rows, Units) else rows
-        if rows.values.shape[1] < total.count and not is_box(region):
+        if rows.count < total.count and not is_box(region):
             rows = mirrored(rows)
         if is_box(region):
             middle, gain, doubt = self._in_box(rows, region)
@@ -242,17 +275,19 @@ class Backward:
 
     def _in_interval(self, rows: Rows | Units, interval: Interval) -> tuple[Tensor, Tensor, Tensor]:
         """The same for the interval of a node."""
+        rows = rows.expanded() if isinstance(rows, Units) else rows
         center = interval.lower + (interval.upper - interval.lower) / 2
         radius = torch.maximum(interval.upper - center, center - interval.lower)
-        middle, gain = rows.dot(center), rows.size(radius)
+        middle = rows.dot(center)
+        gain, size = rows.sums(rows.values.abs(), [radius, center.abs()]).unbind(2)
         error = 2 * accumulated_error(entries(center) + 8, center.dtype)
-        return middle, gain, error * (rows.size(center.abs()) + gain) + torch.finfo(center.dtype).tiny * entries(center)
+        return middle, gain, error * (size + gain) + torch.finfo(center.dtype).tiny * entries(center)
 
     def _in_ball(self, rows: Rows, region: LpBall) -> tuple[Tensor, Tensor, Tensor]:
         """The same for an l_p ball, by Hölder's inequality."""
         rows = rows.cleaned() if isinstance(rows, Windows) else rows
         center = region.center.reshape(self.network.nodes[self.network.order[0]].value.shape)
-        slopes = rows.values.flatten(2).abs()
+        slopes = rows.flat().abs()
         middle = rows.dot(center)
         gain = region.radii[:, None] * norm_of(slopes, region.dual_norm).squeeze(2)
         powers = OTHER_OPERATIONS if 1 < region.dual_norm < torch.inf else 8
@@ -289,21 +324,3 @@ class _Sum:
         if value.shape[1] < self.count:
             value = torch.cat([value, value], 1)
         self.error = self.error + value
-
-
-def _at_rows(planes: Planes, rows: Rows) -> Planes:
-    """The planes where the rows stand."""
-    low = tuple(rows.at(slope) for slope in planes.lower_slopes)
-    same = all(a is b for a, b in zip(planes.lower_slopes, planes.upper_slopes, strict=True))
-    high = low if same else tuple(rows.at(slope) for slope in planes.upper_slopes)
-    constant = None if planes.lower_intercept is None else rows.at(planes.lower_intercept)
-    return Planes(low, constant, high, rows.at(planes.upper_intercept))
-
-
-def _total(values: Tensor, x: Tensor) -> Tensor:
-    """Sums (N, R) of products over all entries; x has one row for all, or one for each."""
-    if x.shape[1] == 1 and x.shape[2:] == values.shape[2:]:
-        values, x = (part.reshape(*part.shape[:2], -1) for part in (values, x))  # a node may be one number
-        return torch.matmul(values, x.transpose(1, 2)).squeeze(2)
-    products = values * x
-    return products.reshape(*products.shape[:2], -1).sum(2)

@@ -22,23 +22,58 @@ class Dense:
 
     values: Tensor
 
+    @property
+    def count(self) -> int:
+        """R."""
+        return self.values.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Coefficients in a row."""
+        return self.values.shape[2:].numel()
+
     def at(self, x: Tensor) -> Tensor:
         """Entries (N or 1, *shape) of a node where these coefficients stand, to be combined with ``values``."""
         return x.unsqueeze(1)
 
+    def sums(self, values: Tensor, vectors: list[Tensor]) -> Tensor:
+        """(N, R, V) sums of the products of any coefficients in these places with V times entries (N or 1, *shape)."""
+        columns = torch.stack([x.reshape(len(x), -1) for x in vectors], 2)
+        return torch.matmul(values.reshape(*values.shape[:2], -1), columns)
+
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return _sums(self.values, x)
+        return self.sums(self.values, [x]).squeeze(2)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return _sums(self.values.abs(), x)
+        return self.sums(self.values.abs(), [x]).squeeze(2)
 
     def scaled(self, x: Tensor) -> "Dense":
         """Coefficients times entries (N or 1, *shape)."""
         return Dense(self.values * x.unsqueeze(1))
 
-    def with_values(self, values: Tensor) -> "Dense":
+    def total(self, values: Tensor, x: Tensor) -> Tensor:
+        """(N, R) sums of products over all entries of a row; ``x`` has one row for all, or one for each."""
+        if x.shape[1] == 1 and x.shape[2:] == values.shape[2:]:
+            values, x = (part.reshape(*part.shape[:2], -1) for part in (values, x))  # a node may be one number
+            return torch.matmul(values, x.transpose(1, 2)).squeeze(2)
+        products = values * x
+        return products.reshape(*products.shape[:2], -1).sum(2)
+
+    def grouped(self, x: Tensor) -> Tensor:
+        """Something of each row, (N, R, ..), in the order of the coefficients."""
+        return x
+
+    def by_row(self, x: Tensor) -> Tensor:
+        """What :meth:`at` or :meth:`grouped` gave, as (N, R, ..)."""
+        return x.expand(-1, self.count, *x.shape[2:])
+
+    def flat(self) -> Tensor:
+        """(N, R, width)."""
+        return self.values.reshape(*self.values.shape[:2], -1)  # a node may be one number
+
+    def with_values(self, values: Tensor, *, clean: bool = True) -> "Dense":
         """Other coefficients, or those of more rows after these."""
         return Dense(values)
 
@@ -51,11 +86,12 @@ class Dense:
 class Windows:
     """Coefficients of one window of a map (C, H, W) for every row, the rest being 0.
 
-    Window (i, j) of a grid begins at ``(i, j) * stride - padding`` and may reach beyond the map.
+    Rows come in S times P groups of M rows each that share a window. Window (i, j) of a grid begins at
+    ``(i, j) * stride - padding`` and may reach beyond the map.
 
     Attributes:
-        values: (N, R, C, h, w).
-        place: (N, R), the window of each row as ``i * columns + j``.
+        values: (N, S, P, M, C, h, w).
+        place: (N, P), the window of each group as ``i * columns + j``.
         grid: rows and columns of windows.
         stride: from one window to the next, in both directions.
         padding: how far the first window begins before the map.
@@ -71,38 +107,71 @@ class Windows:
     shape: tuple[int, ...]
     clean: bool
 
+    @property
+    def count(self) -> int:
+        """S P M."""
+        return self.values.shape[1:4].numel()
+
+    @property
+    def width(self) -> int:
+        """Coefficients in a row."""
+        return self.values.shape[4:].numel()
+
     def at(self, x: Tensor) -> Tensor:
-        """Entries (N or 1, *shape) of a node in the window of each row, (N, R, C, h, w); 0 beyond the map."""
-        tiles = _tiles(x, self.grid, self.stride, self.padding, self.values.shape[3:])  # (N or 1, P, C, h, w)
+        """Entries (N or 1, *shape) of a node in the window of each group, (N, 1, P, 1, C, h, w); 0 beyond the map."""
+        tiles = _tiles(x, self.grid, self.stride, self.padding, self.values.shape[5:])  # (N or 1, P, C, h, w)
         place = self.place
         if len(tiles) > 1:
             place = place + tiles.shape[1] * torch.arange(len(place), device=place.device)[:, None]
-        return tiles.flatten(0, 1)[place.flatten()].view(self.values.shape)
+        return tiles.flatten(0, 1)[place][:, None, :, None]
+
+    def sums(self, values: Tensor, vectors: list[Tensor]) -> Tensor:
+        """(N, S P M, V) sums of the products of any coefficients in these places with V times entries (N or 1, *shape).
+
+        Entries are finite.
+        """
+        columns = torch.stack([self.at(x).flatten(3).squeeze(1) for x in vectors], 3)  # (N, P, C h w, V)
+        return torch.matmul(values.flatten(4), columns.unsqueeze(1)).flatten(1, 3)
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return (self.values * self.at(x)).flatten(2).sum(2)
+        return self.sums(self.values, [x]).squeeze(2)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return (self.values.abs() * self.at(x)).flatten(2).sum(2)
+        return self.sums(self.values.abs(), [x]).squeeze(2)
 
     def scaled(self, x: Tensor) -> "Windows":
         """Coefficients times entries (N or 1, *shape)."""
         return replace(self, values=self.values * self.at(x), clean=True)
 
-    def with_values(self, values: Tensor) -> "Windows":
+    def total(self, values: Tensor, x: Tensor) -> Tensor:
+        """(N, R) sums of products over all entries of a row."""
+        return (values * x).flatten(4).sum(4).flatten(1)
+
+    def grouped(self, x: Tensor) -> Tensor:
+        """Something of each row, (N, R, ..), in the order of the coefficients, (N, S, P, M, ..)."""
+        return x.view(len(x), *self.values.shape[1:4], *x.shape[2:])
+
+    def by_row(self, x: Tensor) -> Tensor:
+        """What :meth:`at` or :meth:`grouped` gave, as (N, R, ..)."""
+        return x.expand(-1, *self.values.shape[1:4], *x.shape[4:]).flatten(1, 3)
+
+    def flat(self) -> Tensor:
+        """(N, R, width)."""
+        return self.values.flatten(4).flatten(1, 3)
+
+    def with_values(self, values: Tensor, *, clean: bool = False) -> "Windows":
         """Other coefficients, or those of more rows after these, which have the same windows again."""
-        repeats = values.shape[1] // self.place.shape[1]
-        return replace(self, values=values, place=self.place.repeat(1, repeats))
+        return replace(self, values=values, clean=clean or self.clean)
 
     def cleaned(self) -> "Windows":
         """The same with coefficients beyond the map set to 0."""
         return self if self.clean else self.scaled(self.values.new_ones(1, *self.shape))
 
     def dense(self) -> Tensor:
-        """(N, R, *shape)."""
-        (rows, columns), (height, width) = self.grid, self.values.shape[3:]
+        """(N, S P M, *shape)."""
+        (rows, columns), (height, width) = self.grid, self.values.shape[5:]
         top = torch.arange(rows, device=self.place.device) * self.stride[0]
         left = torch.arange(columns, device=self.place.device) * self.stride[1]
         padded = [
@@ -110,17 +179,16 @@ class Windows:
         ]
         vertical = top[:, None, None, None] + torch.arange(height, device=top.device)[:, None]
         horizontal = left[None, :, None, None] + torch.arange(width, device=left.device)
-        index = (vertical * padded[1] + horizontal).flatten(2).flatten(0, 1)  # (P, h w)
-        channels = self.values.shape[2]
-        spread = index[self.place].unsqueeze(2).expand(-1, -1, channels, -1)
-        whole = self.values.new_zeros(*self.place.shape, channels, padded[0] * padded[1])
-        whole = whole.scatter(3, spread, self.values.flatten(3)).unflatten(3, padded)
-        return _framed(whole, _margins(self.shape, padded, self.padding, inward=True))
+        index = (vertical * padded[1] + horizontal).flatten(2).flatten(0, 1)  # (grid, h w)
+        spread = index[self.place][:, None, :, None, None].expand(*self.values.shape[:5], -1)
+        whole = self.values.new_zeros(*self.values.shape[:5], padded[0] * padded[1])
+        whole = whole.scatter(5, spread, self.values.flatten(5)).unflatten(5, padded)
+        return _framed(whole.flatten(1, 3), _margins(self.shape, padded, self.padding, inward=True))
 
     def in_windows(self, padding: tuple[int, int], size: tuple[int, int]) -> "Windows":
         """The same in larger windows that begin ``padding`` before the map."""
         top, left = (new - old for new, old in zip(padding, self.padding, strict=True))
-        bottom, right = size[0] - top - self.values.shape[3], size[1] - left - self.values.shape[4]
+        bottom, right = size[0] - top - self.values.shape[5], size[1] - left - self.values.shape[6]
         return replace(self, values=F.pad(self.values, (left, right, top, bottom)), padding=padding)
 
 
@@ -132,33 +200,44 @@ class Units:
         index: (N, R), places in a row of the node, flattened.
         shape: of one row of the node.
         like: a tensor of the dtype and on the device of the coefficients.
+        group: so many rows in turn have the same place in a map, in different channels.
     """
 
     index: Tensor
     shape: tuple[int, ...]
     like: Tensor
+    group: int = 1
+
+    @property
+    def count(self) -> int:
+        """R."""
+        return self.index.shape[1]
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) entries of (N, *shape)."""
-        return x.reshape(len(x), -1).gather(1, self.index)
+        return x.reshape(len(x), -1).expand(len(self.index), -1).gather(1, self.index)
 
     def size(self, x: Tensor) -> Tensor:
         """The same."""
         return self.dot(x)
 
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Channels (N, P, M) and places (N, P) in a map, as those of :class:`Windows`."""
+        area = self.shape[1] * self.shape[2]
+        grouped = self.index.unflatten(1, (-1, self.group))
+        return grouped.div(area, rounding_mode="floor"), grouped[:, :, 0] % area
+
     def expanded(self) -> "Dense | Windows":
         """The same as windows of one entry where the node is a map, else as coefficients of all entries."""
         if len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1:
-            area = self.shape[1] * self.shape[2]
-            channel = self.index.div(area, rounding_mode="floor")
-            values = self._one_hot(channel, self.shape[0])[..., None, None]
-            grid = (self.shape[1], self.shape[2])
-            return Windows(values, self.index % area, grid, (1, 1), (0, 0), self.shape, True)
+            channel, place = self.split()
+            values = self._one_hot(channel, self.shape[0])[:, None, ..., None, None]
+            return Windows(values, place, (self.shape[1], self.shape[2]), (1, 1), (0, 0), self.shape, True)
         return Dense(self._one_hot(self.index, math.prod(self.shape)).view(*self.index.shape, *self.shape))
 
     def _one_hot(self, index: Tensor, size: int) -> Tensor:
         zeros = torch.zeros(*index.shape, size, dtype=self.like.dtype, device=self.like.device)
-        return zeros.scatter(2, index.unsqueeze(2), 1.0)
+        return zeros.scatter(-1, index.unsqueeze(-1), 1.0)
 
 
 Rows = Dense | Windows
@@ -173,16 +252,11 @@ def added(one: Rows, other: Rows) -> Rows:
     """The sum of the same rows, as windows where both are and fit."""
     if isinstance(one, Windows) and isinstance(other, Windows) and (one.grid, one.stride) == (other.grid, other.stride):
         padding = tuple(max(a, b) for a, b in zip(one.padding, other.padding, strict=True))
-        ends = (max(part.values.shape[3 + axis] - part.padding[axis] for part in (one, other)) for axis in (0, 1))
+        ends = (max(part.values.shape[5 + axis] - part.padding[axis] for part in (one, other)) for axis in (0, 1))
         size = tuple(end + before for end, before in zip(ends, padding, strict=True))
         one, other = (part.in_windows((padding[0], padding[1]), (size[0], size[1])) for part in (one, other))
         return replace(one, values=one.values + other.values, clean=one.clean and other.clean)
     return Dense(one.dense() + other.dense())
-
-
-def _sums(values: Tensor, x: Tensor) -> Tensor:
-    flat = x.reshape(len(x), -1).unsqueeze(2)
-    return torch.matmul(values.reshape(*values.shape[:2], -1), flat).squeeze(2)
 
 
 def _tiles(

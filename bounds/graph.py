@@ -55,9 +55,11 @@ class Node:
     cache: dict[str, Any] = field(default_factory=dict)
 
     def cached(self, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever is made
-        """Something derived from the constants of the node, made once; anew where gradients may be wanted."""
+        """Something derived from the constants of the node, made once; anew where they want gradients."""
         if torch.is_grad_enabled():
-            return make()
+            leaves = pytree.tree_leaves((self.arguments, self.options))
+            if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
+                return make()
         if name not in self.cache:
             self.cache[name] = make()
         return self.cache[name]
@@ -120,7 +122,8 @@ class Graph:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 if node.name in stored:
-                    known[node] = _as(constants[stored[node.name]], x)
+                    constant = _as(constants[stored[node.name]], x)
+                    known[node] = constant if torch.is_grad_enabled() else constant.detach()
                 else:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
             elif node.op == "output":

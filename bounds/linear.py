@@ -25,6 +25,8 @@ from bounds.operations import AFFINE, Affine
 from bounds.optimize import optimized
 from bounds.transposes import divided, multiplied, reshaped, subtracted, summed
 
+# Rows that share a window cost less: so many more of them are bounded rather than each on its own.
+MORE_ROWS = 1.6
 SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
@@ -262,19 +264,14 @@ class LinearBounds:
     def _tighten(self, name: str, everywhere: bool) -> None:
         """Replace an interval by linear bounds, everywhere or where a function of it is open."""
         network, interval = self.network, self.network.intervals[name]
-        count = entries(interval.lower)
-        if everywhere:
-            index = torch.arange(count, device=interval.lower.device).expand(len(interval.lower), -1)
-        else:
-            chosen = torch.stack([self._open(name, key) for key in network.consumers(name)]).any(0)
-            chosen = chosen.reshape(len(chosen), -1)  # a node may be one number
-            most = int(chosen.sum(1).max()) if chosen.numel() else 0
-            # Inputs with fewer open entries have others bounded as well.
-            index = chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+        wanted = torch.ones_like(interval.lower, dtype=torch.bool)
+        if not everywhere:
+            wanted = torch.stack([self._open(name, key) for key in network.consumers(name)]).any(0)
+        index, group = _places(wanted)
         if index.numel() == 0:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
-        better = self._of_entries(name, index, _without_box(network.ball))
+        better = self._of_entries(name, index, _without_box(network.ball), group)
         lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
         lower = lower.scatter(1, index, torch.maximum(lower.gather(1, index), better.lower))
         upper = upper.scatter(1, index, torch.minimum(upper.gather(1, index), better.upper))
@@ -290,19 +287,21 @@ class LinearBounds:
         opened = network.functions[consumer].open(*network.parents(consumer))
         return torch.stack([part for part, parent in zip(opened, parents, strict=True) if parent == name]).any(0)
 
-    def _of_entries(self, name: str, index: Tensor, region: PerturbationSet) -> Interval:
-        """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row."""
+    def _of_entries(self, name: str, index: Tensor, region: PerturbationSet, group: int = 1) -> Interval:
+        """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row, in groups of a place."""
         value = self.network.nodes[name].value
+        groups = index.unflatten(1, (-1, group))
 
         def bound(part: slice) -> Tensor:
-            start = Units(index[:, part], tuple(value.shape[1:]), value)
+            start = Units(groups[:, part].flatten(1), tuple(value.shape[1:]), value, group)
             if self.steps:
                 found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
             else:
                 found = self.backward.bounds(name, start, region, both=True)
             return torch.stack(found.chunk(2, 1))
 
-        lower, upper = torch.cat(list(in_chunks(bound, index.shape[1], lambda: self._rows_at_once(name))), 2)
+        at_once = lambda: max(1, self._rows_at_once(name) // group)  # noqa: E731
+        lower, upper = torch.cat(list(in_chunks(bound, groups.shape[1], at_once)), 2)
         return Interval(lower, -upper)
 
     def _rows_at_once(self, name: str = "output") -> int:
@@ -311,8 +310,31 @@ class LinearBounds:
         before = network.order[: network.order.index(name) + 1]
         widest = self.backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
         value = network.nodes[name].value
-        tensors = 64 if self.steps else 16  # of the size of the coefficients of one node, at the same time
+        tensors = 24 if self.steps else 16  # of the size of the coefficients of one node, at the same time
         return max(1, self.memory // (tensors * 2 * widest * max(1, len(value)) * value.element_size()))
+
+
+def _places(wanted: Tensor) -> tuple[Tensor, int]:
+    """Entries (N, R) of a row that include all that are wanted, (N, *shape), and how many in turn share a place.
+
+    Inputs with fewer such entries have others bounded as well. In a map, rows of one place share their window: they
+    are taken together unless that means many more of them.
+    """
+    flat = wanted.reshape(len(wanted), -1)  # a node may be one number
+    most = int(flat.sum(1).max()) if flat.numel() else 0
+    if wanted.ndim == 4 and most:
+        here = wanted.flatten(2)  # (N, C, places)
+        places, group = int(here.any(1).sum(1).max()), int(here.sum(1).max())
+        if places * group <= MORE_ROWS * most:
+            place = _first(here.any(1), places)
+            channel = _first(here.transpose(1, 2).gather(1, place[..., None].expand(-1, -1, here.shape[1])), group)
+            return (channel * here.shape[2] + place[..., None]).flatten(1), group
+    return _first(flat, most), 1
+
+
+def _first(wanted: Tensor, count: int) -> Tensor:
+    """Places of as many entries of the last dimension, those that are wanted before all others."""
+    return wanted.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
 
 
 def _without_box(region: PerturbationSet) -> PerturbationSet:

@@ -57,6 +57,17 @@ class Network:
                     self.functions[name] = function_of(node)
                 else:
                     self.rules[name] = rule
+        children: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for name, node in self.nodes.items():
+            for parent in node.parents:
+                children[parent].append(name)
+        self._settled = {
+            name
+            for name, rule in self.rules.items()
+            if rule is not RESHAPE
+            and children[name]
+            and all(isinstance(self.functions.get(child), ScalarFunction) for child in children[name])
+        }
 
     def parents(self, name: str) -> list[Interval]:
         """Intervals of the parents of a node."""
@@ -65,6 +76,10 @@ class Network:
     def consumers(self, name: str) -> list[str]:
         """The functions that take a node."""
         return [key for key in self.functions if name in self.nodes[key].parents]
+
+    def settled(self, name: str) -> bool:
+        """Whether a node serves functions of one variable alone, in which its constant and errors are counted."""
+        return name in self._settled
 
     # -------------------------------------------------------------------------------------------------- intervals
 
@@ -120,7 +135,8 @@ class Network:
             node, rule = self.nodes[name], self.rules[name]
             reach = tuple(largest(part) for part in self.parents(name))
             _, offset = rule.at_zero(node, reach)
-            error = 2 * accumulated_error(rule.terms(node, reach) + 4, node.value.dtype)
+            terms = (rule.transposed_terms or rule.terms)(node, reach)
+            error = 2 * accumulated_error(terms + 4, node.value.dtype)
             total = error * (1 + error) * (rule.moved(node, reach) + offset) + torch.finfo(node.value.dtype).tiny
             if self.sound == "deployed":
                 total = total + self.deployed_error(name)

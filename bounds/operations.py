@@ -29,6 +29,7 @@ class Affine:
         terms: of a node and the values of its parents, rounded operations behind one entry of the output, at most.
         applies: of a node, whether it is affine there, with the data where they stand.
         exact: whether it moves entries about without rounding.
+        transposed_terms: as ``terms``, behind one coefficient that its transpose has moved; None for the same.
         transpose: the transpose of its matrix on the rows that linear bounds carry backward; None where it does not
             serve, and always for the vector-Jacobian product.
     """
@@ -37,6 +38,7 @@ class Affine:
     terms: Callable[[Node, tuple[Tensor, ...]], int]
     applies: Callable[[Node], bool] = lambda node: True
     exact: bool = False
+    transposed_terms: Callable[[Node, tuple[Tensor, ...]], int] | None = None
     transpose: Transpose = transposes.none
 
     def moved(self, node: Node, reach: tuple[Tensor, ...]) -> Tensor:
@@ -109,6 +111,12 @@ def _fan_in(node: Node, parents: tuple[Tensor, ...]) -> int:
     return max(weight[0].numel(), weight[:, 0].numel()) + 1
 
 
+def _fan_out(node: Node, parents: tuple[Tensor, ...]) -> int:
+    """Of a weight (out, in, ...)."""
+    weight: Tensor = node.arguments[1]
+    return weight[:, 0].numel()
+
+
 def _all(node: Node, parents: tuple[Tensor, ...]) -> int:
     """A sum over all entries of a row, or over fewer; transposed likewise."""
     return max(entries(parents[0]), entries(node.value)) + 2
@@ -127,7 +135,8 @@ SELECTION = Affine(_entrywise, _few, applies=_constant_condition, exact=True)
 
 def _layer(operation: Callable[..., Tensor], transpose: Transpose = transposes.none) -> Affine:
     """A linear layer or a convolution."""
-    return Affine(_weighted(operation), _fan_in, applies=_first_alone, transpose=transpose)
+    behind = None if transpose is transposes.none else _fan_out
+    return Affine(_weighted(operation), _fan_in, applies=_first_alone, transposed_terms=behind, transpose=transpose)
 
 
 def _lines(entry: Affine, *names: str) -> dict[str, Affine]:

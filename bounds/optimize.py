@@ -10,6 +10,7 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,45 +19,81 @@ from bounds.backward import Backward
 from bounds.balls import Interval
 from bounds.coefficients import Dense, Rows, Units
 from bounds.concretize import PerturbationSet
-from bounds.relaxations import NodeFunction, Planes
+from bounds.passages import Passage, through_open
+from bounds.rectifier import Rectifier
+from bounds.relaxations import Planes
 
 RATE, DECAY = 0.1, 0.98  # of the ascent
 PATIENCE = 8  # steps after which a row has to have gained something
-LEAST_GAIN = 1e-4  # of its bound, in that many steps
+LEAST_GAIN = 1e-3  # in that many steps, of its distance from the value at the centre
+
+
+class _Places(NamedTuple):
+    """Where a function has free numbers: at few entries if it is linear at the others, else at all.
+
+    Attributes:
+        planes: as a function of the free numbers there.
+        where: these entries are among the coefficients of a row; None for all.
+        slope: (N, *shape) of the node, that of the function at the other entries; None if there are none.
+    """
+
+    planes: Callable[[tuple[Tensor, ...]], Planes]
+    where: Tensor | None = None
+    slope: Tensor | None = None
 
 
 class FreeNumbers:
     """The planes of every function for given rows, with free numbers to be chosen.
 
     Attributes:
-        values: of each function, (N, R, *shape) each.
+        values: of each function, (N, R, k) at k entries, or (N, R, *shape) at all.
         limits: between which they are of use.
         paces: of each function.
     """
 
     def __init__(self, backward: Backward) -> None:
         self._backward = backward
-        self._prepared: dict[str, Callable[[tuple[Tensor, ...]], Planes]] = {}
+        self._places: dict[str, _Places] = {}
         self.values: dict[str, list[Tensor]] = {}
-        self.limits: dict[str, tuple[Interval, ...]] = {}
+        self.limits: dict[str, list[Interval]] = {}
         self.paces: dict[str, float] = {}
 
-    def planes(self, name: str, function: NodeFunction, rows: Rows) -> Planes:
-        """Planes for the rows; at the first call, the usual ones."""
-        if name not in self._prepared:
-            parents = [
-                Interval(rows.at(part.lower), rows.at(part.upper)) for part in self._backward.network.parents(name)
-            ]
+    def passage(self, name: str, rows: Rows, rounded: bool) -> Passage:
+        """The way of rows through a function; at the first call, with the usual planes."""
+        backward = self._backward
+        if name not in self._places:
             with torch.no_grad():
-                self._prepared[name] = function.prepared(*parents)
-                if name not in self.values:
-                    count = rows.values.shape[1]
-                    start = (number.expand(-1, count, *number.shape[2:]) for number in function.free(*parents))
-                    self.values[name] = [number.clone() for number in start]
-                if name not in self.limits:
-                    self.limits[name] = function.limits(*parents)
-                    self.paces[name] = function.pace
-        return self._prepared[name](tuple(self.values[name]))
+                self._prepare(name, rows)
+        place = self._places[name]
+        planes = place.planes(tuple(rows.grouped(number) for number in self.values[name]))
+        if place.where is None or place.slope is None:
+            return backward.through_planes(name, rows, planes, rounded)
+        passage = through_open(rows, place.slope, place.where, planes, backward.offset(name))
+        doubt = backward.lines(name, rounded).doubt
+        return passage if doubt is None else passage._replace(doubt=rows.size(doubt))
+
+    def _prepare(self, name: str, rows: Rows) -> None:
+        network = self._backward.network
+        function = network.functions[name]
+        parents = [Interval(rows.at(part.lower), rows.at(part.upper)) for part in network.parents(name)]
+        if isinstance(function, Rectifier):
+            first = rows.values.ndim + 1 - network.nodes[name].value.ndim
+            opened = _flat(function.open(*parents)[0], first)
+            count = self.values[name][0].shape[2] if name in self.values else int(opened.sum(-1).max())
+            # Rows with fewer open entries have others counted in, where all planes are the function itself.
+            index = opened.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+            ends = [[_flat(end, first).gather(-1, index) for end in (part.lower, part.upper)] for part in parents]
+            parents = [Interval(*pair) for pair in ends]
+            slope = self._backward.lines(name, rounded=False).slope
+            self._places[name] = _Places(function.prepared(*parents), index, slope)
+        else:
+            self._places[name] = _Places(function.prepared(*parents))
+        if name not in self.values:
+            self.values[name] = [rows.by_row(number).clone() for number in function.free(*parents)]
+        if name not in self.limits:
+            limits = function.limits(*parents)
+            self.limits[name] = [Interval(rows.by_row(part.lower), rows.by_row(part.upper)) for part in limits]
+            self.paces[name] = function.pace
 
     def leaves(self) -> list[Tensor]:
         """All free numbers, of which gradients are wanted."""
@@ -90,36 +127,40 @@ def optimized(
         both: whether to return the bounds of the opposite functions as well.
         target: a row whose bounds are above it is done.
     """
-    count = start.index.shape[1] if isinstance(start, Units) else start.values.shape[1]
+    count = start.count
     free = FreeNumbers(backward)
     with torch.no_grad():
-        best = backward.bounds(name, start, region, both=both, choose=free.planes, rounded=False)
-    if not free.values:  # nothing is free
+        best = backward.bounds(name, start, region, both=both, choose=free.passage, rounded=False)
+    if not any(number.numel() for numbers in free.values.values() for number in numbers):  # nothing is free
         return backward.bounds(name, start, region, both=both)
     record = {key: [number.clone() for number in numbers] for key, numbers in free.values.items()}
+    middle = start.dot(backward.network.nodes[name].value)
+    middle = torch.cat([middle, -middle], 1) if both else middle
     every = torch.arange(count, device=best.device).expand(len(best), -1)
-    active, reached, ascent = every, best.clone(), _Ascent()
+    active, here, reached, ascent = every, start, best.clone(), _Ascent()
     for step in range(steps):
         leaves = free.leaves()
         with torch.enable_grad():
-            bound = backward.bounds(name, _picked(start, active), region, both=both, choose=free.planes, rounded=False)
+            bound = backward.bounds(name, here, region, both=both, choose=free.passage, rounded=False)
             gradients = torch.autograd.grad(bound.nan_to_num(0.0, 0.0, 0.0).sum(), leaves, allow_unused=True)
         sides = torch.cat([active, active + count], 1) if both else active
         _keep_best(best, record, bound.detach(), free, sides)
         ascent.step(free, gradients)
         if (step + 1) % PATIENCE == 0 and step + 1 < steps:
-            gained = best - reached > LEAST_GAIN * reached.abs().clamp(min=1e-12)
+            gained = best - reached > LEAST_GAIN * (middle - reached)
             climbing = gained & ~(best > target)
             reached = best.clone()
             if both:
                 climbing = climbing[:, :count] | climbing[:, count:]
-            active, free, ascent = _still(climbing, active, free, ascent, count if both else None)
-            if active.shape[1] == 0:
+            still, free, ascent = _still(climbing, active, free, ascent, count if both else None)
+            if still.shape[1] == 0:
                 break
+            if still is not active:
+                active, here = still, _picked(start, still)
     final = FreeNumbers(backward)
     final.values = record
     with torch.no_grad():
-        last = backward.bounds(name, start, region, both=both, choose=final.planes)
+        last = backward.bounds(name, start, region, both=both, choose=final.passage)
     return last
 
 
@@ -192,6 +233,10 @@ def _picked(start: Dense | Units, rows: Tensor) -> Dense | Units:
     if isinstance(start, Units):
         return Units(start.index.gather(1, rows), start.shape, start.like)
     return Dense(_rows(start.values, rows))
+
+
+def _flat(x: Tensor, first: int) -> Tensor:
+    return x.reshape(*x.shape[:first], -1)  # a node may be one number
 
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:

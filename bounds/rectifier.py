@@ -48,18 +48,18 @@ class Rectifier(PiecewiseFunction):
 
     def prepared(self, *parents: Interval) -> Callable[[tuple[Tensor, ...]], Planes]:
         """The secant is the same for every slope below it."""
-        (x,) = parents
-        crossing, exact, slope, intercept = self._secant_planes(x)
+        (opened,) = self.open(*parents)
+        slope, intercept = self._upper_line(parents[0])
 
         def planes(free: tuple[Tensor, ...]) -> Planes:
-            lower = torch.where(crossing, free[0].clamp(self.negative_slope, 1.0), exact)
+            lower = torch.where(opened, free[0].clamp(self.negative_slope, 1.0), slope)
             return Planes((lower,), None, (slope,), intercept)
 
         return planes
 
     def parallel(self, *parents: Interval) -> Planes:
         """Both lines with the slope of the secant."""
-        _, _, slope, intercept = self._secant_planes(parents[0])
+        slope, intercept = self._upper_line(parents[0])
         return Planes((slope,), None, (slope,), intercept)
 
     def open(self, *parents: Interval) -> tuple[Tensor, ...]:
@@ -67,20 +67,17 @@ class Rectifier(PiecewiseFunction):
         (x,) = parents
         return (~(x.lower >= 0) & ~(x.upper <= 0),)
 
-    def _secant_planes(self, x: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where the sign is open, the slope where it is not (NaN of no interval), slope and intercept above."""
-        low, steep = self.negative_slope, 1.0
-        crossing = (x.lower < 0) & (x.upper > 0)
-        # Not where(.., 0.1, ..) of two numbers, which would round the slope to single precision.
-        flat = torch.full_like(x.lower, low)
-        exact = torch.where(x.lower >= 0, torch.full_like(flat, steep), torch.where(x.upper <= 0, flat, torch.nan))
-        finite = crossing & x.lower.isfinite() & x.upper.isfinite()
-        lower, upper = torch.where(finite, x.lower, -1.0), torch.where(finite, x.upper, 1.0)
-        share = upper / (upper - lower)
-        secant = (low + (steep - low) * share).clamp(low, steep)
-        rounding = torch.finfo(lower.dtype).eps * (8 * share * -lower + 4 * torch.maximum(upper, -lower))
-        above = (steep - low) * share * -lower + rounding + torch.finfo(lower.dtype).tiny
+    def _upper_line(self, x: Interval) -> tuple[Tensor, Tensor]:
+        """Slope and intercept of the upper line, which is the function itself where the sign is known."""
+        low, unit = self.negative_slope, torch.finfo(x.lower.dtype)
+        above, below = x.upper.clamp(min=0), (-x.lower).clamp(min=0)
+        identity = below == 0
+        length = torch.where(identity, 1.0, above + below)
+        # 1 where the function is the identity, 0 where it is the other line, both without rounding; NaN of no interval.
+        share = torch.where(identity, 1.0, above / length)
+        slope = share if low == 0 else torch.where(identity, 1.0, (low + (1 - low) * share).clamp(max=1.0))
+        rounding = unit.eps * (8 * share * below + 4 * torch.maximum(above, below)) + unit.tiny
+        intercept = torch.where((above > 0) & (below > 0), (1 - low) * share * below + rounding, 0.0)
         # Without an end on one side, nothing is below the largest value but a constant.
-        largest = torch.where(crossing, x.upper, torch.where(exact.isnan(), torch.nan, 0.0).to(x.upper.dtype))
-        slope = torch.where(finite, secant, torch.where(crossing, 0.0, exact))
-        return crossing, exact, slope, torch.where(finite, above, largest)
+        endless = (length == torch.inf) & (above > 0) & (below > 0)
+        return torch.where(endless, 0.0, slope), torch.where(endless, x.upper, intercept)

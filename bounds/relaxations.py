@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bounds.balls import Interval
+from bounds.coefficients import Rows
 from bounds.numerics import unit_roundoff
 
 Map = Callable[[Tensor], Tensor]
@@ -55,6 +56,14 @@ class Planes(NamedTuple):
     lower_intercept: Tensor | None
     upper_slopes: tuple[Tensor, ...]
     upper_intercept: Tensor
+
+    def at(self, rows: Rows) -> "Planes":
+        """The planes where coefficients stand."""
+        low = tuple(rows.at(slope) for slope in self.lower_slopes)
+        same = all(a is b for a, b in zip(self.lower_slopes, self.upper_slopes, strict=True))
+        high = low if same else tuple(rows.at(slope) for slope in self.upper_slopes)
+        constant = None if self.lower_intercept is None else rows.at(self.lower_intercept)
+        return Planes(low, constant, high, rows.at(self.upper_intercept))
 
 
 class NodeFunction(ABC):

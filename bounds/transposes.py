@@ -20,6 +20,8 @@ Transpose = Callable[[Node, Rows | Units, Shapes], Transposed | None]
 
 # Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
 LARGEST_MATRIX = 2**21
+# A transposed convolution to so few channels is several times slower on a CPU than an ordinary one in its place.
+FEW_CHANNELS = 4
 
 
 def none(node: Node, rows: Rows | Units, shapes: Shapes) -> None:
@@ -88,19 +90,18 @@ def convolved(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | No
     groups: int = settings[4]
     weight: Tensor = node.arguments[1]
     if isinstance(rows, Units) and groups == 1 and dilation == (1, 1):
-        area = rows.shape[1] * rows.shape[2]
-        values = weight[rows.index.div(area, rounding_mode="floor")]
+        channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
-        whole = Windows(values, rows.index % area, grid, stride, padding, tuple(shape[1:]), False)
+        whole = Windows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False)
         return (_settled(whole),)
     rows = _expanded(rows)
     if isinstance(rows, Windows):
         rows = rows.cleaned()
-        values = _full_transpose(node, rows.values.flatten(0, 1), weight, stride, dilation, groups)
+        values = _full_transpose(node, rows.values.flatten(0, 3), weight, stride, dilation, groups)
         return (
             _settled(
                 Windows(
-                    values.unflatten(0, rows.values.shape[:2]),
+                    values.unflatten(0, rows.values.shape[:4]),
                     rows.place,
                     rows.grid,
                     (rows.stride[0] * stride[0], rows.stride[1] * stride[1]),
@@ -116,7 +117,7 @@ def convolved(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | No
         size - ((count - 1) * step - 2 * pad + span)
         for size, count, step, pad, span in zip(shape[2:], values.shape[2:], stride, padding, spans, strict=True)
     ]
-    moved = _conv_transpose(values, weight, (stride, padding, extra, groups, dilation))
+    moved = _conv_transpose(node, values, weight, (stride, padding, extra, groups, dilation))
     return (Dense(moved.unflatten(0, rows.values.shape[:2])),)
 
 
@@ -127,27 +128,50 @@ class _ConvTranspose(torch.autograd.Function):
     """Transposed convolution with a constant kernel; in float64, torch's own backward pass is 50 times slower."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:  # noqa: ANN401
-        """Stride, padding, extra size, groups and dilation as of ``conv_transpose2d``."""
+    def forward(ctx: Any, values: Tensor, weight: Tensor, geometry: Geometry, phases: Tensor | None) -> Tensor:  # noqa: ANN401
+        """Stride, padding, extra size, groups and dilation as of ``conv_transpose2d``; phases as of :func:`_phases`."""
         ctx.save_for_backward(weight)
         ctx.geometry = geometry
         stride, padding, extra, groups, dilation = geometry
-        return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
+        if phases is None:
+            return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
+        whole = F.pixel_shuffle(F.conv2d(values, phases, padding=phases.shape[2] - 1), stride[0])
+        sizes = [
+            (count - 1) * stride[0] + span - 2 * pad + more
+            for count, span, pad, more in zip(values.shape[2:], weight.shape[2:], padding, extra, strict=True)
+        ]
+        bottom, right = (size + pad - length for size, pad, length in zip(sizes, padding, whole.shape[2:], strict=True))
+        return F.pad(whole, (-padding[1], right, -padding[0], bottom))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         """The convolution."""
         (weight,) = ctx.saved_tensors
         stride, padding, _, groups, dilation = ctx.geometry
-        return F.conv2d(gradient, weight, None, stride, padding, dilation, groups), None, None
+        return F.conv2d(gradient, weight, None, stride, padding, dilation, groups), None, None, None
 
 
-def _conv_transpose(values: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    stride, padding, extra, groups, dilation = geometry
     if weight.requires_grad:
-        stride, padding, extra, groups, dilation = geometry
         return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-    moved: Tensor = _ConvTranspose.apply(values, weight, geometry)  # type: ignore[no-untyped-call]  # torch's
+    strided = stride[0] == stride[1] > 1 and groups == 1 and dilation == (1, 1)
+    slow = values.device.type == "cpu" and values.dtype == torch.float32 and weight.shape[1] <= FEW_CHANNELS
+    phases = node.cached("phases", lambda: _phases(weight, stride[0])) if strided and slow else None
+    moved: Tensor = _ConvTranspose.apply(values, weight, geometry, phases)  # type: ignore[no-untyped-call]  # torch's
     return moved
+
+
+def _phases(weight: Tensor, stride: int) -> Tensor:
+    """The kernel of an ordinary convolution with the places within a stride as channels.
+
+    Place ``stride q + r`` gets the entries ``weight[stride u + r]`` of all values at ``q - u``.
+    """
+    taps = -(-max(weight.shape[2:]) // stride)
+    bottom, right = (taps * stride - size for size in weight.shape[2:])
+    split = F.pad(weight, (0, right, 0, bottom)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
+    kernel: Tensor = split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
+    return kernel
 
 
 def _full_transpose(
@@ -160,7 +184,7 @@ def _full_transpose(
         for count, step, gap, size in zip(values.shape[2:], stride, dilation, weight.shape[2:], strict=True)
     ]
     if entries * weight.shape[1] * groups * spans[0] * spans[1] > LARGEST_MATRIX:
-        return _conv_transpose(values, weight, (stride, (0, 0), [0, 0], groups, dilation))
+        return _conv_transpose(node, values, weight, (stride, (0, 0), [0, 0], groups, dilation))
 
     def make() -> Tensor:
         unit = torch.eye(entries, dtype=values.dtype, device=values.device).view(entries, *values.shape[1:])
@@ -173,7 +197,7 @@ def _full_transpose(
 
 def _settled(rows: Windows) -> Rows:
     """Windows, unless they cover most of the map."""
-    height, width = rows.values.shape[3:]
+    height, width = rows.values.shape[5:]
     return Dense(rows.dense()) if height * width >= rows.shape[1] * rows.shape[2] else rows
 
 

@@ -1,5 +1,6 @@
 """Windows and units against coefficients of all entries: the same rows through convolutions of every geometry."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -76,17 +77,22 @@ def by_gradient(node: Node, shape: torch.Size, values: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def start(shape: torch.Size) -> Units:
-    entries = shape[1:].numel()
-    return Units(torch.randint(entries, (INPUTS, ROWS), generator=generator(5)), tuple(shape[1:]), draw(1))
+def start(shape: torch.Size, group: int = 1) -> Units:
+    """Entries of a node; of a map, in groups of channels at one place."""
+    channels, area = shape[1], shape[2:].numel()
+    channel = torch.randint(channels, (INPUTS, ROWS * group), generator=generator(5))
+    place = torch.randint(area, (INPUTS, ROWS), generator=generator(6)).repeat_interleave(group, 1)
+    return Units(channel * area + place, tuple(shape[1:]), draw(1), group)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(CONVOLUTIONS, min_size=1, max_size=3), MAPS)
-def test_units_and_windows_are_what_dense_coefficients_are(convolutions: list[Convolution], shape: tuple[int, ...]):
+@given(st.lists(CONVOLUTIONS, min_size=1, max_size=3), MAPS, st.sampled_from([1, 2]))
+def test_units_and_windows_are_what_dense_coefficients_are(
+    convolutions: list[Convolution], shape: tuple[int, ...], group: int
+):
     nodes = chain(convolutions, shape)
     assume(nodes)
-    rows: Rows | Units = start(nodes[-1][0].value.shape)
+    rows: Rows | Units = start(nodes[-1][0].value.shape, group)
     dense = rows.expanded().dense()
     whole: Rows = Dense(dense)
     for node, below in reversed(nodes):
@@ -110,7 +116,7 @@ def same(rows: Rows, values: Tensor) -> None:
     assert (both.dot(x) - torch.cat([rows.dot(x), -rows.dot(x)], 1)).abs().max() <= tolerance
     clean = rows.cleaned() if isinstance(rows, Windows) else rows
     assert (clean.dense() - values).abs().max() <= tolerance
-    assert (clean.values.abs().flatten(2).sum(2) - values.abs().flatten(2).sum(2)).abs().max() <= tolerance
+    assert (clean.flat().abs().sum(2) - values.abs().flatten(2).sum(2)).abs().max() <= tolerance
 
 
 def of_one_size(
@@ -174,3 +180,26 @@ def test_a_window_in_the_wrong_place_is_seen():
     for mutant in (moved, shifted):
         with pytest.raises(AssertionError):
             same(mutant, values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs(1, 5), st.integers(2, 3), pairs(0, 2), MAPS)
+def test_an_ordinary_convolution_stands_in_for_a_transposed_one(
+    kernel: tuple[int, int], stride: int, padding: tuple[int, int], shape: tuple[int, ...]
+):
+    """In single precision, to few channels: the same coefficients, and the same gradient."""
+    nodes = chain([Convolution(kernel, (stride, stride), padding, (1, 1), 1, 4)], shape)
+    assume(nodes)
+    ((node, below),) = nodes
+    values = draw(INPUTS, ROWS, *node.value.shape[1:], seed=3)
+    expected = by_gradient(node, below, values)
+    weight = node.arguments[1].float()
+    single = replace(node, arguments=(None, weight, *node.arguments[2:]), value=node.value.float(), cache={})
+    given_values = values.float().requires_grad_()
+    (rows,) = convolved(single, Dense(given_values), (below,))
+    assert "phases" in single.cache
+    assert (rows.dense() - expected).abs().max() <= 1e-5 * (1 + expected.abs().max())
+    direction = draw(*expected.shape, seed=4)
+    (gradient,) = torch.autograd.grad((rows.dense() * direction).sum(), given_values)
+    forward = torch.stack([node.function(direction[:, r]) for r in range(ROWS)], 1)
+    assert (gradient - forward).abs().max() <= 1e-5 * (1 + forward.abs().max())
