@@ -21,7 +21,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 class Published(NamedTuple):
-    """A trained network of others, with MNIST or Fashion-MNIST test images (N, 1, 28, 28) in [0, 1] and labels."""
+    """A trained network of others, with test images (N, C, H, W) in [0, 1] and labels."""
 
     model: nn.Sequential
     x: Tensor
@@ -37,21 +37,30 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def published(shared_data: Path) -> Callable[[str, int], Published]:
-    """Loader of trained networks: of a name and a number of images, the network with the first test images."""
+def published(shared_data: Path) -> Callable[..., Published]:
+    """Loader of trained networks: of a name and a number of images, the network with the first test images.
+
+    Of CIFAR-10, with the first of an unbiased subset: ``first100`` or ``sdp200``.
+    """
     folder = shared_data / "networks"
     spec = importlib.util.spec_from_file_location("published_networks", folder / "arch.py")
     reader = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reader)
 
-    def load(name: str, count: int) -> Published:
+    def load(name: str, count: int, subset: str = "") -> Published:
         _, body, architecture, _ = reader.load(folder / "models" / f"{name}.safetensors")
         scaling = architecture.get("normalize")
         model = nn.Sequential(Normalize(scaling["mean"], scaling["std"]), body) if scaling else body
-        source = "fashion_test" if "fashion" in name else "mnist_test"
+        source = "cifar10_test_subset" if "cifar" in name else "fashion_test" if "fashion" in name else "mnist_test"
         with np.load(folder / "data" / f"{source}.npz") as stored:
-            images, labels = stored["images"][:count], stored["labels"][:count]
-        x = torch.from_numpy(images).unsqueeze(1).float() / 255
-        return Published(model, x, torch.from_numpy(labels).long())
+            images, labels = stored["images"], stored["labels"]
+            if subset == "sdp200":
+                order = np.argsort(stored["sdp_position"], kind="stable")
+                order = order[stored["sdp_position"][order] >= 0]
+            else:
+                order = np.flatnonzero(stored["first100"]) if subset == "first100" else np.arange(len(images))
+        x = torch.from_numpy(images[order[:count]]).float() / 255
+        x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x.unsqueeze(1)
+        return Published(model, x.contiguous(), torch.from_numpy(labels[order[:count]]).long())
 
     return load
