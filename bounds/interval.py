@@ -66,8 +66,9 @@ class _AffineMap:
         """Bounds behind the map."""
         center, radius = _center_and_radius(interval)
         size = None if self.bias is None else self.gamma * self.bias.abs()
-        spread = self.apply(radius + self.gamma * (center.abs() + radius), self.weight.abs(), size)
-        return _widen(self.apply(center, self.weight, self.bias), spread * (1 + self.gamma))
+        doubted = torch.add(radius * (1 + self.gamma), center.abs(), alpha=self.gamma)
+        spread = self.apply(doubted, self.weight.abs(), size)
+        return _widen(self.apply(center, self.weight, self.bias), spread, 1 + self.gamma)
 
 
 def _apply_layer(layer: Affine, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,17 +82,20 @@ def _apply_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product + bias
 
 
-def _widen(center: Tensor, radius: Tensor) -> Interval:
-    """The interval around ``center``, with the two additions rounded outward."""
+def _widen(center: Tensor, radius: Tensor, factor: float = 1.0) -> Interval:
+    """The interval around ``center``, its radius times a factor, and all of this rounded outward."""
     # The smallest normal number stands for what underflow took from ``center`` and ``radius``.
-    radius = radius + 2 * unit_roundoff(center.dtype) * (center.abs() + radius) + torch.finfo(center.dtype).tiny
+    unit = unit_roundoff(center.dtype)
+    radius = (
+        torch.add(radius * (factor * (1 + 6 * unit)), center.abs(), alpha=4 * unit) + torch.finfo(center.dtype).tiny
+    )
     return Interval(center - radius, center + radius)
 
 
 def _center_and_radius(interval: Interval) -> tuple[Tensor, Tensor]:
-    center = (interval.lower + interval.upper) / 2
+    center = (interval.lower + interval.upper) * 0.5
     radius = torch.maximum(interval.upper - center, center - interval.lower)
-    return center, radius * (1 + 2 * unit_roundoff(center.dtype)) + torch.finfo(center.dtype).tiny
+    return center, radius * (1 + 4 * unit_roundoff(center.dtype)) + torch.finfo(center.dtype).tiny
 
 
 def affine_interval(layer: Affine, interval: Interval) -> Interval:

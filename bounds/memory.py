@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-MEMORY = 2**27  # bytes; on a CPU, larger tensors than the parts that follow from it cost page faults
+MEMORY = 2**26  # bytes; on a CPU, larger tensors than the parts that follow from it cost page faults
 
 Result = TypeVar("Result")
 
