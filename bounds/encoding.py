@@ -20,8 +20,10 @@ from bounds.linear import LinearBounds
 from bounds.network import Network
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import Affine
+from bounds.products import Maximum
 from bounds.programmes import LinearProgramme
 from bounds.relaxations import ScalarFunction
+from bounds.scalar_functions import relu
 
 VARIABLES = 2_000  # of one encoding, at most
 ENTRIES = 20_000  # of all nodes together, at most
@@ -70,11 +72,11 @@ def propagated(graph: Graph, ball: PerturbationSet, table: Mapping[str, Affine])
     """The network over one perturbation set, with proved bounds of each node.
 
     Raises:
-        UnsupportedLayer: a function of several entries.
+        UnsupportedLayer: a function of several entries that is no maximum.
     """
     network = LinearBounds(Network(graph, ball, table), tighten=True).network
     for name, function in network.functions.items():
-        if not isinstance(function, ScalarFunction):
+        if not isinstance(function, ScalarFunction | Maximum):
             node = network.nodes[name]
             raise UnsupportedLayer(
                 f"{node.operation} is a function of several entries, for which convex relaxations have no rule; it "
@@ -130,7 +132,7 @@ class Encoding:
         lower: (V,) of the variables.
         upper: likewise.
         forms: of each node.
-        rectifiers: of each ReLU, leaky ReLU or PReLU.
+        rectifiers: of each ReLU, leaky ReLU or PReLU, and of maxima.
         curved: operations of other functions.
         exact: whether propagation lost nothing up to here, since all is affine, and the set a box or a whole ball.
     """
@@ -222,17 +224,28 @@ class Encoding:
     def _function(self, node: Node) -> None:
         """Forms where the function is a line for certain, and elsewhere variables between its lines."""
         (parent,) = node.parents
-        function = cast(ScalarFunction, self.network.functions[node.name])  # as propagated() has seen to
-        form, slope = self.forms[parent], _negative_slope(node)
-        interval = self._bounds_before(parent, slope is not None)
-        lines, zero, one = function.lines(interval), torch.zeros_like(node.value), torch.ones_like(node.value)
+        function, image = self.network.functions[node.name], self.network.intervals[node.name]
+        if isinstance(function, Maximum):
+            self.forms[node.name] = self._largest(function, parent, node.value.shape)
+            return
+        scalar, slope = cast(ScalarFunction, function), _negative_slope(node)  # as propagated() has seen to
+        interval = self.network.intervals[parent]
+        interval = self._bounds_before(parent, interval.lower < interval.upper if slope is None else _is_open(interval))
+        if slope is None:
+            self.curved.append(node.operation)
+        self.forms[node.name] = self._curve(scalar, self.forms[parent], interval, image, slope)
+
+    def _curve(
+        self, function: ScalarFunction, form: Form, interval: Interval, image: Interval, slope: Tensor | None
+    ) -> Form:
+        """Values of a function of a form; ``slope`` is that below 0 of a rectifier."""
+        lines, zero, one = function.lines(interval), torch.zeros_like(form.offset), torch.ones_like(form.offset)
         if slope is None:
             bent, below, straight = one > 0, [(lines.lower_slope, lines.lower_intercept)], form
-            self.curved.append(node.operation)
         else:
             bent, below = _is_open(interval), [(one, zero), (slope, zero)]
             straight = self.line(form, torch.where(interval.lower >= 0, one, slope), zero)
-        image = function.interval(interval) & self.network.intervals[node.name]
+        image = function.interval(interval) & image
         places = self._add(image.lower[bent], image.upper[bent])
         before = form.at(bent, len(self.lower))
         for under in below:
@@ -242,11 +255,61 @@ class Encoding:
         if slope is not None:
             part = Interval(interval.lower[bent], interval.upper[bent])
             self.rectifiers.append(Rectifiers(places, before, part, slope[bent]))
+        self.exact = False
         matrix = _padded(torch.where(bent, 0.0, straight.matrix), len(self.lower), 0)
         matrix[:, bent] += self.unit(places).T
-        offset, doubt = (torch.where(bent, 0.0, part) for part in (straight.offset, straight.doubt))
-        self.forms[node.name] = Form(matrix, offset, doubt)
-        self.exact = False
+        return Form(matrix, *(torch.where(bent, 0.0, part) for part in (straight.offset, straight.doubt)))
+
+    def _largest(self, function: Maximum, parent: str, shape: torch.Size) -> Form:
+        """Maxima as rectifiers one after another, ``max(a, b) = a + relu(b - a)``, and below their plane."""
+        interval = self._bounds_before(parent, function.open(self.network.intervals[parent])[0])
+        planes = function.planes(function.free(interval), interval)
+        form, unit = self.forms[parent], unit_roundoff(interval.lower.dtype)
+
+        def grouped(part: Tensor) -> Tensor:
+            """(.., E, n): the n entries of each of the E maxima."""
+            moved = part.movedim(function.dims, tuple(range(-len(function.dims), 0)))
+            lead = moved.shape[: part.ndim - interval.lower.ndim]
+            return moved.reshape(*lead, -1, math.prod(part.shape[dim] for dim in function.dims))
+
+        order = grouped(interval.lower).argsort(dim=-1, descending=True)
+
+        def ranked(part: Tensor) -> Tensor:
+            """The same in the order of their lower ends, after which fewer of them matter."""
+            rows = grouped(part)
+            return rows.gather(-1, order.expand(rows.shape))
+
+        matrix, offset, doubt = (ranked(part) for part in form)
+        lower, upper = ranked(interval.lower), ranked(interval.upper)
+        largest, low, high = Form(matrix[..., 0], offset[..., 0], doubt[..., 0]), lower[:, 0], upper[:, 0]
+        for i in range(1, matrix.shape[-1]):
+            other = Form(_padded(matrix[..., i], len(self.lower), 0), offset[..., i], doubt[..., i])
+            gap = self._sum(other, largest.negated())
+            ends = Interval(lower[:, i] - high, upper[:, i] - low)
+            room = 2 * unit * torch.maximum(ends.lower.abs(), ends.upper.abs())
+            ends = Interval(ends.lower - room, ends.upper + room)
+            rest = self._curve(relu(), gap, ends, relu().interval(ends), torch.zeros_like(offset[..., i]))
+            largest = self._sum(largest, rest)
+            low, high = torch.maximum(low, lower[:, i]), torch.maximum(high, upper[:, i])
+        (shares,) = planes.upper_slopes
+        mean = self._mean(Form(matrix, offset, doubt), ranked(shares), planes.upper_intercept.reshape(-1))
+        self._require(*nonnegative(self._sum(mean, largest.negated())))
+        return Form(*(part.reshape(*part.shape[:-1], *shape) for part in largest))
+
+    def _sum(self, one: Form, other: Form) -> Form:
+        """The sum of two forms."""
+        size = self.reach(one) + self.reach(other)
+        doubt = one.doubt + other.doubt + 4 * unit_roundoff(size.dtype) * size + torch.finfo(size.dtype).tiny
+        count = len(self.lower)
+        matrix = _padded(one.matrix, count, 0) + _padded(other.matrix, count, 0)
+        return Form(matrix, one.offset + other.offset, doubt)
+
+    def _mean(self, form: Form, weights: Tensor, constant: Tensor) -> Form:
+        """Sums over the last dimension of entries times weights that are not negative, plus constants."""
+        size = (self.reach(form) * weights).sum(-1) + constant.abs()
+        error = accumulated_error(weights.shape[-1] + 8, size.dtype)
+        doubt = ((form.doubt * weights).sum(-1) + error * size) * (1 + error) + torch.finfo(size.dtype).tiny
+        return Form((form.matrix * weights).sum(-1), (form.offset * weights).sum(-1) + constant, doubt)
 
     def line(self, form: Form, slope: Tensor, intercept: Tensor) -> Form:
         """``slope * form + intercept``, entry by entry, with room for one more sum of offset and doubt."""
@@ -265,12 +328,11 @@ class Encoding:
         rows = self.lower.new_zeros(len(places), len(self.lower))
         return rows.scatter(1, places[:, None], 1.0)
 
-    def _bounds_before(self, name: str, only_open: bool) -> Interval:
-        """Bounds of a node in front of a function, by linear programmes where they help."""
+    def _bounds_before(self, name: str, chosen: Tensor) -> Interval:
+        """Bounds of a node in front of a function, by linear programmes for the entries that may gain of it."""
         interval = self.network.intervals[name]
         if self.exact or not self.tighten:
             return interval
-        chosen = _is_open(interval) if only_open else interval.lower < interval.upper
         form, programme = self.forms[name].at(chosen, len(self.lower)), self.programme()
         lower, upper = interval.lower.clone(), interval.upper.clone()
         lower[chosen] = torch.maximum(lower[chosen], lowest(programme, form))

@@ -64,9 +64,8 @@ class _AffineMap:
 
     def interval(self, interval: Interval) -> Interval:
         """Bounds behind the map."""
-        center, radius = _center_and_radius(interval)
+        center, doubted = _center_and_radius(interval, self.gamma)
         size = None if self.bias is None else self.gamma * self.bias.abs()
-        doubted = torch.add(radius * (1 + self.gamma), center.abs(), alpha=self.gamma)
         spread = self.apply(doubted, self.weight.abs(), size)
         return _widen(self.apply(center, self.weight, self.bias), spread, 1 + self.gamma)
 
@@ -92,10 +91,13 @@ def _widen(center: Tensor, radius: Tensor, factor: float = 1.0) -> Interval:
     return Interval(center - radius, center + radius)
 
 
-def _center_and_radius(interval: Interval) -> tuple[Tensor, Tensor]:
+def _center_and_radius(interval: Interval, error: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Centre and radius, with a relative error of both added to the radius, rounded outward."""
+    unit = unit_roundoff(interval.lower.dtype)
     center = (interval.lower + interval.upper) * 0.5
-    radius = torch.maximum(interval.upper - center, center - interval.lower)
-    return center, radius * (1 + 4 * unit_roundoff(center.dtype)) + torch.finfo(center.dtype).tiny
+    radius = (interval.upper - interval.lower) * (0.5 * (1 + 8 * unit) * (1 + error))
+    radius = torch.add(radius, center.abs(), alpha=error * (1 + 8 * unit) + 4 * unit)
+    return center, radius + torch.finfo(center.dtype).tiny
 
 
 def affine_interval(layer: Affine, interval: Interval) -> Interval:

@@ -10,8 +10,9 @@ from oracles.halfspace import generator
 from oracles.networks import dense, grid
 from torch import Tensor, nn
 
-from bounds import Box, Graph, InvalidInput, LpBall, UnsupportedLayer, capture, margin_bounds
+from bounds import Box, Graph, Interval, InvalidInput, LpBall, UnsupportedLayer, capture, crown, margin_bounds
 from bounds.convex import lp_bounds, lp_margins
+from bounds.encoding import Encoding, Form
 from bounds.milp import Search, milp_bounds, milp_margins
 
 NETWORKS = ("mlp_relu", "mlp_relu_deep", "mlp_leaky", "cnn_relu", "cnn_bn_avgpool")
@@ -106,6 +107,57 @@ def test_channels_skips_and_frozen_features():
         torch.testing.assert_close(proved, reached, rtol=0, atol=1e-8)
         torch.testing.assert_close(proved[0], found, rtol=0, atol=2e-2)
     assert ((y >= outer.lower - 1e-12) & (y <= outer.upper + 1e-12)).all()
+
+
+class Pooled(nn.Module):
+    """The largest of six pairs of two lines each, and of all six in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(1, 3, 2, padding=1), nn.Linear(3, 2)
+        for weight in self.requires_grad_(False).parameters():
+            weight.normal_(0, 1, generator=generator(weight.numel()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x.unsqueeze(1))
+        return self.last(torch.nn.functional.max_pool1d(z, 3).flatten(1)) - z.amax((1, 2), keepdim=True).squeeze(2)
+
+
+@pytest.mark.parametrize("norm", [1, math.inf])
+def test_maxima_of_several_entries(norm: float):
+    """Exact on a dense grid, which the linear programmes enclose, at least as tightly as planes do."""
+    model = Pooled().double()
+    ball = LpBall(torch.tensor([[0.2, -0.1]]).double(), 0.7, norm=norm, low=None, high=None)
+    graph = capture(model, ball.center)
+    outer, inner = milp_bounds(graph, ball)
+    y, label = model(grid(ball, 401)), torch.tensor([0])
+    for proved, reached, found in ((outer.lower, inner.lower, y.amin(0)), (outer.upper, inner.upper, y.amax(0))):
+        torch.testing.assert_close(proved, reached, rtol=0, atol=1e-8)
+        torch.testing.assert_close(proved[0], found, rtol=0, atol=2e-2)
+    assert ((y >= outer.lower - 1e-12) & (y <= outer.upper + 1e-12)).all()
+    relaxed, planes = lp_bounds(graph, ball), crown(graph, ball)
+    assert ((y >= relaxed.lower - 1e-12) & (y <= relaxed.upper + 1e-12)).all()
+    assert (relaxed.lower >= planes.lower - 1e-9).all()
+    assert (relaxed.upper <= planes.upper + 1e-9).all()
+    assert (relaxed.upper - relaxed.lower < planes.upper - planes.lower - 1e-3).any()
+    assert float(milp_margins(graph, ball, label).proved[0, 1]) == pytest.approx(
+        float((y[:, 0] - y[:, 1]).min()), abs=2e-2
+    )
+
+
+def test_a_maximum_without_one_of_its_entries_is_seen(monkeypatch: pytest.MonkeyPatch):
+    """The mutant: the last entry of each maximum is left out."""
+    model = Pooled().double()
+    ball = LpBall(torch.tensor([[0.2, -0.1]]).double(), 0.7, low=None, high=None)
+    whole = Encoding._curve
+
+    def short(self: Encoding, function: object, form: Form, interval: Interval, *rest: object) -> Form:
+        found = whole(self, function, form, interval, *rest)
+        return found._replace(matrix=0 * found.matrix, offset=0 * found.offset)
+
+    monkeypatch.setattr(Encoding, "_curve", short)
+    found = milp_margins(capture(model, ball.center), ball, torch.tensor([0]))
+    assert (found.proved > found.reached + 1e-6).any()
 
 
 def test_the_bound_holds_wherever_the_search_stops():
