@@ -19,7 +19,7 @@ from bounds.balls import Interval, LpBall
 from bounds.coefficients import Dense, Units
 from bounds.concretize import PerturbationSet
 from bounds.graph import Graph, Source, entries
-from bounds.memory import MEMORY, in_chunks
+from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.network import Network, is_box
 from bounds.operations import AFFINE, Affine
 from bounds.optimize import optimized
@@ -205,6 +205,7 @@ class LinearBounds:
         steps: int = 0,
         memory: int = MEMORY,
     ) -> None:
+        keep_freed_memory()
         self.network = network
         self.steps = steps
         self.memory = memory

@@ -15,6 +15,15 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next tensors of up to 32 MiB.
+
+    Pages that are new to the process cost more than the arithmetic on them. glibc gives memory back by the size of the
+    largest block that it has mapped and got back; this one is never touched.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
 def in_chunks(compute: Callable[[slice], Result], count: int, at_once: Callable[[], int]) -> Iterator[Result]:
     """Results of consecutive slices of a range; their size is asked for anew each time, and halved if memory ends."""
     first, most = 0, count

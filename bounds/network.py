@@ -11,7 +11,7 @@ from bounds.balls import Interval, LpBall
 from bounds.concretize import Box, PerturbationSet
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph import Graph, Node, Source, capture, entries
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import AFFINE, RESHAPE, Affine, affine
 from bounds.relaxations import NodeFunction, PiecewiseFunction, ScalarFunction
 from bounds.scalars import function_of
@@ -105,22 +105,33 @@ class Network:
     def _affine_interval(self, node: Node, rule: Affine) -> Interval:
         """Centre and radius through an affine node, and rounded outward."""
         parents = self.parents(node.name)
-        centers = [(part.lower + part.upper) / 2 for part in parents]
-        radii = [torch.maximum(p.upper - c, c - p.lower) for p, c in zip(parents, centers, strict=True)]
+        centers = tuple((part.lower + part.upper) * 0.5 for part in parents)
         center = node.function(*centers)
+        unit = unit_roundoff(center.dtype)
         if self.sound == "real":
-            radius = rule.moved(node, tuple(radii))
+            error, share = 0.0, 0.5
         else:
-            error = 2 * accumulated_error(rule.terms(node, tuple(radii)) + 6, center.dtype)
-            doubted = tuple(r + error * (r + c.abs()) for r, c in zip(radii, centers, strict=True))
-            _, offset = rule.at_zero(node, tuple(radii))
-            radius = rule.moved(node, doubted) * (1 + error) + error * (offset + center.abs())
-            radius = radius + torch.finfo(center.dtype).tiny
+            error = 2 * accumulated_error(rule.terms(node, centers) + 6, center.dtype)
+            share = 0.5 * (1 + 8 * unit) * (1 + error)
+        doubted = tuple(
+            torch.add((part.upper - part.lower) * share, middle.abs(), alpha=error + 4 * unit if error else 0.0)
+            for part, middle in zip(parents, centers, strict=True)
+        )
+        radius = rule.moved(node, doubted)
+        if error:
+            _, offset = rule.at_zero(node, doubted)
+            radius = (
+                torch.add(radius * (1 + error), offset + center.abs(), alpha=error) + torch.finfo(center.dtype).tiny
+            )
         if self.sound == "deployed":
             radius = radius + self.deployed_error(node.name)
-        lower, upper = center - radius, center + radius
         # Of an interval without an end the centre is NaN.
-        return Interval(torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper))
+        infinite = math.inf
+        lower, upper = (
+            end.nan_to_num(nan=side, posinf=infinite, neginf=-infinite)
+            for end, side in ((center - radius, -infinite), (center + radius, infinite))
+        )
+        return Interval(lower, upper)
 
     # --------------------------------------------------------------------------------------------------- rounding
 
