@@ -38,8 +38,9 @@ class Dense:
 
     def sums(self, values: Tensor, vectors: list[Tensor]) -> Tensor:
         """(N, R, V) sums of the products of any coefficients in these places with V times entries (N or 1, *shape)."""
-        columns = torch.stack([x.reshape(len(x), -1) for x in vectors], 2)
-        return torch.matmul(values.reshape(*values.shape[:2], -1), columns)
+        return _products(
+            values.reshape(*values.shape[:2], -1), torch.stack([x.reshape(len(x), -1) for x in vectors], 1)
+        )
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
@@ -57,7 +58,7 @@ class Dense:
         """(N, R) sums of products over all entries of a row; ``x`` has one row for all, or one for each."""
         if x.shape[1] == 1 and x.shape[2:] == values.shape[2:]:
             values, x = (part.reshape(*part.shape[:2], -1) for part in (values, x))  # a node may be one number
-            return torch.matmul(values, x.transpose(1, 2)).squeeze(2)
+            return _products(values, x).squeeze(2)
         products = values * x
         return products.reshape(*products.shape[:2], -1).sum(2)
 
@@ -130,8 +131,8 @@ class Windows:
 
         Entries are finite.
         """
-        columns = torch.stack([self.at(x).flatten(3).squeeze(1) for x in vectors], 3)  # (N, P, C h w, V)
-        return torch.matmul(values.flatten(4), columns.unsqueeze(1)).flatten(1, 3)
+        places = torch.cat([self.at(x).flatten(4) for x in vectors], 3)  # (N, 1, P, V, C h w)
+        return _products(values.flatten(4), places).flatten(1, 3)
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
@@ -257,6 +258,11 @@ def added(one: Rows, other: Rows) -> Rows:
         one, other = (part.in_windows((padding[0], padding[1]), (size[0], size[1])) for part in (one, other))
         return replace(one, values=one.values + other.values, clean=one.clean and other.clean)
     return Dense(one.dense() + other.dense())
+
+
+def _products(values: Tensor, vectors: Tensor) -> Tensor:
+    """(.., R, V) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
+    return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)
 
 
 def _tiles(
