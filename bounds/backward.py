@@ -198,23 +198,25 @@ class Backward:
 
     def _line_doubt(self, name: str, planes: Planes, offset: Tensor | None) -> Tensor:
         """What rounding may change behind a function of one variable for a coefficient of size 1, entry by entry."""
-        network, function, parents = self.network, self.network.functions[name], self.network.parents(name)
+        network, function, (parent,) = self.network, self.network.functions[name], self.network.parents(name)
         (low,), (high,) = planes.lower_slopes, planes.upper_slopes
-        steepest = low.abs() if low is high else torch.maximum(low.abs(), high.abs())
         if isinstance(function, Rectifier):  # also for any slope that is chosen later
-            steepest = torch.where(function.open(*parents)[0], 1.0, steepest)
+            steepest = function.steepest(parent)
+        else:
+            steepest = torch.maximum(low.abs(), high.abs())
         size = planes.upper_intercept.abs()
         if planes.lower_intercept is not None:
             size = torch.maximum(size, planes.lower_intercept.abs())
         if offset is not None:
-            size = size + steepest * offset.abs()
+            size = torch.addcmul(size, steepest, offset.abs())
         # Constants are sums over all entries, coefficients products of their own.
         many, few = self._sum_error(name, size), accumulated_error(32, size.dtype)
-        doubt = many * size + few * steepest * largest(parents[0])
+        error = few * largest(parent)
+        if offset is not None and (before := network.rounding(network.nodes[name].parents[0])) is not None:
+            error = error + before
+        doubt = torch.addcmul(many * size, steepest, error)
         if network.sound == "deployed":
             doubt = doubt + network.deployed_error(name)
-        if offset is not None and (error := network.rounding(network.nodes[name].parents[0])) is not None:
-            doubt = doubt + steepest * error
         return doubt * (1 + 4 * many)  # the sum of these is one of its own
 
     def offset(self, name: str) -> Tensor | None:

@@ -148,11 +148,14 @@ class Network:
             _, offset = rule.at_zero(node, reach)
             terms = (rule.transposed_terms or rule.terms)(node, reach)
             error = 2 * accumulated_error(terms + 4, node.value.dtype)
-            total = error * (1 + error) * (rule.moved(node, reach) + offset) + torch.finfo(node.value.dtype).tiny
+            error = error * (1 + error)
+            # The constant is a sum over all entries.
+            constant = error + accumulated_error(entries(node.value) + 4, node.value.dtype)
+            total = (
+                torch.add(rule.moved(node, reach) * error, offset, alpha=constant) + torch.finfo(node.value.dtype).tiny
+            )
             if self.sound == "deployed":
                 total = total + self.deployed_error(name)
-            # The constant is a sum over all entries.
-            total = total + accumulated_error(entries(node.value) + 4, node.value.dtype) * offset
             self._errors[name] = total
         return self._errors[name]
 

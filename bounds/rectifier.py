@@ -38,9 +38,8 @@ class Rectifier(PiecewiseFunction):
     def free(self, *parents: Interval) -> tuple[Tensor, ...]:
         """1 where the secant is steeper than 1/2, else the other slope: for ReLU the smaller area."""
         (x,) = parents
-        low = torch.full_like(x.lower, self.negative_slope)
         steep = x.upper - self.negative_slope * x.lower > 0.5 * (x.upper - x.lower)
-        return (torch.where(steep, torch.ones_like(low), low),)
+        return (torch.where(steep, torch.ones_like(x.lower), self.negative_slope),)
 
     def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """The lower line with a slope through 0, and the secant above."""
@@ -48,8 +47,7 @@ class Rectifier(PiecewiseFunction):
 
     def prepared(self, *parents: Interval) -> Callable[[tuple[Tensor, ...]], Planes]:
         """The secant is the same for every slope below it."""
-        (opened,) = self.open(*parents)
-        slope, intercept = self._upper_line(parents[0])
+        slope, intercept, opened = self._upper_line(parents[0])
 
         def planes(free: tuple[Tensor, ...]) -> Planes:
             lower = torch.where(opened, free[0].clamp(self.negative_slope, 1.0), slope)
@@ -57,9 +55,13 @@ class Rectifier(PiecewiseFunction):
 
         return planes
 
+    def steepest(self, x: Interval) -> Tensor:
+        """At least the slope of all lines that may be chosen."""
+        return torch.where(x.upper > 0, torch.ones_like(x.upper), self.negative_slope)
+
     def parallel(self, *parents: Interval) -> Planes:
         """Both lines with the slope of the secant."""
-        slope, intercept = self._upper_line(parents[0])
+        slope, intercept, _ = self._upper_line(parents[0])
         return Planes((slope,), None, (slope,), intercept)
 
     def open(self, *parents: Interval) -> tuple[Tensor, ...]:
@@ -67,17 +69,19 @@ class Rectifier(PiecewiseFunction):
         (x,) = parents
         return (~(x.lower >= 0) & ~(x.upper <= 0),)
 
-    def _upper_line(self, x: Interval) -> tuple[Tensor, Tensor]:
-        """Slope and intercept of the upper line, which is the function itself where the sign is known."""
+    def _upper_line(self, x: Interval) -> tuple[Tensor, Tensor, Tensor]:
+        """Slope and intercept of the line above, the function itself where the sign is known; where it is not."""
         low, unit = self.negative_slope, torch.finfo(x.lower.dtype)
         above, below = x.upper.clamp(min=0), (-x.lower).clamp(min=0)
         identity = below == 0
+        opened = (above > 0) & (below > 0)
         length = torch.where(identity, 1.0, above + below)
         # 1 where the function is the identity, 0 where it is the other line, both without rounding; NaN of no interval.
         share = torch.where(identity, 1.0, above / length)
         slope = share if low == 0 else torch.where(identity, 1.0, (low + (1 - low) * share).clamp(max=1.0))
-        rounding = unit.eps * (8 * share * below + 4 * torch.maximum(above, below)) + unit.tiny
-        intercept = torch.where((above > 0) & (below > 0), (1 - low) * share * below + rounding, 0.0)
+        height = share * below * ((1 - low) + 8 * unit.eps)
+        rounding = torch.add(height, torch.maximum(above, below), alpha=4 * unit.eps) + unit.tiny
+        intercept = torch.where(opened, rounding, 0.0)
         # Without an end on one side, nothing is below the largest value but a constant.
-        endless = (length == torch.inf) & (above > 0) & (below > 0)
-        return torch.where(endless, 0.0, slope), torch.where(endless, x.upper, intercept)
+        endless = opened & (length == torch.inf)
+        return torch.where(endless, 0.0, slope), torch.where(endless, x.upper, intercept), opened
