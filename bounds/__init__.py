@@ -16,9 +16,11 @@ from bounds.explanation import Explanation, explain
 from bounds.forward import forward_linear
 from bounds.gradients import StandIn
 from bounds.graph import Graph, capture
+from bounds.group_sort import GroupSort
 from bounds.interval import DEFAULT_RULES, ibp
 from bounds.layers import Normalize
 from bounds.linear import alpha_crown, crown, crown_ibp, fast_lin
+from bounds.lipschitz import lipschitz_bound, lipschitz_radius, margin_lipschitz
 from bounds.local_lipschitz import local_lipschitz
 from bounds.margins import margin_bounds
 from bounds.milp import Minimum, Range, milp_bounds, milp_margins
@@ -34,6 +36,7 @@ __all__ = [
     "CleverEstimate",
     "Explanation",
     "Graph",
+    "GroupSort",
     "Interval",
     "InvalidConfiguration",
     "InvalidInput",
@@ -61,12 +64,15 @@ __all__ = [
     "forward_linear",
     "ibp",
     "linear_minimum",
+    "lipschitz_bound",
+    "lipschitz_radius",
     "local_lipschitz",
     "log_evidence_above",
     "log_evidence_below",
     "lp_bounds",
     "lp_margins",
     "margin_bounds",
+    "margin_lipschitz",
     "milp_bounds",
     "milp_margins",
     "sdp_margins",
