@@ -114,7 +114,7 @@ def node_matrix(network: Network, name: str, place: int) -> Matrix:
     def alone(x: Tensor) -> Tensor:
         return node.function(*parents[:place], x, *parents[place + 1 :])
 
-    value, transpose = torch.func.vjp(alone, parents[place])
+    value, transpose, *_ = torch.func.vjp(alone, parents[place])
     units = torch.eye(count).to(value).view(count, *value.shape)
     matrix = torch.func.vmap(lambda unit: transpose(unit)[0])(units).reshape(count, -1)
     if rule.exact or node.operation in WEIGHTED:

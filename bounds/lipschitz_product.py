@@ -46,8 +46,7 @@ def product_bound(network: Network, order: float, rows: Tensor | None = None) ->
     found = torch.tensor([constants["output"]], dtype=torch.float64, device=network.ball.center.device)
     if rows is None:
         return found
-    dual = math.inf if order == 1 else 1.0 if order == math.inf else order / (order - 1)
-    return found * torch.linalg.vector_norm(rows.double(), dual, dim=1) * (1 + 1e-12)
+    return found * dual_norms(rows.double().abs(), order)
 
 
 def _last_affine(network: Network) -> str | None:
@@ -88,7 +87,7 @@ def node_norm(network: Network, name: str, place: int, order: float) -> float:
         return rule.moved(node, (*parts[:place], reach, *parts[place + 1 :]))
 
     with torch.enable_grad():
-        sums, transpose = torch.func.vjp(moved, torch.ones_like(shapes[place]))
+        sums, transpose, *_ = torch.func.vjp(moved, torch.ones_like(shapes[place]))
         (weights,) = transpose(torch.ones_like(sums))
     gamma = 2 * accumulated_error(max(rule.terms(node, tuple(parts)), 1) + 8, sums.dtype)
     offset = float(rule.at_zero(node, tuple(parts))[1].max())
@@ -110,13 +109,12 @@ def node_norm(network: Network, name: str, place: int, order: float) -> float:
 
 def _convolution(network: Network, name: str) -> float:
     """The norm of a convolution with zero padding, which is a part of that of the plane; groups act on parts apart."""
-    _, weight, _, *rest = (*network.nodes[name].arguments, *[None] * 3)
-    stride, _, _, groups = (*rest, None, None, None, None)[:4]
-    steps = (1, 1) if stride is None else (stride[0], stride[-1])
-    dilation = rest[2] if len(rest) > 2 and rest[2] is not None else (1, 1)
+    given = network.nodes[name].arguments[1:]
+    weight, _, stride, _, dilation, groups = (*given, *(None, [1, 1], [0, 0], [1, 1], 1)[len(given) - 1 :])
+    steps = int(stride[0]), int(stride[-1])
     if max(dilation) > 1 and max(steps) > 1:
         return math.inf  # phases of both do not separate; the crude bound stays
-    parts = weight.double().chunk(groups or 1)
+    parts = weight.double().chunk(groups)
     return max(plane_norm(without_stride(part, steps)) for part in parts)
 
 

@@ -36,7 +36,7 @@ class Matrix(NamedTuple):
         """Absolute values from above."""
         return (self.value.abs() + self.error) * UP
 
-    def __matmul__(self, other: "Matrix") -> "Matrix":  # type: ignore[override]  # not that of tuples
+    def __matmul__(self, other: "Matrix") -> "Matrix":
         """The product, with its rounding."""
         gamma = 2 * accumulated_error(self.value.shape[1] + 4, self.value.dtype)
         doubt = self.error @ other.size + self.value.abs() @ other.error + gamma * (self.size @ other.size)
