@@ -109,8 +109,15 @@ def node_norm(network: Network, name: str, place: int, order: float) -> float:
 
 def _convolution(network: Network, name: str) -> float:
     """The norm of a convolution with zero padding, which is a part of that of the plane; groups act on parts apart."""
-    given = network.nodes[name].arguments[1:]
-    weight, _, stride, _, dilation, groups = (*given, *(None, [1, 1], [0, 0], [1, 1], 1)[len(given) - 1 :])
+    arguments = dict(
+        zip(
+            ("weight", "bias", "stride", "padding", "dilation", "groups"),
+            network.nodes[name].arguments[1:],
+            strict=False,
+        )
+    )
+    weight, groups = arguments["weight"], arguments.get("groups", 1)
+    stride, dilation = arguments.get("stride", (1, 1)), arguments.get("dilation", (1, 1))
     steps = int(stride[0]), int(stride[-1])
     if max(dilation) > 1 and max(steps) > 1:
         return math.inf  # phases of both do not separate; the crude bound stays

@@ -93,16 +93,21 @@ class UniformSampler:
                 break
             others, left = self._others(missing, generator)
             free, fits = self._open(left, generator)
-            moved = others.new_zeros(len(left), self.size)
-            moved[:, self.rest], moved[:, self.open] = others, free
-            found.append(moved[fits])
-            missing -= len(found[-1])
+            moved = torch.cat([others, free], 1) if len(self.rest) else free
+            if not bool(fits.all()):
+                moved = moved[fits]
+            found.append(moved)
+            missing -= len(moved)
         if missing > 0:
             raise InvalidInput(
                 f"the ball of radius {self.radius:g} and the box have too little in common to draw points from: use a "
                 f"smaller radius or norm=math.inf"
             )
-        return torch.cat(found)
+        together = found[0] if len(found) == 1 else torch.cat(found)
+        if self.places is None:
+            return together
+        moved = together.new_zeros(count, self.size) if together.shape[1] < self.size else torch.empty_like(together)
+        return moved.index_copy_(1, self.places, together)
 
     # ------------------------------------------------------------------------------------------------ which is which
 
@@ -124,6 +129,9 @@ class UniformSampler:
         self.open = order[:best].sort().values
         is_open = torch.zeros_like(movable).index_fill(0, self.open, True)
         self.rest = (movable & ~is_open).nonzero().squeeze(1)
+        places = torch.cat([self.rest, self.open])  # of the columns that are drawn
+        in_order = len(self.rest) == 0 and len(places) == self.size
+        self.places = None if in_order else places
         dtype = self.center.dtype
         self.sign = torch.where(one_sided, torch.where(above > 0, 1.0, -1.0), 0.0)[self.open].to(dtype)
         self.sides = [room[self.open].to(dtype) for room in (below, above)]
@@ -179,16 +187,18 @@ class UniformSampler:
             drawn = torch.randn(shape, generator=generator, dtype=left.dtype, device=device) * math.sqrt(0.5)
             size = drawn.square().sum(1)
         else:
-            sign = torch.randint(2, shape, generator=generator, device=device, dtype=torch.int8).to(left.dtype) * 2 - 1
-            if p == 1:
-                power = torch.empty(shape, dtype=left.dtype, device=device).exponential_(generator=generator)
+            lots = 2 * torch.rand(shape, generator=generator, dtype=left.dtype, device=device) - 1
+            if p == 1:  # the sign and the exponential size from one number
+                power = -torch.log1p(-lots.abs().clamp(max=1 - torch.finfo(left.dtype).eps / 2))
+                drawn = torch.copysign(power, lots)
             else:
                 shapes = torch.full(shape, 1 / p, dtype=left.dtype, device=device)
                 power = torch._standard_gamma(shapes, generator=generator)
-            drawn, size = sign * power.pow(1 / p), power.sum(1)
+                drawn = torch.copysign(power.pow(1 / p), lots)
+            size = power.sum(1)
         rest = torch.empty_like(left).exponential_(generator=generator)
         drawn = drawn * (left / (size + rest)).pow(1 / p)[:, None]
-        moved = torch.where(self.sign == 0, drawn, self.sign * drawn.abs())
+        moved = torch.where(self.sign == 0, drawn, torch.copysign(drawn, self.sign))
         below, above = self.sides
         return moved, ((moved >= -below) & (moved <= above)).all(1)
 

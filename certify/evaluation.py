@@ -178,7 +178,8 @@ class Evaluation:
 
     def outside(self) -> list[Outside]:
         """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
-        nearest, proved = self._nearest_witnesses(), {}
+        nearest = self._nearest_witnesses()
+        proved: dict[tuple[int, float, str], float] = {}
         for row in self.rows():
             if row["kind"] == "certificate" and row["prediction"] == row["label"]:
                 key = (row["index"], row["norm"], row["subject"])

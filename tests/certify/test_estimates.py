@@ -26,7 +26,7 @@ def test_estimates_share_no_row_with_anything_else(evaluation: Evaluation):
     columns = list(table.columns)
     assert columns.index("certified_radius") + 1 == columns.index("estimated_distance")
     assert columns.index("estimated_distance") + 1 == columns.index("attack_distance")
-    numbers = table[["certified_radius", "estimated_distance", "attack_distance"]].notna().sum(1)
+    numbers = table[["certified_radius", "estimated_distance", "attack_distance"]].notna().sum(axis=1)
     assert (numbers[table.kind != "estimate"] == 1).all()
     rows = table[table.kind == "estimate"]
     assert len(rows) == 12
@@ -98,14 +98,14 @@ def small_network() -> nn.Sequential:
 
 
 @pytest.mark.parametrize(
-    ("norm", "methods"), [(2, ("product", "eclipse", "fast_lip", "local")), (math.inf, ("product", "recurjac"))]
+    ("norm", "methods"), [(2, ("product", "eclipse", "local")), (math.inf, ("product", "recurjac"))]
 )
 def test_certificates_lie_below_what_attacks_find_and_local_ones_reach_farther(norm, methods):
     model = small_network()
     x = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     y = model(x).argmax(1)
     y[3] = (y[3] + 1) % 3  # one is misclassified
-    radii = None if norm == math.inf else torch.tensor([0.1, 0.4])
+    radii = None if norm == math.inf else torch.tensor([0.3, 0.5, 1.0])
     witness = minimal_perturbation(model, x, y, norm=norm, low=-9.0, high=9.0, steps=200)
     found = [lipschitz_certificate(model, x, y, norm=norm, method=method, radii=radii) for method in methods]
     for certificate in found:
