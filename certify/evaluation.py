@@ -55,13 +55,15 @@ class Outside:
     estimate: float
     certified: float
     distance: float
+    capped: bool  # the estimate is the radius of its points, and says no more than that nothing was seen within
 
     def __str__(self) -> str:
         below = self.estimate < self.certified
         against = (
             f"below the certified radius {self.certified!r}" if below else f"above the witness at {self.distance!r}"
         )
-        return f"input {self.index}: {self.method} estimates {self.estimate!r} in {norm_name(self.norm)}, {against}"
+        size = f"{self.estimate!r} (capped)" if self.capped else repr(self.estimate)
+        return f"input {self.index}: {self.method} estimates {size} in {norm_name(self.norm)}, {against}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +192,7 @@ class Evaluation:
             key = (row["index"], row["norm"], row["subject"])
             low, high = proved.get(key, 0.0), nearest.get(key, math.inf)
             if estimate is not None and not low <= estimate <= high:
-                found.append(Outside(row["index"], row["norm"], row["method"], estimate, low, high))
+                found.append(Outside(row["index"], row["norm"], row["method"], estimate, low, high, row["capped"]))
         return found
 
     def comparisons(self) -> int:
