@@ -44,7 +44,7 @@ class Chain:
         for function, name, weight in zip(self.functions, self.inputs, self.weights, strict=False):
             if row is None:
                 shape = network.nodes[name].value[:1].shape
-                ends = (torch.full(shape, end).to(weight.value) for end in (-math.inf, math.inf))
+                ends = (weight.value.new_full(shape, end) for end in (-math.inf, math.inf))
             else:
                 interval = network.intervals[name]
                 ends = (end[row : row + 1] for end in (interval.lower, interval.upper))
@@ -101,7 +101,8 @@ def _ended(network: Network, name: str, image: Image) -> tuple[Matrix, Tensor | 
     """The matrix and offset of an image, spelt out where it is the base itself."""
     if image.matrix is not None:
         return image.matrix, image.offset
-    identity = torch.eye(entries(network.nodes[name].value)).to(network.nodes[name].value)
+    like = network.nodes[name].value
+    identity = torch.eye(entries(like), dtype=like.dtype, device=like.device)
     return exact(identity), identity.new_zeros(len(identity))
 
 
@@ -115,7 +116,7 @@ def node_matrix(network: Network, name: str, place: int) -> Matrix:
         return node.function(*parents[:place], x, *parents[place + 1 :])
 
     value, transpose, *_ = torch.func.vjp(alone, parents[place])
-    units = torch.eye(count).to(value).view(count, *value.shape)
+    units = torch.eye(count, dtype=value.dtype, device=value.device).view(count, *value.shape)
     matrix = torch.func.vmap(lambda unit: transpose(unit)[0])(units).reshape(count, -1)
     if rule.exact or node.operation in WEIGHTED:
         return exact(matrix)

@@ -131,9 +131,9 @@ class CleverEstimate:
             "is_nearest": (self.targets == self.target[:, None]).flatten().tolist(),
             "status": [name for names in self.target_status for name in names],
         }
-        for name in ("target_score", "target_lipschitz", "margin", "start", "largest", "lower", "upper", "shape"):
+        for name in ("target_score", "target_lipschitz", "margin", "start", "largest", "ascended", "location"):
             columns[name.removeprefix("target_")] = getattr(self, name).flatten().tolist()
-        for name in ("distance", "p_value", "distinct", "dead"):
+        for name in ("lower", "upper", "shape", "distance", "p_value", "distinct", "dead"):
             columns[name] = getattr(self, name).flatten().tolist()
         for name in ("norm", "radius", "num_batches", "batch_size", "order", "seed"):
             columns[name] = getattr(self, name)
@@ -209,16 +209,36 @@ def clever_curve(
     *,
     norm: float,
     radii: Sequence[float],
+    num_batches: int = 500,
+    batch_size: int = 1024,
+    targets: Tensor | None = None,
+    low: Limit = None,
+    high: Limit = None,
+    chunk_size: int = 1024,
+    resamples: int = 99,
     generator: torch.Generator | None = None,
-    **settings: object,
 ) -> list[CleverEstimate]:
-    """Scores for several radii, from the same seed: with the radius grow both the estimate of L and the cap.
+    """Scores for several radii, all from one seed; the other arguments are those of :func:`clever`.
 
-    A radius says something only where the score is below it. The settings are those of :func:`clever`.
+    With the radius grow both the estimate of L and the cap of the score, so that the score first rises with R and then
+    falls. A radius says something only where the score is below it.
     """
     seed = run_seed(generator)
     return [
-        clever(model, x, norm=norm, radius=radius, generator=torch.Generator(x.device).manual_seed(seed), **settings)  # type: ignore[arg-type]  # checked there
+        clever(
+            model,
+            x,
+            norm=norm,
+            radius=radius,
+            num_batches=num_batches,
+            batch_size=batch_size,
+            targets=targets,
+            low=low,
+            high=high,
+            chunk_size=chunk_size,
+            resamples=resamples,
+            generator=torch.Generator(x.device).manual_seed(seed),
+        )
         for radius in radii
     ]
 

@@ -44,7 +44,7 @@ class ReverseWeibull:
 
     def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
         """Maxima (count, M) drawn from the fits."""
-        lots = torch.empty(count, len(self.shape)).to(self.shape).exponential_(generator=generator)
+        lots = self.shape.new_empty(count, len(self.shape)).exponential_(generator=generator)
         return self.location - self.scale * lots ** (1 / self.shape)
 
 
@@ -56,14 +56,14 @@ def fit_reverse_weibull(maxima: Tensor, *, interval: bool = True) -> ReverseWeib
     top = maxima.amax(1, keepdim=True)
     span = top - maxima.amin(1, keepdim=True)
     below = (top - maxima) / span  # (M, B) in [0, 1]
-    coarse = torch.logspace(-7, math.log10(FARTHEST), 28).to(maxima)
+    coarse = 10 ** torch.linspace(-7, math.log10(FARTHEST), 28, dtype=maxima.dtype, device=maxima.device)
     grid = torch.cat([coarse.new_zeros(1), coarse]).expand(len(maxima), -1)
     end = grid
     for _ in range(2):
         found, _ = _profile(below, end)
         best = found.argmax(1, keepdim=True)
         before, after = (end.gather(1, (best + side).clamp(0, end.shape[1] - 1)) for side in (-1, 1))
-        share = torch.linspace(0, 1, 12).to(maxima)
+        share = torch.linspace(0, 1, 12, dtype=maxima.dtype, device=maxima.device)
         closer = before.clamp(min=1e-9) * (after / before.clamp(min=1e-9)) ** share
         end = torch.cat([end.gather(1, best), closer], 1)
     likelihoods, shapes = _profile(below, end)
@@ -167,5 +167,5 @@ def _distance(log_probability: Tensor) -> Tensor:
     """The Kolmogorov-Smirnov distance of values (M, B) of a fitted distribution function from uniform ones."""
     values = log_probability.exp().sort(1).values
     count = values.shape[1]
-    steps = torch.arange(count).to(values)
+    steps = torch.arange(count, dtype=values.dtype, device=values.device)
     return torch.maximum((steps + 1) / count - values, values - steps / count).amax(1)

@@ -189,7 +189,7 @@ def _one(
     if method in PROGRAMMES:
         if vector:
             return like.new_tensor([programme_bound(chain, slopes, method, solver)])
-        units = torch.eye(len(chain.weights[-1].value)).to(like)
+        units = torch.eye(len(chain.weights[-1].value), dtype=like.dtype, device=like.device)
         factor = max(1.0, like.shape[1] ** (0.5 - 1 / order)) * UP
         moving = chain.weights[-1].size.sum(1) > 0
         return like.new_tensor(

@@ -123,7 +123,7 @@ def _certificate(chain: Chain, slopes: list[Interval], multipliers: list[Tensor]
     """M without the part of rho, and how far it may be off."""
     sizes = [weight.value.shape[1] for weight in chain.weights]
     starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    value = torch.zeros(starts[-1], starts[-1]).to(chain.weights[0].value)
+    value = chain.weights[0].value.new_zeros(starts[-1], starts[-1])
     error = torch.zeros_like(value)
 
     def add(row: int, column: int, part: Matrix) -> None:
@@ -155,7 +155,8 @@ def _transposed(matrix: Matrix) -> Matrix:
 
 def _closed_form(chain: Chain, slopes: list[Interval]) -> tuple[list[Tensor], float] | None:
     """Multipliers by ECLipsE-Fast; None where the arithmetic fails."""
-    shape = torch.eye(chain.weights[0].value.shape[1]).to(chain.weights[0].value)
+    first = chain.weights[0].value
+    shape = torch.eye(first.shape[1], dtype=first.dtype, device=first.device)
     scales = []
     try:
         for weight, part in zip(chain.weights, slopes, strict=False):
@@ -165,10 +166,10 @@ def _closed_form(chain: Chain, slopes: list[Interval]) -> tuple[list[Tensor], fl
             largest = torch.linalg.eigvalsh(w @ torch.linalg.solve(shape, w.T)).max().clamp(min=1e-300)
             scale = float(1 / (half * (half + abs(middle)) * largest)) * (1 - 1e-9)
             bent = shape + low * high * scale * (w.T @ w)
-            identity = torch.eye(len(w)).to(w)
+            identity = torch.eye(len(w), dtype=w.dtype, device=w.device)
             shape = scale * identity - (middle * scale) ** 2 * (w @ torch.linalg.solve(bent, w.T))
             shape = (shape + shape.T) / 2
-            scales.append(torch.full((len(w),), scale).to(w))
+            scales.append(w.new_full((len(w),), scale))
         last = chain.weights[-1].value
         rho = float(torch.linalg.eigvalsh(last @ torch.linalg.solve(shape, last.T)).max())
     except RuntimeError:  # a singular matrix
@@ -201,4 +202,6 @@ def _solve(chain: Chain, slopes: list[Interval], solver: str) -> tuple[list[Tens
     problem = cvxpy.Problem(cvxpy.Minimize(rho), [(matrix + matrix.T) / 2 << 0])
     if not solved(problem, solver) or rho.value is None:
         return None
-    return [unit * torch.as_tensor(part.value).to(like) for part in variables], unit * float(rho.value)
+    return [
+        unit * torch.as_tensor(part.value, dtype=like.dtype, device=like.device) for part in variables
+    ], unit * float(rho.value)

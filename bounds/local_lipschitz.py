@@ -113,9 +113,9 @@ def _climb(model: nn.Module, points: Tensor, labels: Tensor, targets: Tensor, ba
 def _pulled_back(points: Tensor, ball: LpBall) -> Tensor:
     """Points in the box, drawn toward the centre, which is in it, until they are in the ball too."""
     if ball.low is not None:
-        points = torch.maximum(points, torch.as_tensor(ball.low).to(points))
+        points = torch.maximum(points, torch.as_tensor(ball.low, dtype=points.dtype, device=points.device))
     if ball.high is not None:
-        points = torch.minimum(points, torch.as_tensor(ball.high).to(points))
+        points = torch.minimum(points, torch.as_tensor(ball.high, dtype=points.dtype, device=points.device))
     moved = points - ball.center
     size = _norms(moved, ball.norm)
     share = (ball.radii[0] / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1)

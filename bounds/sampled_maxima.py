@@ -79,7 +79,7 @@ def _blocks(ball: LpBall, row: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor
         generator.manual_seed(stream_seed(plan.seed, row, batch))
         for start in range(0, plan.batch_size, BLOCK):
             points = sampler.draw(min(BLOCK, plan.batch_size - start), generator)
-            yield points, torch.full((len(points),), batch)
+            yield points, torch.full((len(points),), batch, device=points.device)
 
 
 def _chunks(blocks: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -108,7 +108,9 @@ def lanczos(product: Callable[[Tensor], Tensor], like: Tensor, iterations: int) 
     values that have converged do no harm here. The first vector is the same for all, and orthogonal to nothing likely.
     """
     size = like.shape[1]
-    angles = torch.arange(1, size + 1).to(like) * 2.399963229728653  # the golden angle: no simple pattern
+    angles = (
+        torch.arange(1, size + 1, dtype=like.dtype, device=like.device) * 2.399963229728653
+    )  # the golden angle: no simple pattern
     vector = (angles.cos() + 1.5).expand_as(like)
     vector = vector / vector.norm(dim=1, keepdim=True)
     previous, beta = torch.zeros_like(vector), like.new_zeros(len(like), 1)

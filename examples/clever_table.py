@@ -48,13 +48,13 @@ def lines(name: str, options: argparse.Namespace) -> list[dict[str, object]]:
         for radius in radii:
             settings = {"radius": radius, "num_batches": options.batches, "batch_size": options.size, "resamples": 0}
             settings |= {"low": 0.0, "high": 1.0, "generator": torch.Generator().manual_seed(0)}
-            first = clever(model, x, norm=norm, **settings)  # type: ignore[arg-type]  # a mapping of settings
+            first = clever(model, x, norm=norm, **settings)
             line = {"network": name, "norm": str(norm), "R": radius, "images": len(x)}
             line |= {"certificate": median(certificate.radius), "clever": median(first.score)}
             if norm == 2:
                 settings["num_batches"] = max(2, options.batches // 5)
                 runner_up = model(x).scatter(1, y[:, None], -math.inf).argmax(1)
-                second = clever_second_order(smoothed(model), x, targets=runner_up, iterations=4, **settings)  # type: ignore[arg-type]
+                second = clever_second_order(smoothed(model), x, targets=runner_up, iterations=4, **settings)
                 line["second_order"] = median(second.score)
             line |= {"witness": median(witness.distance)}
             line["above_witness"] = float((first.score > witness.distance).double().mean())

@@ -94,7 +94,7 @@ def test_o2_without_curvature_the_second_order_is_the_slope_at_the_input():
     assert found.status == ("atom",)
 
 
-@pytest.mark.parametrize("dimensions", [3, 10, 50, 200, 784])
+@pytest.mark.parametrize("dimensions", [3, *(pytest.param(d, marks=pytest.mark.slow) for d in (10, 50, 200)), 784])
 def test_o3_f2_in_high_dimension_the_end_point_is_not_identified(dimensions):
     """The true constant is 10 in every dimension; sampled values fall with it, and no test of fit notices."""
     scale = torch.ones(dimensions, dtype=torch.float64)
@@ -229,7 +229,7 @@ def smooth_network(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).double()
 
 
-@pytest.mark.parametrize("norm", [1, 1.5, 2, math.inf])
+@pytest.mark.parametrize("norm", [pytest.param(1.5, marks=pytest.mark.slow), 2, math.inf])
 def test_scores_depend_on_the_generator_and_not_on_the_size_of_chunks(norm):
     model, x = smooth_network(), torch.rand(2, 3, 2, 2, generator=source(1), dtype=torch.float64)
     settings = {"norm": norm, "radius": 0.4, "num_batches": 6, "batch_size": 300, "low": 0.0, "high": 1.0}

@@ -16,7 +16,7 @@ def maxima(shape: float, rows: int, count: int, seed: int) -> torch.Tensor:
     return 10 - lots ** (1 / shape)
 
 
-@pytest.mark.parametrize("shape", [1.0, 1.5, 2.0, 3.0, 5.0, 10.0])
+@pytest.mark.parametrize("shape", [1.0, 1.5, 3.0, 10.0])
 def test_intervals_hold_the_end_point(shape):
     """At 95%, 150 intervals miss more than 22 of the time with probability below 1e-6; 1.5 is conservative."""
     found = fit_reverse_weibull(maxima(shape, 150, 200, seed=int(10 * shape)))
@@ -82,7 +82,9 @@ def rejected(norm: float, radius: float, count: int, generator: torch.Generator)
 
 
 @pytest.mark.parametrize("norm", [1, 1.5, 2, 3, math.inf])
-@pytest.mark.parametrize("radius", [0.2, 0.6, 1.2])
+@pytest.mark.parametrize(
+    "radius", [pytest.param(0.2, marks=pytest.mark.slow), 0.6, pytest.param(1.2, marks=pytest.mark.slow)]
+)
 def test_points_are_uniform_in_ball_and_box(norm, radius):
     """Each of 7 comparisons fails by chance with probability 1e-7; clipping instead of drawing fails all of them."""
     generator = torch.Generator().manual_seed(0)

@@ -86,7 +86,7 @@ def jacobians() -> dict[str, list[np.ndarray]]:
 # ----------------------------------------------------------------------------------------------------------- the order
 
 
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("norm", [pytest.param(1, marks=pytest.mark.slow), 2, math.inf])
 def test_sampled_at_most_exact_at_most_every_bound_at_most_the_product(norm, jacobians):
     ball, labels = region(SMALL), torch.tensor([1])
     dual = {1: math.inf, 2: 2, math.inf: 1}[norm]
@@ -153,7 +153,10 @@ def test_an_unsound_neighbour_is_caught(jacobians):
     assert float((matrix @ vector).norm()) < 1.2 <= spectral_norm(exact(matrix))
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Softplus])
+@pytest.mark.parametrize(
+    "activation",
+    [nn.SiLU, *(pytest.param(each, marks=pytest.mark.slow) for each in (nn.Tanh, nn.GELU, nn.LeakyReLU, nn.Softplus))],
+)
 def test_smooth_networks_stay_below_their_bounds(activation):
     model = network([3, 6, 5, 3], activation, seed=1)
     ball = region(model)

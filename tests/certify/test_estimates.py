@@ -98,7 +98,8 @@ def small_network() -> nn.Sequential:
 
 
 @pytest.mark.parametrize(
-    ("norm", "methods"), [(2, ("product", "eclipse", "local")), (math.inf, ("product", "recurjac"))]
+    ("norm", "methods"),
+    [(2, ("product", "eclipse", "local")), pytest.param(math.inf, ("product", "recurjac"), marks=pytest.mark.slow)],
 )
 def test_certificates_lie_below_what_attacks_find_and_local_ones_reach_farther(norm, methods):
     model = small_network()
