@@ -1,6 +1,8 @@
 """Lipschitz constants from above: what CLEVER estimates, proved, from the loosest bound to the tightest."""
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +10,9 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.balls import Interval, LpBall
 from bounds.chains import Chain, chain_of
-from bounds.concretize import PerturbationSet
 from bounds.errors import InvalidInput
 from bounds.frozen import frozen
-from bounds.graph import capture
+from bounds.graph import Graph, capture
 from bounds.group_sort import segments
 from bounds.jacobians import interval_jacobian, linear_jacobian
 from bounds.linear import LinearBounds
@@ -28,10 +29,10 @@ PROGRAMMES = ("eclipse", "sdp")
 
 @torch.no_grad()
 def lipschitz_bound(
-    model: nn.Module,
+    model: nn.Module | Graph,
     norm: float = 2,
     method: str = "product",
-    ball: PerturbationSet | None = None,
+    ball: LpBall | None = None,
     *,
     x: Tensor | None = None,
     solver: str = "CLARABEL",
@@ -42,9 +43,9 @@ def lipschitz_bound(
     (N,), which is convex.
 
     Args:
-        model: maps (N, *D) to logits (N, K). ``"product"`` takes any network that ``torch.export`` follows but for
-            products of data, the others those without branches; layers of :class:`bounds.GroupSort` in sequential
-            networks are for ``"product"``.
+        model: maps (N, *D) to logits (N, K); or its captured graph, which saves the time of capturing. ``"product"``
+            takes any network that ``torch.export`` follows but for products of data, the others those without
+            branches; layers of :class:`bounds.GroupSort` in sequential networks are for ``"product"``.
         norm: order of both norms; ``"eclipse"`` and ``"sdp"`` serve 2 alone here.
         method: ``"product"`` of operator norms; ``"eclipse"`` (ECLipsE-Fast) and ``"sdp"`` (LipSDP-Neuron), multipliers
             of slope constraints, up to 400 neurons for the latter; ``"fast_lip"`` and ``"recurjac"``, intervals of the
@@ -62,11 +63,11 @@ def lipschitz_bound(
 
 @torch.no_grad()
 def margin_lipschitz(
-    model: nn.Module,
+    model: nn.Module | Graph,
     norm: float,
     labels: Tensor,
     method: str = "product",
-    ball: PerturbationSet | None = None,
+    ball: LpBall | None = None,
     *,
     x: Tensor | None = None,
     solver: str = "CLARABEL",
@@ -81,10 +82,10 @@ def margin_lipschitz(
 
 
 def _bounds(
-    model: nn.Module,
+    model: nn.Module | Graph,
     norm: float,
     method: str,
-    ball: PerturbationSet | None,
+    ball: LpBall | None,
     x: Tensor | None,
     solver: str,
     labels: Tensor | None,
@@ -100,78 +101,77 @@ def _bounds(
             f"method={method!r} serves norm=2 alone for all outputs, got {order:g}: use margin_lipschitz"
         )
     example = _example(model, ball, x)
-    with frozen(model):
-        classes = model(example.to(next((weight.dtype for weight in model.parameters()), example.dtype))).shape[1]
+    with frozen(model) if isinstance(model, nn.Module) else nullcontext():
+        parts = segments(model) if method == "product" and isinstance(model, nn.Module) else [model]
+        before, value = _before(parts[:-1], example, order)
+        graph = capture(parts[-1], value)
+        network = _at(graph, value)
         rows = None
         if labels is not None:
-            count = len(labels) if ball is None else len(ball.center)
-            label = checks.labels(labels, count, classes).to(example.device)
-            identity = torch.eye(classes, dtype=torch.float64, device=example.device)
+            classes = network.nodes["output"].value.numel()
+            label = checks.labels(labels, len(labels) if ball is None else len(ball.center), classes).to(value.device)
+            identity = torch.eye(classes, dtype=torch.float64, device=value.device)
             rows = identity[label][:, None] - identity  # (N, K, K)
-        if method == "product":
-            found = _products(model, example, order, rows)
-            return found.expand(len(ball.center), -1) if ball is not None and rows is None else found
-        return _of_chain(model, example, order, method, ball, solver, rows)
+        if method != "product":
+            found = _of_chain(graph, network, order, method, ball, solver, rows)
+        elif rows is None:
+            found = product_bound(network, order)[:, None] * before * UP
+            found = found if ball is None else found.expand(len(ball.center), 1)
+        else:
+            found = product_bound(network, order, rows.flatten(0, 1)).view(rows.shape[:2]) * before * UP
+    # Exactly 0 for the label against itself.
+    return found if rows is None else torch.where((rows == 0).all(2), 0.0, found)
 
 
-def _example(model: nn.Module, ball: PerturbationSet | None, x: Tensor | None) -> Tensor:
+def _example(model: nn.Module | Graph, ball: LpBall | None, x: Tensor | None) -> Tensor:
     """One input in float64."""
     if ball is not None:
         return ball.center[:1].double()
     if x is not None:
         return x[:1].detach().double()
-    layer = next((part for part in model.modules() if not list(part.children())), None)
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    layer = next((part for part in parts if not list(part.children())), None)
     if not isinstance(layer, nn.Linear):
         raise InvalidInput("x must be given where the first layer is not linear: pass any input x of shape (1, *D)")
     return layer.weight.new_zeros(1, layer.in_features, dtype=torch.float64)
 
 
-def _network(model: nn.Module, example: Tensor) -> Network:
-    return Network(capture(model, example), LpBall(example, 0.0, low=None, high=None))
+def _at(graph: Graph, x: Tensor) -> Network:
+    """The network bound to one input, for its matrices."""
+    return Network(graph, LpBall(x, 0.0, low=None, high=None))
 
 
-def _products(model: nn.Module, example: Tensor, order: float, rows: Tensor | None) -> Tensor:
-    """Product bounds, with sorting layers left out: they are 1-Lipschitz in every norm."""
-    parts = segments(model)
-    before = 1.0
-    value = example
-    for part in parts[:-1]:
-        if len(list(part.children())):
-            before *= float(product_bound(_network(part, value), order)) * UP
+def _before(parts: Sequence[nn.Module | Graph], example: Tensor, order: float) -> tuple[float, Tensor]:
+    """The product over all segments but the last, and an input of that; sorting in between is 1-Lipschitz."""
+    product, value = 1.0, example
+    for part in parts:
+        if isinstance(part, nn.Module) and len(list(part.children())):
+            product *= float(product_bound(_at(capture(part, value), value), order)) * UP
             weight = next(part.parameters(), value)
             value = part(value.to(weight.dtype)).double()
-    last = _network(parts[-1], value)
-    if rows is None:
-        return product_bound(last, order)[:, None] * before * UP
-    flat = product_bound(last, order, rows.flatten(0, 1)) * before * UP
-    return _without_labels(flat.view(rows.shape[:2]), rows)
+    return product, value
 
 
 def _of_chain(
-    model: nn.Module,
-    example: Tensor,
+    graph: Graph,
+    network: Network,
     order: float,
     method: str,
-    ball: PerturbationSet | None,
+    ball: LpBall | None,
     solver: str,
     rows: Tensor | None,
 ) -> Tensor:
-    graph = capture(model, example)
-    chain = chain_of(Network(graph, LpBall(example, 0.0, low=None, high=None)))
-    count = 1 if ball is None else len(ball.center)
-    network = Network(graph, LpBall(example, 0.0, low=None, high=None) if ball is None else ball)
+    chain = chain_of(network)
     if ball is not None:
+        network = Network(graph, ball)
         LinearBounds(network, tighten=True)  # leaves proved intervals behind
-    if rows is not None and ball is None:
-        count = len(rows)
+    count = len(ball.center) if ball is not None else 1 if rows is None else len(rows)
     parts = []
     for row in range(count):
         chosen = chain if rows is None else chain.of_rows(rows[row])
         slopes = chain.slopes(network, None if ball is None else row)
-        one = None if ball is None else _row_of(ball, row)
-        parts.append(_one(chosen, slopes, order, method, one, solver, vector=rows is None))
-    found = torch.stack(parts)
-    return found if rows is None else _without_labels(found, rows)
+        parts.append(_one(chosen, slopes, order, method, _row_of(ball, row), solver, vector=rows is None))
+    return torch.stack(parts)
 
 
 def _one(
@@ -179,7 +179,7 @@ def _one(
     slopes: list[Interval],
     order: float,
     method: str,
-    ball: PerturbationSet | None,
+    ball: LpBall | None,
     solver: str,
     *,
     vector: bool,
@@ -210,15 +210,10 @@ def _one(
     return dual_norms(size, order)
 
 
-def _row_of(ball: PerturbationSet, row: int) -> PerturbationSet:
-    if isinstance(ball, LpBall):
-        return LpBall(ball.center[row : row + 1], ball.radii[row : row + 1], ball.norm, ball.low, ball.high)
-    raise InvalidInput(f"ball must be an LpBall for Lipschitz bounds, got {type(ball).__name__}")
-
-
-def _without_labels(found: Tensor, rows: Tensor) -> Tensor:
-    """Exactly 0 for the label against itself."""
-    return torch.where((rows == 0).all(2), 0.0, found)
+def _row_of(ball: LpBall | None, row: int) -> LpBall | None:
+    if ball is None:
+        return None
+    return LpBall(ball.center[row : row + 1], ball.radii[row : row + 1], ball.norm, ball.low, ball.high)
 
 
 def lipschitz_radius(margins: Tensor, constants: Tensor) -> Tensor:

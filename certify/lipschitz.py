@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bounds import LpBall, checks, lipschitz_radius, margin_bounds, margin_lipschitz
+from bounds import Graph, LpBall, capture, checks, lipschitz_radius, margin_bounds, margin_lipschitz
 from bounds.checks import Limit
 from certify.models import frozen, predictions, probe
 from certify.results import Certificate
@@ -61,10 +61,11 @@ def lipschitz_certificate(
         elif method in GLOBAL:
             radius = lipschitz_radius(margins, margin_lipschitz(model, order, labels, method, x=x))
         else:
+            graph = capture(model, x.double())
             radius = torch.zeros_like(margins[:, 0])
-            for reach in _guesses(model, x, labels, margins, order) if radii is None else radii.unbind():
+            for reach in _guesses(graph, x, labels, margins, order) if radii is None else radii.unbind():
                 ball = LpBall(x.double(), reach, order, low, high)
-                constants = margin_lipschitz(model, order, labels, method, ball)
+                constants = margin_lipschitz(graph, order, labels, method, ball)
                 radius = torch.maximum(radius, lipschitz_radius(margins, constants).clamp(max=ball.radii))
     right = predicted == labels
     return Certificate(
@@ -79,8 +80,8 @@ def lipschitz_certificate(
     )
 
 
-def _guesses(model: nn.Module, x: Tensor, labels: Tensor, margins: Tensor, order: float) -> list[Tensor]:
+def _guesses(graph: Graph, x: Tensor, labels: Tensor, margins: Tensor, order: float) -> list[Tensor]:
     """Radii (N,) to try, around what gradients at the inputs alone would prove."""
     point = LpBall(x.double(), 0.0, order, None, None)
-    first = lipschitz_radius(margins, margin_lipschitz(model, order, labels, "fast_lip", point))
+    first = lipschitz_radius(margins, margin_lipschitz(graph, order, labels, "fast_lip", point))
     return [share * first.clamp(min=1e-12, max=1e12) for share in SHARES]
