@@ -9,7 +9,7 @@ from torch import Tensor
 from bounds.balls import LpBall
 from bounds.sampling import UniformSampler, stream_seed
 
-BLOCK = 256  # points drawn at once; part of the meaning of a seed
+BLOCK = 64  # points drawn at once; part of the meaning of a seed
 
 
 class Measured(NamedTuple):

@@ -134,9 +134,11 @@ class UniformSampler:
         self.places = None if in_order else places
         dtype = self.center.dtype
         self.sign = torch.where(one_sided, torch.where(above > 0, 1.0, -1.0), 0.0)[self.open].to(dtype)
+        self.one_sided = self.sign != 0 if bool(self.sign.any()) else None
         self.sides = [room[self.open].to(dtype) for room in (below, above)]
-        self.below, self.above = (room[self.rest].clamp(max=1) for room in (below, above))
-        self.masses = [_inside(self.norm, self.tilt, room).to(dtype) for room in (self.below, self.above)]
+        rooms = [room[self.rest].clamp(max=1) for room in (below, above)]
+        self.below, self.above = (room.to(dtype) for room in rooms)
+        self.masses = [_inside(self.norm, self.tilt, room).to(dtype) for room in rooms]
 
     def _solve_tilt(self, below: Tensor, above: Tensor) -> float:
         """The tilt at which the mean of the sum of powers over all entries is 1; 0 where it is less without any."""
@@ -164,9 +166,8 @@ class UniformSampler:
         left, right = self.masses
         drawn = torch.rand(count, len(self.rest), generator=generator, dtype=dtype, device=device) * (left + right)
         size = _inverse(self.norm, self.tilt, torch.where(drawn < left, drawn, drawn - left))
-        moved = torch.where(drawn < left, -torch.minimum(size, self.below.to(dtype)), size)
-        moved = torch.minimum(moved, self.above.to(dtype))
-        total = moved.abs().pow(self.norm).sum(1).double()
+        moved = torch.where(drawn < left, -torch.minimum(size, self.below), torch.minimum(size, self.above))
+        total = torch.linalg.vector_norm(moved, self.norm, dim=1).double() ** self.norm
         power = len(self.open) / self.norm
         free = 1 - total
         log_density = self.tilt * total
@@ -184,8 +185,8 @@ class UniformSampler:
         shape = len(left), len(self.open)
         p, device = self.norm, left.device
         if p == 2:
-            drawn = torch.randn(shape, generator=generator, dtype=left.dtype, device=device) * math.sqrt(0.5)
-            size = drawn.square().sum(1)
+            drawn = torch.randn(shape, generator=generator, dtype=left.dtype, device=device)
+            size = torch.linalg.vector_norm(drawn, dim=1).square() / 2
         else:
             lots = 2 * torch.rand(shape, generator=generator, dtype=left.dtype, device=device) - 1
             if p == 1:  # the sign and the exponential size from one number
@@ -197,10 +198,12 @@ class UniformSampler:
                 drawn = torch.copysign(power.pow(1 / p), lots)
             size = power.sum(1)
         rest = torch.empty_like(left).exponential_(generator=generator)
-        drawn = drawn * (left / (size + rest)).pow(1 / p)[:, None]
-        moved = torch.where(self.sign == 0, drawn, torch.copysign(drawn, self.sign))
+        unit = math.sqrt(0.5) if p == 2 else 1.0  # of the deviates
+        moved = drawn.mul_(unit * (left / (size + rest)).pow(1 / p)[:, None])
+        if self.one_sided is not None:
+            moved = torch.where(self.one_sided, torch.copysign(moved, self.sign), moved)
         below, above = self.sides
-        return moved, ((moved >= -below) & (moved <= above)).all(1)
+        return moved, ((moved + below).amin(1) >= 0) & ((moved - above).amax(1) <= 0)
 
 
 # ------------------------------------------------ the density exp(-tilt t^p) on [0, width], without its constant for p
