@@ -182,6 +182,8 @@ class UniformSampler:
 
     def _open(self, left: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Open entries (B, open) within the share of the powers that is left, and which rows lie in the box."""
+        if len(self.open) == 0:
+            return left.new_zeros(len(left), 0), torch.ones_like(left, dtype=torch.bool)
         shape = len(left), len(self.open)
         p, device = self.norm, left.device
         if p == 2:
