@@ -1,7 +1,8 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
 from bounds.balls import Interval, LpBall
-from bounds.clever import CleverEstimate, clever, clever_curve
+from bounds.clever import clever, clever_curve
+from bounds.clever_estimate import CleverEstimate
 from bounds.concretize import Box, SparseBall, linear_minimum
 from bounds.convex import lp_bounds, lp_margins
 from bounds.errors import (

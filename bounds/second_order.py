@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.balls import LpBall
 from bounds.checks import Limit
-from bounds.clever import DEAD, CleverEstimate, estimate, make_plan
+from bounds.clever import DEAD, estimate, make_plan
+from bounds.clever_estimate import CleverEstimate
 from bounds.frozen import frozen
 from bounds.gradients import margin_gradients
 from bounds.sampled_maxima import Measured

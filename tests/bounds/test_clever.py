@@ -358,7 +358,7 @@ def test_rectifiers_have_no_curvature_to_be_seen():
 
 
 def test_statuses_are_sentences():
-    from bounds.clever import STATUSES
+    from bounds.clever_estimate import STATUSES
 
     assert list(STATUSES) == ["masked", "end point not identified", "capped", "atom", "fitted"]
     assert bounds.clever is clever
