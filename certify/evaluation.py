@@ -288,8 +288,8 @@ def evaluate(
     """Run every method on the same inputs, in every norm it serves.
 
     Certificates of the model itself and of the smoothed classifier, estimates if :class:`certify.methods.Clever` is
-    asked for, and re-checked adversarial examples of the model, each in its own rows. A method that cannot treat the model gives rows of status ``"unsupported"``;
-    the others go on.
+    asked for, and re-checked adversarial examples of the model, each in its own rows. A method that cannot treat the
+    model gives rows of status ``"unsupported"``; the others go on.
 
     Args:
         model: maps (N, *D) to logits (N, K), deterministic and row by row.

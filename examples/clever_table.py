@@ -69,7 +69,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(reference.NETWORKS))
-    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
