@@ -1,6 +1,8 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
 from bounds.balls import Interval, LpBall
+from bounds.clever import clever, clever_curve
+from bounds.clever_estimate import CleverEstimate
 from bounds.concretize import Box, SparseBall, linear_minimum
 from bounds.convex import lp_bounds, lp_margins
 from bounds.errors import (
@@ -13,13 +15,18 @@ from bounds.errors import (
 )
 from bounds.explanation import Explanation, explain
 from bounds.forward import forward_linear
+from bounds.gradients import StandIn
 from bounds.graph import Graph, capture
+from bounds.group_sort import GroupSort
 from bounds.interval import DEFAULT_RULES, ibp
 from bounds.layers import Normalize
 from bounds.linear import alpha_crown, crown, crown_ibp, fast_lin
+from bounds.lipschitz import lipschitz_bound, lipschitz_radius, margin_lipschitz
+from bounds.local_lipschitz import local_lipschitz
 from bounds.margins import margin_bounds
 from bounds.milp import Minimum, Range, milp_bounds, milp_margins
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
+from bounds.second_order import clever_second_order
 from bounds.semidefinite import sdp_margins
 from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
@@ -27,8 +34,10 @@ __all__ = [
     "DEFAULT_RULES",
     "BoundsError",
     "Box",
+    "CleverEstimate",
     "Explanation",
     "Graph",
+    "GroupSort",
     "Interval",
     "InvalidConfiguration",
     "InvalidInput",
@@ -39,9 +48,13 @@ __all__ = [
     "Normalize",
     "Range",
     "SparseBall",
+    "StandIn",
     "UnsupportedLayer",
     "alpha_crown",
     "capture",
+    "clever",
+    "clever_curve",
+    "clever_second_order",
     "clopper_pearson_interval",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
@@ -52,11 +65,15 @@ __all__ = [
     "forward_linear",
     "ibp",
     "linear_minimum",
+    "lipschitz_bound",
+    "lipschitz_radius",
+    "local_lipschitz",
     "log_evidence_above",
     "log_evidence_below",
     "lp_bounds",
     "lp_margins",
     "margin_bounds",
+    "margin_lipschitz",
     "milp_bounds",
     "milp_margins",
     "sdp_margins",

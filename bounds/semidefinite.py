@@ -211,7 +211,7 @@ def least_eigenvalue(matrix: Tensor) -> Tensor:
     error = accumulated_error(2 * len(matrix) + 8, matrix.dtype)
     size = vectors.abs() @ (values.abs()[:, None] * vectors.abs().T) + matrix.abs()
     residual = (matrix - vectors @ (values[:, None] * vectors.T)).abs() + 2 * error * size
-    identity = torch.eye(len(matrix)).to(matrix)
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     stretch = (vectors.T @ vectors - identity).abs() + 2 * error * (vectors.abs().T @ vectors.abs() + identity)
     norm = torch.linalg.matrix_norm
     least: Tensor = values.min().clamp(max=0) * (1 + 2 * norm(stretch)) - 2 * norm(residual)

@@ -7,10 +7,12 @@ if TYPE_CHECKING:
     from bounds.layers import Normalize
     from certify import attacks, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
-    from certify.evaluation import Contradiction, Evaluation, evaluate
+    from certify.evaluation import Contradiction, Evaluation, Outside, evaluate
+    from certify.lipschitz import lipschitz_certificate
     from certify.results import (
         AttackedAccuracy,
         Certificate,
+        Estimate,
         RadiusDecision,
         SmoothedPrediction,
         SmoothingCertificate,
@@ -29,8 +31,10 @@ __all__ = [
     "Certificate",
     "CertifiedAccuracyCurve",
     "Contradiction",
+    "Estimate",
     "Evaluation",
     "Normalize",
+    "Outside",
     "RadiusDecision",
     "RunDirectory",
     "SmoothedClassifier",
@@ -41,6 +45,7 @@ __all__ = [
     "attacks",
     "certified_radius",
     "evaluate",
+    "lipschitz_certificate",
     "methods",
     "reference",
     "smoothing",
@@ -53,8 +58,10 @@ _HOMES = {
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
     "Contradiction": "certify.evaluation",
+    "Estimate": "certify.results",
     "Evaluation": "certify.evaluation",
     "Normalize": "bounds.layers",
+    "Outside": "certify.evaluation",
     "RadiusDecision": "certify.results",
     "RunDirectory": "certify.runs",
     "SmoothedClassifier": "certify.smoothing.classifier",
@@ -64,6 +71,7 @@ _HOMES = {
     "Witness": "certify.results",
     "certified_radius": "certify.verification",
     "evaluate": "certify.evaluation",
+    "lipschitz_certificate": "certify.lipschitz",
     "verify": "certify.verdicts",
 }
 

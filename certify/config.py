@@ -12,6 +12,7 @@ from bounds.errors import InvalidConfiguration
 from certify.methods import (
     STANDARD,
     Checked,
+    Clever,
     Count,
     IntervalBounds,
     LinearBounds,
@@ -79,6 +80,7 @@ class MethodTables(_Table, frozen=True):
     smoothing: Smoothing | None = None
     ibp: IntervalBounds | None = None
     crown: LinearBounds | None = None
+    clever: Clever | None = None
     attack: MinimalPerturbation | None = None
 
 
@@ -121,7 +123,8 @@ class Config(_Table, frozen=True):
 
     def chosen_methods(self) -> list[Method]:
         """The methods to run; the standard ones if no table names any."""
-        tables = [self.methods.smoothing, self.methods.ibp, self.methods.crown, self.methods.attack]
+        given = self.methods
+        tables = [given.smoothing, given.ibp, given.crown, given.clever, given.attack]
         return [method for method in tables if method is not None] or list(STANDARD)
 
     def norm_orders(self) -> list[float]:

@@ -16,9 +16,9 @@ from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccura
 from certify.manifest import manifest_of, norm_key
 from certify.methods import STANDARD, Method, Problem
 from certify.models import frozen, probe
-from certify.records import certificate_rows, witness_rows
+from certify.records import certificate_rows, estimate_rows, witness_rows
 from certify.report import Page, norm_name, render
-from certify.results import Witness
+from certify.results import Estimate, Witness
 from certify.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -43,6 +43,27 @@ class Contradiction:
             f"input {self.index}: {self.method} certifies {self.radius!r} of the {self.subject} classifier in "
             f"{norm_name(self.norm)}, but an adversarial example lies at {self.distance!r}"
         )
+
+
+@dataclass(frozen=True)
+class Outside:
+    """An estimate below what is proved, or above what was found: no error, since it promises nothing, but a flag."""
+
+    index: int
+    norm: float
+    method: str
+    estimate: float
+    certified: float
+    distance: float
+    capped: bool  # the estimate is the radius of its points, and says no more than that nothing was seen within
+
+    def __str__(self) -> str:
+        below = self.estimate < self.certified
+        against = (
+            f"below the certified radius {self.certified!r}" if below else f"above the witness at {self.distance!r}"
+        )
+        size = f"{self.estimate!r} (capped)" if self.capped else repr(self.estimate)
+        return f"input {self.index}: {self.method} estimates {size} in {norm_name(self.norm)}, {against}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,21 +113,21 @@ class Evaluation:
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per input, norm and method.
 
-        ``certified_radius`` and ``attack_distance`` never share a row: a certificate leaves the second empty
-        (NaN), a witness the first. ``attack_distance`` is infinite where nothing was found.
+        ``certified_radius``, ``estimated_distance`` and ``attack_distance`` never share a row: each kind of result
+        leaves the others empty (NaN). ``attack_distance`` is infinite where nothing was found.
         """
         import pandas as pd
 
         rows = self.rows()
         columns = [*_COLUMNS, *sorted({name for row in rows for name in row} - set(_COLUMNS))]
-        numbers = ["certified_radius", "attack_distance", "alpha"]
+        numbers = ["certified_radius", "estimated_distance", "attack_distance", "alpha"]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
 
     def curves(self) -> list[AccuracyCurve]:
         """Certified and attacked accuracy against the radius, one curve per method and norm that has results."""
         grouped: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
         for row in self.rows():
-            if row["status"] != "unsupported":
+            if row["kind"] in ("certificate", "witness"):
                 grouped.setdefault((row["norm"], row["subject"], row["method"]), []).append(row)
         return [_curve(rows, *key) for key, rows in sorted(grouped.items())]
 
@@ -129,7 +150,7 @@ class Evaluation:
         for (norm, method), rows in grouped.items():
             kind = rows[0]["kind"]
             right = [row for row in rows if row.get("prediction") == row["label"]]
-            values = [row["certified_radius" if kind == "certificate" else "attack_distance"] for row in right]
+            values = [row.get(_VALUES.get(kind, "attack_distance")) for row in right]
             statuses = [row["status"] for row in rows]
             lines.append(
                 {
@@ -155,6 +176,23 @@ class Evaluation:
             key = (row["index"], row["norm"], row["subject"])
             if row["certified_radius"] > nearest[key]:
                 found.append(Contradiction(*key, row["method"], row["certified_radius"], nearest[key]))
+        return found
+
+    def outside(self) -> list[Outside]:
+        """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
+        nearest = self._nearest_witnesses()
+        proved: dict[tuple[int, float, str], float] = {}
+        for row in self.rows():
+            if row["kind"] == "certificate" and row["prediction"] == row["label"]:
+                key = (row["index"], row["norm"], row["subject"])
+                proved[key] = max(row["certified_radius"], proved.get(key, 0.0))
+        found = []
+        for row in self.rows():
+            estimate = row.get("estimated_distance")
+            key = (row["index"], row["norm"], row["subject"])
+            low, high = proved.get(key, 0.0), nearest.get(key, math.inf)
+            if estimate is not None and not low <= estimate <= high:
+                found.append(Outside(row["index"], row["norm"], row["method"], estimate, low, high, row["capped"]))
         return found
 
     def comparisons(self) -> int:
@@ -218,6 +256,7 @@ class Evaluation:
             summary=self.summary(),
             rows=self.to_dataframe(),
             contradictions=[str(contradiction) for contradiction in self.check()],
+            outside=[str(estimate) for estimate in self.outside()],
             comparisons=self.comparisons(),
             unfinished=self.unfinished(),
             pairs=pairs,
@@ -226,8 +265,9 @@ class Evaluation:
 
 _COLUMNS = [
     *["index", "label", "base_prediction", "prediction", "subject", "norm", "method", "status"],
-    *["certified_radius", "attack_distance", "alpha", "seconds"],
+    *["certified_radius", "estimated_distance", "attack_distance", "alpha", "seconds"],
 ]
+_VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance"}
 
 
 def evaluate(
@@ -247,9 +287,9 @@ def evaluate(
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
-    Certificates of the model itself and of the smoothed classifier, and re-checked adversarial examples of the
-    model, each in its own rows. A method that cannot treat the model gives rows of status ``"unsupported"``;
-    the others go on.
+    Certificates of the model itself and of the smoothed classifier, estimates if :class:`certify.methods.Clever` is
+    asked for, and re-checked adversarial examples of the model, each in its own rows. A method that cannot treat the
+    model gives rows of status ``"unsupported"``; the others go on.
 
     Args:
         model: maps (N, *D) to logits (N, K), deterministic and row by row.
@@ -340,6 +380,8 @@ def _run_unit(
         if isinstance(result, Witness):
             kind, details = "witness", witness_rows(result.cpu(), clean, targets, norms)
             tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
+        elif isinstance(result, Estimate):
+            kind, details = "estimate", estimate_rows(result.cpu(), targets)
         else:
             kind, details = "certificate", certificate_rows(result.cpu(), targets)
     labels = problem.y[rows].tolist()
@@ -377,4 +419,6 @@ def _promise(row: Mapping[str, Any]) -> str:
         return "none: a layer is not supported"
     if row["kind"] == "witness":
         return "upper bound, re-checked"
+    if row["kind"] == "estimate":
+        return f"none: an estimate, of points within {row['reach']:g}"
     return f"lower bound with probability {1 - row['alpha']:g}" if row["alpha"] > 0 else "lower bound, proved"

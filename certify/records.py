@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 from certify.manifest import norm_key
-from certify.results import Certificate, SmoothingCertificate, Witness
+from certify.results import Certificate, Estimate, SmoothingCertificate, Witness
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
@@ -57,3 +57,28 @@ def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequenc
             row["distances"] = {norm: values[i] for norm, values in distances.items()}
         rows.append(row)
     return rows
+
+
+def estimate_rows(estimate: Estimate, labels: Tensor) -> list[dict[str, Any]]:
+    """What stands in the record of each estimate, in plain numbers; no score where there is none."""
+    rows = []
+    for i, score in enumerate(estimate.score.tolist()):
+        wrong = bool(estimate.label[i] != labels[i])
+        row: dict[str, Any] = {
+            "prediction": int(estimate.label[i]),
+            "subject": estimate.subject,
+            "status": "misclassified" if wrong else estimate.status[i],
+            "lipschitz_estimate": finite(estimate.lipschitz[i]),
+            "largest_sampled": finite(estimate.largest[i]),
+            "capped": bool(estimate.capped[i]),
+            "reach": estimate.reach,
+        }
+        if not wrong and score >= 0:  # False for NaN
+            row["estimated_distance"] = score
+        rows.append(row)
+    return rows
+
+
+def finite(value: Tensor) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return float(value) if bool(value.isfinite()) else None

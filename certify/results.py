@@ -1,7 +1,8 @@
 """What methods return. The type says what the numbers promise.
 
 A :class:`Certificate` is proved, or proved with probability at least ``1 - alpha``. A :class:`Witness` is an
-input that breaks the model and therefore an upper bound. The two never share a column.
+input that breaks the model and therefore an upper bound. An :class:`Estimate` promises nothing. They never share a
+column.
 """
 
 import dataclasses
@@ -228,6 +229,38 @@ class Witness(Record):
     subject: str = "base"
     backward_passes: int = 0
     winner: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Estimate(Record):
+    """Guesses of the distance to the nearest other class: no bound in any direction, and never a certificate.
+
+    Attributes:
+        label: (N,) int64, the predicted class.
+        score: (N,) float64, in units of the input; NaN where there is none.
+        status: N names, how far the guess can be trusted, see :data:`bounds.clever_estimate.STATUSES`.
+        lipschitz: (N,) float64, the local Lipschitz constant (of order 2: the curvature) behind it.
+        largest: (N,) float64, the largest sampled value for that constant, over all targets.
+        capped: (N,) bool, whether the score is the largest one possible, ``reach``.
+        reach: radius of the ball in which points were drawn.
+        norm: order of the norm.
+        method: name of the method.
+        num_batches: maxima that a distribution was fitted to.
+        batch_size: points behind each.
+        subject: the classifier it speaks of.
+    """
+
+    score: Tensor
+    status: tuple[str, ...]
+    lipschitz: Tensor
+    largest: Tensor
+    capped: Tensor
+    reach: float
+    norm: float
+    method: str
+    num_batches: int
+    batch_size: int
+    subject: str = "base"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -53,6 +53,7 @@ class _Row(msgspec.Struct):
     status: str
     prediction: int | None = None
     certified_radius: float | None = None
+    estimated_distance: float | None = None
     attack_distance: float | None = None
     alpha: float | None = None
     distances: dict[str, float] = {}
@@ -63,7 +64,7 @@ class _Record(msgspec.Struct):
 
     unit: str
     method: str
-    kind: Literal["certificate", "witness", "unsupported"]
+    kind: Literal["certificate", "estimate", "witness", "unsupported"]
     norm: str
     seconds: float
     rows: Annotated[list[_Row], Meta(min_length=1)]

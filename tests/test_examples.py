@@ -46,6 +46,24 @@ def test_sampling_throughput(monkeypatch, capsys):
     assert all(line[f"{kind} noise, shared by 100"] > 0 for line in lines for kind in ("float", "grid"))
 
 
+def test_clever_benchmark(monkeypatch, capsys):
+    """At toy size, only to see that it runs."""
+    arguments = ("--networks", "reference", "--batches", 2, "--size", 8, "--runs", 1)
+    run("benchmarks/clever.py", *arguments, monkeypatch=monkeypatch)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["norm"] for line in lines] == ["1", "2", "inf"]
+    assert all(line["targeted"] > 0 < line["all_targets"] for line in lines)
+
+
+@pytest.mark.slow
+def test_clever_table(monkeypatch, capsys):
+    arguments = ("--networks", "pgd", "--images", 2, "--batches", 4, "--size", 8, "--steps", 20)
+    run("clever_table.py", *arguments, monkeypatch=monkeypatch)
+    table = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(table) == 6
+    assert all(line["certificate"] <= line["witness"] for line in table)
+
+
 def test_attacks_benchmark(monkeypatch, capsys):
     """At toy size, only to see that it runs."""
     arguments = ("--images", 3, "--norms", "l2", "linf", "--attacks", "deepfool", "superdeepfool")

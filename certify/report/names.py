@@ -35,6 +35,15 @@ def rounded_up(value: float, digits: int = DIGITS) -> str:
     return _rounded(value, digits, ROUND_CEILING)
 
 
+def estimated(value: float) -> str:
+    """``value`` to the nearest, with a sign that it is about so much.
+
+    >>> estimated(0.799644), estimated(math.nan)
+    ('≈ 0.7996', '—')
+    """
+    return NOTHING if math.isnan(value) else f"≈ {value:.{DIGITS}g}"
+
+
 def _rounded(value: float, digits: int, rounding: str) -> str:
     """Decimal arithmetic, because the shortest decimal of a float may lie on either side of it."""
     if math.isnan(value):

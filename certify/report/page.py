@@ -10,13 +10,13 @@ from torch import Tensor
 
 from certify.curves import AccuracyCurve
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
-from certify.report.names import NOTHING, classifier_name, listed, norm_name, rounded_down, rounded_up
+from certify.report.names import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["proof", "probable", "witness", "none"]
-KINDS: tuple[Kind, ...] = ("proof", "probable", "witness", "none")  # in the order of their columns
+Kind = Literal["proof", "probable", "estimate", "witness", "none"]
+KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "none")  # in the order of their columns
 
 NEIGHBOURS = 6  # pictures per norm, at most
 ROWS = 2000  # inputs in a table, at most
@@ -34,6 +34,7 @@ class Page:
         summary: one row per norm and method.
         rows: one row per input, norm and method.
         contradictions: sentences; empty if certificates and witnesses agree.
+        outside: sentences about estimates below what is proved or above what was found.
         comparisons: number of certificates that a witness could have refuted.
         unfinished: units of work done and in all, if the run is not complete.
         pairs: for each attacked input its record, the norm, the clean and the adversarial input (*D).
@@ -45,6 +46,7 @@ class Page:
     summary: "pd.DataFrame"
     rows: "pd.DataFrame"
     contradictions: Sequence[str]
+    outside: Sequence[str]
     comparisons: int
     unfinished: tuple[int, int] | None
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
@@ -65,8 +67,10 @@ def render(page: Page) -> str:
         version=page.manifest.get("versions", {}).get("certify-bounds", ""),
         sentences=_sentences(columns, page.rows["index"].nunique()),
         contradictions=page.contradictions,
+        outside=page.outside,
         comparisons=page.comparisons,
         unfinished=page.unfinished,
+        estimates=any(column.kind == "estimate" for column in columns),
         figures=[svg(figure) for figure in figures.values()],
         methods=list(_methods(page.summary, columns)),
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
@@ -91,6 +95,8 @@ def _columns(rows: "pd.DataFrame") -> Iterator[_Column]:
         kind: Kind = "proof"
         if (part.status == "unsupported").all():
             kind = "none"
+        elif (part.kind == "estimate").all():
+            kind = "estimate"
         elif part.certified_radius.isna().all():
             kind = "witness"
         elif part.alpha.max() > 0:
@@ -108,7 +114,10 @@ def _sentences(columns: Sequence[_Column], count: int) -> tuple[str, str]:
     if attacked:
         done.append(f"adversarial examples were sought for {_subjects(attacked)}")
     inputs = f"{count} input" + "s" * (count != 1)
-    promises = list(dict.fromkeys(map(_promise, [*certified, *attacked]))) or ["no method gave a result"]
+    guessed = [column for column in columns if column.kind == "estimate"]
+    if guessed:
+        done.append(f"distances were estimated for {_subjects(guessed)}")
+    promises = list(dict.fromkeys(map(_promise, [*certified, *guessed, *attacked]))) or ["no method gave a result"]
     second = "; ".join(promises)
     return f"For {inputs}, {', and '.join(done) or 'nothing was certified'}.", f"{second[0].upper()}{second[1:]}."
 
@@ -123,6 +132,8 @@ def _subjects(columns: Sequence[_Column]) -> str:
 
 def _promise(column: _Column) -> str:
     subject = classifier_name(column.subject)
+    if column.kind == "estimate":
+        return f"{column.method} estimates bound nothing"
     if column.kind == "witness":
         return "every adversarial example was checked again, and its distance is an upper bound"
     if column.kind == "proof":
@@ -139,11 +150,15 @@ def _methods(summary: "pd.DataFrame", columns: Sequence[_Column]) -> Iterator[di
     for column in columns:
         row = known[norm_name(column.norm), column.method, column.subject]
         text = {name: str(row[name]) for name in ("norm", "method", "subject", "promise", "inputs")}
-        text |= dict.fromkeys(("correct", "certified", "median_radius", "broken", "median_distance"), NOTHING)
+        text |= dict.fromkeys(
+            ("correct", "certified", "median_radius", "median_estimate", "broken", "median_distance"), NOTHING
+        )
         if column.kind != "none":
             text["correct"] = str(row["correct"])
         if column.kind == "witness":
             text |= {"broken": str(row["broken"]), "median_distance": rounded_up(row["median"])}
+        elif column.kind == "estimate":
+            text |= {"median_estimate": estimated(row["median"])}
         elif column.kind != "none":
             text |= {"certified": str(row["certified"]), "median_radius": rounded_down(row["median"])}
         reasons = column.rows.reason.dropna().unique() if "reason" in column.rows else ()
@@ -209,6 +224,8 @@ def _cell(row: Mapping[Hashable, Any], kind: Kind) -> tuple[str, str, str]:
         words = f"{status}, class {row['prediction']:.0f}"
     if kind == "witness":
         return (rounded_up(row["attack_distance"]) if row["attack_distance"] < math.inf else NOTHING), words, tone
+    if kind == "estimate":
+        return estimated(row["estimated_distance"]), words, tone
     silent = kind == "none" or status in ("abstained", "misclassified", "unsupported")
     return NOTHING if silent else rounded_down(row["certified_radius"]), words, tone
 

@@ -50,3 +50,20 @@ def test_attack(example: reference.Reference, norm: float):
         witness = attacks.minimal_perturbation(*example, **options, generator=generators[1])
     assert torch.equal(witness.adversarial, expected.adversarial)
     assert mode.host_reads < 30  # checks and set-up; none of them inside the search
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_clever(example: reference.Reference, norm: float):
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    options = {"norm": norm, "radius": 0.5, "num_batches": 20, "batch_size": 5, "low": 0.0, "high": 1.0, "resamples": 3}
+    x = example.x[:1]
+    expected = bounds.clever(example.model, x, **options, generator=generators[0])
+    with elsewhere():
+        found = bounds.clever(example.model, x, **options, generator=generators[1])
+    assert torch.equal(found.target_lipschitz, expected.target_lipschitz)
+    smooth = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    with elsewhere():
+        second = bounds.clever_second_order(smooth, x, radius=0.5, num_batches=5, batch_size=3, iterations=3)
+        assert second.score.device == x.device
+        climbed = bounds.local_lipschitz(smooth, x, norm=norm, radius=0.5, steps=3, restarts=2)
+        assert climbed.device == x.device
