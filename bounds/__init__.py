@@ -1,6 +1,7 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
 from bounds.balls import Interval, LpBall
+from bounds.boundary import BoundaryPoints, nearest_boundary, random_basis
 from bounds.concretize import Box, SparseBall, linear_minimum
 from bounds.convex import lp_bounds, lp_margins
 from bounds.errors import (
@@ -19,14 +20,19 @@ from bounds.layers import Normalize
 from bounds.linear import alpha_crown, crown, crown_ibp, fast_lin
 from bounds.margins import margin_bounds
 from bounds.milp import Minimum, Range, milp_bounds, milp_margins
+from bounds.noise import Crossings, NoiseRadius, noise_radius, random_crossings
+from bounds.noise_law import MulticlassRatioLaw, RatioLaw, affine_ratio_law
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
+from bounds.rays import traced_crossings
 from bounds.semidefinite import sdp_margins
 from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
 __all__ = [
     "DEFAULT_RULES",
+    "BoundaryPoints",
     "BoundsError",
     "Box",
+    "Crossings",
     "Explanation",
     "Graph",
     "Interval",
@@ -36,10 +42,14 @@ __all__ = [
     "LpBall",
     "ManifestMismatch",
     "Minimum",
+    "MulticlassRatioLaw",
+    "NoiseRadius",
     "Normalize",
     "Range",
+    "RatioLaw",
     "SparseBall",
     "UnsupportedLayer",
+    "affine_ratio_law",
     "alpha_crown",
     "capture",
     "clopper_pearson_interval",
@@ -59,6 +69,11 @@ __all__ = [
     "margin_bounds",
     "milp_bounds",
     "milp_margins",
+    "nearest_boundary",
+    "noise_radius",
+    "random_basis",
+    "random_crossings",
     "sdp_margins",
     "sequential_lower",
+    "traced_crossings",
 ]

@@ -1,39 +1,15 @@
 """Handling a caller's model: set it up for a certificate, look at its answers, hand it back as it was."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from bounds import checks
 from bounds.errors import InvalidModel
+from bounds.frozen import frozen as frozen
+from bounds.frozen import require_module
 
 # Rows of one batch may differ in the last bits between batch sizes; real coupling is far above this.
 COUPLING_TOLERANCE = 1e-3
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode and without gradients for its weights; restored on leaving.
-
-    Raises:
-        InvalidModel: not an ``nn.Module``.
-    """
-    _require_module(model)
-    modes = [(module, module.training) for module in model.modules()]
-    gradients = [(weight, weight.requires_grad) for weight in model.parameters()]
-    try:
-        for module, _ in modes:
-            module.training = False  # not .eval(): modules from torch.export refuse that call
-        for weight, _ in gradients:
-            weight.requires_grad_(False)
-        yield model
-    finally:
-        for module, training in modes:
-            module.training = training
-        for weight, required in gradients:
-            weight.requires_grad_(required)
 
 
 def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_size: int = 2) -> int:
@@ -55,7 +31,7 @@ def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_
             them; its output is no (N, K) of K >= 2 real logits, finite for the first input; K is not as
             expected; two passes differ; or rows influence each other.
     """
-    _require_module(model)
+    require_module(model)
     pair = _differing_pair(x)
     with torch.no_grad():
         logits = _logits(model, pair)
@@ -95,11 +71,6 @@ def _choice(logits: Tensor) -> Tensor:
 def out_of_memory(error: Exception) -> bool:
     """Whether a forward pass failed because memory ended: on a GPU an error of its own, on a CPU its allocator's."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _require_module(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InvalidModel(f"the model must be a torch.nn.Module, got {type(model).__name__}: wrap it in one")
 
 
 def _differing_pair(x: Tensor) -> Tensor:
