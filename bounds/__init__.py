@@ -22,6 +22,7 @@ from bounds.margins import margin_bounds
 from bounds.milp import Minimum, Range, milp_bounds, milp_margins
 from bounds.noise import Crossings, NoiseRadius, noise_radius, random_crossings
 from bounds.noise_law import MulticlassRatioLaw, RatioLaw, affine_ratio_law
+from bounds.noise_ratio import NoiseRatioTest, noise_ratio_test
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
 from bounds.rays import traced_crossings
 from bounds.semidefinite import sdp_margins
@@ -44,6 +45,7 @@ __all__ = [
     "Minimum",
     "MulticlassRatioLaw",
     "NoiseRadius",
+    "NoiseRatioTest",
     "Normalize",
     "Range",
     "RatioLaw",
@@ -71,6 +73,7 @@ __all__ = [
     "milp_margins",
     "nearest_boundary",
     "noise_radius",
+    "noise_ratio_test",
     "random_basis",
     "random_crossings",
     "sdp_margins",

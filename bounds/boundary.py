@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.frozen import frozen
-from bounds.noise import beaten, predicted_labels, unit_directions
+from bounds.noise import beaten, predicted_labels
 
 MOST_CLASSES = 9  # whose boundaries are aimed at, at most
 OVERSHOOT = 1.02
+SPHERES = 3  # steps on spheres for each onto planes
+START = 2  # of the distance that is known, the first sphere is one part
 COARSE, FINE = 12, 40  # bisections within a descent, and at its end
 
 
@@ -45,9 +47,7 @@ def nearest_boundary(
     basis: Tensor | None = None,
     target: int | Tensor | None = None,
     steps: int = 20,
-    restarts: int = 1,
     batch_size: int = 256,
-    generator: torch.Generator | None = None,
 ) -> BoundaryPoints:
     """The nearest boundary point that projections onto linearised boundaries find, in l_2 and without a box.
 
@@ -59,10 +59,8 @@ def nearest_boundary(
         basis: (m, *D) orthonormal perturbations, or (N, m, *D) with a basis for each input: the search stays within the
             subspace. None for all directions.
         target: a class, or (N,): only where it wins over the predicted one counts. None for any class.
-        steps: linearisations in a descent.
-        restarts: descents from random points about as far as the best one, after that from the input.
+        steps: linearisations; in all, five gradients are taken for each.
         batch_size: inputs searched together.
-        generator: source of the random points.
 
     Raises:
         InvalidInput: a bad argument.
@@ -74,7 +72,6 @@ def nearest_boundary(
     """
     checks.inputs(x)
     checks.at_least("steps", steps, 1)
-    checks.at_least("restarts", restarts, 0)
     checks.at_least("batch_size", batch_size, 1)
     if basis is not None and basis.shape[-x.ndim + 1 :] != x.shape[1:]:
         raise InvalidInput(f"basis must hold perturbations of shape {tuple(x.shape[1:])}, got {tuple(basis.shape)}")
@@ -89,7 +86,7 @@ def nearest_boundary(
             own = basis[rows] if basis is not None and basis.ndim > x.ndim else basis
             aim = None if aims is None else aims[rows]
             problem = _Problem(model=model, x=x[rows].detach(), label=label[rows], basis=own, target=aim)
-            parts.append(_search(problem, steps, restarts, generator))
+            parts.append(_search(problem, steps))
     if not parts:
         return BoundaryPoints(label=label, distance=x.new_zeros(0).double(), perturbation=x.clone(), other=label)
     perturbation, distance, other = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -130,7 +127,7 @@ class _Problem:
             low, high = torch.where(passed, low, middle), torch.where(passed, middle, high)
         return _rows(high, move) * move
 
-    def steps_to_plane(self, move: Tensor) -> tuple[Tensor, Tensor]:
+    def steps_to_plane(self, move: Tensor, most: int = MOST_CLASSES) -> tuple[Tensor, Tensor]:
         """The shortest steps to a boundary linearised at ``x + move``, from there and from x, (N, *D) each.
 
         Among the boundaries to the likeliest classes, that which is nearest to where the step begins.
@@ -143,7 +140,7 @@ class _Problem:
             aims = self.target[:, None]
         else:
             ranked = logits.detach().scatter(1, self.label[:, None], -math.inf)
-            aims = ranked.topk(min(MOST_CLASSES, logits.shape[1] - 1), dim=1).indices
+            aims = ranked.topk(min(most, logits.shape[1] - 1), dim=1).indices
         steps = [torch.zeros_like(move), torch.zeros_like(move)]
         least = [torch.full_like(self.label, math.inf, dtype=move.dtype)] * 2
         for aim in aims.T:
@@ -160,49 +157,70 @@ class _Problem:
         return steps[0], steps[1]
 
 
-def _descend(problem: _Problem, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Moves (N, *D) to the nearest points found behind the boundary, and their lengths, infinite where none was found.
+def _search(problem: _Problem, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The nearest moves found behind the boundary, their lengths, infinite where there is none, and the classes there.
 
-    First steps that begin where the last one ended, until the boundary is passed. Then from the boundary towards the
-    foot of the perpendicular onto its tangent plane, by a share that is halved where that leads no nearer.
+    Onto tangent planes from the input, then around it on spheres whose radius follows what is found, since gradients at
+    an input itself can mislead, then onto tangent planes again.
     """
-    move, best = start, torch.zeros_like(start)
+    best = torch.zeros_like(problem.x)
     least = torch.full_like(problem.label, math.inf, dtype=torch.float64)
-    share = torch.ones_like(problem.label, dtype=start.dtype)
-    for _ in range(steps):
-        onward, foot = problem.steps_to_plane(move)
-        with torch.no_grad():
-            known = least.isfinite()
-            turned = best + _rows(share, best) * (foot - best)
-            trial = OVERSHOOT * torch.where(_rows(known, best), turned, move + onward)
-            behind = problem.passed(problem.x + trial)
-            near = problem.bisected(trial, COARSE)
-            length = _length(near)
-            better = behind & (length < least)
-            best = torch.where(_rows(better, best), near, best)
-            least = torch.where(better, length, least)
-            share = torch.where(better | ~known, (2 * share).clamp(max=1.0), share / 2)
-            move = torch.where(_rows(least.isfinite(), best), best, trial)
+    best, least, scale = _onto_planes(problem, best, least, steps)
+    best, least = _around(problem, best, least, scale, SPHERES * steps)
+    best, least, _ = _onto_planes(problem, best, least, steps)
     with torch.no_grad():
         best = problem.bisected(best, FINE)
         found = least.isfinite() & problem.passed(problem.x + best)
-    return best, torch.where(found, _length(best), math.inf)
-
-
-def _search(
-    problem: _Problem, steps: int, restarts: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The moves of the best of several descents, their lengths, and the classes behind the boundary."""
-    best, least = _descend(problem, torch.zeros_like(problem.x), steps)
-    for _ in range(restarts):
-        noise = _onto(unit_directions(problem.x, generator), problem.basis)
-        scale = torch.where(least.isfinite(), least, _length(problem.x) + 1).to(noise.dtype) / _length(noise)
-        move, length = _descend(problem, noise * _rows(scale.to(noise.dtype), noise), steps)
-        best = torch.where(_rows(length < least, best), move, best)
-        least = torch.minimum(length, least)
-    with torch.no_grad():
         other = problem.model(problem.x + best).argmax(1)
-    return best, least, other
+    return best, torch.where(found, _length(best), math.inf), other
+
+
+def _onto_planes(problem: _Problem, best: Tensor, least: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps that begin where the last one ended, until the boundary is passed; the length of the first one as well.
+
+    Then from the boundary towards the foot of the perpendicular onto its tangent plane, by a part that is halved where
+    that leads no nearer.
+    """
+    move, part = best, torch.ones_like(problem.label, dtype=best.dtype)
+    first = least
+    for step in range(steps):
+        onward, foot = problem.steps_to_plane(move)
+        first = _length(onward) if step == 0 else first
+        with torch.no_grad():
+            known = least.isfinite()
+            turned = best + _rows(part, best) * (foot - best)
+            trial = OVERSHOOT * torch.where(_rows(known, best), turned, move + onward)
+            near = problem.bisected(trial, COARSE)
+            nearer = problem.passed(problem.x + trial) & (_length(near) < least)
+            best = torch.where(_rows(nearer, best), near, best)
+            least = torch.where(nearer, _length(near), least)
+            part = torch.where(nearer | ~known, (2 * part).clamp(max=1.0), part / 2)
+            move = torch.where(_rows(least.isfinite(), best), best, trial)
+    return best, least, first
+
+
+def _around(problem: _Problem, best: Tensor, least: Tensor, scale: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Gradient steps on spheres that shrink where the boundary is passed and grow where it is not.
+
+    References:
+        Rony et al. (2019), Decoupling direction and norm, arXiv:1811.09600.
+    """
+    radius = torch.where(least.isfinite(), least, scale).to(best.dtype) / START
+    move = torch.zeros_like(best)
+    for step in range(steps):
+        size = radius * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+        onward, _ = problem.steps_to_plane(move, most=1)
+        with torch.no_grad():
+            unit = onward / _rows(_length(onward).to(best.dtype).clamp(min=torch.finfo(best.dtype).tiny), best)
+            sign = torch.where(problem.passed(problem.x + move), -1.0, 1.0).to(best.dtype)
+            move = move + _rows(sign * size, best) * unit
+            move = move * _rows(radius / _length(move).to(best.dtype).clamp(min=torch.finfo(best.dtype).tiny), best)
+            passed = problem.passed(problem.x + move)
+            nearer = passed & (_length(move) < least)
+            best = torch.where(_rows(nearer, best), move, best)
+            least = torch.where(nearer, _length(move), least)
+            radius = torch.where(passed, 0.95 * radius, 1.05 * radius)
+    return best, least
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from bounds.errors import InvalidInput, InvalidModel
 from bounds.frozen import frozen
 from bounds.proportions import clopper_pearson_lower, clopper_pearson_upper
 
+CAP = 30.0  # in units of sqrt(D / m), how far lines and subspaces are followed unless a limit is given
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Crossings:
@@ -336,9 +338,9 @@ def predicted_labels(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=x.device)
 
 
-def default_limit(x: Tensor, least: Tensor, dimension: int = 1) -> Tensor:
-    """30 sqrt(D / m) times the least distance, (N,): a flat boundary lies beyond it on 3% of all lines or fewer."""
-    return 30 * math.sqrt(x[0].numel() / dimension) * least.double() if len(x) else least.double()
+def default_limit(x: Tensor, least: Tensor) -> Tensor:
+    """30 sqrt(D) times the least distance, (N,) float64: a flat boundary lies beyond it on 3% of all lines."""
+    return CAP * math.sqrt(math.prod(x.shape[1:])) * least.double()
 
 
 def checked_rays(x: Tensor, directions: int, limit: float | Tensor, along: Tensor | None, batch_size: int) -> Tensor:

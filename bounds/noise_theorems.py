@@ -157,7 +157,7 @@ def lp_noise_factor(weight: Tensor, norm: float) -> float:
     dual = math.inf if p == 1 else 1.0 if p == math.inf else p / (p - 1)
     flat = weight.double().flatten()
     dual_length, length = float(flat.norm(dual)), float(flat.norm(2))
-    return float(len(flat)) ** (1 / p) * dual_length / length
+    return math.pow(len(flat), 1 / p) * dual_length / length
 
 
 def random_weight_factor(norm: float) -> float:
@@ -171,7 +171,7 @@ def random_weight_factor(norm: float) -> float:
         raise InvalidInput("norm must be above 1, got 1: in l_1 the factor grows like sqrt(2 D log D)")
     power = 1.0 if p == math.inf else 1 - 1 / p
     shape = 1.0 if p == math.inf else (2 * p - 1) / (2 * (p - 1))
-    return math.sqrt(2) * (math.gamma(shape) / math.sqrt(math.pi)) ** power
+    return math.sqrt(2) * math.pow(math.gamma(shape) / math.sqrt(math.pi), power)
 
 
 def gaussian_noise_radius(weight: Tensor, distance: float, *, covariance: Tensor, epsilon: float) -> float:

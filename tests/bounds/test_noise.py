@@ -160,14 +160,14 @@ def test_nearest_boundary_of_a_ball_and_of_nothing():
             return torch.stack([torch.zeros_like(x[:, 0]), x.square().sum(1) - 9], 1)
 
     x = torch.tensor([[1.0, 0.0, 0.0], [0.0, -2.0, 0.0]], dtype=torch.float64)
-    found = nearest_boundary(Ball(), x, generator=generator())
+    found = nearest_boundary(Ball(), x)
     torch.testing.assert_close(found.distance, torch.tensor([2.0, 1.0]).double(), rtol=1e-6, atol=0)
 
     class Constant(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([x[:, 0] * 0 + 1, x[:, 0] * 0], 1)
 
-    nothing = nearest_boundary(Constant(), x, generator=generator())
+    nothing = nearest_boundary(Constant(), x)
     assert nothing.distance.isinf().all()
     assert not nothing.found.any()
     assert (nothing.perturbation == 0).all()
@@ -237,7 +237,7 @@ def test_the_model_comes_back_as_it_was_and_tensors_are_made_where_the_input_is(
     before, source = x.clone(), generator()
     with elsewhere():
         crossed = random_crossings(model, x, directions=5, limit=3.0, along=x, generator=source)
-        near = nearest_boundary(model, x, basis=x[:1] / x[0].norm(), generator=source)
+        near = nearest_boundary(model, x, basis=x[:1] / x[0].norm())
         radius = noise_radius(model, x, norm=1, epsilon=0.5, limit=3.0, draws=10, grid=3, generator=source)
     assert crossed.distance.device == near.distance.device == radius.radius.device == x.device
     assert model.training
