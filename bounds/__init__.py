@@ -1,5 +1,6 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
+from bounds import geometry, noise_theorems, transport
 from bounds.balls import Interval, LpBall
 from bounds.boundary import BoundaryPoints, nearest_boundary, random_basis
 from bounds.concretize import Box, SparseBall, linear_minimum
@@ -62,6 +63,7 @@ __all__ = [
     "explain",
     "fast_lin",
     "forward_linear",
+    "geometry",
     "ibp",
     "linear_minimum",
     "log_evidence_above",
@@ -74,9 +76,11 @@ __all__ = [
     "nearest_boundary",
     "noise_radius",
     "noise_ratio_test",
+    "noise_theorems",
     "random_basis",
     "random_crossings",
     "sdp_margins",
     "sequential_lower",
     "traced_crossings",
+    "transport",
 ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Normalize
-    from certify import attacks, methods, reference, smoothing
+    from certify import attacks, corruptions, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation import Contradiction, Evaluation, evaluate
     from certify.results import (
@@ -40,6 +40,7 @@ __all__ = [
     "Witness",
     "attacks",
     "certified_radius",
+    "corruptions",
     "evaluate",
     "methods",
     "reference",

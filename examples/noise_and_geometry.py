@@ -85,7 +85,7 @@ def draw(ax: "Axes", x: Tensor, toward: Tensor, model: nn.Module) -> None:
     """The plane of the nearest boundary point and a random direction."""
     other = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     distance = float(toward.norm())
-    section = cross_section(model, x, toward, other, extent=3 * distance, grid=121)
+    section = cross_section(model, x, toward, other, extent=25 * distance, grid=151)
     places = section.coordinates.numpy()
     ax.contourf(places, places, section.label.T, levels=[k - 0.5 for k in range(11)], cmap="tab10", alpha=0.5)
     ax.plot([0, distance], [0, 0], "k.-")

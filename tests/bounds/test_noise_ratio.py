@@ -97,10 +97,10 @@ def test_intervals_of_the_effective_dimension_cover_as_stated():
 
 def test_p_values_are_uniform_with_censored_lines_and_a_wrong_dimension_is_seen():
     law = FlatLaw(RatioLaw(30), None)
-    ratios = RatioLaw(30).sample(200 * 100, generator()).view(200, 100)
-    cap = torch.full((200,), 12.0, dtype=torch.float64)  # a third lies beyond
+    ratios = RatioLaw(30).sample(80 * 100, generator()).view(80, 100)
+    cap = torch.full((80,), 12.0, dtype=torch.float64)  # a third lies beyond
     ratios = torch.where(ratios > cap[:, None], math.inf, ratios)
-    ones = torch.ones(200, dtype=torch.float64)
+    ones = torch.ones(80, dtype=torch.float64)
     p_values = law.p_values(ratios, cap, (ones, ones), generator(1))
     assert stats.kstest(p_values.numpy(), "uniform").pvalue > 1e-6
     mutant = FlatLaw(RatioLaw(30, 2), None).p_values(ratios, cap, (ones, ones), generator(1))

@@ -23,7 +23,7 @@ def images(count: int = 3, shape: tuple[int, int, int] = (1, 28, 21)) -> Tensor:
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_compression_is_that_of_pillow(severity: int):
-    """Within two steps of 255 but for single coefficients that lie between two steps of the table; mutant: another one."""
+    """Within two steps of 255, but for coefficients halfway between two steps; the mutant has another table."""
     image_module = pytest.importorskip("PIL.Image")
     x = images(1)
     buffer = io.BytesIO()

@@ -187,11 +187,16 @@ def test_importing_the_plugin_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
-def test_the_plugin_is_declared_and_the_example_runs_with_it():
+@pytest.mark.slow
+def test_the_example_runs_with_the_plugin():
     """In a process of its own, loaded by name, which is also that of the entry point: once, even if it is installed."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "certify.testing", "examples/test_my_network.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
+
+
+def test_the_plugin_is_declared_under_the_name_of_its_module():
+    """So that it is loaded once where it is installed and also asked for with -p."""
     entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
     assert entries == {"certify.testing": "certify.testing"}
