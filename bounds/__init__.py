@@ -1,6 +1,8 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
+from bounds import geometry, noise_theorems, transport
 from bounds.balls import Interval, LpBall
+from bounds.boundary import BoundaryPoints, nearest_boundary, random_basis
 from bounds.clever import clever, clever_curve
 from bounds.clever_estimate import CleverEstimate
 from bounds.concretize import Box, SparseBall, linear_minimum
@@ -25,16 +27,22 @@ from bounds.lipschitz import lipschitz_bound, lipschitz_radius, margin_lipschitz
 from bounds.local_lipschitz import local_lipschitz
 from bounds.margins import margin_bounds
 from bounds.milp import Minimum, Range, milp_bounds, milp_margins
+from bounds.noise import Crossings, NoiseRadius, noise_radius, random_crossings
+from bounds.noise_law import MulticlassRatioLaw, RatioLaw, affine_ratio_law
+from bounds.noise_ratio import NoiseRatioTest, noise_ratio_test
 from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
+from bounds.rays import traced_crossings
 from bounds.second_order import clever_second_order
 from bounds.semidefinite import sdp_margins
 from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
 __all__ = [
     "DEFAULT_RULES",
+    "BoundaryPoints",
     "BoundsError",
     "Box",
     "CleverEstimate",
+    "Crossings",
     "Explanation",
     "Graph",
     "GroupSort",
@@ -45,11 +53,16 @@ __all__ = [
     "LpBall",
     "ManifestMismatch",
     "Minimum",
+    "MulticlassRatioLaw",
+    "NoiseRadius",
+    "NoiseRatioTest",
     "Normalize",
     "Range",
+    "RatioLaw",
     "SparseBall",
     "StandIn",
     "UnsupportedLayer",
+    "affine_ratio_law",
     "alpha_crown",
     "capture",
     "clever",
@@ -63,6 +76,7 @@ __all__ = [
     "explain",
     "fast_lin",
     "forward_linear",
+    "geometry",
     "ibp",
     "linear_minimum",
     "lipschitz_bound",
@@ -76,6 +90,14 @@ __all__ = [
     "margin_lipschitz",
     "milp_bounds",
     "milp_margins",
+    "nearest_boundary",
+    "noise_radius",
+    "noise_ratio_test",
+    "noise_theorems",
+    "random_basis",
+    "random_crossings",
     "sdp_margins",
     "sequential_lower",
+    "traced_crossings",
+    "transport",
 ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Normalize
-    from certify import attacks, methods, reference, smoothing
+    from certify import attacks, corruptions, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation import Contradiction, Evaluation, Outside, evaluate
     from certify.lipschitz import lipschitz_certificate
@@ -44,6 +44,7 @@ __all__ = [
     "Witness",
     "attacks",
     "certified_radius",
+    "corruptions",
     "evaluate",
     "lipschitz_certificate",
     "methods",

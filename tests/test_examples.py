@@ -107,3 +107,26 @@ def test_training_of_the_reference_networks_learns(loss: str):
     x += 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
     model = script["train"](script[loss], 5, x.clamp(0, 1), y, batch=32)
     assert script["measure"](model, x.clamp(0, 1), y)["clean"] > 0.95
+
+
+def test_noise_crossings_benchmark(monkeypatch, capsys):
+    """At toy size, only to see that it runs."""
+    arguments = ("--inputs", 1, "--lines", 20, "--batch", 100, "--runs", 1)
+    run("benchmarks/noise_crossings.py", *arguments, monkeypatch=monkeypatch)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["network"] for line in lines] == ["reference", "wide"]
+    assert all(line["ratio"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_noise_and_geometry(tmp_path, monkeypatch, capsys):
+    """At toy size; and what it is to show: the law holds for small networks whose boundaries are not flat."""
+    file = tmp_path / "figure.png"
+    run("noise_and_geometry.py", "--quick", "--output", file, monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.count("effective dimension") == 5
+    assert file.read_bytes().startswith(b"\x89PNG")
+    script = runpy.run_path(str(EXAMPLES / "noise_and_geometry.py"))
+    for features in (20, 80, 320):
+        found = script["small_test"](features, 24, 120)
+        assert found.law_holds
+        assert not found.boundary_is_flat

@@ -1,0 +1,341 @@
+"""Assertions about a trained network for your own test suite, and a pytest plugin with fixtures.
+
+The plugin is found by pytest where this package is installed. It imports torch when an assertion is called or a fixture
+asked for, and not before. Assertions can be called without pytest, too, and return what they found.
+
+Each one states its false-alarm rate: the probability that it fails although what it asserts is true.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from bounds import Interval, LpBall, NoiseRatioTest
+    from certify.reference import Reference
+    from certify.results import SmoothedPrediction, SmoothingCertificate
+    from certify.smoothing import SmoothedClassifier
+    from certify.verdicts import Verdict
+
+    Limit = float | Tensor | None
+    Bound = Callable[[nn.Module, LpBall], Interval]
+
+SHOWN = 5  # rows of a failure that are written out
+INSIDE = 1 - 1e-6  # share of a certified radius that is gone, so that rounding does not lead out of it
+TOLERANCE = 1e-9  # relative, of logits that are computed in float64
+
+
+def assert_certified(
+    model: "nn.Module",
+    x: "Tensor",
+    labels: "Tensor",
+    *,
+    norm: float,
+    epsilon: "float | Tensor",
+    at_least: float = 1.0,
+    method: str = "alpha_crown",
+    low: "Limit" = 0.0,
+    high: "Limit" = 1.0,
+    generator: "torch.Generator | None" = None,
+) -> "Verdict":
+    """The verdict, if at least a share of the inputs is proved to keep their labels within ``epsilon``.
+
+    False-alarm rate: 0 for inputs that a counter-example is shown for. That nothing is proved may be due to the bounds,
+    and the message tells the two apart.
+
+    Args:
+        model: maps (N, *D) to logits (N, K).
+        x: (N, *D), at least one row.
+        labels: (N,) correct classes.
+        norm: order of the norm, from 1 to ``math.inf``; or 0 for changed entries.
+        epsilon: radius, in units of the input.
+        at_least: share of the inputs that has to be proved.
+        method: tightest bounds to try, see :func:`certify.verify`.
+        low: lower side of the box of valid inputs.
+        high: upper side of it.
+        generator: source of the attack's starting points.
+
+    Raises:
+        AssertionError: fewer are proved.
+        InvalidInput: a bad argument.
+    """
+    __tracebackhide__ = True
+    from certify.verdicts import verify
+
+    _require_rows(x)
+    verdict = verify(
+        model, x, labels, norm=norm, epsilon=epsilon, method=method, low=low, high=high, generator=generator
+    )
+    share = float(verdict.verified.double().mean())
+    if share >= at_least:
+        return verdict
+    rows = (~verdict.verified).nonzero().flatten().tolist()
+    lines = []
+    for row in rows[:SHOWN]:
+        if verdict.decided_by[row] == "clean":
+            lines.append(f"row {row}: misclassified as {int(verdict.label[row])} as it is")
+        elif bool(verdict.falsified[row]):
+            lines.append(f"row {row}: an adversarial example lies at {float(verdict.distance[row]):.6g}")
+        else:
+            lines.append(
+                f"row {row}: not proved and not refuted, least margin at best {float(verdict.margin[row]):.6g}"
+            )
+    raise AssertionError(
+        _message(
+            f"{share:.1%} of {len(x)} inputs are proved to keep their labels within {_size(epsilon)} in the norm "
+            f"{norm:g}, less than {at_least:.1%}",
+            lines,
+            len(rows),
+        )
+    )
+
+
+def assert_sound_bounds(
+    model: "nn.Module",
+    ball: "LpBall",
+    *,
+    bound: "Bound | None" = None,
+    samples: int = 200,
+    steps: int = 10,
+    generator: "torch.Generator | None" = None,
+) -> "Interval":
+    """The bounds, if no logit of any perturbed input that was tried lies outside of them.
+
+    Tried are random points of the ball, random points of its surface, and, for each logit and side, points that steps
+    along the gradient lead to. False-alarm rate: 0, since a logit outside refutes the bounds; it is computed in
+    float64, with a tolerance of 1e-9 of the largest logit.
+
+    Args:
+        model: maps (N, *D) to logits (N, K).
+        ball: the perturbation set.
+        bound: takes the model and the ball, gives an interval of shapes (N, K); :func:`bounds.crown` for None. Your own
+            can be tested against any network in this way.
+        samples: random points for each input, half of them on the surface.
+        steps: gradient steps for each logit and side.
+        generator: source of the points.
+
+    Raises:
+        AssertionError: a logit lies outside, or a bound is not a number.
+        InvalidInput: a bad argument.
+    """
+    __tracebackhide__ = True
+    import copy
+
+    import torch
+
+    from bounds import checks, crown
+    from certify.attacks.geometry import clip, inner_side, per_row, project, steepest_ascent
+    from certify.attacks.random_noise import unit_noise
+    from certify.models import frozen
+
+    checks.at_least("samples", samples, 2)
+    checks.at_least("steps", steps, 0)
+    _require_rows(ball.center)
+    interval = (crown if bound is None else bound)(model, ball)
+    x, exact = ball.center.double(), copy.deepcopy(model).double()
+    sides = inner_side(ball.low, x, math.inf), inner_side(ball.high, x, -math.inf)
+    radii = ball.radii.double() * INSIDE
+    order = ball.norm if ball.norm in (1, 2, math.inf) else 1  # the l_1 ball lies within all others
+    lowest = torch.full_like(interval.lower, math.inf, dtype=torch.float64)
+    highest = -lowest
+
+    def visit(points: "Tensor") -> "Tensor":
+        logits: Tensor = exact(points)
+        torch.minimum(lowest, logits.detach(), out=lowest)
+        torch.maximum(highest, logits.detach(), out=highest)
+        return logits
+
+    with frozen(exact):
+        with torch.no_grad():
+            visit(x)
+            for i in range(samples):
+                noise = unit_noise(x, order, "ball" if i % 2 else "sphere", generator)
+                visit(clip(x + noise * per_row(radii, noise), *sides))
+        for k in range(interval.lower.shape[1]):
+            for sign in (1.0, -1.0):
+                point = x
+                for _ in range(steps):
+                    point = point.detach().requires_grad_()
+                    (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
+                    move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
+                    delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
+                    point = clip(x + delta, *sides)
+                visit(point)
+    slack = TOLERANCE * torch.maximum(lowest.abs(), highest.abs()).amax().clamp(min=1)
+    sound = (interval.lower.double() <= lowest + slack) & (highest - slack <= interval.upper.double())  # False for NaN
+    if bool(sound.all()):
+        return interval
+    wrong = (~sound).nonzero().tolist()
+    lines = [
+        f"row {i}, logit {k}: bounds [{float(interval.lower[i, k]):.6g}, {float(interval.upper[i, k]):.6g}], but "
+        f"values from {float(lowest[i, k]):.6g} to {float(highest[i, k]):.6g} were reached"
+        for i, k in wrong[:SHOWN]
+    ]
+    raise AssertionError(_message(f"{len(wrong)} of {sound.numel()} bounds are not sound", lines, len(wrong)))
+
+
+def assert_noise_law(
+    model: "nn.Module",
+    x: "Tensor",
+    *,
+    flat: bool = False,
+    minimal: "Tensor | tuple[Tensor, Tensor] | None" = None,
+    directions: int = 200,
+    alpha: float = 1e-3,
+    generator: "torch.Generator | None" = None,
+) -> "NoiseRatioTest":
+    """The test, if random noise has to be about sqrt(D) times as large as the worst perturbation.
+
+    Precisely, if the effective dimension of the model around the inputs may be that of flat boundaries; with ``flat``,
+    if the boundaries may be flat as well, which fewer networks pass. False-alarm rate: about ``alpha`` for an affine
+    classifier, twice that with ``flat``; not stated where the search does not find the nearest boundary.
+
+    Args:
+        model: maps (N, *D) to logits (N, K), differentiable.
+        x: (N, *D), ten inputs or more for a narrow interval.
+        flat: whether flatness is asserted, too.
+        minimal: what is known of the distances to the boundary, see :func:`bounds.noise_ratio_test`.
+        directions: random lines through each input.
+        alpha: of the interval and of the test of flatness.
+        generator: source of all randomness.
+
+    Raises:
+        AssertionError: one of the verdicts is no.
+        InvalidInput: a bad argument.
+    """
+    __tracebackhide__ = True
+    from bounds import noise_ratio_test
+
+    found = noise_ratio_test(
+        model, x, minimal=minimal, directions=directions, dimensions=[1], alpha=alpha, generator=generator
+    )
+    if not found.law_holds:
+        reason = "does not follow the sqrt(D) law"
+        if not found.conclusive:
+            reason = "was not measured well enough to say: use more inputs or directions, or nearer bounds"
+        raise AssertionError(f"the ratio of random to adversarial distances {reason}\n{found}")
+    if flat and not found.boundary_is_flat:
+        raise AssertionError(f"the decision boundary is not flat\n{found}")
+    return found
+
+
+def assert_smoothing_guarantee(
+    smoothed: "SmoothedClassifier",
+    x: "Tensor",
+    certificate: "SmoothingCertificate",
+    *,
+    toward: "Tensor | None" = None,
+    perturbations: int = 2,
+    draws: int = 1000,
+    alpha: float = 1e-3,
+    generator: "torch.Generator | None" = None,
+) -> "list[SmoothedPrediction]":
+    """Predictions within the radii, if none of them refutes the certificates of a smoothed classifier.
+
+    Each certified input is moved by almost its radius, in random directions and, with ``toward``, to given points.
+    There the smoothed classifier is asked anew. The assertion fails if its label has a probability below one half
+    beyond doubt, or below that of another class where certificates speak of two: by the exact binomial test, at
+    ``alpha`` over all inputs and perturbations together. False-alarm rate: at most ``alpha``, and the probability that
+    a certificate is false, which is at most its own alpha for each input.
+
+    Args:
+        smoothed: the classifier that was certified.
+        x: (N, *D), the inputs that were.
+        certificate: their certificates, in l_1, l_2 or l-infinity.
+        toward: (N, *D) points, such as adversarial examples, in whose direction inputs are moved as well.
+        perturbations: random perturbations of each input.
+        draws: noise draws for each perturbed input.
+        alpha: false-alarm rate.
+        generator: source of perturbations and noise.
+
+    Raises:
+        AssertionError: a certificate is refuted.
+        InvalidInput: a bad argument; a norm without random perturbations.
+    """
+    __tracebackhide__ = True
+    import torch
+
+    from bounds import InvalidInput, checks, clopper_pearson_upper
+    from certify.attacks.geometry import length, per_row
+    from certify.attacks.random_noise import unit_noise
+
+    checks.at_least("perturbations", perturbations, 0 if toward is not None else 1)
+    checks.probability("alpha", alpha)
+    if certificate.norm not in (1, 2, math.inf):
+        raise InvalidInput(f"certificate must be in the norm 1, 2 or math.inf, got {certificate.norm}")
+    if len(x) != len(certificate):
+        raise InvalidInput(f"x must hold the {len(certificate)} inputs of the certificate, got {len(x)}")
+    rows = (~certificate.abstained & (certificate.radius > 0)).nonzero().flatten()
+    if len(rows) == 0:
+        raise AssertionError(f"none of {len(x)} inputs is certified, so there is nothing to test")
+    inputs, radius, label = x[rows], certificate.radius[rows] * INSIDE, certificate.label[rows]
+    moves = [unit_noise(inputs, certificate.norm, "sphere", generator) for _ in range(perturbations)]
+    if toward is not None:
+        move = toward[rows] - inputs
+        moves.append((move / per_row(length(move, certificate.norm), move)).nan_to_num(0.0, 0.0, 0.0))
+    level = alpha / (len(moves) * len(rows))
+    found, lines = [], []
+    for number, move in enumerate(moves):
+        prediction = smoothed.predict(inputs + move * per_row(radius.to(x.dtype), move), draws, generator=generator)
+        found.append(prediction)
+        votes = prediction.counts.gather(1, label[:, None]).squeeze(1)
+        rival = prediction.counts.scatter(1, label[:, None], 0).amax(1)
+        against_one = clopper_pearson_upper(votes, (votes + rival).clamp(min=1), level / (smoothed.num_classes - 1))
+        highest = torch.where(certificate.two_class[rows], against_one, clopper_pearson_upper(votes, draws, level))
+        for i in torch.nonzero(highest < 0.5).flatten().tolist():
+            kind = "random perturbation" if number < perturbations else "perturbation towards the given point"
+            lines.append(
+                f"row {int(rows[i])}: certified within {float(certificate.radius[rows[i]]):.6g}, but after a {kind} of "
+                f"{float(radius[i]):.6g} class {int(label[i])} has {int(votes[i])} of {draws} votes, a share "
+                f"of {float(highest[i]):.4g} at most"
+            )
+    if lines:
+        headline = f"{len(lines)} perturbed inputs refute their certificates (false-alarm rate {alpha:g})"
+        raise AssertionError(_message(headline, lines[:SHOWN], len(lines)))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ fixtures
+
+
+@pytest.fixture(scope="session")
+def certify_reference() -> "Callable[[str, int], Reference]":
+    """Loader of the embedded networks: of a name and a number of images, a network with images and labels.
+
+    See :func:`certify.reference.load`.
+    """
+    from certify.reference import load
+
+    return load
+
+
+@pytest.fixture
+def certify_generator() -> "torch.Generator":
+    """A random generator on the CPU with a fixed seed, new for each test."""
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _require_rows(x: "Tensor") -> None:
+    from bounds import InvalidInput
+
+    if len(x) == 0:
+        raise InvalidInput("x must hold at least one input: an assertion about none would always pass")
+
+
+def _size(epsilon: "float | Tensor") -> str:
+    return f"{epsilon:g}" if isinstance(epsilon, float | int) else "the radius of each row"
+
+
+def _message(headline: str, lines: list[str], count: int) -> str:
+    rest = [f"and {count - len(lines)} more"] if count > len(lines) else []
+    return "\n  ".join([headline, *lines, *rest])

@@ -1,0 +1,202 @@
+"""Assertions for test suites: each passes where it should and goes red for a mutant; the plugin loads without torch."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from oracles.halfspace import Halfspace, generator
+from scipy import stats
+from torch import Tensor, nn
+
+import bounds
+from bounds import Interval, InvalidInput, LpBall
+from certify.smoothing import Gaussian
+from certify.smoothing.classifier import SmoothedClassifier
+from certify.testing import assert_certified, assert_noise_law, assert_smoothing_guarantee, assert_sound_bounds
+
+ROOT = Path(__file__).parents[2]
+OPEN = {"low": None, "high": None}
+
+
+def halfspace() -> tuple[Halfspace, Tensor, Tensor]:
+    model = Halfspace(torch.randn(8, generator=generator(), dtype=torch.float64), bias=0.2)
+    x = torch.randn(12, 8, generator=generator(1), dtype=torch.float64)
+    return model, x, model(x).argmax(1)
+
+
+# --------------------------------------------------------------------------------------------------------- certificates
+
+
+def test_certified_inputs_of_a_halfspace():
+    """The exact distance decides; beyond it the message shows adversarial examples, and what was wrong as it is."""
+    model, x, y = halfspace()
+    distance = model.distance(x)
+    verdict = assert_certified(model, x, y, norm=2, epsilon=0.999 * distance, **OPEN)
+    assert verdict.verified.all()
+    with pytest.raises(AssertionError, match=r"0\.0% of 12 inputs .* radius of each row.*less than 100\.0%") as failure:
+        assert_certified(model, x, y, norm=2, epsilon=1.01 * distance, generator=generator(), **OPEN)
+    assert str(failure.value).count("an adversarial example lies at") == 5
+    assert "and 7 more" in str(failure.value)
+    middle = float(distance.sort().values[5:7].mean())
+    share = float((distance > middle).double().mean())
+    assert_certified(model, x, y, norm=2, epsilon=middle, at_least=share, **OPEN)
+    with pytest.raises(AssertionError, match="misclassified as"):
+        assert_certified(model, x, 1 - y, norm=2, epsilon=0.01, **OPEN)
+
+
+def test_what_is_not_refuted_is_told_apart():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).double()
+    x = torch.rand(6, 8, generator=generator(), dtype=torch.float64)
+    y = model(x).argmax(1)
+    attacked = bounds.nearest_boundary(model, x).distance
+    with pytest.raises(AssertionError, match="not proved and not refuted"):
+        assert_certified(model, x, y, norm=2, epsilon=0.97 * attacked, method="ibp", **OPEN)
+
+
+# --------------------------------------------------------------------------------------------------------------- bounds
+
+
+@pytest.mark.parametrize("norm", [1, 2, 3.0, math.inf])
+def test_sound_bounds_pass_and_narrowed_ones_are_caught(norm: float):
+    """Exact bounds of an affine network, and the mutant: 2% off on one side of one logit."""
+    model = nn.Linear(6, 3, dtype=torch.float64)
+    x = torch.rand(4, 6, generator=generator(), dtype=torch.float64)
+    ball = LpBall(x, 0.2, norm=norm, **OPEN)
+
+    def exact(model: nn.Module, ball: LpBall) -> Interval:
+        value = model(ball.center).detach()
+        reach = 0.2 * model.weight.detach().norm(ball.dual_norm, dim=1)
+        return Interval(value - reach, value + reach)
+
+    def narrowed(model: nn.Module, ball: LpBall) -> Interval:
+        found = exact(model, ball)
+        width = found.upper - found.lower
+        width[:, [0, 2]] = 0.0
+        return Interval(found.lower, found.upper - (0.02 if norm != 3 else 0.3) * width)
+
+    assert_sound_bounds(model, ball, bound=exact, generator=generator(1))
+    assert_sound_bounds(model, ball, generator=generator(1))
+    with pytest.raises(AssertionError, match=r"of 12 bounds are not sound\n  row \d, logit 1: bounds"):
+        assert_sound_bounds(model, ball, bound=narrowed, steps=30, generator=generator(1))
+
+
+def test_bounds_that_are_no_numbers_are_caught_and_the_box_is_kept():
+    model = nn.Linear(3, 2)
+    x = torch.zeros(2, 3)
+    ball = LpBall(x, 0.5, norm=2)  # of which only non-negative points are valid
+    with pytest.raises(AssertionError, match="bounds are not sound"):
+        assert_sound_bounds(model, ball, bound=lambda model, ball: Interval(*[torch.full((2, 2), math.nan)] * 2))
+
+    def within_box(model: nn.Module, ball: LpBall) -> Interval:
+        reach = 0.5 * model.weight.detach().clamp(min=0).norm(dim=1)
+        drop = 0.5 * (-model.weight.detach()).clamp(min=0).norm(dim=1)
+        value = model(ball.center).detach()
+        return Interval(value - drop - 1e-6, value + reach + 1e-6)
+
+    assert_sound_bounds(model, ball, bound=within_box, generator=generator())
+    assert next(model.parameters()).dtype == torch.float32
+
+
+# ------------------------------------------------------------------------------------------------------------ noise law
+
+
+def test_noise_law_of_a_plane_and_of_a_sphere():
+    model, x, _ = halfspace()
+    found = assert_noise_law(model, x, flat=True, alpha=1e-4, generator=generator())
+    assert found.boundary_is_flat
+
+    class Ball(nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            squared = points.square().sum(1)
+            return torch.stack([torch.full_like(squared, 2.25), squared], 1)
+
+    inside = x / x.norm(dim=1, keepdim=True)
+    with pytest.raises(AssertionError, match=r"does not follow the sqrt\(D\) law\n12 inputs, 200 lines each"):
+        assert_noise_law(Ball(), inside, generator=generator())
+    with pytest.raises(AssertionError, match="was not measured well enough"):
+        assert_noise_law(model, x, minimal=(model.distance(x) / 3, model.distance(x)), generator=generator())
+
+    # Inside and outside of a wide sphere: the curvature cancels in the effective dimension, and only there.
+    norms = torch.tensor([44.0, 46.0], dtype=torch.float64).repeat(6)[:, None] / 30
+    assert_noise_law(Ball(), norms * inside, generator=generator())
+    with pytest.raises(AssertionError, match="the decision boundary is not flat"):
+        assert_noise_law(Ball(), norms * inside, flat=True, generator=generator())
+
+
+# ------------------------------------------------------------------------------------------------------------ smoothing
+
+
+def test_true_certificates_pass_and_long_ones_are_refuted():
+    model, x, _ = halfspace()
+    smoothed = SmoothedClassifier(model, Gaussian(0.5), num_classes=2, grid=None)
+    certificate = smoothed.certify(x, n=1000, generator=generator())
+    across = x - 2 * (model.distance(x) * (2 * model(x).argmax(1) - 1))[:, None] * (
+        model.linear.weight[1].detach() / model.linear.weight[1].detach().norm()
+    )
+    for toward in (None, across):
+        assert_smoothing_guarantee(smoothed, x, certificate, toward=toward, alpha=1e-4, generator=generator(1))
+    mutant = dataclasses.replace(certificate, radius=2 * model.distance(x))
+    with pytest.raises(AssertionError, match="perturbed inputs refute their certificates") as failure:
+        assert_smoothing_guarantee(smoothed, x, mutant, toward=across, alpha=1e-4, generator=generator(1))
+    assert "after a perturbation towards the given point" in str(failure.value)
+
+
+def test_the_false_alarm_rate_of_a_smoothing_guarantee():
+    """At the very edge, where the label has a probability of 1/2, alarms are as rare as stated."""
+    model = Halfspace(torch.ones(1, dtype=torch.float64))
+    smoothed = SmoothedClassifier(model, Gaussian(1.0), num_classes=2, grid=None)
+    x = torch.ones(10, 1, dtype=torch.float64)
+    edge = dataclasses.replace(smoothed.certify(x, n=2000, generator=generator()), radius=torch.ones(10).double())
+    alarms = 0
+    for seed in range(40):
+        try:
+            assert_smoothing_guarantee(
+                smoothed, x, edge, toward=-x, perturbations=0, draws=200, alpha=0.2, generator=generator(seed)
+            )
+        except AssertionError:
+            alarms += 1
+    assert stats.binomtest(alarms, 40, 0.2, "greater").pvalue > 1e-6
+
+
+def test_nothing_to_test_is_an_error():
+    model, x, y = halfspace()
+    smoothed = SmoothedClassifier(model, Gaussian(0.5), num_classes=2, grid=None)
+    certificate = smoothed.certify(x, n=100, generator=generator())
+    nothing = dataclasses.replace(certificate, abstained=torch.ones(12, dtype=torch.bool))
+    with pytest.raises(AssertionError, match="nothing to test"):
+        assert_smoothing_guarantee(smoothed, x, nothing)
+    with pytest.raises(InvalidInput, match="must be in the norm 1, 2"):
+        assert_smoothing_guarantee(smoothed, x, dataclasses.replace(certificate, norm=0.0))
+    with pytest.raises(InvalidInput, match="at least one input"):
+        assert_certified(model, x[:0], y[:0], norm=2, epsilon=0.1)
+    with pytest.raises(InvalidInput, match="at least one input"):
+        assert_sound_bounds(model, LpBall(x[:0], 0.1, **OPEN))
+
+
+# --------------------------------------------------------------------------------------------------------------- plugin
+
+
+def test_importing_the_plugin_does_not_import_torch():
+    code = "import sys, certify.testing; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_example_runs_with_the_plugin():
+    """In a process of its own, loaded by name, which is also that of the entry point: once, even if it is installed."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "certify.testing", "examples/test_my_network.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_the_plugin_is_declared_under_the_name_of_its_module():
+    """So that it is loaded once where it is installed and also asked for with -p."""
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    assert entries == {"certify.testing": "certify.testing"}
