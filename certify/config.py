@@ -18,10 +18,11 @@ from certify.methods import (
     Method,
     MinimalPerturbation,
     Positive,
+    SmoothedAttack,
     Smoothing,
 )
 
-Norm = Annotated[float, Meta(ge=1)] | Literal["inf"]
+Norm = Annotated[float, Meta(ge=0)] | Literal["inf"]  # 0 counts changed entries, other orders are at least 1
 
 
 class _Table(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -80,6 +81,7 @@ class MethodTables(_Table, frozen=True):
     ibp: IntervalBounds | None = None
     crown: LinearBounds | None = None
     attack: MinimalPerturbation | None = None
+    smoothed_attack: SmoothedAttack | None = None
 
 
 class Requirement(_Table, frozen=True):
@@ -107,6 +109,8 @@ class Config(_Table, frozen=True):
         super().__post_init__()
         chosen = {method.name: method for method in self.chosen_methods()}
         orders = self.norm_orders()
+        if any(0 < order < 1 for order in orders):
+            raise InvalidConfiguration(f"norms must be 0 or at least 1, got {self.norms}")
         for wanted in self.require:
             if wanted.method not in chosen:
                 raise InvalidConfiguration(
@@ -121,7 +125,8 @@ class Config(_Table, frozen=True):
 
     def chosen_methods(self) -> list[Method]:
         """The methods to run; the standard ones if no table names any."""
-        tables = [self.methods.smoothing, self.methods.ibp, self.methods.crown, self.methods.attack]
+        chosen = self.methods
+        tables = [chosen.smoothing, chosen.ibp, chosen.crown, chosen.attack, chosen.smoothed_attack]
         return [method for method in tables if method is not None] or list(STANDARD)
 
     def norm_orders(self) -> list[float]:

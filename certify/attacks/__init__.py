@@ -12,12 +12,20 @@ from certify.attacks.minimal import minimal_perturbation
 from certify.attacks.random_noise import NoiseAccuracy, noise_accuracy
 from certify.attacks.robust import robust_accuracy
 from certify.attacks.score_based import square
+from certify.attacks.smoothed import (
+    SmoothedAttackedAccuracy,
+    SmoothedWitness,
+    smoothed_minimal_perturbation,
+    smoothed_robust_accuracy,
+)
 from certify.attacks.sparsefool import sparsefool
 from certify.attacks.superdeepfool import superdeepfool
 
 __all__ = [
     "GradientMaskingReport",
     "NoiseAccuracy",
+    "SmoothedAttackedAccuracy",
+    "SmoothedWitness",
     "apgd",
     "autoattack",
     "boundary_walk",
@@ -32,6 +40,8 @@ __all__ = [
     "pgd",
     "random_fgsm",
     "robust_accuracy",
+    "smoothed_minimal_perturbation",
+    "smoothed_robust_accuracy",
     "sparsefool",
     "square",
     "superdeepfool",
