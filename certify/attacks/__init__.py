@@ -20,12 +20,15 @@ from certify.attacks.smoothed import (
 )
 from certify.attacks.sparsefool import sparsefool
 from certify.attacks.superdeepfool import superdeepfool
+from certify.attacks.universal import FoolingRate, UniversalPerturbation, fooling_rate, universal_perturbation
 
 __all__ = [
+    "FoolingRate",
     "GradientMaskingReport",
     "NoiseAccuracy",
     "SmoothedAttackedAccuracy",
     "SmoothedWitness",
+    "UniversalPerturbation",
     "apgd",
     "autoattack",
     "boundary_walk",
@@ -33,6 +36,7 @@ __all__ = [
     "deepfool",
     "fast_adaptive_boundary",
     "fgsm",
+    "fooling_rate",
     "gradient_masking",
     "iterative_fgsm",
     "minimal_perturbation",
@@ -46,4 +50,5 @@ __all__ = [
     "square",
     "superdeepfool",
     "targeted_apgd",
+    "universal_perturbation",
 ]

@@ -344,8 +344,31 @@ def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.M
     counting = Counting(model)
     options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
     witness = attack(counting, x, y, norm=norm, generator=generator(), **options)
-    assert counting.forward_rows == 4 * witness.queries
-    assert counting.backward_rows == 4 * witness.backward_passes
+    assert counting.forward_rows == 4 * witness.queries == witness.queries_per_row.sum()
+    assert counting.backward_rows == 4 * witness.backward_passes == witness.backward_passes_per_row.sum()
+
+
+def test_passes_are_counted_for_each_row(monkeypatch: pytest.MonkeyPatch):
+    """Rows that are wrong as they are, and batches of which one is done sooner: each row has its own number."""
+    monkeypatch.setattr("certify.attacks.witnesses.probe", lambda *_, **__: 2)
+    model, x, y = problem((3, 5), 2, 4)
+    bent = nn.Sequential(model, _Bent())
+    y[1] = 1 - y[1]
+    bent = Counting(bent)
+    witness = attacks.deepfool(bent, x, y, norm=2, batch_size=1, generator=generator())
+    assert bent.forward_rows == witness.queries_per_row.sum()
+    assert bent.backward_rows == witness.backward_passes_per_row.sum()
+    assert (witness.queries_per_row[1], witness.backward_passes_per_row[1]) == (2, 0)
+    assert len(set(witness.queries_per_row.tolist())) > 2
+    assert witness.queries == witness.queries_per_row.max()
+    assert witness.backward_passes == witness.backward_passes_per_row.max()
+
+
+class _Bent(nn.Module):
+    """Margins so steep that linearisations fall short of the boundary, the more so the farther it is."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return (logits - logits.flip(1)).sinh()
 
 
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():
