@@ -6,6 +6,7 @@ from certify.attacks.carlini_wagner import carlini_wagner
 from certify.attacks.deepfool import deepfool
 from certify.attacks.external import autoattack
 from certify.attacks.fast_adaptive_boundary import fast_adaptive_boundary
+from certify.attacks.figures import NormFigures, RobustnessFigures, robustness_figures
 from certify.attacks.gradient_sign import fgsm, iterative_fgsm, pgd, random_fgsm
 from certify.attacks.masking import GradientMaskingReport, gradient_masking
 from certify.attacks.minimal import minimal_perturbation
@@ -26,6 +27,8 @@ __all__ = [
     "FoolingRate",
     "GradientMaskingReport",
     "NoiseAccuracy",
+    "NormFigures",
+    "RobustnessFigures",
     "SmoothedAttackedAccuracy",
     "SmoothedWitness",
     "UniversalPerturbation",
@@ -44,6 +47,7 @@ __all__ = [
     "pgd",
     "random_fgsm",
     "robust_accuracy",
+    "robustness_figures",
     "smoothed_minimal_perturbation",
     "smoothed_robust_accuracy",
     "sparsefool",
