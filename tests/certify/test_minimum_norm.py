@@ -371,6 +371,24 @@ class _Bent(nn.Module):
         return (logits - logits.flip(1)).sinh()
 
 
+class Latch(nn.Module):
+    """One hidden entry decides, near its upper side alone; all others have slopes, and none goes far enough."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = 1 - x[:, :30].sum(1) / 10 - 100 * (x[:, 37] - 0.95).clamp(min=0)
+        return torch.stack([lead, torch.zeros_like(lead)], 1)
+
+
+def test_the_one_entry_that_no_slope_shows_is_found():
+    """The descents alone change many entries where the portfolio, which tries each, changes one."""
+    x, y = torch.full((2, 40), 0.01, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    options = {"norm": 0, "steps": 10, "restarts": 1}
+    assert (attacks.minimal_perturbation(Latch(), x, y, **options, generator=generator()).distance > 1).all()
+    best = attacks.minimal_perturbation(Latch(), x, y, method="best", **options, generator=generator())
+    assert best.distance.tolist() == [1, 1]
+    assert best.winner == ("single entries",) * 2
+
+
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():
     model, x, y = reference.load("pgd", 3)
     options = {"norm": 1, "steps": 10, "restarts": 2}
