@@ -16,13 +16,16 @@ from certify.methods import (
     Count,
     IntervalBounds,
     LinearBounds,
+    LinearBoundsBehindIntervals,
     Method,
     MinimalPerturbation,
+    OptimisedLinearBounds,
     Positive,
+    SmoothedAttack,
     Smoothing,
 )
 
-Norm = Annotated[float, Meta(ge=1)] | Literal["inf"]
+Norm = Annotated[float, Meta(ge=0)] | Literal["inf"]  # 0 counts changed entries, other orders are at least 1
 
 
 class _Table(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -79,9 +82,12 @@ class MethodTables(_Table, frozen=True):
 
     smoothing: Smoothing | None = None
     ibp: IntervalBounds | None = None
+    crown_ibp: LinearBoundsBehindIntervals | None = None
     crown: LinearBounds | None = None
+    alpha_crown: OptimisedLinearBounds | None = None
     clever: Clever | None = None
     attack: MinimalPerturbation | None = None
+    smoothed_attack: SmoothedAttack | None = None
 
 
 class Requirement(_Table, frozen=True):
@@ -109,6 +115,8 @@ class Config(_Table, frozen=True):
         super().__post_init__()
         chosen = {method.name: method for method in self.chosen_methods()}
         orders = self.norm_orders()
+        if any(0 < order < 1 for order in orders):
+            raise InvalidConfiguration(f"norms must be 0 or at least 1, got {self.norms}")
         for wanted in self.require:
             if wanted.method not in chosen:
                 raise InvalidConfiguration(
@@ -124,7 +132,7 @@ class Config(_Table, frozen=True):
     def chosen_methods(self) -> list[Method]:
         """The methods to run; the standard ones if no table names any."""
         given = self.methods
-        tables = [given.smoothing, given.ibp, given.crown, given.clever, given.attack]
+        tables = (getattr(given, field) for field in given.__struct_fields__)
         return [method for method in tables if method is not None] or list(STANDARD)
 
     def norm_orders(self) -> list[float]:

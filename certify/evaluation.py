@@ -295,7 +295,7 @@ def evaluate(
         model: maps (N, *D) to logits (N, K), deterministic and row by row.
         x: (N, *D), floating, finite, inside the box.
         labels: (N,) correct classes.
-        norms: orders of norms.
+        norms: orders of norms, at least 1; 0 counts changed entries.
         methods: settings from :mod:`certify.methods`, or ``"standard"`` for smoothing, interval bounds and the
             minimum-norm attack with their defaults.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
@@ -335,7 +335,8 @@ def evaluate(
             logits = torch.cat([model(part) for part in problem.x.split(batch_size)])
     # A row without finite logits has no class.
     base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
-    orders = list(dict.fromkeys(checks.norm(norm) for norm in norms))
+    # Attacks also count changed entries, which is no norm: order 0.
+    orders = list(dict.fromkeys(0.0 if norm == 0 else checks.norm(norm) for norm in norms))
     units = list(_units(chosen, orders, len(x)))
     manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
     run = None if output is None else RunDirectory.open(output, manifest)
@@ -418,7 +419,8 @@ def _promise(row: Mapping[str, Any]) -> str:
     if row["kind"] == "unsupported":
         return "none: a layer is not supported"
     if row["kind"] == "witness":
-        return "upper bound, re-checked"
+        alpha = row.get("alpha")
+        return f"upper bound with probability {1 - alpha:g}" if alpha else "upper bound, re-checked"
     if row["kind"] == "estimate":
         return f"none: an estimate, of points within {row['reach']:g}"
     return f"lower bound with probability {1 - row['alpha']:g}" if row["alpha"] > 0 else "lower bound, proved"

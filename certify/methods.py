@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bounds import CleverEstimate, clever
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from certify.attacks import minimal_perturbation
+from certify.attacks import minimal_perturbation, smoothed_minimal_perturbation
 from certify.results import Certificate, Estimate, Witness
 from certify.smoothing import Gaussian, SmoothedClassifier
 from certify.smoothing.distributions import lie_on_grid
@@ -107,15 +107,7 @@ class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
         """Certificates of the smoothed classifier."""
-        smoothed = SmoothedClassifier(
-            problem.model,
-            Gaussian(self.sigma),
-            num_classes=problem.num_classes,
-            batch_size=problem.batch_size,
-            noise_group=self.noise_group,
-            grid="auto" if problem.on_grid else None,
-        )
-        return smoothed.certify(
+        return _smoothed(problem, self.sigma, self.noise_group).certify(
             problem.x[rows],
             self.n,
             self.n0,
@@ -125,6 +117,18 @@ class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             generator=problem.generator(),
             first_index=rows.start,
         )
+
+
+def _smoothed(problem: Problem, sigma: float, noise_group: int = 1) -> SmoothedClassifier:
+    """The same classifier for its certificates and for attacks on it."""
+    return SmoothedClassifier(
+        problem.model,
+        Gaussian(sigma),
+        num_classes=problem.num_classes,
+        batch_size=problem.batch_size,
+        noise_group=noise_group,
+        grid="auto" if problem.on_grid else None,
+    )
 
 
 class ProvedRadius(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -164,11 +168,29 @@ class LinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_onl
     tolerance: Positive = 1e-2
 
 
+class LinearBoundsBehindIntervals(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by one backward pass behind intervals (CROWN-IBP): between intervals and CROWN."""
+
+    name = "crown_ibp"
+    rows_per_unit = 50
+
+    tolerance: Positive = 1e-2
+
+
+class OptimisedLinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by linear bounds with planes chosen by ascent (alpha-CROWN): the tightest, and the slowest."""
+
+    name = "alpha_crown"
+    rows_per_unit = 5
+
+    tolerance: Positive = 1e-2
+
+
 class MinimalPerturbation(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Minimum-norm attack."""
+    """Minimum-norm attack; the settings are those of :func:`certify.attacks.minimal_perturbation`."""
 
     name = "attack"
-    norms = (2.0, math.inf)
+    norms = (0.0, 1.0, 2.0, math.inf)
     rows_per_unit = 50
 
     steps: Count = 100
@@ -241,6 +263,41 @@ def estimate_of(found: CleverEstimate, method: str) -> Estimate:
         num_batches=found.num_batches,
         batch_size=found.batch_size,
     )
+
+
+class SmoothedAttack(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Minimum-norm attack on the classifier that :class:`Smoothing` of the same sigma certifies.
+
+    The settings are those of :func:`certify.attacks.smoothed_minimal_perturbation`.
+    """
+
+    name = "smoothed_attack"
+    norms = (1.0, 2.0, math.inf)
+    rows_per_unit = 10
+
+    sigma: Positive = 0.25
+    draws: Count = 64
+    steps: Count = 40
+    restarts: Count = 2
+    n: Count = 10_000
+    alpha: Probability = 1e-3
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Witness:
+        """Inputs at which the smoothed classifier errs."""
+        return smoothed_minimal_perturbation(
+            _smoothed(problem, self.sigma),
+            problem.x[rows],
+            problem.y[rows],
+            norm=norm,
+            low=problem.low,
+            high=problem.high,
+            draws=self.draws,
+            steps=self.steps,
+            restarts=self.restarts,
+            n=self.n,
+            alpha=self.alpha,
+            generator=problem.generator(rows.start),
+        )
 
 
 STANDARD: tuple[Method, ...] = (Smoothing(), IntervalBounds(), MinimalPerturbation())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput
+from certify.attacks.smoothed import SmoothedWitness
 from certify.manifest import norm_key
 from certify.results import Certificate, Estimate, SmoothingCertificate, Witness
 
@@ -49,8 +50,10 @@ def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequenc
             "prediction": int(witness.label[i]),
             "subject": witness.subject,
             "status": "misclassified" if wrong else "found" if found else "not found",
-            "queries": witness.queries,
+            "queries": witness.queries if witness.queries_per_row is None else int(witness.queries_per_row[i]),
         }
+        if isinstance(witness, SmoothedWitness):
+            row["alpha"] = witness.alpha
         if found:
             row["attack_distance"] = float(witness.distance[i])
             row["adversarial_label"] = int(witness.adversarial_label[i])

@@ -212,11 +212,13 @@ class Witness(Record):
         found: (N,) bool, True where the model, run once more, misclassifies ``adversarial`` inside the box.
         adversarial_label: (N,) int64, what the model predicts for ``adversarial``.
         norm: order of the norm.
-        queries: forward passes per input, the re-check included.
+        queries: forward passes per input, the re-check included; of the input with the most.
         method: name of the attack.
         subject: the classifier it speaks of.
-        backward_passes: backward passes per input.
+        backward_passes: backward passes per input, likewise.
         winner: N names, the part of the attack that found each row; empty where nothing was searched or found.
+        queries_per_row: (N,) int64, forward passes of each row, that of the clean input and the re-check included.
+        backward_passes_per_row: (N,) int64, backward passes of each row.
     """
 
     distance: Tensor
@@ -229,6 +231,8 @@ class Witness(Record):
     subject: str = "base"
     backward_passes: int = 0
     winner: tuple[str, ...] | None = None
+    queries_per_row: Tensor | None = None
+    backward_passes_per_row: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -47,14 +47,16 @@ def autoattack(
     epsilon: float,
     low: Limit = 0.0,
     high: Limit = 1.0,
+    frozen_features: Tensor | None = None,
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
     """What withstands the standard version of AutoAttack, run by the package pyautoattack and re-checked here.
 
     Its limits are refused, since it fails on them or gives wrong numbers without a word: at least ten classes, images
-    (N, C, H, W) in float32 within [0, 1], one budget. It does not say what found an input, nor how many passes each
-    input took: passes are counted in sum and stated as the mean over the inputs attacked, rounded up.
+    (N, C, H, W) in float32 within [0, 1], one budget, no ``frozen_features``. It does not say what found an input, nor
+    how many passes each input took: passes are counted in sum and stated as the mean over the inputs attacked, rounded
+    up.
 
     Arguments, result and errors otherwise as in :func:`certify.attacks.robust_accuracy`; ``generator`` supplies a
     seed, and ``margin`` and ``blind`` are not measured.
@@ -65,11 +67,11 @@ def autoattack(
     References:
         Croce, Hein (2020), arXiv:2003.01690; Croce, Hein (2021), arXiv:2103.01208, for l_1.
     """
-    threat = Threat(norm, epsilon, low, high)
+    threat = Threat(norm, epsilon, low, high, frozen_features)
     threat.check(x)
     checks.positive("epsilon", epsilon)
     checks.at_least("batch_size", batch_size, 1)
-    _require_supported(x, low, high)
+    _require_supported(x, threat)
     attack_class = _imported()
     x = x.detach()
     outcome, counting = Outcome.blank(x), _Counting(model)
@@ -105,8 +107,9 @@ def autoattack(
         )
 
 
-def _require_supported(x: Tensor, low: Limit, high: Limit) -> None:
+def _require_supported(x: Tensor, threat: Threat) -> None:
     """One message for everything that AutoAttack cannot do."""
+    low, high = threat.low, threat.high
     wrong = []
     if x.ndim != 4:
         wrong.append(f"inputs of shape {tuple(x.shape)}")
@@ -114,9 +117,12 @@ def _require_supported(x: Tensor, low: Limit, high: Limit) -> None:
         wrong.append(f"inputs in {x.dtype}")
     if isinstance(low, Tensor) or isinstance(high, Tensor) or (low, high) != (0, 1):
         wrong.append(f"the box [{checks.describe(low)}, {checks.describe(high)}]")
+    if threat.frozen_features is not None:
+        wrong.append("frozen features")
     if wrong:
         raise InvalidInput(
-            f"autoattack takes images (N, C, H, W) in torch.float32 within the box [0, 1], got {' and '.join(wrong)}: "
+            f"autoattack takes images (N, C, H, W) in torch.float32 within the box [0, 1] and moves all of them, "
+            f"got {' and '.join(wrong)}: "
             f"use robust_accuracy instead"
         )
 

@@ -12,6 +12,7 @@ from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from certify.attacks.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.budget import Attack, run
+from certify.attacks.from_outside import from_outside
 from certify.attacks.geometry import length
 from certify.attacks.gradient_sign import climb
 from certify.attacks.losses import cross_entropy
@@ -33,8 +34,11 @@ class GradientMaskingReport(Record):
     Attributes:
         label: (N,) int64, what the model predicts for the clean input.
         examined: (N,) bool, True where that is correct.
-        zero_gradient: (N,) bool, the gradient of the cross-entropy at the clean input is 0 in every entry.
+        zero_gradient: (N,) bool, the gradient of the cross-entropy at the clean input is 0 in every entry that may
+            move.
         black_box_only: (N,) bool, the square attack broke what the standard attacks with gradients did not.
+        from_outside_only: (N,) bool, neither broke what falls to a search that begins outside of the budget: gradients
+            vanish or mislead within it.
         stalled: (N,) bool, many projected gradient steps on the cross-entropy did not lower the margin.
         unbreakable: (N,) bool, the standard attacks failed at the unbounded budget as well.
         clean_margin: (N,) float64, lead of the label at the clean input, in units of the logits.
@@ -47,6 +51,7 @@ class GradientMaskingReport(Record):
     examined: Tensor
     zero_gradient: Tensor
     black_box_only: Tensor
+    from_outside_only: Tensor
     stalled: Tensor
     unbreakable: Tensor
     clean_margin: Tensor
@@ -58,7 +63,7 @@ class GradientMaskingReport(Record):
     @property
     def shares(self) -> dict[str, float]:
         """Share of the examined rows with each symptom; NaN if none was examined."""
-        names = ("zero_gradient", "black_box_only", "stalled", "unbreakable")
+        names = ("zero_gradient", "black_box_only", "from_outside_only", "stalled", "unbreakable")
         return {name: float(getattr(self, name)[self.examined].double().mean()) for name in names}
 
     @property
@@ -76,6 +81,7 @@ def gradient_masking(
     epsilon: float | Tensor,
     low: Limit = 0.0,
     high: Limit = 1.0,
+    frozen_features: Tensor | None = None,
     unbounded: float | None = None,
     steps: int = 50,
     queries: int = 1000,
@@ -84,8 +90,9 @@ def gradient_masking(
 ) -> GradientMaskingReport:
     """Which inputs show symptoms of masked gradients.
 
-    Four symptoms are looked for: gradients that are 0; a black-box attack that succeeds where those with gradients
-    fail; a loss that many steps do not lower; inputs that stand at a budget at which nothing should.
+    Five symptoms are looked for: gradients that are 0; a black-box attack that succeeds where those with gradients
+    fail; adversarial inputs that are met only from outside of the budget; a loss that many steps do not lower; inputs
+    that stand at a budget at which nothing should.
 
     Args:
         model: maps (N, *D) to logits (N, K); need not be differentiable.
@@ -95,6 +102,7 @@ def gradient_masking(
         epsilon: the budget of the attacks that are compared, above 0.
         low: as in :func:`certify.attacks.robust_accuracy`.
         high: likewise.
+        frozen_features: likewise.
         unbounded: a budget at which every input should fall; None for the distance to the farthest corner of the
             box, which must then have both sides.
         steps: gradient steps of each attack.
@@ -112,11 +120,11 @@ def gradient_masking(
     """
     checks.at_least("steps", steps, 1)
     checks.at_least("queries", queries, 1)
-    near = Threat(norm, epsilon, low, high)
+    near = Threat(norm, epsilon, low, high, frozen_features)
     near.check(x)
     if not (near.budgets(x) > 0).all():
         raise InvalidInput("epsilon must be above 0 in every row: without a budget there is nothing to compare")
-    far = Threat(norm, _farthest(x, near) if unbounded is None else unbounded, low, high)
+    far = Threat(norm, _farthest(x, near) if unbounded is None else unbounded, low, high, frozen_features)
     standard: dict[str, Attack] = {
         "apgd": untargeted("cross_entropy", steps, restarts=1),
         "targeted_apgd": targeted(MOST_TARGETS, steps),
@@ -136,12 +144,21 @@ def gradient_masking(
 
     clean = attacked(near, {"look": _look})
     stepped = attacked(near, {"iterative_fgsm": partial(climb, steps=steps)})
-    broken = attacked(near, {**standard, "square": partial(search, queries=queries)})
+    others: dict[str, Attack] = {
+        "square": partial(search, queries=queries),
+        "from_outside": from_outside(steps, restarts=3),
+    }
+    broken = attacked(near, {**standard, **others})
+
+    def fell_to(name: str) -> Tensor:
+        return torch.tensor([winner == name for winner in broken.attack], dtype=torch.bool, device=x.device)
+
     return GradientMaskingReport(
         label=clean.label,
         examined=~clean.misclassified,
         zero_gradient=clean.blind,
-        black_box_only=torch.tensor([name == "square" for name in broken.attack], dtype=torch.bool, device=x.device),
+        black_box_only=fell_to("square"),
+        from_outside_only=fell_to("from_outside"),
         stalled=stepped.robust & (stepped.margin >= clean.margin - ROUNDING * clean.margin.abs()),
         unbreakable=attacked(far, standard).robust,
         clean_margin=clean.margin,

@@ -38,7 +38,8 @@ def minimal_perturbation(
     restarts towards different classes and bisections at the end. In l_0 and l_1, each restart also works inward from
     perturbations of all entries, which takes about two to three times as many passes as in l_2 and l_infinity.
     ``"best"`` goes on from what the descents found with further attacks and keeps the nearest point of each row:
-    the fast adaptive boundary attack (l_1, l_2, l_infinity), SparseFool (l_0, l_1), SuperDeepFool (l_2), DeepFool
+    the fast adaptive boundary attack (l_1, l_2, l_infinity), every single entry at its sides (l_0), SparseFool
+    (l_0, l_1), SuperDeepFool (l_2), DeepFool
     (l_infinity), descents from random points of the box, and descents from the best points. It takes five to ten
     times as long; the witness names which of them found each row.
 

@@ -19,6 +19,7 @@ SCATTERED = 200  # random points a little nearer than the best one, a forward pa
 NEARER = 0.999
 RANDOM_SEARCHES = 6
 REFINEMENTS = 2
+MOST_ENTRIES = 1000  # that are tried one by one
 CROSSINGS = 20  # linearisations of DeepFool and crossings of SparseFool, at most
 ROUNDS = 3  # of SuperDeepFool
 
@@ -27,6 +28,8 @@ def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Attack]:
     """The attacks that serve a norm, by name, in the order in which they run."""
     stages: dict[str, Attack] = {}
     stages["descents"] = lambda search: descend_with_restarts(search, steps, restarts)
+    if norm == 0:
+        stages["single entries"] = _single_entries
     if norm >= 1:
         stages["fast_adaptive_boundary"] = lambda search: walk_with_restarts(search, steps, restarts)
     if norm <= 1:
@@ -38,6 +41,16 @@ def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Attack]:
     stages["random starts"] = lambda search: _from_random_points(search, steps)
     stages["refinement"] = lambda search: _refine(search, 2 * steps)
     return stages
+
+
+def _single_entries(search: Search) -> None:
+    """Every entry at either side of the box, the steepest first: slopes at x hide many of the successes."""
+    low, high = (side.flatten(1) for side in search.sides())
+    _, gradient = search.margin_and_gradient(search.x, None)
+    order = gradient.flatten(1).abs().argsort(1, descending=True)[:, :MOST_ENTRIES]
+    for entry in order.split(1, dim=1):
+        for side in (low, high):
+            search.logits(search.x.flatten(1).scatter(1, entry, side.gather(1, entry)).view_as(search.x))
 
 
 def _from_random_points(search: Search, steps: int) -> None:

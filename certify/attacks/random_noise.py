@@ -79,6 +79,7 @@ def noise_accuracy(
     epsilon: float | Tensor,
     low: Limit = 0.0,
     high: Limit = 1.0,
+    frozen_features: Tensor | None = None,
     draws: int = 100,
     distribution: str = "sphere",
     batch_size: int = 500,
@@ -95,6 +96,8 @@ def noise_accuracy(
         low: lower side of the box, to which noisy inputs are clipped: a number, a tensor that broadcasts to one
             input, or None, with which nothing is clipped.
         high: upper side of the box, likewise.
+        frozen_features: bool tensor that broadcasts to one input, True for the entries that get no noise; the others
+            then have all of it.
         draws: noisy copies of each input.
         distribution: ``"sphere"``: uniform among the perturbations of norm epsilon; ``"ball"``: of norm at most
             epsilon; ``"gaussian"``: of independent normal entries, with a root mean square l_2 norm of epsilon.
@@ -105,7 +108,7 @@ def noise_accuracy(
         InvalidInput: a bad argument.
         InvalidModel: see :func:`certify.models.probe`.
     """
-    threat = Threat(norm, epsilon, low, high)
+    threat = Threat(norm, epsilon, low, high, frozen_features)
     threat.check(x)
     checks.at_least("draws", draws, 1)
     checks.at_least("batch_size", batch_size, 1)
@@ -113,13 +116,18 @@ def noise_accuracy(
         raise InvalidInput(f"the size of Gaussian noise is its l_2 norm, got norm {norm}: pass norm=2")
     x, epsilon = x.detach(), threat.budgets(x)
     box = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
+    free = x.new_ones(x.shape[1:], dtype=torch.bool)
+    if frozen_features is not None:
+        free = ~frozen_features.to(x.device).expand_as(free)
     correct = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     first = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with frozen(model), torch.no_grad():
         _, labels, clean = examine(model, x, labels, batch_size)
         for copies in torch.arange(len(x) * draws, device=x.device).split(batch_size) if len(x) else ():
             rows = copies // draws
-            noise = unit_noise(x[rows], norm, distribution, generator)
+            noise = torch.zeros_like(x[rows])
+            if free.any():
+                noise[:, free] = unit_noise(x[rows][:, free], norm, distribution, generator)
             noisy = clip(x[rows] + noise * per_row(epsilon[rows].to(x.dtype), noise), *box)
             right = predictions(model, noisy, batch_size) == labels[rows]
             correct.index_add_(0, rows, right.long())

@@ -157,9 +157,10 @@ class Search:
         return self.inside(self.x + per_row(share, target) * (target - self.x))
 
     def random_start(self) -> Tensor:
-        """A random point about half as far as the best one; a random point where nothing was found.
+        """A random point around x on the scale of the best one; a random point where nothing was found.
 
-        In l_0 half of the changed entries go back to x, in the other norms every entry moves.
+        In l_0 half of the changed entries go back to x, in the other norms every entry moves by up to half of the
+        largest change.
         """
         noise = torch.empty_like(self.x).uniform_(-0.5, 0.5, generator=self.generator)
         if self.norm == 0:

@@ -23,7 +23,7 @@ class Outcome:
     adversarial: Tensor  # (N, *D) the first adversarial points, x where there is none yet
     found: Tensor  # (N,) bool
     margin: Tensor  # (N,) float64, lowest logit of the label minus that of the best other class
-    blind: Tensor  # (N,) bool, no gradient was other than 0
+    blind: Tensor  # (N,) bool, no gradient was other than 0 in entries that may move
     forward: Tensor  # (N,) passes
     backward: Tensor
 
@@ -113,7 +113,8 @@ class Task:
                 (slope,) = torch.autograd.grad(losses.sum(), points, allow_unused=True)
         gradient = torch.zeros_like(self.x) if slope is None else slope.nan_to_num(0.0, 0.0, 0.0)
         self.outcome.backward[self.rows] += 1
-        self.outcome.blind[self.rows] &= (gradient == 0).flatten(1).all(1)
+        useless = (gradient == 0) | (self.lower == self.upper)
+        self.outcome.blind[self.rows] &= useless.flatten(1).all(1)
         return losses.detach(), gradient
 
     # ---------------------------------------------------------------------------------------- the allowed inputs

@@ -56,14 +56,15 @@ def witness_of(
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
         clean = predictions(model, x, batch_size) if len(x) else labels
         adversarial, winner = x.clone(), torch.full_like(labels, -1)
-        forward, backward = 2 * min(len(x), 1), 0
+        forward, backward = torch.full_like(labels, 2), torch.zeros_like(labels)
         searched = ((clean == labels) | (clean < 0)).nonzero().squeeze(1)  # the others are wrong as they are
         for rows in searched.split(batch_size) if len(searched) else ():
             search = Search(model, x[rows], labels[rows], norm, low[rows], high[rows], num_classes, generator)
             for search.stage, name in enumerate(names):
                 stages[name](search)
             adversarial[rows], winner[rows] = search.best, search.winner
-            forward, backward = max(forward, 2 + search.forward), max(backward, search.backward)
+            forward[rows] += search.forward
+            backward[rows] += search.backward
         predicted = predictions(model, adversarial, batch_size) if len(x) else labels
     inside = (clip(adversarial, low, high) == adversarial).flatten(1).all(1)
     found = inside & (predicted != labels) & (predicted >= 0)
@@ -74,10 +75,12 @@ def witness_of(
         found=found,
         adversarial_label=torch.where(found, predicted, clean),
         norm=norm,
-        queries=forward,
-        backward_passes=backward,
+        queries=max(forward.tolist(), default=0),
+        backward_passes=max(backward.tolist(), default=0),
         method=method,
         winner=tuple(names[i] if i >= 0 else "" for i in torch.where(found, winner, -1).tolist()),
+        queries_per_row=forward,
+        backward_passes_per_row=backward,
     )
 
 

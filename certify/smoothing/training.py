@@ -19,6 +19,7 @@ from bounds import LpBall, checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput, InvalidModel
 from certify.attacks.geometry import clip, inner_side, per_row, project, steepest_ascent
+from certify.attacks.losses import log_mean_softmax
 from certify.models import frozen
 
 
@@ -143,7 +144,7 @@ def smoothed_pgd(
         for _ in range(steps):
             with torch.enable_grad():
                 points = (x + delta).requires_grad_()
-                loss = F.nll_loss(_log_mean(_logits(model, points, noise)), y, reduction="sum")
+                loss = F.nll_loss(log_mean_softmax(_logits(model, points, noise)), y, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, points)
             delta = delta + 2 / steps * per_row(radius, x) * steepest_ascent(gradient, 2)
             delta = project(clip(x + delta, *sides) - x, radius, 2)
@@ -190,7 +191,7 @@ def consistency_loss(
     weight, entropy_weight = checks.nonnegative("weight", weight), checks.nonnegative("entropy_weight", entropy_weight)
     noise = _draw(x, sigma, draws, generator)
     logits = _logits(model, x, noise)
-    log_each, log_mean = F.log_softmax(logits, 2), _log_mean(logits)
+    log_each, log_mean = F.log_softmax(logits, 2), log_mean_softmax(logits)
     mean = log_mean.exp()
     divergence = (mean * (log_mean - log_each)).sum(2).mean()
     entropy = -(mean * log_mean).sum(1).mean()
@@ -246,14 +247,14 @@ def macer_loss(
     noise = _draw(x, sigma, draws, generator)
     logits = _logits(model, x, noise)
     y = checks.labels(y, len(x), logits.shape[2])
-    log_p = _log_mean(beta * logits)
+    log_p = log_mean_softmax(beta * logits)
     others = log_p.scatter(1, y[:, None], -math.inf)
     runner_up = others.amax(1)
     right = log_p.gather(1, y[:, None]).squeeze(1) > runner_up
     # Tails, not probabilities near 1; and wrong rows leave before the quantile, so that the gradient is clean too.
     margin = -_quantile(torch.where(right, others.logsumexp(1), -1.0)) - _quantile(torch.where(right, runner_up, -1.0))
     hinge = torch.where(right, (gamma - margin).clamp(min=0.0), 0.0).mean()
-    return F.nll_loss(_log_mean(logits), y) + weight * sigma / 2 * hinge
+    return F.nll_loss(log_mean_softmax(logits), y) + weight * sigma / 2 * hinge
 
 
 def _draw(x: Tensor, sigma: float, draws: int, generator: torch.Generator | None) -> Tensor:
@@ -272,12 +273,6 @@ def _logits(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
             f"the model must return logits (N, K) with K >= 2, got {tuple(logits.shape)} for {len(noisy)}"
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).reshape(*noise.shape[:2], logits.shape[1])
-
-
-def _log_mean(logits: Tensor) -> Tensor:
-    """Logarithm of the mean over draws of the softmax, (N, K); in the logarithm, nothing underflows to 0."""
-    total: Tensor = F.log_softmax(logits, 2).logsumexp(0)
-    return total - math.log(len(logits))
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -61,6 +61,11 @@ def test_limits_are_refused_in_one_line():
         ((model, x.double(), y), {}, "got inputs in torch.float64: use robust_accuracy"),
         ((model, x, y), wide, r"got the box \[-1, 1\]: use robust_accuracy"),
         ((flat, x.double().flatten(1), y), wide, r"shape \(4, 784\) and inputs in torch.float64 and the box \[-1, 1\]"),
+        (
+            (model, x, y),
+            {"frozen_features": torch.zeros(28, dtype=torch.bool)},
+            "moves all of them, got frozen features: use robust_accuracy",
+        ),
         ((few, x, y % 9), {}, "needs at least 10 classes, got 9: use robust_accuracy"),
         ((model, x, y), {"epsilon": 0.0}, "epsilon must be a finite number above 0"),
         ((model, x, y), {"epsilon": torch.rand(4)}, "epsilon must be a finite number above 0"),

@@ -256,6 +256,7 @@ CASES = {
         {"model": 'network = "ibp"', "rest": "norms = [2, inf]"},
         'norms must be a finite number, got inf: write infinity as "inf"',
     ),
+    "norm below 1": ({"model": 'network = "ibp"', "rest": "norms = [2, 0.5]"}, "norms must be 0 or at least 1, got"),
     "infinite low": ({"model": 'network = "ibp"', "data": "low = -inf"}, "data.low must be a finite number, got -inf"),
     "infinite divisor": ({"model": 'network = "ibp"', "data": "divide_by = inf"}, "data.divide_by must be a finite"),
     "infinite std": ({"model": 'network = "ibp"\nmean = [0.0]\nstd = [inf]'}, "model.std must be a finite number"),

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,25 @@ def test_one_row_per_input_norm_and_method(evaluation: Evaluation):
     assert set(smoothed.subject) == {"smoothed(gaussian(sigma=0.25), grid=255)"}
     assert set(table[table.method != "smoothing"].subject) == {"base"}
     assert [sum(counts) for counts in smoothed["counts"]] == [200] * 25
+
+
+def test_attacks_count_changed_entries_and_sum_changes(tmp_path: Path):
+    model, x, y = reference.load("plain", 3)
+    chosen = [IntervalBounds(), MinimalPerturbation(steps=5, restarts=1)]
+    evaluation = evaluate(model, x, y, norms=(0, 1, 2), methods=chosen)
+    table = evaluation.to_dataframe()
+    assert table.groupby(["norm", "method"]).size().to_dict() == {(norm, "attack"): 3 for norm in (0, 1, 2)} | {
+        (2.0, "ibp"): 3
+    }
+    changed = table[(table.norm == 0) & (table.status == "found")]
+    assert (changed.attack_distance % 1 == 0).all()
+    assert (changed.attack_distance >= 1).all()
+    for row in changed.itertuples():
+        assert row.distances["0"] == row.attack_distance
+        assert row.distances["1"] <= row.attack_distance  # no entry moves by more than 1
+    assert evaluation.check() == []
+    evaluation.to_html(tmp_path / "page.html")
+    assert ">l0<" in (tmp_path / "page.html").read_text()
 
 
 def test_certificates_and_witnesses_never_share_a_row(evaluation: Evaluation):

@@ -118,6 +118,42 @@ def test_a_ripple_shows_a_black_box_that_does_better():
     assert report(Shattered(plain), x, y).flags == ("black_box_only",)
 
 
+class Plateau(nn.Module):
+    """A plateau around the middle, with a slope that leads nowhere; beyond, one direction leads down steeply."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.signs = torch.randn(features, generator=generator()).sign()
+
+    def forward(self, x: Tensor) -> Tensor:
+        moved = x.flatten(1) - 0.5
+        along = (moved[:, 1:] * self.signs[1:]).mean(1)
+        lead = 1 + 0.5 * moved[:, 0] - 100 * (along - 0.03).clamp(min=0)
+        return torch.stack([lead, torch.zeros_like(lead)], 1)
+
+
+def test_what_is_met_from_outside_only_is_shown():
+    """The slope is a red herring and random windows see nothing, but what lies outside leads back in."""
+    x = torch.full((5, 50), 0.5)
+    shown = report(Plateau(50), x, torch.zeros(5, dtype=torch.long), steps=20)
+    assert shown.shares["from_outside_only"] > 0.5
+    assert set(shown.flags) <= {"from_outside_only", "unbreakable"}
+    assert (shown.reached_margin < shown.clean_margin).all()
+
+
+def test_symptoms_are_those_of_features_that_may_move():
+    """All slope lies in a frozen feature: none is left, and nothing can be found."""
+    model = LinearClassifier(6, 2, torch.float64, generator())
+    with torch.no_grad():
+        model.linear.weight[:, 1:] = 0
+    x = torch.rand(5, 6, generator=generator(1), dtype=torch.float64)
+    y = model(x).argmax(1)
+    assert report(model, x, y, low=None, high=None, unbounded=50.0).flags == ()
+    shown = report(model, x, y, frozen_features=torch.arange(6) == 0)
+    assert shown.flags == ("zero_gradient", "stalled", "unbreakable")
+    torch.testing.assert_close(shown.unbounded_epsilon, torch.maximum(x, 1 - x)[:, 1:].amax(1))
+
+
 def test_a_class_that_always_wins_is_unbreakable():
     x = torch.rand(20, 6, generator=generator())
     shown = report(Deaf(), x, torch.zeros(20, dtype=torch.long))

@@ -344,8 +344,49 @@ def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.M
     counting = Counting(model)
     options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
     witness = attack(counting, x, y, norm=norm, generator=generator(), **options)
-    assert counting.forward_rows == 4 * witness.queries
-    assert counting.backward_rows == 4 * witness.backward_passes
+    assert counting.forward_rows == 4 * witness.queries == witness.queries_per_row.sum()
+    assert counting.backward_rows == 4 * witness.backward_passes == witness.backward_passes_per_row.sum()
+
+
+def test_passes_are_counted_for_each_row(monkeypatch: pytest.MonkeyPatch):
+    """Rows that are wrong as they are, and batches of which one is done sooner: each row has its own number."""
+    monkeypatch.setattr("certify.attacks.witnesses.probe", lambda *_, **__: 2)
+    model, x, y = problem((3, 5), 2, 4)
+    bent = nn.Sequential(model, _Bent())
+    y[1] = 1 - y[1]
+    bent = Counting(bent)
+    witness = attacks.deepfool(bent, x, y, norm=2, batch_size=1, generator=generator())
+    assert bent.forward_rows == witness.queries_per_row.sum()
+    assert bent.backward_rows == witness.backward_passes_per_row.sum()
+    assert (witness.queries_per_row[1], witness.backward_passes_per_row[1]) == (2, 0)
+    assert len(set(witness.queries_per_row.tolist())) > 2
+    assert witness.queries == witness.queries_per_row.max()
+    assert witness.backward_passes == witness.backward_passes_per_row.max()
+
+
+class _Bent(nn.Module):
+    """Margins so steep that linearisations fall short of the boundary, the more so the farther it is."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return (logits - logits.flip(1)).sinh()
+
+
+class Latch(nn.Module):
+    """One hidden entry decides, near its upper side alone; all others have slopes, and none goes far enough."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = 1 - x[:, :30].sum(1) / 10 - 100 * (x[:, 37] - 0.95).clamp(min=0)
+        return torch.stack([lead, torch.zeros_like(lead)], 1)
+
+
+def test_the_one_entry_that_no_slope_shows_is_found():
+    """The descents alone change many entries where the portfolio, which tries each, changes one."""
+    x, y = torch.full((2, 40), 0.01, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    options = {"norm": 0, "steps": 10, "restarts": 1}
+    assert (attacks.minimal_perturbation(Latch(), x, y, **options, generator=generator()).distance > 1).all()
+    best = attacks.minimal_perturbation(Latch(), x, y, method="best", **options, generator=generator())
+    assert best.distance.tolist() == [1, 1]
+    assert best.winner == ("single entries",) * 2
 
 
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():

@@ -130,3 +130,29 @@ def test_every_tensor_is_made_on_the_device_of_the_input():
     with elsewhere():
         result = noise_accuracy(model, x, model(x).argmax(1), norm=1, epsilon=0.1, draws=5, generator=source)
     assert result.correct.device == x.device
+
+
+@pytest.mark.parametrize("distribution", ["sphere", "ball", "gaussian"])
+def test_frozen_features_get_no_noise_and_the_others_all_of_it(distribution: str):
+    """The error of a half-space is that of its free entries alone, with noise of the same size."""
+    weight = torch.randn(3, 4, generator=generator(), dtype=torch.float64)
+    mask = torch.tensor([True, False, False, True])
+    free = weight * ~mask
+    x = torch.randn(1, 3, 4, generator=generator(1), dtype=torch.float64)
+    model, reduced = Halfspace(weight), Halfspace(free)
+    distance = model.distance(x) * model.linear.weight[1].norm() / reduced.linear.weight[1].norm()
+    options = {"norm": 2, "draws": 20_000, "distribution": distribution, "batch_size": 10_000, **OPEN}
+    epsilon = 2 * distance.detach()
+    result = noise_accuracy(
+        model, x, model(x).argmax(1), epsilon=epsilon, frozen_features=mask, generator=generator(2), **options
+    )
+    lower, upper = result.error_interval(1e-7)
+    assert lower <= beyond(1.0, 2.0, 6, distribution) <= upper
+    assert not lower <= beyond(1.0, 2.0, 12, distribution) <= upper  # the mutant: noise spread over all entries
+
+    everything = noise_accuracy(
+        model, x, model(x).argmax(1), epsilon=epsilon, frozen_features=torch.ones(4, dtype=torch.bool), **options
+    )
+    assert everything.error == 0
+    with pytest.raises(InvalidInput, match="frozen_features must be a bool tensor"):
+        noise_accuracy(model, x, model(x).argmax(1), epsilon=1.0, frozen_features=torch.ones(4), **options)

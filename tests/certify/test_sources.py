@@ -195,3 +195,12 @@ def test_weights_that_cannot_be_read_are_refused(content: bytes | None, tmp_path
     weights.mkdir() if content is None else weights.write_bytes(content)
     with pytest.raises(InvalidConfiguration, match="cannot be read as safetensors"):
         load_model(ModelSource(build=f"{tmp_path}/network_of_three.py:make", weights=str(weights)))
+
+
+def test_a_configuration_may_ask_for_attacks_in_every_norm_and_on_the_smoothed_classifier(tmp_path: Path):
+    text = 'norms = [0, 1, "inf"]\n[model]\nnetwork = "ibp"\n[methods.attack]\n[methods.smoothed_attack]\nsigma = 0.5\n'
+    (tmp_path / "config.toml").write_text(text)
+    config = read_config(tmp_path / "config.toml")
+    assert config.norm_orders() == [0.0, 1.0, math.inf]
+    assert [method.name for method in config.chosen_methods()] == ["attack", "smoothed_attack"]
+    assert config.methods.smoothed_attack.sigma == 0.5
