@@ -134,7 +134,7 @@ def _smoothed(problem: Problem, sigma: float, noise_group: int = 1) -> SmoothedC
 class ProvedRadius(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Certified radius by the bounding method that it is named after."""
 
-    norms = (2.0, math.inf)
+    norms = (0.0, 1.0, 2.0, math.inf)
 
     tolerance: Positive = 1e-3
 
