@@ -86,10 +86,10 @@ def test_bad_input(change: dict, message: str):
 
 
 def test_pairs_out_of_reach_are_told_apart_far_from_the_origin():
-    """Squares of 1e6 have no digits left for differences of 1e-3: multiplied out, all pairs would be joined."""
+    """Squares of 1e6 have no digits left for differences of 1e-3, which are off tenfold when multiplied out."""
     y = torch.arange(60) % 2
     x = (1e6 + 1e-3 * y.double())[:, None].expand(-1, 3) / math.sqrt(3)
     assert adversarial_error_bound(x, y, epsilon=4e-4, norm=2) == 0
     assert adversarial_error_bound(x, y, epsilon=6e-4, norm=2) == 0.5
     multiplied = torch.cdist(x[y == 0], x[y == 1], compute_mode="use_mm_for_euclid_dist")
-    assert bool((multiplied <= 8e-4).any())
+    assert bool((multiplied > 5e-3).all())
