@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 from bounds import checks
@@ -91,6 +90,8 @@ def hessian_eigenvalues(level: Level, point: Tensor, *, count: int) -> tuple[Ten
     Returns:
         (count,) float64 and (count, *D).
     """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
     features = checks.inputs(point)[0].numel()
     checks.at_most("count", checks.at_least("count", count, 1), features - 1)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor, nn
 
 from bounds import checks
@@ -228,7 +228,7 @@ def noise_ratio_test(
         slope_interval=slope_interval,
         intercept=intercept,
         p_values=p_values,
-        p_value=float(stats.combine_pvalues(p_values.clamp(min=1e-300).cpu().numpy(), "fisher").pvalue),
+        p_value=_fisher(p_values),
         not_minimal=int((first < upper[rows] * (1 - CONSISTENT)).sum()),
         alpha=alpha,
     )
@@ -338,12 +338,17 @@ def _dimension_interval(ratio: Tensor, alpha: float) -> tuple[float, float]:
     if len(ratio) == 1:
         # Matched to the variance of the Beta law; exact for many dimensions, where the sum has a chi-squared law.
         variance = float(kept.var() / kept.mean() ** 2) / kept.numel()
-        low, high = (float(stats.gamma.ppf(p, 1 / variance)) * variance for p in (alpha / 2, 1 - alpha / 2))
+        low, high = (float(special.gammaincinv(1 / variance, p)) * variance for p in (alpha / 2, 1 - alpha / 2))
         return low / float(kept.mean()), high / float(kept.mean())
     means = kept.mean(1)
     spread = float(means.std() / means.mean()) / math.sqrt(len(means))
-    reach = math.exp(float(stats.t.isf(alpha / 2, len(means) - 1)) * spread)
+    reach = math.exp(-float(special.stdtrit(len(means) - 1, alpha / 2)) * spread)
     return 1 / (float(means.mean()) * reach), reach / float(means.mean())
+
+
+def _fisher(p_values: Tensor) -> float:
+    """The p-value of independent ones together."""
+    return float(special.chdtrc(2 * len(p_values), -2 * float(p_values.clamp(min=1e-300).log().sum())))
 
 
 def _slope(expected: Tensor, measured: Tensor, alpha: float) -> tuple[float, tuple[float, float], float]:

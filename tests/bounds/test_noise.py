@@ -14,6 +14,7 @@ from bounds import (
     InvalidInput,
     InvalidModel,
     UnsupportedLayer,
+    boundary_search,
     nearest_boundary,
     noise_radius,
     random_basis,
@@ -21,6 +22,8 @@ from bounds import (
     traced_crossings,
 )
 from bounds.noise import _noise
+from certify import certified_radius, reference
+from certify.attacks import minimal_perturbation
 
 METHODS = [random_crossings, traced_crossings]
 
@@ -171,6 +174,33 @@ def test_nearest_boundary_of_a_ball_and_of_nothing():
     assert nothing.distance.isinf().all()
     assert not nothing.found.any()
     assert (nothing.perturbation == 0).all()
+
+
+def test_nearest_boundary_of_a_network_that_hides_its_gradients(monkeypatch: pytest.MonkeyPatch):
+    """As near as an attack with other steps, and the mutant that follows planes alone is not."""
+    model, x, _ = reference.load("pgd", 10)
+    label = model(x).argmax(1)
+    attacked = minimal_perturbation(model, x, label, norm=2, low=None, high=None, generator=generator()).distance
+    found = nearest_boundary(model, x)
+    assert (found.distance / attacked).log().mean() < math.log(1.02)
+    assert (found.distance < 1.5 * attacked).all()
+    proved = certified_radius(model, x, label, norm=2, low=None, high=None).radius
+    assert (proved > 0).any()
+    assert (found.distance >= proved).all()
+    monkeypatch.setattr(boundary_search, "_descend_twice", lambda *_: None)
+    assert (nearest_boundary(model, x).distance / attacked).log().mean() > math.log(1.2)
+
+
+def test_the_nearest_boundary_within_a_larger_subspace_is_not_farther():
+    """Nested subspaces; that of all directions has the boundary where a search without a basis finds it."""
+    model, x, _ = reference.load("pgd", 3)
+    whole = nearest_boundary(model, x)
+    basis = random_basis(x, 1, 784, generator())[0]
+    within = [nearest_boundary(model, x, basis=basis[:m]) for m in (50, 784)]
+    torch.testing.assert_close(within[1].distance, whole.distance, rtol=0.1, atol=0)
+    assert (within[1].distance < within[0].distance).all()
+    flat, vectors = within[0].perturbation.flatten(1), basis[:50].flatten(1)
+    torch.testing.assert_close(flat @ vectors.T @ vectors, flat, rtol=0, atol=1e-4 * float(flat.abs().max()))
 
 
 # --------------------------------------------------------------------------------------------------- l_p and Gaussian

@@ -164,6 +164,7 @@ def test_bad_input():
         noise_ratio_test(model, x[:0], directions=5)
 
 
+@pytest.mark.slow
 def test_tensors_are_made_where_the_input_is():
     model, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)), torch.rand(2, 3, generator=generator())
     source = generator()
