@@ -75,7 +75,8 @@ class Problem:
         flat, vectors = directions.flatten(1), self.basis.flatten(-directions.ndim + 1)
         if vectors.ndim == 2:
             return (flat @ vectors.T @ vectors).view_as(directions)
-        return ((vectors @ flat[:, :, None]).mT @ vectors).view_as(directions)
+        within: Tensor = ((vectors @ flat[:, :, None]).mT @ vectors).view_as(directions)
+        return within
 
 
 @dataclass(eq=False)
