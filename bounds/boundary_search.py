@@ -75,8 +75,7 @@ class Problem:
         flat, vectors = directions.flatten(1), self.basis.flatten(-directions.ndim + 1)
         if vectors.ndim == 2:
             return (flat @ vectors.T @ vectors).view_as(directions)
-        within: Tensor = ((vectors @ flat[:, :, None]).mT @ vectors).view_as(directions)
-        return within
+        return ((vectors @ flat[:, :, None]).mT @ vectors).view_as(directions)
 
 
 @dataclass(eq=False)
@@ -89,7 +88,7 @@ class Nearest:
     def offer(self, move: Tensor, passed: Tensor) -> Tensor:
         """Keep what is shorter; (N,) bool, where it is."""
         length = move.flatten(1).double().norm(dim=1)
-        shorter = passed & (length < self.length)
+        shorter: Tensor = passed & (length < self.length)
         self.move = torch.where(rows(shorter, move), move, self.move)
         self.length = torch.where(shorter, length, self.length)
         return shorter

@@ -25,7 +25,7 @@ Level = Callable[[Tensor], Tensor]  # of points (N, *D), one number each, (N,)
 class BoundaryCurvature(NamedTuple):
     """Of the principal curvatures at each point, (N,) float64: mean, its standard error, root mean square.
 
-    The mean square is estimated without bias, like the mean. Curvatures of both signs cancel in the mean alone.
+    Curvatures of both signs cancel in the mean, and not in the last.
     """
 
     mean: Tensor
@@ -60,10 +60,10 @@ def boundary_curvature(
         signs = torch.empty_like(points).bernoulli_(generator=generator) * 2 - 1
         tangent = signs - _dot(signs, normal) * normal
         product = _hessian_product(level, points, tangent)
-        squared = _dot(tangent, tangent).flatten().double() / (features - 1)  # its mean is 1
-        found.append((_dot(tangent, product).flatten() / length).double() / (features - 1) / squared.clamp(min=1e-12))
+        squared = _dot(tangent, tangent).flatten().double().clamp(min=1e-12)  # its mean is D - 1
+        found.append((_dot(tangent, product).flatten() / length).double() / squared)
         bent = product - _dot(product, normal) * normal
-        squares.append((_dot(bent, bent).flatten() / length**2).double() / (features - 1))
+        squares.append((_dot(bent, bent).flatten() / length**2).double() / squared)
     values = torch.stack(found)
     return BoundaryCurvature(values.mean(0), values.std(0) / math.sqrt(probes), torch.stack(squares).mean(0).sqrt())
 
