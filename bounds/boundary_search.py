@@ -206,8 +206,8 @@ def _descend(problem: Problem, nearest: Nearest, start: Tensor, *, steps: int, n
         change, rate = (last + (first - last) * decay for first, last in (SHRINK, STEP[norm]))
         grown = radius * torch.where(reach.isfinite(), 1 + change, 1 + 2 * change)
         radius = torch.where(passed, reach * (1 - change), torch.minimum(grown, reach))
-        stepped = move + rows(rate * radius, move) * problem.within(_steepest(gradient, norm))
-        inside = problem.within(_into_ball(stepped, radius, norm))
+        stepped = move + rows(rate * radius, move) * _steepest(problem, gradient, norm)
+        inside = _into_ball(problem, stepped, radius, norm)
         move = torch.where(rows(lost, move), smallest, inside)
     return torch.where(rows(reach.isfinite(), move), smallest, move)
 
@@ -218,13 +218,17 @@ def _gap(margin: Tensor, gradient: Tensor, norm: float) -> Tensor:
     return torch.where(gradient.flatten(1).any(1), -margin.clamp(max=0) / slope, 0.0)
 
 
-def _steepest(gradient: Tensor, norm: float) -> Tensor:
-    return gradient.sign() if norm == math.inf else gradient / rows(_size(gradient, 2.0), gradient)
-
-
-def _into_ball(move: Tensor, radius: Tensor, norm: float) -> Tensor:
+def _steepest(problem: Problem, gradient: Tensor, norm: float) -> Tensor:
+    """A step along a gradient of the subspace, within it."""
     if norm == math.inf:
-        return move.clamp(-rows(radius, move), rows(radius, move))
+        return problem.within(gradient.sign())
+    return gradient / rows(_size(gradient, 2.0), gradient)
+
+
+def _into_ball(problem: Problem, move: Tensor, radius: Tensor, norm: float) -> Tensor:
+    """Moves of the subspace, made shorter within it."""
+    if norm == math.inf:
+        return problem.within(move.clamp(-rows(radius, move), rows(radius, move)))
     return move * rows((radius / _size(move, 2.0)).clamp(max=1.0), move)
 
 
