@@ -184,19 +184,19 @@ def test_nearest_boundary_of_a_network_that_hides_its_gradients(monkeypatch: pyt
     found = nearest_boundary(model, x)
     assert (found.distance / attacked).log().mean() < math.log(1.02)
     assert (found.distance < 1.5 * attacked).all()
-    proved = certified_radius(model, x, label, norm=2, low=None, high=None).radius
+    proved = certified_radius(model, x[:3], label[:3], norm=2, low=None, high=None).radius
     assert (proved > 0).any()
-    assert (found.distance >= proved).all()
+    assert (found.distance[:3] >= proved).all()
     monkeypatch.setattr(boundary_search, "_descend_twice", lambda *_: None)
     assert (nearest_boundary(model, x).distance / attacked).log().mean() > math.log(1.2)
 
 
 def test_the_nearest_boundary_within_a_larger_subspace_is_not_farther():
     """Nested subspaces; that of all directions has the boundary where a search without a basis finds it."""
-    model, x, _ = reference.load("pgd", 3)
-    whole = nearest_boundary(model, x)
+    model, x, _ = reference.load("pgd", 2)
+    whole = nearest_boundary(model, x, steps=8)
     basis = random_basis(x, 1, 784, generator())[0]
-    within = [nearest_boundary(model, x, basis=basis[:m]) for m in (50, 784)]
+    within = [nearest_boundary(model, x, basis=basis[:m], steps=8) for m in (50, 784)]
     torch.testing.assert_close(within[1].distance, whole.distance, rtol=0.1, atol=0)
     assert (within[1].distance < within[0].distance).all()
     flat, vectors = within[0].perturbation.flatten(1), basis[:50].flatten(1)

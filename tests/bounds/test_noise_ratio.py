@@ -56,7 +56,9 @@ def test_several_classes_need_the_law_of_several():
     """Against the law of a single plane the same ratios are rejected."""
     model = LinearClassifier(40, 6, torch.float64, generator())
     x = torch.rand(8, 40, generator=generator(1), dtype=torch.float64)
-    found = noise_ratio_test(model, x, directions=150, dimensions=[1, 8], alpha=1e-4, generator=generator(2))
+    found = noise_ratio_test(
+        model, x, directions=150, dimensions=[1, 8], subspaces=3, alpha=1e-4, generator=generator(2)
+    )
     assert found.law_holds
     assert found.boundary_is_flat
     assert found.expected_effective_dimension < 36
