@@ -3,7 +3,9 @@
 Networks trained plainly, under noise and against PGD: how ratios of random and adversarial distances compare with flat
 boundaries, from lines to all directions; to which frequencies they are sensitive; how far their normals lie in a common
 subspace; whether training made them flatter, at inputs and at their boundaries; and cross sections with the certified
-radius and that of the attack drawn in. All in l_2 and without a box. Takes some minutes; ``--quick`` shows a small one.
+radius and that of the attack drawn in. All in l_2 and without a box. Takes four minutes; ``--quick`` shows a small one.
+
+Expected: PGD training flattens the loss and the margin around inputs, and not the boundary itself.
 """
 
 import argparse
