@@ -75,7 +75,7 @@ def test_a_grid_misses_a_thin_slice_and_tracing_does_not():
     torch.testing.assert_close(coarse.distance[seen], (3 / coarse.cosine)[seen], rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("pooling", [False, True])
+@pytest.mark.parametrize("pooling", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_tracing_and_a_fine_grid_agree(pooling: bool):
     model = small_network(pooling=pooling)
     x = torch.randn(3, *((1, 6, 4) if pooling else (6,)), generator=generator(), dtype=torch.float64)
@@ -206,7 +206,7 @@ def test_the_nearest_boundary_within_a_larger_subspace_is_not_farther():
 # --------------------------------------------------------------------------------------------------- l_p and Gaussian
 
 
-@pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, math.inf, None])
+@pytest.mark.parametrize("norm", [1.0, pytest.param(1.5, marks=pytest.mark.slow), 2.0, math.inf, None])
 def test_noise_radius_of_a_halfspace(norm: float | None):
     """The flipped share at a scale is that of one entry of the noise; the interval holds the exact quantile."""
     features, epsilon = 5, 0.2
@@ -267,7 +267,7 @@ def test_the_model_comes_back_as_it_was_and_tensors_are_made_where_the_input_is(
     before, source = x.clone(), generator()
     with elsewhere():
         crossed = random_crossings(model, x, directions=5, limit=3.0, along=x, generator=source)
-        near = nearest_boundary(model, x, basis=x[:1] / x[0].norm())
+        near = nearest_boundary(model, x, basis=x[:1] / x[0].norm(), steps=2)
         radius = noise_radius(model, x, norm=1, epsilon=0.5, limit=3.0, draws=10, grid=3, generator=source)
     assert crossed.distance.device == near.distance.device == radius.radius.device == x.device
     assert model.training
