@@ -1,21 +1,15 @@
 """The nearest point found on the decision boundary of a model, in all directions or within a subspace."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.boundary_search import Problem, rows, search
 from bounds.errors import InvalidInput
 from bounds.frozen import frozen
-from bounds.noise import beaten, predicted_labels
-
-MOST_CLASSES = 9  # whose boundaries are aimed at, at most
-OVERSHOOT = 1.02
-SPHERES = 3  # steps on spheres for each onto planes
-START = 2  # of the distance that is known, the first sphere is one part
-COARSE, FINE = 12, 40  # bisections within a descent, and at its end
+from bounds.noise import predicted_labels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,9 +43,10 @@ def nearest_boundary(
     steps: int = 20,
     batch_size: int = 256,
 ) -> BoundaryPoints:
-    """The nearest boundary point that projections onto linearised boundaries find, in l_2 and without a box.
+    """The nearest boundary point that a search by gradients finds, in l_2 and without a box.
 
-    An upper bound on the distance to the boundary, like every attack, and exact where boundaries are flat.
+    An upper bound on the distance to the boundary, like every attack, and exact where boundaries are flat: onto
+    linearised boundaries, then by descents from several starts that cross regions of misleading gradients.
 
     Args:
         model: maps (N, *D) to logits (N, K), differentiable.
@@ -59,7 +54,7 @@ def nearest_boundary(
         basis: (m, *D) orthonormal perturbations, or (N, m, *D) with a basis for each input: the search stays within the
             subspace. None for all directions.
         target: a class, or (N,): only where it wins over the predicted one counts. None for any class.
-        steps: linearisations; in all, five gradients are taken for each.
+        steps: length of the search; about 30 gradients are taken for each, and two for every other class.
         batch_size: inputs searched together.
 
     Raises:
@@ -68,7 +63,7 @@ def nearest_boundary(
 
     References:
         Moosavi-Dezfooli, Fawzi, Frossard (2016), DeepFool, arXiv:1511.04599; Croce, Hein (2020), arXiv:1907.02044, for
-        steps that begin at the input.
+        steps that begin at the input; Rony et al. (2019), arXiv:1811.09600, for balls whose radius follows.
     """
     checks.inputs(x)
     checks.at_least("steps", steps, 1)
@@ -81,165 +76,22 @@ def nearest_boundary(
         aims = None if target is None else torch.as_tensor(target, device=x.device).expand(len(x))
         if aims is not None and (aims == label).any():
             raise InvalidInput("target must be another class than the predicted one")
-        parts = []
-        for rows in torch.arange(len(x), device=x.device).split(batch_size) if len(x) else ():
-            own = basis[rows] if basis is not None and basis.ndim > x.ndim else basis
-            aim = None if aims is None else aims[rows]
-            problem = _Problem(model=model, x=x[rows].detach(), label=label[rows], basis=own, target=aim)
-            parts.append(_search(problem, steps))
-    if not parts:
+        results = []
+        for part in torch.arange(len(x), device=x.device).split(batch_size) if len(x) else ():
+            own = basis[part] if basis is not None and basis.ndim > x.ndim else basis
+            aim = None if aims is None else aims[part]
+            problem = Problem(model=model, x=x[part].detach(), label=label[part], basis=own, target=aim)
+            results.append(search(problem, steps))
+    if not results:
         return BoundaryPoints(label=label, distance=x.new_zeros(0).double(), perturbation=x.clone(), other=label)
-    perturbation, distance, other = (torch.cat(part) for part in zip(*parts, strict=True))
+    perturbation, distance, other = (torch.cat(kind) for kind in zip(*results, strict=True))
     found = distance.isfinite()
     return BoundaryPoints(
         label=label,
         distance=distance,
-        perturbation=torch.where(_rows(found, x), perturbation, 0.0),
+        perturbation=torch.where(rows(found, x), perturbation, 0.0),
         other=torch.where(found, other, label),
     )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Problem:
-    """Inputs, the boundary that is looked for, and the subspace in which it is."""
-
-    model: nn.Module
-    x: Tensor
-    label: Tensor
-    basis: Tensor | None
-    target: Tensor | None
-
-    def passed(self, points: Tensor) -> Tensor:
-        """(N,) bool: the points are behind the boundary; never where a logit is not a number."""
-        logits = self.model(points)
-        if self.target is None:
-            return beaten(logits, self.label)
-        ahead: Tensor = logits.gather(1, self.target[:, None]) > logits.gather(1, self.label[:, None])
-        return ahead.squeeze(1)
-
-    def bisected(self, move: Tensor, times: int) -> Tensor:
-        """The shortest share of each move found that is behind the boundary, as the whole of it is."""
-        low = torch.zeros_like(self.label, dtype=self.x.dtype)
-        high = torch.ones_like(low)
-        for _ in range(times):
-            middle = (low + high) / 2
-            passed = self.passed(self.x + _rows(middle, move) * move)
-            low, high = torch.where(passed, low, middle), torch.where(passed, middle, high)
-        return _rows(high, move) * move
-
-    def steps_to_plane(self, move: Tensor, most: int = MOST_CLASSES) -> tuple[Tensor, Tensor]:
-        """The shortest steps to a boundary linearised at ``x + move``, from there and from x, (N, *D) each.
-
-        Among the boundaries to the likeliest classes, that which is nearest to where the step begins.
-        """
-        point = (self.x + move).detach().requires_grad_()
-        with torch.enable_grad():
-            logits = self.model(point.clone())
-            margins = logits - logits.gather(1, self.label[:, None])
-        if self.target is not None:
-            aims = self.target[:, None]
-        else:
-            ranked = logits.detach().scatter(1, self.label[:, None], -math.inf)
-            aims = ranked.topk(min(most, logits.shape[1] - 1), dim=1).indices
-        steps = [torch.zeros_like(move), torch.zeros_like(move)]
-        least = [torch.full_like(self.label, math.inf, dtype=move.dtype)] * 2
-        for aim in aims.T:
-            margin = margins.gather(1, aim[:, None]).squeeze(1)
-            (gradient,) = torch.autograd.grad(margin.sum(), point, retain_graph=True)
-            gradient = _onto(gradient.nan_to_num(0.0, 0.0, 0.0), self.basis)
-            length = gradient.flatten(1).norm(dim=1).clamp(min=torch.finfo(move.dtype).tiny)
-            unit = gradient / _rows(length, move)
-            gap = -margin.detach() / length
-            for which, level in enumerate((gap, gap + (unit * move).flatten(1).sum(1))):
-                closer = level.abs() < least[which]
-                least[which] = torch.where(closer, level.abs(), least[which])
-                steps[which] = torch.where(_rows(closer, move), unit * _rows(level, move), steps[which])
-        return steps[0], steps[1]
-
-
-def _search(problem: _Problem, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest moves found behind the boundary, their lengths, infinite where there is none, and the classes there.
-
-    Onto tangent planes from the input, then around it on spheres whose radius follows what is found, since gradients at
-    an input itself can mislead, then onto tangent planes again.
-    """
-    best = torch.zeros_like(problem.x)
-    least = torch.full_like(problem.label, math.inf, dtype=torch.float64)
-    best, least, scale = _onto_planes(problem, best, least, steps)
-    best, least = _around(problem, best, least, scale, SPHERES * steps)
-    best, least, _ = _onto_planes(problem, best, least, steps)
-    with torch.no_grad():
-        best = problem.bisected(best, FINE)
-        found = least.isfinite() & problem.passed(problem.x + best)
-        other = problem.model(problem.x + best).argmax(1)
-    return best, torch.where(found, _length(best), math.inf), other
-
-
-def _onto_planes(problem: _Problem, best: Tensor, least: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps that begin where the last one ended, until the boundary is passed; the length of the first one as well.
-
-    Then from the boundary towards the foot of the perpendicular onto its tangent plane, by a part that is halved where
-    that leads no nearer.
-    """
-    move, part = best, torch.ones_like(problem.label, dtype=best.dtype)
-    first = least
-    for step in range(steps):
-        onward, foot = problem.steps_to_plane(move)
-        first = _length(onward) if step == 0 else first
-        with torch.no_grad():
-            known = least.isfinite()
-            turned = best + _rows(part, best) * (foot - best)
-            trial = OVERSHOOT * torch.where(_rows(known, best), turned, move + onward)
-            near = problem.bisected(trial, COARSE)
-            nearer = problem.passed(problem.x + trial) & (_length(near) < least)
-            best = torch.where(_rows(nearer, best), near, best)
-            least = torch.where(nearer, _length(near), least)
-            part = torch.where(nearer | ~known, (2 * part).clamp(max=1.0), part / 2)
-            move = torch.where(_rows(least.isfinite(), best), best, trial)
-    return best, least, first
-
-
-def _around(problem: _Problem, best: Tensor, least: Tensor, scale: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Gradient steps on spheres that shrink where the boundary is passed and grow where it is not.
-
-    References:
-        Rony et al. (2019), Decoupling direction and norm, arXiv:1811.09600.
-    """
-    radius = torch.where(least.isfinite(), least, scale).to(best.dtype) / START
-    move = torch.zeros_like(best)
-    for step in range(steps):
-        size = radius * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-        onward, _ = problem.steps_to_plane(move, most=1)
-        with torch.no_grad():
-            unit = onward / _rows(_length(onward).to(best.dtype).clamp(min=torch.finfo(best.dtype).tiny), best)
-            sign = torch.where(problem.passed(problem.x + move), -1.0, 1.0).to(best.dtype)
-            move = move + _rows(sign * size, best) * unit
-            move = move * _rows(radius / _length(move).to(best.dtype).clamp(min=torch.finfo(best.dtype).tiny), best)
-            passed = problem.passed(problem.x + move)
-            nearer = passed & (_length(move) < least)
-            best = torch.where(_rows(nearer, best), move, best)
-            least = torch.where(nearer, _length(move), least)
-            radius = torch.where(passed, 0.95 * radius, 1.05 * radius)
-    return best, least
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def _length(move: Tensor) -> Tensor:
-    length: Tensor = move.flatten(1).double().norm(dim=1)
-    return length
-
-
-def _onto(gradient: Tensor, basis: Tensor | None) -> Tensor:
-    """Projection of rows onto the span of the basis."""
-    if basis is None:
-        return gradient
-    flat, vectors = gradient.flatten(1), basis.flatten(-gradient.ndim + 1)
-    if vectors.ndim == 2:
-        return (flat @ vectors.T @ vectors).view_as(gradient)
-    return ((vectors @ flat[:, :, None]).mT @ vectors).view_as(gradient)
 
 
 def random_basis(like: Tensor, count: int, dimension: int, generator: torch.Generator | None = None) -> Tensor:

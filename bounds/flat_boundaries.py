@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor, nn
 
 from bounds.boundary import nearest_boundary
@@ -58,7 +58,7 @@ class FlatLaw:
     def median_interval(self, count: int, alpha: float) -> tuple[float, float]:
         """In which the median of so many independent ratios lies with probability 1 - alpha."""
         middle = count // 2
-        ends = stats.beta.ppf([alpha / 2, 1 - alpha / 2], middle + 1, count - middle)  # of the order statistic
+        ends = special.betaincinv(middle + 1, count - middle, [alpha / 2, 1 - alpha / 2])  # of the order statistic
         if self.draws is None:
             low, high = self.single.quantile(torch.from_numpy(ends)).tolist()
         else:
@@ -80,6 +80,8 @@ class FlatLaw:
         return torch.tensor(found, dtype=torch.float64, device=distance.device)
 
     def _p_value(self, ratio: Tensor, cap: Tensor, row: int, generator: torch.Generator | None) -> float:
+        from scipy import stats
+
         if self.draws is None:
             reached = self.single.cdf(cap)
             device = ratio.device if generator is None else generator.device

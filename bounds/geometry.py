@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy import special
 from torch import Tensor, nn
 
 from bounds import checks
@@ -23,16 +23,20 @@ Level = Callable[[Tensor], Tensor]  # of points (N, *D), one number each, (N,)
 
 
 class BoundaryCurvature(NamedTuple):
-    """Mean of the principal curvatures at each point, (N,) float64, with the standard error of its estimate."""
+    """Of the principal curvatures at each point, (N,) float64: mean, its standard error, root mean square.
+
+    Curvatures of both signs cancel in the mean, and not in the last.
+    """
 
     mean: Tensor
     error: Tensor
+    size: Tensor
 
 
 def boundary_curvature(
     level: Level, points: Tensor, *, probes: int = 32, generator: torch.Generator | None = None
 ) -> BoundaryCurvature:
-    """Mean curvature of a level set, by the trace of its shape operator.
+    """Mean curvature of a level set, by the trace of its shape operator, and the size of its curvatures.
 
     With the unit normal n and P = I - n n', the shape operator is P H P / |gradient|, whatever function has the level
     set. Its trace over D - 1 is estimated from Hessian products with random tangents (Hutchinson); positive where the
@@ -49,17 +53,19 @@ def boundary_curvature(
     """
     checks.inputs(points)
     checks.at_least("probes", probes, 2)
-    features = checks.at_least("entries of an input", points[0].numel() if len(points) else 2, 2)
+    checks.at_least("entries of an input", points[0].numel() if len(points) else 2, 2)
     normal, length = _normals(level, points)
-    found = []
+    found, squares = [], []
     for _ in range(probes):
         signs = torch.empty_like(points).bernoulli_(generator=generator) * 2 - 1
         tangent = signs - _dot(signs, normal) * normal
         product = _hessian_product(level, points, tangent)
-        squared = _dot(tangent, tangent).flatten().double() / (features - 1)  # its mean is 1
-        found.append((_dot(tangent, product).flatten() / length).double() / (features - 1) / squared.clamp(min=1e-12))
+        squared = _dot(tangent, tangent).flatten().double().clamp(min=1e-12)  # its mean is D - 1
+        found.append((_dot(tangent, product).flatten() / length).double() / squared)
+        bent = product - _dot(product, normal) * normal
+        squares.append((_dot(bent, bent).flatten() / length**2).double() / squared)
     values = torch.stack(found)
-    return BoundaryCurvature(values.mean(0), values.std(0) / math.sqrt(probes))
+    return BoundaryCurvature(values.mean(0), values.std(0) / math.sqrt(probes), torch.stack(squares).mean(0).sqrt())
 
 
 def normal_curvature(level: Level, points: Tensor, directions: Tensor) -> Tensor:
@@ -77,6 +83,63 @@ def normal_curvature(level: Level, points: Tensor, directions: Tensor) -> Tensor
     return bent / squared / length.double()
 
 
+def gradient_change(level: Level, points: Tensor, *, step: float) -> Tensor:
+    """How much a gradient changes over a step, as a share of its length, (N,) float64.
+
+    The step has l_2 length ``step`` and equal size in all entries, along the signs of the gradient. In contrast to a
+    second derivative this sees the kinks of a piecewise linear network; as a share it is the same for a multiple of the
+    function, such as a network of other logits. 0 where the function is linear.
+
+    Args:
+        level: such as the margin between two logits, or the loss, row by row.
+        points: (N, *D).
+        step: l_2 length, in units of the input.
+
+    Raises:
+        InvalidInput: a bad argument, a vanishing gradient.
+
+    References:
+        Moosavi-Dezfooli, Fawzi, Uesato, Frossard (2019), arXiv:1811.09716, section 4, without the share.
+    """
+    checks.inputs(points)
+    checks.positive("step", step)
+    normal, length = _normals(level, points)
+    signs = normal.sign()
+    after, _ = _gradients(level, points + step * signs / _dot(signs, signs).sqrt())
+    change: Tensor = (after / length.view_as(_dot(signs, signs)) - normal).flatten(1).double().norm(dim=1)
+    return change
+
+
+class PairedRatio(NamedTuple):
+    """Geometric mean of ratios, and the ends of its confidence interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def paired_ratio(first: Tensor, second: Tensor, *, alpha: float = 0.05) -> PairedRatio:
+    """By which factor a quantity of two networks differs on the same inputs: Student's interval of the log ratio.
+
+    Args:
+        first: (N,) values above 0, at least 2.
+        second: (N,) likewise, of the network that is compared with.
+        alpha: of the interval.
+
+    Raises:
+        InvalidInput: a bad argument.
+    """
+    checks.probability("alpha", alpha)
+    checks.at_least("rows of first", len(first), 2)
+    checks.rows("second", second, len(first))
+    if not ((first > 0) & (second > 0)).all():
+        raise InvalidInput("first and second must be above 0: leave out inputs where a quantity vanishes")
+    logs = first.double().log() - second.double().log()
+    reach = -special.stdtrit(len(logs) - 1, alpha / 2) * float(logs.std()) / math.sqrt(len(logs))
+    center = float(logs.mean())
+    return PairedRatio(math.exp(center), math.exp(center - reach), math.exp(center + reach))
+
+
 def hessian_eigenvalues(level: Level, point: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
     """The eigenvalues of largest size of the Hessian at one point, from low to high, and their eigenvectors.
 
@@ -91,6 +154,8 @@ def hessian_eigenvalues(level: Level, point: Tensor, *, count: int) -> tuple[Ten
     Returns:
         (count,) float64 and (count, *D).
     """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
     features = checks.inputs(point)[0].numel()
     checks.at_most("count", checks.at_least("count", count, 1), features - 1)
 
@@ -260,13 +325,18 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _normals(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:
     """Unit normals (N, *D) and lengths of the gradient (N,)."""
-    at = points.detach().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(level(at).sum(), at)
-    length = gradient.flatten(1).norm(dim=1)
+    gradient, length = _gradients(level, points)
     if not (length > 0).all():
         raise InvalidInput("the gradient must not vanish at the points")
     return gradient / length.view(-1, *[1] * (points.ndim - 1)), length
+
+
+def _gradients(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients (N, *D) and their lengths (N,)."""
+    at = points.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(level(at).sum(), at)
+    return gradient, gradient.flatten(1).norm(dim=1)
 
 
 def _hessian_product(level: Level, points: Tensor, directions: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor, nn
 
 from bounds import checks
@@ -60,6 +60,9 @@ class NoiseRatioTest:
             over least distances between ``lower`` and ``upper``.
         p_value: of all inputs together (Fisher).
         not_minimal: inputs at which a random line met the boundary nearer than the given distance, which was replaced.
+        dimensions: (J,) int64, of the subspaces behind the slope.
+        log_ratio: (N, J) float64, mean log ratio found within random subspaces of each dimension, up to a cap.
+        flat_log_ratio: (N, J) float64, the same of flat boundaries.
         alpha: of the intervals and verdicts.
     """
 
@@ -81,6 +84,9 @@ class NoiseRatioTest:
     p_values: Tensor
     p_value: float
     not_minimal: int
+    dimensions: Tensor
+    log_ratio: Tensor
+    flat_log_ratio: Tensor
     alpha: float
 
     @property
@@ -207,7 +213,8 @@ def noise_ratio_test(
     cosine = torch.ones_like(ratio) if crossed.cosine is None else crossed.cosine
     q = crossed.distance * cosine / toward.flatten(1).double().norm(dim=1, keepdim=True)
     p_values = law.p_values(crossed.distance, crossed.limit, (lower, first), generator)
-    slope, slope_interval, intercept = _slope(*sampling.log_means(x, first, planes, wanted, ratio, cap), alpha)
+    flat, measured = sampling.log_means(x, first, planes, wanted, ratio, cap)
+    slope, slope_interval, intercept = _slope(flat, measured, alpha)
     return NoiseRatioTest(
         rows=rows,
         label=crossed.label,
@@ -228,8 +235,11 @@ def noise_ratio_test(
         slope_interval=slope_interval,
         intercept=intercept,
         p_values=p_values,
-        p_value=float(stats.combine_pvalues(p_values.clamp(min=1e-300).cpu().numpy(), "fisher").pvalue),
+        p_value=_fisher(p_values),
         not_minimal=int((first < upper[rows] * (1 - CONSISTENT)).sum()),
+        dimensions=torch.tensor(wanted, device=x.device),
+        log_ratio=measured,
+        flat_log_ratio=flat,
         alpha=alpha,
     )
 
@@ -274,16 +284,16 @@ class _Sampling:
     def _within_subspaces(self, x: Tensor, least: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
         """Ratios (N, subspaces) of the least distances found within random subspaces, and the cap (N,) on them."""
         features = x[0].numel()
-        copies = torch.arange(len(x), device=x.device).repeat_interleave(self.subspaces)
+        whole = dimension == features
+        copies = torch.arange(len(x), device=x.device).repeat_interleave(1 if whole else self.subspaces)
         held = max(1, min(self.searched, BASIS_ENTRIES // (dimension * features)))
         found = []
         for rows in copies.split(held):
-            whole = dimension == features
             basis = None if whole else random_basis(x, len(rows), dimension, self.generator)
             near = nearest_boundary(self.model, x[rows], basis=basis, batch_size=held)
             found.append(near.distance / least[rows])
         limit = torch.full_like(least, CAP * math.sqrt(features / dimension))
-        return torch.cat(found).view(len(x), self.subspaces), limit
+        return torch.cat(found).view(len(x), -1), limit
 
 
 def _checked_dimensions(dimensions: Sequence[int] | None, features: int) -> list[int]:
@@ -338,12 +348,17 @@ def _dimension_interval(ratio: Tensor, alpha: float) -> tuple[float, float]:
     if len(ratio) == 1:
         # Matched to the variance of the Beta law; exact for many dimensions, where the sum has a chi-squared law.
         variance = float(kept.var() / kept.mean() ** 2) / kept.numel()
-        low, high = (float(stats.gamma.ppf(p, 1 / variance)) * variance for p in (alpha / 2, 1 - alpha / 2))
+        low, high = (float(special.gammaincinv(1 / variance, p)) * variance for p in (alpha / 2, 1 - alpha / 2))
         return low / float(kept.mean()), high / float(kept.mean())
     means = kept.mean(1)
     spread = float(means.std() / means.mean()) / math.sqrt(len(means))
-    reach = math.exp(float(stats.t.isf(alpha / 2, len(means) - 1)) * spread)
+    reach = math.exp(-float(special.stdtrit(len(means) - 1, alpha / 2)) * spread)
     return 1 / (float(means.mean()) * reach), reach / float(means.mean())
+
+
+def _fisher(p_values: Tensor) -> float:
+    """The p-value of independent ones together."""
+    return float(special.chdtrc(2 * len(p_values), -2 * float(p_values.clamp(min=1e-300).log().sum())))
 
 
 def _slope(expected: Tensor, measured: Tensor, alpha: float) -> tuple[float, tuple[float, float], float]:

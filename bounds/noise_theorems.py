@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 from bounds import checks
@@ -231,12 +231,15 @@ def gaussian_flip_probability(distances: Tensor, *, sigma: float, normals: Tenso
     """
     d = checks.tensor("distances", distances).double().flatten() / checks.positive("sigma", sigma)
     if len(d) == 1:
-        return float(stats.norm.sf(float(d)))
+        return float(special.ndtr(-float(d)))
     if normals is None or normals.ndim != 2 or len(normals) != len(d):
         raise InvalidInput(f"normals must have shape ({len(d)}, F) for {len(d)} planes")
     gram = (normals.double() @ normals.double().T).numpy()
+    from scipy import stats
+
+    alone = special.ndtr(-d.numpy())
     inside = stats.multivariate_normal.cdf(d.numpy(), cov=gram, allow_singular=True, rng=np.random.default_rng(0))
-    return float(np.clip(1 - inside, stats.norm.sf(d.numpy()).max(), min(1.0, stats.norm.sf(d.numpy()).sum())))
+    return float(np.clip(1 - inside, alone.max(), min(1.0, alone.sum())))
 
 
 def _normal_quantile(epsilon: float) -> float:

@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 from torch import Tensor
 
 from bounds import checks
@@ -36,6 +34,9 @@ def adversarial_error_bound(x: Tensor, y: Tensor, *, epsilon: float, norm: float
         Bhagoji, Cullina, Mittal (2019), Lower bounds on adversarial robustness from optimal transport, Theorem 1,
         arXiv:1909.12272.
     """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     checks.inputs(x)
     checks.nonnegative("epsilon", epsilon)
     checks.norm(norm)

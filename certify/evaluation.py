@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bounds import InvalidInput, UnsupportedLayer, checks
+from bounds import InvalidInput, NoiseRatioTest, UnsupportedLayer, checks
 from bounds.checks import Limit
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.manifest import manifest_of, norm_key
@@ -234,11 +234,16 @@ class Evaluation:
                 missed.append(f"{name} reaches {share:g}, at least {wanted['at_least']:g} is required")
         return missed
 
-    def to_html(self, path: Path | str) -> None:
-        """Write the page: one self-contained HTML file."""
-        Path(path).write_text(render(self._page()), encoding="utf-8")
+    def to_html(self, path: Path | str, *, noise: NoiseRatioTest | None = None) -> None:
+        """Write the page: one self-contained HTML file.
 
-    def _page(self) -> Page:
+        Args:
+            path: of the file.
+            noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
+        """
+        Path(path).write_text(render(self._page(noise)), encoding="utf-8")
+
+    def _page(self, noise: NoiseRatioTest | None) -> Page:
         pairs = []
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
@@ -260,6 +265,7 @@ class Evaluation:
             comparisons=self.comparisons(),
             unfinished=self.unfinished(),
             pairs=pairs,
+            noise=noise,
         )
 
 

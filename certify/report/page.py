@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.names import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
+from certify.report.noise import noise_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +40,7 @@ class Page:
         comparisons: number of certificates that a witness could have refuted.
         unfinished: units of work done and in all, if the run is not complete.
         pairs: for each attacked input its record, the norm, the clean and the adversarial input (*D).
+        noise: how random noise compares with adversarial perturbations, if that was tested.
     """
 
     manifest: Mapping[str, Any]
@@ -50,6 +53,7 @@ class Page:
     comparisons: int
     unfinished: tuple[int, int] | None
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
+    noise: NoiseRatioTest | None
 
 
 def render(page: Page) -> str:
@@ -74,6 +78,8 @@ def render(page: Page) -> str:
         figures=[svg(figure) for figure in figures.values()],
         methods=list(_methods(page.summary, columns)),
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
+        noise=[] if page.noise is None else str(page.noise).splitlines(),
+        noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
         tables=list(_tables(columns)),
         settings=_settings(page.manifest),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles.halfspace import Halfspace, generator
 from oracles.linear import LinearClassifier
-from scipy import fft
+from scipy import fft, stats
 from torch import Tensor
 
 from bounds import InvalidInput, RatioLaw, geometry, nearest_boundary
@@ -29,6 +29,7 @@ def test_a_sphere_has_curvature_one_over_its_radius_whatever_function_has_it_as_
     found = geometry.boundary_curvature(warped, points, generator=generator(1))
     torch.testing.assert_close(found.mean, torch.full((4,), 1 / 3).double(), rtol=1e-3, atol=0)
     assert (found.error < 1e-3).all()
+    torch.testing.assert_close(found.size, found.mean, rtol=1e-2, atol=0)
     directions = torch.randn(4, *shape, generator=generator(2), dtype=torch.float64)
     torch.testing.assert_close(geometry.normal_curvature(warped, points, directions), found.mean, rtol=1e-6, atol=0)
     _, length = geometry._normals(warped, points)
@@ -47,7 +48,9 @@ def test_mean_curvature_of_an_ellipsoid_against_the_dense_shape_operator():
         gradient = 2 * axes**2 * point
         normal = gradient / gradient.norm()
         projector = torch.eye(8).double() - torch.outer(normal, normal)
-        exact = (projector @ torch.diag(2 * axes**2) @ projector / gradient.norm()).trace() / 7
+        shape = projector @ torch.diag(2 * axes**2) @ projector / gradient.norm()
+        exact = shape.trace() / 7
+        assert found.size[i] == pytest.approx(float((shape.square().sum() / 7).sqrt()), rel=0.05)
         assert abs(found.mean[i] - exact) < 5 * found.error[i]
         assert found.error[i] < 0.02 * exact
 
@@ -142,6 +145,42 @@ def test_spectrum_of_normals():
     torch.testing.assert_close(values, torch.tensor([math.sqrt(2), 1.0, 0.0]).double())
     with pytest.raises(InvalidInput, match="length above 0"):
         geometry.normal_spectrum(torch.zeros(2, 3))
+
+
+def test_change_of_a_gradient_in_closed_form():
+    """The gradient of a quadratic changes by the Hessian times the step; a kink is seen, and a multiple is not."""
+    axes = torch.tensor([1.0, -3.0, 0.5]).double()
+    x = torch.tensor([[1.0, 2.0, -4.0]], dtype=torch.float64)
+
+    def quadratic(points: Tensor) -> Tensor:
+        return 0.5 * (points.square() * axes).sum(1)
+
+    unit = (axes * x).sign() / math.sqrt(3)
+    exact = 0.2 * (axes * unit).norm(dim=1) / (axes * x).norm(dim=1)
+    found = geometry.gradient_change(quadratic, x, step=0.2)
+    torch.testing.assert_close(found, exact)
+    torch.testing.assert_close(geometry.gradient_change(lambda p: -7 * quadratic(p), x, step=0.2), exact)
+
+    def bent(points: Tensor) -> Tensor:  # at 3 along the second entry, which a step moves by step / sqrt(2)
+        return points[:, 0] + 0.1 * points[:, 1] + 2 * (points[:, 1] - 3).relu()
+
+    assert geometry.gradient_change(bent, x, step=1.4) == 0
+    assert geometry.gradient_change(bent, x, step=1.5) == pytest.approx(2 / math.sqrt(1.01))
+    with pytest.raises(InvalidInput, match="gradient must not vanish"):
+        geometry.gradient_change(quadratic, torch.zeros(1, 3).double(), step=0.1)
+
+
+def test_paired_ratios_have_the_interval_of_scipy_and_see_what_unpaired_ones_do_not():
+    second = torch.randn(20, generator=generator(), dtype=torch.float64).mul(3).exp()
+    first = 1.2 * second * torch.randn(20, generator=generator(1), dtype=torch.float64).mul(0.1).exp()
+    found = geometry.paired_ratio(first, second, alpha=0.1)
+    expected = stats.ttest_rel(first.log(), second.log()).confidence_interval(0.9)
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((expected.low, expected.high))
+    assert 1 < found.low < found.ratio < found.high
+    unpaired = stats.ttest_ind(first.log(), second.log()).confidence_interval(0.9)
+    assert unpaired.low < 0
+    with pytest.raises(InvalidInput, match="must be above 0"):
+        geometry.paired_ratio(first, second - second)
 
 
 def test_what_has_no_curvature():

@@ -14,6 +14,7 @@ from bounds import (
     InvalidInput,
     InvalidModel,
     UnsupportedLayer,
+    boundary_search,
     nearest_boundary,
     noise_radius,
     random_basis,
@@ -21,6 +22,8 @@ from bounds import (
     traced_crossings,
 )
 from bounds.noise import _noise
+from certify import certified_radius, reference
+from certify.attacks import minimal_perturbation
 
 METHODS = [random_crossings, traced_crossings]
 
@@ -72,7 +75,7 @@ def test_a_grid_misses_a_thin_slice_and_tracing_does_not():
     torch.testing.assert_close(coarse.distance[seen], (3 / coarse.cosine)[seen], rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("pooling", [False, True])
+@pytest.mark.parametrize("pooling", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_tracing_and_a_fine_grid_agree(pooling: bool):
     model = small_network(pooling=pooling)
     x = torch.randn(3, *((1, 6, 4) if pooling else (6,)), generator=generator(), dtype=torch.float64)
@@ -173,10 +176,37 @@ def test_nearest_boundary_of_a_ball_and_of_nothing():
     assert (nothing.perturbation == 0).all()
 
 
+def test_nearest_boundary_of_a_network_that_hides_its_gradients(monkeypatch: pytest.MonkeyPatch):
+    """As near as an attack with other steps, and the mutant that follows planes alone is not."""
+    model, x, _ = reference.load("pgd", 10)
+    label = model(x).argmax(1)
+    attacked = minimal_perturbation(model, x, label, norm=2, low=None, high=None, generator=generator()).distance
+    found = nearest_boundary(model, x)
+    assert (found.distance / attacked).log().mean() < math.log(1.02)
+    assert (found.distance < 1.5 * attacked).all()
+    proved = certified_radius(model, x[:3], label[:3], norm=2, low=None, high=None).radius
+    assert (proved > 0).any()
+    assert (found.distance[:3] >= proved).all()
+    monkeypatch.setattr(boundary_search, "_descend_twice", lambda *_: None)
+    assert (nearest_boundary(model, x).distance / attacked).log().mean() > math.log(1.2)
+
+
+def test_the_nearest_boundary_within_a_larger_subspace_is_not_farther():
+    """Nested subspaces; that of all directions has the boundary where a search without a basis finds it."""
+    model, x, _ = reference.load("pgd", 2)
+    whole = nearest_boundary(model, x, steps=8)
+    basis = random_basis(x, 1, 784, generator())[0]
+    within = [nearest_boundary(model, x, basis=basis[:m], steps=8) for m in (50, 784)]
+    torch.testing.assert_close(within[1].distance, whole.distance, rtol=0.1, atol=0)
+    assert (within[1].distance < within[0].distance).all()
+    flat, vectors = within[0].perturbation.flatten(1), basis[:50].flatten(1)
+    torch.testing.assert_close(flat @ vectors.T @ vectors, flat, rtol=0, atol=1e-4 * float(flat.abs().max()))
+
+
 # --------------------------------------------------------------------------------------------------- l_p and Gaussian
 
 
-@pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, math.inf, None])
+@pytest.mark.parametrize("norm", [1.0, pytest.param(1.5, marks=pytest.mark.slow), 2.0, math.inf, None])
 def test_noise_radius_of_a_halfspace(norm: float | None):
     """The flipped share at a scale is that of one entry of the noise; the interval holds the exact quantile."""
     features, epsilon = 5, 0.2
@@ -237,7 +267,7 @@ def test_the_model_comes_back_as_it_was_and_tensors_are_made_where_the_input_is(
     before, source = x.clone(), generator()
     with elsewhere():
         crossed = random_crossings(model, x, directions=5, limit=3.0, along=x, generator=source)
-        near = nearest_boundary(model, x, basis=x[:1] / x[0].norm())
+        near = nearest_boundary(model, x, basis=x[:1] / x[0].norm(), steps=2)
         radius = noise_radius(model, x, norm=1, epsilon=0.5, limit=3.0, draws=10, grid=3, generator=source)
     assert crossed.distance.device == near.distance.device == radius.radius.device == x.device
     assert model.training

@@ -79,7 +79,8 @@ def test_quantiles_invert_the_law_and_tails_keep_their_digits():
 
 
 @pytest.mark.parametrize(
-    ("features", "dimension", "classes"), [(20, 1, 4), (60, 7, 3), (784, 1, 10), (12, 9, 6), (3, 1, 3)]
+    ("features", "dimension", "classes"),
+    [(20, 1, 4), (60, 7, 3), pytest.param(784, 1, 10, marks=pytest.mark.slow), (12, 9, 6), (3, 1, 3)],
 )
 def test_sampler_of_several_classes_against_brute_force(features: int, dimension: int, classes: int):
     """The mutant forgets the angles between the boundaries."""

@@ -56,7 +56,9 @@ def test_several_classes_need_the_law_of_several():
     """Against the law of a single plane the same ratios are rejected."""
     model = LinearClassifier(40, 6, torch.float64, generator())
     x = torch.rand(8, 40, generator=generator(1), dtype=torch.float64)
-    found = noise_ratio_test(model, x, directions=150, dimensions=[1, 8], alpha=1e-4, generator=generator(2))
+    found = noise_ratio_test(
+        model, x, directions=150, dimensions=[1, 8], subspaces=3, alpha=1e-4, generator=generator(2)
+    )
     assert found.law_holds
     assert found.boundary_is_flat
     assert found.expected_effective_dimension < 36
@@ -164,6 +166,7 @@ def test_bad_input():
         noise_ratio_test(model, x[:0], directions=5)
 
 
+@pytest.mark.slow
 def test_tensors_are_made_where_the_input_is():
     model, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)), torch.rand(2, 3, generator=generator())
     source = generator()

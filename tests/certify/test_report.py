@@ -18,10 +18,12 @@ import torch
 from matplotlib import image as images
 from torch import Tensor
 
+from bounds import noise_ratio_test
 from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve, Evaluation, report
 from certify.report import curve_figure, render, svg
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture
 from certify.report.names import rounded_down, rounded_up
+from certify.report.noise import noise_figure
 
 SMOOTHED = "smoothed(gaussian(sigma=0.25))"
 COUNT = 12
@@ -398,6 +400,26 @@ def test_page_fits_a_phone(full: str, tmp_path: Path):
     assert int(widths["page"]) <= 390 < int(widths["mutant"])
 
 
+def test_a_test_of_random_noise_has_its_section_and_figure(full: str, tmp_path: Path):
+    """Its verdicts in words, its mean ratios as drawn, those of flat boundaries beside them; nothing without it."""
+    assert 'id="noise"' not in full
+    model = torch.nn.Linear(12, 2)
+    x = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
+    result = noise_ratio_test(model, x, directions=30, generator=torch.Generator().manual_seed(1))
+    path = tmp_path / "noise.html"
+    Evaluation(MANIFEST, [IBP], {}).to_html(path, noise=result)
+    written = path.read_text(encoding="utf-8")
+    test_page_needs_nothing_from_elsewhere(written)
+    words = Elements(written).words
+    assert all(html.unescape(line) in words for line in str(result).splitlines())
+    assert "certifies nothing" in words
+    measured, flat = noise_figure(result).axes[0].lines
+    assert measured.get_xdata().tolist() == [1, 4] == result.dimensions.tolist()
+    np.testing.assert_allclose(np.log(measured.get_ydata()), result.log_ratio.mean(0))
+    np.testing.assert_allclose(np.log(flat.get_ydata()), result.flat_log_ratio.mean(0))
+    assert (measured.get_label(), flat.get_label()) == ("measured", "flat boundaries")
+
+
 def test_render_is_what_is_written(full: str, tmp_path: Path):
     evaluation = Evaluation(MANIFEST, [IBP, SMOOTHING, ATTACK], pairs_of((1, 5, 7)))
-    assert render(evaluation._page()) == full
+    assert render(evaluation._page(None)) == full
