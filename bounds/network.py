@@ -204,5 +204,5 @@ def is_box(region: PerturbationSet) -> bool:
 
 
 def largest(interval: Interval) -> Tensor:
-    """Largest absolute value of each entry."""
-    return torch.maximum(interval.lower.abs(), interval.upper.abs())
+    """Largest absolute value of each entry, of intervals that are not empty."""
+    return torch.maximum(-interval.lower, interval.upper)
