@@ -9,7 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from certify.attacks.entries import add_entries, swap_entries
 from certify.attacks.geometry import length, per_row, project, project_l1_in_box, steepest_ascent
+from certify.attacks.leaky import leaky
 from certify.attacks.polish import bisect, polish
 from certify.attacks.search import Search
 
@@ -17,7 +19,7 @@ PATIENCE = 2  # failures in a row after which a descent goes back to its nearest
 SHRINK = (0.2, 0.001)  # share by which a radius changes, at the first and at the last step
 STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (2.0, 1.0)}
 # Length of a step, likewise: in units of the radius, in l_0 in units of the range of an entry.
-DENSE_STEP = {1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}  # the same on the way inward from dense perturbations
+DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}  # the same on the way inward from dense perturbations
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 RANDOM_POINTS = 20
 
@@ -43,12 +45,17 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
             dense_descent(search, target, start, steps)
         else:
             # At last along the gradient first: it leaves the corners in which sign steps end.
-            first = steps // 3 if 0 < restart == restarts - 1 else 0
-            start = descend(search, 2.0, target, start, first)
-            descend(search, math.inf, target, start, steps - first)
+            first = steps // 3 if restart else 0
+            with leaky(search.model):
+                start = descend(search, math.inf, target, start, first)
+            descend(search, math.inf, target, start, steps - first, dense=0 < restart == restarts - 1)
         tried = tried.scatter(1, search.reached[:, None], True)
         if restart == 0 and search.distance.isinf().any():
             try_without_gradients(search)
+    if search.norm == 0:
+        add_entries(search, search.x, 8)
+        polish(search)
+        swap_entries(search)
     polish(search)
 
 
@@ -78,7 +85,8 @@ def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: i
     """
     third = steps // 3
     half = (steps - third) // 2
-    start = descend(search, math.inf, target, start, third)
+    with leaky(search.model):
+        start = descend(search, math.inf, target, start, third)
     start = descend(search, 2.0, target, start, steps - third - half)
     delta = start - search.x
     sharp = steepest_ascent(delta * delta.abs(), 2.0) * per_row(length(delta, 2.0), delta)
@@ -122,7 +130,7 @@ def descend(
             gradient = _largest(gradient, length(nearest - search.x, 0))
         first, last = DENSE_STEP[norm] if dense else STEP[norm]
         rate = last + (first - last) * decay
-        stepped = points + rate * _step(search, gradient, radius, norm)
+        stepped = points + rate * _step(search, gradient, radius, norm, dense=dense)
         points = _into_ball(search, torch.where(per_row(lost, points), nearest, stepped), radius, norm)
     return torch.where(per_row(distance.isfinite(), points), nearest, points)
 
@@ -136,8 +144,10 @@ def _largest(gradient: Tensor, changed: Tensor) -> Tensor:
     return torch.where((size >= smallest).view_as(gradient), gradient.sign(), 0.0)
 
 
-def _step(search: Search, gradient: Tensor, radius: Tensor, norm: float) -> Tensor:
+def _step(search: Search, gradient: Tensor, radius: Tensor, norm: float, *, dense: bool) -> Tensor:
     """A step as long as the radius; in l_0, where a radius is a number of entries, as long as the box is wide."""
+    if norm == math.inf and dense:
+        return steepest_ascent(gradient, 2.0) * per_row(radius * math.sqrt(gradient[0].numel()), gradient)
     if norm >= 2:
         return steepest_ascent(gradient, norm) * per_row(radius, gradient)
     order = 1 if norm == 1 else math.inf
