@@ -22,6 +22,7 @@ STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (2.0, 1.
 DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}  # the same on the way inward from dense perturbations
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 RANDOM_POINTS = 20
+SWAPS = 18
 
 
 def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
@@ -40,7 +41,8 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
             target, start = None, torch.where(missing, search.random_point(), search.best)
         if search.norm <= 1:
             descend(search, search.norm, target, start, steps)
-            inward(search, None, search.random_point() if restart else search.x, steps)
+            if search.norm == 1 or restart == 0:
+                inward(search, None, search.random_point() if restart else search.x, steps)
         elif search.norm == 2:
             dense_descent(search, target, start, steps)
         else:
@@ -52,11 +54,22 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
         tried = tried.scatter(1, search.reached[:, None], True)
         if restart == 0 and search.distance.isinf().any():
             try_without_gradients(search)
-    if search.norm == 0:
-        add_entries(search, search.x, 8)
-        polish(search)
-        swap_entries(search)
+    if search.norm <= 1:
+        _entry_by_entry(search, steps)
     polish(search)
+
+
+def _entry_by_entry(search: Search, steps: int) -> None:
+    """Searches in l_0 and l_1 that add one entry after the other, towards two classes, and what follows from there."""
+    reached = nn.functional.one_hot(search.reached, search.num_classes).bool()
+    other, _, _ = search.nearest_boundary(search.x, search.x, reached)
+    for target in (None, other):
+        start = add_entries(search, target)
+        if search.norm == 1:
+            descend(search, 1.0, target, start, steps // 2)
+    if search.norm == 0:
+        polish(search)
+        swap_entries(search, SWAPS)
 
 
 def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> None:
