@@ -5,6 +5,7 @@ arXiv:1811.09600, and Pintor et al. 2021, arXiv:2102.12827).
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}  # the 
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 RANDOM_POINTS = 20
 SWAPS = 18
+HOPS = 5
 
 
 def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
@@ -41,10 +43,10 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
             target, start = None, torch.where(missing, search.random_point(), search.best)
         if search.norm <= 1:
             descend(search, search.norm, target, start, steps)
-            if search.norm == 1 or restart == 0:
-                inward(search, None, search.random_point() if restart else search.x, steps)
+            if restart == 0 or (search.norm == 1 and restart < restarts - 1):
+                inward(search, None, search.random_point() if restart else search.x, steps, leak=restart > 0)
         elif search.norm == 2:
-            dense_descent(search, target, start, steps)
+            dense_descent(search, target, start, steps, leak=restart > 0)
         else:
             # At last along the gradient first: it leaves the corners in which sign steps end.
             first = steps // 3 if restart else 0
@@ -67,18 +69,30 @@ def _entry_by_entry(search: Search, steps: int) -> None:
         start = add_entries(search, target)
         if search.norm == 1:
             descend(search, 1.0, target, start, steps // 2)
+    if search.norm == 1:
+        hop(search, HOPS, steps)
     if search.norm == 0:
         polish(search)
         swap_entries(search, SWAPS)
 
 
-def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> None:
+def hop(search: Search, hops: int, steps: int) -> None:
+    """Short descents in l_1 from the best points, of which half of the changed entries have gone back to x."""
+    for _ in range(hops):
+        noise = torch.empty_like(search.x).uniform_(-0.5, 0.5, generator=search.generator)
+        start = torch.where(noise > 0, search.best, search.x)
+        with leaky(search.model):
+            start = descend(search, 1.0, None, start, steps // 8, dense=True)
+        descend(search, 1.0, None, start, steps // 4)
+
+
+def inward(search: Search, target: Tensor | None, start: Tensor, steps: int, *, leak: bool = True) -> None:
     """Descents in l_infinity, l_2, l_1 and l_0, each from where the one before ended, as far as the norm asks.
 
     A network trained against l_infinity attacks has minima of one or a few entries, behind regions where their
     gradient vanishes. From a success with many changed entries the way to them goes through successes.
     """
-    start = dense_descent(search, target, start, steps)
+    start = dense_descent(search, target, start, steps, leak=leak)
     more = 2 * steps // 3
     if search.norm == math.inf:
         descend(search, math.inf, target, start, more)
@@ -89,7 +103,7 @@ def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> 
         polish(search)
 
 
-def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: int) -> Tensor:
+def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: int, *, leak: bool) -> Tensor:
     """One search in l_2 that begins in l_infinity.
 
     Sign steps cross regions of vanishing gradients, in which a network trained against l_infinity attacks holds
@@ -98,7 +112,7 @@ def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: i
     """
     third = steps // 3
     half = (steps - third) // 2
-    with leaky(search.model):
+    with leaky(search.model) if leak else nullcontext():
         start = descend(search, math.inf, target, start, third)
     start = descend(search, 2.0, target, start, steps - third - half)
     delta = start - search.x
