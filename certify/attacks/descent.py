@@ -20,7 +20,11 @@ PATIENCE = 2  # failures in a row after which a descent goes back to its nearest
 SHRINK = (0.2, 0.001)  # share by which a radius changes, at the first and at the last step
 STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (2.0, 1.0)}
 # Length of a step, likewise: in units of the radius, in l_0 in units of the range of an entry.
-DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}  # the same on the way inward from dense perturbations
+DENSE_STEP = {
+    math.inf: (0.5, 0.001),
+    1.0: (1.0, 0.05),
+    0.0: (0.3, 0.3),
+}  # the same on the way inward from dense perturbations
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 RANDOM_POINTS = 20
 SWAPS = 18
@@ -71,6 +75,7 @@ def _entry_by_entry(search: Search, steps: int) -> None:
             descend(search, 1.0, target, start, steps // 2)
     if search.norm == 1:
         hop(search, HOPS, steps)
+        descend(search, 1.0, None, search.best, steps, dense=True)
     if search.norm == 0:
         polish(search)
         swap_entries(search, SWAPS)
@@ -95,7 +100,7 @@ def inward(search: Search, target: Tensor | None, start: Tensor, steps: int, *, 
     start = dense_descent(search, target, start, steps, leak=leak)
     more = 2 * steps // 3
     if search.norm == math.inf:
-        descend(search, math.inf, target, start, more)
+        descend(search, math.inf, target, start, more, dense=True)
     if search.norm <= 1:
         start = descend(search, 1.0, target, start, more, dense=True)
     if search.norm == 0:
