@@ -1,16 +1,16 @@
 """Several attacks on the same search, one after the other, each starting from what the others found."""
 
 import math
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from certify.attacks.deepfool import cross
 from certify.attacks.descent import descend, descend_with_restarts, hop, inward
 from certify.attacks.entries import add_entries, swap_entries
 from certify.attacks.fast_adaptive_boundary import walk_with_restarts
 from certify.attacks.geometry import length, per_row
-from certify.attacks.leaky import leaky
 from certify.attacks.polish import polish, revert
 from certify.attacks.search import MOST_TARGETS, Search
 from certify.attacks.sparsefool import fill
@@ -43,6 +43,8 @@ def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Attack]:
         stages["superdeepfool"] = lambda search: turn(search, ROUNDS)
     if norm == math.inf:
         stages["deepfool"] = lambda search: cross(search, search.x, CROSSINGS)
+    if norm > 0:
+        stages["every class"] = lambda search: _towards_each_class(search, steps // 2)
     stages["random starts"] = lambda search: _from_random_points(search, steps)
     stages["refinement"] = lambda search: _refine(search, 2 * steps)
     return stages
@@ -58,13 +60,24 @@ def _single_entries(search: Search) -> None:
             search.logits(search.x.flatten(1).scatter(1, entry, side.gather(1, entry)).view_as(search.x))
 
 
+def _classes(search: Search) -> Iterator[Tensor]:
+    """The likeliest other classes of each row, (N,), one after the other."""
+    ranked = search.logits(search.x).scatter(1, search.labels[:, None], -math.inf)
+    yield from ranked.topk(min(MOST_TARGETS, search.num_classes - 1), dim=1).indices.T
+
+
 def _swap(search: Search) -> None:
     """Searches entry by entry towards all classes in turn, and swaps of entries of what they lead to."""
-    ranked = search.logits(search.x).scatter(1, search.labels[:, None], -math.inf)
-    for target in ranked.topk(min(MOST_TARGETS, search.num_classes - 1), dim=1).indices.T:
+    for target in _classes(search):
         add_entries(search, target)
         revert(search)
         swap_entries(search, SWAPS)
+
+
+def _towards_each_class(search: Search, steps: int) -> None:
+    """Searches from x through dead neurons, of which some may come to life on the way to one class alone."""
+    for target in _classes(search):
+        inward(search, target, search.x, steps)
 
 
 def _from_random_points(search: Search, steps: int) -> None:
@@ -98,9 +111,5 @@ def _refine(search: Search, steps: int) -> None:
         if search.norm == 1:
             hop(search, HOPS, steps // 2)
             descend(search, 1.0, None, search.best, steps, dense=True)
-        if search.norm == math.inf:
-            with leaky(search.model):
-                start = descend(search, math.inf, None, search.best, steps // 4)
-            descend(search, math.inf, None, start, steps, dense=True)
         descend(search, search.norm, None, search.best, steps)
         polish(search)
