@@ -20,15 +20,12 @@ PATIENCE = 2  # failures in a row after which a descent goes back to its nearest
 SHRINK = (0.2, 0.001)  # share by which a radius changes, at the first and at the last step
 STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (2.0, 1.0)}
 # Length of a step, likewise: in units of the radius, in l_0 in units of the range of an entry.
-DENSE_STEP = {
-    math.inf: (0.5, 0.001),
-    1.0: (1.0, 0.05),
-    0.0: (0.3, 0.3),
-}  # the same on the way inward from dense perturbations
+# The same along the gradient itself in l_infinity, and on the way inward from dense perturbations.
+DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 RANDOM_POINTS = 20
-SWAPS = 18
-HOPS = 5
+SWAPS = 18  # of entries, in l_0
+HOPS = 5  # in l_1
 
 
 def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
@@ -52,7 +49,7 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
         elif search.norm == 2:
             dense_descent(search, target, start, steps, leak=restart > 0)
         else:
-            # At last along the gradient first: it leaves the corners in which sign steps end.
+            # At last along the gradient: where the margin has a ridge, sign steps jump across it and make no way.
             first = steps // 3 if restart else 0
             with leaky(search.model):
                 start = descend(search, math.inf, target, start, first)
@@ -73,12 +70,12 @@ def _entry_by_entry(search: Search, steps: int) -> None:
         start = add_entries(search, target)
         if search.norm == 1:
             descend(search, 1.0, target, start, steps // 2)
-    if search.norm == 1:
-        hop(search, HOPS, steps)
-        descend(search, 1.0, None, search.best, steps, dense=True)
     if search.norm == 0:
         polish(search)
         swap_entries(search, SWAPS)
+    else:
+        hop(search, HOPS, steps)
+        descend(search, 1.0, None, search.best, steps, dense=True)
 
 
 def hop(search: Search, hops: int, steps: int) -> None:
@@ -95,7 +92,8 @@ def inward(search: Search, target: Tensor | None, start: Tensor, steps: int, *, 
     """Descents in l_infinity, l_2, l_1 and l_0, each from where the one before ended, as far as the norm asks.
 
     A network trained against l_infinity attacks has minima of one or a few entries, behind regions where their
-    gradient vanishes. From a success with many changed entries the way to them goes through successes.
+    gradient vanishes. From a success with many changed entries the way to them goes through successes. With
+    ``leak`` the first descent sees neurons that are off.
     """
     start = dense_descent(search, target, start, steps, leak=leak)
     more = 2 * steps // 3
@@ -131,7 +129,7 @@ def descend(
     """Projected gradient ascent in a ball whose radius follows each row; its nearest success, or where it ends.
 
     The norm of the ball may differ from that of the search. ``dense`` is for starts with many changed entries: a step
-    in l_1 then moves all of them, and a step in l_0 is short.
+    in l_1 then moves all of them, and a step in l_0 is short; in l_infinity it goes along the gradient, not its signs.
     """
     points, nearest = start, start
     distance = torch.full_like(search.distance, math.inf)
