@@ -5,11 +5,14 @@ arXiv:1811.09600, and Pintor et al. 2021, arXiv:2102.12827).
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from certify.attacks.entries import add_entries, swap_entries
 from certify.attacks.geometry import length, per_row, project, project_l1_in_box, steepest_ascent
+from certify.attacks.leaky import leaky
 from certify.attacks.polish import bisect, polish
 from certify.attacks.search import Search
 
@@ -17,9 +20,12 @@ PATIENCE = 2  # failures in a row after which a descent goes back to its nearest
 SHRINK = (0.2, 0.001)  # share by which a radius changes, at the first and at the last step
 STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (2.0, 1.0)}
 # Length of a step, likewise: in units of the radius, in l_0 in units of the range of an entry.
-DENSE_STEP = {1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}  # the same on the way inward from dense perturbations
+# The same along the gradient itself in l_infinity, and on the way inward from dense perturbations.
+DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 RANDOM_POINTS = 20
+SWAPS = 18  # of entries, in l_0
+HOPS = 5  # in l_1
 
 
 def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
@@ -38,30 +44,61 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
             target, start = None, torch.where(missing, search.random_point(), search.best)
         if search.norm <= 1:
             descend(search, search.norm, target, start, steps)
-            inward(search, None, search.random_point() if restart else search.x, steps)
+            if restart == 0 or (search.norm == 1 and restart < restarts - 1):
+                inward(search, None, search.random_point() if restart else search.x, steps, leak=restart > 0)
         elif search.norm == 2:
-            dense_descent(search, target, start, steps)
+            dense_descent(search, target, start, steps, leak=restart > 0)
         else:
-            # At last along the gradient first: it leaves the corners in which sign steps end.
-            first = steps // 3 if 0 < restart == restarts - 1 else 0
-            start = descend(search, 2.0, target, start, first)
-            descend(search, math.inf, target, start, steps - first)
+            # At last along the gradient: where the margin has a ridge, sign steps jump across it and make no way.
+            first = steps // 3 if restart else 0
+            with leaky(search.model):
+                start = descend(search, math.inf, target, start, first)
+            descend(search, math.inf, target, start, steps - first, dense=0 < restart == restarts - 1)
         tried = tried.scatter(1, search.reached[:, None], True)
         if restart == 0 and search.distance.isinf().any():
             try_without_gradients(search)
+    if search.norm <= 1:
+        _entry_by_entry(search, steps)
     polish(search)
 
 
-def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> None:
+def _entry_by_entry(search: Search, steps: int) -> None:
+    """Searches in l_0 and l_1 that add one entry after the other, towards two classes, and what follows from there."""
+    reached = nn.functional.one_hot(search.reached, search.num_classes).bool()
+    other, _, _ = search.nearest_boundary(search.x, search.x, reached)
+    for target in (None, other):
+        start = add_entries(search, target)
+        if search.norm == 1:
+            descend(search, 1.0, target, start, steps // 2)
+    if search.norm == 0:
+        polish(search)
+        swap_entries(search, SWAPS)
+    else:
+        hop(search, HOPS, steps)
+        descend(search, 1.0, None, search.best, steps, dense=True)
+
+
+def hop(search: Search, hops: int, steps: int) -> None:
+    """Short descents in l_1 from the best points, of which half of the changed entries have gone back to x."""
+    for _ in range(hops):
+        noise = torch.empty_like(search.x).uniform_(-0.5, 0.5, generator=search.generator)
+        start = torch.where(noise > 0, search.best, search.x)
+        with leaky(search.model):
+            start = descend(search, 1.0, None, start, steps // 8, dense=True)
+        descend(search, 1.0, None, start, steps // 4)
+
+
+def inward(search: Search, target: Tensor | None, start: Tensor, steps: int, *, leak: bool = True) -> None:
     """Descents in l_infinity, l_2, l_1 and l_0, each from where the one before ended, as far as the norm asks.
 
     A network trained against l_infinity attacks has minima of one or a few entries, behind regions where their
-    gradient vanishes. From a success with many changed entries the way to them goes through successes.
+    gradient vanishes. From a success with many changed entries the way to them goes through successes. With
+    ``leak`` the first descent sees neurons that are off.
     """
-    start = dense_descent(search, target, start, steps)
+    start = dense_descent(search, target, start, steps, leak=leak)
     more = 2 * steps // 3
     if search.norm == math.inf:
-        descend(search, math.inf, target, start, more)
+        descend(search, math.inf, target, start, more, dense=True)
     if search.norm <= 1:
         start = descend(search, 1.0, target, start, more, dense=True)
     if search.norm == 0:
@@ -69,7 +106,7 @@ def inward(search: Search, target: Tensor | None, start: Tensor, steps: int) -> 
         polish(search)
 
 
-def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: int) -> Tensor:
+def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: int, *, leak: bool) -> Tensor:
     """One search in l_2 that begins in l_infinity.
 
     Sign steps cross regions of vanishing gradients, in which a network trained against l_infinity attacks holds
@@ -78,7 +115,8 @@ def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: i
     """
     third = steps // 3
     half = (steps - third) // 2
-    start = descend(search, math.inf, target, start, third)
+    with leaky(search.model) if leak else nullcontext():
+        start = descend(search, math.inf, target, start, third)
     start = descend(search, 2.0, target, start, steps - third - half)
     delta = start - search.x
     sharp = steepest_ascent(delta * delta.abs(), 2.0) * per_row(length(delta, 2.0), delta)
@@ -91,7 +129,7 @@ def descend(
     """Projected gradient ascent in a ball whose radius follows each row; its nearest success, or where it ends.
 
     The norm of the ball may differ from that of the search. ``dense`` is for starts with many changed entries: a step
-    in l_1 then moves all of them, and a step in l_0 is short.
+    in l_1 then moves all of them, and a step in l_0 is short; in l_infinity it goes along the gradient, not its signs.
     """
     points, nearest = start, start
     distance = torch.full_like(search.distance, math.inf)
@@ -122,7 +160,7 @@ def descend(
             gradient = _largest(gradient, length(nearest - search.x, 0))
         first, last = DENSE_STEP[norm] if dense else STEP[norm]
         rate = last + (first - last) * decay
-        stepped = points + rate * _step(search, gradient, radius, norm)
+        stepped = points + rate * _step(search, gradient, radius, norm, dense=dense)
         points = _into_ball(search, torch.where(per_row(lost, points), nearest, stepped), radius, norm)
     return torch.where(per_row(distance.isfinite(), points), nearest, points)
 
@@ -136,8 +174,10 @@ def _largest(gradient: Tensor, changed: Tensor) -> Tensor:
     return torch.where((size >= smallest).view_as(gradient), gradient.sign(), 0.0)
 
 
-def _step(search: Search, gradient: Tensor, radius: Tensor, norm: float) -> Tensor:
+def _step(search: Search, gradient: Tensor, radius: Tensor, norm: float, *, dense: bool) -> Tensor:
     """A step as long as the radius; in l_0, where a radius is a number of entries, as long as the box is wide."""
+    if norm == math.inf and dense:
+        return steepest_ascent(gradient, 2.0) * per_row(radius * math.sqrt(gradient[0].numel()), gradient)
     if norm >= 2:
         return steepest_ascent(gradient, norm) * per_row(radius, gradient)
     order = 1 if norm == 1 else math.inf

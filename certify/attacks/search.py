@@ -58,9 +58,13 @@ class Search:
 
     def beaten(self, logits: Tensor) -> Tensor:
         """(N,) bool: another class wins by more than rounding, which differs with the batch, can explain."""
+        rounding = ROUNDING * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
+        return self.margin(logits) > rounding  # False for NaN and infinity
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """Largest logit of another class minus that of the label, (N,)."""
         logits, index = logits.detach(), self.labels[:, None]
-        margin = logits.scatter(1, index, -math.inf).amax(1) - logits.gather(1, index).squeeze(1)
-        return margin > ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1)  # False for NaN and infinity
+        return logits.scatter(1, index, -math.inf).amax(1) - logits.gather(1, index).squeeze(1)
 
     def wrong(self, points: Tensor) -> Tensor:
         """(N,) bool: the points are misclassified."""

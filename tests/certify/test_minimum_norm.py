@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import attacks, certified_radius, reference
 from certify.attacks import geometry
+from certify.attacks.entries import add_entries
+from certify.attacks.leaky import leaky
+from certify.attacks.search import Search
 
 SERVED: dict[Callable, tuple[float, ...]] = {
     attacks.minimal_perturbation: (0, 1, 2, math.inf),
@@ -389,6 +392,61 @@ def test_the_one_entry_that_no_slope_shows_is_found():
     assert best.winner == ("single entries",) * 2
 
 
+class Asleep(nn.Sequential):
+    """The label leads by 0.9, less the mean of one half of the entries, less 10 times that of the others above 0.3."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(nn.Linear(2 * size, 2), nn.ReLU(), nn.Linear(2, 2))
+        with torch.no_grad():
+            self[0].weight.copy_(torch.eye(2).repeat_interleave(size, 1) / size)
+            self[0].bias.copy_(torch.tensor([0.0, -0.3]))
+            self[2].weight.copy_(torch.tensor([[-1.0, -10.0], [0.0, 0.0]]))
+            self[2].bias.copy_(torch.tensor([0.9, 0.0]))
+        self.double()
+
+
+@pytest.mark.parametrize(
+    ("norm", "exact"), [(1, 0.39 * 100), (2, 3.9 / math.sqrt(101) * 10), (math.inf, 3.9 / 11)], ids=str
+)
+def test_a_neuron_that_is_off_is_woken(norm: float, exact: float):
+    """No slope at x and no random point shows the second half; with both on, the boundary is a + 10 b = 3.9."""
+    x, y = torch.zeros(2, 200, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+    witness = attacks.minimal_perturbation(Asleep(100), x, y, norm=norm, low=-1.0, generator=generator())
+    torch.testing.assert_close(witness.distance, torch.full_like(witness.distance, exact), rtol=1e-3, atol=0)
+
+
+def test_leaks_change_gradients_alone_and_only_for_the_time_being():
+    model, x = Asleep(1), torch.tensor([[0.5, 0.1]], dtype=torch.float64, requires_grad=True)
+
+    def value_and_slopes() -> tuple[Tensor, list[float]]:
+        logits = model(x)
+        return logits.detach(), torch.autograd.grad(logits[0, 0], x)[0][0].tolist()
+
+    plain, slopes = value_and_slopes()
+    with leaky(model):
+        same, leaking = value_and_slopes()
+    assert torch.equal(plain, same)
+    assert slopes == [-1.0, 0.0]
+    assert leaking == pytest.approx([-1.0, -1.0])
+    assert value_and_slopes()[1] == slopes
+
+
+def test_entries_are_judged_by_what_they_do():
+    """Catches a choice by slopes: the twenty steepest entries lead nowhere, any two of the others suffice."""
+
+    class Bent(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            steep = (3 * x[:, :20]).clamp(max=0.06).sum(1)
+            lead = 1.9 - steep - x[:, 20:].sum(1)
+            return torch.stack([lead, torch.zeros_like(lead)], 1)
+
+    x, y = torch.zeros(3, 40, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+    search = Search(Bent(), x, y, 0.0, x, x + 1, 2, generator())
+    with torch.no_grad():
+        add_entries(search, None)
+    assert search.distance.tolist() == [2, 2, 2]
+
+
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():
     model, x, y = reference.load("pgd", 3)
     options = {"norm": 1, "steps": 10, "restarts": 2}
@@ -430,7 +488,10 @@ def test_every_attack_refuses_norms_that_it_does_not_serve(attack: Callable, nor
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["toy_mnist_2_20", "marabou_mnist_2x10"])
 def test_witnesses_against_exact_radii_of_published_networks(published: Callable, shared_data: Path, name: str):
-    """Radii by mixed-integer programs: no witness is nearer. Some minima lie in regions that no descent has found."""
+    """Radii by mixed-integer programs: no witness is nearer, and nine of ten are within 1%.
+
+    The others lie where a set of neurons is on that no search has found.
+    """
     stored = json.loads((shared_data / "networks" / "verdicts" / f"exact_radius_{name}.json").read_text())
     rows = [row for row in stored["rows"] if 0 < row["radius"] < stored["cap"]][:60]
     model, x, _ = published(name, 1 + max(row["idx"] for row in rows))
@@ -439,4 +500,5 @@ def test_witnesses_against_exact_radii_of_published_networks(published: Callable
     witness = attacks.minimal_perturbation(model, x, y, norm=math.inf, method="best", generator=generator())
     ratio = witness.distance / exact
     assert (ratio >= 1 - 1e-3).all()  # radii are rounded, and logits are of single precision
-    assert ratio.log().mean().exp() <= 1.03
+    assert ratio.log().mean().exp() <= 1.005
+    assert (ratio <= 1.01).double().mean() >= 0.9
