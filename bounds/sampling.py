@@ -21,6 +21,7 @@ import struct
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import special
 from torch import Tensor
 
@@ -81,8 +82,7 @@ class UniformSampler:
             moved = torch.lerp(-self.below, self.above, share)
         else:
             moved = self._round(count, generator)
-        points: Tensor = self.center + self.radius * moved.view(count, *self.center.shape[1:])
-        return points
+        return torch.add(self.center, moved.view(count, *self.center.shape[1:]), alpha=self.radius)
 
     def _round(self, count: int, generator: torch.Generator) -> Tensor:
         """Perturbations (count, F) of a ball of radius 1."""
@@ -104,10 +104,11 @@ class UniformSampler:
                 f"smaller radius or norm=math.inf"
             )
         together = found[0] if len(found) == 1 else torch.cat(found)
-        if self.places is None:
+        if self.columns is None:
             return together
-        moved = together.new_zeros(count, self.size) if together.shape[1] < self.size else torch.empty_like(together)
-        return moved.index_copy_(1, self.places, together)
+        if together.shape[1] < self.size:
+            together = F.pad(together, (0, 1))  # of entries that cannot move
+        return together.index_select(1, self.columns)
 
     # ------------------------------------------------------------------------------------------------ which is which
 
@@ -131,7 +132,10 @@ class UniformSampler:
         self.rest = (movable & ~is_open).nonzero().squeeze(1)
         places = torch.cat([self.rest, self.open])  # of the columns that are drawn
         in_order = len(self.rest) == 0 and len(places) == self.size
-        self.places = None if in_order else places
+        columns = torch.full_like(order, len(places)).scatter(
+            0, places, torch.arange(len(places), device=places.device)
+        )
+        self.columns = None if in_order else columns  # of each entry
         dtype = self.center.dtype
         self.sign = torch.where(one_sided, torch.where(above > 0, 1.0, -1.0), 0.0)[self.open].to(dtype)
         self.one_sided = self.sign != 0 if bool(self.sign.any()) else None
