@@ -89,6 +89,7 @@ def test_train_smoothed(tmp_path, monkeypatch, capsys):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_train_certified(monkeypatch, capsys):
     run("train_certified.py", "--quick", monkeypatch=monkeypatch)
     lines = capsys.readouterr().out.splitlines()

@@ -135,7 +135,9 @@ def test_one_percent_more_is_refuted_by_an_attack(norm: float):
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-@pytest.mark.parametrize("batch_size", [1, 3, 256])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(256, marks=pytest.mark.slow)]
+)
 def test_batches_change_nothing(count: int, batch_size: int):
     model = Linear((2, 3, 5))
     x = inputs((2, 3, 5), count)
