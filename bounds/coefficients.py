@@ -260,6 +260,11 @@ def added(one: Rows, other: Rows) -> Rows:
     return Dense(one.dense() + other.dense())
 
 
+def wanted_first(wanted: Tensor, count: int) -> Tensor:
+    """Places of as many entries of the last dimension, those that are wanted before all others."""
+    return wanted.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+
+
 def _products(values: Tensor, vectors: Tensor) -> Tensor:
     """(.., R, V) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
     return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)

@@ -68,7 +68,7 @@ def all_logits(model: nn.Module, x: Tensor, chunk_size: int) -> Tensor:
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    logits = model(x)
+    logits = model(x.clone())
     if not (isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(x) and logits.shape[1] > 1):
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InvalidModel(f"the model must return logits of shape (N, K) with K >= 2, got {shown} for N = {len(x)}")

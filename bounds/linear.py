@@ -16,7 +16,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.backward import Backward
 from bounds.balls import Interval, LpBall
-from bounds.coefficients import Dense, Units
+from bounds.coefficients import Dense, Units, wanted_first
 from bounds.concretize import PerturbationSet
 from bounds.graph import Graph, Source, entries
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
@@ -327,15 +327,12 @@ def _places(wanted: Tensor) -> tuple[Tensor, int]:
         here = wanted.flatten(2)  # (N, C, places)
         places, group = int(here.any(1).sum(1).max()), int(here.sum(1).max())
         if places * group <= MORE_ROWS * most:
-            place = _first(here.any(1), places)
-            channel = _first(here.transpose(1, 2).gather(1, place[..., None].expand(-1, -1, here.shape[1])), group)
+            place = wanted_first(here.any(1), places)
+            channel = wanted_first(
+                here.transpose(1, 2).gather(1, place[..., None].expand(-1, -1, here.shape[1])), group
+            )
             return (channel * here.shape[2] + place[..., None]).flatten(1), group
-    return _first(flat, most), 1
-
-
-def _first(wanted: Tensor, count: int) -> Tensor:
-    """Places of as many entries of the last dimension, those that are wanted before all others."""
-    return wanted.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return wanted_first(flat, most), 1
 
 
 def _without_box(region: PerturbationSet) -> PerturbationSet:

@@ -126,10 +126,9 @@ class Network:
         if self.sound == "deployed":
             radius = radius + self.deployed_error(node.name)
         # Of an interval without an end the centre is NaN.
-        infinite = math.inf
         lower, upper = (
-            end.nan_to_num(nan=side, posinf=infinite, neginf=-infinite)
-            for end, side in ((center - radius, -infinite), (center + radius, infinite))
+            end.nan_to_num(nan=side, posinf=math.inf, neginf=-math.inf)
+            for end, side in ((center - radius, -math.inf), (center + radius, math.inf))
         )
         return Interval(lower, upper)
 

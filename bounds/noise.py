@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
-from bounds.errors import InvalidInput, InvalidModel
+from bounds.errors import InvalidInput
 from bounds.frozen import frozen
+from bounds.gradients import all_logits
 from bounds.proportions import clopper_pearson_lower, clopper_pearson_upper
 
 CAP = 30.0  # in units of sqrt(D / m), how far lines and subspaces are followed unless a limit is given
@@ -326,16 +327,7 @@ def predicted_labels(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     Raises:
         InvalidModel: no (N, K) logits of at least two classes, or such that are not finite.
     """
-    found = []
-    for part in x.detach().split(batch_size) if len(x) else ():
-        logits = model(part.clone())
-        if not (isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(part) and logits.shape[1] > 1):
-            shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InvalidModel(f"the model must return logits of shape (N, K) with K >= 2, got {shown}")
-        if not logits.isfinite().all():
-            raise InvalidModel("the model returns logits that are not finite: check its weights and the input range")
-        found.append(logits.argmax(1))
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=x.device)
+    return all_logits(model, x.detach(), batch_size).argmax(1)
 
 
 def default_limit(x: Tensor, least: Tensor) -> Tensor:

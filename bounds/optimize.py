@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bounds.backward import Backward
 from bounds.balls import Interval
-from bounds.coefficients import Dense, Rows, Units
+from bounds.coefficients import Dense, Rows, Units, wanted_first
 from bounds.concretize import PerturbationSet
 from bounds.passages import Passage, through_open
 from bounds.rectifier import Rectifier
@@ -81,7 +81,7 @@ class FreeNumbers:
             opened = _flat(function.open(*parents)[0], first)
             count = self.values[name][0].shape[2] if name in self.values else int(opened.sum(-1).max())
             # Rows with fewer open entries have others counted in, where all planes are the function itself.
-            index = opened.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+            index = wanted_first(opened, count)
             ends = [[_flat(end, first).gather(-1, index) for end in (part.lower, part.upper)] for part in parents]
             parents = [Interval(*pair) for pair in ends]
             slope = self._backward.lines(name, rounded=False).slope
@@ -224,7 +224,7 @@ def _still(
     most = int(here.sum(1).max()) if here.numel() else 0
     if most > active.shape[1] // 2:
         return active, free, ascent
-    kept = here.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :most]
+    kept = wanted_first(here, most)
     sides = kept if count is None else torch.cat([kept, kept + active.shape[1]], 1)
     return active.gather(1, kept), free.chosen(sides), ascent.chosen(sides)
 

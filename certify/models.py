@@ -7,6 +7,7 @@ from bounds import checks
 from bounds.errors import InvalidModel
 from bounds.frozen import frozen as frozen
 from bounds.frozen import require_module
+from bounds.memory import out_of_memory
 
 # Rows of one batch may differ in the last bits between batch sizes; real coupling is far above this.
 COUPLING_TOLERANCE = 1e-3
@@ -66,11 +67,6 @@ def predictions(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
 
 def _choice(logits: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a forward pass failed because memory ended: on a GPU an error of its own, on a CPU its allocator's."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _differing_pair(x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from bounds.errors import InvalidInput
-from certify.models import frozen, out_of_memory
+from bounds.memory import out_of_memory
+from certify.models import frozen
 from certify.smoothing.distributions import Distribution
 
 # Draws per block. Part of the meaning of a seed: another value gives other certificates.
