@@ -188,45 +188,48 @@ class Backward:
             planes = self._usual(name)
             (low,), (high,) = planes.lower_slopes, planes.upper_slopes
             lower, upper = planes.lower_intercept, planes.upper_intercept
-            offset = self.offset(name)
-            doubt = self._line_doubt(name, planes, offset) if rounded else None
-            if offset is not None:
-                lower, upper = low * offset if lower is None else lower + low * offset, upper + high * offset
+            doubt = self._line_doubt(name, planes) if rounded else None
+            if (offset := self.offset(name)) is not None:
+                lower = low * offset if lower is None else torch.addcmul(lower, low, offset)
+                upper = torch.addcmul(upper, high, offset)
             lower = torch.zeros_like(upper) if lower is None else lower
             self._lines[name, rounded] = Lines(low, None if low is high else high - low, lower, upper, doubt)
         return self._lines[name, rounded]
 
-    def _line_doubt(self, name: str, planes: Planes, offset: Tensor | None) -> Tensor:
+    def _line_doubt(self, name: str, planes: Planes) -> Tensor:
         """What rounding may change behind a function of one variable for a coefficient of size 1, entry by entry."""
         network, function, (parent,) = self.network, self.network.functions[name], self.network.parents(name)
         (low,), (high,) = planes.lower_slopes, planes.upper_slopes
         if isinstance(function, Rectifier):  # also for any slope that is chosen later
-            steepest = function.steepest(parent)
+            steepest, size = function.steepest(parent), planes.upper_intercept
         else:
-            steepest = torch.maximum(low.abs(), high.abs())
-        size = planes.upper_intercept.abs()
+            steepest, size = torch.maximum(low.abs(), high.abs()), planes.upper_intercept.abs()
         if planes.lower_intercept is not None:
             size = torch.maximum(size, planes.lower_intercept.abs())
-        if offset is not None:
-            size = torch.addcmul(size, steepest, offset.abs())
-        # Constants are sums over all entries, coefficients products of their own.
+        # Constants are sums over all entries, coefficients products of their own; and so is the sum of these.
         many, few = self._sum_error(name, size), accumulated_error(32, size.dtype)
-        error = few * largest(parent)
-        if offset is not None and (before := network.rounding(network.nodes[name].parents[0])) is not None:
-            error = error + before
-        doubt = torch.addcmul(many * size, steepest, error)
-        if network.sound == "deployed":
-            doubt = doubt + network.deployed_error(name)
-        return doubt * (1 + 4 * many)  # the sum of these is one of its own
+        more = 1 + 4 * many
+        error = largest(parent) * few
+        if (offset := self._at_zero(name)) is not None:
+            size = torch.addcmul(size, steepest, offset[1])
+            if (before := network.rounding(network.nodes[name].parents[0])) is not None:
+                error = error + before
+        doubt = torch.addcmul(size * (many * more), steepest, error, value=more)
+        return doubt + more * network.deployed_error(name) if network.sound == "deployed" else doubt
 
     def offset(self, name: str) -> Tensor | None:
         """What the parent of a function is at zero, (N, *shape), if it is settled in its functions."""
+        found = self._at_zero(name)
+        return None if found is None else found[0]
+
+    def _at_zero(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """The same with the size of what is added up for it."""
         network = self.network
         parent = network.nodes[name].parents[0]
         if not network.settled(parent):
             return None
         shapes = tuple(network.intervals[before].lower for before in network.nodes[parent].parents)
-        return network.rules[parent].at_zero(network.nodes[parent], shapes)[0]
+        return network.rules[parent].at_zero(network.nodes[parent], shapes)
 
     def _sum_error(self, name: str, like: Tensor) -> float:
         """Relative rounding error of a sum over all entries of a node, and of some steps before and after."""
@@ -236,8 +239,7 @@ class Backward:
         """The planes of a function on the bounds of its parents, which are final once they are asked for."""
         if name not in self._planes:
             function, parents = self.network.functions[name], self.network.parents(name)
-            usual = function.parallel(*parents) if self.parallel else function.planes(function.free(*parents), *parents)
-            self._planes[name] = usual
+            self._planes[name] = function.parallel(*parents) if self.parallel else function.usual(*parents)
         return self._planes[name]
 
     # ------------------------------------------------------------------------------------------------------ input

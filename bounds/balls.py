@@ -19,6 +19,24 @@ class Interval:
     lower: Tensor
     upper: Tensor
 
+    @classmethod
+    def around(cls, center: Tensor, radius: Tensor, error: float) -> "Interval":
+        """The centre and ``radius`` to both sides, with a relative error of both numbers and of these operations."""
+        if error == 0:
+            return cls(center - radius, center + radius)
+        radius = torch.add(radius, center.abs(), alpha=error)
+        return cls(torch.sub(center, radius, alpha=1 + error), torch.add(center, radius, alpha=1 + error))
+
+    def halves(self, error: float) -> tuple[Tensor, Tensor]:
+        """The centre, and how far both ends are from it, with a relative error of the centre.
+
+        What rounding did to both is covered once the distance is raised by a few units of rounding, and if the error
+        is more than these.
+        """
+        center = torch.lerp(self.lower, self.upper, 0.5)
+        radius = self.upper - center
+        return center, torch.add(radius, center.abs(), alpha=error) if error else radius
+
     def __and__(self, other: "Interval") -> "Interval":
         """The intersection of two intervals that are both known to hold."""
         return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))

@@ -263,7 +263,7 @@ class Encoding:
     def _largest(self, function: Maximum, parent: str, shape: torch.Size) -> Form:
         """Maxima as rectifiers one after another, ``max(a, b) = a + relu(b - a)``, and below their plane."""
         interval = self._bounds_before(parent, function.open(self.network.intervals[parent])[0])
-        planes = function.planes(function.free(interval), interval)
+        planes = function.usual(interval)
         form, unit = self.forms[parent], unit_roundoff(interval.lower.dtype)
 
         def grouped(part: Tensor) -> Tensor:

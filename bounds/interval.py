@@ -39,7 +39,7 @@ class _AffineMap:
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of x, and of any weight and bias in these places
     weight: Tensor
-    bias: Tensor | None
+    bias: Tensor
     terms: int  # products in the sum of one output
     gamma: float
 
@@ -52,22 +52,25 @@ class _AffineMap:
                 f"or pass rules=DEFAULT_RULES | {{nn.Conv2d: rule}}"
             )
         weight = layer.weight.to(dtype)
-        bias = None if layer.bias is None else layer.bias.to(dtype)
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.to(dtype)
         terms = weight[0].numel()
-        return cls(partial(_apply_layer, layer), weight, bias, terms, 2 * accumulated_error(terms + 4, dtype))
+        return cls(partial(_apply_layer, layer), weight, bias, terms, 2 * accumulated_error(terms + 6, dtype))
 
     def margins(self, labels: Tensor) -> "_AffineMap":
         """Output ``label`` minus each output of a linear layer, with weights (N, K, F) of their own per row."""
         weight = self.weight[labels][:, None] - self.weight
-        bias = None if self.bias is None else self.bias[labels][:, None] - self.bias
+        bias = self.bias[labels][:, None] - self.bias
         return _AffineMap(_apply_rows, weight, bias, self.terms, 2 * self.gamma)  # 2: the rows are rounded too
 
     def interval(self, interval: Interval) -> Interval:
         """Bounds behind the map."""
-        center, doubted = _center_and_radius(interval, self.gamma)
-        size = None if self.bias is None else self.gamma * self.bias.abs()
-        spread = self.apply(doubted, self.weight.abs(), size)
-        return _widen(self.apply(center, self.weight, self.bias), spread, 1 + self.gamma)
+        center, radius = interval.halves(self.gamma)
+        return Interval.around(self.apply(center, self.weight, self.bias), self.spread(radius), self.gamma)
+
+    def spread(self, radius: Tensor) -> Tensor:
+        """How far outputs move with an input, and what rounding and underflow may take from bias and sum."""
+        lost = self.bias.abs() * self.gamma + torch.finfo(self.bias.dtype).tiny
+        return self.apply(radius, self.weight.abs(), lost)
 
 
 def _apply_layer(layer: Affine, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,25 +84,6 @@ def _apply_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product + bias
 
 
-def _widen(center: Tensor, radius: Tensor, factor: float = 1.0) -> Interval:
-    """The interval around ``center``, its radius times a factor, and all of this rounded outward."""
-    # The smallest normal number stands for what underflow took from ``center`` and ``radius``.
-    unit = unit_roundoff(center.dtype)
-    radius = (
-        torch.add(radius * (factor * (1 + 6 * unit)), center.abs(), alpha=4 * unit) + torch.finfo(center.dtype).tiny
-    )
-    return Interval(center - radius, center + radius)
-
-
-def _center_and_radius(interval: Interval, error: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Centre and radius, with a relative error of both added to the radius, rounded outward."""
-    unit = unit_roundoff(interval.lower.dtype)
-    center = (interval.lower + interval.upper) * 0.5
-    radius = (interval.upper - interval.lower) * (0.5 * (1 + 8 * unit) * (1 + error))
-    radius = torch.add(radius, center.abs(), alpha=error * (1 + 8 * unit) + 4 * unit)
-    return center, radius + torch.finfo(center.dtype).tiny
-
-
 def affine_interval(layer: Affine, interval: Interval) -> Interval:
     """Bounds behind a linear or convolutional layer."""
     return _AffineMap.of(layer, interval.lower.dtype).interval(interval)
@@ -107,10 +91,10 @@ def affine_interval(layer: Affine, interval: Interval) -> Interval:
 
 def normalize_interval(layer: Normalize, interval: Interval) -> Interval:
     """Bounds behind ``(x - mean) / std``."""
-    center, radius = _center_and_radius(interval)
+    error = 16 * unit_roundoff(interval.lower.dtype)
+    center, radius = interval.halves(error)
     mean, std = layer.per_channel(layer.mean, center), layer.per_channel(layer.std, center)
-    slack = 4 * unit_roundoff(center.dtype) * (center.abs() + mean.abs() + radius)
-    return _widen((center - mean) / std, (radius + slack) / std)
+    return Interval.around((center - mean) / std, radius / std + torch.finfo(std.dtype).tiny, error)
 
 
 def _monotone(layer: nn.Module, interval: Interval) -> Interval:
@@ -290,8 +274,6 @@ class _LinearStart:
         powers = affine.apply(self.scale.pow(q) + tiny, affine.weight.abs().pow(q) + tiny, None)
         norms = (powers + affine.terms * tiny).pow(1 / q)
         reach = norms * ball.radii.view(-1, *[1] * (norms.ndim - 1))
-        size = None if affine.bias is None else affine.gamma * affine.bias.abs()
         doubt = (affine.gamma * self.center.abs() + self.center_error) * (1 + affine.gamma) + tiny
-        slack = affine.apply(doubt, affine.weight.abs(), size)
         middle = affine.apply(self.center, affine.weight, affine.bias)
-        return _widen(middle, (reach * (1 + 8 * affine.gamma) + slack) * (1 + affine.gamma))
+        return Interval.around(middle, reach * (1 + 8 * affine.gamma) + affine.spread(doubt), affine.gamma)

@@ -11,7 +11,7 @@ from bounds.balls import Interval, LpBall
 from bounds.concretize import Box, PerturbationSet
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph import Graph, Node, Source, capture, entries
-from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.numerics import accumulated_error
 from bounds.operations import AFFINE, RESHAPE, Affine, affine
 from bounds.relaxations import NodeFunction, PiecewiseFunction, ScalarFunction
 from bounds.scalars import function_of
@@ -105,32 +105,32 @@ class Network:
     def _affine_interval(self, node: Node, rule: Affine) -> Interval:
         """Centre and radius through an affine node, and rounded outward."""
         parents = self.parents(node.name)
-        centers = tuple((part.lower + part.upper) * 0.5 for part in parents)
-        center = node.function(*centers)
-        unit = unit_roundoff(center.dtype)
-        if self.sound == "real":
-            error, share = 0.0, 0.5
-        else:
-            error = 2 * accumulated_error(rule.terms(node, centers) + 6, center.dtype)
-            share = 0.5 * (1 + 8 * unit) * (1 + error)
-        doubted = tuple(
-            torch.add((part.upper - part.lower) * share, middle.abs(), alpha=error + 4 * unit if error else 0.0)
-            for part, middle in zip(parents, centers, strict=True)
-        )
-        radius = rule.moved(node, doubted)
+        error = 0.0
+        if self.sound != "real":
+            terms = rule.terms(node, tuple(part.lower for part in parents))
+            error = 2 * accumulated_error(terms + 8, node.value.dtype)
+        centers, radii = zip(*(part.halves(error) for part in parents), strict=True)
+        center, radius = node.function(*centers), rule.moved(node, radii)
         if error:
-            _, offset = rule.at_zero(node, doubted)
-            radius = (
-                torch.add(radius * (1 + error), offset + center.abs(), alpha=error) + torch.finfo(center.dtype).tiny
-            )
+            radius = radius + self._of_offset(node, rule, radii, error)
         if self.sound == "deployed":
             radius = radius + self.deployed_error(node.name)
+        found = Interval.around(center, radius, error)
         # Of an interval without an end the centre is NaN.
         lower, upper = (
             end.nan_to_num(nan=side, posinf=math.inf, neginf=-math.inf)
-            for end, side in ((center - radius, -math.inf), (center + radius, math.inf))
+            for end, side in ((found.lower, -math.inf), (found.upper, math.inf))
         )
         return Interval(lower, upper)
+
+    def _of_offset(self, node: Node, rule: Affine, parents: tuple[Tensor, ...], error: float) -> Tensor:
+        """A relative error of what an affine node is at zero, and all that underflow may take."""
+
+        def make() -> Tensor:
+            return rule.at_zero(node, parents)[1] * error + torch.finfo(node.value.dtype).tiny
+
+        found: Tensor = node.cached(f"offset times {error}", make)
+        return found
 
     # --------------------------------------------------------------------------------------------------- rounding
 
@@ -144,15 +144,12 @@ class Network:
         if name not in self._errors:
             node, rule = self.nodes[name], self.rules[name]
             reach = tuple(largest(part) for part in self.parents(name))
-            _, offset = rule.at_zero(node, reach)
             terms = (rule.transposed_terms or rule.terms)(node, reach)
             error = 2 * accumulated_error(terms + 4, node.value.dtype)
             error = error * (1 + error)
             # The constant is a sum over all entries.
             constant = error + accumulated_error(entries(node.value) + 4, node.value.dtype)
-            total = (
-                torch.add(rule.moved(node, reach) * error, offset, alpha=constant) + torch.finfo(node.value.dtype).tiny
-            )
+            total = torch.add(self._of_offset(node, rule, reach, constant), rule.moved(node, reach), alpha=error)
             if self.sound == "deployed":
                 total = total + self.deployed_error(name)
             self._errors[name] = total

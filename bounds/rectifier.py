@@ -47,7 +47,8 @@ class Rectifier(PiecewiseFunction):
 
     def prepared(self, *parents: Interval) -> Callable[[tuple[Tensor, ...]], Planes]:
         """The secant is the same for every slope below it."""
-        slope, intercept, opened = self._upper_line(parents[0])
+        slope, intercept = self._upper_line(parents[0])
+        (opened,) = self.open(*parents)
 
         def planes(free: tuple[Tensor, ...]) -> Planes:
             lower = torch.where(opened, free[0].clamp(self.negative_slope, 1.0), slope)
@@ -55,13 +56,18 @@ class Rectifier(PiecewiseFunction):
 
         return planes
 
+    def usual(self, *parents: Interval) -> Planes:
+        """The same as with the usual free numbers: the secant tells which of them, and where there are none."""
+        slope, intercept = self._upper_line(parents[0])
+        return Planes((slope.round().clamp(min=self.negative_slope),), None, (slope,), intercept)
+
     def steepest(self, x: Interval) -> Tensor:
         """At least the slope of all lines that may be chosen."""
-        return torch.where(x.upper > 0, torch.ones_like(x.upper), self.negative_slope)
+        return x.upper.sign().clamp(min=self.negative_slope)
 
     def parallel(self, *parents: Interval) -> Planes:
         """Both lines with the slope of the secant."""
-        slope, intercept, _ = self._upper_line(parents[0])
+        slope, intercept = self._upper_line(parents[0])
         return Planes((slope,), None, (slope,), intercept)
 
     def open(self, *parents: Interval) -> tuple[Tensor, ...]:
@@ -69,19 +75,20 @@ class Rectifier(PiecewiseFunction):
         (x,) = parents
         return (~(x.lower >= 0) & ~(x.upper <= 0),)
 
-    def _upper_line(self, x: Interval) -> tuple[Tensor, Tensor, Tensor]:
-        """Slope and intercept of the line above, the function itself where the sign is known; where it is not."""
+    def _upper_line(self, x: Interval) -> tuple[Tensor, Tensor]:
+        """Slope and intercept of the line above, the function itself where the sign is known.
+
+        Whatever rounding makes of the slope, the intercept holds for it: the line is above the function at both ends.
+        On a CPU these operations are ten times faster than comparisons and choices would be.
+        """
         low, unit = self.negative_slope, torch.finfo(x.lower.dtype)
-        above, below = x.upper.clamp(min=0), (-x.lower).clamp(min=0)
-        identity = below == 0
-        opened = (above > 0) & (below > 0)
-        length = torch.where(identity, 1.0, above + below)
+        above, below = x.upper.relu(), (-x.lower).relu()
         # 1 where the function is the identity, 0 where it is the other line, both without rounding; NaN of no interval.
-        share = torch.where(identity, 1.0, above / length)
-        slope = share if low == 0 else torch.where(identity, 1.0, (low + (1 - low) * share).clamp(max=1.0))
-        height = share * below * ((1 - low) + 8 * unit.eps)
-        rounding = torch.add(height, torch.maximum(above, below), alpha=4 * unit.eps) + unit.tiny
-        intercept = torch.where(opened, rounding, 0.0)
-        # Without an end on one side, nothing is below the largest value but a constant.
-        endless = opened & (length == torch.inf)
-        return torch.where(endless, 0.0, slope), torch.where(endless, x.upper, intercept), opened
+        finite = above.clamp(max=unit.max)
+        slope = finite / (finite + below).clamp(min=unit.tiny * unit.eps)
+        if low != 0:
+            slope = torch.add(slope, 1 - slope, alpha=low)
+        # A line that is right at an end has no height there, infinite or not.
+        at_ends = ((1 - slope) * above, (slope - low) * below)
+        height = torch.maximum(*(end.nan_to_num(nan=0.0, posinf=torch.inf) for end in at_ends))
+        return slope, height * (1 + 4 * unit.eps) + unit.tiny

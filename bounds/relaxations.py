@@ -93,6 +93,10 @@ class NodeFunction(ABC):
     def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """Planes with given free numbers, which gradients reach."""
 
+    def usual(self, *parents: Interval) -> Planes:
+        """Planes with the free numbers that serve best without further knowledge."""
+        return self.planes(self.free(*parents), *parents)
+
     def prepared(self, *parents: Interval) -> "Callable[[tuple[Tensor, ...]], Planes]":
         """Planes as a function of the free numbers alone, for intervals that stay as they are."""
         return lambda free: self.planes(free, *parents)
@@ -103,7 +107,7 @@ class NodeFunction(ABC):
 
     def parallel(self, *parents: Interval) -> Planes:
         """Planes with the same slopes below and above, if there are such ones of use."""
-        return self.planes(self.free(*parents), *parents)
+        return self.usual(*parents)
 
     def aligned(self, coefficients: Tensor) -> Tensor:
         """Coefficients (N, R, *shape) of the node, to be multiplied with slopes."""

@@ -305,9 +305,9 @@ def test_a_wrong_line_is_seen(monkeypatch: pytest.MonkeyPatch):
     assert escapes(model, ball, crown(model, ball), 2000) == 0
     whole = Rectifier._upper_line
 
-    def flat(self: Rectifier, x: Interval) -> tuple[Tensor, Tensor, Tensor]:
-        slope, intercept, opened = whole(self, x)
-        return 0.9 * slope, 0.9 * intercept, opened
+    def flat(self: Rectifier, x: Interval) -> tuple[Tensor, Tensor]:
+        slope, intercept = whole(self, x)
+        return 0.9 * slope, 0.9 * intercept
 
     monkeypatch.setattr(Rectifier, "_upper_line", flat)
     assert escapes(model, ball, crown(model, ball), 2000) > 0
