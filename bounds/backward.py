@@ -25,8 +25,9 @@ from bounds.network import Network, is_box, largest
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import RESHAPE
 from bounds.passages import Lines, Passage, through_lines, through_planes
+from bounds.planes import Planes
 from bounds.rectifier import Rectifier
-from bounds.relaxations import Planes, ScalarFunction
+from bounds.relaxations import ScalarFunction
 
 # The passage of rows through a function with planes of their own: name, rows, whether rounding matters.
 Choose = Callable[[str, Rows, bool], Passage]

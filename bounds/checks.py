@@ -99,15 +99,28 @@ def _side(name: str, side: Limit, x: Tensor) -> Tensor | None:
         return None
     if isinstance(side, bool) or not isinstance(side, int | float | np.integer | np.floating | Tensor):
         raise InvalidInput(f"{name} must be a number or a tensor, got {type(side).__name__}: pass a number or a tensor")
-    limit = torch.as_tensor(side, dtype=x.dtype, device=x.device)
+    return _per_entry(name, torch.as_tensor(side, dtype=x.dtype, device=x.device), x, kind="box")
+
+
+def frozen_features(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return ``mask``; it must be a boolean tensor that broadcasts to one of the inputs ``x``, or None."""
+    if mask is None:
+        return None
+    if tensor("frozen_features", mask).dtype != torch.bool:
+        raise InvalidInput(f"frozen_features must be a boolean tensor, got {mask.dtype}: True where x must stay")
+    return _per_entry("frozen_features", mask, x, kind="mask")
+
+
+def _per_entry(name: str, value: Tensor, x: Tensor, *, kind: str) -> Tensor:
+    """The value; it must broadcast to one input."""
     entries = x.shape[1:]
-    fits = zip(limit.shape[::-1], entries[::-1], strict=False)
-    if limit.ndim > len(entries) or not all(size in (1, entry) for size, entry in fits):
+    fits = zip(value.shape[::-1], entries[::-1], strict=False)
+    if value.ndim > len(entries) or not all(size in (1, entry) for size, entry in fits):
         raise InvalidInput(
-            f"{name} must broadcast to one input, of shape {tuple(entries)}, got {tuple(limit.shape)}: "
-            f"pass one box for all inputs, without a batch dimension"
+            f"{name} must broadcast to one input, of shape {tuple(entries)}, got {tuple(value.shape)}: "
+            f"pass one {kind} for all inputs, without a batch dimension"
         )
-    return limit
+    return value
 
 
 def labels(y: Tensor, count: int, num_classes: int) -> Tensor:

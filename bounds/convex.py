@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bounds.balls import Interval
 from bounds.concretize import PerturbationSet
-from bounds.encoding import encodings, followed, lowest, margin_rows
+from bounds.encoding import encodings, followed, margin_rows
+from bounds.forms import lowest
 from bounds.graph import Graph, Source
 from bounds.linear import crown
 from bounds.margins import margin_bounds

@@ -1,8 +1,8 @@
 """A network around one input as constraints: what linear, mixed-integer and semidefinite programmes have in common.
 
 The variables are the entries of the input and of every function that is no line on its interval. All else is affine in
-them, a :class:`Form`. In front of each function, bounds come from linear propagation, and from linear programmes over
-what stands before it.
+them, a :class:`~bounds.forms.Form`. In front of each function, bounds come from linear propagation, and from linear
+programmes over what stands before it.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import Tensor
 from bounds.balls import Interval, LpBall
 from bounds.concretize import Box, PerturbationSet
 from bounds.errors import InvalidInput, UnsupportedLayer
+from bounds.forms import Form, lowest, nonnegative, padded
 from bounds.graph import Graph, Node, Source, capture, entries
 from bounds.linear import LinearBounds
 from bounds.network import Network
@@ -28,28 +29,6 @@ from bounds.scalar_functions import relu
 VARIABLES = 2_000  # of one encoding, at most
 ENTRIES = 20_000  # of all nodes together, at most
 RECTIFIERS = ("aten.relu.default", "aten.leaky_relu.default", "aten.prelu.default")
-
-
-class Form(NamedTuple):
-    """``sum of v_i * matrix[i]``, plus ``offset``, up to ``doubt``: values of a node, affine in the variables.
-
-    Attributes:
-        matrix: (V, *shape); variables that came later do not occur.
-        offset: of shape *shape.
-        doubt: likewise, what rounding can have changed for any values of the variables.
-    """
-
-    matrix: Tensor
-    offset: Tensor
-    doubt: Tensor
-
-    def at(self, chosen: Tensor, count: int) -> "Form":
-        """Some entries in a row, for ``count`` variables: (V, J), (J,), (J,)."""
-        return Form(_padded(self.matrix[:, chosen], count, 0), self.offset[chosen], self.doubt[chosen])
-
-    def negated(self) -> "Form":
-        """The opposite values."""
-        return Form(-self.matrix, -self.offset, self.doubt)
 
 
 class Rectifiers(NamedTuple):
@@ -191,7 +170,7 @@ class Encoding:
     def programme(self) -> LinearProgramme:
         """The linear programme of the variables and rows so far."""
         count = len(self.lower)
-        matrix = torch.cat([_padded(part, count, 1) for part, _ in self._rows] or [self.lower.new_zeros(0, count)])
+        matrix = torch.cat([padded(part, count, 1) for part, _ in self._rows] or [self.lower.new_zeros(0, count)])
         right = torch.cat([part for _, part in self._rows] or [self.lower.new_zeros(0)])
         return LinearProgramme(matrix, right, self.lower, self.upper)
 
@@ -212,7 +191,7 @@ class Encoding:
         # The transpose of the transpose: forward derivatives would compile a part of torch first.
         start, transpose, *_ = torch.func.vjp(node.function, *zeros)
         _, linear, *_ = torch.func.vjp(transpose, start)
-        columns = tuple(_padded(form.matrix, count, 0) for form in parents)
+        columns = tuple(padded(form.matrix, count, 0) for form in parents)
         (matrix,) = torch.func.vmap(linear)(columns)
         rule, sizes = self.network.rules[node.name], tuple(self.reach(form) for form in parents)
         _, offset = rule.at_zero(node, zeros)
@@ -256,7 +235,7 @@ class Encoding:
             part = Interval(interval.lower[bent], interval.upper[bent])
             self.rectifiers.append(Rectifiers(places, before, part, slope[bent]))
         self.exact = False
-        matrix = _padded(torch.where(bent, 0.0, straight.matrix), len(self.lower), 0)
+        matrix = padded(torch.where(bent, 0.0, straight.matrix), len(self.lower), 0)
         matrix[:, bent] += self.unit(places).T
         return Form(matrix, *(torch.where(bent, 0.0, part) for part in (straight.offset, straight.doubt)))
 
@@ -283,7 +262,7 @@ class Encoding:
         lower, upper = ranked(interval.lower), ranked(interval.upper)
         largest, low, high = Form(matrix[..., 0], offset[..., 0], doubt[..., 0]), lower[:, 0], upper[:, 0]
         for i in range(1, matrix.shape[-1]):
-            other = Form(_padded(matrix[..., i], len(self.lower), 0), offset[..., i], doubt[..., i])
+            other = Form(padded(matrix[..., i], len(self.lower), 0), offset[..., i], doubt[..., i])
             gap = self._sum(other, largest.negated())
             ends = Interval(lower[:, i] - high, upper[:, i] - low)
             room = 2 * unit * torch.maximum(ends.lower.abs(), ends.upper.abs())
@@ -301,7 +280,7 @@ class Encoding:
         size = self.reach(one) + self.reach(other)
         doubt = one.doubt + other.doubt + 4 * unit_roundoff(size.dtype) * size + torch.finfo(size.dtype).tiny
         count = len(self.lower)
-        matrix = _padded(one.matrix, count, 0) + _padded(other.matrix, count, 0)
+        matrix = padded(one.matrix, count, 0) + padded(other.matrix, count, 0)
         return Form(matrix, one.offset + other.offset, doubt)
 
     def _mean(self, form: Form, weights: Tensor, constant: Tensor) -> Form:
@@ -320,7 +299,7 @@ class Encoding:
     def apart(self, places: Tensor, before: Form, slope: Tensor, intercept: Tensor) -> Form:
         """``v[places] - (slope * before + intercept)``, for (J,) each."""
         line = self.line(before, slope, intercept)
-        matrix = self.unit(places).T - _padded(line.matrix, len(self.lower), 0)
+        matrix = self.unit(places).T - padded(line.matrix, len(self.lower), 0)
         return Form(matrix, -line.offset, line.doubt)
 
     def unit(self, places: Tensor) -> Tensor:
@@ -345,7 +324,7 @@ class Encoding:
         form = Form(*(part.view(-1, rows.shape[1]) for part in output))
         error = accumulated_error(rows.shape[1] + 8, rows.dtype)
         doubt = rows.abs() @ (form.doubt + error * self.reach(output)).flatten() * (1 + error)
-        matrix = _padded(form.matrix @ rows.T, len(self.lower), 0)
+        matrix = padded(form.matrix @ rows.T, len(self.lower), 0)
         return Form(matrix, rows @ form.offset.flatten(), doubt + torch.finfo(rows.dtype).tiny)
 
     def value(self, point: Tensor) -> Tensor:
@@ -361,23 +340,6 @@ class Encoding:
         return values["output"].flatten()
 
 
-def nonnegative(form: Form) -> tuple[Tensor, Tensor]:
-    """Matrix and right side of the rows that say that the entries of a form are at least 0."""
-    return form.matrix.T, -(form.offset + form.doubt)
-
-
-def lowest(programme: LinearProgramme, form: Form) -> Tensor:
-    """Lower bounds (J,) on the entries of a form over a programme."""
-    return shifted(programme.minima(form.matrix.T), form)
-
-
-def shifted(least: Tensor, form: Form) -> Tensor:
-    """Lower bounds (J,) on the entries of a form, from those on its linear part."""
-    error = form.doubt + 4 * unit_roundoff(least.dtype) * (least.abs() + form.offset.abs() + form.doubt)
-    bound = least + form.offset - error
-    return torch.where(bound.isnan(), -math.inf, bound)
-
-
 def _negative_slope(node: Node) -> Tensor | None:
     """The slope of a rectifier below 0, if it is one and lies between 0 and 1."""
     if node.operation not in RECTIFIERS:
@@ -389,13 +351,6 @@ def _negative_slope(node: Node) -> Tensor | None:
 def _is_open(interval: Interval) -> Tensor:
     closed: Tensor = (interval.lower >= 0) | (interval.upper <= 0)  # which NaN is not
     return ~closed
-
-
-def _padded(matrix: Tensor, count: int, dim: int) -> Tensor:
-    """Zeros for variables that came later."""
-    shape = list(matrix.shape)
-    shape[dim] = count - shape[dim]
-    return torch.cat([matrix, matrix.new_zeros(shape)], dim)
 
 
 def margin_rows(logits: Tensor, label: int) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,9 @@ from torch import Tensor
 from bounds import checks
 from bounds.balls import Interval
 from bounds.concretize import PerturbationSet
-from bounds.encoding import Encoding, encodings, followed, margin_rows, nonnegative, shifted
+from bounds.encoding import Encoding, encodings, followed, margin_rows
 from bounds.errors import UnsupportedLayer
+from bounds.forms import nonnegative, shifted
 from bounds.graph import Graph, Source
 from bounds.linear import crown
 from bounds.margins import margin_bounds

@@ -13,7 +13,9 @@ from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph import Graph, Node, Source, capture, entries
 from bounds.numerics import accumulated_error
 from bounds.operations import AFFINE, RESHAPE, Affine, affine
-from bounds.relaxations import NodeFunction, PiecewiseFunction, ScalarFunction
+from bounds.piecewise_functions import PiecewiseFunction
+from bounds.planes import NodeFunction
+from bounds.relaxations import ScalarFunction
 from bounds.scalars import function_of
 
 # What a bound speaks of, and which rounding errors it includes.

@@ -20,8 +20,8 @@ from bounds.balls import Interval
 from bounds.coefficients import Dense, Rows, Units, wanted_first
 from bounds.concretize import PerturbationSet
 from bounds.passages import Passage, through_open
+from bounds.planes import Planes
 from bounds.rectifier import Rectifier
-from bounds.relaxations import Planes
 
 RATE, DECAY = 0.1, 0.98  # of the ascent
 PATIENCE = 8  # steps after which a row has to have gained something

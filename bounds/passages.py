@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bounds.coefficients import Rows
-from bounds.relaxations import NodeFunction, Planes
+from bounds.planes import NodeFunction, Planes
 
 
 class Passage(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bounds.balls import Interval
-from bounds.relaxations import NodeFunction, Planes
+from bounds.planes import NodeFunction, Planes
 
 
 @dataclass(frozen=True, eq=False)

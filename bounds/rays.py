@@ -10,8 +10,8 @@ from bounds.frozen import frozen
 from bounds.graph import Graph, Node, capture
 from bounds.noise import Crossings, absolute_cosine, checked_rays, predicted_labels, unit_directions
 from bounds.operations import affine
+from bounds.piecewise_functions import PiecewiseFunction
 from bounds.products import Maximum
-from bounds.relaxations import PiecewiseFunction
 from bounds.scalars import function_of
 
 STEP = 1e-11  # share of the limit by which a line is followed beyond a kink, to be on the next piece

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bounds.balls import Interval
-from bounds.relaxations import PiecewiseFunction, Planes
+from bounds.piecewise_functions import PiecewiseFunction
+from bounds.planes import Planes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -4,14 +4,10 @@ The slope comes first. For any slope :math:`k`, the line :math:`k x + t` with
 :math:`t = \max_{l \le x \le u} f(x) - k x` lies above :math:`f` and touches it.
 So slopes may be chosen freely, and every choice is sound.
 
-The maximum is looked for on pieces where :math:`f` is convex (it lies at an end) or concave. On a concave piece
-:math:`[a, b]`, any point :math:`x` with :math:`f'(x) > k` bounds it by
-:math:`f(x) - k x + (f'(x) - k)(b - x)`, and mirrored; an inexact root of :math:`f' = k` thus costs tightness only.
-
 Rounding is part of the lines: they hold in real arithmetic for the very numbers that are returned.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -21,11 +17,10 @@ import torch
 from torch import Tensor
 
 from bounds.balls import Interval
-from bounds.coefficients import Rows
 from bounds.numerics import unit_roundoff
+from bounds.planes import NodeFunction, Planes
 
 Map = Callable[[Tensor], Tensor]
-Root = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a slope and both ends of an interval
 
 # Relative error of special functions in units of rounding, as in bounds.numerics.SPECIAL_FUNCTION_ERROR.
 SPECIAL = 16.0
@@ -40,86 +35,6 @@ class Lines(NamedTuple):
     lower_intercept: Tensor
     upper_slope: Tensor
     upper_intercept: Tensor
-
-
-class Planes(NamedTuple):
-    """Affine functions of all parents of a node below and above it, entry by entry.
-
-    Attributes:
-        lower_slopes: for each parent, of its shape or one that it is expanded to.
-        lower_intercept: shaped like the node; None for 0 everywhere.
-        upper_slopes: likewise; the same tensors as below where both have the same slopes.
-        upper_intercept: shaped like the node.
-    """
-
-    lower_slopes: tuple[Tensor, ...]
-    lower_intercept: Tensor | None
-    upper_slopes: tuple[Tensor, ...]
-    upper_intercept: Tensor
-
-    def at(self, rows: Rows) -> "Planes":
-        """The planes where coefficients stand."""
-        low = tuple(rows.at(slope) for slope in self.lower_slopes)
-        same = all(a is b for a, b in zip(self.lower_slopes, self.upper_slopes, strict=True))
-        high = low if same else tuple(rows.at(slope) for slope in self.upper_slopes)
-        constant = None if self.lower_intercept is None else rows.at(self.lower_intercept)
-        return Planes(low, constant, high, rows.at(self.upper_intercept))
-
-
-class NodeFunction(ABC):
-    """What linear bounds need of a node that is not affine: a range, and planes with free numbers in them.
-
-    The planes are sound for every choice of the free numbers; the choice is a matter of tightness.
-
-    Attributes:
-        pace: how far an ascent should move the free numbers at a time, 1 for the usual share of their limits.
-    """
-
-    pace: float = 1.0
-
-    @abstractmethod
-    def range_of(self, *parents: Interval) -> Interval:
-        """The image of the parents' intervals, rounded outward."""
-
-    @abstractmethod
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Free numbers of planes that serve best without further knowledge."""
-
-    def limits(self, *parents: Interval) -> tuple[Interval, ...]:
-        """For each of the free numbers, between which values it is of use."""
-        return ()
-
-    @abstractmethod
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
-        """Planes with given free numbers, which gradients reach."""
-
-    def usual(self, *parents: Interval) -> Planes:
-        """Planes with the free numbers that serve best without further knowledge."""
-        return self.planes(self.free(*parents), *parents)
-
-    def prepared(self, *parents: Interval) -> "Callable[[tuple[Tensor, ...]], Planes]":
-        """Planes as a function of the free numbers alone, for intervals that stay as they are."""
-        return lambda free: self.planes(free, *parents)
-
-    @abstractmethod
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """For each parent, where better bounds on it would help."""
-
-    def parallel(self, *parents: Interval) -> Planes:
-        """Planes with the same slopes below and above, if there are such ones of use."""
-        return self.usual(*parents)
-
-    def aligned(self, coefficients: Tensor) -> Tensor:
-        """Coefficients (N, R, *shape) of the node, to be multiplied with slopes."""
-        return coefficients
-
-    def combined(self, products: Tensor) -> Tensor:
-        """Values of the node, from products (.., *shape) of one parent with its slopes."""
-        return products
-
-    def reduced(self, products: Tensor, shape: torch.Size) -> Tensor:
-        """Coefficients of a parent with values of a given shape (N, *shape), from products with its slopes."""
-        return products
 
 
 class Candidate(NamedTuple):
@@ -312,151 +227,9 @@ def moving(value: Tensor, *rates: tuple[Tensor, Tensor]) -> Tensor:
     return value
 
 
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """A part of a function without a change of curvature or a kink inside, with one-sided values at its ends.
-
-    Attributes:
-        value: the function on the piece.
-        derivative: likewise.
-        curvature: 1 for convex, -1 for concave, 0 for linear.
-        root: of a slope and the ends of an interval in the piece, where the derivative equals the slope: how well
-            decides on tightness only, and beyond the interval anything beyond will do. Unused on a linear piece.
-        start: left end.
-        end: right end.
-    """
-
-    value: Map
-    derivative: Map
-    curvature: int
-    root: Root | None = None
-    start: float = -_INFINITY
-    end: float = _INFINITY
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PiecewiseFunction(ScalarFunction):
-    """A function made of pieces, from left to right.
-
-    Attributes:
-        pieces: with every point of the domain in one of them.
-        curvature: of the whole function, 1 for convex and -1 for concave, a number or a tensor; 0 for neither.
-    """
-
-    pieces: tuple[Piece, ...]
-    curvature: int | Tensor = 0
-
-    def candidates(self, inside: Interval, slope: Tensor, side: int) -> Iterator[Candidate]:
-        """Ends of the pieces, and the stationary point of a piece that bends the right way."""
-        nothing = torch.zeros_like(slope)
-        for piece in self.pieces:
-            lower, upper = inside.lower.clamp(min=piece.start), inside.upper.clamp(max=piece.end)
-            if piece.root is not None and piece.curvature * side < 0:
-                point = piece.root(slope, lower, upper)
-                point = torch.where(point.isnan(), lower, point).clamp(lower, upper)
-                # A root beyond the interval is no matter of rounding: there the end itself is meant.
-                point = torch.where(side * (piece.derivative(upper) - slope) >= 0, upper, point)
-                point = torch.where(side * (piece.derivative(lower) - slope) <= 0, lower, point)
-                derivative = piece.derivative(point)
-                ascent = side * (derivative - slope)
-                doubt = self._doubt(derivative, slope)
-                right, left = (ascent + doubt).clamp(min=0), (doubt - ascent).clamp(min=0)
-                slack = torch.maximum(
-                    torch.where(point == upper, nothing, right * (upper - point)),
-                    torch.where(point == lower, nothing, left * (point - lower)),
-                )
-                yield Candidate(point, piece.value(point), derivative, slack, lower <= upper)
-            else:
-                for point in (lower, upper):
-                    yield Candidate(point, piece.value(point), piece.derivative(point), nothing, lower <= upper)
-
-    @torch.no_grad()
-    def slopes(self, inside: Interval) -> Interval:
-        """Those at the ends and at the inflection points, on both sides of a kink."""
-        found = []
-        for piece in self.pieces:
-            lower, upper = inside.lower.clamp(min=piece.start), inside.upper.clamp(max=piece.end)
-            for point in (lower, upper):
-                found.append(torch.where(lower <= upper, piece.derivative(point), torch.nan))
-        slopes = torch.stack(found)
-        low = torch.where(slopes.isfinite(), slopes, _INFINITY).amin(0)
-        high = torch.where(slopes.isfinite(), slopes, -_INFINITY).amax(0)
-        known = low <= high
-        return Interval(torch.where(known, low, 0.0), torch.where(known, high, 0.0))
-
-    def _doubt(self, derivative: Tensor, slope: Tensor) -> Tensor:
-        """A bound on the rounding error of ``derivative - slope``."""
-        error = 2 * self.relative_error * derivative.abs() + slope.abs() + self.absolute_error
-        return unit_roundoff(slope.dtype) * error + torch.finfo(slope.dtype).tiny
-
-    def slope(self, inside: Interval, side: int) -> Tensor:
-        """The slope of the line with the least area, of those through an end, through two, or tangent at the middle."""
-        tangent = self._derivative(middle(inside))
-        secant = self._secant(inside, tangent)
-        if isinstance(self.curvature, Tensor) or self.curvature != 0:
-            bends = torch.as_tensor(self.curvature, device=tangent.device)
-            return torch.where(bends * side > 0, secant, tangent)
-        slopes = [secant, tangent, *self._through_ends(inside, side, tangent)]
-        return best_slope(self, inside, slopes, side)
-
-    def _derivative(self, x: Tensor) -> Tensor:
-        """The derivative, from the left at kinks; 0 where it is infinite."""
-        result = torch.zeros_like(x)
-        moderate = x.abs() < torch.finfo(x.dtype).max ** 0.125  # beyond, powers overflow on the way back
-        for piece in self.pieces:
-            with torch.no_grad():
-                slope = piece.derivative(x)
-                within = (x > piece.start) & (x <= piece.end) & slope.isfinite()
-            bent = piece.derivative(torch.where(within & moderate, x, torch.full_like(x, _point_of(piece))))
-            result = torch.where(within, torch.where(moderate, bent, slope), result)
-        return result
-
-    def _secant(self, inside: Interval, tangent: Tensor) -> Tensor:
-        """The slope between both ends; of the tangent where these lie so close that rounding rules."""
-        lower, upper = inside.lower, inside.upper
-        with torch.no_grad():
-            width = upper - lower
-            secant = (self.value(upper) - self.value(lower)) / width
-            clear = width > 2 * unit_roundoff(width.dtype) ** 0.5 * (lower.abs() + upper.abs())
-            right, left = ((self._derivative(end) - secant) / width for end in (upper, lower))
-        return torch.where(clear & secant.isfinite(), moving(secant, (upper, right), (lower, -left)), tangent)
-
-    @torch.no_grad()
-    def _through_ends(self, inside: Interval, side: int, tangent: Tensor) -> list[Tensor]:
-        """Slopes of the lines through one end that touch a piece inside, or pass through one of its kinks."""
-        slopes = []
-        linear = any(piece.curvature == 0 for piece in self.pieces)
-        for piece in self.pieces:
-            lower, upper = inside.lower.clamp(min=piece.start), inside.upper.clamp(max=piece.end)
-            for end in (inside.lower, inside.upper):
-                if piece.curvature * side < 0:
-                    slopes.append(self._touching(piece, Interval(lower, upper), end, side))
-                if linear and piece.end < _INFINITY:
-                    rise = self.value(torch.full_like(end, piece.end)) - self.value(end)
-                    slopes.append(rise / (piece.end - end))
-        reached = (torch.where(slope.isfinite(), slope, tangent) for slope in slopes)
-        return list(reached)
-
-    def _touching(self, piece: Piece, part: Interval, end: Tensor, side: int) -> Tensor:
-        """The slope of the line through the function at ``end`` that is tangent to the piece."""
-        height = self.value(end)
-
-        def passed(x: Tensor) -> Tensor:
-            return side * (x - end).sign() * (piece.value(x) - height - piece.derivative(x) * (x - end)) > 0
-
-        return piece.derivative(middle(bisect(passed, part.lower, part.upper)))
-
-
 def middle(interval: Interval) -> Tensor:
     """The centre of an interval."""
     return interval.lower / 2 + interval.upper / 2
-
-
-def _point_of(piece: Piece) -> float:
-    """A point inside the piece, where its derivative is finite."""
-    start = piece.start if piece.start > -_INFINITY else min(piece.end, 0.0) - 2
-    end = piece.end if piece.end < _INFINITY else max(piece.start, 0.0) + 2
-    return (start + end) / 2
 
 
 def bisect(passed: Map, lower: Tensor, upper: Tensor, steps: int = 48) -> Interval:

@@ -13,8 +13,9 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
+from bounds.piecewise_functions import Piece, PiecewiseFunction
 from bounds.rectifier import Rectifier
-from bounds.relaxations import SPECIAL, Map, Piece, PiecewiseFunction, bisect
+from bounds.relaxations import SPECIAL, Map, bisect
 
 _INFINITY = math.inf
 _ARITHMETIC = 4.0  # units of rounding of a few sums and products

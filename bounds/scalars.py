@@ -8,8 +8,8 @@ from bounds import periodic_functions
 from bounds import scalar_functions as functions
 from bounds.errors import UnsupportedLayer
 from bounds.graph import Node
+from bounds.planes import NodeFunction
 from bounds.products import Maximum, Product, Within
-from bounds.relaxations import NodeFunction
 
 Maker = Callable[[Node], NodeFunction]
 

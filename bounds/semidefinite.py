@@ -24,8 +24,9 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.concretize import PerturbationSet
-from bounds.encoding import Encoding, Form, encodings, followed, margin_rows
+from bounds.encoding import Encoding, encodings, followed, margin_rows
 from bounds.errors import InvalidInput
+from bounds.forms import Form
 from bounds.graph import Graph, Source
 from bounds.margins import margin_bounds
 from bounds.numerics import accumulated_error, unit_roundoff

@@ -8,7 +8,8 @@ from torch import Tensor
 from bounds.balls import Interval
 from bounds.errors import UnsupportedLayer
 from bounds.numerics import unit_roundoff
-from bounds.relaxations import NodeFunction, PiecewiseFunction
+from bounds.piecewise_functions import PiecewiseFunction
+from bounds.planes import NodeFunction
 
 EVERYWHERE = 1e30  # stands for infinity, beyond which slopes of functions that have a limit no longer move
 STEEP = 1e6  # a function that is so steep there is taken to have no limit

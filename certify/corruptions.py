@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bounds import InvalidInput, checks, clopper_pearson_interval
+from bounds import InvalidInput, checks
 from bounds.geometry import cosine_transform
 from certify.models import frozen, predictions, probe
+from certify.results import share_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,8 +142,7 @@ class CorruptionAccuracy:
             rows.append((name, 0, checks.rows(name, right, len(self.clean))))
         table = []
         for name, severity, right in rows:
-            low, high = clopper_pearson_interval(right.sum(), len(right), 1 - alpha)
-            table.append((name, severity, float(right.double().mean()), float(low), float(high)))
+            table.append((name, severity, float(right.double().mean()), *share_interval(right, alpha)))
         return pd.DataFrame(table, columns=["name", "severity", "accuracy", "lower", "upper"])
 
 

@@ -1,8 +1,7 @@
 """All methods on the same inputs: per input and norm, what is proved beside what was broken."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bounds import InvalidInput, NoiseRatioTest, UnsupportedLayer, checks
+from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
-from certify.manifest import manifest_of, norm_key
+from certify.manifest import manifest_of
 from certify.methods import STANDARD, Method, Problem
 from certify.models import frozen, probe
-from certify.records import certificate_rows, estimate_rows, witness_rows
 from certify.report import Page, norm_name, render
-from certify.results import Estimate, Witness
 from certify.runs import RunDirectory
+from certify.units import run_unit, units_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -343,68 +341,20 @@ def evaluate(
     base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
     # Attacks also count changed entries, which is no norm: order 0.
     orders = list(dict.fromkeys(0.0 if norm == 0 else checks.norm(norm) for norm in norms))
-    units = list(_units(chosen, orders, len(x)))
+    units = units_of(chosen, orders, len(x))
     manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
     run = None if output is None else RunDirectory.open(output, manifest)
     records = {} if run is None else run.records()
     tensors = {} if run is None else {unit: run.tensors(unit) for unit in records}
-    for done, (name, method, norm, rows) in enumerate(units, start=1):
+    for done, unit in enumerate(units, start=1):
+        name = unit.name
         if name not in records:
-            records[name], tensors[name] = _run_unit(problem, base, orders, name, method, norm, rows)
+            records[name], tensors[name] = run_unit(unit, problem, base, orders)
             if run is not None:
                 run.append(records[name], tensors[name])
         if progress is not None:
             progress(name, done, len(units))
-    return Evaluation(manifest if run is None else run.manifest, [records[name] for name, *_ in units], tensors)
-
-
-def _units(methods: Sequence[Method], norms: Sequence[float], count: int) -> Iterator[tuple[str, Method, float, slice]]:
-    """Name, method, norm and rows of each unit of work."""
-    names = [method.name for method in methods]
-    if len(set(names)) < len(names):
-        raise InvalidInput(f"methods must have different names, got {', '.join(names)}")
-    for norm in norms:
-        if not any(norm in method.norms for method in methods):
-            raise InvalidInput(f"none of the methods ({', '.join(names) or 'none given'}) serves the norm {norm:g}")
-    for method, norm in [(method, norm) for method in methods for norm in norms if norm in method.norms]:
-        for start in range(0, count, method.rows_per_unit):
-            rows = slice(start, min(start + method.rows_per_unit, count))
-            yield f"{method.name}/{norm_key(norm)}/{rows.start}-{rows.stop}", method, norm, rows
-
-
-def _run_unit(
-    problem: Problem, base: list[int], norms: Sequence[float], name: str, method: Method, norm: float, rows: slice
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    started = time.perf_counter()
-    tensors: dict[str, Tensor] = {}
-    clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
-    try:
-        result = method.run(problem, rows, norm)
-    except UnsupportedLayer as error:
-        kind = "unsupported"
-        details = [{"status": kind, "subject": "base", "reason": str(error)}] * (rows.stop - rows.start)
-    else:
-        if isinstance(result, Witness):
-            kind, details = "witness", witness_rows(result.cpu(), clean, targets, norms)
-            tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
-        elif isinstance(result, Estimate):
-            kind, details = "estimate", estimate_rows(result.cpu(), targets)
-        else:
-            kind, details = "certificate", certificate_rows(result.cpu(), targets)
-    labels = problem.y[rows].tolist()
-    shared = [
-        {"index": rows.start + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
-        for i, detail in enumerate(details)
-    ]
-    record = {
-        "unit": name,
-        "method": method.name,
-        "kind": kind,
-        "norm": norm_key(norm),
-        "seconds": time.perf_counter() - started,
-        "rows": shared,
-    }
-    return record, tensors
+    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], norm: float, subject: str, method: str) -> AccuracyCurve:

@@ -322,5 +322,13 @@ class AttackedAccuracy(Record):
         It holds the probability that an input withstands them, for inputs drawn as these were, with probability
         at least ``1 - alpha``. The robust accuracy may be lower still; only the upper end bounds it.
         """
-        lower, upper = clopper_pearson_interval(self.robust.sum(), len(self), 1 - checks.probability("alpha", alpha))
-        return float(lower), float(upper)
+        return share_interval(self.robust, alpha)
+
+
+def share_interval(hits: Tensor, alpha: float) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval for the probability of a hit, from independent ones, (N,) bool.
+
+    It holds with probability at least ``1 - alpha``.
+    """
+    lower, upper = clopper_pearson_interval(hits.sum(), len(hits), 1 - checks.probability("alpha", alpha))
+    return float(lower), float(upper)

@@ -97,16 +97,9 @@ def targeted_apgd(
     """
     checks.at_least("targets", targets, 1)
     checks.at_least("steps", steps, 1)
-    return run(
-        model,
-        x,
-        labels,
-        threat=Threat(norm, epsilon, low, high, frozen_features),
-        attacks={"targeted_apgd": targeted(targets, steps)},
-        method="targeted_apgd",
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat = Threat(norm, epsilon, low, high, frozen_features)
+    attack = {"targeted_apgd": targeted(targets, steps)}
+    return run(model, x, labels, threat=threat, attacks=attack, batch_size=batch_size, generator=generator)
 
 
 def untargeted(loss: str, steps: int, restarts: int) -> Attack:
@@ -115,10 +108,8 @@ def untargeted(loss: str, steps: int, restarts: int) -> Attack:
     def attack(task: Task) -> None:
         if loss == "dlr" and task.num_classes < 3:
             raise InvalidInput('loss="dlr" needs at least 3 classes, got 2: use loss="margin"')
-        for restart in range(restarts):
+        for restart in task.while_standing(range(restarts)):
             _ascend(task, task.untargeted(LOSSES[loss]), steps, scattered=restart > 0)
-            if not len(task.drop_found()):
-                return
 
     return attack
 
@@ -128,14 +119,12 @@ def targeted(targets: int, steps: int) -> Attack:
 
     def attack(task: Task) -> None:
         task.rank_targets(targets)
-        for rank in range(task.targets.shape[1]):
+        for rank in task.while_standing(range(task.targets.shape[1])):
             loss = partial(_toward, task, rank)
             _, gradient = task.loss_and_gradient(task.x, loss)
             task.logits(task.leap(task.x, gradient, task.radius))  # settles the rows whose boundary is flat
             if len(task.drop_found()):
                 _ascend(task, loss, steps)
-            if not len(task.drop_found()):
-                return
 
     return attack
 

@@ -11,7 +11,8 @@ from certify.attacks.descent import try_without_gradients
 from certify.attacks.geometry import length, per_row
 from certify.attacks.polish import bisect
 from certify.attacks.search import Search
-from certify.attacks.witnesses import checked_norm, witness_of
+from certify.attacks.threat import checked_norm
+from certify.attacks.witnesses import witness_of
 from certify.results import Witness
 
 PROBE = (0.3, 0.03)  # how far probes lie from the boundary, in units of the distance, at the first and the last step

@@ -23,11 +23,14 @@ def run(
     *,
     threat: Threat,
     attacks: Mapping[str, Attack],
-    method: str,
     batch_size: int,
     generator: torch.Generator | None = None,
+    method: str = "",
 ) -> AttackedAccuracy:
-    """The verdict on attacks that are tried one after the other, each on the rows still standing."""
+    """The verdict on attacks that are tried one after the other, each on the rows still standing.
+
+    The method of the result is named after the attacks, unless it has a name of its own.
+    """
     threat.check(x)
     checks.at_least("batch_size", batch_size, 1)
     x = x.detach()
@@ -39,14 +42,13 @@ def run(
             sides = threat.sides(x[rows])
             task = Task(model, x[rows], labels[rows], float(threat.norm), epsilon[rows], *sides, num_classes, generator)
             standing = torch.ones_like(task.outcome.found)
-            for name, attack in attacks.items():
+            for name, attack in task.while_standing(attacks.items()):
                 attack(task)
                 for row in rows[standing & task.outcome.found].tolist():
                     winner[row] = name
                 standing = ~task.outcome.found
-                if not len(task.drop_found()):
-                    break
             whole.put(rows, task.outcome)
+        method = method or "+".join(attacks)
         return verdict(
             model, x, labels, clean, threat=threat, outcome=whole, winner=winner, method=method, batch_size=batch_size
         )

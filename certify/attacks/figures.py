@@ -9,14 +9,14 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from bounds import checks, clopper_pearson_interval
+from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from certify.attacks.minimal import minimal_perturbation
 from certify.attacks.random_noise import noise_accuracy
 from certify.attacks.robust import robust_accuracy
-from certify.attacks.witnesses import checked_norm
-from certify.results import Record
+from certify.attacks.threat import checked_norm
+from certify.results import Record, share_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ class NormFigures(Record):
 
     def robust_accuracy_interval(self, alpha: float = 0.05) -> Interval:
         """Exact (Clopper-Pearson) interval for the accuracy under these attacks, of probability ``1 - alpha``."""
-        return _interval(self.robust, alpha)
+        return share_interval(self.robust, alpha)
 
     @property
     def noise_accuracy(self) -> float:
@@ -103,7 +103,7 @@ class NormFigures(Record):
 
     def noise_accuracy_interval(self, alpha: float = 0.05) -> Interval:
         """Exact interval for the accuracy under noise, from the first copy of each input; (0, 1) in l_0."""
-        return (0.0, 1.0) if self.noise_first_correct is None else _interval(self.noise_first_correct, alpha)
+        return (0.0, 1.0) if self.noise_first_correct is None else share_interval(self.noise_first_correct, alpha)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,11 +131,6 @@ class RobustnessFigures:
                 line |= {name: value, f"{name}_lower": ends[0], f"{name}_upper": ends[1]}
             lines.append(line)
         return pd.DataFrame(lines)
-
-
-def _interval(right: Tensor, alpha: float) -> Interval:
-    lower, upper = clopper_pearson_interval(right.sum(), len(right), 1 - checks.probability("alpha", alpha))
-    return float(lower), float(upper)
 
 
 def robustness_figures(

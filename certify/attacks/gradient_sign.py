@@ -39,7 +39,7 @@ def fgsm(
         Goodfellow, Shlens, Szegedy (2015), Explaining and harnessing adversarial examples, arXiv:1412.6572.
     """
     threat = Threat(norm, epsilon, low, high, frozen_features)
-    return run(model, x, labels, threat=threat, attacks={"fgsm": one_step}, method="fgsm", batch_size=batch_size)
+    return run(model, x, labels, threat=threat, attacks={"fgsm": one_step}, batch_size=batch_size)
 
 
 def random_fgsm(
@@ -62,16 +62,9 @@ def random_fgsm(
     References:
         Tramer et al. (2018), Ensemble adversarial training, section 4.1, arXiv:1705.07204.
     """
-    return run(
-        model,
-        x,
-        labels,
-        threat=Threat(norm, epsilon, low, high, frozen_features),
-        attacks={"random_fgsm": random_and_one_step},
-        method="random_fgsm",
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat = Threat(norm, epsilon, low, high, frozen_features)
+    attack = {"random_fgsm": random_and_one_step}
+    return run(model, x, labels, threat=threat, attacks=attack, batch_size=batch_size, generator=generator)
 
 
 def iterative_fgsm(
@@ -95,15 +88,9 @@ def iterative_fgsm(
         Kurakin, Goodfellow, Bengio (2017), Adversarial examples in the physical world, arXiv:1607.02533.
     """
     checks.at_least("steps", steps, 1)
-    return run(
-        model,
-        x,
-        labels,
-        threat=Threat(norm, epsilon, low, high, frozen_features),
-        attacks={"iterative_fgsm": partial(climb, steps=steps)},
-        method="iterative_fgsm",
-        batch_size=batch_size,
-    )
+    threat = Threat(norm, epsilon, low, high, frozen_features)
+    attack = partial(climb, steps=steps)
+    return run(model, x, labels, threat=threat, attacks={"iterative_fgsm": attack}, batch_size=batch_size)
 
 
 def pgd(
@@ -134,21 +121,11 @@ def pgd(
     checks.at_least("restarts", restarts, 1)
 
     def attack(task: Task) -> None:
-        for _ in range(restarts):
+        for _ in task.while_standing(range(restarts)):
             climb(task, task.random_start(), steps=steps)
-            if not len(task.drop_found()):
-                return
 
-    return run(
-        model,
-        x,
-        labels,
-        threat=Threat(norm, epsilon, low, high, frozen_features),
-        attacks={"pgd": attack},
-        method="pgd",
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat = Threat(norm, epsilon, low, high, frozen_features)
+    return run(model, x, labels, threat=threat, attacks={"pgd": attack}, batch_size=batch_size, generator=generator)
 
 
 def one_step(task: Task) -> None:

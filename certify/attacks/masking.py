@@ -1,6 +1,5 @@
 """Whether gradients lead attacks astray, which makes a model look robust that is not."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +18,7 @@ from certify.attacks.losses import cross_entropy
 from certify.attacks.score_based import search
 from certify.attacks.task import Task
 from certify.attacks.threat import Threat
-from certify.results import AttackedAccuracy, Record
+from certify.results import Record
 
 TOLERATED = 0.02  # share of the rows that may show a symptom by chance
 ROUNDING = 1e-4  # of the clean margin, which a loss may seem to rise by
@@ -129,26 +128,14 @@ def gradient_masking(
         "apgd": untargeted("cross_entropy", steps, restarts=1),
         "targeted_apgd": targeted(MOST_TARGETS, steps),
     }
-
-    def attacked(threat: Threat, attacks: Mapping[str, Attack]) -> AttackedAccuracy:
-        return run(
-            model,
-            x,
-            labels,
-            threat=threat,
-            attacks=attacks,
-            method="gradient_masking",
-            batch_size=batch_size,
-            generator=generator,
-        )
-
-    clean = attacked(near, {"look": _look})
-    stepped = attacked(near, {"iterative_fgsm": partial(climb, steps=steps)})
+    attacked = partial(run, model, x, labels, batch_size=batch_size, generator=generator)
+    clean = attacked(threat=near, attacks={"look": _look})
+    stepped = attacked(threat=near, attacks={"iterative_fgsm": partial(climb, steps=steps)})
     others: dict[str, Attack] = {
         "square": partial(search, queries=queries),
         "from_outside": from_outside(steps, restarts=3),
     }
-    broken = attacked(near, {**standard, **others})
+    broken = attacked(threat=near, attacks={**standard, **others})
 
     def fell_to(name: str) -> Tensor:
         return torch.tensor([winner == name for winner in broken.attack], dtype=torch.bool, device=x.device)
@@ -160,7 +147,7 @@ def gradient_masking(
         black_box_only=fell_to("square"),
         from_outside_only=fell_to("from_outside"),
         stalled=stepped.robust & (stepped.margin >= clean.margin - ROUNDING * clean.margin.abs()),
-        unbreakable=attacked(far, standard).robust,
+        unbreakable=attacked(threat=far, attacks=standard).robust,
         clean_margin=clean.margin,
         reached_margin=stepped.margin,
         unbounded_epsilon=far.budgets(x),

@@ -13,7 +13,7 @@ from certify.attacks.budget import examine
 from certify.attacks.geometry import clip, inner_side, length, per_row
 from certify.attacks.threat import Threat
 from certify.models import frozen, predictions
-from certify.results import Record
+from certify.results import Record, share_interval
 
 DISTRIBUTIONS = ("sphere", "ball", "gaussian")
 
@@ -65,9 +65,7 @@ class NoiseAccuracy(Record):
         Copies of one input are no independent draws of inputs, so more of them do not narrow it; it holds for
         inputs drawn as these were, with probability at least ``1 - alpha``.
         """
-        confidence = 1 - checks.probability("alpha", alpha)
-        lower, upper = clopper_pearson_interval(self.first_correct.sum(), len(self), confidence)
-        return float(lower), float(upper)
+        return share_interval(self.first_correct, alpha)
 
 
 def noise_accuracy(

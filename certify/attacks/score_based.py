@@ -1,6 +1,7 @@
 """Square attack: random search that sees logits only, so that masked gradients cannot hold it up."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,20 +47,9 @@ def square(
         Andriushchenko et al. (2020), Square attack, arXiv:1912.00049; for l_1, Croce, Hein (2021), arXiv:2103.01208.
     """
     checks.at_least("queries", queries, 1)
-
-    def attack(task: Task) -> None:
-        search(task, queries)
-
-    return run(
-        model,
-        x,
-        labels,
-        threat=Threat(norm, epsilon, low, high, frozen_features),
-        attacks={"square": attack},
-        method="square",
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat = Threat(norm, epsilon, low, high, frozen_features)
+    attack = partial(search, queries=queries)
+    return run(model, x, labels, threat=threat, attacks={"square": attack}, batch_size=batch_size, generator=generator)
 
 
 def search(task: Task, queries: int) -> None:

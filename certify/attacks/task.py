@@ -1,8 +1,9 @@
 """The state of a batch under attack at a fixed budget: passes through the model, and moves among allowed inputs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from certify.attacks.search import ROUNDING
 
 SPARSITY = 0.05  # share of the entries that a step in l_1 moves, where an attack does not adapt it
 LogitLoss = Callable[[Tensor], Tensor]  # of logits (M, K), one number (M,) per row
+Round = TypeVar("Round")
 
 
 @dataclass
@@ -75,6 +77,13 @@ class Task:
         for name in ("x", "labels", "epsilon", "lower", "upper", "rows", "targets"):
             setattr(self, name, getattr(self, name)[keep])
         return keep
+
+    def while_standing(self, rounds: Iterable[Round]) -> Iterator[Round]:
+        """The rounds of an attack, one after the other as long as rows stand; those that fell are left out."""
+        for one in rounds:
+            yield one
+            if not len(self.drop_found()):
+                return
 
     # -------------------------------------------------------------------------------------------------- the model
 

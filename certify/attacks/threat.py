@@ -14,6 +14,26 @@ from certify.attacks.geometry import inner_side
 NORMS = (1, 2, math.inf)
 
 
+def checked_norm(norm: float, known: tuple[float, ...]) -> float:
+    """The order as a float; it must be one of those that the attack serves."""
+    if isinstance(norm, bool) or norm not in known:
+        names = ["math.inf" if order == math.inf else f"{order:g}" for order in known]
+        listed = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        raise InvalidInput(f"norm must be {listed}, got {norm!r}")
+    return float(norm)
+
+
+def sides(x: Tensor, low: Limit, high: Limit, frozen_features: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of each entry, (N, *D) each; infinite where open, ``x`` itself where frozen."""
+    lower, upper = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
+    lower = x.new_full((), -math.inf) if lower is None else lower
+    upper = x.new_full((), math.inf) if upper is None else upper
+    if frozen_features is not None:
+        mask = frozen_features.to(x.device)
+        lower, upper = torch.where(mask, x, lower), torch.where(mask, x, upper)
+    return lower.expand_as(x), upper.expand_as(x)
+
+
 @dataclass(frozen=True, eq=False)
 class Threat:
     """The inputs that an attack may reach; arguments as in :func:`certify.attacks.robust_accuracy`."""
@@ -26,8 +46,7 @@ class Threat:
 
     def check(self, x: Tensor) -> None:
         """Refuse what is no set of inputs around ``x``."""
-        if self.norm not in NORMS:
-            raise InvalidInput(f"norm must be 1, 2 or math.inf, got {self.norm}")
+        checked_norm(self.norm, NORMS)
         checks.inputs(x, self.low, self.high)
         if isinstance(self.epsilon, Tensor):
             if self.epsilon.shape not in ((), (len(x),)):
@@ -39,27 +58,12 @@ class Threat:
                 raise InvalidInput("epsilon must be finite and at least 0 in every row")
         else:
             checks.nonnegative("epsilon", self.epsilon)
-        mask = self.frozen_features
-        if mask is not None:
-            if checks.tensor("frozen_features", mask).dtype != torch.bool:
-                raise InvalidInput(f"frozen_features must be a bool tensor, got {mask.dtype}: True where nothing moves")
-            fits = zip(mask.shape[::-1], x.shape[:0:-1], strict=False)
-            if mask.ndim >= x.ndim or not all(size in (1, entries) for size, entries in fits):
-                raise InvalidInput(
-                    f"frozen_features must broadcast to one input, of shape {tuple(x.shape[1:])}, "
-                    f"got {tuple(mask.shape)}: pass one mask for all inputs"
-                )
+        checks.frozen_features(self.frozen_features, x)
 
     def budgets(self, x: Tensor) -> Tensor:
         """Epsilon of each row, (N,) float64."""
         return torch.as_tensor(self.epsilon, dtype=torch.float64, device=x.device).expand(len(x)).clone()
 
     def sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Lowest and highest value of each entry, (N, *D) each; infinite where open, ``x`` itself where frozen."""
-        low, high = inner_side(self.low, x, math.inf), inner_side(self.high, x, -math.inf)
-        lower = torch.full_like(x, -math.inf) if low is None else low.expand_as(x)
-        upper = torch.full_like(x, math.inf) if high is None else high.expand_as(x)
-        if self.frozen_features is None:
-            return lower, upper
-        mask = self.frozen_features.to(x.device)
-        return torch.where(mask, x, lower), torch.where(mask, x, upper)
+        """Lowest and highest value of each entry, (N, *D) each, as the function of that name returns them."""
+        return sides(x, self.low, self.high, self.frozen_features)

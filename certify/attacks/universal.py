@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bounds import checks, clopper_pearson_interval
+from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from certify.attacks.geometry import clip, inner_side, length, per_row, project, steepest_ascent
@@ -15,7 +15,7 @@ from certify.attacks.projections import pull_within
 from certify.attacks.random_noise import unit_noise
 from certify.attacks.threat import Threat
 from certify.models import frozen, predictions, probe
-from certify.results import Record
+from certify.results import Record, share_interval
 
 STEP = (0.2, 0.01)  # length of the first and the last step, in units of epsilon
 MOMENTUM = 0.8  # weight of the gradients before
@@ -76,16 +76,11 @@ class FoolingRate(Record):
 
         It holds with probability at least ``1 - alpha``, and not for inputs that the perturbation was made on.
         """
-        return _interval(self.fooled, alpha)
+        return share_interval(self.fooled, alpha)
 
     def noise_interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """The same for the noise."""
-        return _interval(self.fooled_by_noise, alpha)
-
-
-def _interval(hit: Tensor, alpha: float) -> tuple[float, float]:
-    lower, upper = clopper_pearson_interval(hit.sum(), len(hit), 1 - checks.probability("alpha", alpha))
-    return float(lower), float(upper)
+        return share_interval(self.fooled_by_noise, alpha)
 
 
 def universal_perturbation(

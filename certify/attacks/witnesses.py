@@ -8,22 +8,14 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from bounds.errors import InvalidInput
-from certify.attacks.geometry import clip, inner_side, length, per_row
+from certify.attacks.geometry import clip, length, per_row
 from certify.attacks.search import Search
+from certify.attacks.threat import checked_norm as checked_norm
+from certify.attacks.threat import sides
 from certify.models import frozen, predictions, probe
 from certify.results import Witness
 
 Attack = Callable[[Search], object]  # runs points through a search, which remembers the nearest successes
-
-
-def checked_norm(norm: float, known: tuple[float, ...]) -> float:
-    """The order as a float; it must be one of those that the attack serves."""
-    if isinstance(norm, bool) or norm not in known:
-        names = ["math.inf" if order == math.inf else f"{order:g}" for order in known]
-        listed = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-        raise InvalidInput(f"norm must be {listed}, got {norm!r}")
-    return float(norm)
 
 
 def witness_of(
@@ -47,9 +39,10 @@ def witness_of(
     float64 from the stored tensors.
     """
     checks.inputs(x, low, high)
+    checks.frozen_features(frozen_features, x)
     checks.at_least("batch_size", batch_size, 1)
     x = x.detach()
-    low, high = _box(x, low, high, frozen_features)
+    low, high = sides(x, low, high, frozen_features)
     names = list(stages)
     with frozen(model), torch.no_grad():
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
@@ -82,23 +75,3 @@ def witness_of(
         queries_per_row=forward,
         backward_passes_per_row=backward,
     )
-
-
-def _box(x: Tensor, low: Limit, high: Limit, frozen_features: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sides (N, *D) of the box of each row, infinite where it is open; frozen entries have no room."""
-    lower, upper = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
-    lower = x.new_full((), -math.inf) if lower is None else lower
-    upper = x.new_full((), math.inf) if upper is None else upper
-    if frozen_features is not None:
-        mask = checks.tensor("frozen_features", frozen_features).to(x.device)
-        if mask.dtype != torch.bool:
-            raise InvalidInput(f"frozen_features must be a boolean tensor, got {mask.dtype}: True where x must stay")
-        try:
-            mask = mask.expand(x.shape[1:])
-        except RuntimeError:
-            raise InvalidInput(
-                f"frozen_features must broadcast to one input, of shape {tuple(x.shape[1:])}, got "
-                f"{tuple(mask.shape)}: pass one mask for all inputs, without a batch dimension"
-            ) from None
-        lower, upper = torch.where(mask, x, lower), torch.where(mask, x, upper)
-    return lower.expand_as(x), upper.expand_as(x)

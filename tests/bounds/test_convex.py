@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bounds import Box, Graph, InvalidInput, LpBall, SparseBall, UnsupportedLayer, capture, crown, margin_bounds
 from bounds.convex import lp_bounds, lp_margins
-from bounds.encoding import Form, encodings, lowest, shifted
+from bounds.encoding import encodings
+from bounds.forms import Form, lowest, shifted
 from bounds.operations import AFFINE
 from bounds.programmes import LinearProgramme, Proposal
 from bounds.relaxations import Lines, ScalarFunction

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bounds import Box, Graph, Interval, InvalidInput, LpBall, UnsupportedLayer, capture, crown, margin_bounds
 from bounds.convex import lp_bounds, lp_margins
-from bounds.encoding import Encoding, Form
+from bounds.encoding import Encoding
+from bounds.forms import Form
 from bounds.milp import Search, milp_bounds, milp_margins
 
 NETWORKS = ("mlp_relu", "mlp_relu_deep", "mlp_leaky", "cnn_relu", "cnn_bn_avgpool")

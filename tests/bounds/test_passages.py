@@ -10,8 +10,8 @@ from torch import Tensor
 from bounds.balls import Interval
 from bounds.coefficients import Dense, Rows, Windows, mirrored
 from bounds.passages import Lines, Passage, through_lines, through_open, through_planes
+from bounds.planes import Planes
 from bounds.rectifier import Rectifier
-from bounds.relaxations import Planes
 from bounds.scalar_functions import leaky_relu
 
 INPUTS, SHAPE = 2, (3, 4, 5)

@@ -17,8 +17,8 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 from bounds.balls import Interval
+from bounds.planes import NodeFunction, Planes
 from bounds.products import Maximum, Product, Within
-from bounds.relaxations import NodeFunction, Planes
 from bounds.scalar_functions import leaky_relu, relu
 
 COUNT = 3000

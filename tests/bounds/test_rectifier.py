@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bounds.balls import Interval
 from bounds.rectifier import Rectifier
-from bounds.relaxations import Planes
+from bounds.planes import Planes
 from bounds.scalar_functions import leaky_relu
 
 DTYPES = (torch.float32, torch.float64)

@@ -312,7 +312,7 @@ def test_an_error_that_is_not_about_memory_is_not_repeated():
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_models_in_half_precision_are_run_and_named(half: torch.dtype):
-    model, x, _ = reference.load("noise", 20)
+    model, x, _ = reference.load("noise", 6)
     smoothed = SmoothedClassifier(model, Gaussian(0.25), num_classes=10)
     full = smoothed.certify(x, n=1000, generator=generator())
     lower = SmoothedClassifier(model.to(half), Gaussian(0.25), num_classes=10).certify(x, n=1000, generator=generator())

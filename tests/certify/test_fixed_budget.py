@@ -274,6 +274,7 @@ def test_nothing_found_is_reported_as_nothing_found(name: str, norm: float):
     result = attack(name, Constant(), x, y, norm=norm, epsilon=0.5)
     assert result.robust.all()
     assert result.attack == ("",) * 4
+    assert result.method == name
     check(result, Constant(), x, y, 0, 1)
     assert (result.margin > 0).all()
 
@@ -458,11 +459,12 @@ def test_accuracy_interval_and_table():
     ("change", "message"),
     [
         ({"norm": 3}, "norm must be 1, 2 or math.inf, got 3"),
+        ({"norm": True}, "norm must be 1, 2 or math.inf, got True"),
         ({"epsilon": -0.1}, "epsilon must be a finite number of at least 0, got -0.1"),
         ({"epsilon": math.nan}, "epsilon must be a finite number of at least 0, got nan"),
         ({"epsilon": torch.tensor([math.inf])}, "epsilon must be finite and at least 0 in every row"),
         ({"epsilon": torch.tensor([0.1, 0.2])}, r"epsilon must be a number or of shape \(1,\), got \(2,\)"),
-        ({"frozen_features": torch.zeros(7)}, "frozen_features must be a bool tensor, got torch.float32"),
+        ({"frozen_features": torch.zeros(7)}, "frozen_features must be a boolean tensor, got torch.float32"),
         (
             {"frozen_features": torch.zeros(6, dtype=torch.bool)},
             r"frozen_features must broadcast to one input, of shape \(7,\), got \(6,\)",

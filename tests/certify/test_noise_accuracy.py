@@ -154,5 +154,5 @@ def test_frozen_features_get_no_noise_and_the_others_all_of_it(distribution: str
         model, x, model(x).argmax(1), epsilon=epsilon, frozen_features=torch.ones(4, dtype=torch.bool), **options
     )
     assert everything.error == 0
-    with pytest.raises(InvalidInput, match="frozen_features must be a bool tensor"):
+    with pytest.raises(InvalidInput, match="frozen_features must be a boolean tensor"):
         noise_accuracy(model, x, model(x).argmax(1), epsilon=1.0, frozen_features=torch.ones(4), **options)

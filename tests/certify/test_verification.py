@@ -83,10 +83,10 @@ def test_radius_of_a_linear_classifier_is_its_distance(norm: float, shape: tuple
     """Catches a radius above the truth, a needless factor sqrt(D), and a method that certifies nothing."""
     model, x = Linear(shape, classes), inputs(shape)
     labels = model(x).argmax(1)
-    for side in (None, 1e6):  # an open box, and one too wide to matter
+    exact = model.distance(x, labels, norm)
+    for side in (None, 1e6) if classes == 3 else (None,):  # an open box, and one too wide to matter
         low = None if side is None else -side
         radius = certified_radius(model, x, labels, norm=norm, low=low, high=side, tolerance=TOLERANCE).radius
-        exact = model.distance(x, labels, norm)
         assert (radius <= exact).all()
         assert (radius >= (1 - 2 * TOLERANCE) * exact).all()
 
@@ -134,7 +134,7 @@ def test_one_percent_more_is_refuted_by_an_attack(norm: float):
     assert changed(model, model.step(x, labels, norm, 1.01 * radius), labels).all()
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.parametrize("count", [0, 1, 4])
 @pytest.mark.parametrize(
     "batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(256, marks=pytest.mark.slow)]
 )
@@ -232,10 +232,10 @@ def test_distances_inside_a_box_of_its_own_per_feature(seed: int):
 
 
 def test_a_frozen_feature_does_not_count():
-    model, x = Linear((7,)), inputs((7,))
+    model, x = Linear((7,)), inputs((7,), 3)
     labels = model(x).argmax(1)
     wide = torch.full((7,), 50.0, dtype=torch.float64)
-    for row in range(7):
+    for row in range(3):
         low, high = -wide.clone(), wide.clone()
         low[2] = high[2] = x[row, 2]
         one = x[row : row + 1], labels[row : row + 1]
