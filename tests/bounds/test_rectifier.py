@@ -9,8 +9,8 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 from bounds.balls import Interval
-from bounds.rectifier import Rectifier
 from bounds.planes import Planes
+from bounds.rectifier import Rectifier
 from bounds.scalar_functions import leaky_relu
 
 DTYPES = (torch.float32, torch.float64)
