@@ -20,8 +20,8 @@ from bounds.balls import Interval, LpBall
 from bounds.coefficients import Dense, Rows, Units, Windows, added, mirrored
 from bounds.concretize import OTHER_OPERATIONS, PerturbationSet, linear_minimum, norm_of
 from bounds.errors import UnsupportedLayer
-from bounds.graph import entries
 from bounds.network import Network, is_box, largest
+from bounds.node import entries
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import RESHAPE
 from bounds.passages import Lines, Passage, through_lines, through_planes

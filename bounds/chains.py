@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bounds.balls import Interval
 from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph import Node, entries
 from bounds.network import Network
+from bounds.node import Node, entries
 from bounds.numerics import accumulated_error
 from bounds.operations import RESHAPE
 from bounds.operator_norms import Matrix, exact

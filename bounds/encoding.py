@@ -16,9 +16,10 @@ from bounds.balls import Interval, LpBall
 from bounds.concretize import Box, PerturbationSet
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.forms import Form, lowest, nonnegative, padded
-from bounds.graph import Graph, Node, Source, capture, entries
+from bounds.graph import Graph, Source, capture
 from bounds.linear import LinearBounds
 from bounds.network import Network
+from bounds.node import Node, entries
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations import Affine
 from bounds.products import Maximum

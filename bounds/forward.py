@@ -18,9 +18,10 @@ from torch import Tensor
 from bounds.balls import Interval
 from bounds.concretize import PerturbationSet, linear_minimum
 from bounds.errors import InvalidInput
-from bounds.graph import Graph, Node, Source, entries
+from bounds.graph import Graph, Source
 from bounds.memory import MEMORY
 from bounds.network import Network, largest
+from bounds.node import Node, entries
 from bounds.numerics import accumulated_error
 from bounds.operations import AFFINE, Affine
 

@@ -5,12 +5,10 @@ propagated through: it is evaluated, and its transpose is its vector-Jacobian pr
 affine nor scalar functions are first written as simpler ones, see :mod:`bounds.rewrites`.
 """
 
-import math
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,51 +16,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from bounds.errors import UnsupportedLayer
+from bounds.node import Node
+from bounds.parts import CONDITIONAL, in_parts
 from bounds.rewrites import EXACT, REWRITES
 
-Function = Callable[..., Tensor]
 Source = nn.Module | torch.export.ExportedProgram
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One operation on data, with everything else already filled in.
-
-    Attributes:
-        name: unique in its graph.
-        operation: name of the ATen operation, such as ``"aten.conv2d.default"``; ``"input"`` for the input.
-        parents: names of the nodes it takes data from, in the order in which ``function`` takes them.
-        function: the operation as a function of its data alone, row by row.
-        arguments: the arguments of the operation by position, None in the places of data.
-        options: its arguments by name.
-        value: an example of its values, of their shape and dtype; entries mean nothing.
-        batch: the dimension of its value that counts inputs; None where rows are merged with others.
-        origin: where in the source code it stands.
-        single: in a network captured for one input at a time, the operation for one; else None.
-        cache: what has been derived from the node's constants, by name.
-    """
-
-    name: str
-    operation: str
-    parents: tuple[str, ...]
-    function: Function
-    arguments: tuple[Any, ...]
-    options: Mapping[str, Any]
-    value: Tensor
-    batch: int | None
-    origin: str
-    single: "Node | None" = None
-    cache: dict[str, Any] = field(default_factory=dict)
-
-    def cached(self, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever is made
-        """Something derived from the constants of the node, made once; anew where they want gradients."""
-        if torch.is_grad_enabled():
-            leaves = pytree.tree_leaves((self.arguments, self.options))
-            if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves):
-                return make()
-        if name not in self.cache:
-            self.cache[name] = make()
-        return self.cache[name]
 
 
 class Graph:
@@ -128,6 +86,7 @@ class Graph:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
             elif node.op == "output":
                 nodes["output"] = _renamed(nodes, node.args[0])
+                nodes = _leading_to(nodes["output"], nodes)
             elif node in self._needed:
                 self._add(node, nodes, known, x)
         if self.one_by_one:
@@ -140,14 +99,17 @@ class Graph:
         places = [i for i, leaf in enumerate(flat) if isinstance(leaf, fx.Node) and leaf.name in nodes]
         filled = [known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in flat]
 
+        parents = tuple(flat[i].name for i in places)
+        name = str(node.target)
+        conditions = [name in CONDITIONAL and nodes[parent].truth for parent in parents]
+
         def function(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
             leaves = list(filled)
-            for place, value in zip(places, data, strict=True):
-                leaves[place] = value
+            for place, value, condition in zip(places, data, conditions, strict=True):
+                leaves[place] = value.bool() if condition else value
             args, kwargs = pytree.tree_unflatten(leaves, spec)
             return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
 
-        parents = tuple(flat[i].name for i in places)
         if node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node.args[0] in known:
             source = known[node.args[0]]
             if isinstance(source, _Several):  # one of several results of an operation on data
@@ -172,12 +134,15 @@ class Graph:
             return
         arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: known.get(leaf), node.args))
         origin = _origin(node)
-        name = str(node.target)
         if not isinstance(value, Tensor):
             known[node] = _Several(name, parents, function, arguments, value, origin)
             return
-        made = Node(node.name, name, parents, function, arguments, node.kwargs, value.detach(), _batch(node), origin)
-        for part in _in_parts(made, nodes):
+        truth = node.meta["val"].dtype == torch.bool
+        value = value.detach().to(like.dtype if truth or value.is_floating_point() else value.dtype)
+        made = Node(
+            node.name, name, parents, function, arguments, node.kwargs, value, _batch(node), origin, truth=truth
+        )
+        for part in in_parts(made, nodes):
             nodes[part.name] = part
 
 
@@ -278,60 +243,6 @@ def _ancestors(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
-def _in_parts(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
-    """Products and quotients of data as operations that are affine, or functions of one or two numbers."""
-    if len(node.parents) == 2 and node.operation in ("aten.matmul.default", "aten.mm.default", "aten.bmm.default"):
-        return _matrix_product(node, nodes)
-    if len(node.parents) == 2 and node.operation == "aten.mul.Tensor":
-        return _product(node, nodes[node.parents[0]], nodes[node.parents[1]], "")
-    if node.operation in ("aten.div.Tensor", "aten.div.Scalar") and node.arguments[-1] is None:
-        divisor = nodes[node.parents[-1]]
-        inverse = _part(node, "inverse", "aten.reciprocal.default", (divisor,), torch.reciprocal, (None,))
-        if len(node.parents) == 1:
-            factor = node.arguments[0]
-            return [inverse, _part(node, "", "aten.mul.Tensor", (inverse,), lambda y: factor * y, (factor, None))]
-        return [inverse, *_product(node, nodes[node.parents[0]], inverse, "")]
-    return [node]
-
-
-def _product(node: Node, left: Node, right: Node, suffix: str) -> list[Node]:
-    """The product of entries, of factors with one number of dimensions: in front of them may come one for inputs."""
-    if left is right:
-        return [_part(node, suffix, "aten.square.default", (left,), torch.square, (None,))]
-    factors = [left, right]
-    ndim = max(left.value.ndim, right.value.ndim)
-    aligned = []
-    for i, (factor, side) in enumerate(zip(factors, ("left", "right"), strict=True)):
-        if factor.value.ndim < ndim:
-            shape = (1,) * (ndim - factor.value.ndim) + tuple(factor.value.shape)
-            view = partial(torch.reshape, shape=shape)
-            factors[i] = _part(node, f"{suffix}{side} aligned", "aten.view.default", (factor,), view, (None, shape))
-            aligned.append(factors[i])
-    return [*aligned, _part(node, suffix, "aten.mul.Tensor", (factors[0], factors[1]), torch.mul, (None, None))]
-
-
-def _matrix_product(node: Node, nodes: Mapping[str, Node]) -> list[Node]:
-    """All products of entries, and sums of them."""
-    left, right = (nodes[parent] for parent in node.parents)
-    if left.value.ndim < 2 or right.value.ndim < 2:
-        return [node]
-    columns = _part(node, "left", "aten.unsqueeze.default", (left,), lambda x: x.unsqueeze(-1), (None, -1))
-    rows = _part(node, "right", "aten.unsqueeze.default", (right,), lambda y: y.unsqueeze(-3), (None, -3))
-    products = _product(node, columns, rows, "products")
-    total = _part(node, "", "aten.sum.dim_IntList", (products[-1],), lambda z: z.sum(-2), (None, [-2]))
-    return [columns, rows, *products, total]
-
-
-def _part(
-    node: Node, suffix: str, operation: str, parents: tuple[Node, ...], function: Function, arguments: tuple[Any, ...]
-) -> Node:
-    """A part of an operation; the last one, without a suffix, has its name."""
-    name = f"{node.name}/{suffix}" if suffix else node.name
-    value = function(*(parent.value for parent in parents))
-    names = tuple(parent.name for parent in parents)
-    return Node(name, operation, names, function, arguments, {}, value, node.batch, node.origin)
-
-
 def _mapped(node: Node, count: int) -> Node:
     """A node for one input as one for several, with a dimension for them in front."""
     value = node.value.unsqueeze(0).expand(count, *node.value.shape)
@@ -339,6 +250,15 @@ def _mapped(node: Node, count: int) -> Node:
     return Node(
         node.name, node.operation, node.parents, function, node.arguments, node.options, value, 0, node.origin, node
     )
+
+
+def _leading_to(node: Node, nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """The input and the nodes that a node is made of, in their order: some were written as others."""
+    wanted = {node.name}
+    for name, before in reversed(list(nodes.items())):
+        if name in wanted:
+            wanted.update(before.parents)
+    return {name: before for name, before in nodes.items() if name in wanted or before.operation == "input"}
 
 
 def _same(x: Tensor) -> Tensor:
@@ -374,8 +294,3 @@ def _origin(node: fx.Node) -> str:
 
 def _holds_tensors(value: object) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
-
-
-def entries(value: Tensor) -> int:
-    """Entries of one row."""
-    return math.prod(value.shape[1:])

@@ -18,9 +18,10 @@ from bounds.backward import Backward
 from bounds.balls import Interval, LpBall
 from bounds.coefficients import Dense, Units, wanted_first
 from bounds.concretize import PerturbationSet
-from bounds.graph import Graph, Source, entries
+from bounds.graph import Graph, Source
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.network import Network, is_box
+from bounds.node import entries
 from bounds.operations import AFFINE, Affine
 from bounds.optimize import optimized
 from bounds.transposes import divided, multiplied, reshaped, subtracted, summed

@@ -8,8 +8,8 @@ from torch import Tensor
 from bounds.balls import Interval
 from bounds.chains import LARGEST, node_matrix
 from bounds.errors import UnsupportedLayer
-from bounds.graph import entries
 from bounds.network import Network
+from bounds.node import entries
 from bounds.numerics import accumulated_error
 from bounds.operations import RESHAPE
 from bounds.operator_norms import UP, exact, interpolated, matrix_norm, plane_norm, spectral_norm, without_stride

@@ -10,7 +10,8 @@ from bounds import checks
 from bounds.balls import Interval, LpBall
 from bounds.concretize import Box, PerturbationSet
 from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph import Graph, Node, Source, capture, entries
+from bounds.graph import Graph, Source, capture
+from bounds.node import Node, entries
 from bounds.numerics import accumulated_error
 from bounds.operations import AFFINE, RESHAPE, Affine, affine
 from bounds.piecewise_functions import PiecewiseFunction

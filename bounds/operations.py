@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds import transposes
-from bounds.graph import Node, entries
+from bounds.node import Node, entries
 from bounds.transposes import Transpose
 
 Spread = Callable[[Node, tuple[Tensor, ...]], Tensor]
@@ -153,9 +153,9 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(MOVE, "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "cat.default"),
     **_lines(MOVE, "stack.default", "flip.default", "roll.default", "index.Tensor", "index_select.default"),
     **_lines(MOVE, "constant_pad_nd.default", "pad.default", "neg.default", "pixel_shuffle.default"),
-    **_lines(ENTRYWISE, "rsub.Scalar"),
+    **_lines(ENTRYWISE, "rsub.Scalar", "full_like.default", "zeros_like.default", "ones_like.default"),
     **_lines(MOVE, "tril.default", "triu.default", "masked_fill.Scalar", "upsample_nearest2d.vec"),
-    **_lines(SUM, "add.Tensor"),
+    **_lines(SUM, "add.Tensor", "_to_copy.default"),
     **_lines(DIFFERENCE, "sub.Tensor"),
     **_lines(SELECTION, "where.self", "where.ScalarOther", "where.ScalarSelf"),
     **_lines(REDUCTION, "mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "cumsum.default"),

@@ -59,6 +59,18 @@ def _sign_corners(inside: Interval) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     yield zero, -one, below & (inside.upper >= 0)
 
 
+def _positive_corners(inside: Interval) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    zero, one = torch.zeros_like(inside.lower), torch.ones_like(inside.lower)
+    yield zero, zero, (inside.lower <= 0) & (inside.upper >= 0)
+    yield zero, one, (inside.lower <= 0) & (inside.upper > 0)
+
+
+def _not_negative_corners(inside: Interval) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    zero, one = torch.zeros_like(inside.lower), torch.ones_like(inside.lower)
+    yield zero, one, (inside.lower <= 0) & (inside.upper >= 0)
+    yield zero, zero, (inside.lower < 0) & (inside.upper >= 0)
+
+
 def floor() -> StepFunction:
     """The largest integer that is at most ``x``."""
     return StepFunction(value=torch.floor, corners=_floor_corners)
@@ -67,6 +79,16 @@ def floor() -> StepFunction:
 def sign() -> StepFunction:
     """-1, 0 or 1."""
     return StepFunction(value=torch.sign, corners=_sign_corners, range=(-1.0, 1.0))
+
+
+def positive() -> StepFunction:
+    """1 above 0, else 0."""
+    return StepFunction(value=lambda x: (x > 0).to(x.dtype), corners=_positive_corners, range=(0.0, 1.0))
+
+
+def not_negative() -> StepFunction:
+    """0 below 0, else 1."""
+    return StepFunction(value=lambda x: (x >= 0).to(x.dtype), corners=_not_negative_corners, range=(0.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -155,6 +155,74 @@ class Maximum(NodeFunction):
 
 
 @dataclass(frozen=True, eq=False)
+class Choice(NodeFunction):
+    r"""Of a condition c, 0 or 1, and two entries a and b: a where it is 1, b where it is 0.
+
+    Where the condition is known, it is that entry. Else, with :math:`a - b \in [\underline{d}, \overline{d}]`, two
+    planes lie below, :math:`b + \underline{d} c` and :math:`a - \overline{d} (1 - c)`, and two above, with the other
+    ends. Every mean of two is a plane; the free numbers are the shares of the first of each pair.
+    """
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The range of what is chosen, or what spans both."""
+        c, a, b = parents
+        yes, no = _known(c)
+        lower = torch.where(yes, a.lower, torch.where(no, b.lower, torch.minimum(a.lower, b.lower)))
+        upper = torch.where(yes, a.upper, torch.where(no, b.upper, torch.maximum(a.upper, b.upper)))
+        return Interval(lower, upper)
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Shares with which the condition drops out, best at the centre if nothing is known of it; or one plane."""
+        _, a, b = parents
+        shorter, longer = _difference(a, b)
+        share = (longer / (longer - shorter)).clamp(0, 1).nan_to_num(nan=0.5)
+        return share, 1 - share
+
+    def limits(self, *parents: Interval) -> tuple[Interval, ...]:
+        """From 0 to 1."""
+        zero = torch.zeros_like(parents[0].lower)
+        return (Interval(zero, torch.ones_like(zero)),) * 2
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """Means of the planes below and above, or what is chosen."""
+        c, a, b = parents
+        yes, no = _known(c)
+        shorter, longer = _difference(a, b)
+        size = torch.maximum(a.lower.abs(), a.upper.abs()) + torch.maximum(b.lower.abs(), b.upper.abs())
+        slack = 16 * torch.finfo(size.dtype).eps * size + torch.finfo(size.dtype).tiny
+
+        def plane(share: Tensor, first: Tensor, second: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            rest = 1 - share
+            parts = (share * first + rest * second, rest, share, -rest * second + slack)
+            known = (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)
+            return tuple(  # type: ignore[return-value]  # four of them
+                torch.where(yes, one, torch.where(no, other, part))
+                for part, one, other in zip(parts, *known, strict=True)
+            )
+
+        *below, low = plane(free[0], shorter, longer, -slack)
+        *above, high = plane(free[1], longer, shorter, slack)
+        return Planes(tuple(below), low, tuple(above), high)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Where the condition is not known; of the entries, where they may be chosen and are no point."""
+        c, a, b = parents
+        yes, no = _known(c)
+        unknown = ~(yes | no)
+        return unknown, unknown & ~(a.upper - a.lower <= 0), unknown & ~(b.upper - b.lower <= 0)
+
+
+def _known(c: Interval) -> tuple[Tensor, Tensor]:
+    """Where a condition is known to be 1, and to be 0: of numbers that are nothing else, a bound that excludes one."""
+    return c.lower > 0, c.upper < 1
+
+
+def _difference(a: Interval, b: Interval) -> tuple[Tensor, Tensor]:
+    """The least and the largest difference, up to rounding."""
+    return a.lower - b.upper, a.upper - b.lower
+
+
+@dataclass(frozen=True, eq=False)
 class Within(NodeFunction):
     """The identity, of values that are known to lie in a range."""
 

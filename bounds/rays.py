@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from bounds.errors import UnsupportedLayer
 from bounds.frozen import frozen
-from bounds.graph import Graph, Node, capture
+from bounds.graph import Graph, capture
+from bounds.node import Node
 from bounds.noise import Crossings, absolute_cosine, checked_rays, predicted_labels, unit_directions
 from bounds.operations import affine
 from bounds.piecewise_functions import PiecewiseFunction

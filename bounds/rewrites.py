@@ -14,6 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds.contractions import add_product, einsum
+from bounds.pooling import (
+    adaptive_max_pool,
+    amin,
+    largest_along,
+    max_pool,
+    maximum,
+    minimum,
+    smallest_along,
+)
+
 aten = torch.ops.aten
 
 
@@ -178,8 +189,8 @@ def standard_deviation_corrected(
 
 def _root(squares: Tensor) -> Tensor:
     """The root of a sum of squares, whose bounds rounding may take below 0."""
-    root: Tensor = within(squares, 0.0, math.inf).sqrt()
-    return root
+    found: Tensor = within(squares, 0.0, math.inf).sqrt()
+    return found
 
 
 def attention(
@@ -213,102 +224,42 @@ def attention(
     return result
 
 
-def maximum(x: Tensor, y: Tensor) -> Tensor:
-    """The larger of two, entry by entry."""
-    return torch.stack(torch.broadcast_tensors(x, y), -1).amax(-1)
+def vector_norm(
+    x: Tensor, ord: float = 2, dim: list[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Norms of order 1, 2 and infinity; others have no bounds."""
+    dims = list(range(x.ndim)) if dim is None else list(dim)
+    if ord == 1:
+        return x.abs().sum(dims, keepdim)
+    if ord == math.inf:
+        return x.abs().amax(dims, keepdim)
+    return _root((x**2).sum(dims, keepdim)) if ord == 2 else NotImplemented
 
 
-def minimum(x: Tensor, y: Tensor) -> Tensor:
-    """The smaller of two, entry by entry."""
-    return -maximum(-x, -y)
+def norm(x: Tensor, p: float | None = 2, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+    """The same, as it was called before."""
+    return vector_norm(x, 2 if p is None else p, list(dim) or None, keepdim)
 
 
-def amin(x: Tensor, dim: tuple[int, ...] = (), keepdim: bool = False) -> Tensor:
-    """Minimum over some dimensions."""
-    return -(-x).amax(dim, keepdim)
+def glu(x: Tensor, dim: int = -1) -> Tensor:
+    """The first half, times the sigmoid of the second."""
+    first, second = x.chunk(2, dim)
+    return first * second.sigmoid()
 
 
-def largest_along(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Maximum over a dimension and where it is; only the first has bounds."""
-    return x.amax(dim, keepdim), x.argmax(dim, keepdim)
+def soft_shrink(x: Tensor, lambd: float = 0.5) -> Tensor:
+    """Towards 0 by a threshold, as two rectifiers."""
+    return F.relu(x - lambd) - F.relu(-x - lambd)
 
 
-def smallest_along(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    """Minimum over a dimension and where it is; only the first has bounds."""
-    return amin(x, (dim,), keepdim), x.argmin(dim, keepdim)
+def hard_shrink(x: Tensor, lambd: float = 0.5) -> Tensor:
+    """0 within a threshold."""
+    return torch.where(x > lambd, x, torch.where(x < -lambd, x, torch.zeros_like(x)))
 
 
-def _max_pool(dimensions: int, *, indices: bool = False) -> Callable[..., Tensor | tuple[Tensor, Tensor]]:
-    """Maximum over windows of the last dimensions: any kernel, stride, padding and dilation."""
-
-    def pool(
-        x: Tensor,
-        kernel_size: Sequence[int],
-        stride: Sequence[int] = (),
-        padding: Sequence[int] = (0,),
-        dilation: Sequence[int] = (1,),
-        ceil_mode: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        kernel = _each(kernel_size, dimensions)
-        steps = _each(stride, dimensions) if len(stride) else kernel
-        pads, gaps = _each(padding, dimensions), _each(dilation, dimensions)
-        taps = [
-            _pool_taps(x, size, *window, ceil_mode)
-            for size, window in zip(x.shape[-dimensions:], zip(kernel, steps, pads, gaps, strict=True), strict=True)
-        ]
-        largest = _over_windows(x, taps)
-        return (largest, largest.argmax(-1)) if indices else largest
-
-    return pool
-
-
-def _adaptive_max_pool(dimensions: int) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Maximum over windows that divide the last dimensions into a given number of parts."""
-
-    def pool(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        taps = []
-        for size, parts in zip(x.shape[-dimensions:], _each(output_size, dimensions), strict=True):
-            part = torch.arange(parts, device=x.device)
-            start, end = part * size // parts, ((part + 1) * size + parts - 1) // parts
-            longest = max(-(-(i + 1) * size // parts) - i * size // parts for i in range(parts))
-            window = start[:, None] + torch.arange(longest, device=x.device)
-            taps.append(torch.minimum(window, end[:, None] - 1))
-        largest = _over_windows(x, taps)
-        return largest, largest.argmax(-1)
-
-    return pool
-
-
-def _each(values: Sequence[int], dimensions: int) -> list[int]:
-    values = list(values)
-    return values * dimensions if len(values) == 1 else values
-
-
-def _pool_taps(x: Tensor, size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> Tensor:
-    """Places (windows, taps) along one dimension; what lies outside is replaced by a place inside its window."""
-    span = dilation * (kernel - 1) + 1
-    room = size + 2 * padding - span
-    windows = (-(-room // stride) if ceil else room // stride) + 1
-    if ceil and (windows - 1) * stride >= size + padding:  # a window must start inside
-        windows -= 1
-    start = torch.arange(windows, device=x.device) * stride - padding
-    places = start[:, None] + dilation * torch.arange(kernel, device=x.device)
-    first = start + (-start).clamp(min=0).add(dilation - 1).div(dilation, rounding_mode="floor") * dilation
-    return torch.where((places >= 0) & (places < size), places, first[:, None])
-
-
-def _over_windows(x: Tensor, taps: list[Tensor]) -> Tensor:
-    """The maximum over windows that are given by their places along each of the last dimensions."""
-    dimensions = len(taps)
-    flat = torch.zeros((), dtype=torch.long, device=x.device)
-    for axis, places in enumerate(taps):  # to (windows of every axis, taps of every axis)
-        shape = [1] * (2 * dimensions)
-        shape[axis], shape[dimensions + axis] = places.shape
-        flat = flat * x.shape[x.ndim - dimensions + axis] + places.view(shape)
-    windows = list(flat.shape[:dimensions])
-    gathered = x.flatten(-dimensions).index_select(-1, flat.flatten())
-    largest: Tensor = gathered.unflatten(-1, (*windows, -1)).amax(-1)
-    return largest
+def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
+    """Logarithm of the sum of two exponentials."""
+    return logsumexp(torch.stack(torch.broadcast_tensors(x, y), -1), [-1])
 
 
 # What torch.export replaces, by the operation as it stands in the captured network. First, what rounds as it is written
@@ -327,14 +278,14 @@ EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]]
     aten.amin.default: amin,
     aten.max.dim: largest_along,
     aten.min.dim: smallest_along,
-    aten.max_pool1d.default: _max_pool(1),
-    aten.max_pool2d.default: _max_pool(2),
-    aten.max_pool3d.default: _max_pool(3),
-    aten.max_pool2d_with_indices.default: _max_pool(2, indices=True),
-    aten.max_pool3d_with_indices.default: _max_pool(3, indices=True),
-    aten.adaptive_max_pool1d.default: _adaptive_max_pool(1),
-    aten.adaptive_max_pool2d.default: _adaptive_max_pool(2),
-    aten.adaptive_max_pool3d.default: _adaptive_max_pool(3),
+    aten.max_pool1d.default: max_pool(1),
+    aten.max_pool2d.default: max_pool(2),
+    aten.max_pool3d.default: max_pool(3),
+    aten.max_pool2d_with_indices.default: max_pool(2, indices=True),
+    aten.max_pool3d_with_indices.default: max_pool(3, indices=True),
+    aten.adaptive_max_pool1d.default: adaptive_max_pool(1),
+    aten.adaptive_max_pool2d.default: adaptive_max_pool(2),
+    aten.adaptive_max_pool3d.default: adaptive_max_pool(3),
 }
 REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = EXACT | {
     aten.softmax.int: softmax,
@@ -352,5 +303,21 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.std.correction: standard_deviation_corrected,
     aten.scaled_dot_product_attention.default: attention,
     aten.rsqrt.default: lambda x: x**-0.5,
+    aten.einsum.default: einsum,
+    aten.linalg_vector_norm.default: vector_norm,
+    aten.norm.ScalarOpt_dim: norm,
+    aten.addmm.default: add_product,
+    aten.baddbmm.default: add_product,
+    aten.lerp.Scalar: lambda x, y, weight: x + weight * (y - x),
+    aten.lerp.Tensor: lambda x, y, weight: x + weight * (y - x),
+    aten.glu.default: glu,
+    aten.threshold.default: lambda x, threshold, value: torch.where(x > threshold, x, value),
+    aten.softshrink.default: soft_shrink,
+    aten.hardshrink.default: hard_shrink,
+    aten.rrelu.default: lambda x, lower=1 / 8, upper=1 / 3, *rest: F.leaky_relu(x, (lower + upper) / 2),
+    aten.ceil.default: lambda x: -(-x).floor(),
+    aten.log1p.default: lambda x: (1 + x).log(),
+    aten.expm1.default: lambda x: x.exp() - 1,
+    aten.logaddexp.default: log_add_exp,
     aten.log_sigmoid.default: lambda x: -F.softplus(-x, threshold=math.inf),
 }

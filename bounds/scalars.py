@@ -7,9 +7,10 @@ from torch import Tensor
 from bounds import periodic_functions
 from bounds import scalar_functions as functions
 from bounds.errors import UnsupportedLayer
-from bounds.graph import Node
+from bounds.node import Node
+from bounds.parts import CHOICE, NOT_NEGATIVE, POSITIVE
 from bounds.planes import NodeFunction
-from bounds.products import Maximum, Product, Within
+from bounds.products import Choice, Maximum, Product, Within
 
 Maker = Callable[[Node], NodeFunction]
 
@@ -75,11 +76,16 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.mul.Tensor": _fixed(Product),
     "aten.amax.default": _maximum,
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
+    POSITIVE: _fixed(periodic_functions.positive),
+    NOT_NEGATIVE: _fixed(periodic_functions.not_negative),
+    CHOICE: _fixed(Choice),
     "aten.pow.Tensor_Scalar": lambda node: functions.power(node.arguments[1]),
     "aten.square.default": _fixed(functions.square),
     "aten.sin.default": _fixed(periodic_functions.sin),
     "aten.cos.default": _fixed(periodic_functions.cos),
 }
+
+PARENTS = {"aten.mul.Tensor": 2, CHOICE: 3}  # of which they take several
 
 
 def _celu(alpha: float = 1.0) -> tuple[float, float, float]:
@@ -93,7 +99,7 @@ def function_of(node: Node, table: Mapping[str, Maker] = FUNCTIONS) -> NodeFunct
     Raises:
         UnsupportedLayer: there is none, with the operation, its place in the source code, and the remedy.
     """
-    if node.operation not in table or len(node.parents) != (2 if node.operation == "aten.mul.Tensor" else 1):
+    if node.operation not in table or len(node.parents) != PARENTS.get(node.operation, 1):
         raise UnsupportedLayer(
             f"{node.operation} of {len(node.parents)} data inputs has no rule for linear bounds; it stands at "
             f"{node.origin}. Replace it by operations that have one, or add a line to bounds.operations.AFFINE or "

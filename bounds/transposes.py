@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.coefficients import Dense, Rows, Units, Windows
-from bounds.graph import Node
+from bounds.node import Node
 
 Shapes = tuple[torch.Size, ...]
 Transposed = tuple[Rows | Units, ...]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bounds.balls import Interval
 from bounds.planes import NodeFunction, Planes
-from bounds.products import Maximum, Product, Within
+from bounds.products import Choice, Maximum, Product, Within
 from bounds.scalar_functions import leaky_relu, relu
 
 COUNT = 3000
@@ -226,3 +226,75 @@ def test_a_rectifier_with_a_secant_that_is_too_flat_is_seen():
     parents = boxes(case)
     wrong = replace(case.function, negative_slope=0.2)
     assert violations(case, wrong.planes(wrong.free(*parents), *parents), parents) > 0
+
+
+# ------------------------------------------------------------------------------------------------------------- choices
+
+
+def choices() -> tuple[Case, list[Interval]]:
+    """A condition that is known, up to rounding, or not, and two entries of any ranges."""
+    draw = generator(9)
+    lower = torch.tensor([0.0, -1e-12, 0.0, 1.0, 1 - 1e-12], dtype=torch.float64).repeat(COUNT // 5).unsqueeze(1)
+    upper = torch.tensor([1.0, 1.0, 0.0, 1.0, 1 + 1e-12], dtype=torch.float64).repeat(COUNT // 5).unsqueeze(1)
+    parents = [Interval(lower, upper)]
+    for _ in range(2):
+        ends = torch.randn(2, COUNT, 1, generator=draw, dtype=torch.float64).sort(0).values
+        ends[1, ::7] = ends[0, ::7]
+        parents.append(Interval(ends[0], ends[1]))
+
+    def value(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        c = c.round().clip(0, 1)  # a condition is 0 or 1
+        return c * a + (1 - c) * b
+
+    return Case(Choice(), value, ((1,), (1,), (1,))), parents
+
+
+def at_conditions(case: Case, planes: Planes, parents: list[Interval]) -> int:
+    """Planes that are crossed where the condition is a number that it may be."""
+    crossed = 0
+    for x in tried(parents):
+        x[0] = x[0].round().clip(0, 1)
+        for gap in gaps(case, planes, x):
+            crossed += int((~(gap >= -1e-18)).sum())
+    return crossed
+
+
+def test_planes_of_a_choice_are_sound_and_exact_where_it_is_known():
+    case, parents = choices()
+    for way in range(3):
+        planes = case.function.planes(chosen(case, parents, way), *parents)
+        assert at_conditions(case, planes, parents) == 0
+    known = case.function.range_of(*parents)
+    for x in tried(parents):
+        assert (known.lower.numpy() <= case.value(*x)).all()
+        assert (case.value(*x) <= known.upper.numpy()).all()
+    for entries, slopes in ((slice(2, None, 5), (0, 0, 1)), (slice(3, None, 5), (0, 1, 0))):
+        for planes_of in (planes.lower_slopes, planes.upper_slopes):
+            assert all((slope[entries] == exact).all() for slope, exact in zip(planes_of, slopes, strict=True))
+        assert (planes.lower_intercept[entries] == 0).all()
+        assert not any(part[entries].any() for part in case.function.open(*parents))
+
+
+def test_a_plane_of_a_choice_with_the_wrong_end_is_seen():
+    """The mutant: the largest difference below, where the least one belongs."""
+    case, parents = choices()
+    planes = case.function.planes(case.function.free(*parents), *parents)
+    assert at_conditions(case, planes._replace(lower_slopes=planes.upper_slopes), parents) > 0
+
+
+def test_the_usual_planes_of_a_choice_are_better_at_the_centre():
+    case, parents = choices()
+    centers = [(part.lower + part.upper) / 2 for part in parents]
+    centers[0] = torch.full_like(centers[0], 0.5)
+
+    def height(free: tuple[Tensor, ...], above: bool) -> Tensor:
+        planes = case.function.planes(free, *parents)
+        slopes = planes.upper_slopes if above else planes.lower_slopes
+        # Of a condition of which nothing is known, the end that is worse.
+        worst = (slopes[0].clamp(min=0) if above else slopes[0].clamp(max=0)) + slopes[1] * centers[1]
+        return worst + slopes[2] * centers[2] + (planes.upper_intercept if above else planes.lower_intercept)
+
+    usual = case.function.free(*parents)
+    for share in (torch.zeros_like(usual[0]), torch.full_like(usual[0], 0.5), torch.ones_like(usual[0])):
+        assert (height(usual, above=False) >= height((share, share), above=False) - 1e-12).all()
+        assert (height(usual, above=True) <= height((share, share), above=True) + 1e-12).all()

@@ -12,7 +12,7 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 from bounds.coefficients import Dense, Rows, Units, Windows, added, mirrored
-from bounds.graph import Node
+from bounds.node import Node
 from bounds.transposes import convolved
 
 INPUTS, ROWS = 2, 3
