@@ -36,15 +36,14 @@ def test_outputs_lie_inside_and_widths_between_crown_and_intervals(name: str, no
     model = model_of(getattr(nn, name)())
     x = torch.randn(4, 3, generator=generator(1), dtype=torch.float64)
     graph = capture(model, x)
-    for radius in (0.02, torch.tensor([0.1, 0.5, 0.0, 1.0]).double()):
-        ball = LpBall(x, radius, norm, None, None)
-        found, loose = forward_linear(graph, ball), ibp(graph, ball)
-        assert escapes(model, ball, found.lower, found.upper) == 0
-        assert (found.lower >= loose.lower - 1e-9).all()
-        assert (found.upper <= loose.upper + 1e-9).all()
-    ball = LpBall(x, 0.02, norm, None, None)
-    tight, found = crown(graph, ball), forward_linear(graph, ball)
-    assert (found.upper - found.lower).mean() < 1.3 * (tight.upper - tight.lower).mean()
+    radii = torch.tensor([0.02, 0.02, 0.02, 0.02, 0.1, 0.5, 0.0, 1.0], dtype=torch.float64)
+    ball = LpBall(torch.cat([x, x]), radii, norm, None, None)
+    found, loose = forward_linear(graph, ball), ibp(graph, ball)
+    assert escapes(model, ball, found.lower, found.upper) == 0
+    assert (found.lower >= loose.lower - 1e-9).all()
+    assert (found.upper <= loose.upper + 1e-9).all()
+    tight = crown(graph, LpBall(x, 0.02, norm, None, None))
+    assert (found.upper - found.lower)[:4].mean() < 1.3 * (tight.upper - tight.lower).mean()
 
 
 @pytest.mark.parametrize("norm", [1, 2, math.inf])

@@ -186,18 +186,17 @@ def escapes(model: nn.Module, ball: LpBall, interval: Interval, count: int = 400
     return int(((y < interval.lower - 1e-12) | (y > interval.upper + 1e-12)).sum())
 
 
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_a_branching_network_is_bounded(norm: float):
+def test_a_branching_network_is_bounded():
     torch.manual_seed(0)
     model = Branching().double().eval()
-    x = torch.rand(3, 2, 5, 3, generator=generator(1), dtype=torch.float64)
+    x = torch.rand(3, 2, 5, 3, generator=generator(1), dtype=torch.float64)[[0, 1, 0, 1, 2]]
+    radii = torch.tensor([0.05, 0.025, 0.4, 0.2, 0.0], dtype=torch.float64)
     graph = capture(model, x)
-    for radius in (0.05, 0.4):
-        ball = LpBall(x, torch.tensor([radius, radius / 2, 0.0]).double(), norm=norm)
-        for bound in (crown, crown_ibp):
-            interval = bound(graph, ball)
-            assert escapes(model, ball, interval) == 0
-            torch.testing.assert_close(interval.upper[2], model(x)[2], rtol=0, atol=1e-9)
+    for norm, bound in product((1, 2, math.inf), (crown, crown_ibp)):
+        ball = LpBall(x, radii, norm=norm)
+        interval = bound(graph, ball)
+        assert escapes(model, ball, interval) == 0
+        torch.testing.assert_close(interval.upper[4], model(x)[4], rtol=0, atol=1e-9)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -375,12 +376,19 @@ def test_what_is_no_toml_is_refused(content: bytes, tmp_path: Path):
     assert "configuration config.toml: " in refusal("run", "config.toml", cwd=tmp_path)
 
 
+@pytest.fixture(scope="module")
+def run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two inputs, which no test changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    write(folder, model='network = "ibp"', data="count = 2")
+    certify("run", "config.toml", "--output", "out", cwd=folder)
+    return folder
+
+
 @pytest.fixture
-def finished(project: Path) -> Path:
-    """A run of two inputs."""
-    write(project, model='network = "ibp"', data="count = 2")
-    certify("run", "config.toml", "--output", "out", cwd=project)
-    return project / "out"
+def finished(run_of_two: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return shutil.copytree(run_of_two, tmp_path, dirs_exist_ok=True) / "out"
 
 
 DAMAGES = {

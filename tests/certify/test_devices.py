@@ -33,9 +33,10 @@ def test_bounds(example: reference.Reference, norm: float):
 
 @pytest.mark.parametrize("norm", [2, math.inf])
 def test_certified_radius_and_its_curve(example: reference.Reference, norm: float):
-    expected = certified_radius(*example, norm=norm)
+    options = {"norm": norm, "tolerance": 0.3}
+    expected = certified_radius(*example, **options)
     with elsewhere():
-        certificate = certified_radius(*example, norm=norm)
+        certificate = certified_radius(*example, **options)
         curve = CertifiedAccuracyCurve.from_certificate(certificate, example.y)
         assert float(curve.at([0.0, 0.05])[0]) == float(curve.at(0.0))
     assert torch.equal(certificate.radius, expected.radius)
@@ -61,9 +62,14 @@ def test_clever(example: reference.Reference, norm: float):
     with elsewhere():
         found = bounds.clever(example.model, x, **options, generator=generators[1])
     assert torch.equal(found.target_lipschitz, expected.target_lipschitz)
+
+
+def test_second_order_and_local_constants(example: reference.Reference):
     smooth = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    x = example.x[:1]
     with elsewhere():
         second = bounds.clever_second_order(smooth, x, radius=0.5, num_batches=5, batch_size=3, iterations=3)
         assert second.score.device == x.device
-        climbed = bounds.local_lipschitz(smooth, x, norm=norm, radius=0.5, steps=3, restarts=2)
-        assert climbed.device == x.device
+        for norm in (1, 2, math.inf):
+            climbed = bounds.local_lipschitz(smooth, x, norm=norm, radius=0.5, steps=3, restarts=2)
+            assert climbed.device == x.device
