@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.descent import try_without_gradients
 from certify.attacks.geometry import length, per_row
 from certify.attacks.polish import bisect
+from certify.attacks.restarts import try_without_gradients
 from certify.attacks.search import Search
 from certify.attacks.threat import checked_norm
 from certify.attacks.witnesses import witness_of

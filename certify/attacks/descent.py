@@ -1,4 +1,4 @@
-"""Projected gradient ascent on a margin inside a ball whose radius follows each input, and restarts of it.
+"""Projected gradient ascent on a margin inside a ball whose radius follows each input.
 
 The radius shrinks while the attack succeeds and grows while it fails (in the manner of Rony et al. 2019,
 arXiv:1811.09600, and Pintor et al. 2021, arXiv:2102.12827).
@@ -8,12 +8,11 @@ import math
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from certify.attacks.entries import add_entries, swap_entries
 from certify.attacks.geometry import length, per_row, project, project_l1_in_box, steepest_ascent
 from certify.attacks.leaky import leaky
-from certify.attacks.polish import bisect, polish
+from certify.attacks.polish import polish
 from certify.attacks.search import Search
 
 PATIENCE = 2  # failures in a row after which a descent goes back to its nearest success
@@ -23,69 +22,6 @@ STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02), 1.0: (1.0, 0.05), 0.0: (2.0, 1.
 # The same along the gradient itself in l_infinity, and on the way inward from dense perturbations.
 DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
-RANDOM_POINTS = 20
-SWAPS = 18  # of entries, in l_0
-HOPS = 5  # in l_1
-
-
-def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
-    """Several descents: towards whatever class comes nearest, towards others, at last from the best point."""
-    tried = nn.functional.one_hot(search.labels, search.num_classes).bool()
-    for restart in range(restarts):
-        # First towards whatever class comes nearest, then towards classes that no restart has reached yet, at last
-        # from the best point. Rows without any success start from random points.
-        if restart == 0:
-            target, start = None, search.x
-        elif restart < restarts - 1:
-            target, start = search.nearest_boundary(search.best, search.x, tried)[0], search.random_start()
-            tried = tried.scatter(1, target[:, None], True)
-        else:
-            missing = per_row(search.distance.isinf(), search.x)
-            target, start = None, torch.where(missing, search.random_point(), search.best)
-        if search.norm <= 1:
-            descend(search, search.norm, target, start, steps)
-            if restart == 0 or (search.norm == 1 and restart < restarts - 1):
-                inward(search, None, search.random_point() if restart else search.x, steps, leak=restart > 0)
-        elif search.norm == 2:
-            dense_descent(search, target, start, steps, leak=restart > 0)
-        else:
-            # At last along the gradient: where the margin has a ridge, sign steps jump across it and make no way.
-            first = steps // 3 if restart else 0
-            with leaky(search.model):
-                start = descend(search, math.inf, target, start, first)
-            descend(search, math.inf, target, start, steps - first, dense=0 < restart == restarts - 1)
-        tried = tried.scatter(1, search.reached[:, None], True)
-        if restart == 0 and search.distance.isinf().any():
-            try_without_gradients(search)
-    if search.norm <= 1:
-        _entry_by_entry(search, steps)
-    polish(search)
-
-
-def _entry_by_entry(search: Search, steps: int) -> None:
-    """Searches in l_0 and l_1 that add one entry after the other, towards two classes, and what follows from there."""
-    reached = nn.functional.one_hot(search.reached, search.num_classes).bool()
-    other, _, _ = search.nearest_boundary(search.x, search.x, reached)
-    for target in (None, other):
-        start = add_entries(search, target)
-        if search.norm == 1:
-            descend(search, 1.0, target, start, steps // 2)
-    if search.norm == 0:
-        polish(search)
-        swap_entries(search, SWAPS)
-    else:
-        hop(search, HOPS, steps)
-        descend(search, 1.0, None, search.best, steps, dense=True)
-
-
-def hop(search: Search, hops: int, steps: int) -> None:
-    """Short descents in l_1 from the best points, of which half of the changed entries have gone back to x."""
-    for _ in range(hops):
-        noise = torch.empty_like(search.x).uniform_(-0.5, 0.5, generator=search.generator)
-        start = torch.where(noise > 0, search.best, search.x)
-        with leaky(search.model):
-            start = descend(search, 1.0, None, start, steps // 8, dense=True)
-        descend(search, 1.0, None, start, steps // 4)
 
 
 def inward(search: Search, target: Tensor | None, start: Tensor, steps: int, *, leak: bool = True) -> None:
@@ -196,11 +132,3 @@ def _into_ball(search: Search, points: Tensor, radius: Tensor, norm: float) -> T
         return search.inside(search.x + project_l1_in_box(points - search.x, radius, room))
     points = search.inside(points) if norm == 0 else points
     return search.inside(search.x + project(points - search.x, radius, norm))
-
-
-def try_without_gradients(search: Search) -> None:
-    """For rows without any success: an input of the batch with another label, then random points."""
-    differs = search.labels[None, :] != search.labels[:, None]
-    for points in (search.x[differs.int().argmax(1)], *(search.random_point() for _ in range(RANDOM_POINTS))):
-        search.logits(search.inside(points))
-    bisect(search, search.x, steps=20)

@@ -8,9 +8,9 @@ import torch
 
 from certify.attacks.auto_pgd import climb, climb_in_stages
 from certify.attacks.budget import Attack
-from certify.attacks.descent import descend_with_restarts
 from certify.attacks.geometry import per_row
 from certify.attacks.losses import margin
+from certify.attacks.restarts import descend_with_restarts
 from certify.attacks.search import Search
 from certify.attacks.task import Task
 

@@ -85,6 +85,29 @@ def onto_hyperplane(gradient: Tensor, level: Tensor, up: Tensor, down: Tensor, n
     return move.view_as(gradient) * direction
 
 
+def shortest_above(gradient: Tensor, level: Tensor, lower: Tensor, upper: Tensor, norm: float) -> Tensor:
+    """Argmin of ||d|| over <gradient, d> >= level and lower <= d <= upper, (N, *D); as near as that box comes to it.
+
+    From the corner of the box nearest to 0, in l_0 and l_1 every move costs what it is long, so that the rest is a step
+    onto a plane; in l_2 and l_infinity entries follow one ray as far as their sides allow.
+    """
+    if norm <= 1:
+        corner = torch.zeros_like(gradient).clamp(lower, upper)
+        level = level - (gradient * corner).flatten(1).sum(1)
+        return corner + onto_hyperplane(gradient, level.clamp(min=0), upper - corner, corner - lower, norm)
+    up = gradient > 0
+    least, most = torch.where(up, lower, -upper).flatten(1), torch.where(up, upper, -lower).flatten(1)
+    scale = length(gradient, math.inf).clamp(min=torch.finfo(gradient.dtype).tiny)
+    slope = (gradient.abs() / per_row(scale, gradient)).flatten(1)
+    speed = slope if norm == 2 else (slope > 0).to(slope)
+    bends = torch.cat([least.clamp(min=0) / speed, most.clamp(min=0) / speed], 1).nan_to_num(0.0)
+    weights = torch.cat([-slope * speed, slope * speed], 1)
+    nearest = (slope * torch.zeros_like(slope).clamp(least, most)).sum(1)
+    time = crossing(bends.clamp(max=_far(gradient)), weights, level / scale - nearest)
+    move = (time[:, None] * speed).clamp(least, most).view_as(gradient)
+    return torch.where(up, move, -move)
+
+
 def crossing(bends: Tensor, weights: Tensor, level: Tensor) -> Tensor:
     """Smallest t >= 0 at which ``sum_i weights_i min(t, bends_i)``, which must not decrease, is ``level``, (N,).
 

@@ -34,16 +34,17 @@ def minimal_perturbation(
     misclassifies exactly the stored tensor and the tensor lies in the box; its distance is recomputed in
     float64 from the stored tensors. That nothing is found proves nothing.
 
-    ``"descents"`` is projected gradient ascent on a margin inside a ball whose radius follows each input, with
-    restarts towards different classes and bisections at the end. After the first restart, gradients also pass through
-    ReLU modules that are off, since neurons that come to life decide where the boundary is nearest. In l_0 and l_1 it
-    also works inward from perturbations of all entries and adds entries one by one, judged by what they do; that takes
-    about four to five times as many passes as in l_2 and l_infinity.
+    ``"descents"`` begins with projected gradient ascent on a margin inside a ball whose radius follows each input, with
+    restarts towards different classes. After the first restart, gradients also pass through ReLU modules that are off,
+    since neurons that come to life decide where the boundary is nearest. In l_1 and l_2 walks follow, whose steps solve
+    the linearised problem near the current point, from around the best points, in l_1 also from x towards the likeliest
+    classes. In l_0 and l_1 entries are exchanged, and judged by what they do, not by their slopes. Bisections end it.
     ``"best"`` goes on from what the descents found with further attacks and keeps the nearest point of each row:
-    the fast adaptive boundary attack (l_1, l_2, l_infinity), every single entry at its sides and swaps of entries
-    (l_0), SparseFool (l_0, l_1), SuperDeepFool (l_2), DeepFool (l_infinity), descents towards every class, from random
-    points of the box, and from the best points. It takes four to ten times as long; the witness names which of them
-    found each row.
+    every single entry at its sides (l_0, l_1), the fast adaptive boundary attack (l_1, l_2, l_infinity), SparseFool
+    (l_0, l_1), SuperDeepFool (l_2), DeepFool (l_infinity), searches towards every class, from random points of the box,
+    along gradients of random linear regions (l_infinity), and from around the best points. The witness names which of
+    them found each row. Forward passes for each row at the default settings: about 3,900 in l_0, 3,700 in l_1, 740 in
+    l_2 and 340 in l_infinity; seven, seven, eleven and twenty times as many for the best.
 
     Args:
         model: maps (N, *D) to logits (N, K), differentiable.

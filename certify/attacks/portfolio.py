@@ -1,40 +1,40 @@
 """Several attacks on the same search, one after the other, each starting from what the others found."""
 
 import math
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from certify.attacks.deepfool import cross
-from certify.attacks.descent import descend, descend_with_restarts, hop, inward
-from certify.attacks.entries import add_entries, swap_entries
+from certify.attacks.descent import descend, inward
 from certify.attacks.fast_adaptive_boundary import walk_with_restarts
 from certify.attacks.geometry import length, per_row
-from certify.attacks.polish import polish, revert
+from certify.attacks.leaky import jittered
+from certify.attacks.polish import polish
+from certify.attacks.restarts import LAST_REACH, exchange_entries, find_nearest, hop
 from certify.attacks.search import MOST_TARGETS, Search
 from certify.attacks.sparsefool import fill
 from certify.attacks.superdeepfool import turn
+from certify.attacks.trust_region import NEAR_REACH, tighten, walk
 from certify.attacks.witnesses import Attack
 
 SCATTERED = 200  # random points a little nearer than the best one, a forward pass each
 NEARER = 0.999
 RANDOM_SEARCHES = 6
-REFINEMENTS = 2
-HOPS = 10  # in l_1, before each refinement
+RANDOM_REGIONS, JITTERS, JITTER_REACH = 80, 3, (2.0, 2.0)  # how often, how many steps each, and how far they may go
+REFINEMENTS = 3
+HOPS = 10  # in l_1 and l_2, at each refinement
 MOST_ENTRIES = 1000  # that are tried one by one
 CROSSINGS = 20  # linearisations of DeepFool and crossings of SparseFool, at most
-SWAPS = 10  # of entries, for each class
 ROUNDS = 3  # of SuperDeepFool
 
 
 def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Attack]:
     """The attacks that serve a norm, by name, in the order in which they run."""
     stages: dict[str, Attack] = {}
-    stages["descents"] = lambda search: descend_with_restarts(search, steps, restarts)
-    if norm == 0:
+    stages["descents"] = lambda search: find_nearest(search, steps, restarts)
+    if norm <= 1:
         stages["single entries"] = _single_entries
-        stages["swaps"] = _swap
     if norm >= 1:
         stages["fast_adaptive_boundary"] = lambda search: walk_with_restarts(search, steps, restarts)
     if norm <= 1:
@@ -43,9 +43,10 @@ def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Attack]:
         stages["superdeepfool"] = lambda search: turn(search, ROUNDS)
     if norm == math.inf:
         stages["deepfool"] = lambda search: cross(search, search.x, CROSSINGS)
-    if norm > 0:
-        stages["every class"] = lambda search: _towards_each_class(search, steps // 2)
+    stages["every class"] = lambda search: _towards_each_class(search, steps)
     stages["random starts"] = lambda search: _from_random_points(search, steps)
+    if norm == math.inf:
+        stages["random regions"] = lambda search: _through_random_regions(search, steps)
     stages["refinement"] = lambda search: _refine(search, 2 * steps)
     return stages
 
@@ -58,26 +59,18 @@ def _single_entries(search: Search) -> None:
     for entry in order.split(1, dim=1):
         for side in (low, high):
             search.logits(search.x.flatten(1).scatter(1, entry, side.gather(1, entry)).view_as(search.x))
-
-
-def _classes(search: Search) -> Iterator[Tensor]:
-    """The likeliest other classes of each row, (N,), one after the other."""
-    ranked = search.logits(search.x).scatter(1, search.labels[:, None], -math.inf)
-    yield from ranked.topk(min(MOST_TARGETS, search.num_classes - 1), dim=1).indices.T
-
-
-def _swap(search: Search) -> None:
-    """Searches entry by entry towards all classes in turn, and swaps of entries of what they lead to."""
-    for target in _classes(search):
-        add_entries(search, target)
-        revert(search)
-        swap_entries(search, SWAPS)
+    polish(search)
 
 
 def _towards_each_class(search: Search, steps: int) -> None:
-    """Searches from x through dead neurons, of which some may come to life on the way to one class alone."""
-    for target in _classes(search):
-        inward(search, target, search.x, steps)
+    """Searches from x: what does not show on the way to the nearest class may do so on the way to another."""
+    for target in search.likeliest(MOST_TARGETS):
+        if search.norm == 0:
+            exchange_entries(search, target, search.x, steps)
+        elif search.norm == math.inf:
+            inward(search, target, search.x, steps // 2)
+        else:
+            walk(search, target, search.x, steps)
 
 
 def _from_random_points(search: Search, steps: int) -> None:
@@ -105,11 +98,26 @@ def _scatter(search: Search) -> None:
         search.logits(search.inside(search.x + noise * per_row(NEARER * reach / size, noise)))
 
 
+def _through_random_regions(search: Search, steps: int) -> None:
+    """From x along the gradients of linear regions drawn at random, and from there to the nearest boundary.
+
+    In l_infinity the nearest boundary is often that of a region in whose direction no other search sets out.
+    """
+    for _ in range(RANDOM_REGIONS):
+        with jittered(search.model, search.generator):
+            start = tighten(search, None, search.x, JITTERS, reach=JITTER_REACH)
+        start = descend(search, math.inf, None, start, 3 * steps // 10, dense=True)
+        tighten(search, None, start, steps // 10, reach=NEAR_REACH)
+
+
 def _refine(search: Search, steps: int) -> None:
-    """Descents from the best points, with the small steps that end in the nearest minimum."""
+    """Searches from the best points and around them, with small steps that end in the nearest minimum."""
     for _ in range(REFINEMENTS):
-        if search.norm == 1:
+        if search.norm <= 1:
+            exchange_entries(search, None, search.best, steps)
+            exchange_entries(search, None, search.random_start(), steps)
+        if search.norm in (1, 2):
             hop(search, HOPS, steps // 2)
-            descend(search, 1.0, None, search.best, steps, dense=True)
+            tighten(search, None, search.best, steps // 2, reach=LAST_REACH)
         descend(search, search.norm, None, search.best, steps)
         polish(search)

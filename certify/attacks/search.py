@@ -1,6 +1,7 @@
 """The state of an attack on a batch: every pass through the model goes through here, and is counted."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -61,10 +62,12 @@ class Search:
         rounding = ROUNDING * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
         return self.margin(logits) > rounding  # False for NaN and infinity
 
-    def margin(self, logits: Tensor) -> Tensor:
-        """Largest logit of another class minus that of the label, (N,)."""
+    def margin(self, logits: Tensor, target: Tensor | None = None) -> Tensor:
+        """Logit of the target class (the largest of another class if None) minus that of the label, (N,)."""
         logits, index = logits.detach(), self.labels[:, None]
-        return logits.scatter(1, index, -math.inf).amax(1) - logits.gather(1, index).squeeze(1)
+        if target is None:
+            target = logits.scatter(1, index, -math.inf).argmax(1)
+        return (logits.gather(1, target[:, None]) - logits.gather(1, index)).squeeze(1)
 
     def wrong(self, points: Tensor) -> Tensor:
         """(N,) bool: the points are misclassified."""
@@ -97,6 +100,11 @@ class Search:
     def onto_plane(self, gradient: Tensor, level: Tensor, points: Tensor) -> Tensor:
         """The shortest step from ``points`` that meets <gradient, step> = level within the box, (N, *D)."""
         return onto_hyperplane(gradient, level, self.high - points, points - self.low, self.norm)
+
+    def likeliest(self, count: int) -> Iterator[Tensor]:
+        """The likeliest other classes of each row, (N,), one after the other: ``count`` or as many as are aimed at."""
+        ranked = self.logits(self.x).scatter(1, self.labels[:, None], -math.inf)
+        yield from ranked.topk(min(count, MOST_TARGETS, self.num_classes - 1), dim=1).indices.T
 
     def nearest_boundary(
         self, points: Tensor, origin: Tensor, tried: Tensor | None = None

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.descent import descend_with_restarts
 from certify.attacks.geometry import clip, length, per_row
 from certify.attacks.losses import margin
+from certify.attacks.restarts import descend_with_restarts
 from certify.attacks.search import Search
 from certify.attacks.task import Outcome, Task
 from certify.attacks.threat import Threat

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.sorting import Sorted
 from torch import Tensor, nn
 
 from bounds import InvalidInput, ManifestMismatch
@@ -239,7 +240,7 @@ def test_another_model_or_data_or_seed_does_not_continue_a_run(tmp_path):
 
 
 def test_an_unsupported_model_loses_one_method_and_not_the_others():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.Softshrink(), nn.Linear(8, 2))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), Sorted(), nn.Linear(8, 2))
     x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
     y = model(x).argmax(1)
     evaluation = evaluate(model, x, y, methods=QUICK)

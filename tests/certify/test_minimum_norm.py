@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import attacks, certified_radius, reference
 from certify.attacks import geometry
-from certify.attacks.entries import add_entries
-from certify.attacks.leaky import leaky
+from certify.attacks.entries import exchange
+from certify.attacks.leaky import jittered, leaky, wide_gradient
 from certify.attacks.search import Search
+from certify.attacks.trust_region import tighten
 
 SERVED: dict[Callable, tuple[float, ...]] = {
     attacks.minimal_perturbation: (0, 1, 2, math.inf),
@@ -443,8 +444,50 @@ def test_entries_are_judged_by_what_they_do():
     x, y = torch.zeros(3, 40, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
     search = Search(Bent(), x, y, 0.0, x, x + 1, 2, generator())
     with torch.no_grad():
-        add_entries(search, None)
+        exchange(search, None, search.x, 12)
     assert search.distance.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("norm", [0.0, 1.0])
+def test_entries_that_hold_a_place_for_nothing_are_exchanged(norm: float):
+    """From a success that is longer than need be, with which the shortest one shares no entry."""
+    model = nn.Linear(12, 2, dtype=torch.float64).requires_grad_(False)
+    model.weight.copy_(torch.tensor([[1.0] * 6 + [4.0] * 2 + [0.0] * 4, [0.0] * 12]))
+    model.bias.copy_(torch.tensor([-3.0, 0.0]))
+    x, y = torch.zeros(4, 12, dtype=torch.float64), torch.ones(4, dtype=torch.long)
+    search = Search(model, x, y, norm, x, x + 1, 2, generator())
+    start = torch.tensor([1.0] * 6 + [0.0] * 6, dtype=torch.float64).expand(4, 12)
+    with torch.no_grad():
+        search.logits(start)
+        exchange(search, None, start, 60)
+    assert (search.distance <= {0: 1, 1: 0.85}[norm]).all()
+    assert (search.distance >= {0: 1, 1: 0.75}[norm]).all()
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_steps_within_a_shrinking_region_end_at_the_boundary(norm: float):
+    """On a linear model, whose wide gradients are its gradients, in a box that cuts some entries off."""
+    model, x, y = problem((7,), 2, 5)
+    search = Search(model, x, y, norm, torch.zeros_like(x), torch.ones_like(x), 2, generator())
+    with torch.no_grad():
+        narrow, wide = (slopes(search, x, None) for slopes in (Search.margin_and_gradient, wide_gradient))
+        torch.testing.assert_close(narrow, wide)
+        tighten(search, None, x, 60, reach=(1.0, 1e-4), wide=True)
+    exact = within_box(model, x, 0, 1, norm) if norm == 1 else model.distance_in_box(x, norm, 0, 1)
+    assert (search.distance >= exact * (1 - 1e-9)).all()
+    torch.testing.assert_close(search.distance, exact, rtol=2e-3, atol=0)
+
+
+def test_random_regions_are_near_ones():
+    """A neuron counts as on with the probability that noise as large as its input leaves it so: Phi(1) = 0.8413."""
+    model, x = nn.Sequential(nn.ReLU()), torch.tensor([[2.0], [-0.5]]).repeat(20_000, 1).requires_grad_()
+    with jittered(model, generator()):
+        values = model(x)
+    assert torch.equal(values, x.relu())
+    (slopes,) = torch.autograd.grad(values.sum(), x)
+    assert set(slopes.unique().tolist()) == {0.0, 1.0}
+    share = slopes.view(-1, 2).mean(0)
+    torch.testing.assert_close(share, torch.tensor([0.8413, 0.1587]), rtol=0, atol=0.015)  # about six deviations
 
 
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():
@@ -488,10 +531,7 @@ def test_every_attack_refuses_norms_that_it_does_not_serve(attack: Callable, nor
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["toy_mnist_2_20", "marabou_mnist_2x10"])
 def test_witnesses_against_exact_radii_of_published_networks(published: Callable, shared_data: Path, name: str):
-    """Radii by mixed-integer programs: no witness is nearer, and nine of ten are within 1%.
-
-    The others lie where a set of neurons is on that no search has found.
-    """
+    """Radii by mixed-integer programs: no witness is nearer, and 95% are within 1%."""
     stored = json.loads((shared_data / "networks" / "verdicts" / f"exact_radius_{name}.json").read_text())
     rows = [row for row in stored["rows"] if 0 < row["radius"] < stored["cap"]][:60]
     model, x, _ = published(name, 1 + max(row["idx"] for row in rows))
@@ -500,5 +540,5 @@ def test_witnesses_against_exact_radii_of_published_networks(published: Callable
     witness = attacks.minimal_perturbation(model, x, y, norm=math.inf, method="best", generator=generator())
     ratio = witness.distance / exact
     assert (ratio >= 1 - 1e-3).all()  # radii are rounded, and logits are of single precision
-    assert ratio.log().mean().exp() <= 1.005
-    assert (ratio <= 1.01).double().mean() >= 0.9
+    assert ratio.log().mean().exp() <= 1.002
+    assert (ratio <= 1.01).double().mean() >= 0.95

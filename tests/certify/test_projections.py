@@ -9,7 +9,7 @@ from oracles.halfspace import generator
 from scipy import optimize
 from torch import Tensor
 
-from certify.attacks.geometry import per_row
+from certify.attacks.geometry import length, per_row, shortest_above
 from certify.attacks.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 
 NORMS = [1, 2, math.inf]
@@ -120,6 +120,42 @@ def test_the_maximum_of_a_linear_function(norm: float):
             sides = list(zip(low.clip(-eps), high.clip(max=eps), strict=True))
             best = -optimize.linprog(-slope, bounds=sides).fun
         assert float(gain[i]) == pytest.approx(best, abs=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_shortest_perturbation_behind_a_plane(norm: float):
+    """Against SciPy, in boxes of which some do not hold 0: a linear programme, or a general solver in l_2."""
+    generator_ = generator()
+    slope, center, level = (
+        torch.randn(*shape, generator=generator_, dtype=torch.float64) for shape in ((40, 6), (40, 6), (40,))
+    )
+    slope[:10, 0] = 0
+    room = torch.rand(40, 6, generator=generator_, dtype=torch.float64)
+    lower, upper = center / 2 - room, center / 2 + room
+    ours = shortest_above(slope, level, lower, upper, norm)
+    assert ((ours >= lower) & (ours <= upper)).all()
+    highest = torch.where(slope > 0, slope * upper, slope * lower).sum(1)
+    gain = (slope * ours).sum(1)
+    assert (gain >= torch.minimum(level, highest) - 1e-9).all()
+    size = length(ours, norm)
+    for i in (highest >= level).nonzero().flatten().tolist():
+        row, sides = slope[i].numpy(), list(zip(lower[i].tolist(), upper[i].tolist(), strict=True))
+        if norm == 2:
+            plane = {"type": "ineq", "fun": lambda d, r=row, i=i: r @ d - float(level[i]), "jac": lambda d, r=row: r}
+            start = np.where(row > 0, upper[i], lower[i])
+            answer = optimize.minimize(
+                lambda d: d @ d, start, jac=lambda d: 2 * d, bounds=sides, constraints=plane, options={"ftol": 1e-14}
+            )
+            best = math.sqrt(answer.fun)
+        else:  # bounds t on |d|, one for each entry or one for all
+            bounds = np.eye(6) if norm == 1 else np.ones((6, 1))
+            above = np.block(
+                [[np.eye(6), -bounds], [-np.eye(6), -bounds], [-row[None], np.zeros((1, bounds.shape[1]))]]
+            )
+            cost = np.concatenate([np.zeros(6), np.ones(bounds.shape[1])])
+            free = [(0, None)] * bounds.shape[1]
+            best = optimize.linprog(cost, above, np.append(np.zeros(12), -float(level[i])), bounds=sides + free).fun
+        assert float(size[i]) == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
