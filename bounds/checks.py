@@ -93,6 +93,13 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
     return x
 
 
+def not_empty(x: Tensor) -> Tensor:
+    """Return ``x`` (N, *D); N must not be 0."""
+    if len(x) == 0:
+        raise InvalidInput(f"x must hold at least one input, got shape {tuple(x.shape)}: leave empty batches out")
+    return x
+
+
 def _side(name: str, side: Limit, x: Tensor) -> Tensor | None:
     """A side of the box in the dtype of ``x``; rows are split at will, so it must not have a batch dimension."""
     if side is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from bounds import checks
 from bounds.errors import UnsupportedLayer
 from bounds.node import Node
 from bounds.parts import CONDITIONAL, in_parts
@@ -53,6 +54,7 @@ class Graph:
         Constants are in the dtype and on the device of the inputs (N, *D). What was bound last is kept as long as
         shape, dtype and weights stay the same. Gradients reach the weights where they are enabled.
         """
+        checks.not_empty(x)
         weights = [*self.program.state_dict.values(), *self.program.constants.values()]
         weights = [weight for weight in weights if isinstance(weight, Tensor)]
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
@@ -168,13 +170,14 @@ def capture(model: Source | Graph, x: Tensor) -> Graph:
 
     Raises:
         UnsupportedLayer: ``torch.export`` cannot follow the code, with its reason; or answers depend on other rows.
+        InvalidInput: N is 0.
     """
     if isinstance(model, Graph):
         return model
     module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
     modes = [(part, part.training) for part in module.modules()]
     weight = next(module.parameters(), None)
-    example = x[:1].detach().to(x.dtype if weight is None else weight.dtype)
+    example = checks.not_empty(x)[:1].detach().to(x.dtype if weight is None else weight.dtype)
     try:
         for part, _ in modes:
             part.training = False

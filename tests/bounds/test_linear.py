@@ -24,6 +24,7 @@ from bounds import (
     capture,
     crown,
     crown_ibp,
+    forward_linear,
     ibp,
     margin_bounds,
 )
@@ -384,6 +385,15 @@ def test_bounds_follow_the_device_of_the_input(norm: float):
     with elsewhere():
         found = crown(graph, ball)
     assert torch.equal(found.lower, expected.lower)
+
+
+@pytest.mark.parametrize("method", [crown, crown_ibp, alpha_crown, ibp, forward_linear])
+def test_an_empty_batch_is_refused(method: Callable):
+    """Its shapes say nothing about those of the nodes; ``torch`` would name an operation of the network."""
+    model, x = dense(nn.ReLU(), 3, 4, 2), torch.rand(2, 3, dtype=torch.float64)
+    for source in (model, capture(model, x)) if method is not ibp else (capture(model, x),):
+        with pytest.raises(InvalidInput, match="x must hold at least one input"):
+            method(source, LpBall(x[:0], 0.1))
 
 
 def test_what_has_no_rule_is_refused_with_its_place():
