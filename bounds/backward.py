@@ -252,7 +252,7 @@ class Backward:
             rows = mirrored(rows)
         if is_box(region):
             middle, gain, doubt = self._in_box(rows, region)
-        elif isinstance(region, LpBall) and region.low is None and region.high is None:
+        elif isinstance(region, LpBall) and region.low is region.high is region.frozen_features is None:
             middle, gain, doubt = self._in_ball(rows, region)
         else:
             values = rows.dense()

@@ -1,7 +1,7 @@
 """Perturbation sets: l_p balls, intersected with a box of valid inputs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,10 +52,11 @@ class LpBall:
         norm: order of the norm, from 1 to ``math.inf``.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
+        frozen_features: bool, broadcasts to one input; True where every input equals the centre.
 
     Raises:
         InvalidInput: a centre outside the box or not finite, a box that is empty or differs between inputs, a
-            negative radius, a norm below 1.
+            negative radius, a norm below 1, a mask that is not boolean.
     """
 
     center: Tensor
@@ -63,9 +64,11 @@ class LpBall:
     norm: float = math.inf
     low: Limit = 0.0
     high: Limit = 1.0
+    frozen_features: Tensor | None = None
 
     def __post_init__(self) -> None:
         checks.inputs(self.center, self.low, self.high)
+        checks.frozen_features(self.frozen_features, self.center)
         checks.norm(self.norm)
         if torch.as_tensor(self.radius).shape not in ((), (len(self.center),)):
             raise InvalidInput(
@@ -87,6 +90,11 @@ class LpBall:
             return math.inf
         return 1.0 if self.norm == math.inf else self.norm / (self.norm - 1)
 
+    def row(self, index: int) -> "LpBall":
+        """The ball of one input."""
+        one = slice(index, index + 1)
+        return replace(self, center=self.center[one], radius=self.radii[one])
+
     def hull(self) -> Interval:
         """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
         radius = self.radii.view(-1, *[1] * (self.center.ndim - 1))
@@ -97,7 +105,15 @@ class LpBall:
             lower = lower.clamp(min=-_rounded_up(-_exact(self.low, lower), lower.dtype))
         if self.high is not None:
             upper = upper.clamp(max=_rounded_up(_exact(self.high, upper), upper.dtype))
-        return Interval(lower, upper)
+        return frozen_at(self.center, Interval(lower, upper), self.frozen_features)
+
+
+def frozen_at(center: Tensor, hull: Interval, frozen_features: Tensor | None) -> Interval:
+    """The box, and only the centre where a feature is frozen."""
+    if frozen_features is None:
+        return hull
+    frozen = frozen_features.to(center.device)
+    return Interval(torch.where(frozen, center, hull.lower), torch.where(frozen, center, hull.upper))
 
 
 def _exact(limit: float | Tensor, x: Tensor) -> Tensor:

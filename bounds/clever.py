@@ -191,7 +191,7 @@ def estimate(
     empty = margin.new_zeros(0, others.shape[1])
     parts = [Sampled(empty.new_zeros(*empty.shape, plan.num_batches), empty, empty, empty)]
     for row in range(len(x)):
-        one = LpBall(x[row : row + 1], ball.radius, ball.norm, ball.low, ball.high)
+        one = ball.row(row)
         measure = measure_of(int(label[row]), others[row], margin[row])
         parts.append(_sampled(model, one, row, (label[row], others[row]), measure, plan, ascent=order == 1))
     sampled = Sampled(*(torch.cat(part) for part in zip(*parts, strict=True)))

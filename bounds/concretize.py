@@ -90,18 +90,22 @@ class SparseBall:
         changes: how many entries of one input may change, at least 0.
         low: lower side of the box: a number, or a tensor that broadcasts to one input.
         high: upper side of the box, likewise.
+        frozen_features: bool, broadcasts to one input; True where every input equals the centre.
 
     Raises:
-        InvalidInput: a centre outside the box or not finite, an open or empty box, a negative number of changes.
+        InvalidInput: a centre outside the box or not finite, an open or empty box, a negative number of changes, a mask
+            that is not boolean.
     """
 
     center: Tensor
     changes: int
     low: Limit = 0.0
     high: Limit = 1.0
+    frozen_features: Tensor | None = None
 
     def __post_init__(self) -> None:
         checks.inputs(self.center, self.low, self.high)
+        checks.frozen_features(self.frozen_features, self.center)
         checks.at_least("changes", self.changes, 0)
         if self.low is None or self.high is None:
             raise InvalidInput("low and high must be given, since a changed entry may go anywhere: pass both sides")
@@ -110,7 +114,8 @@ class SparseBall:
         """The whole box, or the centre if nothing may change; (N, *D) each."""
         if self.changes == 0:
             return Interval(self.center, self.center)
-        return LpBall(self.center, math.inf, low=self.low, high=self.high).hull()
+        box = LpBall(self.center, math.inf, low=self.low, high=self.high, frozen_features=self.frozen_features)
+        return box.hull()
 
 
 def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
@@ -210,6 +215,7 @@ def _gain_in_ball(region: LpBall, slopes: Tensor, reach: Tensor) -> tuple[Tensor
     in_box = (slopes * reach).sum(-1)
     if region.norm == math.inf:
         return in_box, reach
+    slopes = torch.where(reach > 0, slopes, 0.0)
     radius = torch.minimum(radius, 2 * reach.sum(2, keepdim=True))  # finite where the box is
     # Steepest slope 1 and radius 1, lest powers overflow or vanish.
     steepest = _or_one(slopes.amax(2, keepdim=True))

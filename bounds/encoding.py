@@ -98,10 +98,9 @@ def encodings(graph: Graph, ball: PerturbationSet, tighten: bool, table: Mapping
 
 def _row(ball: PerturbationSet, row: int) -> LpBall | Box:
     """One of the sets."""
-    one = slice(row, row + 1)
     if isinstance(ball, LpBall):
-        return LpBall(ball.center[one], ball.radii[one], ball.norm, ball.low, ball.high)
-    hull = ball.hull()  # of a box, the box itself
+        return ball.row(row)
+    one, hull = slice(row, row + 1), ball.hull()  # of a box, the box itself
     return Box(hull.lower[one], hull.upper[one])
 
 

@@ -250,7 +250,10 @@ class _LinearStart:
 
     @classmethod
     def of(cls, ball: LpBall) -> "_LinearStart":
-        return cls(ball.center, torch.zeros_like(ball.center), torch.ones_like(ball.center[:1]))
+        free = torch.ones_like(ball.center[:1])
+        if ball.frozen_features is not None:
+            free = free.masked_fill(ball.frozen_features.to(free.device), 0.0)
+        return cls(ball.center, torch.zeros_like(ball.center), free)
 
     def through(self, layer: nn.Module) -> "_LinearStart | None":
         """The same ball behind one more layer; None if the layer is not entry-wise and linear."""

@@ -9,6 +9,7 @@ References:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -339,5 +340,5 @@ def _places(wanted: Tensor) -> tuple[Tensor, int]:
 def _without_box(region: PerturbationSet) -> PerturbationSet:
     """A set that contains it and is cheaper to find minima over."""
     if isinstance(region, LpBall) and region.norm != torch.inf:
-        return LpBall(region.center, region.radius, region.norm, None, None)
+        return replace(region, low=None, high=None)
     return region

@@ -170,7 +170,8 @@ def _of_chain(
     for row in range(count):
         chosen = chain if rows is None else chain.of_rows(rows[row])
         slopes = chain.slopes(network, None if ball is None else row)
-        parts.append(_one(chosen, slopes, order, method, _row_of(ball, row), solver, vector=rows is None))
+        here = None if ball is None else ball.row(row)
+        parts.append(_one(chosen, slopes, order, method, here, solver, vector=rows is None))
     return torch.stack(parts)
 
 
@@ -208,12 +209,6 @@ def _one(
     if vector:
         return like.new_tensor([matrix_norm(Matrix(size, torch.zeros_like(size)), order)])
     return dual_norms(size, order)
-
-
-def _row_of(ball: LpBall | None, row: int) -> LpBall | None:
-    if ball is None:
-        return None
-    return LpBall(ball.center[row : row + 1], ball.radii[row : row + 1], ball.norm, ball.low, ball.high)
 
 
 def lipschitz_radius(margins: Tensor, constants: Tensor) -> Tensor:

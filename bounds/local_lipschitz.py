@@ -57,7 +57,7 @@ def local_lipschitz(
         others = other_classes(targets, labels, all_logits(model, ball.center[:1], 1).shape[1])
         best = torch.zeros(others.shape, dtype=torch.float64, device=x.device)
         for row in range(len(x)):
-            one = LpBall(ball.center[row : row + 1], radius, norm, low, high)
+            one = ball.row(row)
             for column, target in enumerate(others[row].tolist()):
                 points = UniformSampler(one).draw(restarts, source)
                 pair = labels[row].expand(restarts), torch.full((restarts,), target, device=x.device)

@@ -129,8 +129,9 @@ def assert_sound_bounds(
     import torch
 
     from bounds import checks, crown
-    from certify.attacks.geometry import clip, inner_side, per_row, project, steepest_ascent
+    from certify.attacks.geometry import clip, per_row, project, steepest_ascent
     from certify.attacks.random_noise import unit_noise
+    from certify.attacks.threat import sides
     from certify.models import frozen
 
     checks.at_least("samples", samples, 2)
@@ -138,7 +139,7 @@ def assert_sound_bounds(
     _require_rows(ball.center)
     interval = (crown if bound is None else bound)(model, ball)
     x, exact = ball.center.double(), copy.deepcopy(model).double()
-    sides = inner_side(ball.low, x, math.inf), inner_side(ball.high, x, -math.inf)
+    inside = sides(x, ball.low, ball.high, ball.frozen_features)
     radii = ball.radii.double() * INSIDE
     order = ball.norm if ball.norm in (1, 2, math.inf) else 1  # the l_1 ball lies within all others
     lowest = torch.full_like(interval.lower, math.inf, dtype=torch.float64)
@@ -155,7 +156,7 @@ def assert_sound_bounds(
             visit(x)
             for i in range(samples):
                 noise = unit_noise(x, order, "ball" if i % 2 else "sphere", generator)
-                visit(clip(x + noise * per_row(radii, noise), *sides))
+                visit(clip(x + noise * per_row(radii, noise), *inside))
         for k in range(interval.lower.shape[1]):
             for sign in (1.0, -1.0):
                 point = x
@@ -164,7 +165,7 @@ def assert_sound_bounds(
                     (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
                     move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
                     delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
-                    point = clip(x + delta, *sides)
+                    point = clip(x + delta, *inside)
                 visit(point)
     slack = TOLERANCE * torch.maximum(lowest.abs(), highest.abs()).amax().clamp(min=1)
     sound = (interval.lower.double() <= lowest + slack) & (highest - slack <= interval.upper.double())  # False for NaN

@@ -65,6 +65,7 @@ def verify(
     method: str = "alpha_crown",
     low: Limit = 0.0,
     high: Limit = 1.0,
+    frozen_features: Tensor | None = None,
     attack: bool = True,
     steps: int = 20,
     sound: str = "rounding",
@@ -87,6 +88,7 @@ def verify(
         method: the last bounding method to try; ``"fast_lin"`` is tried alone.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
+        frozen_features: bool, broadcasts to one input; True where no perturbation may change it.
         attack: whether to look for adversarial examples, in l0, l1, l2 and l-infinity.
         steps: of ascent for ``"alpha_crown"``.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
@@ -105,6 +107,7 @@ def verify(
     checks.inputs(x, low, high)
     checks.one_of("method", method, METHODS)
     batch_size = checks.at_least("batch_size", batch_size, 1)
+    checks.frozen_features(frozen_features, x)
     order = norm_of_set(norm, low, high)
     radius = _radii(epsilon, x, order)
     x = x.detach()
@@ -116,11 +119,19 @@ def verify(
         if attack and order in ATTACKED and bool(state.open.any()):
             rows = state.open.nonzero().squeeze(1)
             found = minimal_perturbation(
-                model, x[rows], labels[rows], norm=order, low=low, high=high, batch_size=batch_size, generator=generator
+                model,
+                x[rows],
+                labels[rows],
+                norm=order,
+                low=low,
+                high=high,
+                frozen_features=frozen_features,
+                batch_size=batch_size,
+                generator=generator,
             )
             state.falsify(rows, found.adversarial, found.distance, found.found & (found.distance <= radius[rows]))
         methods = LADDER[: LADDER.index(method) + 1] if method in LADDER else (method,)
-        box = outer_box(x, low, high)
+        limits = (*outer_box(x, low, high), frozen_features)
         bounded: nn.Module | Graph = model
         with torch.no_grad():
             for current in methods:
@@ -129,7 +140,7 @@ def verify(
                 if not isinstance(bounded, Graph):  # captured once
                     bounded = bounded_form(model, x, current, order, sound)
                 for rows in state.open.nonzero().squeeze(1).split(batch_size):
-                    ball = perturbations(x[rows], radius[rows], order, box)
+                    ball = perturbations(x[rows], radius[rows], order, limits)
                     margins = margin_bounds(
                         bounded, ball, labels[rows], current, steps=steps, sound=sound, memory=memory
                     )

@@ -28,6 +28,7 @@ def certified_radius(
     method: str = "crown",
     low: Limit = 0.0,
     high: Limit = 1.0,
+    frozen_features: Tensor | None = None,
     tolerance: float = 1e-3,
     sound: str = "rounding",
     batch_size: int = 256,
@@ -50,6 +51,7 @@ def certified_radius(
             :func:`bounds.margin_bounds`.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
+        frozen_features: bool, broadcasts to one input; True where no perturbation may change it.
         tolerance: relative width at which the bisection stops.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
         batch_size: inputs bounded at once.
@@ -68,7 +70,8 @@ def certified_radius(
     checks.positive("tolerance", tolerance)
     batch_size = checks.at_least("batch_size", batch_size, 1)
     order = norm_of_set(norm, low, high)
-    box = outer_box(x, low, high)
+    checks.frozen_features(frozen_features, x)
+    limits = (*outer_box(x, low, high), frozen_features)
     with frozen(model), torch.no_grad():
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
@@ -78,13 +81,13 @@ def certified_radius(
         def margins(points: Tensor, radius: Tensor, label: Tensor) -> Tensor:
             """The least proved margin of each row."""
             found = margin_bounds(
-                bounded, perturbations(points, radius, order, box), label, method, sound=sound, memory=memory
+                bounded, perturbations(points, radius, order, limits), label, method, sound=sound, memory=memory
             )
             return least_margin(found, label)
 
         search = _most_changes if order == 0 else _largest_proved
         parts = [
-            search(margins, LpBall(points.double(), 0.0, math.inf if order == 0 else order, *box), label, tolerance)
+            search(margins, LpBall(points.double(), 0.0, math.inf if order == 0 else order, *limits), label, tolerance)
             for points, label in zip(x.detach().split(batch_size), labels.split(batch_size), strict=True)
             if len(points)
         ]
@@ -175,11 +178,16 @@ def norm_of_set(norm: float, low: Limit, high: Limit) -> float:
     return checks.norm(norm)
 
 
-def perturbations(center: Tensor, radius: Tensor, order: float, box: tuple[Limit, Limit]) -> PerturbationSet:
-    """The perturbed inputs of each row, in float64; radii (N,), of which norm 0 takes one for all."""
+def perturbations(
+    center: Tensor, radius: Tensor, order: float, limits: tuple[Limit, Limit, Tensor | None]
+) -> PerturbationSet:
+    """The perturbed inputs of each row, in float64; radii (N,), of which norm 0 takes one for all.
+
+    The limits are the sides of the box and the frozen features.
+    """
     if order == 0:
-        return SparseBall(center.double(), int(radius.max()) if len(radius) else 0, *box)
-    return LpBall(center.double(), radius, order, *box)
+        return SparseBall(center.double(), int(radius.max()) if len(radius) else 0, *limits)
+    return LpBall(center.double(), radius, order, *limits)
 
 
 def bounded_form(model: nn.Module, x: Tensor, method: str, order: float, sound: str) -> nn.Module | Graph:
@@ -215,6 +223,8 @@ def _reach(point: LpBall) -> Tensor:
     """Distance from each centre to the farthest corner of the box; infinite where a side is open."""
     if point.low is None or point.high is None:
         return point.center.new_full((len(point.center),), math.inf)
-    farthest = torch.maximum(point.center - point.low, point.high - point.center).flatten(1)
-    distance: Tensor = torch.linalg.vector_norm(farthest, point.norm, dim=1)
+    farthest = torch.maximum(point.center - point.low, point.high - point.center)
+    if point.frozen_features is not None:
+        farthest = farthest.masked_fill(point.frozen_features.to(farthest.device), 0.0)
+    distance: Tensor = torch.linalg.vector_norm(farthest.flatten(1), point.norm, dim=1)
     return distance
