@@ -35,6 +35,7 @@ from bounds.rays import traced_crossings
 from bounds.second_order import clever_second_order
 from bounds.semidefinite import sdp_margins
 from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
+from bounds.specifications import specification_bounds
 
 __all__ = [
     "DEFAULT_RULES",
@@ -98,6 +99,7 @@ __all__ = [
     "random_crossings",
     "sdp_margins",
     "sequential_lower",
+    "specification_bounds",
     "traced_crossings",
     "transport",
 ]
