@@ -193,6 +193,7 @@ class MinimalPerturbation(Method, frozen=True, forbid_unknown_fields=True, kw_on
     norms = (0.0, 1.0, 2.0, math.inf)
     rows_per_unit = 50
 
+    method: Literal["descents", "best"] = "descents"
     steps: Count = 100
     restarts: Count = 3
 
@@ -205,6 +206,7 @@ class MinimalPerturbation(Method, frozen=True, forbid_unknown_fields=True, kw_on
             norm=norm,
             low=problem.low,
             high=problem.high,
+            method=self.method,
             steps=self.steps,
             restarts=self.restarts,
             batch_size=problem.batch_size,

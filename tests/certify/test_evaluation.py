@@ -85,6 +85,19 @@ def test_attacks_count_changed_entries_and_sum_changes(tmp_path: Path):
     assert ">l0<" in (tmp_path / "page.html").read_text()
 
 
+def test_the_portfolio_of_attacks_is_a_setting():
+    model, x, y = reference.load("pgd", 3)
+    single, best = (
+        evaluate(model, x, y, norms=(math.inf,), methods=[MinimalPerturbation(method=method, steps=4, restarts=1)])
+        for method in ("descents", "best")
+    )
+    near, nearer = (run.to_dataframe().attack_distance for run in (single, best))
+    assert (nearer <= near).all()
+    assert (nearer < near).any()
+    with pytest.raises(InvalidInput, match=r"MinimalPerturbation\(method='magic'\)"):
+        MinimalPerturbation(method="magic")
+
+
 def test_certificates_and_witnesses_never_share_a_row(evaluation: Evaluation):
     table = evaluation.to_dataframe()
     assert (table.certified_radius.isna() ^ table.attack_distance.isna()).all()
