@@ -1,8 +1,8 @@
 """What bounds cost in forward passes, beside auto_LiRPA where it can be imported: one process, medians, peak memory.
 
 The network is conv16 4x4/2 - conv32 4x4/2 - fc100 - fc10 on 1x28x28 inputs with random weights, 8 inputs, l-infinity
-0.02. Prints a table and one JSON line. Expected on two CPU cores: ``ibp`` 3.5 forward passes, ``crown_ibp`` 30,
-``crown`` 320, ``alpha_crown`` (100 steps) 16,000.
+0.02. Prints a table and one JSON line. Expected on two CPU cores: ``ibp`` 3.5 forward passes, ``crown_ibp`` 28,
+``crown`` 330, ``alpha_crown`` (100 steps) 16,000; with ``--sound real`` 22 for ``crown_ibp`` and 300 for ``crown``.
 
     python examples/benchmarks/linear_bounds.py --repeats 5
 """
