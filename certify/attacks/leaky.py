@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from certify.attacks.geometry import per_row
 from certify.attacks.search import Search
 
+Slopes = Callable[[Tensor], Tensor]  # derivatives of a ReLU at what is in front of it
+
 SLOPE = 0.1  # of a ReLU below 0
 COPIES = 4  # noisy ones beside the point itself
 NOISE = 0.14  # standard deviation, in units of the range of an entry
-
-
-Slopes = Callable[[Tensor], Tensor]  # derivatives of a ReLU at what is in front of it
 
 
 def leaky(model: nn.Module) -> AbstractContextManager[None]:
@@ -40,7 +39,7 @@ def jittered(model: nn.Module, generator: torch.Generator | None) -> AbstractCon
 
     def slopes(z: Tensor) -> Tensor:
         noise = torch.empty_like(z).normal_(generator=generator)
-        return (z + per_row(z.abs().flatten(1).mean(1), z) * noise > 0).to(z)
+        return z + per_row(z.abs().flatten(1).mean(1), z) * noise > 0
 
     return _other_slopes(model, slopes)
 
@@ -48,8 +47,10 @@ def jittered(model: nn.Module, generator: torch.Generator | None) -> AbstractCon
 @contextmanager
 def _other_slopes(model: nn.Module, slopes: Slopes) -> Iterator[None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        (z,) = inputs
-        return output.detach() + slopes(z.detach()) * (z - z.detach())
+        if not inputs:  # called by keyword
+            return output
+        z = inputs[0]
+        return output.detach() + slopes(z.detach()).to(z) * (z - z.detach())
 
     handles = [part.register_forward_hook(hook) for part in model.modules() if isinstance(part, nn.ReLU)]
     try:

@@ -1,6 +1,6 @@
-"""Steps in l_1 that solve the linearised problem exactly near the current point.
+"""Steps that solve the linearised problem exactly near the current point, in l_1, l_2 and l_infinity.
 
-Minima in l_1 of a piecewise linear network are vertices, where entries stop at kinks. A projected gradient creeps
+Minima of a piecewise linear network lie at kinks, in l_1 at vertices, where entries stop. A projected gradient creeps
 along the way to them; a step to the nearest point of the linearised boundary overshoots, unless it is held close.
 """
 
@@ -32,10 +32,10 @@ def tighten(
     reach: tuple[float, float],
     wide: bool = False,
 ) -> Tensor:
-    """The nearest success in l_1 on a way on which each step solves the linearised problem, or the end of the way.
+    """The nearest success on a way on which each step solves the linearised problem, or the end of the way.
 
     Args:
-        search: in l_0 or l_1.
+        search: in l_1, l_2 or l_infinity.
         target: (N,) the class aimed at, the runner-up if None.
         points: (N, *D) where it begins, a success or not.
         steps: a forward and a backward pass each, and as many more as a wide gradient takes.

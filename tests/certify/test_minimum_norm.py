@@ -432,6 +432,24 @@ def test_leaks_change_gradients_alone_and_only_for_the_time_being():
     assert value_and_slopes()[1] == slopes
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_slopes_keep_the_dtype_and_leave_calls_by_keyword_alone(dtype: torch.dtype):
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(input=self.relu(x))
+
+    model, x = Keyword(), torch.tensor([[-1.0, 2.0]], dtype=dtype)
+    for context in (leaky(model), jittered(model, generator())):
+        with context:
+            values = model(x)
+        assert values.dtype == dtype
+        assert torch.equal(values, x.relu())
+
+
 def test_entries_are_judged_by_what_they_do():
     """Catches a choice by slopes: the twenty steepest entries lead nowhere, any two of the others suffice."""
 
