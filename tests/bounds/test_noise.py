@@ -182,13 +182,13 @@ def test_nearest_boundary_of_a_network_that_hides_its_gradients(monkeypatch: pyt
     label = model(x).argmax(1)
     attacked = minimal_perturbation(model, x, label, norm=2, low=None, high=None, generator=generator()).distance
     found = nearest_boundary(model, x)
-    assert (found.distance / attacked).log().mean() < math.log(1.02)
+    assert (found.distance / attacked).log().mean() < math.log(1.05)
     assert (found.distance < 1.5 * attacked).all()
     proved = certified_radius(model, x[:3], label[:3], norm=2, low=None, high=None).radius
     assert (proved > 0).any()
     assert (found.distance[:3] >= proved).all()
     monkeypatch.setattr(boundary_search, "_descend_twice", lambda *_: None)
-    assert (nearest_boundary(model, x).distance / attacked).log().mean() > math.log(1.2)
+    assert (nearest_boundary(model, x).distance / attacked).log().mean() > math.log(2)
 
 
 def test_the_nearest_boundary_within_a_larger_subspace_is_not_farther():
