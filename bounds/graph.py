@@ -18,8 +18,10 @@ from torch.utils import _pytree as pytree
 from bounds import checks
 from bounds.errors import UnsupportedLayer
 from bounds.node import Node
-from bounds.parts import CONDITIONAL, in_parts
+from bounds.operations import AFFINE
+from bounds.parts import CONDITIONAL, PARTS, in_parts
 from bounds.rewrites import EXACT, REWRITES
+from bounds.scalars import FUNCTIONS
 
 Source = nn.Module | torch.export.ExportedProgram
 
@@ -204,11 +206,20 @@ def _captured(module: nn.Module, example: Tensor, *, one_by_one: bool) -> tuple[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own internals
             program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
-            replaced = {node.target for node in program.graph.nodes} & (REWRITES.keys() - EXACT.keys())
-            program = program.run_decompositions(dict(REWRITES))  # no operation in place is left
+            met = {node.target for node in program.graph.nodes if node.op == "call_function"}
+            replaced = met & (REWRITES.keys() - EXACT.keys())
+            if not all(_is_simple(target) for target in met):
+                program = program.run_decompositions(dict(REWRITES))  # no operation in place is left
     except Exception as error:  # torch.export raises anything
         return None, (str(error).strip() or type(error).__name__).splitlines()[0]
     return Graph(program, one_by_one=one_by_one, inexact=frozenset(str(target) for target in replaced)), ""
+
+
+def _is_simple(target: object) -> bool:
+    """An operation that has a rule as it is; to look for others among its parts takes most of the time of a capture."""
+    if not isinstance(target, torch._ops.OpOverload) or target in REWRITES or target._schema.is_mutable:
+        return False
+    return any(str(target) in known for known in (AFFINE, FUNCTIONS, PARTS))
 
 
 def _refuse_coupled_rows(module: nn.Module, example: Tensor) -> None:
