@@ -3,7 +3,8 @@
 Prints a table, and the same as one JSON line: per norm and attack the share of inputs for which it found any, the
 geometric mean of its distances over the nearest known (of all attacks in this run; 1 is best, and inf where it
 missed inputs), the share of inputs within 1% of that, forward and backward passes per input, and seconds. Foolbox
-and the FAB of pyautoattack take part where they are installed; what they return is checked here like everything else.
+(its Brendel-Bethge attack with numba) and the FAB of pyautoattack take part where they are installed; what they return
+is checked here like everything else.
 """
 
 import argparse
@@ -32,6 +33,12 @@ SERVED: dict[str, tuple[Callable[..., Witness], str, dict[str, Any]]] = {
     "sparsefool": (attacks.sparsefool, "l0 l1", {}),
     "boundary_walk": (attacks.boundary_walk, "l1 l2 linf", {}),
 }
+FOOLBOX = {
+    "l0": ("L0FMNAttack",),
+    "l1": ("L1FMNAttack", "EADAttack"),
+    "l2": ("L2FMNAttack", "DDNAttack"),
+    "linf": ("LInfFMNAttack",),
+}
 
 
 def ours(name: str, model: nn.Module, x: Tensor, y: Tensor, norm: str) -> Found:
@@ -48,11 +55,14 @@ def pyautoattack_fab(model: nn.Module, x: Tensor, y: Tensor, norm: str) -> Found
     return adversarial, math.nan, math.nan
 
 
-def foolbox_fmn(model: nn.Module, x: Tensor, y: Tensor, norm: str) -> Found:
+def foolbox_attack(name: str, model: nn.Module, x: Tensor, y: Tensor, norm: str) -> Found:
+    """Brendel-Bethge walks along the boundary from what another attack found."""
     foolbox = importlib.import_module("foolbox")
-    name = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "LInf"}[norm]
-    attack = getattr(foolbox.attacks, f"{name}FMNAttack")()
-    _, found, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device), x, y, epsilons=None)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+    options = {}
+    if "BrendelBethge" in name:
+        _, options["starting_points"], _ = foolbox.attacks.DDNAttack()(wrapped, x, y, epsilons=None)
+    _, found, _ = getattr(foolbox.attacks, name)()(wrapped, x, y, epsilons=None, **options)
     return found, math.nan, math.nan
 
 
@@ -71,7 +81,10 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, norm: str, chosen: list[str]
         name: partial(ours, name) for name in chosen if norm in SERVED[name][1].split()
     }
     if importlib.util.find_spec("foolbox"):
-        runs["foolbox FMN"] = foolbox_fmn
+        runs |= {f"foolbox {name.removesuffix('Attack')}": partial(foolbox_attack, name) for name in FOOLBOX[norm]}
+    if importlib.util.find_spec("foolbox") and importlib.util.find_spec("numba"):
+        name = "LinfinityBrendelBethgeAttack" if norm == "linf" else f"{norm.upper()}BrendelBethgeAttack"
+        runs["foolbox BrendelBethge"] = partial(foolbox_attack, name)
     if importlib.util.find_spec("pyautoattack") and norm != "l0":
         runs["pyautoattack FAB"] = pyautoattack_fab
     lines: list[dict[str, Any]] = []
@@ -108,9 +121,8 @@ def main() -> None:
     for line in lines:
         shown = "{success:8.2f}{ratio:8.3f}{within 1%:10.2f}{forward:9.0f}{backward:9.0f}{seconds:9.1f}".format(**line)
         print(f"{line['norm']:5}{line['attack']:24}{shown}")
-    lines = [
-        {key: None if value != value else value for key, value in line.items()} for line in lines
-    ]  # no NaN in JSON
+    for line in lines:  # JSON knows no NaN and no infinity
+        line.update({key: None for key, value in line.items() if isinstance(value, float) and not math.isfinite(value)})
     setting = {"network": options.network, "inputs": int(right.sum()), "torch": torch.__version__}
     print(json.dumps({**setting, "threads": torch.get_num_threads(), "attacks": lines}))
 
