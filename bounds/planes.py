@@ -35,6 +35,12 @@ class Planes(NamedTuple):
         return Planes(low, constant, high, rows.at(self.upper_intercept))
 
 
+def kept_within(numbers: Tensor, low: float, high: float) -> Tensor:
+    """Free numbers, clamped. Ascents begin at limits, where ``clamp`` has no gradient any more since torch 2.14."""
+    clamped = numbers.detach().clamp(low, high)
+    return torch.where(numbers == clamped, numbers, clamped)
+
+
 class NodeFunction(ABC):
     """What linear bounds need of a node that is not affine: a range, and planes with free numbers in them.
 

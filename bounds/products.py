@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bounds.balls import Interval
-from bounds.planes import NodeFunction, Planes
+from bounds.planes import NodeFunction, Planes, kept_within
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +113,13 @@ class Maximum(NodeFunction):
         weights, level = free
         dims = self.dims
         unit, tiny = torch.finfo(x.lower.dtype).eps, torch.finfo(x.lower.dtype).tiny
-        weights = weights.clamp(min=0) + 1e-9 * (x.lower == x.lower.amax(dims, True))
+        weights = kept_within(weights, 0, math.inf) + 1e-9 * (x.lower == x.lower.amax(dims, True))
         weights = weights / weights.sum(dims, True)
         largest = torch.maximum(x.lower.abs(), x.upper.abs()).amax(dims, True)
         count = math.prod(x.lower.shape[dim] for dim in dims)
         slack = (4 * count + 16) * unit * largest + tiny
         width = x.upper - x.lower
-        shares = ((x.upper - level) / width).clamp(0, 1)
+        shares = kept_within((x.upper - level) / width, 0, 1)
         shares = torch.where(width > 0, shares, (x.upper > level).to(shares.dtype))
         top = (x.upper - shares * width).amax(dims, True)
         above = top - (shares * x.lower).sum(dims, True) + slack

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bounds.balls import Interval
 from bounds.piecewise_functions import PiecewiseFunction
-from bounds.planes import Planes
+from bounds.planes import Planes, kept_within
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,7 +52,7 @@ class Rectifier(PiecewiseFunction):
         (opened,) = self.open(*parents)
 
         def planes(free: tuple[Tensor, ...]) -> Planes:
-            lower = torch.where(opened, free[0].clamp(self.negative_slope, 1.0), slope)
+            lower = torch.where(opened, kept_within(free[0], self.negative_slope, 1.0), slope)
             return Planes((lower,), None, (slope,), intercept)
 
         return planes

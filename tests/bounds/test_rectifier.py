@@ -9,7 +9,8 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 from bounds.balls import Interval
-from bounds.planes import Planes
+from bounds.planes import NodeFunction, Planes, kept_within
+from bounds.products import Maximum
 from bounds.rectifier import Rectifier
 from bounds.scalar_functions import leaky_relu
 
@@ -107,3 +108,30 @@ def test_training_sees_no_infinite_gradient_at_zero():
     (planes.upper_slopes[0].sum() + planes.upper_intercept.sum()).backward()
     assert zero.grad is not None
     assert (zero.grad == 0).all()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [leaky_relu(0.0), leaky_relu(0.25), Maximum((-1,), keepdim=False)],
+    ids=["relu", "leaky_relu", "maximum"],
+)
+def test_free_numbers_have_gradients_at_their_limits(function: NodeFunction):
+    """Ascents begin there. Catches ``clamp``, which passes no gradient at its ends in some versions of torch."""
+    x = Interval(torch.tensor([[-1.0, -0.5, -2.0]]), torch.tensor([[3.0, 0.25, 1.0]]))
+    numbers = [number.clone().requires_grad_() for number in function.free(x)]
+    limits = function.limits(x)
+    assert any(
+        ((number == end.lower) | (number == end.upper)).any() for number, end in zip(numbers, limits, strict=True)
+    )
+    planes = function.planes(tuple(numbers), x)
+    weights = torch.tensor([[1.0, 2.0, 4.0]])
+    (gradient,) = torch.autograd.grad((planes.lower_slopes[0] * weights).sum(), numbers[0])
+    assert (gradient != 0).sum() >= 2  # weights of a maximum sum to 1, so that the one which is 1 has none
+
+
+def test_free_numbers_beyond_their_limits_are_cut_off():
+    numbers = torch.tensor([-0.5, 0.0, 0.3, 1.0, 1.5], requires_grad=True)
+    kept = kept_within(numbers, 0.0, 1.0)
+    assert kept.tolist() == pytest.approx([0.0, 0.0, 0.3, 1.0, 1.0])
+    (gradient,) = torch.autograd.grad(kept.sum(), numbers)
+    assert gradient.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]

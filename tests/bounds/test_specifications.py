@@ -52,7 +52,7 @@ def test_bounds_against_exact_minima(single: bool):
     model = model.float() if single else model
     x = torch.rand(2, 3, generator=generator(1), dtype=torch.float64)
     rows = torch.randn(3, 4, generator=generator(2)).to(torch.float64)  # exact in single precision
-    ball, offsets = LpBall(x, 0.2), torch.zeros(3, dtype=torch.float64)
+    ball, offsets = LpBall(x, 0.05), torch.zeros(3, dtype=torch.float64)
     found = specification_bounds(model, ball, [(rows, offsets)], steps=60)
     dtype = model[0].weight.dtype
     exact = milp_bounds(_Worst(model, rows.to(dtype), offsets.to(dtype)), ball).outer.lower
