@@ -51,7 +51,7 @@ def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: i
     """
     third = steps // 3
     half = (steps - third) // 2
-    with leaky(search.model) if leak else nullcontext():
+    with leaky() if leak else nullcontext():
         start = descend(search, math.inf, target, start, third)
     start = descend(search, 2.0, target, start, steps - third - half)
     delta = start - search.x

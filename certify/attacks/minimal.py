@@ -35,7 +35,7 @@ def minimal_perturbation(
     float64 from the stored tensors. That nothing is found proves nothing.
 
     ``"descents"`` begins with projected gradient ascent on a margin inside a ball whose radius follows each input, with
-    restarts towards different classes. After the first restart, gradients also pass through ReLU modules that are off,
+    restarts towards different classes. After the first restart, gradients also pass through ReLUs that are off,
     since neurons that come to life decide where the boundary is nearest. In l_1 and l_2 walks follow, whose steps solve
     the linearised problem near the current point, from around the best points, in l_1 also from x towards the likeliest
     classes. In l_0 and l_1 entries are exchanged, and judged by what they do, not by their slopes. Bisections end it.

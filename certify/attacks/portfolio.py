@@ -104,7 +104,7 @@ def _through_random_regions(search: Search, steps: int) -> None:
     In l_infinity the nearest boundary is often that of a region in whose direction no other search sets out.
     """
     for _ in range(RANDOM_REGIONS):
-        with jittered(search.model, search.generator):
+        with jittered(search.generator):
             start = tighten(search, None, search.x, JITTERS, reach=JITTER_REACH)
         start = descend(search, math.inf, None, start, 3 * steps // 10, dense=True)
         tighten(search, None, start, steps // 10, reach=NEAR_REACH)

@@ -55,7 +55,7 @@ def descend_with_restarts(search: Search, steps: int, restarts: int) -> None:
         else:
             # At last along the gradient: where the margin has a ridge, sign steps jump across it and make no way.
             first = steps // 3 if restart else 0
-            with leaky(search.model):
+            with leaky():
                 start = descend(search, math.inf, target, start, first)
             descend(search, math.inf, target, start, steps - first, dense=0 < restart == restarts - 1)
         tried = tried.scatter(1, search.reached[:, None], True)

@@ -424,7 +424,7 @@ def test_leaks_change_gradients_alone_and_only_for_the_time_being():
         return logits.detach(), torch.autograd.grad(logits[0, 0], x)[0][0].tolist()
 
     plain, slopes = value_and_slopes()
-    with leaky(model):
+    with leaky():
         same, leaking = value_and_slopes()
     assert torch.equal(plain, same)
     assert slopes == [-1.0, 0.0]
@@ -432,22 +432,33 @@ def test_leaks_change_gradients_alone_and_only_for_the_time_being():
     assert value_and_slopes()[1] == slopes
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_slopes_keep_the_dtype_and_leave_calls_by_keyword_alone(dtype: torch.dtype):
-    class Keyword(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.relu = nn.ReLU()
+@pytest.mark.parametrize(
+    "relu",
+    [nn.ReLU(), nn.functional.relu, torch.relu, Tensor.relu, lambda x: nn.ReLU()(input=x)],
+    ids=["module", "functional", "function", "method", "keyword"],
+)
+def test_all_ways_to_write_a_relu_have_other_slopes(relu: Callable):
+    for dtype in (torch.bfloat16, torch.float64):
+        x = torch.tensor([[-1.0, 2.0]], dtype=dtype, requires_grad=True)
+        for context, off in ((leaky(), {0.1}), (jittered(generator()), {0.0, 1.0})):
+            with context:
+                values = relu(x)
+            assert values.dtype == dtype
+            assert torch.equal(values, x.relu())
+            (slopes,) = torch.autograd.grad(values.sum(), x)
+            assert any(float(slopes[0, 0]) == pytest.approx(slope, rel=1e-2) for slope in off)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.relu(input=self.relu(x))
 
-    model, x = Keyword(), torch.tensor([[-1.0, 2.0]], dtype=dtype)
-    for context in (leaky(model), jittered(model, generator())):
-        with context:
-            values = model(x)
-        assert values.dtype == dtype
-        assert torch.equal(values, x.relu())
+def test_relus_in_place_keep_their_meaning():
+    """What they wrote may be read elsewhere."""
+    x = torch.tensor([[-1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    with leaky():
+        copy = x.clone()
+        nn.functional.relu(copy, inplace=True)
+        values = copy + nn.ReLU(inplace=True)(x * 1)
+    assert values.tolist() == [[0.0, 4.0]]
+    (slopes,) = torch.autograd.grad(values.sum(), x)
+    assert slopes.tolist() == [[0.0, 2.0]]
 
 
 def test_entries_are_judged_by_what_they_do():
@@ -499,7 +510,7 @@ def test_steps_within_a_shrinking_region_end_at_the_boundary(norm: float):
 def test_random_regions_are_near_ones():
     """A neuron counts as on with the probability that noise as large as its input leaves it so: Phi(1) = 0.8413."""
     model, x = nn.Sequential(nn.ReLU()), torch.tensor([[2.0], [-0.5]]).repeat(20_000, 1).requires_grad_()
-    with jittered(model, generator()):
+    with jittered(generator()):
         values = model(x)
     assert torch.equal(values, x.relu())
     (slopes,) = torch.autograd.grad(values.sum(), x)
