@@ -105,15 +105,10 @@ class LpBall:
             lower = lower.clamp(min=-_rounded_up(-_exact(self.low, lower), lower.dtype))
         if self.high is not None:
             upper = upper.clamp(max=_rounded_up(_exact(self.high, upper), upper.dtype))
-        return frozen_at(self.center, Interval(lower, upper), self.frozen_features)
-
-
-def frozen_at(center: Tensor, hull: Interval, frozen_features: Tensor | None) -> Interval:
-    """The box, and only the centre where a feature is frozen."""
-    if frozen_features is None:
-        return hull
-    frozen = frozen_features.to(center.device)
-    return Interval(torch.where(frozen, center, hull.lower), torch.where(frozen, center, hull.upper))
+        if self.frozen_features is not None:
+            frozen = self.frozen_features.to(lower.device)
+            lower, upper = torch.where(frozen, self.center, lower), torch.where(frozen, self.center, upper)
+        return Interval(lower, upper)
 
 
 def _exact(limit: float | Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from bounds.graph import Graph, Source, capture
 from bounds.linear import METHODS, LinearBounds, alpha_crown, crown, crown_ibp, fast_lin
 from bounds.memory import MEMORY
 from bounds.network import Network
+from bounds.node import entries
 from bounds.numerics import unit_roundoff
 from bounds.operations import AFFINE
 
@@ -58,30 +59,26 @@ def specification_bounds(
     graph = capture(model, ball.center)
     network = graph.program.module()
     weight = next(network.parameters(), ball.center)
-    outputs = graph.bind(ball.center[:1])["output"].value[0].numel()
+    outputs = entries(graph.bind(ball.center)["output"].value)
+    sets = [_checked(rows, offsets, outputs, weight) for rows, offsets in unsafe]
+    if method == "ibp":
+        with torch.no_grad():
+            intervals = LinearBounds(Network(graph, ball, AFFINE, sound))
+            return torch.cat([_by_intervals(intervals, ball.center, *pair) for pair in sets], 1)
     bound: dict[str, Callable[[Graph], Interval]] = {
         "crown_ibp": lambda worst: crown_ibp(worst, ball, sound=sound, memory=memory),
         "fast_lin": lambda worst: fast_lin(worst, ball, sound=sound, memory=memory),
         "crown": lambda worst: crown(worst, ball, sound=sound, memory=memory),
         "alpha_crown": lambda worst: alpha_crown(worst, ball, steps=steps, sound=sound, memory=memory),
     }
-    columns = []
-    for pair in unsafe:
-        rows, offsets = _checked(*pair, outputs, weight)
-        if method == "ibp":
-            columns.append(_by_intervals(Network(graph, ball, AFFINE, sound), rows, offsets))
-        else:
-            worst = capture(_Worst(network, rows, offsets), ball.center)
-            columns.append(bound[method](worst).lower.detach())
-    return torch.cat(columns, 1)
+    worst = [capture(_Worst(network, rows, offsets), ball.center) for rows, offsets in sets]
+    return torch.cat([bound[method](largest).lower.detach() for largest in worst], 1)
 
 
-@torch.no_grad()
-def _by_intervals(network: Network, rows: Tensor, offsets: Tensor) -> Tensor:
+def _by_intervals(intervals: LinearBounds, like: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     """The best inequality alone, folded into the last affine layers: intervals know nothing of combinations."""
-    like = network.ball.center
     rows, offsets = rows.to(like), offsets.to(like)
-    least = LinearBounds(network).functions(rows.expand(len(like), *rows.shape), intervals=True)
+    least = intervals.functions(rows.expand(len(like), *rows.shape), intervals=True)
     rounding = 2 * unit_roundoff(like.dtype) * (least.abs() + offsets.abs())
     return (least - offsets - rounding).amax(1, keepdim=True)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -221,10 +222,7 @@ def _outer_side(side: Limit, x: Tensor, outer: Callable[[Tensor, Tensor], Tensor
 
 def _reach(point: LpBall) -> Tensor:
     """Distance from each centre to the farthest corner of the box; infinite where a side is open."""
-    if point.low is None or point.high is None:
-        return point.center.new_full((len(point.center),), math.inf)
-    farthest = torch.maximum(point.center - point.low, point.high - point.center)
-    if point.frozen_features is not None:
-        farthest = farthest.masked_fill(point.frozen_features.to(farthest.device), 0.0)
-    distance: Tensor = torch.linalg.vector_norm(farthest.flatten(1), point.norm, dim=1)
+    box = replace(point, radius=math.inf).hull()
+    farthest = torch.maximum(point.center - box.lower, box.upper - point.center).flatten(1)
+    distance: Tensor = torch.linalg.vector_norm(farthest, point.norm, dim=1)
     return distance

@@ -2,7 +2,7 @@
 
 The network is conv16 4x4/2 - conv32 4x4/2 - fc100 - fc10 on 1x28x28 inputs with random weights, 8 inputs, l-infinity
 0.02. Prints a table and one JSON line. Expected on two CPU cores: ``ibp`` 3.5 forward passes, ``crown_ibp`` 28,
-``crown`` 330, ``alpha_crown`` (100 steps) 16,000; with ``--sound real`` 22 for ``crown_ibp`` and 300 for ``crown``.
+``crown`` 330, ``alpha_crown`` (100 steps) 16,000; with ``--sound real`` 25 for ``crown_ibp`` and 300 for ``crown``.
 
     python examples/benchmarks/linear_bounds.py --repeats 5
 """

@@ -125,12 +125,12 @@ def test_the_maximum_of_a_linear_function(norm: float):
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_shortest_perturbation_behind_a_plane(norm: float):
     """Against SciPy, in boxes of which some do not hold 0: a linear programme, or a general solver in l_2."""
-    generator_ = generator()
+    source = generator()
     slope, center, level = (
-        torch.randn(*shape, generator=generator_, dtype=torch.float64) for shape in ((40, 6), (40, 6), (40,))
+        torch.randn(*shape, generator=source, dtype=torch.float64) for shape in ((40, 6), (40, 6), (40,))
     )
     slope[:10, 0] = 0
-    room = torch.rand(40, 6, generator=generator_, dtype=torch.float64)
+    room = torch.rand(40, 6, generator=source, dtype=torch.float64)
     lower, upper = center / 2 - room, center / 2 + room
     ours = shortest_above(slope, level, lower, upper, norm)
     assert ((ours >= lower) & (ours <= upper)).all()
