@@ -1,12 +1,6 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
 from bounds import geometry, noise_theorems, transport
-from bounds.balls import Interval, LpBall
-from bounds.boundary import BoundaryPoints, nearest_boundary, random_basis
-from bounds.clever import clever, clever_curve
-from bounds.clever_estimate import CleverEstimate
-from bounds.concretize import Box, SparseBall, linear_minimum
-from bounds.convex import lp_bounds, lp_margins
 from bounds.errors import (
     BoundsError,
     InvalidConfiguration,
@@ -15,27 +9,32 @@ from bounds.errors import (
     ManifestMismatch,
     UnsupportedLayer,
 )
-from bounds.explanation import Explanation, explain
-from bounds.forward import forward_linear
+from bounds.estimates.clever import clever, clever_curve
+from bounds.estimates.local_lipschitz import local_lipschitz
+from bounds.estimates.result import CleverEstimate
+from bounds.estimates.second_order import clever_second_order
 from bounds.gradients import StandIn
-from bounds.graph import Graph, capture
-from bounds.group_sort import GroupSort
-from bounds.interval import DEFAULT_RULES, ibp
-from bounds.layers import Normalize
-from bounds.linear import alpha_crown, crown, crown_ibp, fast_lin
-from bounds.lipschitz import lipschitz_bound, lipschitz_radius, margin_lipschitz
-from bounds.local_lipschitz import local_lipschitz
-from bounds.margins import margin_bounds
-from bounds.milp import Minimum, Range, milp_bounds, milp_margins
-from bounds.noise import Crossings, NoiseRadius, noise_radius, random_crossings
-from bounds.noise_law import MulticlassRatioLaw, RatioLaw, affine_ratio_law
-from bounds.noise_ratio import NoiseRatioTest, noise_ratio_test
-from bounds.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
-from bounds.rays import traced_crossings
-from bounds.second_order import clever_second_order
-from bounds.semidefinite import sdp_margins
-from bounds.sequential import log_evidence_above, log_evidence_below, sequential_lower
-from bounds.specifications import specification_bounds
+from bounds.graph.captured import Graph, capture
+from bounds.graph.explain import Explanation, explain
+from bounds.layers import GroupSort, Normalize
+from bounds.linear.forward import forward_linear
+from bounds.linear.intervals import DEFAULT_RULES, ibp
+from bounds.linear.margins import margin_bounds
+from bounds.linear.methods import alpha_crown, crown, crown_ibp, fast_lin
+from bounds.linear.specifications import specification_bounds
+from bounds.lipschitz.constants import lipschitz_bound, lipschitz_radius, margin_lipschitz
+from bounds.noise.boundary import BoundaryPoints, nearest_boundary, random_basis
+from bounds.noise.crossings import Crossings, NoiseRadius, noise_radius, random_crossings
+from bounds.noise.ratio_law import MulticlassRatioLaw, RatioLaw, affine_ratio_law
+from bounds.noise.ratio_test import NoiseRatioTest, noise_ratio_test
+from bounds.noise.traced_crossings import traced_crossings
+from bounds.sets.balls import Interval, LpBall
+from bounds.sets.linear_minimum import Box, SparseBall, linear_minimum
+from bounds.solvers.milp import Minimum, Range, milp_bounds, milp_margins
+from bounds.solvers.semidefinite import sdp_margins
+from bounds.solvers.triangle import lp_bounds, lp_margins
+from bounds.statistics.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
+from bounds.statistics.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
 __all__ = [
     "DEFAULT_RULES",

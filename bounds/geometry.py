@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.errors import InvalidInput
-from bounds.frozen import frozen
-from bounds.noise_law import RatioLaw
-from bounds.proportions import FloatArray
+from bounds.models import frozen
+from bounds.noise.ratio_law import RatioLaw
+from bounds.statistics.proportions import FloatArray
 
 Level = Callable[[Tensor], Tensor]  # of points (N, *D), one number each, (N,)
 

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from bounds.layers import Normalize
     from certify import attacks, corruptions, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
-    from certify.evaluation import Contradiction, Evaluation, Outside, evaluate
-    from certify.lipschitz import lipschitz_certificate
+    from certify.evaluation.evaluation import Contradiction, Evaluation, Outside, evaluate
+    from certify.evaluation.run_directory import RunDirectory
     from certify.results import (
         AttackedAccuracy,
         Certificate,
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
         SmoothingCertificate,
         Witness,
     )
-    from certify.runs import RunDirectory
-    from certify.smoothing.classifier import SmoothedClassifier
-    from certify.verdicts import Verdict, verify
-    from certify.verification import certified_radius
+    from certify.smoothing.classifiers.classifier import SmoothedClassifier
+    from certify.verification.lipschitz import lipschitz_certificate
+    from certify.verification.radius import certified_radius
+    from certify.verification.verdicts import Verdict, verify
 
 __version__ = "0.1.0"
 
@@ -58,22 +58,22 @@ _HOMES = {
     "AttackedAccuracyCurve": "certify.curves",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
-    "Contradiction": "certify.evaluation",
+    "Contradiction": "certify.evaluation.evaluation",
     "Estimate": "certify.results",
-    "Evaluation": "certify.evaluation",
+    "Evaluation": "certify.evaluation.evaluation",
     "Normalize": "bounds.layers",
-    "Outside": "certify.evaluation",
+    "Outside": "certify.evaluation.evaluation",
     "RadiusDecision": "certify.results",
-    "RunDirectory": "certify.runs",
-    "SmoothedClassifier": "certify.smoothing.classifier",
+    "RunDirectory": "certify.evaluation.run_directory",
+    "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
-    "Verdict": "certify.verdicts",
+    "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
-    "certified_radius": "certify.verification",
-    "evaluate": "certify.evaluation",
-    "lipschitz_certificate": "certify.lipschitz",
-    "verify": "certify.verdicts",
+    "certified_radius": "certify.verification.radius",
+    "evaluate": "certify.evaluation.evaluation",
+    "lipschitz_certificate": "certify.verification.lipschitz",
+    "verify": "certify.verification.verdicts",
 }
 
 

@@ -20,7 +20,7 @@ import cyclopts
 
 if TYPE_CHECKING:
     from certify.config import Config
-    from certify.evaluation import Evaluation, Progress
+    from certify.evaluation.evaluation import Evaluation, Progress
 
 FINE, MISSED, BAD_INPUT, CONTRADICTION, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
@@ -79,7 +79,7 @@ def resume(directory: Path) -> int:
         directory: The run directory.
     """
     from certify.config import config_of_manifest
-    from certify.runs import RunDirectory
+    from certify.evaluation.run_directory import RunDirectory
 
     return _run(config_of_manifest(RunDirectory.read(directory).manifest), directory)
 
@@ -168,7 +168,7 @@ def _run(config: "Config", output: Path | None) -> int:
 
 
 def _certify(config: "Config", directory: Path) -> int:
-    from certify.evaluation import evaluate
+    from certify.evaluation.evaluation import evaluate
     from certify.sources import load_data, load_model
 
     model = load_model(config.model, config.device)
@@ -212,7 +212,7 @@ def _progress() -> "Progress":
 
 def _load(directory: Path) -> "Evaluation":
     from bounds.errors import InvalidConfiguration
-    from certify.evaluation import Evaluation
+    from certify.evaluation.evaluation import Evaluation
 
     evaluation = Evaluation.load(directory)
     if not evaluation.records:

@@ -21,8 +21,8 @@ from bounds.errors import InvalidInput
 from certify.attacks import minimal_perturbation, smoothed_minimal_perturbation
 from certify.results import Certificate, Estimate, Witness
 from certify.smoothing import Gaussian, SmoothedClassifier
-from certify.smoothing.distributions import lie_on_grid
-from certify.verification import certified_radius
+from certify.smoothing.drawing.distributions import lie_on_grid
+from certify.verification.radius import certified_radius
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.errors import InvalidModel
-from bounds.frozen import frozen as frozen
-from bounds.frozen import require_module
 from bounds.memory import out_of_memory
+from bounds.models import frozen as frozen
+from bounds.models import require_module
 
 # Rows of one batch may differ in the last bits between batch sizes; real coupling is far above this.
 COUPLING_TOLERANCE = 1e-3

@@ -242,7 +242,7 @@ class Estimate(Record):
     Attributes:
         label: (N,) int64, the predicted class.
         score: (N,) float64, in units of the input; NaN where there is none.
-        status: N names, how far the guess can be trusted, see :data:`bounds.clever_estimate.STATUSES`.
+        status: N names, how far the guess can be trusted, see :data:`bounds.estimates.result.STATUSES`.
         lipschitz: (N,) float64, the local Lipschitz constant (of order 2: the curvature) behind it.
         largest: (N,) float64, the largest sampled value for that constant, over all targets.
         capped: (N,) bool, whether the score is the largest one possible, ``reach``.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from certify.reference import Reference
     from certify.results import SmoothedPrediction, SmoothingCertificate
     from certify.smoothing import SmoothedClassifier
-    from certify.verdicts import Verdict
+    from certify.verification.verdicts import Verdict
 
     Limit = float | Tensor | None
     Bound = Callable[[nn.Module, LpBall], Interval]
@@ -65,7 +65,7 @@ def assert_certified(
         InvalidInput: a bad argument.
     """
     __tracebackhide__ = True
-    from certify.verdicts import verify
+    from certify.verification.verdicts import verify
 
     _require_rows(x)
     verdict = verify(
@@ -129,9 +129,9 @@ def assert_sound_bounds(
     import torch
 
     from bounds import checks, crown
-    from certify.attacks.geometry import clip, per_row, project, steepest_ascent
-    from certify.attacks.random_noise import unit_noise
-    from certify.attacks.threat import sides
+    from certify.attacks.common.norms import clip, per_row, project, steepest_ascent
+    from certify.attacks.common.threat import sides
+    from certify.attacks.studies.noise_accuracy import unit_noise
     from certify.models import frozen
 
     checks.at_least("samples", samples, 2)
@@ -262,8 +262,8 @@ def assert_smoothing_guarantee(
     import torch
 
     from bounds import InvalidInput, checks, clopper_pearson_upper
-    from certify.attacks.geometry import length, per_row
-    from certify.attacks.random_noise import unit_noise
+    from certify.attacks.common.norms import length, per_row
+    from certify.attacks.studies.noise_accuracy import unit_noise
 
     checks.at_least("perturbations", perturbations, 0 if toward is not None else 1)
     checks.probability("alpha", alpha)

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bounds import Graph, InvalidInput, checks, margin_bounds
-from bounds.concretize import PerturbationSet
-from bounds.linear import LinearBounds, margin_rows
-from bounds.network import Network
+from bounds.linear.methods import LinearBounds, margin_rows
+from bounds.linear.network import Network
+from bounds.sets.linear_minimum import PerturbationSet
 
 
 def epsilon_schedule(

@@ -117,6 +117,65 @@ def test_no_module_imports_a_package_that_it_lies_in():
     assert {name: roots for name, roots in found.items() if roots} == {}
 
 
+# Rooms from the ground up: a room may import its own modules and what stands above it in this list. Where several share
+# a line, none of them knows the others.
+DIRECTION = {
+    "bounds": [
+        {"errors", "memory"},
+        {"checks", "models"},
+        {"numerics", "gradients", "layers", "noise_theorems", "rows"},
+        {"sets", "statistics", "transport"},
+        {"relaxations", "estimates"},
+        {"operations"},
+        {"graph"},
+        {"linear", "noise"},
+        {"solvers", "geometry"},
+        {"lipschitz"},
+    ],
+    "certify.smoothing": [
+        {"drawing", "training"},
+        {"derandomized"},
+        {"noises"},
+        {"classifiers", "data_sets"},
+        {"outputs"},
+    ],
+    "certify.attacks": [{"common"}, {"minimum_norm"}, {"fixed_budget"}, {"studies"}],
+}
+
+
+def wrong_turns(floor: str, order: list[set[str]], imports: Mapping[str, set[str]]) -> set[tuple[str, str]]:
+    """Imports that do not lead from a room to one below it."""
+    height = {room: level for level, rooms in enumerate(order) for room in rooms}
+
+    def rooms_of(name: str) -> list[str]:
+        return name.removeprefix(f"{floor}.").split(".")[:1] if name.startswith(f"{floor}.") else []
+
+    pairs = {(name, other) for name, others in imports.items() for other in others}
+    return {
+        (name, other)
+        for name, other in pairs
+        for room in rooms_of(name)
+        for lower in rooms_of(other)
+        if room != lower and height[lower] >= height[room]
+    }
+
+
+@pytest.mark.parametrize("floor", DIRECTION)
+def test_rooms_import_in_one_direction(floor: str):
+    assert wrong_turns(floor, DIRECTION[floor], IMPORTS) == set()
+
+
+def test_a_wrong_turn_is_seen():
+    order = [{"sets"}, {"graph"}, {"linear", "noise"}]
+    right = {
+        "bounds.linear.methods": {"bounds.graph.captured", "bounds.linear.alpha", "torch"},
+        "bounds": {"bounds.sets"},
+    }
+    assert wrong_turns("bounds", order, right) == set()
+    for name, other in (("bounds.sets.balls", "bounds.linear.alpha"), ("bounds.noise.law", "bounds.linear.alpha")):
+        assert wrong_turns("bounds", order, {name: {other}}) == {(name, other)}
+
+
 def test_results_stand_below_everything_else_of_their_floor():
     assert {other for other in IMPORTS["certify.results"] if other.startswith("certify")} == set()
 

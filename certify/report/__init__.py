@@ -1,7 +1,7 @@
 """The page and the figures of an evaluation."""
 
 from certify.report.figures import curve_figure, svg
-from certify.report.names import norm_name, rounded_down, rounded_up
 from certify.report.page import Page, render
+from certify.report.words import norm_name, rounded_down, rounded_up
 
 __all__ = ["Page", "curve_figure", "norm_name", "render", "rounded_down", "rounded_up", "svg"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
-from certify.report.names import norm_name
+from certify.report.words import norm_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from torch import Tensor
 from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
-from certify.report.names import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
-from certify.report.noise import noise_figure
+from certify.report.noise_figure import noise_figure
+from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,34 +1,10 @@
 """Randomized smoothing: noises, sampling, smoothed classifiers, statements about data sets, training."""
 
-from certify.smoothing.center import CenterCertificate, CenterSmoothing
-from certify.smoothing.classifier import SmoothedClassifier
-from certify.smoothing.comparisons import lecuyer_laplace_radius, lecuyer_radius, li_radius
-from certify.smoothing.ensembles import Consensus, Ensemble
-from certify.smoothing.envelope import CertifiedAccuracyEnvelope
-from certify.smoothing.generalized_gaussian import GeneralizedGaussian
-from certify.smoothing.incremental import IncrementalCertificate, certify_incrementally
-from certify.smoothing.l0 import Ablation, DiscreteNoise
-from certify.smoothing.l1 import SplittingNoise, UniformInBox
-from certify.smoothing.linf import UniformLInf
-from certify.smoothing.logs import (
-    CertificationLog,
-    ClassCounts,
-    read_certification_log,
-    read_class_counts,
-    read_vote_log,
-)
-from certify.smoothing.noise import Gaussian, InNorm, Laplace, Noise, Uniform
-from certify.smoothing.patches import (
-    BlockAblation,
-    ColumnAblation,
-    PatchAblation,
-    PatchCertificate,
-    PatchSmoothedClassifier,
-    ablate,
-)
-from certify.smoothing.regression import PercentileCertificate, SmoothedRegressor
-from certify.smoothing.splitting import DerandomizedSplitting, SplittingCertificate, split
-from certify.smoothing.statements import (
+from certify.smoothing.classifiers.classifier import SmoothedClassifier
+from certify.smoothing.classifiers.ensembles import Consensus, Ensemble
+from certify.smoothing.classifiers.incremental import IncrementalCertificate, certify_incrementally
+from certify.smoothing.classifiers.top_k import TopKCertificate, certify_top_k
+from certify.smoothing.data_sets.accuracy import (
     AbstentionRate,
     CertifiedAccuracyStatement,
     abstention_rate,
@@ -38,7 +14,31 @@ from certify.smoothing.statements import (
     certified_quantiles,
     wrong_certificates_at_most,
 )
-from certify.smoothing.top_k import TopKCertificate, certify_top_k
+from certify.smoothing.data_sets.envelope import CertifiedAccuracyEnvelope
+from certify.smoothing.data_sets.logs import (
+    CertificationLog,
+    ClassCounts,
+    read_certification_log,
+    read_class_counts,
+    read_vote_log,
+)
+from certify.smoothing.derandomized.patches import (
+    BlockAblation,
+    ColumnAblation,
+    PatchAblation,
+    PatchCertificate,
+    PatchSmoothedClassifier,
+    ablate,
+)
+from certify.smoothing.derandomized.splitting import DerandomizedSplitting, SplittingCertificate, split
+from certify.smoothing.noises.base import Gaussian, InNorm, Laplace, Noise, Uniform
+from certify.smoothing.noises.earlier_radii import lecuyer_laplace_radius, lecuyer_radius, li_radius
+from certify.smoothing.noises.generalized_gaussian import GeneralizedGaussian
+from certify.smoothing.noises.l0 import Ablation, DiscreteNoise
+from certify.smoothing.noises.l1 import SplittingNoise, UniformInBox
+from certify.smoothing.noises.linf import UniformLInf
+from certify.smoothing.outputs.center import CenterCertificate, CenterSmoothing
+from certify.smoothing.outputs.regression import PercentileCertificate, SmoothedRegressor
 from certify.smoothing.training import (
     consistency_loss,
     gaussian_augmentation_loss,

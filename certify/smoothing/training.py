@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bounds import LpBall, checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput, InvalidModel
-from certify.attacks.geometry import clip, inner_side, per_row, project, steepest_ascent
-from certify.attacks.losses import log_mean_softmax
+from certify.attacks.common.norms import clip, inner_side, per_row, project, steepest_ascent
+from certify.attacks.fixed_budget.losses import log_mean_softmax
 from certify.models import frozen
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from certify.reference import architecture, images
 from certify.smoothing import Gaussian
-from certify.smoothing.distributions import on_grid
-from certify.smoothing.sampling import Sampling, Stage
+from certify.smoothing.drawing.distributions import on_grid
+from certify.smoothing.drawing.votes import Sampling, Stage
 
 SIGMA = 0.25
 

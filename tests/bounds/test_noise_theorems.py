@@ -9,7 +9,7 @@ from oracles.halfspace import generator
 from scipy import stats
 
 from bounds import InvalidInput, RatioLaw, noise_theorems
-from bounds.noise import _noise
+from bounds.noise.crossings import _noise
 
 
 @pytest.mark.parametrize("delta", [0.001, 0.05, 0.2])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import bounds
 from bounds import Interval, InvalidInput, LpBall
 from certify.smoothing import Gaussian
-from certify.smoothing.classifier import SmoothedClassifier
+from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.testing import assert_certified, assert_noise_law, assert_smoothing_guarantee, assert_sound_bounds
 
 ROOT = Path(__file__).parents[2]

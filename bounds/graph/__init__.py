@@ -1,0 +1,4 @@
+"""Networks as graphs of operations, captured by ``torch.export``.
+
+May import the ground modules of ``bounds``, ``sets``, ``statistics``, ``relaxations`` and ``operations``.
+"""

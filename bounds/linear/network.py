@@ -1,0 +1,207 @@
+"""A captured network over a perturbation set: what each node is, its interval, and what rounding does to it."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bounds import checks
+from bounds.errors import InvalidInput, UnsupportedLayer
+from bounds.graph.captured import Graph, Source, capture
+from bounds.numerics import accumulated_error
+from bounds.operations.affine import AFFINE, RESHAPE, Affine, affine
+from bounds.operations.functions import function_of
+from bounds.operations.node import Node, entries
+from bounds.relaxations.base import NodeFunction
+from bounds.relaxations.piecewise import PiecewiseFunction
+from bounds.relaxations.scalar import ScalarFunction
+from bounds.sets.balls import Interval, LpBall
+from bounds.sets.linear_minimum import Box, PerturbationSet
+
+# What a bound speaks of, and which rounding errors it includes.
+MODES = ("real", "rounding", "deployed")
+
+
+class Network:
+    """The nodes of a network with their rules, and intervals of their values over a perturbation set.
+
+    Attributes:
+        nodes: those that lead from the input to the output, in order.
+        intervals: bounds of each node, shaped like its value.
+        rules: of affine nodes.
+        functions: of all others but the input.
+        sound: which rounding errors bounds include, see :data:`MODES`.
+    """
+
+    def __init__(
+        self,
+        model: Source | Graph,
+        ball: PerturbationSet,
+        table: Mapping[str, Affine] = AFFINE,
+        sound: str = "rounding",
+    ) -> None:
+        checks.full_precision(ball.center)
+        self.sound = checks.one_of("sound", sound, MODES)
+        graph = capture(model, ball.center)
+        self.nodes = graph.bind(ball.center)
+        if sound == "deployed":
+            _require_float32(graph)
+        self.ball = ball
+        self.order = list(self.nodes)
+        self.rules: dict[str, Affine] = {}
+        self.functions: dict[str, NodeFunction] = {}
+        self.intervals: dict[str, Interval] = {}
+        self._errors: dict[str, Tensor] = {}
+        for name, node in self.nodes.items():
+            if node.operation != "input":
+                rule = affine(node, table)
+                if rule is None:
+                    self.functions[name] = function_of(node)
+                else:
+                    self.rules[name] = rule
+        children: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for name, node in self.nodes.items():
+            for parent in node.parents:
+                children[parent].append(name)
+        self._settled = {
+            name
+            for name, rule in self.rules.items()
+            if rule is not RESHAPE
+            and children[name]
+            and all(isinstance(self.functions.get(child), ScalarFunction) for child in children[name])
+        }
+
+    def parents(self, name: str) -> list[Interval]:
+        """Intervals of the parents of a node."""
+        return [self.intervals[parent] for parent in self.nodes[name].parents]
+
+    def consumers(self, name: str) -> list[str]:
+        """The functions that take a node."""
+        return [key for key in self.functions if name in self.nodes[key].parents]
+
+    def settled(self, name: str) -> bool:
+        """Whether a node serves functions of one variable alone, in which its constant and errors are counted."""
+        return name in self._settled
+
+    # -------------------------------------------------------------------------------------------------- intervals
+
+    def propagate(self, name: str) -> None:
+        """The interval of a node, from those of its parents."""
+        node = self.nodes[name]
+        if node.operation == "input":
+            hull = self.ball.hull()
+            shape = node.value.shape
+            self.intervals[name] = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+        elif name in self.functions:
+            found = self.functions[name].range_of(*self.parents(name))
+            if self.sound == "deployed":
+                error = self.deployed_error(name, found)
+                found = Interval(found.lower - error, found.upper + error)
+            self.intervals[name] = found
+        elif self.rules[name] is RESHAPE:
+            (x,) = self.parents(name)
+            self.intervals[name] = Interval(node.function(x.lower), node.function(x.upper))
+        else:
+            self.intervals[name] = self._affine_interval(node, self.rules[name])
+
+    def _affine_interval(self, node: Node, rule: Affine) -> Interval:
+        """Centre and radius through an affine node, and rounded outward."""
+        parents = self.parents(node.name)
+        error = 0.0
+        if self.sound != "real":
+            terms = rule.terms(node, tuple(part.lower for part in parents))
+            error = 2 * accumulated_error(terms + 8, node.value.dtype)
+        centers, radii = zip(*(part.halves(error) for part in parents), strict=True)
+        center, radius = node.function(*centers), rule.moved(node, radii)
+        if error:
+            radius = radius + self._of_offset(node, rule, radii, error)
+        if self.sound == "deployed":
+            radius = radius + self.deployed_error(node.name)
+        found = Interval.around(center, radius, error)
+        # Of an interval without an end the centre is NaN.
+        lower, upper = (
+            end.nan_to_num(nan=side, posinf=math.inf, neginf=-math.inf)
+            for end, side in ((found.lower, -math.inf), (found.upper, math.inf))
+        )
+        return Interval(lower, upper)
+
+    def _of_offset(self, node: Node, rule: Affine, parents: tuple[Tensor, ...], error: float) -> Tensor:
+        """A relative error of what an affine node is at zero, and all that underflow may take."""
+
+        def make() -> Tensor:
+            return rule.at_zero(node, parents)[1] * error + torch.finfo(node.value.dtype).tiny
+
+        found: Tensor = node.cached(f"offset times {error}", make)
+        return found
+
+    # --------------------------------------------------------------------------------------------------- rounding
+
+    def rounding(self, name: str) -> Tensor | None:
+        """What rounding can change in the value of an affine node, for coefficients and offset; None for nothing.
+
+        In deployed mode also what it changes in the network itself.
+        """
+        if self.sound == "real" or self.rules[name] is RESHAPE:
+            return None
+        if name not in self._errors:
+            node, rule = self.nodes[name], self.rules[name]
+            reach = tuple(largest(part) for part in self.parents(name))
+            terms = (rule.transposed_terms or rule.terms)(node, reach)
+            error = 2 * accumulated_error(terms + 4, node.value.dtype)
+            error = error * (1 + error)
+            # The constant is a sum over all entries.
+            constant = error + accumulated_error(entries(node.value) + 4, node.value.dtype)
+            total = torch.add(self._of_offset(node, rule, reach, constant), rule.moved(node, reach), alpha=error)
+            if self.sound == "deployed":
+                total = total + self.deployed_error(name)
+            self._errors[name] = total
+        return self._errors[name]
+
+    def deployed_error(self, name: str, found: Interval | None = None) -> Tensor:
+        """What rounding in float32, in any order of summation, can change in the value of a node itself."""
+        node, unit = self.nodes[name], torch.float32
+        tiny = torch.finfo(unit).tiny
+        if name in self.rules:
+            rule = self.rules[name]
+            reach = tuple(largest(part) for part in self.parents(name))
+            moved, (_, offset) = rule.moved(node, reach), rule.at_zero(node, reach)
+            if rule.exact:
+                return torch.zeros_like(moved)
+            terms = rule.terms(node, reach) + 2
+            return accumulated_error(terms, unit) * (moved + offset) * (1 + 1e-6) + terms * tiny
+        function = self.functions[name]
+        size = largest(self.intervals[name] if found is None else found)
+        if not isinstance(function, ScalarFunction):
+            return accumulated_error(2, unit) * size + tiny
+        units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
+        if units == (0, 0) and isinstance(function, PiecewiseFunction):
+            return torch.zeros_like(size)
+        return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + tiny
+
+
+def _require_float32(graph: Graph) -> None:
+    """Refuse networks whose float32 execution is not what their graph says."""
+    for name, weight in graph.program.state_dict.items():
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            raise InvalidInput(
+                f"sound='deployed' speaks of a float32 network, but {name} is {weight.dtype}: convert the model with "
+                f"model.float(), or use sound='rounding'"
+            )
+    # Casts are made as the program says.
+    moves = {"aten._to_copy.default", *(name for name, entry in AFFINE.items() if entry.exact)}
+    if inexact := graph.inexact | graph.folded - moves:
+        raise UnsupportedLayer(
+            f"how {', '.join(sorted(inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
+            f"use sound='rounding', which speaks of the network in real arithmetic"
+        )
+
+
+def is_box(region: PerturbationSet) -> bool:
+    """Whether its entries move independently of each other, so that intervals lose nothing of it."""
+    return isinstance(region, Box) or (isinstance(region, LpBall) and region.norm == math.inf)
+
+
+def largest(interval: Interval) -> Tensor:
+    """Largest absolute value of each entry, of intervals that are not empty."""
+    return torch.maximum(-interval.lower, interval.upper)

@@ -1,0 +1,117 @@
+"""Properties of outputs beyond a class: sets of unsafe outputs, each given by several inequalities at once."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bounds import checks
+from bounds.errors import InvalidInput
+from bounds.graph.captured import Graph, Source, capture
+from bounds.linear.methods import METHODS, LinearBounds, alpha_crown, crown, crown_ibp, fast_lin
+from bounds.linear.network import Network
+from bounds.memory import MEMORY
+from bounds.numerics import unit_roundoff
+from bounds.operations.affine import AFFINE
+from bounds.operations.node import entries
+from bounds.sets.balls import Interval
+from bounds.sets.linear_minimum import PerturbationSet
+
+
+def specification_bounds(
+    model: Source | Graph,
+    ball: PerturbationSet,
+    unsafe: Sequence[tuple[Tensor, Tensor]],
+    method: str = "alpha_crown",
+    *,
+    steps: int = 20,
+    sound: str = "rounding",
+    memory: int = MEMORY,
+) -> Tensor:
+    r"""How far outputs stay away from unsafe sets: above 0, no input of a ball leads into that set.
+
+    A set :math:`\{y : A y \le b\}` is one of outputs that meet several inequalities at once. The result is a lower
+    bound on :math:`\min_x \max_i (A f(x) - b)_i`, with the guarantee and the conditions of :func:`bounds.crown`. It
+    is that of one combination :math:`w^\top (A f(x) - b)` of the inequalities with weights that sum to 1;
+    ``"alpha_crown"`` ascends these weights with the slopes, which matters where no inequality fails in all of the ball.
+
+    A property of VNN-LIB is violated where outputs lie in any of its sets: it holds where a row is above 0 throughout.
+
+    Args:
+        model: maps (N, *D) to (N, K), any network that ``torch.export`` follows, or its captured graph.
+        ball: N perturbation sets.
+        unsafe: pairs of a matrix A (M, K) and a vector b (M,), floating and finite, exact in the dtype of the model.
+        method: as for :func:`bounds.margin_bounds`.
+        steps: of ascent, for ``"alpha_crown"``.
+        sound: which rounding errors are included, see :func:`bounds.crown`.
+        memory: bytes that the coefficients may take.
+
+    Returns:
+        (N, S) tensor, a column for each of the S unsafe sets.
+
+    Raises:
+        UnsupportedLayer: an operation without a rule.
+        InvalidInput: an unknown method or mode, a set of other shape or dtype, no set.
+    """
+    checks.one_of("method", method, METHODS)
+    if not unsafe:
+        raise InvalidInput("unsafe must hold at least one pair (A, b), got none: there is nothing to prove")
+    graph = capture(model, ball.center)
+    network = graph.program.module()
+    weight = next(network.parameters(), ball.center)
+    outputs = entries(graph.bind(ball.center)["output"].value)
+    sets = [_checked(rows, offsets, outputs, weight) for rows, offsets in unsafe]
+    if method == "ibp":
+        with torch.no_grad():
+            intervals = LinearBounds(Network(graph, ball, AFFINE, sound))
+            return torch.cat([_by_intervals(intervals, ball.center, *pair) for pair in sets], 1)
+    bound: dict[str, Callable[[Graph], Interval]] = {
+        "crown_ibp": lambda worst: crown_ibp(worst, ball, sound=sound, memory=memory),
+        "fast_lin": lambda worst: fast_lin(worst, ball, sound=sound, memory=memory),
+        "crown": lambda worst: crown(worst, ball, sound=sound, memory=memory),
+        "alpha_crown": lambda worst: alpha_crown(worst, ball, steps=steps, sound=sound, memory=memory),
+    }
+    worst = [capture(_Worst(network, rows, offsets), ball.center) for rows, offsets in sets]
+    return torch.cat([bound[method](largest).lower.detach() for largest in worst], 1)
+
+
+def _by_intervals(intervals: LinearBounds, like: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
+    """The best inequality alone, folded into the last affine layers: intervals know nothing of combinations."""
+    rows, offsets = rows.to(like), offsets.to(like)
+    least = intervals.functions(rows.expand(len(like), *rows.shape), intervals=True)
+    rounding = 2 * unit_roundoff(like.dtype) * (least.abs() + offsets.abs())
+    return (least - offsets - rounding).amax(1, keepdim=True)
+
+
+class _Worst(nn.Module):
+    """The largest of ``A y - b``, (N, 1): which inequality fails by most."""
+
+    rows: Tensor
+    offsets: Tensor
+
+    def __init__(self, network: nn.Module, rows: Tensor, offsets: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("rows", rows)
+        self.register_buffer("offsets", offsets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The largest difference of each input."""
+        differences = nn.functional.linear(self.network(x).flatten(1), self.rows, -self.offsets)
+        return differences.amax(1, keepdim=True)
+
+
+def _checked(rows: Tensor, offsets: Tensor, outputs: int, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The set in the dtype and on the device of the model."""
+    shapes = tuple(checks.tensor("A", rows).shape), tuple(checks.tensor("b", offsets).shape)
+    if rows.ndim != 2 or rows.shape[1] != outputs or len(rows) == 0 or shapes[1] != shapes[0][:1]:
+        raise InvalidInput(
+            f"unsafe must hold pairs of A (M, {outputs}) and b (M,), one row for each inequality, got shapes "
+            f"{shapes[0]} and {shapes[1]}"
+        )
+    for name, part in (("A", rows), ("b", offsets)):
+        if not bool((part.isfinite() & (part.to(weight.dtype) == part)).all()):
+            raise InvalidInput(
+                f"{name} must be finite and exact in the {weight.dtype} of the model: round it, or pass model.double()"
+            )
+    return rows.to(weight), offsets.to(weight)

@@ -1,0 +1,183 @@
+"""How coefficients pass backward through a function: the planes below and above it, by the sign of each coefficient.
+
+A coefficient above 0 takes the lower plane, one below 0 the upper. With ``joint``, lower bounds of the opposite
+functions are wanted too, which take the other planes: from here on they are rows of their own, after the first. No
+slope is other than 0 beyond a map, so that windows are clean behind a function.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bounds.relaxations.base import NodeFunction, Planes
+from bounds.rows import Rows
+
+
+class Passage(NamedTuple):
+    """What is behind a function.
+
+    Attributes:
+        parts: coefficients of each parent.
+        constant: (N, R) constants that the planes bring in.
+        doubt: (N, R) what rounding may change in constants and coefficients; None if it was not asked for.
+    """
+
+    parts: tuple[Rows, ...]
+    constant: Tensor
+    doubt: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Lines around a function of one variable, the same for all rows; each attribute is shaped like the node.
+
+    Attributes:
+        slope: of the lower lines.
+        rise: how much steeper the upper lines are; None for parallel lines.
+        lower: constants of the lower lines.
+        upper: constants of the upper lines.
+        doubt: what rounding may change for a coefficient of size 1; None if nobody asks.
+    """
+
+    slope: Tensor
+    rise: Tensor | None
+    lower: Tensor
+    upper: Tensor
+    doubt: Tensor | None
+
+
+def through_lines(rows: Rows, lines: Lines, *, joint: bool) -> Passage:
+    """Coefficients behind a function whose lines are the same for all rows."""
+    values, below = rows.values, rows.values.clamp(max=0)
+    errors = [] if lines.doubt is None else [lines.doubt]
+    whole = rows.sums(values, [lines.lower, lines.upper, *errors])
+    negative = rows.sums(below, [lines.upper - lines.lower, *errors])
+    constant = whole[..., 0] + negative[..., 0]
+    if joint:
+        constant = torch.cat([constant, negative[..., 0] - whole[..., 1]], 1)
+    doubt = whole[..., 2] - 2 * negative[..., 1] if errors else None  # |a| = a - 2 min(a, 0)
+    if lines.rise is None:
+        return Passage((rows.scaled(lines.slope),), constant, doubt)
+    slope, rise = rows.at(lines.slope), rows.at(lines.rise)
+    if torch.is_grad_enabled():
+        part = torch.addcmul(values * slope, below, rise)
+        if joint:
+            part = torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1)
+    else:  # the same in place: memory that is touched for the first time costs more than the arithmetic
+        sides = 2 if joint else 1
+        part = values.new_empty(len(values), sides * values.shape[1], *values.shape[2:])
+        lower = torch.mul(values, slope, out=part[:, : values.shape[1]])
+        lower.addcmul_(below, rise)
+        if joint:
+            torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
+    return Passage((rows.with_values(part, clean=True),), constant, doubt)
+
+
+def through_planes(
+    function: NodeFunction, rows: Rows, planes: Planes, shapes: list[torch.Size], *, joint: bool, reach: list[Tensor]
+) -> Passage:
+    """Coefficients behind any function.
+
+    Args:
+        function: of the node.
+        rows: that arrive at it.
+        planes: at the rows, of their own or the same for all.
+        shapes: (N, *shape) of each parent.
+        joint: whether the opposite functions are wanted too.
+        reach: the largest absolute values of each parent, at the rows; none if rounding does not matter. The doubt is
+            to be multiplied with the rounding error of a sum.
+    """
+    values, below = rows.values, rows.values.clamp(max=0)
+    lower = planes.lower_intercept
+    gap = planes.upper_intercept if lower is None else planes.upper_intercept - lower
+    bent = rows.total(below, gap)
+    constant = bent if lower is None else bent + rows.total(values, lower)
+    if joint:
+        constant = torch.cat([constant, bent - rows.total(values, planes.upper_intercept)], 1)
+    over, under = function.aligned(values), function.aligned(below)
+    parts = []
+    for shape, low, high in zip(shapes, planes.lower_slopes, planes.upper_slopes, strict=True):
+        if low is high:
+            part = over * low
+        else:
+            turned = under * (high - low)
+            part = turned + over * low
+            if joint:
+                part = torch.cat([part, turned - over * high], 1)
+        parts.append(rows.with_values(function.reduced(part, shape), clean=True))
+    return Passage(tuple(parts), constant, _doubt(function, rows, planes, reach) if reach else None)
+
+
+def _doubt(function: NodeFunction, rows: Rows, planes: Planes, reach: list[Tensor]) -> Tensor:
+    size = planes.upper_intercept.abs()
+    if planes.lower_intercept is not None:
+        size = torch.maximum(size, planes.lower_intercept.abs())
+    absolute = rows.values.abs()
+    doubt = rows.total(absolute, size)
+    aligned = function.aligned(absolute)
+    for low, high, largest in zip(planes.lower_slopes, planes.upper_slopes, reach, strict=True):
+        doubt = doubt + rows.total(aligned, torch.maximum(low.abs(), high.abs()) * largest)
+    return doubt
+
+
+def through_open(rows: Rows, slope: Tensor, index: Tensor, planes: Planes, offset: Tensor | None) -> Passage:
+    """Coefficients behind a function that is linear at most entries and has planes by row at few.
+
+    Args:
+        rows: that arrive at it.
+        slope: (N, *shape) of the node, the slope where the function is linear.
+        index: (N, 1 or R, k) of the few entries among the coefficients of each row, or for windows (N, 1, P, 1, k).
+        planes: at these, (N, R, k) or (N, S, P, M, k), for one parent and with constants above only.
+        offset: (N, *shape), to which the parent is added before it enters the function.
+    """
+    first = rows.values.ndim - len(slope.shape) + 1
+
+    def flat(x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:first], -1)  # a node may be one number
+
+    values, start = flat(rows.values), None if offset is None else flat(rows.at(offset))
+    (low,), (high,) = planes.lower_slopes, planes.upper_slopes
+    part, constant = _Open.apply(  # type: ignore[no-untyped-call]  # torch's
+        values, low, high, planes.upper_intercept, flat(rows.at(slope)), start, index.expand(*values.shape[:-1], -1)
+    )
+    return Passage((rows.with_values(part.view_as(rows.values), clean=True),), constant.flatten(1), None)
+
+
+class _Open(torch.autograd.Function):
+    """What :func:`through_open` computes, of flattened coefficients; only these and lower slopes have gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        values: Tensor,
+        low: Tensor,
+        high: Tensor,
+        above: Tensor,
+        slope: Tensor,
+        offset: Tensor | None,
+        index: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Coefficients (.., K) of the parent, and constants."""
+        chosen = values.gather(-1, index)
+        negative = chosen.clamp(max=0)
+        part = (values * slope).scatter_(-1, index, chosen.clamp(min=0) * low + negative * high)
+        constant = (negative * above).sum(-1)
+        if offset is not None:
+            constant = constant + torch.matmul(part, offset.transpose(-1, -2))[..., 0]
+        ctx.save_for_backward(chosen, low, high, above, slope, offset, index)
+        return part, constant
+
+    @staticmethod
+    def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        """Gradients of values and lower slopes."""
+        chosen, low, high, above, slope, offset, index = ctx.saved_tensors
+        if offset is not None:
+            part = torch.addcmul(part, constant[..., None], offset)
+        at_open = part.gather(-1, index)
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            turned = torch.where(chosen > 0, at_open * low, at_open * high + constant[..., None] * above)
+            gradient = (part * slope).scatter_(-1, index, turned)
+        return gradient, at_open * chosen.clamp(min=0), None, None, None, None, None

@@ -1,0 +1,5 @@
+"""What is known of each operation of a captured network."""
+
+from bounds.operations.affine import AFFINE as AFFINE
+from bounds.operations.affine import Affine as Affine
+from bounds.operations.affine import affine as affine

@@ -1,0 +1,108 @@
+"""Which function stands behind an operation of a captured network that is not affine."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from bounds.errors import UnsupportedLayer
+from bounds.operations.node import Node
+from bounds.operations.products_and_conditions import CHOICE, NOT_NEGATIVE, POSITIVE
+from bounds.relaxations import catalogue as functions
+from bounds.relaxations import steps_and_waves as periodic_functions
+from bounds.relaxations.base import NodeFunction
+from bounds.relaxations.multivariate import Choice, Maximum, Product, Within
+
+Maker = Callable[[Node], NodeFunction]
+
+
+def _fixed(make: Callable[[], NodeFunction]) -> Maker:
+    return lambda node: make()
+
+
+def _with(make: Callable[..., NodeFunction], **defaults: float | None) -> Maker:
+    """Takes the arguments after the data, by position, or their defaults."""
+
+    def maker(node: Node) -> NodeFunction:
+        given = node.arguments[1:]
+        return make(*given, *list(defaults.values())[len(given) :])
+
+    return maker
+
+
+def _prelu(node: Node) -> NodeFunction:
+    weight: Tensor = node.arguments[1]
+    shape = (1, -1, *[1] * (node.value.ndim - 2)) if weight.numel() > 1 else ()
+    return functions.leaky_relu(weight.reshape(shape))
+
+
+def _maximum(node: Node) -> NodeFunction:
+    shape = (node if node.single is None else node.single).value.ndim
+    dims, keepdim, *_ = (*node.arguments[1:], (), False) if len(node.arguments) > 1 else ((), False)
+    given = [dims] if isinstance(dims, int) else list(dims)
+    ndim = shape + (0 if keepdim else len(given))
+    return Maximum(tuple(dim if dim < 0 else dim - ndim for dim in given or range(ndim)), bool(keepdim))
+
+
+# One line for each operation. Names are those of ATen; a caller may add to a copy.
+FUNCTIONS: Mapping[str, Maker] = {
+    "aten.relu.default": _fixed(functions.relu),
+    "aten.leaky_relu.default": _with(functions.leaky_relu, negative_slope=0.01),
+    "aten.prelu.default": _prelu,
+    "aten.elu.default": _with(functions.elu, alpha=1.0, scale=1.0, input_scale=1.0),
+    "aten.selu.default": _fixed(functions.selu),
+    "aten.celu.default": lambda node: functions.elu(*_celu(*node.arguments[1:])),
+    "aten.relu6.default": _fixed(functions.relu6),
+    "aten.hardtanh.default": _with(functions.hardtanh, low=-1.0, high=1.0),
+    "aten.clamp.default": _with(functions.clamp, low=None, high=None),
+    "aten.clamp_min.default": _with(functions.clamp, low=None),
+    "aten.clamp_max.default": lambda node: functions.clamp(None, node.arguments[1]),
+    "aten.hardsigmoid.default": _fixed(functions.hardsigmoid),
+    "aten.hardswish.default": _fixed(functions.hardswish),
+    "aten.abs.default": _fixed(functions.absolute),
+    "aten.sign.default": _fixed(periodic_functions.sign),
+    "aten.floor.default": _fixed(periodic_functions.floor),
+    "aten.sigmoid.default": _fixed(functions.sigmoid),
+    "aten.tanh.default": _fixed(functions.tanh),
+    "aten.atan.default": _fixed(functions.atan),
+    "aten.softplus.default": _with(functions.softplus, beta=1.0, threshold=20.0),
+    "aten.silu.default": _fixed(functions.silu),
+    "aten.mish.default": _fixed(functions.mish),
+    "aten.gelu.default": lambda node: functions.gelu(node.options.get("approximate", "none")),
+    "aten.erf.default": _fixed(functions.erf),
+    "aten.exp.default": _fixed(functions.exp),
+    "aten.log.default": _fixed(functions.log),
+    "aten.sqrt.default": _fixed(functions.sqrt),
+    "aten.reciprocal.default": _fixed(functions.reciprocal),
+    "aten.mul.Tensor": _fixed(Product),
+    "aten.amax.default": _maximum,
+    "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
+    POSITIVE: _fixed(periodic_functions.positive),
+    NOT_NEGATIVE: _fixed(periodic_functions.not_negative),
+    CHOICE: _fixed(Choice),
+    "aten.pow.Tensor_Scalar": lambda node: functions.power(node.arguments[1]),
+    "aten.square.default": _fixed(functions.square),
+    "aten.sin.default": _fixed(periodic_functions.sin),
+    "aten.cos.default": _fixed(periodic_functions.cos),
+}
+
+PARENTS = {"aten.mul.Tensor": 2, CHOICE: 3}  # of which they take several
+
+
+def _celu(alpha: float = 1.0) -> tuple[float, float, float]:
+    """CELU as ELU: alpha (e^(x / alpha) - 1) below 0."""
+    return alpha, 1.0, 1.0 / alpha
+
+
+def function_of(node: Node, table: Mapping[str, Maker] = FUNCTIONS) -> NodeFunction:
+    """The function of a node.
+
+    Raises:
+        UnsupportedLayer: there is none, with the operation, its place in the source code, and the remedy.
+    """
+    if node.operation not in table or len(node.parents) != PARENTS.get(node.operation, 1):
+        raise UnsupportedLayer(
+            f"{node.operation} of {len(node.parents)} data inputs has no rule for linear bounds; it stands at "
+            f"{node.origin}. Replace it by operations that have one, or add a line to bounds.operations.AFFINE or "
+            f"bounds.operations.functions.FUNCTIONS"
+        )
+    return table[node.operation](node)

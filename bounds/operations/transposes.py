@@ -1,0 +1,205 @@
+"""Transposes of the commonest affine operations, on the rows that linear bounds carry backward.
+
+Each takes a node, rows of its coefficients and the shapes (N, *shape) of its parents' values, and returns the rows of
+every parent, or None where it does not serve; the vector-Jacobian product serves always.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bounds.operations.node import Node
+from bounds.rows import Dense, Rows, Units, Windows
+
+Shapes = tuple[torch.Size, ...]
+Transposed = tuple[Rows | Units, ...]
+Transpose = Callable[[Node, Rows | Units, Shapes], Transposed | None]
+
+# Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
+LARGEST_MATRIX = 2**21
+# A transposed convolution to so few channels is several times slower on a CPU than an ordinary one in its place.
+FEW_CHANNELS = 4
+
+
+def none(node: Node, rows: Rows | Units, shapes: Shapes) -> None:
+    """For operations without a transpose of their own."""
+    return None
+
+
+def reshaped(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+    """For operations that keep all entries in their order."""
+    if node.single is not None:
+        return None
+    shape = tuple(shapes[0][1:])
+    if isinstance(rows, Units):
+        return (Units(rows.index, shape, rows.like),)
+    return (Dense(rows.dense().reshape(*rows.values.shape[:2], *shape)),)
+
+
+def summed(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+    """For sums of terms of one shape, without factors."""
+    plain = all(shape == node.value.shape for shape in shapes) and not node.options
+    return (rows,) * len(shapes) if plain else None
+
+
+def subtracted(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+    """For a constant that is taken away from data of one shape."""
+    plain = len(shapes) == 1 and node.arguments[0] is None and not node.options
+    return (rows,) if plain and node.value.shape == shapes[0] else None
+
+
+def multiplied(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+    """For a product with constants, entry by entry."""
+    first, second = node.arguments[:2]
+    return _times(node, rows, shapes[0], second if first is None else first)
+
+
+def divided(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+    """For a quotient by constants, entry by entry."""
+    return _times(node, rows, shapes[0], 1 / torch.as_tensor(node.arguments[1], dtype=node.value.dtype))
+
+
+def _times(node: Node, rows: Rows | Units, shape: torch.Size, factor: float | Tensor) -> Transposed | None:
+    factor = torch.as_tensor(factor, dtype=node.value.dtype, device=node.value.device)
+    per_row = factor.ndim == node.value.ndim and len(factor) > 1
+    if node.single is not None or node.value.shape != shape or per_row:
+        return None
+    return (_expanded(rows).scaled(factor.expand(1, *shape[1:])),)
+
+
+def linear(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+    """For a linear layer."""
+    weight: Tensor = node.arguments[1]
+    if isinstance(rows, Units) and len(rows.shape) == 1:
+        return (Dense(weight[rows.index]),)
+    return (Dense(_expanded(rows).dense() @ weight),)
+
+
+def convolved(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+    """For a convolution of maps, (C, H, W)."""
+    shape = shapes[0]
+    if node.single is not None or len(shape) != 4:
+        return None
+    defaults: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
+    given = node.arguments[2:]
+    settings = (*given, *defaults[len(given) :])
+    stride, padding, dilation = ((values[0], values[-1]) for values in settings[1:4])
+    groups: int = settings[4]
+    weight: Tensor = node.arguments[1]
+    if isinstance(rows, Units) and groups == 1 and dilation == (1, 1):
+        channel, place = rows.split()
+        grid = (rows.shape[1], rows.shape[2])
+        whole = Windows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False)
+        return (_settled(whole),)
+    rows = _expanded(rows)
+    if isinstance(rows, Windows):
+        rows = rows.cleaned()
+        values = _full_transpose(node, rows.values.flatten(0, 3), weight, stride, dilation, groups)
+        return (
+            _settled(
+                Windows(
+                    values.unflatten(0, rows.values.shape[:4]),
+                    rows.place,
+                    rows.grid,
+                    (rows.stride[0] * stride[0], rows.stride[1] * stride[1]),
+                    (rows.padding[0] * stride[0] + padding[0], rows.padding[1] * stride[1] + padding[1]),
+                    tuple(shape[1:]),
+                    False,
+                )
+            ),
+        )
+    values = rows.values.flatten(0, 1)
+    spans = [gap * (size - 1) + 1 for gap, size in zip(dilation, weight.shape[2:], strict=True)]
+    extra = [
+        size - ((count - 1) * step - 2 * pad + span)
+        for size, count, step, pad, span in zip(shape[2:], values.shape[2:], stride, padding, spans, strict=True)
+    ]
+    moved = _conv_transpose(node, values, weight, (stride, padding, extra, groups, dilation))
+    return (Dense(moved.unflatten(0, rows.values.shape[:2])),)
+
+
+Geometry = tuple[tuple[int, int], tuple[int, int], list[int], int, tuple[int, int]]
+
+
+class _ConvTranspose(torch.autograd.Function):
+    """Transposed convolution with a constant kernel; in float64, torch's own backward pass is 50 times slower."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, geometry: Geometry, phases: Tensor | None) -> Tensor:  # noqa: ANN401
+        """Stride, padding, extra size, groups and dilation as of ``conv_transpose2d``; phases as of :func:`_phases`."""
+        ctx.save_for_backward(weight)
+        ctx.geometry = geometry
+        stride, padding, extra, groups, dilation = geometry
+        if phases is None:
+            return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
+        whole = F.pixel_shuffle(F.conv2d(values, phases, padding=phases.shape[2] - 1), stride[0])
+        sizes = [
+            (count - 1) * stride[0] + span - 2 * pad + more
+            for count, span, pad, more in zip(values.shape[2:], weight.shape[2:], padding, extra, strict=True)
+        ]
+        bottom, right = (size + pad - length for size, pad, length in zip(sizes, padding, whole.shape[2:], strict=True))
+        return F.pad(whole, (-padding[1], right, -padding[0], bottom))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        """The convolution."""
+        (weight,) = ctx.saved_tensors
+        stride, padding, _, groups, dilation = ctx.geometry
+        return F.conv2d(gradient, weight, None, stride, padding, dilation, groups), None, None, None
+
+
+def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    stride, padding, extra, groups, dilation = geometry
+    if weight.requires_grad:
+        return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
+    strided = stride[0] == stride[1] > 1 and groups == 1 and dilation == (1, 1)
+    slow = values.device.type == "cpu" and values.dtype == torch.float32 and weight.shape[1] <= FEW_CHANNELS
+    phases = node.cached("phases", lambda: _phases(weight, stride[0])) if strided and slow else None
+    moved: Tensor = _ConvTranspose.apply(values, weight, geometry, phases)  # type: ignore[no-untyped-call]  # torch's
+    return moved
+
+
+def _phases(weight: Tensor, stride: int) -> Tensor:
+    """The kernel of an ordinary convolution with the places within a stride as channels.
+
+    Place ``stride q + r`` gets the entries ``weight[stride u + r]`` of all values at ``q - u``.
+    """
+    taps = -(-max(weight.shape[2:]) // stride)
+    bottom, right = (taps * stride - size for size in weight.shape[2:])
+    split = F.pad(weight, (0, right, 0, bottom)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
+    kernel: Tensor = split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
+    return kernel
+
+
+def _full_transpose(
+    node: Node, values: Tensor, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int], groups: int
+) -> Tensor:
+    """What blocks (M, C, h, w) behind a convolution take from the blocks before it, without any padding."""
+    entries = values.shape[1:].numel()
+    spans = [
+        (count - 1) * step + gap * (size - 1) + 1
+        for count, step, gap, size in zip(values.shape[2:], stride, dilation, weight.shape[2:], strict=True)
+    ]
+    if entries * weight.shape[1] * groups * spans[0] * spans[1] > LARGEST_MATRIX:
+        return _conv_transpose(node, values, weight, (stride, (0, 0), [0, 0], groups, dilation))
+
+    def make() -> Tensor:
+        unit = torch.eye(entries, dtype=values.dtype, device=values.device).view(entries, *values.shape[1:])
+        return F.conv_transpose2d(unit, weight, None, stride, 0, 0, groups, dilation).flatten(1)
+
+    matrix: Tensor = node.cached(f"matrix of {tuple(values.shape[2:])}", make)
+    moved: Tensor = (values.flatten(1) @ matrix).unflatten(1, (weight.shape[1] * groups, *spans))
+    return moved
+
+
+def _settled(rows: Windows) -> Rows:
+    """Windows, unless they cover most of the map."""
+    height, width = rows.values.shape[5:]
+    return Dense(rows.dense()) if height * width >= rows.shape[1] * rows.shape[2] else rows
+
+
+def _expanded(rows: Rows | Units) -> Rows:
+    return rows.expanded() if isinstance(rows, Units) else rows

@@ -1,0 +1,4 @@
+"""Lines and planes below and above nonlinear functions.
+
+May import the ground modules of ``bounds`` and ``sets``.
+"""

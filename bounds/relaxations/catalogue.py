@@ -1,0 +1,415 @@
+"""The scalar functions that networks apply entry by entry, each with its pieces: a catalogue for linear bounds.
+
+Every derivative keeps its relative accuracy in the tails, or its absolute one where the function says so.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bounds import checks
+from bounds.errors import InvalidInput
+from bounds.numerics import unit_roundoff
+from bounds.relaxations.piecewise import Piece, PiecewiseFunction
+from bounds.relaxations.relu import Rectifier
+from bounds.relaxations.scalar import SPECIAL, Map, bisect
+
+_INFINITY = math.inf
+_ARITHMETIC = 4.0  # units of rounding of a few sums and products
+
+
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny
+
+
+def _line(slope: float | Tensor, offset: float = 0.0, start: float = -_INFINITY, end: float = _INFINITY) -> Piece:
+    """A linear piece."""
+    return Piece(lambda x: slope * x + offset, lambda x: slope * torch.ones_like(x), 0, None, start, end)
+
+
+# Piecewise linear functions
+
+
+def leaky_relu(negative_slope: float | Tensor = 0.01) -> PiecewiseFunction:
+    """``max(x, 0) + negative_slope min(x, 0)``, for any slope, also a tensor that broadcasts to the input (PReLU)."""
+    if not isinstance(negative_slope, Tensor) and 0 <= negative_slope <= 1:
+        return _rectifier(float(negative_slope))
+    slope = negative_slope.detach() if isinstance(negative_slope, Tensor) else negative_slope
+    return PiecewiseFunction(
+        value=lambda x: torch.where(x > 0, x, slope * x),
+        pieces=(_line(slope, end=0.0), _line(1.0, start=0.0)),
+        curvature=torch.where(slope <= 1, 1, -1) if isinstance(slope, Tensor) else 1 if slope <= 1 else -1,
+        relative_error=_ARITHMETIC,
+    )
+
+
+prelu = leaky_relu
+
+
+def relu() -> PiecewiseFunction:
+    """``max(x, 0)``; its lower slope is 1 if the interval reaches farther above 0 than below, else 0."""
+    return _rectifier(0.0)
+
+
+def _rectifier(slope: float) -> Rectifier:
+    return Rectifier(
+        value=torch.relu if slope == 0 else lambda x: torch.where(x > 0, x, slope * x),
+        pieces=(_line(slope, end=0.0), _line(1.0, start=0.0)),
+        curvature=1,
+        relative_error=_ARITHMETIC if slope else 0.0,
+        range=(0.0, _INFINITY) if slope == 0 else (-_INFINITY, _INFINITY),
+        negative_slope=slope,
+    )
+
+
+def absolute() -> PiecewiseFunction:
+    """``|x|``."""
+    pieces = (_line(-1.0, end=0.0), _line(1.0, start=0.0))
+    return PiecewiseFunction(value=torch.abs, pieces=pieces, curvature=1, relative_error=0.0, range=(0.0, _INFINITY))
+
+
+def clamp(low: float | None = None, high: float | None = None) -> PiecewiseFunction:
+    """``min(max(x, low), high)``, with one side or both; covers ReLU6 and hard tanh."""
+    if low is None and high is None:
+        raise InvalidInput("clamp must have low or high, got None for both: give one of them")
+    start, end = -_INFINITY if low is None else float(low), _INFINITY if high is None else float(high)
+    if not start <= end:
+        raise InvalidInput(f"low must not exceed high, got {low} and {high}: exchange them")
+    pieces = [_line(1.0, start=start, end=end)]
+    if low is not None:
+        pieces.insert(0, _line(0.0, start, end=start))
+    if high is not None:
+        pieces.append(_line(0.0, end, start=end))
+    return PiecewiseFunction(
+        value=lambda x: x.clamp(start, end),
+        pieces=tuple(pieces),
+        curvature=1 if high is None else -1 if low is None else 0,
+        relative_error=2.0,  # of the sides in the dtype of the input
+        range=(0.0 if start >= 0 else -_INFINITY, _INFINITY),
+    )
+
+
+def hardtanh(low: float = -1.0, high: float = 1.0) -> PiecewiseFunction:
+    """``min(max(x, low), high)``."""
+    return clamp(low, high)
+
+
+def relu6() -> PiecewiseFunction:
+    """``min(max(x, 0), 6)``."""
+    return clamp(0.0, 6.0)
+
+
+def hardsigmoid() -> PiecewiseFunction:
+    """``min(max(x + 3, 0), 6) / 6``."""
+    rising = Piece(lambda x: (x + 3) / 6, lambda x: torch.ones_like(x) / 6, 0, None, -3.0, 3.0)
+    return PiecewiseFunction(
+        value=F.hardsigmoid,
+        pieces=(_line(0.0, end=-3.0), rising, _line(0.0, 1.0, start=3.0)),
+        relative_error=_ARITHMETIC,
+        range=(0.0, 1.0),
+    )
+
+
+def hardswish() -> PiecewiseFunction:
+    """``x min(max(x + 3, 0), 6) / 6``."""
+    bowl = Piece(lambda x: x * ((x + 3) / 6), lambda x: (2 * x + 3) / 6, 1, lambda k, *_: 3 * k - 1.5, -3.0, 3.0)
+    return PiecewiseFunction(
+        value=F.hardswish,
+        pieces=(_line(0.0, end=-3.0), bowl, _line(1.0, start=3.0)),
+        relative_error=_ARITHMETIC,
+        absolute_error=_ARITHMETIC,
+        range=(-0.375, _INFINITY),
+    )
+
+
+# Functions with an S-shape
+
+
+def _sigmoid_slope(x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+def _sigmoid_root(slope: Tensor) -> Tensor:
+    """The positive point where the sigmoid has the slope: logit(s) for s (1 - s) = slope."""
+    slope = slope.clamp(_tiny(slope), 0.25)
+    larger = (1 + (1 - 4 * slope).sqrt()) / 2
+    return 2 * larger.log() - slope.log()  # 1 - s is slope / s
+
+
+def _s_shape(
+    value: Map, derivative: Map, root: Map, *, limit: float, low: float, absolute_error: float = 0.0
+) -> PiecewiseFunction:
+    """A function that is convex below 0 and concave above, with an even derivative."""
+    pieces = (
+        Piece(value, derivative, 1, lambda k, *_: -root(k), end=0.0),
+        Piece(value, derivative, -1, lambda k, *_: root(k), start=0.0),
+    )
+    return PiecewiseFunction(value=value, pieces=pieces, range=(low, limit), absolute_error=absolute_error)
+
+
+def sigmoid() -> PiecewiseFunction:
+    """``1 / (1 + exp(-x))``."""
+    return _s_shape(torch.sigmoid, _sigmoid_slope, _sigmoid_root, limit=1.0, low=0.0)
+
+
+def tanh() -> PiecewiseFunction:
+    """The hyperbolic tangent."""
+    return _s_shape(
+        torch.tanh, lambda x: 4 * _sigmoid_slope(2 * x), lambda k: _sigmoid_root(k / 4) / 2, limit=1.0, low=-1.0
+    )
+
+
+def atan() -> PiecewiseFunction:
+    """The inverse tangent."""
+    limit = math.nextafter(math.pi / 2, 2)
+    return _s_shape(
+        torch.atan, lambda x: 1 / (1 + x * x), lambda k: (1 / k.clamp(_tiny(k), 1) - 1).sqrt(), limit=limit, low=-limit
+    )
+
+
+def erf() -> PiecewiseFunction:
+    """The error function."""
+    scale = 2 / math.sqrt(math.pi)
+    return _s_shape(
+        torch.erf,
+        lambda x: scale * torch.exp(-x * x),
+        lambda k: (-(k / scale).clamp(_tiny(k), 1).log()).sqrt(),
+        limit=1.0,
+        low=-1.0,
+        absolute_error=1.0,
+    )
+
+
+# Smooth relatives of ReLU
+
+
+def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> PiecewiseFunction:
+    """``scale x`` above 0, ``scale alpha (exp(input_scale x) - 1)`` below; covers SELU and CELU (1 / alpha inside)."""
+    alpha, scale = checks.nonnegative("alpha", alpha), checks.positive("scale", scale)
+    rate, height = checks.positive("input_scale", input_scale), scale * alpha
+    steepest = height * rate
+    bend = Piece(
+        lambda x: height * torch.expm1(rate * x),
+        lambda x: steepest * torch.exp(rate * x),
+        1 if alpha else 0,
+        (lambda k, *_: (k / steepest).clamp(min=_tiny(k)).log() / rate) if alpha else None,
+        end=0.0,
+    )
+    return PiecewiseFunction(
+        value=lambda x: torch.where(x > 0, scale * x, bend.value(x.clamp(max=0))),
+        pieces=(bend, _line(scale, start=0.0)),
+        curvature=1 if alpha * rate <= 1 else 0,
+        absolute_error=0.0 if rate == 1 else max(height, steepest),
+        range=(-height * (1 + 1e-6), _INFINITY),
+    )
+
+
+def selu() -> PiecewiseFunction:
+    """The self-normalising exponential linear unit."""
+    return elu(1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return -F.logsigmoid(-x)  # accurate in both tails, unlike F.softplus with any threshold
+
+
+def softplus(beta: float = 1.0, threshold: float = 20.0) -> PiecewiseFunction:
+    """``log(1 + exp(beta x)) / beta``, and ``x`` itself from ``beta x > threshold`` on."""
+    beta, edge = checks.positive("beta", beta), float(threshold) / beta
+    overlap = 1e-6 * abs(edge)  # rounding decides on which side of the jump a number so close to it lies
+    smooth = Piece(
+        lambda x: _softplus(beta * x) / beta,
+        lambda x: torch.sigmoid(beta * x),
+        1,
+        lambda k, *_: torch.logit(k.clamp(_tiny(k), 1 - unit_roundoff(k.dtype))) / beta,
+        end=edge + overlap,
+    )
+    return PiecewiseFunction(
+        value=lambda x: F.softplus(x, beta, threshold),
+        pieces=(smooth, _line(1.0, start=edge - overlap)),
+        curvature=1,
+        absolute_error=0.0 if beta == 1 else max(1.0, 1 / beta),
+        range=(min(0.0, edge - overlap), _INFINITY),
+    )
+
+
+def _bent_twice(
+    value: Map, derivative: Map, first: float, second: float, floor: float, absolute_error: float
+) -> PiecewiseFunction:
+    """A function that is concave outside of two inflection points and convex between them."""
+
+    def piece(curvature: int, start: float, end: float) -> Piece:
+        def root(slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+            # Beyond 64 the derivative is 0 or 1 as far as float64 can tell. After 36 steps the bracket is so narrow
+            # (2e-9) that the derivative is straight in it.
+            ends = lower.clamp(-64, 64), upper.clamp(-64, 64)
+            bracket = bisect(lambda x: curvature * (derivative(x) - slope) > 0, *ends, steps=36)
+            left, right = bracket.lower, bracket.upper
+            low, high = derivative(left), derivative(right)
+            share = ((slope - low) / (high - low)).nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
+            return left + share * (right - left)
+
+        return Piece(value, derivative, curvature, root, start, end)
+
+    return PiecewiseFunction(
+        value=value,
+        pieces=(piece(-1, -_INFINITY, first), piece(1, first, second), piece(-1, second, _INFINITY)),
+        absolute_error=absolute_error,
+        range=(floor, _INFINITY),
+    )
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * (1 + x * torch.sigmoid(-x))
+
+
+def silu() -> PiecewiseFunction:
+    """``x sigmoid(x)``, with inflections where ``x tanh(x / 2) = 2``."""
+    bend = 2.3993572805154677
+    return _bent_twice(lambda x: x * torch.sigmoid(x), _silu_slope, -bend, bend, -0.2784647, 2 * SPECIAL)
+
+
+def _mish_slope(x: Tensor) -> Tensor:
+    soft = _softplus(x)
+    return torch.tanh(soft) + 4 * x * torch.sigmoid(x) * _sigmoid_slope(2 * soft)
+
+
+def mish() -> PiecewiseFunction:
+    """``x tanh(log(1 + exp(x)))``."""
+    return _bent_twice(
+        lambda x: x * torch.tanh(_softplus(x)),
+        _mish_slope,
+        -2.2563763963607931,
+        1.4905711794854285,
+        -0.3088436,
+        3 * SPECIAL,
+    )
+
+
+def gelu(approximate: str = "none") -> PiecewiseFunction:
+    """``x Phi(x)`` with the normal distribution function, or ``approximate="tanh"``, its approximation."""
+    if checks.one_of("approximate", approximate, ("none", "tanh")) == "tanh":
+        return _gelu_tanh()
+    density = 1 / math.sqrt(2 * math.pi)
+
+    def cumulative(x: Tensor) -> Tensor:
+        return torch.erfc(-x / math.sqrt(2)) / 2
+
+    return _bent_twice(
+        lambda x: x * cumulative(x),
+        lambda x: cumulative(x) + x * density * torch.exp(-x * x / 2),
+        -math.sqrt(2),
+        math.sqrt(2),
+        -0.1699714,
+        4 * SPECIAL,
+    )
+
+
+def _gelu_tanh() -> PiecewiseFunction:
+    rate, cubic, bend = 2 * math.sqrt(2 / math.pi), 0.044715, 1.4185040087908284
+
+    def derivative(x: Tensor) -> Tensor:
+        inner = rate * (x + cubic * x * x * x)
+        # The inner derivative is bounded, for it may overflow where the factor before it has long been 0.
+        growth = (rate * x * (1 + 3 * cubic * x * x)).clamp(-1e6, 1e6)
+        return torch.sigmoid(inner) + growth * _sigmoid_slope(inner)
+
+    return _bent_twice(
+        lambda x: x * torch.sigmoid(rate * (x + cubic * x * x * x)), derivative, -bend, bend, -0.1700410, 8 * SPECIAL
+    )
+
+
+# Exponentials, powers and waves
+
+
+def exp() -> PiecewiseFunction:
+    """The exponential function."""
+    pieces = (Piece(torch.exp, torch.exp, 1, lambda k, *_: k.clamp(min=_tiny(k)).log()),)
+    return PiecewiseFunction(value=torch.exp, pieces=pieces, curvature=1, range=(0.0, _INFINITY))
+
+
+def _positive(lower: Tensor, upper: Tensor) -> Tensor:
+    return lower > 0
+
+
+def _nonnegative(lower: Tensor, upper: Tensor) -> Tensor:
+    return lower >= 0
+
+
+def _one_sign(lower: Tensor, upper: Tensor) -> Tensor:
+    return (lower > 0) | (upper < 0)
+
+
+def log() -> PiecewiseFunction:
+    """The natural logarithm, on intervals above 0."""
+    pieces = (Piece(torch.log, torch.reciprocal, -1, lambda k, *_: 1 / k.clamp(min=_tiny(k)), start=0.0),)
+    return PiecewiseFunction(value=torch.log, pieces=pieces, curvature=-1, domain=_positive)
+
+
+def power(exponent: float) -> PiecewiseFunction:
+    """``x ** exponent``: everywhere for integers from 0, off 0 for negative ones, else on intervals from 0 on."""
+    p = float(exponent)
+    if not math.isfinite(p):
+        raise InvalidInput(f"exponent must be finite, got {exponent}")
+
+    def value(x: Tensor) -> Tensor:
+        return x**p
+
+    if p in (0.0, 1.0):
+        return PiecewiseFunction(value=value, pieces=(_line(p, 1 - p),), curvature=1, relative_error=0.0)
+    if p % 2 == 0 and p > 0:
+        pieces: tuple[Piece, ...] = (Piece(value, _power_slope(p), 1, _power_root(p)),)
+        return PiecewiseFunction(value=value, pieces=pieces, curvature=1, range=(0.0, _INFINITY))
+    bend = -1 if 0 < p < 1 else 1
+    right = Piece(value, _power_slope(p), bend, _power_root(p), start=0.0)
+    if p % 1 != 0:
+        domain = _positive if p < 0 else _nonnegative
+        rounded = (p * 1024) % 1 != 0  # the exponent in float32, or less 1, which multiplies by a logarithm below 710
+        return PiecewiseFunction(
+            value=value,
+            pieces=(right,),
+            curvature=bend,
+            domain=domain,
+            relative_error=SPECIAL + (710 * (abs(p) + 1) if rounded else 0),
+            range=(0.0, _INFINITY),
+        )
+    left = Piece(value, _power_slope(p), 1 if p % 2 == 0 else -1, _power_root(p, -1.0), end=0.0)
+    if p > 0:
+        return PiecewiseFunction(value=value, pieces=(left, right))
+    low = 0.0 if p % 2 == 0 else -_INFINITY
+    return PiecewiseFunction(value=value, pieces=(left, right), domain=_one_sign, range=(low, _INFINITY))
+
+
+def _power_slope(p: float) -> Map:
+    return lambda x: p * x ** (p - 1)
+
+
+def _power_root(p: float, sign: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Where the derivative has a slope: on one side of 0, or on both for an even exponent above 0."""
+
+    def root(slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        ratio = slope / p
+        if p > 0 and p % 2 == 0:
+            return ratio.sign() * ratio.abs() ** (1 / (p - 1))
+        ratio = ratio if sign > 0 or p % 2 == 1 else -ratio
+        return sign * ratio.clamp(min=_tiny(ratio)) ** (1 / (p - 1))
+
+    return root
+
+
+def square() -> PiecewiseFunction:
+    """``x ** 2``."""
+    return power(2)
+
+
+def sqrt() -> PiecewiseFunction:
+    """The square root, on intervals from 0 on; its gradient at 0 is infinite."""
+    return power(0.5)
+
+
+def reciprocal() -> PiecewiseFunction:
+    """``1 / x``, on intervals without 0."""
+    return power(-1)

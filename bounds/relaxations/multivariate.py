@@ -1,0 +1,248 @@
+"""Products, maxima and known ranges: functions of several entries, with planes over all of them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bounds.relaxations.base import NodeFunction, Planes, kept_within
+from bounds.sets.balls import Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Product(NodeFunction):
+    r"""``x y``, entry by entry with broadcasting.
+
+    Two planes lie below, :math:`\underline{y} x + \underline{x} y - \underline{x} \underline{y}` and the one with the
+    upper ends, and two above; so does every mean of the two. The free numbers are the shares of the first of each pair.
+
+    References:
+        McCormick (1976), Computability of global solutions to factorable nonconvex programs, part I; Shi et al.
+        (2020), Robustness verification for transformers, arXiv:2002.06622, section 3.3.
+    """
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The least and the largest of the four products of ends."""
+        x, y = parents
+        corners = torch.stack(torch.broadcast_tensors(*(a * b for a in (x.lower, x.upper) for b in (y.lower, y.upper))))
+        slack = 2 * torch.finfo(corners.dtype).eps * corners.abs().amax(0) + torch.finfo(corners.dtype).tiny
+        lower, upper = corners.amin(0) - slack, corners.amax(0) + slack
+        return Interval(torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper))
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Half of each: all means have the same height at the centre, and this one has the slopes of the product."""
+        x, y = torch.broadcast_tensors(parents[0].lower, parents[1].lower)
+        return torch.full_like(x, 0.5), torch.full_like(y, 0.5)
+
+    def limits(self, *parents: Interval) -> tuple[Interval, ...]:
+        """From 0 to 1."""
+        share, _ = self.free(*parents)
+        return (Interval(torch.zeros_like(share), torch.ones_like(share)),) * 2
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """Means of the planes below and above."""
+        x, y = parents
+        lower = _mean_plane(free[0], (x.lower, y.lower), (x.upper, y.upper))
+        upper = _mean_plane(free[1], (x.lower, y.upper), (x.upper, y.lower))
+        largest = torch.maximum(x.lower.abs(), x.upper.abs()) * torch.maximum(y.lower.abs(), y.upper.abs())
+        slack = 16 * torch.finfo(largest.dtype).eps * largest + torch.finfo(largest.dtype).tiny
+        return Planes(lower[:2], lower[2] - slack, upper[:2], upper[2] + slack)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Everywhere but where an interval is a point."""
+        return tuple(~(part.upper - part.lower <= 1e-12 * part.upper.abs()) for part in parents)
+
+    def reduced(self, products: Tensor, shape: torch.Size) -> Tensor:
+        """Sums over the dimensions in which the parent was repeated."""
+        full = (1,) * (products.ndim - 1 - len(shape)) + tuple(shape[1:])
+        repeated = [d + 2 for d, size in enumerate(full) if size == 1 and products.shape[d + 2] != 1]
+        total = products.sum(repeated, keepdim=True) if repeated else products
+        return total.reshape(*products.shape[:2], *shape[1:])
+
+
+def _mean_plane(
+    share: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes of x and y and the intercept, of planes that touch the product at two corners (x, y) each."""
+    rest = 1 - share
+    (x1, y1), (x2, y2) = first, second
+    return share * y1 + rest * y2, share * x1 + rest * x2, -(share * (x1 * y1) + rest * (x2 * y2))
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum(NodeFunction):
+    r"""The largest of several entries, over some dimensions.
+
+    Below lies every mean of the entries; its weights are free. Above, for shares :math:`s_i \in [0, 1]`, the
+    difference :math:`\max_i x_i - \sum_j s_j x_j` is largest at a corner:
+
+    .. math:: \max_i x_i \le \sum_j s_j (x_j - l_j) + \max_i (u_i - s_i (u_i - l_i)).
+
+    The shares come from a level T: :math:`s_i = (u_i - T) / (u_i - l_i)` where an entry reaches above it. With T at
+    the second largest upper end, the plane is the largest entry itself where it dominates, and never above the
+    constant :math:`\max u`. T is free.
+
+    Attributes:
+        dims: those of the maximum, counted from the last one as -1.
+        keepdim: whether they stay, with size 1.
+    """
+
+    dims: tuple[int, ...]
+    keepdim: bool
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The largest lower end and the largest upper end."""
+        (x,) = parents
+        return Interval(x.lower.amax(self.dims, self.keepdim), x.upper.amax(self.dims, self.keepdim))
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Weight for the largest lower end, and the second largest upper end."""
+        (x,) = parents
+        return (x.lower == self._top(x, x.lower)).to(x.lower.dtype), self._second(x)
+
+    def limits(self, *parents: Interval) -> tuple[Interval, ...]:
+        """From 0 to 1; from the largest lower to the largest upper end."""
+        (x,) = parents
+        weights = Interval(torch.zeros_like(x.lower), torch.ones_like(x.lower))
+        return weights, Interval(self._top(x, x.lower), self._top(x, x.upper))
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """A mean of the entries below; what exceeds the level above."""
+        (x,) = parents
+        weights, level = free
+        dims = self.dims
+        unit, tiny = torch.finfo(x.lower.dtype).eps, torch.finfo(x.lower.dtype).tiny
+        weights = kept_within(weights, 0, math.inf) + 1e-9 * (x.lower == x.lower.amax(dims, True))
+        weights = weights / weights.sum(dims, True)
+        largest = torch.maximum(x.lower.abs(), x.upper.abs()).amax(dims, True)
+        count = math.prod(x.lower.shape[dim] for dim in dims)
+        slack = (4 * count + 16) * unit * largest + tiny
+        width = x.upper - x.lower
+        shares = kept_within((x.upper - level) / width, 0, 1)
+        shares = torch.where(width > 0, shares, (x.upper > level).to(shares.dtype))
+        top = (x.upper - shares * width).amax(dims, True)
+        above = top - (shares * x.lower).sum(dims, True) + slack
+        below, above = (part if self.keepdim else part.squeeze(dims) for part in (-slack, above))
+        return Planes((weights,), below, (shares,), above)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Entries that may be the largest, unless it is known which one is."""
+        (x,) = parents
+        candidates = ~(x.upper <= self._top(x, x.lower)) | (x.lower == self._top(x, x.lower))
+        several = candidates.sum(self.dims, True) > 1
+        return (candidates & several,)
+
+    def aligned(self, coefficients: Tensor) -> Tensor:
+        """The same coefficient for every entry."""
+        if not self.keepdim:
+            ndim = coefficients.ndim + len(self.dims)
+            for dim in sorted(ndim + dim for dim in self.dims):
+                coefficients = coefficients.unsqueeze(dim)
+        return coefficients
+
+    def combined(self, products: Tensor) -> Tensor:
+        """Sums over the entries."""
+        return products.sum(self.dims, self.keepdim)
+
+    def _top(self, x: Interval, ends: Tensor) -> Tensor:
+        return ends.amax(self.dims, True)
+
+    def _second(self, x: Interval) -> Tensor:
+        """The second largest upper end, or the largest lower one if that is larger."""
+        others = torch.where(x.upper == x.upper.amax(self.dims, True), -math.inf, x.upper).amax(self.dims, True)
+        return torch.maximum(others, x.lower.amax(self.dims, True))
+
+
+@dataclass(frozen=True, eq=False)
+class Choice(NodeFunction):
+    r"""Of a condition c, 0 or 1, and two entries a and b: a where it is 1, b where it is 0.
+
+    Where the condition is known, it is that entry. Else, with :math:`a - b \in [\underline{d}, \overline{d}]`, two
+    planes lie below, :math:`b + \underline{d} c` and :math:`a - \overline{d} (1 - c)`, and two above, with the other
+    ends. Every mean of two is a plane; the free numbers are the shares of the first of each pair.
+    """
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The range of what is chosen, or what spans both."""
+        c, a, b = parents
+        yes, no = _known(c)
+        lower = torch.where(yes, a.lower, torch.where(no, b.lower, torch.minimum(a.lower, b.lower)))
+        upper = torch.where(yes, a.upper, torch.where(no, b.upper, torch.maximum(a.upper, b.upper)))
+        return Interval(lower, upper)
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Shares with which the condition drops out, best at the centre if nothing is known of it; or one plane."""
+        _, a, b = parents
+        shorter, longer = _difference(a, b)
+        share = (longer / (longer - shorter)).clamp(0, 1).nan_to_num(nan=0.5)
+        return share, 1 - share
+
+    def limits(self, *parents: Interval) -> tuple[Interval, ...]:
+        """From 0 to 1."""
+        zero = torch.zeros_like(parents[0].lower)
+        return (Interval(zero, torch.ones_like(zero)),) * 2
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """Means of the planes below and above, or what is chosen."""
+        c, a, b = parents
+        yes, no = _known(c)
+        shorter, longer = _difference(a, b)
+        size = torch.maximum(a.lower.abs(), a.upper.abs()) + torch.maximum(b.lower.abs(), b.upper.abs())
+        slack = 16 * torch.finfo(size.dtype).eps * size + torch.finfo(size.dtype).tiny
+
+        def plane(share: Tensor, first: Tensor, second: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            rest = 1 - share
+            parts = (share * first + rest * second, rest, share, -rest * second + slack)
+            known = (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)
+            return tuple(  # type: ignore[return-value]  # four of them
+                torch.where(yes, one, torch.where(no, other, part))
+                for part, one, other in zip(parts, *known, strict=True)
+            )
+
+        *below, low = plane(free[0], shorter, longer, -slack)
+        *above, high = plane(free[1], longer, shorter, slack)
+        return Planes(tuple(below), low, tuple(above), high)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Where the condition is not known; of the entries, where they may be chosen and are no point."""
+        c, a, b = parents
+        yes, no = _known(c)
+        unknown = ~(yes | no)
+        return unknown, unknown & ~(a.upper - a.lower <= 0), unknown & ~(b.upper - b.lower <= 0)
+
+
+def _known(c: Interval) -> tuple[Tensor, Tensor]:
+    """Where a condition is known to be 1, and to be 0: of numbers that are nothing else, a bound that excludes one."""
+    return c.lower > 0, c.upper < 1
+
+
+def _difference(a: Interval, b: Interval) -> tuple[Tensor, Tensor]:
+    """The least and the largest difference, up to rounding."""
+    return a.lower - b.upper, a.upper - b.lower
+
+
+@dataclass(frozen=True, eq=False)
+class Within(NodeFunction):
+    """The identity, of values that are known to lie in a range."""
+
+    low: float
+    high: float
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """What the range leaves of the interval."""
+        (x,) = parents
+        return Interval(x.lower.clamp(min=self.low), x.upper.clamp(max=self.high))
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nothing is free."""
+        return ()
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """The identity, twice."""
+        ones = torch.ones_like(parents[0].lower)
+        return Planes((ones,), None, (ones,), torch.zeros_like(ones))
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nowhere."""
+        return (torch.zeros_like(parents[0].lower, dtype=torch.bool),)

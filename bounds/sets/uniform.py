@@ -1,0 +1,248 @@
+r"""Points that are uniform in an l_p ball intersected with a box, exactly, for every p.
+
+In the plain ball, with :math:`z_i` of density proportional to :math:`e^{-|z|^p}` and E exponential,
+:math:`z / (\sum |z_i|^p + E)^{1/p}` is uniform (Barthe et al. 2005). Clipping it to the box would pile up mass on the
+faces, and most points of a ball around an image leave the box. So entries are told apart:
+
+- *open* entries, whose room in the box is far beyond what they need. Of those with room on one side only, as of black
+  pixels, the sign is known, and the ball is symmetric.
+- all others, which are drawn from :math:`e^{-\lambda |y|^p}` on their part of the box. With k open entries and
+  :math:`S = \sum |y_i|^p` of the others, in units of :math:`r^p`, the uniform density is proportional to
+  :math:`(1 - S)^{k/p}`, whose logarithm lies below its tangent of slope :math:`-\lambda`: the gap between the two
+  decides which draws are accepted.
+
+References:
+    Barthe, Guédon, Mendelson, Naor (2005), A probabilistic approach to the geometry of the l_p^n-ball, Ann. Probab. 33.
+"""
+
+import hashlib
+import math
+import struct
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import special
+from torch import Tensor
+
+from bounds.errors import InvalidInput
+from bounds.sets.balls import LpBall
+
+ROUNDS = 10_000  # of proposals, until it is said that there is no hope
+
+
+def run_seed(generator: torch.Generator | None) -> int:
+    """A seed from one draw of a generator, or of torch's default."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+
+
+def stream_seed(seed: int, row: int, stream: int) -> int:
+    """Seed of one stream of one input; no two streams of an input share one.
+
+    The generator of the CPU reads the low 32 bits alone, in which streams are counted from a start of the input's own.
+    """
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, row), digest_size=4).digest()
+    return (int.from_bytes(digest, "little") + stream) % 2**32
+
+
+class UniformSampler:
+    """Draws of uniform points from the set of one input.
+
+    Args:
+        ball: a ball around one input, (1, *D), with a finite radius above 0.
+
+    Raises:
+        InvalidInput: while drawing, if hardly any proposal is accepted.
+    """
+
+    def __init__(self, ball: LpBall) -> None:
+        self.center = ball.center
+        self.norm = ball.norm
+        self.radius = float(ball.radii[0])
+        x = ball.center.flatten().double()
+        low, high = (
+            torch.full_like(x, sign * math.inf)
+            if side is None
+            else torch.as_tensor(side, dtype=torch.float64, device=x.device).expand(ball.center.shape[1:]).flatten()
+            for side, sign in ((ball.low, -1), (ball.high, 1))
+        )
+        below, above = ((room / self.radius).clamp(min=0) for room in (x - low, high - x))
+        if self.norm == math.inf:
+            self.below, self.above = (room.clamp(max=1).to(ball.center.dtype) for room in (below, above))
+        else:
+            self._split(below, above)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent points (count, *D), a function of the state of the generator alone."""
+        if self.norm == math.inf:
+            share = torch.rand(
+                count, len(self.below), generator=generator, dtype=self.below.dtype, device=self.below.device
+            )
+            moved = torch.lerp(-self.below, self.above, share)
+        else:
+            moved = self._round(count, generator)
+        return torch.add(self.center, moved.view(count, *self.center.shape[1:]), alpha=self.radius)
+
+    def _round(self, count: int, generator: torch.Generator) -> Tensor:
+        """Perturbations (count, F) of a ball of radius 1."""
+        found: list[Tensor] = []
+        missing = count
+        for _ in range(ROUNDS):
+            if missing <= 0:
+                break
+            others, left = self._others(missing, generator)
+            free, fits = self._open(left, generator)
+            moved = torch.cat([others, free], 1) if len(self.rest) else free
+            if not bool(fits.all()):
+                moved = moved[fits]
+            found.append(moved)
+            missing -= len(moved)
+        if missing > 0:
+            raise InvalidInput(
+                f"the ball of radius {self.radius:g} and the box have too little in common to draw points from: use a "
+                f"smaller radius or norm=math.inf"
+            )
+        together = found[0] if len(found) == 1 else torch.cat(found)
+        if self.columns is None:
+            return together
+        if together.shape[1] < self.size:
+            together = F.pad(together, (0, 1))  # of entries that cannot move
+        return together.index_select(1, self.columns)
+
+    # ------------------------------------------------------------------------------------------------ which is which
+
+    def _split(self, below: Tensor, above: Tensor) -> None:
+        """Choose the open entries, so that most proposals are accepted."""
+        near, far = torch.minimum(below, above), torch.maximum(below, above)
+        one_sided = (near == 0) & (far > 0)
+        width = torch.where(one_sided, far, near)  # within which the sign makes no difference
+        movable = far > 0
+        self.size = len(far)
+        self.tilt = self._solve_tilt(below[movable], above[movable])
+        outside = _outside(self.norm, self.tilt, width.clamp(max=1)) * (width < 1)
+        outside[~movable] = 1.0
+        order = outside.argsort(stable=True)
+        kept = torch.log1p(-outside[order].clamp(max=1 - 1e-12)).cumsum(0)
+        number = torch.arange(1, self.size + 1, device=kept.device)
+        gain = kept + 0.5 * torch.log(number * 2 * math.pi / self.norm)  # against no open entry at all
+        best = int(gain.argmax()) + 1 if gain.max() > 0 else 0
+        self.open = order[:best].sort().values
+        is_open = torch.zeros_like(movable).index_fill(0, self.open, True)
+        self.rest = (movable & ~is_open).nonzero().squeeze(1)
+        places = torch.cat([self.rest, self.open])  # of the columns that are drawn
+        in_order = len(self.rest) == 0 and len(places) == self.size
+        columns = torch.full_like(order, len(places)).scatter(
+            0, places, torch.arange(len(places), device=places.device)
+        )
+        self.columns = None if in_order else columns  # of each entry
+        dtype = self.center.dtype
+        self.sign = torch.where(one_sided, torch.where(above > 0, 1.0, -1.0), 0.0)[self.open].to(dtype)
+        self.one_sided = self.sign != 0 if bool(self.sign.any()) else None
+        self.sides = [room[self.open].to(dtype) for room in (below, above)]
+        rooms = [room[self.rest].clamp(max=1) for room in (below, above)]
+        self.below, self.above = (room.to(dtype) for room in rooms)
+        self.masses = [_inside(self.norm, self.tilt, room).to(dtype) for room in rooms]
+
+    def _solve_tilt(self, below: Tensor, above: Tensor) -> float:
+        """The tilt at which the mean of the sum of powers over all entries is 1; 0 where it is less without any."""
+
+        def mean(tilt: float) -> float:
+            parts = [_inside(self.norm, tilt, room.clamp(max=1)) for room in (below, above)]
+            moments = [_moment(self.norm, tilt, room.clamp(max=1)) for room in (below, above)]
+            return float(((moments[0] + moments[1]) / (parts[0] + parts[1])).sum())
+
+        if len(below) == 0 or mean(0.0) <= 1:
+            return 0.0
+        low, high = 0.0, len(below) / self.norm  # of entries without a box
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if mean(middle) > 1 else (low, middle)
+        return high
+
+    # --------------------------------------------------------------------------------------------------------- draws
+
+    def _others(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Accepted entries that are not open (B, rest), and what the sum of powers leaves for the open ones (B,)."""
+        dtype, device = self.center.dtype, self.center.device
+        if len(self.rest) == 0:
+            return torch.zeros(count, 0, dtype=dtype, device=device), torch.ones(count, dtype=dtype, device=device)
+        left, right = self.masses
+        drawn = torch.rand(count, len(self.rest), generator=generator, dtype=dtype, device=device) * (left + right)
+        size = _inverse(self.norm, self.tilt, torch.where(drawn < left, drawn, drawn - left))
+        moved = torch.where(drawn < left, -torch.minimum(size, self.below), torch.minimum(size, self.above))
+        total = torch.linalg.vector_norm(moved, self.norm, dim=1).double() ** self.norm
+        power = len(self.open) / self.norm
+        free = 1 - total
+        log_density = self.tilt * total
+        largest = self.tilt
+        if power > 0:
+            log_density = log_density + power * free.clamp(min=1e-300).log()
+            touches = self.tilt > power  # else the largest value lies at S = 0
+            largest = power * math.log(power / self.tilt) + self.tilt - power if touches else 0.0
+        lot = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
+        accepted = (free > 0) & (lot.log() < log_density - largest)
+        return moved[accepted], free[accepted].to(dtype)
+
+    def _open(self, left: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Open entries (B, open) within the share of the powers that is left, and which rows lie in the box."""
+        if len(self.open) == 0:
+            return left.new_zeros(len(left), 0), torch.ones_like(left, dtype=torch.bool)
+        shape = len(left), len(self.open)
+        p, device = self.norm, left.device
+        if p == 2:
+            drawn = torch.randn(shape, generator=generator, dtype=left.dtype, device=device)
+            size = torch.linalg.vector_norm(drawn, dim=1).square() / 2
+        else:
+            lots = 2 * torch.rand(shape, generator=generator, dtype=left.dtype, device=device) - 1
+            if p == 1:  # the sign and the exponential size from one number
+                power = -torch.log1p(-lots.abs().clamp(max=1 - torch.finfo(left.dtype).eps / 2))
+                drawn = torch.copysign(power, lots)
+            else:
+                shapes = torch.full(shape, 1 / p, dtype=left.dtype, device=device)
+                power = torch._standard_gamma(shapes, generator=generator)
+                drawn = torch.copysign(power.pow(1 / p), lots)
+            size = power.sum(1)
+        rest = torch.empty_like(left).exponential_(generator=generator)
+        unit = math.sqrt(0.5) if p == 2 else 1.0  # of the deviates
+        moved = drawn.mul_(unit * (left / (size + rest)).pow(1 / p)[:, None])
+        if self.one_sided is not None:
+            moved = torch.where(self.one_sided, torch.copysign(moved, self.sign), moved)
+        below, above = self.sides
+        return moved, ((moved + below).amin(1) >= 0) & ((moved - above).amax(1) <= 0)
+
+
+# ------------------------------------------------ the density exp(-tilt t^p) on [0, width], without its constant for p
+
+
+def _inside(p: float, tilt: float, width: Tensor) -> Tensor:
+    """A multiple of its integral."""
+    if tilt == 0:
+        return width
+    return torch.from_numpy(special.gammainc(1 / p, tilt * width.cpu().numpy() ** p)).to(width)
+
+
+def _outside(p: float, tilt: float, width: Tensor) -> Tensor:
+    """The probability beyond the width, of the density without an end."""
+    if tilt == 0:
+        return torch.ones_like(width)
+    return torch.from_numpy(special.gammaincc(1 / p, tilt * width.cpu().numpy() ** p)).to(width)
+
+
+def _moment(p: float, tilt: float, width: Tensor) -> Tensor:
+    """The same multiple of the integral of t^p."""
+    if tilt == 0:
+        return width ** (p + 1) / (p + 1)
+    return torch.from_numpy(special.gammainc(1 / p + 1, tilt * width.cpu().numpy() ** p)).to(width) / (p * tilt)
+
+
+def _inverse(p: float, tilt: float, mass: Tensor) -> Tensor:
+    """The width with a given mass."""
+    if tilt == 0:
+        return mass
+    if p == 1:
+        return -torch.log1p(-mass) / tilt
+    if p == 2:
+        return torch.erfinv(mass) / math.sqrt(tilt)
+    power = special.gammaincinv(1 / p, np.minimum(mass.double().cpu().numpy(), 1.0))
+    return torch.from_numpy((power / tilt) ** (1 / p)).to(mass)

@@ -1,0 +1,360 @@
+"""A network around one input as constraints: what linear, mixed-integer and semidefinite programmes have in common.
+
+The variables are the entries of the input and of every function that is no line on its interval. All else is affine in
+them, a :class:`~bounds.solvers.affine_form.Form`. In front of each function, bounds come from linear propagation, and
+from linear programmes over what stands before it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from bounds.errors import InvalidInput, UnsupportedLayer
+from bounds.graph.captured import Graph, Source, capture
+from bounds.linear.methods import LinearBounds
+from bounds.linear.network import Network
+from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.operations.affine import Affine
+from bounds.operations.node import Node, entries
+from bounds.relaxations.catalogue import relu
+from bounds.relaxations.multivariate import Maximum
+from bounds.relaxations.scalar import ScalarFunction
+from bounds.sets.balls import Interval, LpBall
+from bounds.sets.linear_minimum import Box, PerturbationSet
+from bounds.solvers.affine_form import Form, lowest, nonnegative, padded
+from bounds.solvers.linear_programme import LinearProgramme
+
+VARIABLES = 2_000  # of one encoding, at most
+ENTRIES = 20_000  # of all nodes together, at most
+RECTIFIERS = ("aten.relu.default", "aten.leaky_relu.default", "aten.prelu.default")
+
+
+class Rectifiers(NamedTuple):
+    """Entries ``h = max(z, slope z)`` with open sign.
+
+    Attributes:
+        places: (J,) of h among the variables.
+        before: z, a form of J entries.
+        interval: bounds of z, (J,) each.
+        slope: (J,) in [0, 1].
+    """
+
+    places: Tensor
+    before: Form
+    interval: Interval
+    slope: Tensor
+
+
+def propagated(graph: Graph, ball: PerturbationSet, table: Mapping[str, Affine]) -> Network:
+    """The network over one perturbation set, with proved bounds of each node.
+
+    Raises:
+        UnsupportedLayer: a function of several entries that is no maximum.
+    """
+    network = LinearBounds(Network(graph, ball, table), tighten=True).network
+    for name, function in network.functions.items():
+        if not isinstance(function, ScalarFunction | Maximum):
+            node = network.nodes[name]
+            raise UnsupportedLayer(
+                f"{node.operation} is a function of several entries, for which convex relaxations have no rule; it "
+                f"stands at {node.origin}. Use bounds.crown"
+            )
+    return network
+
+
+def followed(model: Source | Graph, ball: PerturbationSet) -> Graph:
+    """The graph of a network, once set and size are found fit.
+
+    Raises:
+        InvalidInput: a set that is no box and no ball of norm 1 or infinity, no float64, a network that is too large.
+        UnsupportedLayer: a network that cannot be captured.
+    """
+    if not isinstance(ball, Box) and not (isinstance(ball, LpBall) and ball.norm in (1, math.inf)):
+        got = f"an LpBall of norm {ball.norm:g}" if isinstance(ball, LpBall) else f"a {type(ball).__name__}"
+        raise InvalidInput(
+            f"ball must be a Box or an LpBall of norm 1 or infinity, got {got}: use one around it, or bounds.crown"
+        )
+    if ball.center.dtype != torch.float64:
+        raise InvalidInput(f"ball must be in float64, got {ball.center.dtype}: convert its tensors with .double()")
+    graph = capture(model, ball.center)
+    size = sum(entries(node.value) for node in graph.bind(ball.center[:1]).values())
+    if size > ENTRIES:
+        raise InvalidInput(
+            f"convex relaxations take networks of at most {ENTRIES} values per input, got {size}: use bounds.crown"
+        )
+    return graph
+
+
+@torch.no_grad()
+def encodings(graph: Graph, ball: PerturbationSet, tighten: bool, table: Mapping[str, Affine]) -> Iterator["Encoding"]:
+    """The encoding of each row of a set that :func:`followed` accepts."""
+    for row in range(len(ball.center)):
+        part = _row(ball, row)
+        yield Encoding(propagated(graph, part, table), part, tighten)
+
+
+def _row(ball: PerturbationSet, row: int) -> LpBall | Box:
+    """One of the sets."""
+    if isinstance(ball, LpBall):
+        return ball.row(row)
+    one, hull = slice(row, row + 1), ball.hull()  # of a box, the box itself
+    return Box(hull.lower[one], hull.upper[one])
+
+
+class Encoding:
+    """The variables, their box, the rows and the forms of a network over one perturbation set.
+
+    Attributes:
+        lower: (V,) of the variables.
+        upper: likewise.
+        forms: of each node.
+        rectifiers: of each ReLU, leaky ReLU or PReLU, and of maxima.
+        curved: operations of other functions.
+        exact: whether propagation lost nothing up to here, since all is affine, and the set a box or a whole ball.
+    """
+
+    def __init__(self, network: Network, ball: LpBall | Box, tighten: bool) -> None:
+        self.network = network
+        self.ball = ball
+        self.tighten = tighten
+        self.lower = self.upper = ball.center.new_zeros(0)
+        self.forms: dict[str, Form] = {}
+        self.rectifiers: list[Rectifiers] = []
+        self.curved: list[str] = []
+        self.exact = not (isinstance(ball, LpBall) and ball.norm == 1 and not (ball.low is ball.high is None))
+        self._rows: list[tuple[Tensor, Tensor]] = []  # matrix @ v >= right
+        for name, node in network.nodes.items():
+            if node.operation == "input":
+                self._input(name, ball)
+            elif name not in network.functions:
+                self._affine(node)
+            else:
+                self._function(node)
+
+    # ---------------------------------------------------------------------------------------------------- variables
+
+    def _input(self, name: str, ball: LpBall | Box) -> None:
+        """The input, in its box; in an l1 ball, with its distances from the centre in every direction."""
+        hull, center = ball.hull(), ball.center.flatten()
+        places = self._add(hull.lower.flatten(), hull.upper.flatten())
+        matrix = torch.eye(len(places), dtype=center.dtype, device=center.device).view(-1, *ball.center.shape)
+        self.forms[name] = Form(matrix, torch.zeros_like(ball.center), torch.zeros_like(ball.center))
+        if isinstance(ball, LpBall) and ball.norm == 1:
+            farthest = torch.maximum(self.upper - center, center - self.lower) * (1 + 4 * unit_roundoff(center.dtype))
+            distances = self._add(torch.zeros_like(farthest), farthest)
+            there, apart = self.unit(places), self.unit(distances)
+            self._require(apart - there, -center)
+            self._require(apart + there, center)
+            radius = ball.radii * (1 + 4 * unit_roundoff(center.dtype)) + torch.finfo(center.dtype).tiny
+            self._require(-apart.sum(0, keepdim=True), -radius)
+
+    def _add(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """New variables; their places."""
+        start = len(self.lower)
+        self.lower, self.upper = torch.cat([self.lower, lower]), torch.cat([self.upper, upper])
+        if len(self.lower) > VARIABLES:
+            raise InvalidInput(
+                f"convex relaxations take at most {VARIABLES} entries of the input and of functions that are not known "
+                f"to be lines, got more: use a smaller network or ball, or bounds.crown"
+            )
+        return torch.arange(start, len(self.lower), device=lower.device)
+
+    def _require(self, matrix: Tensor, right: Tensor) -> None:
+        """Rows that all values of the network fulfil, where they say anything."""
+        known = right.isfinite() & matrix.isfinite().all(1)
+        self._rows.append((matrix[known], right[known]))
+
+    def programme(self) -> LinearProgramme:
+        """The linear programme of the variables and rows so far."""
+        count = len(self.lower)
+        matrix = torch.cat([padded(part, count, 1) for part, _ in self._rows] or [self.lower.new_zeros(0, count)])
+        right = torch.cat([part for _, part in self._rows] or [self.lower.new_zeros(0)])
+        return LinearProgramme(matrix, right, self.lower, self.upper)
+
+    # -------------------------------------------------------------------------------------------------------- nodes
+
+    def reach(self, form: Form) -> Tensor:
+        """The largest absolute value of each entry of a form."""
+        largest = torch.maximum(self.lower.abs(), self.upper.abs())[: len(form.matrix)]
+        reach: Tensor = torch.tensordot(largest, form.matrix.abs(), 1) + form.offset.abs() + form.doubt
+        return reach
+
+    def _affine(self, node: Node) -> None:
+        """The linear part of an operation of each column, and its value at the offsets."""
+        count = len(self.lower)
+        parents = [self.forms[parent] for parent in node.parents]
+        zeros = tuple(torch.zeros_like(form.offset) for form in parents)
+
+        # The transpose of the transpose: forward derivatives would compile a part of torch first.
+        start, transpose, *_ = torch.func.vjp(node.function, *zeros)
+        _, linear, *_ = torch.func.vjp(transpose, start)
+        columns = tuple(padded(form.matrix, count, 0) for form in parents)
+        (matrix,) = torch.func.vmap(linear)(columns)
+        rule, sizes = self.network.rules[node.name], tuple(self.reach(form) for form in parents)
+        _, offset = rule.at_zero(node, zeros)
+        error = 2 * accumulated_error(rule.terms(node, sizes) + count + 8, matrix.dtype)
+        doubt = rule.moved(node, tuple(form.doubt for form in parents))
+        doubt = (doubt + error * (rule.moved(node, sizes) + offset)) * (1 + error) + torch.finfo(matrix.dtype).tiny
+        self.forms[node.name] = Form(matrix, node.function(*(form.offset for form in parents)), doubt)
+
+    def _function(self, node: Node) -> None:
+        """Forms where the function is a line for certain, and elsewhere variables between its lines."""
+        (parent,) = node.parents
+        function, image = self.network.functions[node.name], self.network.intervals[node.name]
+        if isinstance(function, Maximum):
+            self.forms[node.name] = self._largest(function, parent, node.value.shape)
+            return
+        scalar, slope = cast(ScalarFunction, function), _negative_slope(node)  # as propagated() has seen to
+        interval = self.network.intervals[parent]
+        interval = self._bounds_before(parent, interval.lower < interval.upper if slope is None else _is_open(interval))
+        if slope is None:
+            self.curved.append(node.operation)
+        self.forms[node.name] = self._curve(scalar, self.forms[parent], interval, image, slope)
+
+    def _curve(
+        self, function: ScalarFunction, form: Form, interval: Interval, image: Interval, slope: Tensor | None
+    ) -> Form:
+        """Values of a function of a form; ``slope`` is that below 0 of a rectifier."""
+        lines, zero, one = function.lines(interval), torch.zeros_like(form.offset), torch.ones_like(form.offset)
+        if slope is None:
+            bent, below, straight = one > 0, [(lines.lower_slope, lines.lower_intercept)], form
+        else:
+            bent, below = _is_open(interval), [(one, zero), (slope, zero)]
+            straight = self.line(form, torch.where(interval.lower >= 0, one, slope), zero)
+        image = function.interval(interval) & image
+        places = self._add(image.lower[bent], image.upper[bent])
+        before = form.at(bent, len(self.lower))
+        for under in below:
+            self._require(*nonnegative(self.apart(places, before, *(part[bent] for part in under))))
+        over = self.apart(places, before, lines.upper_slope[bent], lines.upper_intercept[bent])
+        self._require(*nonnegative(over.negated()))
+        if slope is not None:
+            part = Interval(interval.lower[bent], interval.upper[bent])
+            self.rectifiers.append(Rectifiers(places, before, part, slope[bent]))
+        self.exact = False
+        matrix = padded(torch.where(bent, 0.0, straight.matrix), len(self.lower), 0)
+        matrix[:, bent] += self.unit(places).T
+        return Form(matrix, *(torch.where(bent, 0.0, part) for part in (straight.offset, straight.doubt)))
+
+    def _largest(self, function: Maximum, parent: str, shape: torch.Size) -> Form:
+        """Maxima as rectifiers one after another, ``max(a, b) = a + relu(b - a)``, and below their plane."""
+        interval = self._bounds_before(parent, function.open(self.network.intervals[parent])[0])
+        planes = function.usual(interval)
+        form, unit = self.forms[parent], unit_roundoff(interval.lower.dtype)
+
+        def grouped(part: Tensor) -> Tensor:
+            """(.., E, n): the n entries of each of the E maxima."""
+            moved = part.movedim(function.dims, tuple(range(-len(function.dims), 0)))
+            lead = moved.shape[: part.ndim - interval.lower.ndim]
+            return moved.reshape(*lead, -1, math.prod(part.shape[dim] for dim in function.dims))
+
+        order = grouped(interval.lower).argsort(dim=-1, descending=True)
+
+        def ranked(part: Tensor) -> Tensor:
+            """The same in the order of their lower ends, after which fewer of them matter."""
+            rows = grouped(part)
+            return rows.gather(-1, order.expand(rows.shape))
+
+        matrix, offset, doubt = (ranked(part) for part in form)
+        lower, upper = ranked(interval.lower), ranked(interval.upper)
+        largest, low, high = Form(matrix[..., 0], offset[..., 0], doubt[..., 0]), lower[:, 0], upper[:, 0]
+        for i in range(1, matrix.shape[-1]):
+            other = Form(padded(matrix[..., i], len(self.lower), 0), offset[..., i], doubt[..., i])
+            gap = self._sum(other, largest.negated())
+            ends = Interval(lower[:, i] - high, upper[:, i] - low)
+            room = 2 * unit * torch.maximum(ends.lower.abs(), ends.upper.abs())
+            ends = Interval(ends.lower - room, ends.upper + room)
+            rest = self._curve(relu(), gap, ends, relu().interval(ends), torch.zeros_like(offset[..., i]))
+            largest = self._sum(largest, rest)
+            low, high = torch.maximum(low, lower[:, i]), torch.maximum(high, upper[:, i])
+        (shares,) = planes.upper_slopes
+        mean = self._mean(Form(matrix, offset, doubt), ranked(shares), planes.upper_intercept.reshape(-1))
+        self._require(*nonnegative(self._sum(mean, largest.negated())))
+        return Form(*(part.reshape(*part.shape[:-1], *shape) for part in largest))
+
+    def _sum(self, one: Form, other: Form) -> Form:
+        """The sum of two forms."""
+        size = self.reach(one) + self.reach(other)
+        doubt = one.doubt + other.doubt + 4 * unit_roundoff(size.dtype) * size + torch.finfo(size.dtype).tiny
+        count = len(self.lower)
+        matrix = padded(one.matrix, count, 0) + padded(other.matrix, count, 0)
+        return Form(matrix, one.offset + other.offset, doubt)
+
+    def _mean(self, form: Form, weights: Tensor, constant: Tensor) -> Form:
+        """Sums over the last dimension of entries times weights that are not negative, plus constants."""
+        size = (self.reach(form) * weights).sum(-1) + constant.abs()
+        error = accumulated_error(weights.shape[-1] + 8, size.dtype)
+        doubt = ((form.doubt * weights).sum(-1) + error * size) * (1 + error) + torch.finfo(size.dtype).tiny
+        return Form((form.matrix * weights).sum(-1), (form.offset * weights).sum(-1) + constant, doubt)
+
+    def line(self, form: Form, slope: Tensor, intercept: Tensor) -> Form:
+        """``slope * form + intercept``, entry by entry, with room for one more sum of offset and doubt."""
+        size = slope.abs() * self.reach(form) + intercept.abs()
+        doubt = slope.abs() * form.doubt + 8 * unit_roundoff(size.dtype) * size + torch.finfo(size.dtype).tiny
+        return Form(slope * form.matrix, slope * form.offset + intercept, doubt)
+
+    def apart(self, places: Tensor, before: Form, slope: Tensor, intercept: Tensor) -> Form:
+        """``v[places] - (slope * before + intercept)``, for (J,) each."""
+        line = self.line(before, slope, intercept)
+        matrix = self.unit(places).T - padded(line.matrix, len(self.lower), 0)
+        return Form(matrix, -line.offset, line.doubt)
+
+    def unit(self, places: Tensor) -> Tensor:
+        """Rows (J, V) that pick variables."""
+        rows = self.lower.new_zeros(len(places), len(self.lower))
+        return rows.scatter(1, places[:, None], 1.0)
+
+    def _bounds_before(self, name: str, chosen: Tensor) -> Interval:
+        """Bounds of a node in front of a function, by linear programmes for the entries that may gain of it."""
+        interval = self.network.intervals[name]
+        if self.exact or not self.tighten:
+            return interval
+        form, programme = self.forms[name].at(chosen, len(self.lower)), self.programme()
+        lower, upper = interval.lower.clone(), interval.upper.clone()
+        lower[chosen] = torch.maximum(lower[chosen], lowest(programme, form))
+        upper[chosen] = torch.minimum(upper[chosen], -lowest(programme, form.negated()))
+        return Interval(lower, upper)
+
+    def combination(self, rows: Tensor) -> Form:
+        """Linear functions (R, K) of the output, as a form of R entries."""
+        output = self.forms["output"]
+        form = Form(*(part.view(-1, rows.shape[1]) for part in output))
+        error = accumulated_error(rows.shape[1] + 8, rows.dtype)
+        doubt = rows.abs() @ (form.doubt + error * self.reach(output)).flatten() * (1 + error)
+        matrix = padded(form.matrix @ rows.T, len(self.lower), 0)
+        return Form(matrix, rows @ form.offset.flatten(), doubt + torch.finfo(rows.dtype).tiny)
+
+    def value(self, point: Tensor) -> Tensor:
+        """The outputs (K,) of the network at the input of a point (V,), which is moved into the set if need be."""
+        center, hull = self.ball.center, self.ball.hull()
+        x = point[: center.numel()].view_as(center).clamp(hull.lower, hull.upper)
+        if isinstance(self.ball, LpBall) and self.ball.norm == 1:
+            move = x - center
+            x = center + move * (self.ball.radii / move.abs().sum()).clamp(max=1)
+        values: dict[str, Tensor] = {}
+        for name, node in self.network.nodes.items():
+            values[name] = x if node.operation == "input" else node.function(*(values[key] for key in node.parents))
+        return values["output"].flatten()
+
+
+def _negative_slope(node: Node) -> Tensor | None:
+    """The slope of a rectifier below 0, if it is one and lies between 0 and 1."""
+    if node.operation not in RECTIFIERS:
+        return None
+    slope = -node.function(-torch.ones_like(node.value))
+    return slope if bool(((slope >= 0) & (slope <= 1)).all()) else None
+
+
+def _is_open(interval: Interval) -> Tensor:
+    closed: Tensor = (interval.lower >= 0) | (interval.upper <= 0)  # which NaN is not
+    return ~closed
+
+
+def margin_rows(logits: Tensor, label: int) -> tuple[Tensor, Tensor]:
+    """The classes (K - 1,) other than the label, and the rows (K - 1, K) that subtract them from it."""
+    others = (torch.arange(len(logits), device=logits.device) != label).nonzero().squeeze(1)
+    identity = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
+    return others, identity[label] - identity[others]

@@ -1,0 +1,69 @@
+"""Which inputs an attack at a fixed budget may reach."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bounds import checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from certify.attacks.common.norms import inner_side
+
+NORMS = (1, 2, math.inf)
+
+
+def checked_norm(norm: float, known: tuple[float, ...]) -> float:
+    """The order as a float; it must be one of those that the attack serves."""
+    if isinstance(norm, bool) or norm not in known:
+        names = ["math.inf" if order == math.inf else f"{order:g}" for order in known]
+        listed = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        raise InvalidInput(f"norm must be {listed}, got {norm!r}")
+    return float(norm)
+
+
+def sides(x: Tensor, low: Limit, high: Limit, frozen_features: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of each entry, (N, *D) each; infinite where open, ``x`` itself where frozen."""
+    lower, upper = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
+    lower = x.new_full((), -math.inf) if lower is None else lower
+    upper = x.new_full((), math.inf) if upper is None else upper
+    if frozen_features is not None:
+        mask = frozen_features.to(x.device)
+        lower, upper = torch.where(mask, x, lower), torch.where(mask, x, upper)
+    return lower.expand_as(x), upper.expand_as(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Threat:
+    """The inputs that an attack may reach; arguments as in :func:`certify.attacks.robust_accuracy`."""
+
+    norm: float
+    epsilon: float | Tensor
+    low: Limit = 0.0
+    high: Limit = 1.0
+    frozen_features: Tensor | None = None
+
+    def check(self, x: Tensor) -> None:
+        """Refuse what is no set of inputs around ``x``."""
+        checked_norm(self.norm, NORMS)
+        checks.inputs(x, self.low, self.high)
+        if isinstance(self.epsilon, Tensor):
+            if self.epsilon.shape not in ((), (len(x),)):
+                raise InvalidInput(
+                    f"epsilon must be a number or of shape ({len(x)},), got {tuple(self.epsilon.shape)}: "
+                    f"pass one budget per input"
+                )
+            if not ((self.epsilon >= 0) & self.epsilon.isfinite()).all():
+                raise InvalidInput("epsilon must be finite and at least 0 in every row")
+        else:
+            checks.nonnegative("epsilon", self.epsilon)
+        checks.frozen_features(self.frozen_features, x)
+
+    def budgets(self, x: Tensor) -> Tensor:
+        """Epsilon of each row, (N,) float64."""
+        return torch.as_tensor(self.epsilon, dtype=torch.float64, device=x.device).expand(len(x)).clone()
+
+    def sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of each entry, (N, *D) each, as the function of that name returns them."""
+        return sides(x, self.low, self.high, self.frozen_features)

@@ -1,0 +1,4 @@
+"""Attacks that look for any adversarial example within a given distance.
+
+May import ``common`` and ``minimum_norm``.
+"""

@@ -1,0 +1,75 @@
+"""Robust accuracy at a fixed budget, by the standard portfolio of attacks."""
+
+import torch
+from torch import Tensor, nn
+
+from bounds import checks
+from bounds.checks import Limit
+from certify.attacks.common.threat import Threat
+from certify.attacks.fixed_budget.auto_pgd import MOST_TARGETS, targeted, untargeted
+from certify.attacks.fixed_budget.driver import run
+from certify.attacks.fixed_budget.from_outside import from_outside
+from certify.results import AttackedAccuracy
+
+
+def robust_accuracy(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    epsilon: float | Tensor,
+    low: Limit = 0.0,
+    high: Limit = 1.0,
+    steps: int = 100,
+    frozen_features: Tensor | None = None,
+    batch_size: int = 500,
+    generator: torch.Generator | None = None,
+) -> AttackedAccuracy:
+    """Which inputs withstand the standard attacks at a budget: an upper bound on the robust accuracy.
+
+    Auto-PGD on the cross-entropy; then the nearest adversarial inputs that a minimum-norm search finds, drawn into the
+    ball; then Auto-PGD on the margins of up to nine other classes, one after the other. Each attack sees only the rows
+    that still stand. Every adversarial input is run through the model once more, lies in the box,
+    and is within epsilon as float64 measures it. That nothing is found proves nothing; where gradients may be masked,
+    ask :func:`certify.attacks.gradient_masking` as well.
+
+    Args:
+        model: maps (N, *D) to logits (N, K), K >= 2, differentiable.
+        x: (N, *D), floating, finite, inside the box.
+        labels: (N,) correct classes.
+        norm: 1, 2 or ``math.inf``.
+        epsilon: largest norm of a perturbation, in units of the input: a number, or (N,) with one per row.
+        low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
+        high: upper side of the box, likewise.
+        steps: gradient steps of each attack and target.
+        frozen_features: bool tensor that broadcasts to one input, True for the entries that may not move.
+        batch_size: inputs attacked at once.
+        generator: source of random starts.
+
+    Returns:
+        One row per input; misclassified inputs are not robust and have distance 0.
+
+    Raises:
+        InvalidInput: a bad argument.
+        InvalidModel: see :func:`certify.models.probe`.
+
+    References:
+        Croce, Hein (2020), Reliable evaluation of adversarial robustness, arXiv:2003.01690.
+        Croce, Hein (2021), Mind the box, arXiv:2103.01208, for l_1.
+    """
+    checks.at_least("steps", steps, 1)
+    return run(
+        model,
+        x,
+        labels,
+        threat=Threat(norm, epsilon, low, high, frozen_features),
+        attacks={
+            "apgd(cross_entropy)": untargeted("cross_entropy", steps, restarts=1),
+            "from_outside": from_outside(steps, restarts=3),
+            "targeted_apgd": targeted(MOST_TARGETS, steps),
+        },
+        method="robust_accuracy",
+        batch_size=batch_size,
+        generator=generator,
+    )

@@ -1,0 +1,161 @@
+"""The state of a batch under attack at a fixed budget: passes through the model, and moves among allowed inputs."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from certify.attacks.common.norms import clip, length, per_row, steepest_ascent
+from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
+from certify.attacks.fixed_budget.losses import Loss, margin
+from certify.attacks.minimum_norm.search import ROUNDING
+
+SPARSITY = 0.05  # share of the entries that a step in l_1 moves, where an attack does not adapt it
+LogitLoss = Callable[[Tensor], Tensor]  # of logits (M, K), one number (M,) per row
+Round = TypeVar("Round")
+
+
+@dataclass
+class Outcome:
+    """What an attack on a batch of N inputs came to."""
+
+    adversarial: Tensor  # (N, *D) the first adversarial points, x where there is none yet
+    found: Tensor  # (N,) bool
+    margin: Tensor  # (N,) float64, lowest logit of the label minus that of the best other class
+    blind: Tensor  # (N,) bool, no gradient was other than 0 in entries that may move
+    forward: Tensor  # (N,) passes
+    backward: Tensor
+
+    @classmethod
+    def blank(cls, x: Tensor) -> "Outcome":
+        """Before the attack."""
+        never = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        margin = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
+        return cls(x.clone(), never, margin, ~never, none, none.clone())
+
+    def put(self, rows: Tensor, part: "Outcome") -> None:
+        """Fill in the outcome of a part of the inputs."""
+        for entry in fields(self):
+            getattr(self, entry.name)[rows] = getattr(part, entry.name)
+
+
+@dataclass
+class Task:
+    """The M of N inputs that still stand: passes go through here, are counted, and successes are kept."""
+
+    model: nn.Module
+    x: Tensor  # (M, *D)
+    labels: Tensor
+    norm: float
+    epsilon: Tensor  # (M,) float64
+    lower: Tensor  # (M, *D) sides of the allowed inputs
+    upper: Tensor
+    num_classes: int
+    generator: torch.Generator | None
+    outcome: Outcome = field(init=False)  # of all N
+    rows: Tensor = field(init=False)  # (M,) their places in the outcome
+    targets: Tensor = field(init=False)  # (M, T) classes to aim at, see ``rank_targets``
+    widened: float = 1.0  # the ball is larger by this factor for the time being; if above 1, nothing counts as found
+
+    def __post_init__(self) -> None:
+        self.outcome = Outcome.blank(self.x)
+        self.rows = torch.arange(len(self.x), device=self.x.device)
+        self.targets = self.labels[:, None]
+
+    @property
+    def radius(self) -> Tensor:
+        """Epsilon of each row in the dtype of the inputs, (M,)."""
+        return (self.widened * self.epsilon).to(self.x.dtype)
+
+    def drop_found(self) -> Tensor:
+        """Leave out the rows that fell; the places of those that stay, for the caller to do likewise."""
+        keep = (~self.outcome.found[self.rows]).nonzero().squeeze(1)
+        for name in ("x", "labels", "epsilon", "lower", "upper", "rows", "targets"):
+            setattr(self, name, getattr(self, name)[keep])
+        return keep
+
+    def while_standing(self, rounds: Iterable[Round]) -> Iterator[Round]:
+        """The rounds of an attack, one after the other as long as rows stand; those that fell are left out."""
+        for one in rounds:
+            yield one
+            if not len(self.drop_found()):
+                return
+
+    # -------------------------------------------------------------------------------------------------- the model
+
+    def untargeted(self, loss: Loss) -> LogitLoss:
+        """The loss with the labels of the rows that stand when it is computed."""
+        return lambda logits: loss(logits, self.labels)
+
+    def rank_targets(self, count: int) -> None:
+        """Aim at the other classes with the largest logits at the inputs, at most ``count``."""
+        logits = self.logits(self.x).scatter(1, self.labels[:, None], -math.inf)
+        self.targets = logits.topk(min(count, self.num_classes - 1), dim=1).indices
+
+    def logits(self, points: Tensor) -> Tensor:
+        """Logits (M, K) at points (M, *D); successes are remembered."""
+        logits: Tensor = self.model(points)
+        outcome, rows, seen = self.outcome, self.rows, logits.detach()
+        outcome.forward[rows] += 1
+        if self.widened > 1:
+            return logits
+        lead = -margin(seen, self.labels).double()
+        # Another class must win by more than rounding, which differs with the batch; False for NaN and infinity.
+        beaten = -lead > ROUNDING * torch.finfo(seen.dtype).eps * seen.abs().amax(1)
+        new = per_row(beaten & ~outcome.found[rows], points)
+        outcome.adversarial[rows] = torch.where(new, points.detach(), outcome.adversarial[rows])
+        outcome.found[rows] |= beaten
+        outcome.margin[rows] = torch.fmin(outcome.margin[rows], lead)
+        return logits
+
+    def loss_and_gradient(self, points: Tensor, loss: LogitLoss) -> tuple[Tensor, Tensor]:
+        """Loss of each row, (M,), and its gradient, (M, *D); 0 where the model cannot be differentiated."""
+        points = points.detach().requires_grad_()
+        slope = None
+        with torch.enable_grad():
+            losses = loss(self.logits(points))
+            if losses.requires_grad:
+                (slope,) = torch.autograd.grad(losses.sum(), points, allow_unused=True)
+        gradient = torch.zeros_like(self.x) if slope is None else slope.nan_to_num(0.0, 0.0, 0.0)
+        self.outcome.backward[self.rows] += 1
+        useless = (gradient == 0) | (self.lower == self.upper)
+        self.outcome.blind[self.rows] &= useless.flatten(1).all(1)
+        return losses.detach(), gradient
+
+    # ---------------------------------------------------------------------------------------- the allowed inputs
+
+    def project(self, points: Tensor) -> Tensor:
+        """The nearest allowed inputs, (M, *D)."""
+        room = self.lower - self.x, self.upper - self.x
+        delta = project_in_box(points - self.x, self.radius, self.norm, room)
+        points = clip(self.x + delta, self.lower, self.upper)
+        return pull_within(points, self.x, self.widened * self.epsilon, self.norm)
+
+    def leap(self, points: Tensor, gradient: Tensor, radius: Tensor) -> Tensor:
+        """Where the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""
+        room = self.lower - points, self.upper - points
+        return self.project(points + maximize_in_box(gradient, radius, self.norm, room))
+
+    def direction(self, points: Tensor, gradient: Tensor, count: Tensor | None = None) -> Tensor:
+        """Step of unit length along which the loss grows fastest, (M, *D); in l_1 it moves ``count`` (M,) entries."""
+        blocked = torch.where(gradient > 0, points >= self.upper, points <= self.lower)
+        gradient = torch.where(blocked, 0.0, gradient)  # an entry at the edge of the box cannot follow
+        if self.norm != 1:
+            return steepest_ascent(gradient, self.norm)
+        if count is None:
+            count = torch.full_like(self.labels, max(1, round(SPARSITY * gradient[0].numel())))
+        return sparse_ascent(gradient, count)
+
+    def random_start(self) -> Tensor:
+        """Random allowed inputs: uniform in the l_infinity ball, else on the sphere before the box cuts it, (M, *D)."""
+        noise = torch.empty_like(self.x)
+        if self.norm == math.inf:
+            noise.uniform_(-1, 1, generator=self.generator)
+        else:
+            noise.normal_(generator=self.generator)
+            noise = noise / per_row(length(noise, self.norm), noise)
+        return self.project(self.x + per_row(self.radius, noise) * noise)

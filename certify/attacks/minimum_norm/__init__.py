@@ -1,0 +1,4 @@
+"""Attacks that look for the nearest adversarial example.
+
+May import ``common``.
+"""

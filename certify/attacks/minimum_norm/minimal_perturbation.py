@@ -1,0 +1,91 @@
+"""Minimum-norm attack: the smallest perturbation found that changes a prediction."""
+
+import math
+
+from torch import Generator, Tensor, nn
+
+from bounds import checks
+from bounds.checks import Limit
+from certify.attacks.minimum_norm.driver import checked_norm, witness_of
+from certify.attacks.minimum_norm.portfolio import portfolio
+from certify.results import Witness
+
+METHODS = ("descents", "best")
+
+
+def minimal_perturbation(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    low: Limit = 0.0,
+    high: Limit = 1.0,
+    frozen_features: Tensor | None = None,
+    method: str = "descents",
+    steps: int = 100,
+    restarts: int = 3,
+    batch_size: int = 500,
+    generator: Generator | None = None,
+) -> Witness:
+    """The nearest misclassified input found for each row: an upper bound on its distance to the boundary.
+
+    Every witness is run through the model once more after the search. It counts as found only if the model
+    misclassifies exactly the stored tensor and the tensor lies in the box; its distance is recomputed in
+    float64 from the stored tensors. That nothing is found proves nothing.
+
+    ``"descents"`` begins with projected gradient ascent on a margin inside a ball whose radius follows each input, with
+    restarts towards different classes. After the first restart, gradients also pass through ReLUs that are off,
+    since neurons that come to life decide where the boundary is nearest. In l_1 and l_2 walks follow, whose steps solve
+    the linearised problem near the current point, from around the best points, in l_1 also from x towards the likeliest
+    classes. In l_0 and l_1 entries are exchanged, and judged by what they do, not by their slopes. Bisections end it.
+    ``"best"`` goes on from what the descents found with further attacks and keeps the nearest point of each row:
+    every single entry at its sides (l_0, l_1), the fast adaptive boundary attack (l_1, l_2, l_infinity), SparseFool
+    (l_0, l_1), SuperDeepFool (l_2), DeepFool (l_infinity), searches towards every class, from random points of the box,
+    along gradients of random linear regions (l_infinity), and from around the best points. The witness names which of
+    them found each row. Forward passes for each row at the default settings: about 3,900 in l_0, 3,700 in l_1, 740 in
+    l_2 and 340 in l_infinity; seven, seven, eleven and twenty times as many for the best.
+
+    Args:
+        model: maps (N, *D) to logits (N, K), differentiable.
+        x: (N, *D), floating, finite, inside the box.
+        labels: (N,) correct classes.
+        norm: 0 (the number of changed entries), 1, 2 or ``math.inf``.
+        low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
+        high: upper side of the box, likewise.
+        frozen_features: bool, broadcasts to one input; True where an entry must stay as it is.
+        method: ``"descents"`` or ``"best"``.
+        steps: gradient steps of each restart.
+        restarts: number of searches per input, towards different classes.
+        batch_size: inputs attacked at once.
+        generator: source of random starts, and of random points that are tried where no search succeeds.
+
+    Returns:
+        A witness; distance 0 where the clean input is misclassified, infinite where nothing was found.
+
+    Raises:
+        InvalidInput: a bad argument.
+        InvalidModel: see :func:`certify.models.probe`.
+
+    References:
+        Rony et al. (2019), arXiv:1811.09600, and Pintor et al. (2021), arXiv:2102.12827, for radii that follow the
+        input; Croce, Hein (2021), arXiv:2103.01208, for l_1; Cinà et al. (2025), arXiv:2402.01879, for steps in l_0.
+    """
+    norm = checked_norm(norm, (0, 1, 2, math.inf))
+    checks.at_least("steps", steps, 1)
+    checks.at_least("restarts", restarts, 1)
+    best = checks.one_of("method", method, METHODS) == "best"
+    stages = portfolio(norm, steps, restarts)
+    return witness_of(
+        "minimal_perturbation(best)" if best else "minimal_perturbation",
+        stages if best else {"descents": stages["descents"]},
+        model,
+        x,
+        labels,
+        norm=norm,
+        low=low,
+        high=high,
+        frozen_features=frozen_features,
+        batch_size=batch_size,
+        generator=generator,
+    )

@@ -1,0 +1,82 @@
+"""Gradients that see beyond the linear region of a point: through dead ReLUs, and as means over noise.
+
+The nearest adversarial input of a ReLU network often needs a neuron that is off at x and all around it: slopes of the
+network say nothing about it. Others are about to saturate. The values of the network stay what they are; only the way
+uphill is a guess.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from certify.attacks.common.norms import per_row
+from certify.attacks.minimum_norm.search import Search
+
+Slopes = Callable[[Tensor], Tensor]  # derivatives of a ReLU at what is in front of it
+
+RECTIFIERS = (torch.relu, Tensor.relu, F.relu)
+SLOPE = 0.1  # of a ReLU below 0
+COPIES = 4  # noisy ones beside the point itself
+NOISE = 0.14  # standard deviation, in units of the range of an entry
+
+
+def leaky() -> TorchFunctionMode:
+    """Inside, ReLUs let a share of the gradient through where they are off; their outputs do not change.
+
+    References:
+        Athalye, Carlini, Wagner (2018), Obfuscated gradients, Section 4.1 (the backward pass of another function),
+        arXiv:1802.00420.
+    """
+    return _OtherSlopes(lambda z: torch.where(z > 0, 1.0, SLOPE))
+
+
+def jittered(generator: torch.Generator | None) -> TorchFunctionMode:
+    """Inside, gradients are those of linear regions drawn at random, near ones rather than far ones.
+
+    Noise in front of each ReLU, on the scale of its inputs, decides whether the gradient passes.
+    """
+
+    def slopes(z: Tensor) -> Tensor:
+        noise = torch.empty_like(z).normal_(generator=generator)
+        return z + per_row(z.abs().flatten(1).mean(1), z) * noise > 0
+
+    return _OtherSlopes(slopes)
+
+
+class _OtherSlopes(TorchFunctionMode):
+    """ReLUs keep their values and have other derivatives, in modules and in functional code, unless done in place."""
+
+    def __init__(self, slopes: Slopes) -> None:
+        super().__init__()
+        self.slopes = slopes
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  # whatever the function returns
+        output = function(*args, **(kwargs or {}))
+        if function not in RECTIFIERS:
+            return output
+        z = args[0] if args else (kwargs or {})["input"]
+        if output is z:
+            return output
+        return output.detach() + self.slopes(z.detach()).to(z) * (z - z.detach())
+
+
+def wide_gradient(search: Search, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The margin at the points (N,), and the mean of its leaky gradients there and at noisy copies (N, *D)."""
+    low, high = search.sides()
+    with leaky():
+        margin, gradient = search.margin_and_gradient(points, target)
+        for _ in range(COPIES):
+            noise = torch.empty_like(points).normal_(generator=search.generator)
+            copy = search.inside(points + NOISE * (high - low) * noise)
+            gradient = gradient + search.margin_and_gradient(copy, target)[1]
+    return margin, gradient / (1 + COPIES)

@@ -1,0 +1,168 @@
+"""Whether gradients lead attacks astray, which makes a model look robust that is not."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bounds import checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from certify.attacks.common.norms import length
+from certify.attacks.common.threat import Threat
+from certify.attacks.fixed_budget.auto_pgd import MOST_TARGETS, targeted, untargeted
+from certify.attacks.fixed_budget.driver import Attack, run
+from certify.attacks.fixed_budget.from_outside import from_outside
+from certify.attacks.fixed_budget.gradient_sign import climb
+from certify.attacks.fixed_budget.losses import cross_entropy
+from certify.attacks.fixed_budget.square import search
+from certify.attacks.fixed_budget.task import Task
+from certify.results import Record
+
+TOLERATED = 0.02  # share of the rows that may show a symptom by chance
+ROUNDING = 1e-4  # of the clean margin, which a loss may seem to rise by
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GradientMaskingReport(Record):
+    """Symptoms of masked gradients; where one is shown, accuracies under gradient attacks are not to be trusted.
+
+    All rows that were classified correctly are examined; the others show no symptom. No symptom proves nothing.
+
+    Attributes:
+        label: (N,) int64, what the model predicts for the clean input.
+        examined: (N,) bool, True where that is correct.
+        zero_gradient: (N,) bool, the gradient of the cross-entropy at the clean input is 0 in every entry that may
+            move.
+        black_box_only: (N,) bool, the square attack broke what the standard attacks with gradients did not.
+        from_outside_only: (N,) bool, neither broke what falls to a search that begins outside of the budget: gradients
+            vanish or mislead within it.
+        stalled: (N,) bool, many projected gradient steps on the cross-entropy did not lower the margin.
+        unbreakable: (N,) bool, the standard attacks failed at the unbounded budget as well.
+        clean_margin: (N,) float64, lead of the label at the clean input, in units of the logits.
+        reached_margin: (N,) float64, the lowest that those steps reached.
+        unbounded_epsilon: (N,) float64, the unbounded budget.
+        norm: order of the norm.
+        tolerated: share of the examined rows that may show a symptom before it counts.
+    """
+
+    examined: Tensor
+    zero_gradient: Tensor
+    black_box_only: Tensor
+    from_outside_only: Tensor
+    stalled: Tensor
+    unbreakable: Tensor
+    clean_margin: Tensor
+    reached_margin: Tensor
+    unbounded_epsilon: Tensor
+    norm: float
+    tolerated: float = TOLERATED
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the examined rows with each symptom; NaN if none was examined."""
+        names = ("zero_gradient", "black_box_only", "from_outside_only", "stalled", "unbreakable")
+        return {name: float(getattr(self, name)[self.examined].double().mean()) for name in names}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The symptoms shown by more rows than tolerated, one name each; empty if gradients seem sound."""
+        return tuple(name for name, share in self.shares.items() if share > self.tolerated)
+
+
+def gradient_masking(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    norm: float,
+    epsilon: float | Tensor,
+    low: Limit = 0.0,
+    high: Limit = 1.0,
+    frozen_features: Tensor | None = None,
+    unbounded: float | None = None,
+    steps: int = 50,
+    queries: int = 1000,
+    batch_size: int = 500,
+    generator: torch.Generator | None = None,
+) -> GradientMaskingReport:
+    """Which inputs show symptoms of masked gradients.
+
+    Five symptoms are looked for: gradients that are 0; a black-box attack that succeeds where those with gradients
+    fail; adversarial inputs that are met only from outside of the budget; a loss that many steps do not lower; inputs
+    that stand at a budget at which nothing should.
+
+    Args:
+        model: maps (N, *D) to logits (N, K); need not be differentiable.
+        x: as in :func:`certify.attacks.robust_accuracy`.
+        labels: likewise.
+        norm: 1, 2 or ``math.inf``.
+        epsilon: the budget of the attacks that are compared, above 0.
+        low: as in :func:`certify.attacks.robust_accuracy`.
+        high: likewise.
+        frozen_features: likewise.
+        unbounded: a budget at which every input should fall; None for the distance to the farthest corner of the
+            box, which must then have both sides.
+        steps: gradient steps of each attack.
+        queries: forward passes of the square attack for each input.
+        batch_size: inputs attacked at once.
+        generator: source of random starts and windows.
+
+    Raises:
+        InvalidInput: a bad argument; no ``unbounded`` and no box.
+        InvalidModel: see :func:`certify.models.probe`.
+
+    References:
+        Athalye, Carlini, Wagner (2018), Obfuscated gradients give a false sense of security, section 3.1,
+        arXiv:1802.00420. Carlini et al. (2019), On evaluating adversarial robustness, arXiv:1902.06705.
+    """
+    checks.at_least("steps", steps, 1)
+    checks.at_least("queries", queries, 1)
+    near = Threat(norm, epsilon, low, high, frozen_features)
+    near.check(x)
+    if not (near.budgets(x) > 0).all():
+        raise InvalidInput("epsilon must be above 0 in every row: without a budget there is nothing to compare")
+    far = Threat(norm, _farthest(x, near) if unbounded is None else unbounded, low, high, frozen_features)
+    standard: dict[str, Attack] = {
+        "apgd": untargeted("cross_entropy", steps, restarts=1),
+        "targeted_apgd": targeted(MOST_TARGETS, steps),
+    }
+    attacked = partial(run, model, x, labels, batch_size=batch_size, generator=generator)
+    clean = attacked(threat=near, attacks={"look": _look})
+    stepped = attacked(threat=near, attacks={"iterative_fgsm": partial(climb, steps=steps)})
+    others: dict[str, Attack] = {
+        "square": partial(search, queries=queries),
+        "from_outside": from_outside(steps, restarts=3),
+    }
+    broken = attacked(threat=near, attacks={**standard, **others})
+
+    def fell_to(name: str) -> Tensor:
+        return torch.tensor([winner == name for winner in broken.attack], dtype=torch.bool, device=x.device)
+
+    return GradientMaskingReport(
+        label=clean.label,
+        examined=~clean.misclassified,
+        zero_gradient=clean.blind,
+        black_box_only=fell_to("square"),
+        from_outside_only=fell_to("from_outside"),
+        stalled=stepped.robust & (stepped.margin >= clean.margin - ROUNDING * clean.margin.abs()),
+        unbreakable=attacked(threat=far, attacks=standard).robust,
+        clean_margin=clean.margin,
+        reached_margin=stepped.margin,
+        unbounded_epsilon=far.budgets(x),
+        norm=float(norm),
+    )
+
+
+def _look(task: Task) -> None:
+    """Only the gradient at the inputs."""
+    task.loss_and_gradient(task.x, task.untargeted(cross_entropy))
+
+
+def _farthest(x: Tensor, threat: Threat) -> Tensor:
+    """Distance of each input to the farthest corner of the box, (N,) float64."""
+    if threat.low is None or threat.high is None:
+        raise InvalidInput("a box with an open side has no farthest corner: state a budget with unbounded=")
+    lower, upper = threat.sides(x)
+    return length(torch.maximum(x.double() - lower.double(), upper.double() - x.double()), threat.norm)

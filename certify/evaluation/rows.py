@@ -1,0 +1,87 @@
+"""Results as the rows of a record: one mapping per input, in plain numbers that JSON can hold."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bounds.errors import InvalidInput
+from certify.attacks.studies.smoothed import SmoothedWitness
+from certify.evaluation.manifest import norm_key
+from certify.results import Certificate, Estimate, SmoothingCertificate, Witness
+
+
+def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
+    """What stands in the record of each certificate, in plain numbers."""
+    rows = []
+    for i, radius in enumerate(certificate.radius.tolist()):
+        if not 0 <= radius < math.inf:
+            raise InvalidInput(f"{certificate.method} must return finite radii of at least 0, got {radius}")
+        wrong = bool(certificate.label[i] != labels[i])
+        proved = "certified" if radius > 0 else "not certified"
+        row: dict[str, Any] = {
+            "prediction": int(certificate.label[i]),
+            "subject": certificate.subject,
+            "status": "abstained" if certificate.abstained[i] else "misclassified" if wrong else proved,
+            "certified_radius": radius,
+            "alpha": certificate.alpha,
+        }
+        if isinstance(certificate, SmoothingCertificate):
+            row["counts"] = certificate.counts[i].tolist()
+            row["selection_counts"] = certificate.selection_counts[i].tolist()
+            row["p_lower"] = float(certificate.p_lower[i])
+            row["p_upper"] = float(certificate.p_upper[i])
+            row["draws"] = int(certificate.draws[i])
+            row["sampling"] = certificate.sampling
+        rows.append(row)
+    return rows
+
+
+def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
+    """What stands in the record of each witness, in plain numbers; its distance in every norm of the run."""
+    delta = (witness.adversarial.double() - clean.double()).flatten(1)
+    distances = {norm_key(norm): torch.linalg.vector_norm(delta, norm, dim=1).tolist() for norm in norms}
+    rows = []
+    for i, found in enumerate(witness.found.tolist()):
+        wrong = bool(witness.label[i] != labels[i])
+        row: dict[str, Any] = {
+            "prediction": int(witness.label[i]),
+            "subject": witness.subject,
+            "status": "misclassified" if wrong else "found" if found else "not found",
+            "queries": witness.queries if witness.queries_per_row is None else int(witness.queries_per_row[i]),
+        }
+        if isinstance(witness, SmoothedWitness):
+            row["alpha"] = witness.alpha
+        if found:
+            row["attack_distance"] = float(witness.distance[i])
+            row["adversarial_label"] = int(witness.adversarial_label[i])
+            row["distances"] = {norm: values[i] for norm, values in distances.items()}
+        rows.append(row)
+    return rows
+
+
+def estimate_rows(estimate: Estimate, labels: Tensor) -> list[dict[str, Any]]:
+    """What stands in the record of each estimate, in plain numbers; no score where there is none."""
+    rows = []
+    for i, score in enumerate(estimate.score.tolist()):
+        wrong = bool(estimate.label[i] != labels[i])
+        row: dict[str, Any] = {
+            "prediction": int(estimate.label[i]),
+            "subject": estimate.subject,
+            "status": "misclassified" if wrong else estimate.status[i],
+            "lipschitz_estimate": finite(estimate.lipschitz[i]),
+            "largest_sampled": finite(estimate.largest[i]),
+            "capped": bool(estimate.capped[i]),
+            "reach": estimate.reach,
+        }
+        if not wrong and score >= 0:  # False for NaN
+            row["estimated_distance"] = score
+        rows.append(row)
+    return rows
+
+
+def finite(value: Tensor) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return float(value) if bool(value.isfinite()) else None

@@ -1,0 +1,4 @@
+"""Smoothed classifiers and what their votes prove.
+
+May import ``drawing``, ``derandomized`` and ``noises``.
+"""

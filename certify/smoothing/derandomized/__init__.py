@@ -1,0 +1,4 @@
+"""Votes that are counted exactly instead of sampled.
+
+May import ``drawing``.
+"""

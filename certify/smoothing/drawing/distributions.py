@@ -1,0 +1,247 @@
+"""How noisy inputs are drawn. Radii are the concern of :mod:`certify.smoothing.noises.base`."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from bounds import checks
+from bounds.errors import InvalidInput
+from bounds.numerics import SPECIAL_FUNCTION_ERROR
+from bounds.statistics.proportions import FloatArray
+from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
+
+EIGHT_BIT = 255  # steps of 8-bit images in [0, 1]
+LARGEST_INTEGER = 2**17  # of noise; sums with inputs of up to 2**23 stay exact in single precision
+LARGEST_INPUT = 2**23
+
+
+class Distribution(ABC):
+    """A randomization of inputs.
+
+    Raw randomness knows no input; it meets inputs in :meth:`perturb_`, so that many inputs can share it. Everything
+    before the model is computed in at least single precision.
+
+    Attributes:
+        sampling: how noisy inputs are made. ``"floating point"`` adds floating-point numbers, for which a theorem
+            about real numbers holds up to their rounding only; all others have no such gap.
+    """
+
+    sampling: ClassVar[str] = "floating point"
+
+    @abstractmethod
+    def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill a buffer of raw randomness, one row per draw, and return it."""
+
+    @abstractmethod
+    def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
+        """Write encoded inputs (n, *E) under each of S raw draws to ``out`` (n, S, *O) and return it."""
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to the name of a smoothed classifier."""
+        return ""
+
+    def check(self, x: Tensor) -> None:  # noqa: B027  # most take any input
+        """Raise InvalidInput where these inputs (N, *D) cannot be randomized."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Inputs (N, *D) in the form (N, *E) that :meth:`perturb_` takes."""
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    def clean(self, x: Tensor) -> Tensor:
+        """Inputs (N, *O) as the model sees them where nothing is changed."""
+        return x
+
+    def raw(self, encoded: Tensor, draws: int) -> Tensor:
+        """An empty buffer for the raw randomness of so many draws."""
+        return encoded.new_empty(draws, *encoded.shape[1:])
+
+    def error(self, entries: int) -> float:
+        """Bound of the total variation distance to the distribution that certificates assume, of a whole input."""
+        return 0.0
+
+    def on_grid(self, steps: int) -> "Distribution | None":
+        """The same for inputs that are multiples of ``1 / steps``, free of rounding; None if there is none."""
+        return None
+
+    def sample(self, x: Tensor, draws: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+        """Noisy copies (N, draws, *O) of inputs (N, *D); all inputs meet the same draws.
+
+        Raises:
+            InvalidInput: inputs that cannot be randomized, ``draws`` below 1.
+        """
+        self.check(checks.inputs(x))
+        encoded = self.encode(x)
+        if generator is None:
+            seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+            generator = torch.Generator(x.device).manual_seed(seed)
+        raw = self.draw_(self.raw(encoded, checks.at_least("draws", draws, 1)), generator)
+        out = encoded.new_empty(len(x), draws, *self.clean(x[:1]).shape[1:])
+        return self.perturb_(out, encoded, raw).to(x.dtype)
+
+
+class Additive(Distribution):
+    """Independent, identical, symmetric noise added to every entry."""
+
+    def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
+        """Add every draw to every input."""
+        return torch.add(encoded.unsqueeze(1), raw, out=out)
+
+    @abstractmethod
+    def upper_tail(self, t: FloatArray) -> FloatArray:
+        """Probability that the noise of one entry exceeds ``t`` >= 0, exact within ``SPECIAL_FUNCTION_ERROR``."""
+
+    @property
+    @abstractmethod
+    def reach(self) -> float:
+        """A bound that the noise of one entry exceeds with probability 2**-64 at most."""
+
+    def on_grid(self, steps: int) -> Distribution | None:
+        """Noise rounded to the grid, drawn and added as integers; None if it is too wide for that."""
+        return OnGrid(self, steps) if self.reach * steps <= LARGEST_INTEGER else None
+
+
+@dataclass(frozen=True)
+class NormalEntries(Additive):
+    """Normal noise with the given standard deviation."""
+
+    sigma: float
+
+    def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill with draws."""
+        return raw.normal_(0.0, self.sigma, generator=generator)
+
+    def upper_tail(self, t: FloatArray) -> FloatArray:
+        """The normal tail."""
+        return special.ndtr(-t / self.sigma)
+
+    @property
+    def reach(self) -> float:
+        """2 * Phi(-9.2) is 3.6e-20."""
+        return 9.2 * self.sigma
+
+
+@dataclass(frozen=True)
+class LaplaceEntries(Additive):
+    """Laplace noise with the given scale."""
+
+    scale: float
+
+    def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill with draws."""
+        # The difference of two exponential draws: no logarithm of zero, no tail cut by the grid of uniform numbers.
+        other = torch.empty_like(raw).exponential_(1 / self.scale, generator=generator)
+        return raw.exponential_(1 / self.scale, generator=generator).sub_(other)
+
+    def upper_tail(self, t: FloatArray) -> FloatArray:
+        """The exponential tail."""
+        return 0.5 * np.exp(-t / self.scale)
+
+    @property
+    def reach(self) -> float:
+        """Where the two tails together have 2**-64."""
+        return 64 * math.log(2) * self.scale
+
+
+@dataclass(frozen=True)
+class UniformEntries(Additive):
+    """Uniform noise on [-half_width, half_width]."""
+
+    half_width: float
+
+    def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill with draws."""
+        return raw.uniform_(-self.half_width, self.half_width, generator=generator)
+
+    def upper_tail(self, t: FloatArray) -> FloatArray:
+        """The linear tail."""
+        return 0.5 * (1 - t / self.half_width).clip(min=0.0)
+
+    @property
+    def reach(self) -> float:
+        """The noise never exceeds its half width."""
+        return self.half_width
+
+
+class OnGrid(Distribution):
+    """Additive noise, rounded to multiples of ``1 / steps``, for inputs that are such multiples.
+
+    Args:
+        noise: distribution of the noise before rounding.
+        steps: steps of the grid per unit of the input, 255 for 8-bit images in [0, 1].
+
+    Raises:
+        InvalidInput: steps below 1.
+    """
+
+    def __init__(self, noise: Additive, steps: int) -> None:
+        self.noise = noise
+        self.steps = checks.at_least("steps", steps, 1)
+        self.sampling = f"integers on the grid 1/{steps}"  # type: ignore[misc]  # a constant of the class elsewhere
+
+    @property
+    def suffix(self) -> str:
+        """Rounding to the grid is part of the classifier, so its name says so."""
+        return f", grid={self.steps}"
+
+    def check(self, x: Tensor) -> None:
+        """Raise InvalidInput unless the inputs lie on the grid."""
+        require_grid(x, self.steps, "pass grid=None")
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The integers behind the inputs."""
+        return grid_integers(x, self.steps).to(torch.promote_types(x.dtype, torch.float32))
+
+    def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill with integers."""
+        return _rounded(self.noise, self.steps, raw.device).draw_(raw, generator)
+
+    def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
+        """Add integers, which is exact, and scale once: the result depends on nothing but the sum."""
+        return torch.add(encoded.unsqueeze(1), raw, out=out).mul_(1 / self.steps)  # half the time of a division
+
+    def error(self, entries: int) -> float:
+        """Every entry contributes the error of its law."""
+        return entries * _rounded(self.noise, self.steps, torch.device("cpu")).error
+
+
+@lru_cache(maxsize=32)
+def _rounded(noise: Additive, steps: int, device: torch.device) -> IntegerLaw:
+    """The law of ``round(steps * noise)``."""
+    reach = int(np.ceil(noise.reach * steps))
+    tails = noise.upper_tail((np.arange(reach + 1) + 0.5) / steps)  # above 1/2, 3/2, ... steps
+    half = np.append(-np.diff(tails), tails[-1])  # 1, 2, ..., and the tail beyond, added to the last cell
+    masses = np.concatenate([half[::-1], [1 - 2 * tails[0]], half])
+    # Each tail is off by a relative error and by that of its argument, which moves it by at most a few of them; what
+    # lies beyond the last cell has less than 2**-63.
+    error = 8 * SPECIAL_FUNCTION_ERROR * float(tails.sum()) + 2.0**-63
+    return IntegerLaw.of(masses, -len(half), error, device)
+
+
+def on_grid(distribution: Distribution, grid: int | str | None, x: Tensor) -> Distribution:
+    """The distribution to use on the inputs (N, *D): that of the grid asked for, see :class:`SmoothedClassifier`."""
+    if grid is None:
+        return distribution
+    integers = distribution.on_grid(EIGHT_BIT if isinstance(grid, str) else grid)
+    if integers is None or (isinstance(grid, str) and not lie_on_grid(x)):
+        return distribution
+    return integers
+
+
+def lie_on_grid(x: Tensor, steps: int = EIGHT_BIT) -> bool:
+    """Whether all entries are multiples of ``1 / steps``, up to the rounding of their dtype."""
+    return all(bool((grid_integers(part, steps).abs() <= LARGEST_INPUT).all()) for part in x.split(checks.PART))
+
+
+def require_grid(x: Tensor, steps: int, remedy: str) -> None:
+    """Raise InvalidInput where a row of (N, *D) does not lie on the grid, with what to do about it."""
+    if not lie_on_grid(x, steps):
+        row = next(i for i in range(len(x)) if not lie_on_grid(x[i : i + 1], steps))
+        raise InvalidInput(f"x must lie on the grid 1/{steps}, but row {row} does not: {remedy}")

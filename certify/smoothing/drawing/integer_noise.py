@@ -1,0 +1,89 @@
+"""Noise for inputs on a grid, such as 8-bit images, drawn and added as integers.
+
+A floating-point sum of an input and noise betrays the input: some numbers are sums of a noise and one input, and not
+of any noise and another, so that a classifier can tell the two apart whose real-valued noise it could not. Rounding
+the noisy input to the grid hides that, and the theorem covers it: rounding belongs to the classifier. Since the input
+is on the grid, rounding the sum is adding rounded noise.
+
+References:
+    Voracek, Hein (2023), Sound randomized smoothing in floating-point arithmetics, ICLR.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bounds.statistics.proportions import FloatArray
+
+BITS = 63  # of a uniform integer that picks a cell
+GUIDE_BITS = 16  # of its leading ones, which settle most draws by themselves
+
+# Distance from the grid, in relative spacings of the dtype, at which inputs count as rounded from it: division by the
+# steps leaves half of one, a product with their rounded inverse less than 1.1.
+SPACINGS = 1.5
+
+
+class IntegerLaw(NamedTuple):
+    """A distribution on consecutive integers as cells of 63-bit numbers.
+
+    Attributes:
+        thresholds: (M - 1,) int64, ascending; a uniform number in [0, 2**63) falls into one of M cells between them.
+        lowest: integer of the first cell.
+        guide: (2**16,) float32, the integer if the leading bits alone decide, else NaN.
+        error: bound of the total variation distance to the distribution meant.
+    """
+
+    thresholds: Tensor
+    lowest: int
+    guide: Tensor
+    error: float
+
+    @classmethod
+    def of(cls, masses: FloatArray, lowest: int, error: float, device: torch.device) -> "IntegerLaw":
+        """The law of cells with the given masses, the i-th for ``lowest + i``; ``error`` is what they are off by."""
+        cumulative = [0]
+        for mass in masses:  # exact: a float64 number times a power of two, as an integer
+            numerator, denominator = float(mass).as_integer_ratio()
+            cumulative.append(cumulative[-1] + (numerator << BITS) // denominator)
+        # What rounding down left over, or had too much, changes the last cells.
+        cells = np.minimum(np.array(cumulative[1:-1], dtype=object), 2**BITS).astype(np.uint64)
+        off_by = abs(2**BITS - cumulative[-1]) + len(masses)
+        thresholds = torch.from_numpy(np.minimum(cells, 2**BITS - 1).astype(np.int64))
+        first = torch.arange(2**GUIDE_BITS, dtype=torch.int64, device="cpu") << (BITS - GUIDE_BITS)
+        last = first + (2 ** (BITS - GUIDE_BITS) - 1)
+        cell, end = (torch.bucketize(u, thresholds, right=True) for u in (first, last))
+        guide = torch.where(cell == end, (cell + lowest).float(), torch.nan)
+        return cls(thresholds.to(device), lowest, guide.to(device), error + off_by * 2.0**-BITS)
+
+    def draw_(self, out: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill ``out``, contiguous and floating, with independent integers."""
+        flat = out.view(-1)
+        if out.device.type != "cpu":  # no draw waits for another, and none is read back
+            bits = torch.empty(flat.shape, dtype=torch.int64, device=out.device).random_(generator=generator)
+            return out.copy_(self._cell(bits).view_as(out))
+        # The same numbers, but low bits are drawn only where the leading ones do not settle the cell.
+        words = torch.empty(-(-len(flat) // 4), dtype=torch.int64, device=out.device)
+        leading = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: len(flat)].int().add_(2**15)
+        torch.index_select(self.guide.to(out.dtype), 0, leading, out=flat)
+        open_ = torch.from_numpy(np.flatnonzero(np.isnan(flat.numpy()))).to(out.device)
+        low = torch.empty(len(open_), dtype=torch.int64, device=out.device)
+        low.random_(2 ** (BITS - GUIDE_BITS), generator=generator)
+        bits = (leading[open_].long() << (BITS - GUIDE_BITS)) + low
+        flat[open_] = self._cell(bits).to(out.dtype)
+        return out
+
+    def _cell(self, bits: Tensor) -> Tensor:
+        return torch.bucketize(bits, self.thresholds, right=True) + self.lowest
+
+
+def grid_integers(x: Tensor, steps: int) -> Tensor:
+    """Integers v, as float64, of inputs that are ``v / steps`` up to the rounding of their dtype; NaN elsewhere.
+
+    All are NaN in a dtype that does not tell the points of the grid apart around 1.
+    """
+    scaled, unit = x.double() * steps, torch.finfo(x.dtype).eps
+    v = scaled.round()
+    near = (scaled - v).abs() <= (SPACINGS * unit * v.abs()).clamp(max=0.25)
+    return torch.where(near, v, torch.nan) if unit * steps <= 0.25 else torch.full_like(v, torch.nan)

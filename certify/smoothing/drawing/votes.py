@@ -1,0 +1,249 @@
+"""Votes of a base classifier under noise, counted on the device.
+
+Noise is a pure function of (run seed, stage, index of the input, block). A block is a fixed number of draws, so
+the batch size, the order of inputs, shards and resumption change no draw. Votes follow the draws up to the
+rounding errors by which a network's logits differ between batch sizes.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor, nn
+
+from bounds.errors import InvalidInput
+from bounds.memory import out_of_memory
+from certify.models import frozen
+from certify.smoothing.drawing.distributions import Distribution
+
+# Draws per block. Part of the meaning of a seed: another value gives other certificates.
+NOISE_BLOCK = 100
+BLOCKS_PER_STAGE = 2**30
+
+Consumer = Callable[[Tensor, Tensor, Tensor], None]
+
+
+class Stage(IntEnum):
+    """Separate streams of noise: a class is never selected and estimated on the same draws."""
+
+    SELECTION = 0
+    ESTIMATION = 1
+    PREDICTION = 2
+    COMPARISON = 3
+
+
+def draw_run_seed(generator: torch.Generator | None) -> int:
+    """One draw from ``generator`` (torch's default if None); the only thing a generator is used for."""
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+
+
+def block_seed(seed: int, stage: Stage, group: int, block: int) -> int:
+    """64-bit seed of one block of noise.
+
+    PyTorch's CPU generator reads only the low 32 bits of a seed. Stages and blocks are counted in these, so that
+    no two blocks of one input share a seed; those of two inputs do by chance, for a thousand inputs of a hundred
+    blocks somewhere with probability 0.02. On a GPU all 64 bits count.
+    """
+    if block >= BLOCKS_PER_STAGE:
+        raise InvalidInput(f"draws per input must stay below {BLOCKS_PER_STAGE * NOISE_BLOCK}")
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, group), digest_size=8).digest()
+    base = int.from_bytes(digest, "little")
+    return (base & ~0xFFFFFFFF) | ((base + stage * BLOCKS_PER_STAGE + block) & 0xFFFFFFFF)
+
+
+class NoiseStream:
+    """The raw draws of one stage, a few blocks of one group of inputs at a time, in a buffer that is used again."""
+
+    def __init__(self, distribution: Distribution, encoded: Tensor, *, seed: int, stage: Stage) -> None:
+        self.distribution = distribution
+        self.key = (seed, stage)
+        self.generator = torch.Generator(encoded.device)
+        self.encoded = encoded[:1]
+        self.buffer = distribution.raw(self.encoded, 0)
+
+    def blocks(self, group: int, first: int, count: int) -> Tensor:
+        """Draws of ``count`` blocks, (count * NOISE_BLOCK, *R); valid until the next call."""
+        if len(self.buffer) < count * NOISE_BLOCK:
+            self.buffer = self.distribution.raw(self.encoded, count * NOISE_BLOCK)
+        for i in range(count):
+            self.generator.manual_seed(block_seed(*self.key, group, first + i))
+            self.distribution.draw_(self.buffer[i * NOISE_BLOCK : (i + 1) * NOISE_BLOCK], self.generator)
+        return self.buffer[: count * NOISE_BLOCK]
+
+
+def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
+    """Runs of rows whose indices fall into the same group of ``size`` consecutive ones, each with its group."""
+    start = 0
+    while start < len(indices):
+        group, stop = indices[start] // size, start + 1
+        while stop < len(indices) and indices[stop] // size == group:
+            stop += 1
+        yield group, slice(start, stop)
+        start = stop
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sampling:
+    """A model on fixed inputs under noise: all that a draw is a function of.
+
+    Attributes:
+        model: takes (B, *O), deterministic and row by row.
+        x: (N, *D).
+        distribution: of the noise.
+        seed: run seed.
+        indices: index of each row in its data set.
+        batch_size: rows of a forward pass, at most.
+        noise_group: consecutive indices that share their draws.
+        chosen: rows of ``x`` to draw for, (M,) int64; all if None.
+    """
+
+    model: nn.Module
+    x: Tensor
+    distribution: Distribution
+    seed: int
+    indices: Sequence[int]
+    batch_size: int = 1000
+    noise_group: int = 1
+    chosen: Tensor | None = None
+
+    @property
+    def error(self) -> float:
+        """Total variation distance between one noisy input as drawn and as certificates assume, at most."""
+        return self.distribution.error(math.prod(self.x.shape[1:]))
+
+    def rows(self, chosen: Tensor) -> "Sampling":
+        """The same for some of the rows of ``x``, given by their numbers (M,)."""
+        return replace(self, chosen=chosen)
+
+    def _inputs(self, start: int, stop: int) -> Tensor:
+        """Inputs of the rows to draw for, without a copy of the others."""
+        return self.x[start:stop] if self.chosen is None else self.x[self.chosen[start:stop]]
+
+    def run(self, draws: int, stage: Stage, consume: Consumer, *, first_block: int = 0) -> None:
+        """Run the model on every input under noise, in batches that gather across inputs.
+
+        Args:
+            draws: draws per input.
+            stage: stream of noise.
+            consume: called once per forward pass with the output, B rows, and two int64 tensors (B,): the row of
+                ``x`` (of ``chosen``) behind each, and the number of its draw, from 0.
+            first_block: block of draws to begin with; earlier ones were counted before.
+        """
+        with frozen(self.model) as model, torch.no_grad():
+            batch = _Batch(model, self.x, self.distribution, self.batch_size, consume)
+            stream = NoiseStream(self.distribution, self.distribution.encode(self.x[:1]), seed=self.seed, stage=stage)
+            for groups in self._chunks():
+                start = groups[0][1].start
+                encoded = self.distribution.encode(self._inputs(start, groups[-1][1].stop))
+                for group, rows in groups:
+                    inputs = encoded[rows.start - start : rows.stop - start]
+                    # Several blocks at once for a single input, one block for many that share it.
+                    step = max(1, self.batch_size // (NOISE_BLOCK * len(inputs)))
+                    for block in range(0, -(-draws // NOISE_BLOCK), step):
+                        left = draws - block * NOISE_BLOCK
+                        raw = stream.blocks(group, first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
+                        for first in range(0, len(raw), self.batch_size):
+                            part = raw[first : first + self.batch_size]
+                            batch.add(inputs, rows.start, part, block * NOISE_BLOCK + first)
+            batch.flush()
+
+    def _chunks(self) -> Iterator[list[tuple[int, slice]]]:
+        """Groups of inputs, so many at a time as have a batch of inputs together: memory knows no number of inputs."""
+        chunk: list[tuple[int, slice]] = []
+        rows_drawn = self.indices if self.chosen is None else [self.indices[row] for row in self.chosen.tolist()]
+        for group, rows in noise_groups(rows_drawn, self.noise_group):
+            chunk.append((group, rows))
+            if rows.stop - chunk[0][1].start >= self.batch_size:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def votes(self, num_classes: int, draws: int, stage: Stage, *, first_block: int = 0) -> Tensor:
+        """Votes (N, K + 1), or (M, K + 1), int64 on the device of ``x``; nothing is read back to the host.
+
+        The last column counts draws with a NaN logit, which vote for no class.
+        """
+        rows = len(self.x) if self.chosen is None else len(self.chosen)
+        columns = num_classes + 1
+        votes = torch.zeros(rows * columns, dtype=torch.int64, device=self.x.device)
+        one = torch.ones(self.batch_size, dtype=torch.int64, device=self.x.device)
+
+        def count(logits: Tensor, row: Tensor, draw: Tensor) -> None:
+            largest, choice = logits.max(dim=1)
+            cell = torch.where(largest.isnan(), num_classes, choice).add_(row, alpha=columns)
+            votes.scatter_add_(0, cell, one[: len(cell)])
+
+        self.run(draws, stage, count, first_block=first_block)
+        return votes.view(rows, columns)
+
+
+class _Batch:
+    """Noisy inputs on their way to the model, gathered across inputs until a forward pass is full."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        distribution: Distribution,
+        size: int,
+        consume: Consumer,
+    ) -> None:
+        self.model = model
+        self.distribution = distribution
+        self.dtype = precision(model, x)
+        self.consume = consume
+        computed = torch.promote_types(x.dtype, torch.float32)
+        self.buffer = x.new_empty(size, *distribution.clean(x[:1]).shape[1:], dtype=computed)
+        self.row, self.draw = torch.empty(2, size, dtype=torch.int64, device=x.device)
+        self.size, self.filled = size, 0
+        self.largest = size  # rows of a forward pass that memory has room for
+
+    def add(self, encoded: Tensor, first_row: int, raw: Tensor, first_draw: int) -> None:
+        """Put every encoded input under each of S raw draws, S at most the size of a batch."""
+        inputs, draws, device, done = len(encoded), len(raw), self.row.device, 0
+        while done < inputs:
+            count = min(inputs - done, (self.size - self.filled) // draws)
+            if count == 0:
+                self.flush()
+                continue
+            place, shape = slice(self.filled, self.filled + count * draws), (count, draws)
+            noisy = self.buffer[place].view(*shape, *self.buffer.shape[1:])
+            self.distribution.perturb_(noisy, encoded[done : done + count], raw)
+            row = torch.arange(first_row + done, first_row + done + count, device=device)
+            self.row[place].view(shape).copy_(row.unsqueeze(1))
+            self.draw[place].view(shape).copy_(torch.arange(first_draw, first_draw + draws, device=device))
+            self.filled, done = place.stop, done + count
+
+    def flush(self) -> None:
+        """Run the model on what is gathered; where memory ends, on half of it at a time from then on."""
+        start = 0
+        while start < self.filled:
+            part = slice(start, min(start + self.largest, self.filled))
+            try:
+                output = self.model(self.buffer[part].to(self.dtype))
+            except RuntimeError as error:
+                if self.largest == 1 or not out_of_memory(error):
+                    raise
+                self.largest = (min(self.largest, self.filled) + 1) // 2
+                continue
+            self.consume(output, self.row[part], self.draw[part])
+            start = part.stop
+        self.filled = 0
+
+
+def precision(model: nn.Module, x: Tensor) -> torch.dtype:
+    """The dtype that noisy inputs are handed to the model in: its own if it is half precision, else that of ``x``."""
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    half = dtypes & {torch.float16, torch.bfloat16}
+    return half.pop() if len(dtypes) == len(half) == 1 else x.dtype
+
+
+def precision_name(model: nn.Module, x: Tensor) -> str:
+    """What :func:`precision` says, for records."""
+    return str(precision(model, x)).removeprefix("torch.")

@@ -1,0 +1,4 @@
+"""Noise distributions: which radius follows from a probability.
+
+May import ``drawing`` and ``derandomized``.
+"""

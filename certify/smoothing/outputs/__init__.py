@@ -1,0 +1,4 @@
+"""Smoothed regression and other outputs than a class.
+
+May import every other room of ``certify.smoothing``.
+"""

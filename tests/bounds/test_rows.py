@@ -1,0 +1,205 @@
+"""Windows and units against coefficients of all entries: the same rows through convolutions of every geometry."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from oracles.halfspace import generator
+from torch import Tensor
+
+from bounds.operations.node import Node
+from bounds.operations.transposes import convolved
+from bounds.rows import Dense, Rows, Units, Windows, added, mirrored
+
+INPUTS, ROWS = 2, 3
+
+
+class Convolution(NamedTuple):
+    """Kernel, stride, padding, dilation in both directions; groups; channels per group behind it."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    width: int
+
+
+def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+CONVOLUTIONS = st.builds(
+    Convolution, pairs(1, 3), pairs(1, 3), pairs(0, 2), pairs(1, 2), st.sampled_from([1, 1, 2]), st.sampled_from([2, 4])
+)
+MAPS = st.tuples(st.sampled_from([2, 4]), st.integers(1, 7), st.integers(1, 7))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+def node_of(convolution: Convolution, x: Tensor, seed: int) -> Node:
+    """A node of a graph that holds this convolution of ``x``."""
+    channels = convolution.width
+    weight = draw(channels, x.shape[1] // convolution.groups, *convolution.kernel, seed=seed)
+    options: tuple[Any, ...] = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
+
+    def function(data: Tensor) -> Tensor:
+        return F.conv2d(data, weight, None, *options)
+
+    arguments = (None, weight, None, *options)
+    return Node(f"node {seed}", "aten.conv2d.default", ("x",), function, arguments, {}, function(x), 0, "a test")
+
+
+def chain(convolutions: list[Convolution], shape: tuple[int, ...]) -> list[tuple[Node, torch.Size]]:
+    """Nodes one after another, with the shapes of their inputs; those that fit no longer end it."""
+    nodes, x = [], draw(INPUTS, *shape)
+    for seed, convolution in enumerate(convolutions, 1):
+        reach = [d * (k - 1) + 1 for d, k in zip(convolution.dilation, convolution.kernel, strict=True)]
+        room = [size + 2 * pad for size, pad in zip(x.shape[2:], convolution.padding, strict=True)]
+        if any(r > s for r, s in zip(reach, room, strict=True)):
+            break
+        nodes.append((node_of(convolution, x, seed), x.shape))
+        x = nodes[-1][0].value
+    return nodes
+
+
+def by_gradient(node: Node, shape: torch.Size, values: Tensor) -> Tensor:
+    """The transpose of a node by differentiation, a row at a time."""
+    x = torch.zeros(shape, dtype=values.dtype, requires_grad=True)
+    y = node.function(x)
+    rows = [torch.autograd.grad(y, x, values[:, r], retain_graph=True)[0] for r in range(values.shape[1])]
+    return torch.stack(rows, 1)
+
+
+def start(shape: torch.Size, group: int = 1) -> Units:
+    """Entries of a node; of a map, in groups of channels at one place."""
+    channels, area = shape[1], shape[2:].numel()
+    channel = torch.randint(channels, (INPUTS, ROWS * group), generator=generator(5))
+    place = torch.randint(area, (INPUTS, ROWS), generator=generator(6)).repeat_interleave(group, 1)
+    return Units(channel * area + place, tuple(shape[1:]), draw(1), group)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(CONVOLUTIONS, min_size=1, max_size=3), MAPS, st.sampled_from([1, 2]))
+def test_units_and_windows_are_what_dense_coefficients_are(
+    convolutions: list[Convolution], shape: tuple[int, ...], group: int
+):
+    nodes = chain(convolutions, shape)
+    assume(nodes)
+    rows: Rows | Units = start(nodes[-1][0].value.shape, group)
+    dense = rows.expanded().dense()
+    whole: Rows = Dense(dense)
+    for node, below in reversed(nodes):
+        rows, whole = convolved(node, rows, (below,))[0], convolved(node, whole, (below,))[0]
+        dense = by_gradient(node, below, dense)
+        same(rows, dense)
+        same(whole, dense)
+
+
+def same(rows: Rows, values: Tensor) -> None:
+    """The rows hold these coefficients, and so do all sums that bounds take of them."""
+    x = draw(INPUTS, *values.shape[2:], seed=9)
+    tolerance = 1e-12 * (1 + values.abs().sum())
+    assert (rows.dense() - values).abs().max() <= tolerance
+    assert (rows.dot(x) - (values * x.unsqueeze(1)).flatten(2).sum(2)).abs().max() <= tolerance
+    assert (rows.dot(x[:1]) - (values * x[:1].unsqueeze(1)).flatten(2).sum(2)).abs().max() <= tolerance
+    assert (rows.size(x.abs()) - (values * x.unsqueeze(1)).abs().flatten(2).sum(2)).abs().max() <= tolerance
+    assert (rows.scaled(x).dense() - values * x.unsqueeze(1)).abs().max() <= tolerance
+    both = mirrored(rows)
+    assert (both.dense() - torch.cat([values, -values], 1)).abs().max() <= tolerance
+    assert (both.dot(x) - torch.cat([rows.dot(x), -rows.dot(x)], 1)).abs().max() <= tolerance
+    clean = rows.cleaned() if isinstance(rows, Windows) else rows
+    assert (clean.dense() - values).abs().max() <= tolerance
+    assert (clean.flat().abs().sum(2) - values.abs().flatten(2).sum(2)).abs().max() <= tolerance
+
+
+def of_one_size(
+    kernel: tuple[int, int], dilation: tuple[int, int], stride: tuple[int, int], groups: int
+) -> Convolution:
+    """With the padding that keeps the size of a map but for the stride."""
+    padding = tuple(gap * (size // 2) for size, gap in zip(kernel, dilation, strict=True))
+    return Convolution(kernel, stride, (padding[0], padding[1]), dilation, groups, 2)
+
+
+ODD = st.tuples(st.sampled_from([1, 3]), st.sampled_from([1, 3]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(ODD, ODD, pairs(1, 2), pairs(1, 2), st.sampled_from([1, 2]), MAPS)
+def test_ways_that_join_add_up(
+    one: tuple[int, int],
+    other: tuple[int, int],
+    dilation: tuple[int, int],
+    stride: tuple[int, int],
+    groups: int,
+    shape: tuple[int, ...],
+):
+    """Two convolutions from one map to another, as windows of different sizes; and a skip of one entry."""
+    ((node, below),) = chain([of_one_size(one, dilation, stride, groups)], shape)
+    ((short, _),) = chain([of_one_size(other, (1, 1), stride, 1)], shape)
+    begin = start(node.value.shape)
+    first, second = (convolved(way, begin, (below,))[0] for way in (node, short))
+    for joined in (added(first, second), added(second, first), added(first, Dense(second.dense()))):
+        same(joined, first.dense() + second.dense())
+    if below[1:] == node.value.shape[1:]:
+        same(added(begin.expanded(), first), begin.expanded().dense() + first.dense())
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (4, 1, 1), (2, 3), ()])
+def test_units_pick_entries(shape: tuple[int, ...]):
+    entries = torch.Size(shape).numel()
+    index = torch.randint(entries, (INPUTS, ROWS), generator=generator(3))
+    units = Units(index, shape, draw(1))
+    x = draw(INPUTS, *shape, seed=4)
+    picked = x.reshape(INPUTS, -1).gather(1, index)
+    assert torch.equal(units.dot(x), picked)
+    whole = units.expanded()
+    assert torch.equal(whole.dense().reshape(INPUTS, ROWS, -1).argmax(2), index)
+    assert torch.equal(
+        whole.dense().reshape(INPUTS, ROWS, -1).abs().sum(2), torch.ones(INPUTS, ROWS, dtype=torch.float64)
+    )
+    assert torch.equal(whole.dot(x), picked)
+
+
+def test_a_window_in_the_wrong_place_is_seen():
+    """Mutant: with its place moved by one, or its padding, the same coefficients stand elsewhere."""
+    convolution = Convolution((3, 3), (2, 1), (1, 1), (1, 1), 1, 2)
+    ((node, below),) = chain([convolution], (2, 7, 6))
+    rows = convolved(node, start(node.value.shape), (below,))[0]
+    assert isinstance(rows, Windows)
+    values = rows.dense()
+    same(rows, values)
+    moved = Windows(rows.values, (rows.place + 1) % 12, rows.grid, rows.stride, rows.padding, rows.shape, False)
+    shifted = Windows(rows.values, rows.place, rows.grid, rows.stride, (0, 1), rows.shape, False)
+    for mutant in (moved, shifted):
+        with pytest.raises(AssertionError):
+            same(mutant, values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pairs(1, 5), st.integers(2, 3), pairs(0, 2), MAPS)
+def test_an_ordinary_convolution_stands_in_for_a_transposed_one(
+    kernel: tuple[int, int], stride: int, padding: tuple[int, int], shape: tuple[int, ...]
+):
+    """In single precision, to few channels: the same coefficients, and the same gradient."""
+    nodes = chain([Convolution(kernel, (stride, stride), padding, (1, 1), 1, 4)], shape)
+    assume(nodes)
+    ((node, below),) = nodes
+    values = draw(INPUTS, ROWS, *node.value.shape[1:], seed=3)
+    expected = by_gradient(node, below, values)
+    weight = node.arguments[1].float()
+    single = replace(node, arguments=(None, weight, *node.arguments[2:]), value=node.value.float(), cache={})
+    given_values = values.float().requires_grad_()
+    (rows,) = convolved(single, Dense(given_values), (below,))
+    assert "phases" in single.cache
+    assert (rows.dense() - expected).abs().max() <= 1e-5 * (1 + expected.abs().max())
+    direction = draw(*expected.shape, seed=4)
+    (gradient,) = torch.autograd.grad((rows.dense() * direction).sum(), given_values)
+    forward = torch.stack([node.function(direction[:, r]) for r in range(ROWS)], 1)
+    assert (gradient - forward).abs().max() <= 1e-5 * (1 + forward.abs().max())

@@ -1,0 +1,415 @@
+"""The minimum-norm attack: exact on linear classifiers, honest about what it did not find."""
+
+import math
+
+import pytest
+import torch
+from oracles.halfspace import generator
+from oracles.linear import LinearClassifier
+from torch import Tensor, nn
+
+from bounds import InvalidInput
+from certify import certified_radius, reference
+from certify.attacks import minimal_perturbation
+from certify.attacks.common.norms import project, steepest_ascent
+from certify.attacks.minimum_norm import driver as witnesses
+from certify.attacks.minimum_norm import polish
+from certify.attacks.minimum_norm.search import Search
+
+NORMS = [2, math.inf]
+SHAPES = [(7,), (3, 5), (2, 5, 7)]
+
+
+def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64):
+    """A linear classifier with inputs well inside the unit box, each labelled as it is predicted."""
+    source = generator(classes + batch + len(shape))
+    model = LinearClassifier(math.prod(shape), classes, dtype, source)
+    x = (0.5 + 0.1 * torch.randn(batch, *shape, generator=source, dtype=torch.float64)).clamp(0.2, 0.8).to(dtype)
+    return model, x, model(x).argmax(1)
+
+
+# ---------------------------------------------------------------------------------------------------- closed forms
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_distance_of_a_linear_classifier(shape: tuple[int, ...], batch: int, classes: int, norm: float):
+    """Catches a step that is not steepest in its norm, a wrong class aimed at, a bisection that stops early."""
+    model, x, y = problem(shape, classes, batch)
+    box = (None, None) if batch == 1 else (-10.0, torch.full(shape, 10.0, dtype=x.dtype))
+    witness = minimal_perturbation(model, x, y, norm=norm, low=box[0], high=box[1], generator=generator())
+    exact = model.distance(x, norm)
+    assert witness.found.all()
+    assert (witness.distance >= exact * (1 - 1e-9)).all()
+    assert (witness.distance <= exact * (1 + 1e-4)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("classes", [2, 10])
+def test_distance_in_float32(norm: float, classes: int):
+    model, x, y = problem((2, 5, 7), classes, 7, torch.float32)
+    witness = minimal_perturbation(model, x, y, norm=norm, low=None, high=None, generator=generator())
+    torch.testing.assert_close(witness.distance, model.distance(x, norm), rtol=1e-4, atol=0)
+    assert witness.distance.dtype == torch.float64
+    assert witness.adversarial.dtype == torch.float32
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_distance_within_a_tight_box(norm: float):
+    """The box cuts the straight way off: the nearest point is a clipped step (bisection on its length)."""
+    model, x, y = problem((3, 5), 2, 7)
+    low, high = 0.35, 0.65
+    x = x.clamp(low, high)
+    y = model(x).argmax(1)
+    exact = model.distance_in_box(x, norm, low, high)
+    assert (exact > 1.001 * model.distance(x, norm)).any()
+    witness = minimal_perturbation(model, x, y, norm=norm, low=low, high=high, generator=generator())
+    reachable = exact.isfinite()
+    assert reachable.sum() >= 5
+    assert torch.equal(witness.found, reachable)
+    assert ((witness.adversarial >= low) & (witness.adversarial <= high)).all()
+    assert (witness.distance >= exact * (1 - 1e-6))[reachable].all()
+    assert (witness.distance <= exact * (1 + 1e-4))[reachable].all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_small_networks_against_a_dense_grid(norm: float):
+    """In the plane, every point of a grid is a candidate: the attack finds what is there, nearly always the nearest."""
+    torch.manual_seed(1)
+    axis = torch.linspace(0, 1, 401, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    ratios = []
+    while len(ratios) < 4:
+        model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 3)).double()
+        with torch.no_grad():
+            model[0].weight.mul_(6)
+            model[2].bias.zero_()
+            x = torch.rand(12, 2, dtype=torch.float64, generator=generator(3))
+            y, classes = model(x).argmax(1), model(grid).argmax(1)
+        if classes.bincount().max() > 0.8 * len(grid):
+            continue  # next to nothing to find
+        gaps = torch.cdist(x, grid, p=norm).masked_fill(classes[None] == y[:, None], math.inf).amin(1)
+        witness = minimal_perturbation(model, x, y, norm=norm, generator=generator())
+        assert witness.found.all()
+        ratios.append(witness.distance / gaps)
+    assert (torch.cat(ratios) <= 1.02).double().mean() > 0.9
+    assert (torch.cat(ratios) <= 1.3).all()
+
+
+class Thresholds(nn.Module):
+    """A pixel counts from 0.3 on, and next to nothing below, as in networks trained against l_infinity attacks."""
+
+    def __init__(self, features: int, source: torch.Generator) -> None:
+        super().__init__()
+        self.weight = 0.5 + torch.rand(features, generator=source, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = (((x - 0.3).clamp(min=0) + 0.02 * x) * self.weight).sum(1) - 0.2
+        return torch.stack([-total, total], 1)
+
+
+def test_sparse_minima_behind_vanishing_gradients_are_found():
+    """Catches an l_2 descent along the gradient alone: it raises all 49 pixels and ends three times as far."""
+    ratios = []
+    for seed in range(6):
+        model = Thresholds(49, generator(seed))
+        x = torch.zeros(3, 49, dtype=torch.float64)
+        one_pixel = ((0.2 + 0.3 * model.weight) / (1.02 * model.weight)).min()
+        witness = minimal_perturbation(model, x, torch.zeros(3, dtype=torch.long), norm=2, generator=generator())
+        ratios.append(witness.distance / one_pixel)
+    assert (torch.cat(ratios) <= 1.5).all()
+    assert torch.cat(ratios).median() <= 1.02
+
+
+def test_projection_is_an_argmin():
+    """Inside stays put, outside lands on the sphere, and a second time changes nothing."""
+    delta = torch.randn(50, 3, 5, generator=generator(), dtype=torch.float64)
+    radius = torch.rand(50, generator=generator(1), dtype=torch.float64) * 4
+    for norm in NORMS:
+        once = project(delta, radius, norm)
+        sizes, before = once.flatten(1).norm(norm, dim=1), delta.flatten(1).norm(norm, dim=1)
+        torch.testing.assert_close(sizes, torch.minimum(before, radius))
+        assert torch.equal(once[before <= radius], delta[before <= radius])
+        torch.testing.assert_close(project(once, radius, norm), once)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-300])
+def test_steepest_ascent_has_unit_length_and_reaches_the_dual_norm(scale: float):
+    """At 1e-300, catches a length whose squares underflow: a saturated model would seem to have no gradient."""
+    gradient = torch.randn(20, 3, 5, generator=generator(), dtype=torch.float64)
+    gradient[0] = 0
+    for norm, dual in ((2, 2), (math.inf, 1)):
+        direction = steepest_ascent(gradient * scale, norm)
+        gain = (gradient * direction).flatten(1).sum(1)
+        torch.testing.assert_close(gain, gradient.flatten(1).norm(dual, dim=1))
+        assert (direction.flatten(1).norm(norm, dim=1) <= 1 + 1e-12).all()
+        assert (direction[0] == 0).all()
+
+
+# --------------------------------------------------------------------------------------------------------- honesty
+
+
+def test_misclassified_inputs_have_distance_zero():
+    model, x, y = problem((3, 5), 3, 7)
+    y[2] = (y[2] + 1) % 3
+    witness = minimal_perturbation(model, x, y, norm=2)
+    assert witness.distance[2] == 0
+    assert witness.found[2]
+    assert torch.equal(witness.adversarial[2], x[2])
+    assert (witness.distance[[0, 1, 3]] > 0).all()
+
+
+class Constant(nn.Module):
+    """Always class 1, with a gradient that points somewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = x.flatten(1).sum(1, keepdim=True).tanh()
+        return torch.cat([small, small + 10, small * 0], 1)
+
+
+class Counting(nn.Module):
+    """Counts the rows that go through a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows = model, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        return self.model(x)
+
+
+def test_queries_are_the_forward_passes_of_each_input(monkeypatch: pytest.MonkeyPatch):
+    """Catches a pass that is not counted, and a search for inputs that are misclassified anyway."""
+    monkeypatch.setattr(witnesses, "probe", lambda *_, **__: 3)
+    model, x, y = problem((3, 5), 3, 6)
+    counting = Counting(model)
+    witness = minimal_perturbation(counting, x, y, norm=2, steps=7, restarts=2, batch_size=2)
+    assert counting.rows == 6 * witness.queries
+    counting.rows = 0
+    wrong = minimal_perturbation(counting, x, (y + 1) % 3, norm=2, steps=7, restarts=2)
+    assert counting.rows == 6 * wrong.queries == 12
+    assert (wrong.distance == 0).all()
+
+
+def test_two_classes_leave_one_to_aim_at():
+    """Catches a later restart that, with all other classes tried, aims at the label itself."""
+    for label in (0, 1):
+        labels = torch.full((4,), label)
+        model, x, _ = problem((7,), 2, 4)
+        open_side = torch.full_like(x, math.inf)
+        search = Search(model, x, labels, 2.0, -open_side, open_side, 2, generator())
+        target, _, _ = search.nearest_boundary(x, x, torch.ones(4, 2, dtype=torch.bool))
+        assert (target == 1 - label).all()
+
+
+class Coarse(nn.Module):
+    """Logits whose last bits depend on the size of the batch, as those of matrix products do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = x.flatten(1).sum(1) - 2 + 3e-7 * len(x)
+        return torch.stack([5 - total, 5 + total], 1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_witnesses_stand_rounding_that_changes_with_the_batch(norm: float):
+    """Catches a search that stops a last bit behind the boundary: the re-check finds it on the other side."""
+    x = torch.full((8, 6), 0.8)
+    x[:5] = 0.2  # misclassified: the search sees 3 rows, the re-check 8, which lean towards the label
+    witness = minimal_perturbation(Coarse(), x, torch.ones(8, dtype=torch.long), norm=norm, generator=generator())
+    assert witness.found.all()
+    exact = 2.8 / (6 if norm == math.inf else math.sqrt(6))
+    torch.testing.assert_close(witness.distance[5:], torch.full((3,), exact, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+class Blind(nn.Module):
+    """No number for the other class where the first pixel is bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x[:, 0]
+        return torch.stack([1 + 0 * first, torch.where(first > 0.5, math.nan, first)], 1)
+
+
+def test_a_logit_that_is_no_number_is_no_witness():
+    x = torch.tensor([[0.1, 0.1], [0.4, 0.1], [0.9, 0.1]])
+    witness = minimal_perturbation(Blind(), x, torch.zeros(3, dtype=torch.long), norm=2, generator=generator())
+    assert not witness.found.any()
+    assert witness.distance.isinf().all()
+
+
+def test_a_witness_lies_on_the_boundary():
+    """Catches a search that keeps the coarse step with which it crossed."""
+    model, x, y = reference.load("plain", 20)
+    witness = minimal_perturbation(model, x, y, norm=2, steps=3, restarts=1)
+    nearer = model(x + 0.9999 * (witness.adversarial - x)).argmax(1)
+    assert (nearer == y)[witness.distance > 0].double().mean() > 0.9
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_nothing_found_is_reported_as_nothing_found(norm: float):
+    x = torch.rand(4, 6, generator=generator())
+    witness = minimal_perturbation(Constant(), x, torch.ones(4, dtype=torch.long), norm=norm)
+    assert not witness.found.any()
+    assert witness.distance.isinf().all()
+    assert torch.equal(witness.adversarial, x)
+
+
+class Steps(nn.Module):
+    """Gradients are zero everywhere: only what needs none can find anything."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = (x.flatten(1).mean(1, keepdim=True) * 4).round()
+        return torch.cat([level, 4 - level], 1) + 0 * x.flatten(1)[:, :1]
+
+
+def test_without_gradients_other_inputs_are_tried():
+    x = torch.stack([torch.full((6,), value) for value in (0.1, 0.2, 0.8, 0.9)])
+    model = Steps()
+    witness = minimal_perturbation(model, x, model(x).argmax(1), norm=2, generator=generator())
+    assert witness.found.all()
+    assert (model(witness.adversarial).argmax(1) != model(x).argmax(1)).all()
+
+
+class Sharp(nn.Module):
+    """Logits whose gradient is infinite at the inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        root = (x.flatten(1).sum(1, keepdim=True) - 2).abs().sqrt()
+        return torch.cat([root, 0.7 - root], 1)
+
+
+def test_infinite_gradients_do_no_harm():
+    """The prediction changes where the root exceeds 0.35, that is 0.35^2 / sqrt(4) away."""
+    x = torch.full((2, 4), 0.5)
+    witness = minimal_perturbation(Sharp(), x, torch.ones(2, dtype=torch.long), norm=2, generator=generator())
+    torch.testing.assert_close(witness.distance, torch.full((2,), 0.35**2 / 2, dtype=torch.float64), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("spoil", ["outside the box", "not misclassified"])
+def test_every_witness_is_checked_again(spoil: str, monkeypatch: pytest.MonkeyPatch):
+    """The mutant: a search that returns points it never verified. The re-check must not believe them."""
+    model, x, y = problem((3, 5), 3, 7)
+    original = polish.bisect
+
+    def spoiled(search, *rest, **options):
+        original(search, *rest, **options)
+        search.best = search.best + 10 if spoil == "outside the box" else search.x.clone()
+        search.distance = torch.full_like(search.distance, 1e-9)
+
+    monkeypatch.setattr(polish, "bisect", spoiled)
+    witness = minimal_perturbation(model, x, y, norm=2)
+    assert not witness.found.any()
+    assert witness.distance.isinf().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", reference.NETWORKS)
+def test_witnesses_on_trained_networks(name: str, norm: float):
+    """Misclassified, in the box, at the distance stated, and never nearer than what is proved."""
+    model, x, y = reference.load(name, 20)
+    witness = minimal_perturbation(model, x, y, norm=norm, generator=generator())
+    assert witness.found.all()
+    assert (model(witness.adversarial).argmax(1) != y).all()
+    assert ((witness.adversarial >= 0) & (witness.adversarial <= 1)).all()
+    stated = (witness.adversarial.double() - x.double()).flatten(1).norm(norm, dim=1)
+    assert torch.equal(witness.distance, stated)
+    certificate = certified_radius(model, x, y, norm=norm)
+    assert (certificate.radius <= witness.distance).all()
+
+
+# ------------------------------------------------------------------------------------------------------------- laws
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_scaling_the_input_scales_the_distance(norm: float):
+    model, x, y = problem((7,), 3, 7)
+    near = minimal_perturbation(model, x, y, norm=norm, generator=generator())
+    scaled = nn.Sequential(_Divide(), model)
+    far = minimal_perturbation(scaled, 8 * x, y, norm=norm, high=8.0, generator=generator())
+    torch.testing.assert_close(far.distance, 8 * near.distance, rtol=1e-4, atol=0)
+
+
+class _Divide(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 8
+
+
+def test_a_box_per_feature_freezes_what_it_pins():
+    model, x, y = problem((7,), 3, 1)
+    low, high = torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+    low[2] = high[2] = x[0, 2]
+    witness = minimal_perturbation(model, x, y, norm=2, low=low, high=high)
+    assert witness.found.all()
+    assert (witness.adversarial[:, 2] == x[:, 2]).all()
+    free = minimal_perturbation(model, x, y, norm=2)
+    assert (witness.distance >= free.distance * (1 - 1e-6)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_box_in_double_precision_holds_for_inputs_in_single(norm: float):
+    """Sides that float32 cannot hold are rounded inward: no witness leaves the box as it was stated."""
+    model, x, y = problem((7,), 3, 4, torch.float32)
+    low, high = torch.full((7,), 0.1, dtype=torch.float64), torch.full((7,), 0.9, dtype=torch.float64)
+    witness = minimal_perturbation(model, x, y, norm=norm, low=low, high=high, generator=generator())
+    assert witness.found.all()
+    assert witness.adversarial.dtype == torch.float32
+    assert ((witness.adversarial.double() >= low) & (witness.adversarial.double() <= high)).all()
+
+
+def test_the_same_generator_gives_the_same_witness():
+    model, x, y = reference.load("pgd", 10)
+    options = {"norm": 2, "steps": 10, "restarts": 3}
+    seeds = (5, 5, 6)
+    one, two, other = (minimal_perturbation(model, x, y, **options, generator=generator(seed)) for seed in seeds)
+    assert torch.equal(one.adversarial, two.adversarial)
+    assert not torch.equal(one.adversarial, other.adversarial)
+
+
+def test_more_steps_and_restarts_do_not_hurt_much_and_are_counted():
+    model, x, y = reference.load("plain", 10)
+    few = minimal_perturbation(model, x, y, norm=2, steps=10, restarts=1)
+    many = minimal_perturbation(model, x, y, norm=2, steps=100, restarts=3)
+    assert many.queries > few.queries > 10
+    assert many.distance.mean() <= few.distance.mean()
+
+
+def test_the_model_and_the_inputs_come_back_as_they_were():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
+    model[0].weight.requires_grad_(False)
+    x = torch.rand(3, 4, generator=generator())
+    before = x.clone()
+    minimal_perturbation(model, x, torch.zeros(3, dtype=torch.long), norm=2, steps=3)
+    assert torch.equal(x, before)
+    assert x.grad is None
+    assert all(module.training for module in model.modules())
+    assert [weight.requires_grad for weight in model.parameters()] == [False, True, True, True]
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_no_input_gives_an_empty_witness():
+    model, x, y = problem((7,), 3, 2)
+    witness = minimal_perturbation(model, x[:0], y[:0], norm=2)
+    assert len(witness) == 0
+    assert witness.adversarial.shape == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": 3}, "norm must be 0, 1, 2 or math.inf, got 3"),
+        ({"x": torch.full((1, 7), 2.0, dtype=torch.float64)}, "x must lie in the declared range"),
+        ({"x": torch.full((1, 7), math.nan, dtype=torch.float64)}, "row 0 holds NaN"),
+        ({"labels": torch.tensor([3])}, "labels must be class indices from 0 to 2, got 3"),
+        ({"labels": torch.tensor([[1, 0, 0]])}, "pass class indices, not one-hot rows"),
+        ({"steps": 0}, "steps must be an integer of at least 1"),
+        ({"restarts": 0}, "restarts must be an integer of at least 1"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(change: dict, message: str):
+    model, x, y = problem((7,), 3, 1)
+    arguments = {"x": x, "labels": y, "norm": 2, **change}
+    with pytest.raises(InvalidInput, match=message):
+        minimal_perturbation(model, **arguments)

@@ -1,0 +1,425 @@
+"""The page and its figures: what they say, that they are self-contained, and that printed bounds stay bounds."""
+
+import html
+import math
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
+from decimal import Decimal
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import image as images
+from torch import Tensor
+
+from bounds import noise_ratio_test
+from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve, Evaluation, report
+from certify.report import curve_figure, render, svg
+from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture
+from certify.report.noise_figure import noise_figure
+from certify.report.words import rounded_down, rounded_up
+
+SMOOTHED = "smoothed(gaussian(sigma=0.25))"
+COUNT = 12
+# Doubles just above and below the shortest decimals, and magnitudes from tiny to large.
+AWKWARD = [0.1, 0.3, 1 / 3, 2 / 3, 0.99999, 1.00005, 5e-324, 1e-9, 9.9996e-6, 12345.678, 1e22, 123456.5]
+
+
+def record(method: str, norm: str, rows: list[dict], subject: str = "base") -> dict:
+    shared = [{"index": i, "label": i % 3, "base_prediction": i % 3, "subject": subject} for i in range(len(rows))]
+    rows = [{"prediction": i % 3, **shared[i], **row} for i, row in enumerate(rows)]
+    kinds = {"certified": "certificate", "found": "witness", "not found": "witness", "misclassified": "witness"}
+    kind = "certificate" if "certified_radius" in rows[0] else kinds.get(rows[0]["status"], "unsupported")
+    unit = f"{method}/{norm}/0-{len(rows)}"
+    return {"unit": unit, "method": method, "kind": kind, "norm": norm, "seconds": 1.5, "rows": rows}
+
+
+def certified(method: str, norm: str, radii: list[float], *, alpha: float = 0.0, subject: str = "base") -> dict:
+    rows = [{"status": "certified", "certified_radius": radius, "alpha": alpha} for radius in radii]
+    return record(method, norm, rows, subject)
+
+
+def attacked(norm: str, distances: list[float]) -> dict:
+    rows = [
+        {
+            "status": "found",
+            "attack_distance": distance,
+            "adversarial_label": (i + 1) % 3,
+            "distances": {norm: distance},
+        }
+        if distance < math.inf
+        else {"status": "not found"}
+        for i, distance in enumerate(distances)
+    ]
+    return record("attack", norm, rows)
+
+
+def unsupported(method: str, norm: str, reason: str) -> dict:
+    refused = record(method, norm, [{"status": "unsupported", "reason": reason}] * COUNT)
+    for row in refused["rows"]:
+        del row["prediction"]
+    return refused
+
+
+RADII = [0.01 * 1.618**i for i in range(COUNT)]
+IBP = certified("ibp", "inf", [radius / 3 for radius in RADII])
+SMOOTHING = certified("smoothing", "2", RADII, alpha=0.001, subject=SMOOTHED)
+ATTACK = attacked("inf", [*(radius / 0.7 for radius in RADII[:-1]), math.inf])
+MANIFEST = {
+    "created": "2026-01-02T03:04:05+00:00",
+    "versions": {"certify-bounds": "0.1.0"},
+    "seed": 7,
+    "configuration": {
+        **{"norms": ["2", "inf"], "methods": {"ibp": {"tolerance": 1e-3}}, "low": 0.0, "high": 1.0},
+        "units": 1,
+    },
+    "source": {"model": "plain"},
+    "weights_sha256": "ab" * 32,
+}
+
+
+def pairs_of(shape: tuple[int, ...]) -> dict[str, dict[str, Tensor]]:
+    clean = torch.rand(COUNT, *shape, generator=torch.Generator().manual_seed(0))
+    return {ATTACK["unit"]: {"clean": clean, "adversarial": (clean + 0.02).clamp(0, 1)}}
+
+
+def page(*records: dict, manifest: dict | None = None, tensors: dict | None = None, tmp_path: Path) -> str:
+    path = tmp_path / "report.html"
+    Evaluation(manifest or MANIFEST, records, tensors or {}).to_html(path)
+    return path.read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and the text outside of the style sheet."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return page(IBP, SMOOTHING, ATTACK, tensors=pairs_of((1, 5, 7)), tmp_path=tmp_path_factory.mktemp("page"))
+
+
+def test_exports_are_complete_and_sorted():
+    assert report.__all__ == sorted(report.__all__)
+    assert all(hasattr(report, name) for name in report.__all__)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+@pytest.mark.parametrize("digits", [1, 3, 4])
+def test_rounding_stays_on_its_side_and_close(value: float, digits: int):
+    down, up = Decimal(rounded_down(value, digits)), Decimal(rounded_up(value, digits))
+    assert down <= Decimal(value) <= up
+    assert up - down <= Decimal(value) * Decimal(10) ** (1 - digits)
+    assert len(down.normalize().as_tuple().digits) <= digits
+
+
+def test_special_numbers_are_words():
+    for rounded in (rounded_down, rounded_up):
+        assert [rounded(value) for value in (0.0, -0.0, math.inf, -math.inf, math.nan)] == ["0", "0", "∞", "-∞", "—"]
+
+
+def test_every_printed_bound_is_a_bound(tmp_path: Path):
+    text = page(certified("ibp", "inf", AWKWARD), attacked("inf", [2 * value for value in AWKWARD]), tmp_path=tmp_path)
+    (body,) = re.findall(r'<table class="inputs">.*?<tbody>(.*?)</tbody>', text, flags=re.DOTALL)
+    lines = [re.findall(r'<td class="group number">(.*?)</td>', line) for line in body.split("</tr>")[:-1]]
+    assert len(lines) == len(AWKWARD)
+    for value, (radius, distance) in zip(AWKWARD, lines, strict=True):
+        assert Decimal(radius) <= Decimal(value) < Decimal(2 * value) <= Decimal(distance)
+
+
+# The page
+
+
+def test_page_needs_nothing_from_elsewhere(full: str):
+    elements = Elements(full)
+    links = [value for _, attributes in elements.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert links
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert not {tag for tag, _ in elements.tags} & {"script", "link", "iframe", "object", "base"}
+    assert not re.search(r"https?://", re.sub(r'xmlns(:xlink)?="[^"]*"', "", full))
+    assert not re.search(r"@import|url\((?!#)", full)
+    ids = [attributes["id"] for _, attributes in elements.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {"#" + name for name in ids} >= {link for link in links if link.startswith("#")}
+
+
+def test_page_says_what_was_done_and_with_what_guarantee(full: str):
+    words = Elements(full).words
+    assert (
+        "For 12 inputs, radii within which the predicted class does not change were certified for the smoothed "
+        "classifier in l2 and for the model itself in l∞, and adversarial examples were sought for the model itself "
+        "in l∞."
+    ) in words
+    assert (
+        "Each smoothed certificate is false with probability at most 0.001 and speaks of the smoothed classifier, not "
+        "of the model itself; interval bounds are proofs about the model in real arithmetic; every adversarial "
+        "example was checked again, and its distance is an upper bound."
+    ) in words
+
+
+@pytest.mark.parametrize(
+    ("chosen", "present", "absent"),
+    [
+        ([IBP], "Interval bounds are proofs about the model in real arithmetic.", "smoothed"),
+        ([SMOOTHING], "speaks of the smoothed classifier, not of the model itself.", "proofs"),
+        ([ATTACK], "Every adversarial example was checked again", "certified for"),
+    ],
+    ids=["ibp", "smoothing", "attack"],
+)
+def test_sentences_speak_only_of_methods_that_ran(chosen: list[dict], present: str, absent: str, tmp_path: Path):
+    text = page(*chosen, tmp_path=tmp_path)
+    lead = Elements(text[text.index("<h1>") : text.index('<p class="facts">')]).words
+    assert present in lead
+    assert absent not in lead
+    assert "Nothing to cross-check" in text
+
+
+def test_hostile_strings_are_escaped(tmp_path: Path):
+    hostile = '<script>alert(1)</script>"><img src=x onerror=alert(1)> $\\frac$'
+    manifest = {**MANIFEST, "source": {hostile: hostile}, "created": hostile}
+    refused = unsupported(hostile, "2", hostile)
+    text = page(certified(hostile, "inf", RADII, subject=hostile), refused, manifest=manifest, tmp_path=tmp_path)
+    elements = Elements(text)
+    assert not elements.named("script")
+    assert not elements.named("img")
+    assert elements.words.count("alert(1)") >= 10
+
+
+def test_contradiction_is_loud_and_only_there(full: str, tmp_path: Path):
+    quiet = "No certified radius exceeds the distance of an adversarial example (11 comparisons"
+    assert quiet in full
+    assert 'class="alarm"' not in full
+    radii = [row["certified_radius"] for row in IBP["rows"]]
+    loud = page(certified("ibp", "inf", [0.9, *radii[1:]]), ATTACK, tmp_path=tmp_path)
+    assert Elements(loud).words.count("1 contradiction\n") == 1
+    assert "input 0: ibp certifies 0.9" in loud
+    assert "No certified radius exceeds" not in loud
+    other = page(certified("smoothing", "inf", [9.0] * COUNT, subject=SMOOTHED), ATTACK, tmp_path=tmp_path)
+    assert 'class="alarm"' not in other  # another classifier
+
+
+def test_certificates_and_distances_never_share_a_column(full: str):
+    tables = re.findall(r'<table class="inputs">.*?</table>', full, flags=re.DOTALL)
+    assert [re.findall(r'<th class="group number">(.*?)&nbsp;', table) for table in tables] == [
+        ["certified radius"],
+        ["certified radius", "attack distance"],
+    ]
+
+
+def test_unsupported_method_has_its_row_and_reason(tmp_path: Path):
+    refused = unsupported("ibp", "inf", "Tanh has no interval rule")
+    text = page(refused, ATTACK, tmp_path=tmp_path)
+    assert "none: a layer is not supported<small>Tanh has no interval rule</small>" in text
+    assert text.count('<td class="unsupported">unsupported</td>') == COUNT
+    alone = page(refused, tmp_path=tmp_path)
+    assert "nothing was certified. No method gave a result." in " ".join(Elements(alone).words.split())
+    assert "<svg" not in alone
+
+
+def test_statuses_name_the_class_they_speak_of(tmp_path: Path):
+    rows = [
+        {"status": "misclassified", "prediction": 2, "certified_radius": 0.4},
+        {"status": "abstained", "prediction": 2, "certified_radius": 0.0},
+        {"status": "not certified", "certified_radius": 0.0},
+        {"status": "certified", "certified_radius": 0.5, "base_prediction": 1},
+    ]
+    text = page(record("smoothing", "2", [{**row, "alpha": 0.01} for row in rows], SMOOTHED), tmp_path=tmp_path)
+    cells = re.findall(r'<td class="group number">(.*?)</td><td class="[a-z-]*">(.*?)</td>', text)
+    assert cells == [
+        ("—", "misclassified as 2"),
+        ("—", "abstained"),
+        ("0", "not certified"),
+        ("0.5", "certified, class 0"),
+    ]
+
+
+def test_page_of_a_thousand_inputs_is_small(tmp_path: Path):
+    generator = torch.Generator().manual_seed(1)
+    radii = torch.rand(1000, generator=generator, dtype=torch.float64)
+    text = page(certified("ibp", "2", radii.tolist()), attacked("2", (radii * 3).tolist()), tmp_path=tmp_path)
+    assert len(text) < 1_000_000
+    assert text.count('<th scope="row" class="number">') == 1000
+
+
+# Pictures and figures
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 5, 7), (3, 5, 7)])
+def test_images_are_shown(shape: tuple[int, ...], tmp_path: Path):
+    text = page(ATTACK, tensors=pairs_of(shape), tmp_path=tmp_path)
+    assert len(Elements(text).named("img")) == 6 * 3
+    assert "change \u00d7 20" in text
+
+
+@pytest.mark.parametrize("shape", [(11,), (2, 5, 7), (1, 1, 5, 7)])
+def test_other_inputs_have_no_pictures(shape: tuple[int, ...], tmp_path: Path):
+    assert not is_picture(torch.zeros(shape))
+    text = page(ATTACK, tensors=pairs_of(shape), tmp_path=tmp_path)
+    assert "<img" not in text
+    assert "Adversarial neighbours" not in text
+
+
+def pixels(uri: str) -> np.ndarray:
+    return images.imread(BytesIO(b64decode(uri.removeprefix("data:image/png;base64,"))))
+
+
+def test_picture_shows_the_values():
+    x = torch.tensor([[0.0, 0.25], [0.5, 2.0]])
+    assert np.abs(pixels(picture(x))[..., 0] - [[0, 0.25], [0.5, 1]]).max() < 1 / 255
+    color = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(2))
+    assert np.abs(pixels(picture(color))[..., :3] - color.movedim(0, -1).numpy()).max() < 1 / 255
+    assert pixels(picture(torch.zeros(500, 300))).shape[:2] == (167, 100)
+
+
+def test_perturbation_is_amplified_as_stated():
+    difference = torch.full((3, 5, 7), 0.004)
+    shown, factor = perturbation_picture(difference, span=1.0)
+    assert factor == 100
+    assert np.abs(pixels(shown)[..., :3] - (0.5 + 0.4)).max() < 1 / 255
+    assert perturbation_picture(torch.full((5, 7), 0.9), span=1.0)[1] == 1
+    assert perturbation_picture(torch.zeros(5, 7), span=1.0)[1] == 1000
+
+
+def curves() -> list[CertifiedAccuracyCurve | AttackedAccuracyCurve]:
+    return Evaluation(MANIFEST, [IBP, SMOOTHING, ATTACK]).curves()
+
+
+def test_svg_is_xml_and_the_same_each_time():
+    text = svg(curve_figure(curves(), 0.8))
+    root = ElementTree.fromstring(text)
+    assert root.tag.endswith("svg")
+    assert root.get("width") == "100%"
+    assert root.get("height") is None
+    assert "viewBox" in root.attrib
+    assert text == svg(curve_figure(curves(), 0.8))
+    assert not re.search(r"<date|<dc:|DOCTYPE|<\?xml", text)
+
+
+def test_legend_says_what_each_curve_promises():
+    (legend,) = curve_figure(curves(), 0.8).legends
+    assert [text.get_text().replace("\n", " ") for text in legend.get_texts()] == [
+        "certified, proved (ibp, base)",
+        f"certified with probability (smoothing, {SMOOTHED})",
+        "no attack found (attack, base)",
+        "clean accuracy (base)",
+    ]
+
+
+def test_methods_keep_their_colour_and_style_in_all_panels():
+    figure = curve_figure([*curves(), *Evaluation(MANIFEST, [attacked("2", RADII)]).curves()])
+    assert [ax.get_xlabel() for ax in figure.axes] == ["radius (l2, input units)", "radius (l∞, input units)"]
+    styles = [{line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.lines} for ax in figure.axes]
+    assert styles[0]["no attack found (attack, base)"] == styles[1]["no attack found (attack, base)"]
+    assert {style for _, style in (styles[0] | styles[1]).values()} == {"-", "--"}
+    alone = norm_figures(curves())
+    assert [line.get_color() for line in alone[math.inf].axes[0].lines] == [
+        styles[1]["certified, proved (ibp, base)"][0],
+        styles[1]["no attack found (attack, base)"][0],
+    ]
+
+
+def test_drawn_curves_err_on_the_safe_side():
+    limit = torch.rand(5000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for kind, side in ((CertifiedAccuracyCurve, 1), (AttackedAccuracyCurve, -1)):
+        curve = kind(limit=limit, norm=2.0, subject="base", method="m")
+        (line,) = curve_figure([curve]).axes[0].lines
+        x, y = line.get_path().vertices.T
+        assert len(x) < 1100
+        between = np.diff(x) > 0
+        middle = torch.tensor(((x[1:] + x[:-1]) / 2)[between])
+        exact = curve.at(middle).numpy()
+        assert (side * (exact - y[1:][between]) >= 0).all()
+        assert np.abs(exact - y[1:][between]).max() < 0.01
+
+
+@pytest.mark.parametrize("limit", [[-math.inf] * 3, [math.inf] * 3, [0.0, -math.inf, 0.0]])
+def test_curves_without_a_finite_limit_are_drawn(limit: list[float]):
+    curve = CertifiedAccuracyCurve(limit=torch.tensor(limit, dtype=torch.float64), norm=2, subject="base", method="m")
+    ElementTree.fromstring(svg(curve_figure([curve], 0.0)))
+
+
+# In a browser
+
+
+def chromium(tmp_path: Path, target: Path, *options: str) -> str:
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine: the page was not opened in a browser")
+    quiet = ["gpu", "quic", "background-networking", "component-update", "sync"]
+    flags = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+    command = [program, *flags, f"--user-data-dir={tmp_path / 'profile'}", *options, target.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.browser
+def test_page_is_drawn(full: str, tmp_path: Path):
+    target, shot = tmp_path / "page.html", tmp_path / "page.png"
+    target.write_text(full, encoding="utf-8")
+    chromium(tmp_path, target, f"--screenshot={shot}", "--window-size=390,2000")
+    drawn = images.imread(shot)
+    assert drawn.shape[0] >= 1500
+    assert drawn[..., :3].std() > 0.05  # a blank page has 0
+    assert len(np.unique(drawn.reshape(-1, drawn.shape[-1]), axis=0)) > 50
+
+
+@pytest.mark.browser
+def test_page_fits_a_phone(full: str, tmp_path: Path):
+    """The second frame is a mutant whose tables do not scroll inside their container: it must be wider."""
+    width = "document.title += ` ${this.name} ${this.contentDocument.documentElement.scrollWidth};`"
+    mutant = full.replace("overflow-x: auto", "overflow-x: visible").replace("overflow-y: auto", "")
+    frames = [
+        f'<iframe name="{name}" width="390" height="844" onload="{width}" srcdoc="{html.escape(text)}"></iframe>'
+        for name, text in (("page", full), ("mutant", mutant))
+    ]
+    target = tmp_path / "frames.html"
+    target.write_text(f"<!DOCTYPE html><title>widths</title>{''.join(frames)}", encoding="utf-8")
+    widths = dict(re.findall(r" (page|mutant) (\d+);", chromium(tmp_path, target, "--dump-dom")))
+    assert int(widths["page"]) <= 390 < int(widths["mutant"])
+
+
+def test_a_test_of_random_noise_has_its_section_and_figure(full: str, tmp_path: Path):
+    """Its verdicts in words, its mean ratios as drawn, those of flat boundaries beside them; nothing without it."""
+    assert 'id="noise"' not in full
+    model = torch.nn.Linear(12, 2)
+    x = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
+    result = noise_ratio_test(model, x, directions=30, generator=torch.Generator().manual_seed(1))
+    path = tmp_path / "noise.html"
+    Evaluation(MANIFEST, [IBP], {}).to_html(path, noise=result)
+    written = path.read_text(encoding="utf-8")
+    test_page_needs_nothing_from_elsewhere(written)
+    words = Elements(written).words
+    assert all(html.unescape(line) in words for line in str(result).splitlines())
+    assert "certifies nothing" in words
+    measured, flat = noise_figure(result).axes[0].lines
+    assert measured.get_xdata().tolist() == [1, 4] == result.dimensions.tolist()
+    np.testing.assert_allclose(np.log(measured.get_ydata()), result.log_ratio.mean(0))
+    np.testing.assert_allclose(np.log(flat.get_ydata()), result.flat_log_ratio.mean(0))
+    assert (measured.get_label(), flat.get_label()) == ("measured", "flat boundaries")
+
+
+def test_render_is_what_is_written(full: str, tmp_path: Path):
+    evaluation = Evaluation(MANIFEST, [IBP, SMOOTHING, ATTACK], pairs_of((1, 5, 7)))
+    assert render(evaluation._page(None)) == full
