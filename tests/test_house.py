@@ -17,7 +17,7 @@ import certify
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("bounds", "certify")
 TOP_LEVEL = {"certify", "bounds", "tests", "examples", "pyproject.toml", "README.md", "CITATION.cff", "LICENSE"}
-TOP_LEVEL |= {"CHANGELOG.md", ".ci", ".github", ".gitignore", ".pre-commit-config.yaml"}
+TOP_LEVEL |= {"CHANGELOG.md", ".ci", ".github", "docs", "CONTRIBUTING.md", ".gitignore", ".pre-commit-config.yaml"}
 
 
 def module_name(path: Path) -> str:
