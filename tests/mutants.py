@@ -1,0 +1,80 @@
+"""Wrong programs that the tests must catch: ``python tests/mutants.py [WORD ...]`` applies them one at a time.
+
+A mutant replaces one piece of text of one file. The tests named with it are run on a copy of the project and have to
+fail. Words choose mutants whose file or story holds all of them. The program ends with 1 if a mutant stayed green.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """One wrong program.
+
+    Attributes:
+        story: what is wrong.
+        file: where, from the root of the project.
+        old: text that stands there once.
+        new: what stands there in the wrong program.
+        tests: arguments for pytest.
+    """
+
+    story: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "a sparse ball allows one change less",
+        "bounds/sets/linear_minimum.py",
+        "topk(min(region.changes, slopes.shape[2]), dim=2)",
+        "topk(min(max(region.changes - 1, 0), slopes.shape[2]), dim=2)",
+        "tests/bounds/sets",
+    ),
+)
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the tests pass on a copy of the project in which the mutant was applied."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "project"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache"))
+        if (ROOT.parent / "shared").is_dir():
+            (copy.parent / "shared").symlink_to(ROOT.parent / "shared")
+        file = copy / mutant.file
+        file.write_text(file.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-m", "not exhaustive", *mutant.tests.split()]
+        environment = {**os.environ, "PYTHONPATH": str(copy)}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode > 1:
+            raise SystemExit(f"{mutant.story}: the tests could not be run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.returncode == 0
+
+
+def main(words: list[str]) -> int:
+    """Apply the chosen mutants and print what became of each."""
+    chosen = [mutant for mutant in MUTANTS if all(word in f"{mutant.file} {mutant.story}" for word in words)]
+    green = []
+    for mutant in chosen:
+        start = time.monotonic()
+        if survives(mutant):
+            green.append(mutant)
+        outcome = "GREEN" if mutant in green else "red"
+        print(f"{outcome:5} {time.monotonic() - start:5.0f} s  {mutant.file}: {mutant.story}", flush=True)
+    print(f"{len(chosen) - len(green)} of {len(chosen)} mutants were caught")
+    return int(bool(green))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
