@@ -146,7 +146,7 @@ def fails(error: Exception) -> Callable[[Tensor], Tensor]:
 def test_whatever_a_model_raises_becomes_one_line(error: Exception, message: str):
     with pytest.raises(InvalidModel, match=message) as caught:
         probed(Function(fails(error)), inputs())
-    assert "does not accept x of shape (2, 3, 5, 7)" in str(caught.value)
+    assert "does not accept x of shape (5, 3, 5, 7)" in str(caught.value)
     assert caught.value.__cause__ is error
 
 
@@ -155,8 +155,11 @@ def test_whatever_a_model_raises_becomes_one_line(error: Exception, message: str
     [
         (lambda x: two(x).to(torch.complex64), "must return real logits, got torch.complex64"),
         (lambda x: two(x) > 0, "must return real logits, got torch.bool"),
-        (lambda x: (two(x),), r"must return logits of shape \(N, K\) with K >= 2, got tuple"),
-        (lambda x: two(x)[:, :1], r"must return logits of shape .* got \(2, 1\)"),
+        (
+            lambda x: (two(x),),
+            r"must return logits of shape \(N, K\), got tuple: wrap it in a module that returns output\[0\]",
+        ),
+        (lambda x: two(x)[:, :1], r"must return logits of shape .* got \(5, 1\).*certify.TwoClasses"),
     ],
 )
 def test_outputs_that_are_no_logits_are_refused(function: Callable[[Tensor], object], message: str):
@@ -207,7 +210,7 @@ def test_each_public_call_tries_the_model_once():
     SmoothedClassifier(Function(function), Gaussian(0.1), num_classes=2, batch_size=50).certify(
         inputs(1), n=100, n0=100
     )
-    assert sizes == [2, 2, 1, 50, *[50] * 4]
+    assert sizes == [5, 1, 5, *[5] * 5, 1, 1, 50, *[50] * 4]
 
 
 # ------------------------------------------------------------------------------------------------------- predictions
