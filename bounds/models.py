@@ -1,7 +1,7 @@
-"""A caller's model: set up for one computation, handed back as it was, and looked at for what no guarantee can do without."""
+"""A caller's model: set up for one computation, handed back as it was, and tried for what guarantees rest on."""
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,8 @@ def class_logits(output: object, count: int) -> Tensor:
         single = logits.shape in ((count,), (count, 1))
         remedy = ": wrap a model of one logit as certify.TwoClasses(model)" if single else ""
         raise InvalidModel(
-            f"the model must return logits of shape (N, K) with K >= 2, got {tuple(logits.shape)} for N = {count}{remedy}"
+            f"the model must return logits of shape (N, K) with K >= 2, got {tuple(logits.shape)} for N = {count}"
+            f"{remedy}"
         )
     return logits
 
@@ -194,8 +195,8 @@ class _Draws(TorchDispatchMode):
         self.found = ""
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401  # whatever torch passes
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401  # whatever it returns
         """Run the operation as it is."""
         if not self.found and draws(func, args, kwargs or {}):
             frames = traceback.extract_stack()

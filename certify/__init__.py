@@ -87,8 +87,7 @@ def _refuse_shadow() -> None:
     origin = found.origin if found is not None else None
     if origin is not None and not Path(origin).with_name("noise_theorems.py").is_file():
         raise ImportError(
-            f"{origin} hides the package 'bounds' that certify needs: rename that file, or start Python in another "
-            f"folder"
+            f"{origin} hides the package 'bounds' that certify needs: rename it, or start Python in another folder"
         )
 
 

@@ -6,9 +6,18 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.errors import InvalidModel
 from bounds.memory import out_of_memory
-from bounds.models import PROBE_ROWS, agree, answer, class_logits, mixes_rows, random_operation, randomness, tolerance
+from bounds.models import (
+    PROBE_ROWS,
+    agree,
+    answer,
+    class_logits,
+    mixes_rows,
+    random_operation,
+    randomness,
+    require_module,
+    tolerance,
+)
 from bounds.models import frozen as frozen
-from bounds.models import require_module
 
 
 def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_size: int = 2) -> int:

@@ -51,7 +51,8 @@ def lipschitz_bound(
         method: ``"product"`` of operator norms; ``"eclipse"`` (ECLipsE-Fast) and ``"sdp"`` (LipSDP-Neuron), multipliers
             of slope constraints, up to 400 neurons for the latter; ``"fast_lip"`` and ``"recurjac"``, intervals of the
             Jacobian; ``"local"``, linear bounds of the Jacobian, which needs a ball.
-        ball: sets of inputs; None for all inputs. Of a set that is not convex, the box around it counts. It sharpens all methods but ``"product"``.
+        ball: sets of inputs, or the box around one that is not convex; None for all inputs. It sharpens all methods
+            but ``"product"``.
         x: any input (1, *D), whose shape is taken where there is no ball; needed unless the first layer is linear.
         solver: of semidefinite programmes, ``"CLARABEL"`` or ``"SCS"``; it is not trusted.
 

@@ -127,7 +127,7 @@ def function_of(node: Node, table: Mapping[str, Maker] = FUNCTIONS) -> NodeFunct
 def remedy(node: Node) -> str:
     """What to do about an operation without a rule."""
     return (
-        f"Write it with operations that have a rule; or pass functions=bounds.FUNCTIONS | {{{node.operation!r}: maker}}, "
-        f"where maker takes the node and returns its function (bounds.relaxations), or, if it is affine, "
-        f"table=bounds.AFFINE | {{{node.operation!r}: Affine(...)}}"
+        f"Write it with operations that have a rule; or pass functions=bounds.FUNCTIONS | "
+        f"{{{node.operation!r}: maker}}, where maker takes the node and returns its function (see bounds.relaxations), "
+        f"or, if it is affine, table=bounds.AFFINE | {{{node.operation!r}: Affine(...)}}"
     )

@@ -156,8 +156,8 @@ def _radii(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
     radius = torch.as_tensor(epsilon, dtype=torch.float64, device=x.device)
     if radius.ndim > 1:
         raise InvalidInput(
-            f"epsilon must be a number or of shape ({len(x)},), got {tuple(radius.shape)}: for a radius per feature use "
-            f"bounds.margin_bounds over bounds.Box(x - radius, x + radius)"
+            f"epsilon must be a number or of shape ({len(x)},), got {tuple(radius.shape)}: for a radius per feature "
+            f"use bounds.margin_bounds over bounds.Box(x - radius, x + radius)"
         )
     if radius.ndim > 0:
         checks.rows("epsilon", radius, len(x))
