@@ -155,7 +155,7 @@ def mixes_rows(model: nn.Module, rows: Tensor, together: Tensor, allowed: float 
         kept = torch.arange(len(rows), device=rows.device).eq(place).view(-1, *[1] * (rows.ndim - 1))
         found = None
         with torch.no_grad():
-            if not rows.is_cuda:  # where a NaN that is made an index ends the process
+            if rows.device.type == "cpu":  # elsewhere a NaN that is made an index may end the process
                 with suppress(InvalidModel):
                     found = answer(model, torch.where(kept, rows, torch.nan))
             if found is None:
@@ -191,7 +191,7 @@ class _Draws(TorchDispatchMode):
     """Remembers the first operation that takes random numbers, and where it stands."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.found = ""
 
     def __torch_dispatch__(

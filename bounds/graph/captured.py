@@ -218,7 +218,7 @@ def capture_any(model: Source | Graph, x: Tensor) -> Graph:
                     f"pass without branches on values and with sizes taken from x.shape"
                 )
             graph = single
-        if together is not None and not graph.refusals:
+        if not graph.refusals:
             _refuse_other_functions(module, rows, together)
     return graph
 
@@ -235,16 +235,15 @@ def _without_compiler(module: nn.Module) -> nn.Module:
     return module
 
 
-def _first_answers(module: nn.Module, example: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Distinct rows and the answers for them; None where the model takes one row only."""
+def _first_answers(module: nn.Module, example: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows and the answers for them; one row alone where the model takes no more."""
     step = torch.linspace(0.05, 0.15, example.numel(), dtype=example.dtype, device=example.device).view_as(example)
     rows = torch.cat([example + count * step for count in range(PROBE_ROWS)])
     with torch.no_grad():
         try:
             return rows, answer(module, rows.clone())
         except InvalidModel:
-            answer(module, example.clone())  # says what is wrong, if it is not the number of rows
-            return rows, None
+            return example, answer(module, example.clone())  # which says what is wrong otherwise
 
 
 def _refuse_other_functions(module: nn.Module, rows: Tensor, together: Tensor) -> None:

@@ -41,7 +41,7 @@ def refusals(program: torch.export.ExportedProgram) -> list[Refusal]:
     found = []
     for part in program.graph_module.modules():  # branches, and what runs without gradients, are programs of their own
         if isinstance(part, fx.GraphModule):
-            wanted = ancestors(part.graph, through=lambda node: not _name(node).startswith(MADE))
+            wanted = ancestors(part.graph, _values)
             for node in part.graph.nodes:
                 reason = _randomness(node) or (_mixing(node) if node in wanted else "")
                 if reason:
@@ -144,14 +144,22 @@ def _batch_places(node: fx.Node) -> list[int]:
     return [i for i, size in enumerate(shapes[0] if shapes else ()) if str(size).isidentifier()]
 
 
-def ancestors(graph: fx.Graph, through: Callable[[fx.Node], bool] = lambda node: True) -> set[fx.Node]:
-    """What the output is made of, through nodes of which this is asked."""
+def _values(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose values matter to one, not their shape or type alone."""
+    if _name(node).startswith(MADE):
+        return []
+    return node.all_input_nodes[:1] if _name(node).endswith("_as") else node.all_input_nodes
+
+
+def ancestors(
+    graph: fx.Graph, parents: Callable[[fx.Node], list[fx.Node]] = lambda node: node.all_input_nodes
+) -> set[fx.Node]:
+    """What the output is made of, by the parents of nodes."""
     (output,) = (node for node in graph.nodes if node.op == "output")
     found, waiting = set(), [output]
     while waiting:
-        node = waiting.pop()
-        for parent in node.all_input_nodes:
-            if parent not in found and through(node):
+        for parent in parents(waiting.pop()):
+            if parent not in found:
                 found.add(parent)
                 waiting.append(parent)
     return found
