@@ -54,9 +54,9 @@ def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_
                 "two forward passes of the model over the same inputs differ: a certificate needs a deterministic "
                 "model, so remove the randomness (dropout, sampling) from its forward pass"
             )
-        places = [torch.tensor([place]) for place in (0, PROBE_ROWS - 1)]
+        places: list[slice | Tensor] = [slice(0, 1), slice(PROBE_ROWS - 1, PROBE_ROWS)]
         if batch_size > PROBE_ROWS:
-            places.append(torch.arange(batch_size) % PROBE_ROWS)
+            places.append(torch.arange(batch_size, device=x.device) % PROBE_ROWS)
         allowed, same = tolerance(model, logits), not mixes_rows(model, rows, logits)
         for place in places:
             try:
