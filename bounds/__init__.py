@@ -16,7 +16,7 @@ from bounds.estimates.second_order import clever_second_order
 from bounds.gradients import StandIn
 from bounds.graph.captured import Graph, capture
 from bounds.graph.explain import Explanation, explain
-from bounds.layers import GroupSort, Normalize
+from bounds.layers import GroupSort, Normalize, TwoClasses
 from bounds.linear.forward import forward_linear
 from bounds.linear.intervals import DEFAULT_RULES, ibp
 from bounds.linear.margins import margin_bounds
@@ -28,6 +28,8 @@ from bounds.noise.crossings import Crossings, NoiseRadius, noise_radius, random_
 from bounds.noise.ratio_law import MulticlassRatioLaw, RatioLaw, affine_ratio_law
 from bounds.noise.ratio_test import NoiseRatioTest, noise_ratio_test
 from bounds.noise.traced_crossings import traced_crossings
+from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.functions import FUNCTIONS
 from bounds.sets.balls import Interval, LpBall
 from bounds.sets.linear_minimum import Box, SparseBall, linear_minimum
 from bounds.solvers.milp import Minimum, Range, milp_bounds, milp_margins
@@ -37,7 +39,10 @@ from bounds.statistics.proportions import clopper_pearson_interval, clopper_pear
 from bounds.statistics.sequential import log_evidence_above, log_evidence_below, sequential_lower
 
 __all__ = [
+    "AFFINE",
     "DEFAULT_RULES",
+    "FUNCTIONS",
+    "Affine",
     "BoundaryPoints",
     "BoundsError",
     "Box",
@@ -61,6 +66,7 @@ __all__ = [
     "RatioLaw",
     "SparseBall",
     "StandIn",
+    "TwoClasses",
     "UnsupportedLayer",
     "affine_ratio_law",
     "alpha_crown",

@@ -137,6 +137,11 @@ def labels(y: Tensor, count: int, num_classes: int) -> Tensor:
         raise InvalidInput(f"labels must have shape ({count},), got {tuple(y.shape)}{remedy}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InvalidInput(f"labels must be integers, got {y.dtype}: convert with labels.long()")
+    if num_classes == 1:
+        raise InvalidInput(
+            "labels must be of at least two classes, got logits of one: wrap the model as certify.TwoClasses(model), "
+            "whose class is 1 where the logit is above 0"
+        )
     y = y.long()  # first of all, since unsigned integers cannot be compared
     wrong = (y < 0) | (y >= num_classes)
     if wrong.any():

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.errors import InvalidInput, InvalidModel
+from bounds.models import class_logits
 
 
 class StandIn(nn.Module):
@@ -68,10 +69,7 @@ def all_logits(model: nn.Module, x: Tensor, chunk_size: int) -> Tensor:
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    logits = model(x.clone())
-    if not (isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(x) and logits.shape[1] > 1):
-        shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InvalidModel(f"the model must return logits of shape (N, K) with K >= 2, got {shown} for N = {len(x)}")
+    logits = class_logits(model(x.clone()), len(x))
     if not logits.isfinite().all():
         raise InvalidModel("the model returns logits that are not finite: check its weights and the input range")
     return logits

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
-from bounds.errors import InvalidInput
+from bounds.errors import InvalidInput, InvalidModel
+from bounds.models import one_tensor, require_module
 
 
 class Normalize(nn.Module):
@@ -51,6 +52,32 @@ class Normalize(nn.Module):
         if values.numel() not in (1, x.shape[1]):
             raise InvalidInput(f"x must have {values.numel()} channels, got shape {tuple(x.shape)}")
         return values.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
+
+
+class TwoClasses(nn.Module):
+    """A classifier of one logit as one of two: class 1 where the logit is above 0, else class 0.
+
+    Its logits are 0 and the logit of the model, so that margins are the logit itself, or less it.
+
+    Args:
+        model: maps (N, *D) to logits (N, 1) or (N,).
+
+    Raises:
+        InvalidModel: the model returns more than one logit for an input, or no tensor.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        require_module(model)
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 2)."""
+        logit = one_tensor(self.model(x))
+        if logit.shape[1:] not in ((), (1,)):
+            raise InvalidModel(f"the model must return one logit for each input, got shape {tuple(logit.shape)}")
+        logit = logit.unsqueeze(1) if logit.ndim == 1 else logit
+        return torch.cat([torch.zeros_like(logit), logit], 1)
 
 
 class GroupSort(nn.Module):

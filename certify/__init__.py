@@ -1,10 +1,12 @@
 """Certify and verify the robustness of trained PyTorch classifiers, beside the attacks that test them."""
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bounds.layers import Normalize
+    from bounds.layers import Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation.evaluation import Contradiction, Evaluation, Outside, evaluate
@@ -40,6 +42,7 @@ __all__ = [
     "SmoothedClassifier",
     "SmoothedPrediction",
     "SmoothingCertificate",
+    "TwoClasses",
     "Verdict",
     "Witness",
     "attacks",
@@ -68,6 +71,7 @@ _HOMES = {
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
+    "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
@@ -75,6 +79,19 @@ _HOMES = {
     "lipschitz_certificate": "certify.verification.lipschitz",
     "verify": "certify.verification.verdicts",
 }
+
+
+def _refuse_shadow() -> None:
+    """Another module called ``bounds``, such as a user's own file, hides the lower floor of this one."""
+    found = find_spec("bounds")
+    origin = found.origin if found is not None else None
+    if origin is not None and not Path(origin).with_name("noise_theorems.py").is_file():
+        raise ImportError(
+            f"{origin} hides the package 'bounds' that certify needs: rename it, or start Python in another folder"
+        )
+
+
+_refuse_shadow()
 
 
 def __getattr__(name: str) -> object:

@@ -276,3 +276,16 @@ def test_the_citation_names_this_version():
         pytest.skip("no CITATION.cff")
     stated = re.findall(r"^version: *\"?([^\"\n]+)\"?$", citation.read_text(encoding="utf-8"), re.MULTILINE)
     assert stated == [certify.__version__]
+
+
+@pytest.mark.parametrize("package", [False, True])
+def test_a_file_that_hides_the_lower_floor_is_named(tmp_path: Path, package: bool):
+    """A script beside a ``bounds.py`` of its own ended in an error that named neither."""
+    own = tmp_path / "bounds" / "__init__.py" if package else tmp_path / "bounds.py"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("")
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys\nsys.path.append({str(ROOT)!r})\nfrom certify import verify\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"ImportError: {own} hides the package 'bounds' that certify needs: rename it" in done.stderr

@@ -16,8 +16,10 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from bounds import checks
-from bounds.errors import UnsupportedLayer
+from bounds.errors import InvalidInput, InvalidModel, UnsupportedLayer
+from bounds.graph.conditions import Refusal, ancestors, origin_of, refusals
 from bounds.graph.decompositions import EXACT, REWRITES
+from bounds.models import PROBE_ROWS, agree, answer, evaluation_mode, mixes_rows, require_module, tolerance
 from bounds.operations.affine import AFFINE
 from bounds.operations.functions import FUNCTIONS
 from bounds.operations.node import Node
@@ -36,17 +38,26 @@ class Graph:
         one_by_one: whether it was captured for one input at a time, because its code merges rows with others or does
             not take any number of rows; it is then mapped over the rows.
         inexact: operations that were written as others, so that they round in a way of their own.
+        refusals: operations that draw random numbers or mix inputs, for which there are no bounds.
+        input_shape: of one input.
         folded: operations on weights alone that have been met, such as those of weight normalisation.
     """
 
     def __init__(
-        self, program: torch.export.ExportedProgram, *, one_by_one: bool = False, inexact: frozenset[str] = frozenset()
+        self,
+        program: torch.export.ExportedProgram,
+        *,
+        one_by_one: bool = False,
+        inexact: frozenset[str] = frozenset(),
+        refusals: tuple[Refusal, ...] = (),
     ) -> None:
         self.program = program
         self.one_by_one = one_by_one
         self.inexact = inexact
+        self.refusals = refusals
         self.folded: set[str] = set()
-        self._needed = _ancestors(program.graph)
+        self.input_shape = _input_shape(program)
+        self._needed = ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._copies: list[Tensor] = []  # of the weights that were bound last
 
@@ -57,6 +68,12 @@ class Graph:
         shape, dtype and weights stay the same. Gradients reach the weights where they are enabled.
         """
         checks.not_empty(x)
+        if x.shape[1:] != self.input_shape:
+            expected = ", ".join(map(str, ("N", *self.input_shape)))
+            raise InvalidInput(
+                f"x must have shape ({expected}), got {tuple(x.shape)}: the network was captured so; "
+                f"capture it anew for other inputs"
+            )
         weights = [*self.program.state_dict.values(), *self.program.constants.values()]
         weights = [weight for weight in weights if isinstance(weight, Tensor)]
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
@@ -137,7 +154,7 @@ class Graph:
                 self.folded.add(str(node.target))
             return
         arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: known.get(leaf), node.args))
-        origin = _origin(node)
+        origin = origin_of(node)
         if not isinstance(value, Tensor):
             known[node] = _Several(name, parents, function, arguments, value, origin)
             return
@@ -171,20 +188,29 @@ def capture(model: Source | Graph, x: Tensor) -> Graph:
         x: an input or several, (N, *D).
 
     Raises:
-        UnsupportedLayer: ``torch.export`` cannot follow the code, with its reason; or answers depend on other rows.
+        UnsupportedLayer: ``torch.export`` cannot follow the code, with its reason; an operation draws random numbers;
+            or answers depend on other rows.
+        InvalidModel: no module; the model does not accept the input, or returns no single tensor.
         InvalidInput: N is 0.
     """
+    graph = capture_any(model, x)
+    for refusal in graph.refusals:
+        raise UnsupportedLayer(str(refusal))
+    return graph
+
+
+def capture_any(model: Source | Graph, x: Tensor) -> Graph:
+    """Like :func:`capture`, for a network with operations that make bounds impossible as well."""
     if isinstance(model, Graph):
         return model
     module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
-    modes = [(part, part.training) for part in module.modules()]
+    module = _without_compiler(module)
     weight = next(module.parameters(), None)
     example = checks.not_empty(x)[:1].detach().to(x.dtype if weight is None else weight.dtype)
-    try:
-        for part, _ in modes:
-            part.training = False
+    with evaluation_mode(module):
+        rows, together = _first_answers(module, example)
         graph, reason = _captured(module, example.expand(2, *x.shape[1:]).contiguous(), one_by_one=False)
-        if graph is None or _merges_rows(graph, example):
+        if graph is None or not (graph.refusals or _keeps_rows(graph, example)):
             single, _ = _captured(module, example.contiguous(), one_by_one=True)
             if single is None:
                 raise UnsupportedLayer(
@@ -192,11 +218,52 @@ def capture(model: Source | Graph, x: Tensor) -> Graph:
                     f"pass without branches on values and with sizes taken from x.shape"
                 )
             graph = single
-        _refuse_coupled_rows(module, example)
-    finally:
-        for part, training in modes:
-            part.training = training
+        if not graph.refusals:
+            _refuse_other_functions(module, rows, together)
     return graph
+
+
+def _without_compiler(module: nn.Module) -> nn.Module:
+    """The module behind ``torch.compile``, which computes the same; TorchScript hides its code."""
+    require_module(module)
+    module = getattr(module, "_orig_mod", module)
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UnsupportedLayer(
+            "a TorchScript model has no Python code to capture: pass the nn.Module that it was made from, or a program "
+            "of torch.export.export"
+        )
+    return module
+
+
+def _first_answers(module: nn.Module, example: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows and the answers for them; one row alone where the model takes no more."""
+    step = torch.linspace(0.05, 0.15, example.numel(), dtype=example.dtype, device=example.device).view_as(example)
+    rows = torch.cat([example + count * step for count in range(PROBE_ROWS)])
+    with torch.no_grad():
+        try:
+            return rows, answer(module, rows.clone())
+        except InvalidModel:
+            return example, answer(module, example.clone())  # which says what is wrong otherwise
+
+
+def _refuse_other_functions(module: nn.Module, rows: Tensor, together: Tensor) -> None:
+    """A bound speaks of one function of one input: tried, for what leaves no trace in the captured program."""
+    with torch.no_grad():
+        allowed = tolerance(module, together)
+        again = answer(module, rows.clone())
+        if not agree(again, together, allowed):
+            raise UnsupportedLayer(
+                "two forward passes of the model over the same inputs differ, and a bound speaks of a deterministic "
+                "function: remove the random numbers of Python or NumPy, and what changes with every call"
+            )
+        repeats = agree(again, together)  # bit by bit
+        mixed = mixes_rows(module, rows, together, 0.0 if repeats else allowed)
+        ends = ((rows[place:][:1], together[place:][:1]) for place in (0, len(rows) - 1))
+    if mixed or not all(agree(answer(module, row.clone()), found, allowed) for row, found in ends):
+        raise UnsupportedLayer(
+            "the model mixes the dimension of inputs with others, so that its answer for an input depends on the rest "
+            "of the batch: remove batch statistics, and what moves or counts inputs"
+        )
 
 
 def _captured(module: nn.Module, example: Tensor, *, one_by_one: bool) -> tuple[Graph | None, str]:
@@ -206,13 +273,15 @@ def _captured(module: nn.Module, example: Tensor, *, one_by_one: bool) -> tuple[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own internals
             program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+            refused = tuple(refusals(program))
             met = {node.target for node in program.graph.nodes if node.op == "call_function"}
             replaced = met & (REWRITES.keys() - EXACT.keys())
             if not all(_is_simple(target) for target in met):
                 program = program.run_decompositions(dict(REWRITES))  # no operation in place is left
     except Exception as error:  # torch.export raises anything
         return None, (str(error).strip() or type(error).__name__).splitlines()[0]
-    return Graph(program, one_by_one=one_by_one, inexact=frozenset(str(target) for target in replaced)), ""
+    inexact = frozenset(str(target) for target in replaced)
+    return Graph(program, one_by_one=one_by_one, inexact=inexact, refusals=refused), ""
 
 
 def _is_simple(target: object) -> bool:
@@ -222,39 +291,16 @@ def _is_simple(target: object) -> bool:
     return any(str(target) in known for known in (AFFINE, FUNCTIONS, PARTS))
 
 
-def _refuse_coupled_rows(module: nn.Module, example: Tensor) -> None:
-    """A model has to answer for an input alone as it does among others; to turn rows over leaves no trace in shapes."""
-    step = torch.linspace(0.05, 0.15, example.numel(), dtype=example.dtype, device=example.device)
-    pair = torch.cat([example, example + step.view_as(example)])
+def _input_shape(program: torch.export.ExportedProgram) -> torch.Size:
+    (name,) = program.graph_signature.user_inputs
+    (value,) = (node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name == name)
+    return torch.Size(value.shape[1:])
+
+
+def _keeps_rows(graph: Graph, example: Tensor) -> bool:
+    """Whether no node merges the dimension of inputs with another one."""
     with torch.no_grad():
-        try:
-            together = module(pair.clone())
-        except Exception:  # it takes one input only
-            return
-        alone = torch.cat([module(row.clone()) for row in pair.split(1)])
-    same = together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=True)
-    if not same:
-        raise UnsupportedLayer(
-            "the model mixes the dimension of inputs with others, so that its answer for an input depends on the rest "
-            "of the batch: remove batch statistics"
-        )
-
-
-def _merges_rows(graph: Graph, example: Tensor) -> bool:
-    with torch.no_grad():
-        return any(node.batch != 0 for node in graph.bind(example).values())
-
-
-def _ancestors(graph: fx.Graph) -> set[fx.Node]:
-    """What the output is made of."""
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    found, waiting = set(), [output]
-    while waiting:
-        for parent in waiting.pop().all_input_nodes:
-            if parent not in found:
-                found.add(parent)
-                waiting.append(parent)
-    return found
+        return all(node.batch == 0 for node in graph.bind(example).values())
 
 
 def _mapped(node: Node, count: int) -> Node:
@@ -297,13 +343,6 @@ def _batch(node: fx.Node) -> int | None:
     sizes = [str(size) for size in node.meta["val"].shape]
     symbolic = [i for i, size in enumerate(sizes) if not size.isdigit()]
     return symbolic[0] if len(symbolic) == 1 and sizes[symbolic[0]].isidentifier() else None
-
-
-def _origin(node: fx.Node) -> str:
-    """The line of source code that an operation comes from."""
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
-    files = [i for i, line in enumerate(lines) if line.startswith("File ")]
-    return " ".join(lines[files[-1] :]) if files else "unknown"
 
 
 def _holds_tensors(value: object) -> bool:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bounds.errors import UnsupportedLayer
-from bounds.graph.captured import Graph, Source, capture
+from bounds.errors import BoundsError, UnsupportedLayer
+from bounds.graph.captured import Graph, Source, capture_any
 from bounds.operations.affine import AFFINE, Affine, affine
-from bounds.operations.functions import function_of
+from bounds.operations.functions import FUNCTIONS, Maker, function_of, remedy
+from bounds.operations.node import Node
 
 
 @dataclass(frozen=True)
@@ -64,33 +65,46 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(model: Source | Graph, x: Tensor, *, table: Mapping[str, Affine] = AFFINE) -> Explanation:
+def explain(
+    model: Source | Graph,
+    x: Tensor,
+    *,
+    table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
+) -> Explanation:
     """Every operation of a network with the rule that linear bounds and intervals of captured networks use for it.
+
+    Where operations draw random numbers or mix inputs, these alone are listed: the network has no bounds.
 
     Args:
         model: any network that ``torch.export`` follows, or its captured graph.
         x: an input or several, (N, *D).
         table: affine operations.
+        functions: makers of the functions of other operations.
 
     Raises:
         UnsupportedLayer: ``torch.export`` cannot follow the code.
     """
-    graph = capture(model, x)
+    graph = capture_any(model, x)
+    refused = [Operation("", part.operation, "", (), part.origin, part.reason) for part in graph.refusals]
+    if refused:  # of which there may be nothing to bind
+        return Explanation(tuple(refused), graph.one_by_one)
     found = []
     for name, node in graph.bind(x[:1]).items():
-        rule, remedy = "", ""
-        if node.operation == "input":
-            rule = "input"
-        elif affine(node, table) is not None:
-            rule = "affine"
-        else:
-            try:
-                rule = type(function_of(node)).__name__
-            except UnsupportedLayer:
-                remedy = (
-                    f"write it with operations that have a rule; or, if it is affine, pass table=AFFINE | "
-                    f"{{{node.operation!r}: Affine(...)}}; or add a function to a copy of "
-                    f"bounds.operations.functions.FUNCTIONS"
-                )
-        found.append(Operation(name, node.operation, rule, tuple(node.value.shape[1:]), node.origin, remedy))
+        rule, advice = _rule_of(node, table, functions)
+        found.append(Operation(name, node.operation, rule, tuple(node.value.shape[1:]), node.origin, advice))
     return Explanation(tuple(found), graph.one_by_one)
+
+
+def _rule_of(node: Node, table: Mapping[str, Affine], functions: Mapping[str, Maker]) -> tuple[str, str]:
+    """The rule of a node, and what to do where there is none."""
+    if node.operation == "input":
+        return "input", ""
+    if affine(node, table) is not None:
+        return "affine", ""
+    try:
+        return type(function_of(node, functions)).__name__, ""
+    except UnsupportedLayer:
+        return "", remedy(node)
+    except BoundsError as error:  # an argument that the rule does not take
+        return "", str(error)

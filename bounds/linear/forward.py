@@ -21,6 +21,7 @@ from bounds.linear.network import Network, largest
 from bounds.memory import MEMORY
 from bounds.numerics import accumulated_error
 from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import Node, entries
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet, linear_minimum
@@ -47,6 +48,7 @@ def forward_linear(
     ball: PerturbationSet,
     *,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Interval:
@@ -58,6 +60,7 @@ def forward_linear(
         model: see :func:`bounds.crown`.
         ball: likewise.
         table: likewise.
+        functions: likewise.
         sound: likewise.
         memory: bytes for the columns of one node.
 
@@ -69,7 +72,7 @@ def forward_linear(
         InvalidInput: a bad argument, or columns that need more memory: bound fewer inputs at once, or use crown.
     """
     with torch.no_grad():
-        network = Network(model, ball, table, sound)
+        network = Network(model, ball, Tables(table, functions), sound)
         dimensions = ball.center[:1].numel()
         widest = max((node.value for node in network.nodes.values()), key=entries)
         needed = 2 * dimensions * widest.numel() * widest.element_size()

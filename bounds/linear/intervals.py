@@ -18,14 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bounds import checks
-from bounds.errors import UnsupportedLayer
+from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
 from bounds.linear.methods import LinearBounds
 from bounds.linear.network import Network
+from bounds.memory import out_of_memory
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
+from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval, LpBall
 from bounds.sets.linear_minimum import PerturbationSet
 
@@ -150,6 +152,7 @@ def ibp(
     *,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
     table: Mapping[str, AffineEntry] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
 ) -> Interval:
     """Interval bounds on the outputs of a network over a ball.
@@ -166,6 +169,7 @@ def ibp(
         ball: N perturbation sets. An l_p norm is used exactly up to the first affine layer.
         rules: bounding rule of each layer type.
         table: affine operations of captured networks.
+        functions: makers of the functions of their other operations.
         sound: which rounding errors are included, see :func:`bounds.crown`.
 
     Returns:
@@ -180,7 +184,7 @@ def ibp(
     layers = layers_in_turn(model, ball, rules, sound)
     if layers is not None and isinstance(ball, LpBall):
         return _propagate(layers, ball, rules)[0]
-    bounds = LinearBounds(Network(model, ball, table, sound)).network.intervals["output"]
+    bounds = LinearBounds(Network(model, ball, Tables(table, functions), sound)).network.intervals["output"]
     return Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
 
 
@@ -231,13 +235,27 @@ def _propagate(
     interval = ball.hull()
     start = None if ball.norm == math.inf else _LinearStart.of(ball)
     for layer in layers:
-        interval = rules[type(layer)](layer, interval)
+        interval = _behind(layer, interval, rules)
         if start is not None and type(layer) in (nn.Linear, nn.Conv2d):
             interval = interval & start.behind(_AffineMap.of(cast(Affine, layer), ball.center.dtype), ball)
             start = None
         elif start is not None:
             start = start.through(layer)
     return interval, start
+
+
+def _behind(layer: nn.Module, interval: Interval, rules: Mapping[type[nn.Module], Rule]) -> Interval:
+    """Bounds behind a layer, which has to fit its input."""
+    try:
+        return rules[type(layer)](layer, interval)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shape = tuple(interval.lower.shape)
+        raise InvalidInput(
+            f"x must fit the network, but {layer} does not take values of shape {shape}: {reason}"
+        ) from error
 
 
 @dataclass(frozen=True)

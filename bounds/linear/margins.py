@@ -10,6 +10,7 @@ from bounds.linear.intervals import DEFAULT_RULES, Rule, interval_margins, layer
 from bounds.linear.methods import METHODS, linear_margins
 from bounds.memory import MEMORY
 from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.functions import FUNCTIONS, Maker
 from bounds.sets.balls import LpBall
 from bounds.sets.linear_minimum import PerturbationSet
 
@@ -25,6 +26,7 @@ def margin_bounds(
     memory: int = MEMORY,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
 ) -> Tensor:
     """Lower bounds on ``logit_label - logit_k`` over a ball; a row above 0 off the label is a proof.
 
@@ -42,6 +44,7 @@ def margin_bounds(
         memory: bytes that the coefficients may take.
         rules: bounding rule of each layer type, for ``"ibp"`` of a sequential network.
         table: affine operations of captured networks.
+        functions: makers of the functions of their other operations.
 
     Returns:
         (N, K) tensor, 0 at ``k = label``.
@@ -55,4 +58,6 @@ def margin_bounds(
     layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
     if layers is not None and isinstance(ball, LpBall):
         return interval_margins(layers, ball, labels, rules)
-    return linear_margins(model, ball, labels, method, steps=steps, table=table, sound=sound, memory=memory)
+    return linear_margins(
+        model, ball, labels, method, steps=steps, table=table, functions=functions, sound=sound, memory=memory
+    )

@@ -21,6 +21,7 @@ from bounds.linear.backward import Backward
 from bounds.linear.network import Network, is_box
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import entries
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.rows import Dense, Units, wanted_first
@@ -37,6 +38,7 @@ def crown(
     ball: PerturbationSet,
     *,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Interval:
@@ -51,6 +53,7 @@ def crown(
             its captured graph, which saves the time of capturing.
         ball: N perturbation sets: :class:`LpBall`, :class:`Box` or :class:`SparseBall`.
         table: affine operations, :data:`bounds.operations.AFFINE` or a copy with more.
+        functions: makers of the functions of other operations, :data:`bounds.FUNCTIONS` or a copy with more.
         sound: what the bounds include. ``"rounding"``: the network in real arithmetic, all rounding errors of the
             bounds themselves subtracted. ``"real"``: the same without these errors, a proof up to rounding.
             ``"deployed"``: the float32 network as it runs, under any order of summation.
@@ -64,7 +67,7 @@ def crown(
         InvalidInput: a bad argument.
     """
     with torch.no_grad():
-        network = Network(model, ball, table, sound)
+        network = Network(model, ball, Tables(table, functions), sound)
         loose = LinearBounds(network, memory=memory)
         bounds = loose.output()
         return LinearBounds(network, tighten=True, memory=memory).output() & bounds
@@ -75,6 +78,7 @@ def crown_ibp(
     ball: PerturbationSet,
     *,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Interval:
@@ -86,7 +90,7 @@ def crown_ibp(
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,
         arXiv:1906.06316.
     """
-    return LinearBounds(Network(model, ball, table, sound), memory=memory).output()
+    return LinearBounds(Network(model, ball, Tables(table, functions), sound), memory=memory).output()
 
 
 def fast_lin(
@@ -94,6 +98,7 @@ def fast_lin(
     ball: PerturbationSet,
     *,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Interval:
@@ -104,7 +109,7 @@ def fast_lin(
         same bounds as Wong and Kolter (2018), arXiv:1711.00851.
     """
     with torch.no_grad():
-        network = Network(model, ball, table, sound)
+        network = Network(model, ball, Tables(table, functions), sound)
         return LinearBounds(network, tighten=True, parallel=True, memory=memory).output()
 
 
@@ -114,6 +119,7 @@ def alpha_crown(
     steps: int = 20,
     *,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Interval:
@@ -126,6 +132,7 @@ def alpha_crown(
         ball: likewise.
         steps: of ascent for each bound; rows that no longer gain end sooner.
         table: likewise.
+        functions: likewise.
         sound: likewise.
         memory: likewise.
 
@@ -135,7 +142,7 @@ def alpha_crown(
     """
     checks.at_least("steps", steps, 0)
     with torch.no_grad():
-        network = Network(model, ball, table, sound)
+        network = Network(model, ball, Tables(table, functions), sound)
         bounds = LinearBounds(network, memory=memory).output()
         bounds = bounds & LinearBounds(network, tighten=True, memory=memory).output()
         return bounds & LinearBounds(network, tighten=True, steps=steps, memory=memory).output()
@@ -152,6 +159,7 @@ def linear_margins(
     *,
     steps: int = 20,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Tensor:
@@ -160,7 +168,7 @@ def linear_margins(
     Gradients reach the weights with ``"ibp"`` and ``"crown_ibp"``, where they are enabled.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
-        return _margins(Network(model, ball, table, sound), labels, method, steps, memory)
+        return _margins(Network(model, ball, Tables(table, functions), sound), labels, method, steps, memory)
 
 
 def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: int) -> Tensor:

@@ -1,7 +1,6 @@
 """A captured network over a perturbation set: what each node is, its interval, and what rounding does to it."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,13 +10,13 @@ from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source, capture
 from bounds.numerics import accumulated_error
 from bounds.operations.affine import AFFINE, RESHAPE, Affine, affine
-from bounds.operations.functions import function_of
+from bounds.operations.functions import Tables, function_of
 from bounds.operations.node import Node, entries
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import Box, PerturbationSet
+from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
 
 # What a bound speaks of, and which rounding errors it includes.
 MODES = ("real", "rounding", "deployed")
@@ -38,9 +37,10 @@ class Network:
         self,
         model: Source | Graph,
         ball: PerturbationSet,
-        table: Mapping[str, Affine] = AFFINE,
+        tables: Tables = Tables(),  # noqa: B008  # frozen
         sound: str = "rounding",
     ) -> None:
+        perturbation_set(ball)
         checks.full_precision(ball.center)
         self.sound = checks.one_of("sound", sound, MODES)
         graph = capture(model, ball.center)
@@ -55,9 +55,9 @@ class Network:
         self._errors: dict[str, Tensor] = {}
         for name, node in self.nodes.items():
             if node.operation != "input":
-                rule = affine(node, table)
+                rule = affine(node, tables.affine)
                 if rule is None:
-                    self.functions[name] = function_of(node)
+                    self.functions[name] = function_of(node, tables.functions)
                 else:
                     self.rules[name] = rule
         children: dict[str, list[str]] = {name: [] for name in self.nodes}

@@ -12,10 +12,9 @@ from bounds.linear.methods import METHODS, LinearBounds, alpha_crown, crown, cro
 from bounds.linear.network import Network
 from bounds.memory import MEMORY
 from bounds.numerics import unit_roundoff
-from bounds.operations.affine import AFFINE
 from bounds.operations.node import entries
 from bounds.sets.balls import Interval
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.linear_minimum import PerturbationSet, perturbation_set
 
 
 def specification_bounds(
@@ -56,6 +55,7 @@ def specification_bounds(
     checks.one_of("method", method, METHODS)
     if not unsafe:
         raise InvalidInput("unsafe must hold at least one pair (A, b), got none: there is nothing to prove")
+    perturbation_set(ball)
     graph = capture(model, ball.center)
     network = graph.program.module()
     weight = next(network.parameters(), ball.center)
@@ -63,7 +63,7 @@ def specification_bounds(
     sets = [_checked(rows, offsets, outputs, weight) for rows, offsets in unsafe]
     if method == "ibp":
         with torch.no_grad():
-            intervals = LinearBounds(Network(graph, ball, AFFINE, sound))
+            intervals = LinearBounds(Network(graph, ball, sound=sound))
             return torch.cat([_by_intervals(intervals, ball.center, *pair) for pair in sets], 1)
     bound: dict[str, Callable[[Graph], Interval]] = {
         "crown_ibp": lambda worst: crown_ibp(worst, ball, sound=sound, memory=memory),

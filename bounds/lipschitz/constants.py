@@ -21,6 +21,7 @@ from bounds.lipschitz.product import dual_norms, product_bound
 from bounds.models import frozen
 from bounds.numerics import accumulated_error
 from bounds.sets.balls import Interval, LpBall
+from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
 from bounds.solvers.semidefinite import SOLVERS
 
 LIPSCHITZ_METHODS = ("product", "eclipse", "sdp", "fast_lip", "recurjac", "local")
@@ -32,7 +33,7 @@ def lipschitz_bound(
     model: nn.Module | Graph,
     norm: float = 2,
     method: str = "product",
-    ball: LpBall | None = None,
+    ball: PerturbationSet | None = None,
     *,
     x: Tensor | None = None,
     solver: str = "CLARABEL",
@@ -40,7 +41,7 @@ def lipschitz_bound(
     """Upper bounds on how far the logits move with an input, both measured in the same norm.
 
     Proved, rounding included, for the network in real arithmetic: for all inputs, (1,), or within each set of ``ball``,
-    (N,), which is convex.
+    (N,).
 
     Args:
         model: maps (N, *D) to logits (N, K); or its captured graph, which saves the time of capturing. ``"product"``
@@ -50,7 +51,8 @@ def lipschitz_bound(
         method: ``"product"`` of operator norms; ``"eclipse"`` (ECLipsE-Fast) and ``"sdp"`` (LipSDP-Neuron), multipliers
             of slope constraints, up to 400 neurons for the latter; ``"fast_lip"`` and ``"recurjac"``, intervals of the
             Jacobian; ``"local"``, linear bounds of the Jacobian, which needs a ball.
-        ball: sets of inputs; None for all inputs. It sharpens all methods but ``"product"``.
+        ball: sets of inputs, or the box around one that is not convex; None for all inputs. It sharpens all methods
+            but ``"product"``.
         x: any input (1, *D), whose shape is taken where there is no ball; needed unless the first layer is linear.
         solver: of semidefinite programmes, ``"CLARABEL"`` or ``"SCS"``; it is not trusted.
 
@@ -67,7 +69,7 @@ def margin_lipschitz(
     norm: float,
     labels: Tensor,
     method: str = "product",
-    ball: LpBall | None = None,
+    ball: PerturbationSet | None = None,
     *,
     x: Tensor | None = None,
     solver: str = "CLARABEL",
@@ -85,7 +87,7 @@ def _bounds(
     model: nn.Module | Graph,
     norm: float,
     method: str,
-    ball: LpBall | None,
+    ball: PerturbationSet | None,
     x: Tensor | None,
     solver: str,
     labels: Tensor | None,
@@ -100,7 +102,8 @@ def _bounds(
         raise InvalidInput(
             f"method={method!r} serves norm=2 alone for all outputs, got {order:g}: use margin_lipschitz"
         )
-    example = _example(model, ball, x)
+    region = None if ball is None else _convex(ball)
+    example = _example(model, region, x)
     with frozen(model) if isinstance(model, nn.Module) else nullcontext():
         parts = segments(model) if method == "product" and isinstance(model, nn.Module) else [model]
         before, value = _before(parts[:-1], example, order)
@@ -109,21 +112,32 @@ def _bounds(
         rows = None
         if labels is not None:
             classes = network.nodes["output"].value.numel()
-            label = checks.labels(labels, len(labels) if ball is None else len(ball.center), classes).to(value.device)
+            label = checks.labels(labels, len(labels) if region is None else len(region.center), classes).to(
+                value.device
+            )
             identity = torch.eye(classes, dtype=torch.float64, device=value.device)
             rows = identity[label][:, None] - identity  # (N, K, K)
         if method != "product":
-            found = _of_chain(graph, network, order, method, ball, solver, rows)
+            found = _of_chain(graph, network, order, method, region, solver, rows)
         elif rows is None:
             found = product_bound(network, order)[:, None] * before * UP
-            found = found if ball is None else found.expand(len(ball.center), 1)
+            found = found if region is None else found.expand(len(region.center), 1)
         else:
             found = product_bound(network, order, rows.flatten(0, 1)).view(rows.shape[:2]) * before * UP
     # Exactly 0 for the label against itself.
     return found if rows is None else torch.where((rows == 0).all(2), 0.0, found)
 
 
-def _example(model: nn.Module | Graph, ball: LpBall | None, x: Tensor | None) -> Tensor:
+def _convex(ball: PerturbationSet) -> LpBall | Box:
+    """A convex set around it: a slope between two inputs is bounded by those on the way from one to the other."""
+    perturbation_set(ball)
+    if isinstance(ball, LpBall | Box):
+        return ball
+    hull = ball.hull()
+    return Box(hull.lower, hull.upper)
+
+
+def _example(model: nn.Module | Graph, ball: PerturbationSet | None, x: Tensor | None) -> Tensor:
     """One input in float64."""
     if ball is not None:
         return ball.center[:1].double()
@@ -157,7 +171,7 @@ def _of_chain(
     network: Network,
     order: float,
     method: str,
-    ball: LpBall | None,
+    ball: LpBall | Box | None,
     solver: str,
     rows: Tensor | None,
 ) -> Tensor:
@@ -180,7 +194,7 @@ def _one(
     slopes: list[Interval],
     order: float,
     method: str,
-    ball: LpBall | None,
+    ball: LpBall | Box | None,
     solver: str,
     *,
     vector: bool,

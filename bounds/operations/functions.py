@@ -1,10 +1,12 @@
 """Which function stands behind an operation of a captured network that is not affine."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
+from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.node import Node
 from bounds.operations.products_and_conditions import CHOICE, NOT_NEGATIVE, POSITIVE
 from bounds.relaxations import catalogue as functions
@@ -93,16 +95,39 @@ def _celu(alpha: float = 1.0) -> tuple[float, float, float]:
     return alpha, 1.0, 1.0 / alpha
 
 
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What a caller of bounds lets them know of operations.
+
+    Attributes:
+        affine: operations that are affine in their data.
+        functions: makers of functions, for all others.
+    """
+
+    affine: Mapping[str, Affine] = field(default_factory=lambda: AFFINE)
+    functions: Mapping[str, Maker] = field(default_factory=lambda: FUNCTIONS)
+
+
 def function_of(node: Node, table: Mapping[str, Maker] = FUNCTIONS) -> NodeFunction:
     """The function of a node.
 
     Raises:
         UnsupportedLayer: there is none, with the operation, its place in the source code, and the remedy.
     """
-    if node.operation not in table or len(node.parents) != PARENTS.get(node.operation, 1):
+    maker = table.get(node.operation)
+    own = maker is not FUNCTIONS.get(node.operation)  # of the caller, who knows how many data it takes
+    if maker is None or not (own or len(node.parents) == PARENTS.get(node.operation, 1)):
         raise UnsupportedLayer(
             f"{node.operation} of {len(node.parents)} data inputs has no rule for linear bounds; it stands at "
-            f"{node.origin}. Replace it by operations that have one, or add a line to bounds.operations.AFFINE or "
-            f"bounds.operations.functions.FUNCTIONS"
+            f"{node.origin}. {remedy(node)}"
         )
-    return table[node.operation](node)
+    return maker(node)
+
+
+def remedy(node: Node) -> str:
+    """What to do about an operation without a rule."""
+    return (
+        f"Write it with operations that have a rule; or pass functions=bounds.FUNCTIONS | "
+        f"{{{node.operation!r}: maker}}, where maker takes the node and returns its function (see bounds.relaxations), "
+        f"or, if it is affine, table=bounds.AFFINE | {{{node.operation!r}: Affine(...)}}"
+    )

@@ -76,8 +76,9 @@ def clamp(low: float | None = None, high: float | None = None) -> PiecewiseFunct
     if low is None and high is None:
         raise InvalidInput("clamp must have low or high, got None for both: give one of them")
     start, end = -_INFINITY if low is None else float(low), _INFINITY if high is None else float(high)
-    if not start <= end:
-        raise InvalidInput(f"low must not exceed high, got {low} and {high}: exchange them")
+    if math.isnan(start) or math.isnan(end):
+        raise InvalidInput(f"low and high must be numbers, got {low} and {high}: repair them")
+    start = min(start, end)  # high goes first, as in torch: all values become it where low exceeds it
     pieces = [_line(1.0, start=start, end=end)]
     if low is not None:
         pieces.insert(0, _line(0.0, start, end=start))

@@ -72,7 +72,8 @@ class LpBall:
         checks.norm(self.norm)
         if torch.as_tensor(self.radius).shape not in ((), (len(self.center),)):
             raise InvalidInput(
-                f"radius must be a number or of shape ({len(self.center)},), got {tuple(self.radii.shape)}"
+                f"radius must be a number or of shape ({len(self.center)},), got {tuple(self.radii.shape)}: "
+                f"for a radius per feature use bounds.Box(center - radius, center + radius)"
             )
         if not (self.radii >= 0).all():  # NaN fails here too
             raise InvalidInput(f"radius must be at least 0, got {self.radii.min():g}")

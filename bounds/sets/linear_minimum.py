@@ -48,6 +48,13 @@ class PerturbationSet(Protocol):
         """A box around the set, (N, *D) each."""
 
 
+def perturbation_set(ball: object) -> None:
+    """Refuse what is no perturbation set."""
+    if not (hasattr(ball, "center") and hasattr(ball, "hull")):
+        remedy = "bounds.Box(lower, upper)" if isinstance(ball, Interval) else "bounds.LpBall(x, radius, norm)"
+        raise InvalidInput(f"the set must be an LpBall, a Box or a SparseBall, got {type(ball).__name__}: use {remedy}")
+
+
 @dataclass(frozen=True, eq=False)
 class Box(Interval):
     """All inputs between ``lower`` and ``upper``: a radius per feature, and features that are frozen.
@@ -75,6 +82,11 @@ class Box(Interval):
     def center(self) -> Tensor:
         """The middle of the box; exact where a feature is frozen."""
         return self.lower + (self.upper - self.lower) / 2
+
+    def row(self, index: int) -> "Box":
+        """The box of one input."""
+        one = slice(index, index + 1)
+        return Box(self.lower[one], self.upper[one])
 
     def hull(self) -> Interval:
         """The box itself."""
@@ -144,6 +156,7 @@ def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
         Zhang et al. (2018), Efficient neural network robustness certification with general activation functions,
         arXiv:1811.00866, section 3 (balls without a box).
     """
+    perturbation_set(region)
     dtype = _common_dtype(coefficients, region.center)
     a, hull = coefficients.flatten(2).to(dtype), region.hull()
     with torch.no_grad():

@@ -6,7 +6,7 @@ from linear programmes over what stands before it.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
@@ -17,13 +17,13 @@ from bounds.graph.captured import Graph, Source, capture
 from bounds.linear.methods import LinearBounds
 from bounds.linear.network import Network
 from bounds.numerics import accumulated_error, unit_roundoff
-from bounds.operations.affine import Affine
+from bounds.operations.functions import Tables
 from bounds.operations.node import Node, entries
 from bounds.relaxations.catalogue import relu
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import Box, PerturbationSet
+from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
 from bounds.solvers.affine_form import Form, lowest, nonnegative, padded
 from bounds.solvers.linear_programme import LinearProgramme
 
@@ -48,13 +48,13 @@ class Rectifiers(NamedTuple):
     slope: Tensor
 
 
-def propagated(graph: Graph, ball: PerturbationSet, table: Mapping[str, Affine]) -> Network:
+def propagated(graph: Graph, ball: PerturbationSet, tables: Tables) -> Network:
     """The network over one perturbation set, with proved bounds of each node.
 
     Raises:
         UnsupportedLayer: a function of several entries that is no maximum.
     """
-    network = LinearBounds(Network(graph, ball, table), tighten=True).network
+    network = LinearBounds(Network(graph, ball, tables), tighten=True).network
     for name, function in network.functions.items():
         if not isinstance(function, ScalarFunction | Maximum):
             node = network.nodes[name]
@@ -72,6 +72,7 @@ def followed(model: Source | Graph, ball: PerturbationSet) -> Graph:
         InvalidInput: a set that is no box and no ball of norm 1 or infinity, no float64, a network that is too large.
         UnsupportedLayer: a network that cannot be captured.
     """
+    perturbation_set(ball)
     if not isinstance(ball, Box) and not (isinstance(ball, LpBall) and ball.norm in (1, math.inf)):
         got = f"an LpBall of norm {ball.norm:g}" if isinstance(ball, LpBall) else f"a {type(ball).__name__}"
         raise InvalidInput(
@@ -89,11 +90,11 @@ def followed(model: Source | Graph, ball: PerturbationSet) -> Graph:
 
 
 @torch.no_grad()
-def encodings(graph: Graph, ball: PerturbationSet, tighten: bool, table: Mapping[str, Affine]) -> Iterator["Encoding"]:
+def encodings(graph: Graph, ball: PerturbationSet, tighten: bool, tables: Tables) -> Iterator["Encoding"]:
     """The encoding of each row of a set that :func:`followed` accepts."""
     for row in range(len(ball.center)):
         part = _row(ball, row)
-        yield Encoding(propagated(graph, part, table), part, tighten)
+        yield Encoding(propagated(graph, part, tables), part, tighten)
 
 
 def _row(ball: PerturbationSet, row: int) -> LpBall | Box:

@@ -26,6 +26,7 @@ from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import crown
 from bounds.numerics import unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet
 from bounds.solvers.affine_form import nonnegative, shifted
@@ -66,6 +67,7 @@ def milp_bounds(
     tighten: bool = True,
     limit: int = 10_000,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
 ) -> Range:
     """The range of the outputs of a network of rectifiers, exact up to 1e-9 unless the search stops early.
 
@@ -80,6 +82,7 @@ def milp_bounds(
         tighten: bounds in front of neurons by linear programmes, as in :func:`bounds.lp_bounds`.
         limit: linear programmes for one bound, at most; the bound is then as far as the search has come.
         table: affine operations, :data:`bounds.operations.AFFINE` or a copy with more.
+        functions: makers of the functions of other operations, :data:`bounds.FUNCTIONS` or a copy with more.
 
     Raises:
         UnsupportedLayer: another function, or an operation without a rule, with its place in the source code.
@@ -87,10 +90,10 @@ def milp_bounds(
     """
     checks.at_least("limit", limit, 1)
     graph = followed(model, ball)
-    outer = crown(graph, ball, table=table)
+    outer = crown(graph, ball, table=table, functions=functions)
     inner = Interval(outer.upper.clone(), outer.lower.clone())
     rows = torch.eye(outer.lower.shape[1]).to(outer.lower)
-    for i, encoding in enumerate(encodings(graph, ball, tighten, table)):
+    for i, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
         search = Search(encoding, limit)
         least, most = search.minima(rows), search.minima(-rows)
         outer.lower[i] = torch.maximum(outer.lower[i], least.proved)
@@ -108,6 +111,7 @@ def milp_margins(
     tighten: bool = True,
     limit: int = 10_000,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
 ) -> Minimum:
     """The minima (N, K) of ``logit_label - logit_k``, exact up to 1e-9 unless the search stops early; 0 at the label.
 
@@ -116,9 +120,9 @@ def milp_margins(
     """
     checks.at_least("limit", limit, 1)
     graph = followed(model, ball)
-    proved = margin_bounds(graph, ball, labels, "crown", table=table)
+    proved = margin_bounds(graph, ball, labels, "crown", table=table, functions=functions)
     reached = torch.zeros_like(proved)
-    for i, encoding in enumerate(encodings(graph, ball, tighten, table)):
+    for i, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
         others, rows = margin_rows(proved[i], int(labels[i]))
         found = Search(encoding, limit).minima(rows)
         proved[i, others] = torch.maximum(proved[i, others], found.proved)

@@ -28,6 +28,7 @@ from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.linear_minimum import PerturbationSet
 from bounds.solvers.affine_form import Form
 from bounds.solvers.encoding import Encoding, encodings, followed, margin_rows
@@ -46,6 +47,7 @@ def sdp_margins(
     tighten: bool = True,
     solver: str = "CLARABEL",
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
 ) -> Tensor:
     """Lower bounds (N, K) on ``logit_label - logit_k`` by semidefinite programmes; 0 at the label.
 
@@ -62,6 +64,7 @@ def sdp_margins(
         tighten: bounds in front of neurons by linear programmes, as in :func:`bounds.lp_bounds`.
         solver: ``"CLARABEL"``, or ``"SCS"``, which is faster and less accurate for many variables.
         table: affine operations, :data:`bounds.operations.AFFINE` or a copy with more.
+        functions: makers of the functions of other operations, :data:`bounds.FUNCTIONS` or a copy with more.
 
     Raises:
         UnsupportedLayer: an operation without a rule, with its place in the source code.
@@ -69,8 +72,8 @@ def sdp_margins(
     """
     checks.one_of("solver", solver, SOLVERS)
     graph = followed(model, ball)
-    margins = margin_bounds(graph, ball, labels, "crown", table=table)
-    for row, encoding in enumerate(encodings(graph, ball, tighten, table)):
+    margins = margin_bounds(graph, ball, labels, "crown", table=table, functions=functions)
+    for row, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
         others, rows = margin_rows(margins[row], int(labels[row]))
         programme = SemidefiniteProgramme(encoding)
         for other, each in zip(others, rows, strict=True):

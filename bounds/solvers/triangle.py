@@ -18,6 +18,7 @@ from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import crown
 from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet
 from bounds.solvers.affine_form import lowest
@@ -26,7 +27,12 @@ from bounds.solvers.encoding import encodings, followed, margin_rows
 
 @torch.no_grad()
 def lp_bounds(
-    model: Source | Graph, ball: PerturbationSet, *, tighten: bool = True, table: Mapping[str, Affine] = AFFINE
+    model: Source | Graph,
+    ball: PerturbationSet,
+    *,
+    tighten: bool = True,
+    table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
 ) -> Interval:
     """Bounds on the outputs of a network by linear programmes, never looser than :func:`bounds.crown`.
 
@@ -40,6 +46,7 @@ def lp_bounds(
         tighten: solve two programmes for each open neuron, layer by layer, for bounds in front of it; without, these
             are those of :func:`bounds.crown`.
         table: affine operations, :data:`bounds.operations.AFFINE` or a copy with more.
+        functions: makers of the functions of other operations, :data:`bounds.FUNCTIONS` or a copy with more.
 
     Returns:
         Bounds of shape (N, K).
@@ -49,9 +56,9 @@ def lp_bounds(
         InvalidInput: another set or dtype, a network that is too large.
     """
     graph = followed(model, ball)
-    interval = crown(graph, ball, table=table)
+    interval = crown(graph, ball, table=table, functions=functions)
     identity = torch.eye(interval.lower.shape[1]).to(interval.lower)
-    for row, encoding in enumerate(encodings(graph, ball, tighten, table)):
+    for row, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
         programme, form = encoding.programme(), encoding.combination(identity)
         interval.lower[row] = torch.maximum(interval.lower[row], lowest(programme, form))
         interval.upper[row] = torch.minimum(interval.upper[row], -lowest(programme, form.negated()))
@@ -66,6 +73,7 @@ def lp_margins(
     *,
     tighten: bool = True,
     table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, Maker] = FUNCTIONS,
 ) -> Tensor:
     """Lower bounds (N, K) on ``logit_label - logit_k`` by linear programmes; a row above 0 off the label is a proof.
 
@@ -73,8 +81,8 @@ def lp_margins(
     than subtracting bounds of logits; 0 at the label. Never looser than those of :func:`bounds.crown`.
     """
     graph = followed(model, ball)
-    margins = margin_bounds(graph, ball, labels, "crown", table=table)
-    for row, encoding in enumerate(encodings(graph, ball, tighten, table)):
+    margins = margin_bounds(graph, ball, labels, "crown", table=table, functions=functions)
+    for row, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
         others, rows = margin_rows(margins[row], int(labels[row]))
         least = lowest(encoding.programme(), encoding.combination(rows))
         margins[row, others] = torch.maximum(margins[row, others], least)

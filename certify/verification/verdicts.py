@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import Graph, checks, margin_bounds
 from bounds.checks import Limit
+from bounds.errors import InvalidInput
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from certify.attacks import minimal_perturbation
@@ -153,6 +154,11 @@ def _radii(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
     if order == 0:
         checks.at_least("epsilon", epsilon, 0)  # type: ignore[arg-type]  # what is no integer is refused
     radius = torch.as_tensor(epsilon, dtype=torch.float64, device=x.device)
+    if radius.ndim > 1:
+        raise InvalidInput(
+            f"epsilon must be a number or of shape ({len(x)},), got {tuple(radius.shape)}: for a radius per feature "
+            f"use bounds.margin_bounds over bounds.Box(x - radius, x + radius)"
+        )
     if radius.ndim > 0:
         checks.rows("epsilon", radius, len(x))
     radius = radius.expand(len(x))

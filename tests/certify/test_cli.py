@@ -240,11 +240,11 @@ CASES = {
     "no data file": ({"model": 'network = "ibp"', "data": 'file = "none.npz"'}, "none.npz cannot be read"),
     "channels": (
         {"model": 'network = "ibp"', "data": 'file = "colour.npz"'},
-        "does not accept x of shape (2, 3, 28, 28)",
+        "does not accept x of shape (5, 3, 28, 28)",
     ),
     "label": ({"model": 'network = "ibp"', "data": 'file = "label.npz"'}, "class indices from 0 to 9, got 10 in row 1"),
     "nan": ({"model": 'network = "ibp"', "data": 'file = "nan.npz"'}, "row 1 holds NaN or infinity"),
-    "random model": ({"model": 'build = "random_network:make"'}, "two forward passes of the model"),
+    "random model": ({"model": 'build = "random_network:make"'}, "the model draws random numbers"),
     "device": ({"model": 'network = "ibp"', "rest": 'device = "warp"'}, "device 'warp' cannot be used"),
     "meta": ({"model": 'network = "ibp"', "rest": 'device = "meta"'}, "device 'meta' cannot be used"),
     "large seed": ({"model": 'network = "ibp"', "rest": f"seed = {2**63}"}, "seed must be below 2**63"),

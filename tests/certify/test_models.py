@@ -8,8 +8,10 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor, nn
 
-from bounds import InvalidInput, InvalidModel, Normalize
-from certify import SmoothedClassifier, certified_radius
+from bounds import InvalidInput, InvalidModel, LpBall, Normalize, crown, ibp, margin_bounds
+from certify import SmoothedClassifier, TwoClasses, certified_radius, evaluate, verify
+from certify.attacks import minimal_perturbation
+from certify.methods import LinearBounds
 from certify.models import frozen, predictions, probe
 from certify.smoothing import Gaussian
 
@@ -124,6 +126,65 @@ def test_another_input_may_have_logits_that_overflow_but_not_the_first():
         probed(model, x.flip(0))
 
 
+SMALL = {
+    "roll by 2": lambda x: two(x.roll(2, 0)),
+    "roll by 3": lambda x: two(x.roll(3, 0)),
+    "flip": lambda x: 1e-4 * two(x.flip(0)),
+    "share": lambda x: two(x) + 1e-6 * two(x.flip(0)),
+    "mean": lambda x: 1e-20 * two(x - 1e-6 * x.mean(0)),
+    "softmax": lambda x: two(x.softmax(0)),
+    "cumsum": lambda x: 1e20 * two(x.cumsum(0)),
+    "sort": lambda x: two(x.sort(0).values),
+    "place": lambda x: two(x) + torch.arange(len(x))[:, None],
+}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("name", SMALL)
+def test_coupling_is_seen_at_any_scale(name: str, count: int):
+    """Two rows, rolled by two, stay where they are; and an absolute tolerance let small logits pass."""
+    with pytest.raises(InvalidModel, match="depend on the other rows of its batch"):
+        probed(Function(SMALL[name]), inputs(count))
+
+
+def test_answers_of_any_scale_and_precision_pass():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, 9), nn.ReLU(), nn.Linear(9, 3)).eval()
+    for scale in (0.0, 1e-30, 1.0, 1e30):
+        model = nn.Sequential(network, Function(lambda y, scale=scale: y * scale))
+        assert probed(model, inputs(), batch_size=64) == 3
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert probed(network.to(dtype), inputs().to(dtype), batch_size=64) == 3
+
+
+# --------------------------------------------------------------------------------------------------------- randomness
+
+RANDOM = {
+    "dropout": lambda x: nn.functional.dropout(two(x), 0.3, training=True),
+    "rrelu of numbers above 0": lambda x: nn.functional.rrelu(two(x) + 1, training=True),
+    "an event that hardly happens": lambda x: two(x) + torch.bernoulli(torch.full((), 1e-9)),
+    "attention": lambda x: two(nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.3)),
+}
+ENTRIES = {
+    "radius": lambda m, x: certified_radius(m, x, torch.zeros(len(x), dtype=torch.int64), norm=2),
+    "verify": lambda m, x: verify(m, x, torch.zeros(len(x), dtype=torch.int64), norm=2, epsilon=0.1),
+    "attack": lambda m, x: minimal_perturbation(m, x, torch.zeros(len(x), dtype=torch.int64), norm=2),
+    "smoothing": lambda m, x: SmoothedClassifier(m, Gaussian(0.1), num_classes=2).certify(x, n=10),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_numbers_are_named_with_their_line_even_where_two_passes_agree(name: str, entry: str):
+    with pytest.raises(InvalidModel, match=r"the model draws random numbers, aten\.\w+\.\w+ at File .*test_models\.py"):
+        ENTRIES[entry](Function(RANDOM[name]), inputs())
+
+
+def test_fixed_numbers_and_switched_off_layers_are_not_random():
+    fixed = Function(lambda x: two(x) + torch.rand(2, generator=generator(3)))
+    assert probed(fixed, inputs()) == 2
+    assert probed(nn.Sequential(nn.RReLU(), nn.Dropout(0.3), nn.Flatten(), nn.AlphaDropout()), inputs()) == FEATURES
+
+
 # ------------------------------------------------------------------------------------------------------ other faults
 
 
@@ -146,7 +207,7 @@ def fails(error: Exception) -> Callable[[Tensor], Tensor]:
 def test_whatever_a_model_raises_becomes_one_line(error: Exception, message: str):
     with pytest.raises(InvalidModel, match=message) as caught:
         probed(Function(fails(error)), inputs())
-    assert "does not accept x of shape (2, 3, 5, 7)" in str(caught.value)
+    assert "does not accept x of shape (5, 3, 5, 7)" in str(caught.value)
     assert caught.value.__cause__ is error
 
 
@@ -155,8 +216,11 @@ def test_whatever_a_model_raises_becomes_one_line(error: Exception, message: str
     [
         (lambda x: two(x).to(torch.complex64), "must return real logits, got torch.complex64"),
         (lambda x: two(x) > 0, "must return real logits, got torch.bool"),
-        (lambda x: (two(x),), r"must return logits of shape \(N, K\) with K >= 2, got tuple"),
-        (lambda x: two(x)[:, :1], r"must return logits of shape .* got \(2, 1\)"),
+        (
+            lambda x: (two(x),),
+            r"must return logits of shape \(N, K\), got tuple: wrap it in a module that returns output\[0\]",
+        ),
+        (lambda x: two(x)[:, :1], r"must return logits of shape .* got \(5, 1\).*certify.TwoClasses"),
     ],
 )
 def test_outputs_that_are_no_logits_are_refused(function: Callable[[Tensor], object], message: str):
@@ -207,7 +271,7 @@ def test_each_public_call_tries_the_model_once():
     SmoothedClassifier(Function(function), Gaussian(0.1), num_classes=2, batch_size=50).certify(
         inputs(1), n=100, n0=100
     )
-    assert sizes == [2, 2, 1, 50, *[50] * 4]
+    assert sizes == [5, 1, 5, *[5] * 5, 1, 1, 50, *[50] * 4]
 
 
 # ------------------------------------------------------------------------------------------------------- predictions
@@ -220,3 +284,52 @@ def test_logits_that_are_not_finite_predict_no_class(batch_size: int):
     found = predictions(Function(two), x, batch_size)
     assert found.tolist() == [1, -1, -1, 0, -1]
     assert found.dtype == torch.int64
+
+
+# ----------------------------------------------------------------------------------------------------------- one logit
+
+
+@pytest.mark.parametrize("flat", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_one_logit_is_served_as_two_classes(flat: bool):
+    """Closed form of a linear model: the distance of x to the boundary is |w x + b| / |w|."""
+    x = inputs(3).flatten(1)[:, :6].double()
+    linear = nn.Linear(6, 1).double()
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(1, 6, generator=generator(3)))
+        linear.bias.copy_(-(linear.weight @ x.mean(0)))  # on both sides
+    model = nn.Sequential(linear, nn.Flatten(0)) if flat else linear
+    wrapped = TwoClasses(model)
+    logit = linear(x).detach().squeeze(1)
+    labels = (logit > 0).long()
+    exact = logit.abs() / linear.weight.detach().norm()
+    assert 0 < labels.sum() < 3
+    for call in ENTRIES.values():
+        with pytest.raises(InvalidModel, match=r"K >= 2, got .*certify\.TwoClasses"):
+            call(model, x)
+    with pytest.raises(InvalidInput, match=r"labels must be of at least two classes.*certify\.TwoClasses"):
+        margin_bounds(linear, LpBall(x, 0.0), labels, "crown")
+    for method in ("ibp", "crown"):
+        margins = margin_bounds(wrapped, LpBall(x, 0.0), labels, method)
+        torch.testing.assert_close(margins.sum(1), logit.abs())
+    for method in (ibp, crown):
+        torch.testing.assert_close(method(model, LpBall(x, 0.0)).lower.flatten(), logit)
+    open_box = {"low": None, "high": None}
+    torch.testing.assert_close(
+        certified_radius(wrapped, x, labels, norm=2, **open_box).radius, exact, rtol=2e-3, atol=0
+    )
+    verdict = verify(wrapped, x, labels, norm=2, epsilon=exact * torch.tensor([0.9, 1.1, 0.9]), **open_box)
+    assert verdict.verified.tolist() == [True, False, True]
+    assert verdict.falsified.tolist() == [False, True, False]
+    witness = minimal_perturbation(wrapped, x, labels, norm=2, **open_box)
+    torch.testing.assert_close(witness.distance, exact, rtol=1e-2, atol=0)
+    smoothed = SmoothedClassifier(wrapped, Gaussian(0.25), num_classes=2)
+    assert (smoothed.certify(x, n=1000, generator=generator(3)).radius <= exact).all()
+    found = evaluate(wrapped, x, labels, methods=[LinearBounds()], norms=[2])
+    assert (found.to_dataframe().certified_radius.to_numpy() <= exact.numpy() * (1 + 1e-9)).all()
+
+
+def test_more_than_one_logit_is_no_binary_model():
+    with pytest.raises(InvalidModel, match=r"must return one logit for each input, got shape \(2, 3\)"):
+        TwoClasses(nn.Linear(4, 3))(torch.rand(2, 4))
+    with pytest.raises(InvalidModel, match=r"must be a torch\.nn\.Module"):
+        TwoClasses(len)

@@ -103,6 +103,6 @@ def test_every_operation_is_explained_with_rule_place_and_remedy():
     assert not explanation.supported
     (missing,) = explanation.missing
     assert "test_forward.py" in missing.origin
-    assert "bounds.operations.functions.FUNCTIONS" in missing.remedy
+    assert "functions=bounds.FUNCTIONS | " in missing.remedy
     assert "NO RULE" in str(explanation)
     assert explain(model_of(nn.Tanh()), torch.rand(1, 3)).supported

@@ -10,9 +10,11 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from bounds import (
+    Box,
     GroupSort,
     InvalidInput,
     LpBall,
+    SparseBall,
     UnsupportedLayer,
     clever,
     lipschitz_bound,
@@ -168,6 +170,33 @@ def test_smooth_networks_stay_below_their_bounds(activation):
         bound = float(lipschitz_bound(model, 2, method, ball))
         assert float(torch.linalg.matrix_norm(slopes, 2).max()) <= bound
         assert bound <= 4 * float(torch.linalg.matrix_norm(slopes, 2).max())
+
+
+@pytest.mark.parametrize("method", ["product", "eclipse", "fast_lip", "recurjac", "local"])
+def test_boxes_and_changes_of_few_entries_are_served(method: str):
+    """A box of one size is a ball; slopes in an uneven one are sampled; few changed entries are no convex set.
+
+    Between two inputs with a changed entry each lie inputs with two: difference quotients see them.
+    """
+    model = network([3, 6, 5, 3], seed=1)
+    ball = region(model)
+    box = Box(ball.center - RADIUS, ball.center + RADIUS)
+    expected = lipschitz_bound(model, 2, method, LpBall(ball.center, RADIUS, low=None, high=None))
+    torch.testing.assert_close(lipschitz_bound(model, 2, method, box), expected, rtol=1e-6, atol=0)
+    uneven = Box(ball.center - 1, ball.center + RADIUS * torch.tensor([0.0, 1.0, 30.0]))
+    draw = torch.Generator().manual_seed(3)
+    points = uneven.lower + (uneven.upper - uneven.lower) * torch.rand(5_000, 3, generator=draw, dtype=torch.float64)
+    slopes = torch.func.vmap(torch.func.jacrev(lambda x: model(x)))(points).detach()
+    assert float(torch.linalg.matrix_norm(slopes, 2).max()) <= float(lipschitz_bound(model, 2, method, uneven))
+    sparse = SparseBall(torch.full((1, 3), 0.5, dtype=torch.float64), 1)
+    one, other = (sparse.center.repeat(2_000, 1) for _ in range(2))
+    for part in (one, other):
+        place = torch.randint(0, 3, (2_000, 1), generator=draw)
+        part.scatter_(1, place, torch.rand(2_000, 1, generator=draw, dtype=torch.float64))
+    moved = (model(one) - model(other)).norm(dim=1).detach() / (one - other).norm(dim=1)
+    assert float(moved.nan_to_num(0).max()) <= float(lipschitz_bound(model, 2, method, sparse))
+    margins = margin_lipschitz(model, 2, torch.tensor([1]), method, box)
+    assert margins.shape == (1, 3)
 
 
 # ---------------------------------------------------------------------------------------------------------- multipliers
