@@ -32,7 +32,7 @@ class Search:
     high: Tensor
     num_classes: int
     streams: Streams
-    format: Format = Format(torch.float32)  # of the inputs
+    format: Format  # of the inputs
     targets: Tensor | None = None  # (N,) the only class that counts as a success, any other than the label if None
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
     stage: int = 0  # index of the attack that is running

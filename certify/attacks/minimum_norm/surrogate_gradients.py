@@ -21,7 +21,8 @@ Slopes = Callable[[Tensor], Tensor]  # derivatives of a ReLU at what is in front
 
 RECTIFIERS = (torch.relu, Tensor.relu, F.relu)
 STEPS = (torch.round, torch.floor, torch.ceil, torch.trunc, torch.fix, torch.sign, torch.detach)
-STEPS += tuple(getattr(Tensor, step.__name__) for step in STEPS)
+STEPS += (torch.softmax, torch.sigmoid)
+STEPS += (F.softmax, *(getattr(Tensor, step.__name__) for step in STEPS))
 SLOPE = 0.1  # of a ReLU below 0
 COPIES = 4  # noisy ones beside the point itself
 NOISE = 0.14  # standard deviation, in units of the range of an entry
@@ -38,7 +39,7 @@ def leaky() -> TorchFunctionMode:
 
 
 def straight_through() -> TorchFunctionMode:
-    """Inside, steps such as rounding, signs and detached values have the slope of the identity.
+    """Inside, steps such as rounding, signs, detached values, saturated probabilities have the slope of the identity.
 
     For the model alone: whoever attacks it needs values that are detached.
 
@@ -86,7 +87,7 @@ class _OtherSlopes(TorchFunctionMode):
 
 
 class _StraightThrough(TorchFunctionMode):
-    """Steps keep their values and have the derivative 1."""
+    """Steps, and what saturates, keep their values and have the derivative 1."""
 
     def __torch_function__(
         self,
@@ -101,8 +102,7 @@ class _StraightThrough(TorchFunctionMode):
         z = args[0] if args else (kwargs or {})["input"]
         if output is z or not z.requires_grad:
             return output
-        with torch._C.DisableTorchFunction():
-            return output.detach() + (z - z.detach())
+        return output.detach() + (z - z.detach())
 
 
 def wide_gradient(search: Search, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:

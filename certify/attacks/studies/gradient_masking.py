@@ -92,9 +92,9 @@ def gradient_masking(
 ) -> GradientMaskingReport:
     """Which inputs show symptoms of masked gradients.
 
-    Six symptoms are looked for: gradients that are 0; gradients that are not finite; a black-box attack that succeeds where those with gradients
-    fail; adversarial inputs that are met only from outside of the budget; a loss that many steps do not lower; inputs
-    that stand at a budget at which nothing should.
+    Six symptoms are looked for: gradients that are 0; gradients that are not finite; a black-box attack that succeeds
+    where those with gradients fail; adversarial inputs that are met only from outside of the budget; a loss that many
+    steps do not lower; inputs that stand at a budget at which nothing should.
 
     Args:
         model: maps (N, *D) to logits (N, K); need not be differentiable.

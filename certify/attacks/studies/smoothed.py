@@ -219,8 +219,8 @@ def smoothed_robust_accuracy(
     x, labels = votes.x, votes.labels
     label, abstained = votes.predicted(x)
     right = (label == labels) & ~abstained
-    budgets, outcome, points = threat.budgets(x), Outcome.blank(x), x.clone()
     streams, form, sides = Streams.of(generator, len(x), x.device), Format(x.dtype), threat.sides(x)
+    budgets, outcome, points = threat.budgets(x), Outcome.blank(x.to(form.working)), x.clone()
     for rows, soft in parts(votes, right, draws):
         start, lower, upper = (tensor[rows].to(form.working) for tensor in (x, *sides))
         classes, stream = smoothed.num_classes, streams.rows(rows)
