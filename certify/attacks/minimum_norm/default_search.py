@@ -16,7 +16,7 @@ from certify.attacks.minimum_norm.trust_region import NEAR_REACH, tighten, walk
 from certify.attacks.minimum_norm.without_gradients import search_by_margins, try_without_gradients, walk_by_classes
 
 HOPS = 2  # for each restart, in l_1
-BLIND_STEPS, BLIND_PROBES = 20, 50  # of the walk by classes
+BLIND_STEPS, BLIND_PROBES = 10, 50  # of the walk by classes
 KEPT = 0.25  # share of the changed entries with which a hop begins
 LAST_REACH = (0.2, 0.002)  # of the steps in l_1 that end the search
 
