@@ -36,9 +36,9 @@ def distance(points: Tensor, x: Tensor, norm: float) -> Tensor:
         size, terms_error = total.sqrt(), 2 * UNIT
     else:
         size, terms_error = (total, 0.0) if norm == 1 else (total ** (1 / norm), norm * SPECIAL_FUNCTION_ERROR)
-    relative = (terms_error + SPECIAL_FUNCTION_ERROR + (count + 2) * UNIT) * (1 + 1e-6)
+    relative = (terms_error + (count + 2) * UNIT) * (1 + 1e-6)
     # One changed entry is as long as itself in every norm.
-    return torch.where(count <= 1, largest, round_up(size * unit, relative))
+    return torch.where(count <= 1, largest, round_up(size * unit * (1 + relative)))
 
 
 def _difference(points: Tensor, x: Tensor) -> Tensor:

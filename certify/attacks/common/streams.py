@@ -55,6 +55,10 @@ class Streams:
         part.draws = self.draws
         return part
 
+    def fork(self, rows: Tensor) -> "Streams":
+        """Streams of some of the rows that share no number with these."""
+        return Streams(_mixed(self.keys[rows] ^ _wrapped((self.draws + 1) * GOLDEN)))
+
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high) of the shape and dtype of ``like``, (N, ...)."""
         return low + (high - low) * self._unit(like)
@@ -70,7 +74,7 @@ class Streams:
         keys, count = self.keys, len(like)
         if count != len(keys):  # inside of a model, rows may be folded into others
             keys = keys.repeat(-(-count // max(len(keys), 1)))[:count] + torch.arange(count, device=keys.device)
-        start = _mixed(keys + ((self.draws * GOLDEN + 2**63) % 2**64 - 2**63))
+        start = _mixed(keys + _wrapped(self.draws * GOLDEN))
         place = torch.arange(like[0].numel() if count else 0, device=keys.device, dtype=torch.int32) * GOLDEN_32
         low, high = start.to(torch.int32)[:, None], (start >> 32).to(torch.int32)[:, None]
         z = place + low  # in 32 bits, which are several times as fast
@@ -81,6 +85,11 @@ class Streams:
         z *= MIXERS_32[1]
         z ^= (z >> 16) & 0xFFFF
         return (((z >> 8) & 0xFFFFFF).to(like.dtype) * 2.0**-24).view(like.shape)
+
+
+def _wrapped(number: int) -> int:
+    """The number as int64 holds it."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _mixed(z: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def from_outside(steps: int, restarts: int) -> Attack:
         search.surrogate = task.surrogate
         descend_with_restarts(search, steps, restarts)
         points = search.best
-        task.outcome.forward[task.rows] += search.forward
+        task.outcome.forward[task.rows] += search.forward + search.more_forward
         task.outcome.backward[task.rows] += search.backward
         task.outcome.blind[task.rows] &= search.blind
         task.outcome.broken[task.rows] |= search.broken

@@ -119,5 +119,5 @@ def search_blind_rows(search: Search, steps: int) -> None:
         try_without_gradients(blind)
         walk_by_classes(blind, BLIND_STEPS, BLIND_PROBES)
     search.put(rows, blind)
-    search.more_forward[rows] += blind.forward
+    search.more_forward[rows] += blind.forward + blind.more_forward
     search.more_backward[rows] += blind.backward

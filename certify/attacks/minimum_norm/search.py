@@ -71,7 +71,7 @@ class Search:
             self,
             **{name: getattr(self, name)[rows] for name in names},
             targets=targets,
-            streams=self.streams.rows(rows),
+            streams=self.streams.fork(rows),
             forward=0,
             backward=0,
         )

@@ -19,12 +19,16 @@ STARTS = 10  # random points from which entries go back
 
 def try_without_gradients(search: Search) -> None:
     """For rows without any success: an input of the batch with another label, then random points."""
-    if search.distance.isfinite().all():
+    rows = search.distance.isinf().nonzero().squeeze(1)
+    if len(rows) == 0:
         return
-    differs = search.labels[None, :] != search.labels[:, None]
-    for points in (search.x[differs.int().argmax(1)], *(search.random_point() for _ in range(RANDOM_POINTS))):
-        search.logits(search.inside(points))
-    bisect(search, search.x, steps=20)
+    other = search.x[(search.labels[None, :] != search.labels[rows, None]).int().argmax(1)]
+    missing = search.part(rows)  # the others draw what they would without these
+    for points in (other, *(missing.random_point() for _ in range(RANDOM_POINTS))):
+        missing.logits(missing.inside(points))
+    bisect(missing, missing.x, steps=20)
+    search.put(rows, missing)
+    search.more_forward[rows] += missing.forward
 
 
 def walk_by_classes(search: Search, steps: int, probes: int) -> None:

@@ -298,7 +298,7 @@ def _walk_where_blind(search: Search) -> None:
         part = search.part(rows)
         walk_by_classes(part, *BLIND_WALK)
         search.put(rows, part)
-        search.more_forward[rows] += part.forward
+        search.more_forward[rows] += part.forward + part.more_forward
 
 
 def _allowed(votes: Votes, points: Tensor, rows: Tensor, norm: float, epsilon: Tensor) -> Tensor:

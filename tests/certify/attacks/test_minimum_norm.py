@@ -345,7 +345,7 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize(("attack", "norm"), [*PAIRS, *BEST], ids=named)
 def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("certify.attacks.minimum_norm.driver.probe", lambda *_, **__: 3)
+    monkeypatch.setattr("certify.attacks.common.passes.probe", lambda *_, **__: 3)
     model, x, y = problem((3, 5), 3, 4)
     counting = Counting(model)
     options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
@@ -356,7 +356,7 @@ def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.M
 
 def test_passes_are_counted_for_each_row(monkeypatch: pytest.MonkeyPatch):
     """Rows that are wrong as they are, and batches of which one is done sooner: each row has its own number."""
-    monkeypatch.setattr("certify.attacks.minimum_norm.driver.probe", lambda *_, **__: 2)
+    monkeypatch.setattr("certify.attacks.common.passes.probe", lambda *_, **__: 2)
     model, x, y = problem((3, 5), 2, 4)
     bent = nn.Sequential(model, _Bent())
     y[1] = 1 - y[1]
