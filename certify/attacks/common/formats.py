@@ -33,15 +33,15 @@ class Format:
             return points
         if self.grid is None:
             return points.to(self.dtype).to(points.dtype)
-        step = (points.double() * self.grid).round()
-        value = self._value(step, points)
-        value = torch.where(value < low, self._value(step + 1, points), value)
-        value = torch.where(value > high, self._value(step - 1, points), value)
-        return torch.where((points == x) | (value < low) | (value > high), x, value)
+        grid, step = self.grid, (points.double() * self.grid).round()
 
-    def _value(self, step: Tensor, like: Tensor) -> Tensor:
-        """The number ``step / grid`` as an input holds it."""
-        return (step / self.grid).to(self.dtype).to(like.dtype)
+        def held(step: Tensor) -> Tensor:
+            return (step / grid).to(self.dtype).to(points.dtype)
+
+        value = held(step)
+        value = torch.where(value < low, held(step + 1), value)
+        value = torch.where(value > high, held(step - 1), value)
+        return torch.where((points == x) | (value < low) | (value > high), x, value)
 
     def within(self, points: Tensor, x: Tensor, radius: Tensor, norm: float) -> Tensor:
         """Inputs next to the points, within the radius (N,) of ``x`` wherever the points are, (N, *D)."""

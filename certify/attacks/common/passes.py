@@ -49,11 +49,7 @@ def probed(model: nn.Module, x: Tensor, batch_size: int) -> tuple[nn.Module, int
         return model, probe(model, x, batch_size=min(batch_size, len(x)))
     except InvalidModel:
         fixed = FixedBatch(model, batch_size)
-        try:
-            fixed(x[:1])
-        except Exception:  # the model takes no such batch either: what the probe said stands
-            fixed = None
-        if fixed is None:
+        if not fixed.is_taken(x[:1]):
             raise
         return fixed, probe(fixed, x, batch_size=min(batch_size, len(x)))
 
@@ -64,6 +60,18 @@ class FixedBatch(nn.Module):
     def __init__(self, model: nn.Module, rows: int) -> None:
         super().__init__()
         self.model, self.rows = model, rows
+
+    def is_taken(self, x: Tensor) -> bool:
+        """Whether the model takes that number of rows, and not one more as well."""
+        try:
+            self(x)
+        except Exception:  # models raise anything
+            return False
+        try:
+            self.model(x[:1].expand(self.rows + 1, *x.shape[1:]).clone())
+        except Exception:
+            return True
+        return False
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of any number N of rows."""

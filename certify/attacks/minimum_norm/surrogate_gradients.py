@@ -20,9 +20,8 @@ from certify.attacks.minimum_norm.search import Search
 Slopes = Callable[[Tensor], Tensor]  # derivatives of a ReLU at what is in front of it
 
 RECTIFIERS = (torch.relu, Tensor.relu, F.relu)
-STEPS = (torch.round, torch.floor, torch.ceil, torch.trunc, torch.fix, torch.sign, torch.detach)
-STEPS += (torch.softmax, torch.sigmoid)
-STEPS += (F.softmax, *(getattr(Tensor, step.__name__) for step in STEPS))
+STEPS = ("round", "floor", "ceil", "trunc", "fix", "sign", "detach", "softmax", "sigmoid")
+PASSED_THROUGH = {F.softmax, *(getattr(place, name) for place in (torch, Tensor) for name in STEPS)}
 SLOPE = 0.1  # of a ReLU below 0
 COPIES = 4  # noisy ones beside the point itself
 NOISE = 0.14  # standard deviation, in units of the range of an entry
@@ -97,7 +96,7 @@ class _StraightThrough(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401  # whatever the function returns
         output = function(*args, **(kwargs or {}))
-        if function not in STEPS:
+        if function not in PASSED_THROUGH:
             return output
         z = args[0] if args else (kwargs or {})["input"]
         if output is z or not z.requires_grad:

@@ -165,7 +165,8 @@ class _Climb:
     def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, threat: Threat, batch_size: int) -> None:
         self.model, self.threat, self.format = model, threat, Format(x.dtype)
         box = inner_side(threat.low, x, math.inf), inner_side(threat.high, x, -math.inf)
-        x, *self.box = (None if part is None else part.to(self.format.working) for part in (x, *box))
+        self.box = [None if side is None else side.to(self.format.working) for side in box]
+        x = x.to(self.format.working)
         self.batches = x.split(batch_size), labels.split(batch_size)
         self.best, self.most, self.passes = torch.zeros_like(x[:1]), 0, 0
         mask = threat.frozen_features

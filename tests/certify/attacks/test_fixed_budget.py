@@ -470,7 +470,7 @@ def test_accuracy_interval_and_table():
             {"frozen_features": torch.zeros(6, dtype=torch.bool)},
             r"frozen_features must broadcast to one input, of shape \(7,\), got \(6,\)",
         ),
-        ({"frozen_features": torch.zeros(1, 7, dtype=torch.bool)}, "pass one mask for all inputs"),
+        ({"frozen_features": torch.zeros(2, 7, dtype=torch.bool)}, "pass one mask for all inputs"),
         ({"x": torch.full((1, 7), 2.0, dtype=torch.float64)}, "x must lie in the declared range"),
         ({"labels": torch.tensor([3])}, "labels must be class indices from 0 to 2, got 3"),
         ({"steps": 0}, "steps must be an integer of at least 1"),
