@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bounds import CleverEstimate, clever
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.sets.uniform import stream_seed
 from certify.attacks import minimal_perturbation, smoothed_minimal_perturbation
 from certify.results import Certificate, Estimate, Witness
 from certify.smoothing import Gaussian, SmoothedClassifier
@@ -48,8 +49,9 @@ class Problem:
         return lie_on_grid(self.x)
 
     def generator(self, offset: int = 0) -> torch.Generator:
-        """A fresh generator of the run's seed on the device of the inputs."""
-        return torch.Generator(self.x.device).manual_seed(self.seed + offset)
+        """A fresh generator of the run's seed, or of one hashed from it and a row, on the device of the inputs."""
+        seed = stream_seed(self.seed, offset, 0) if offset else self.seed
+        return torch.Generator(self.x.device).manual_seed(seed)
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -210,7 +212,8 @@ class MinimalPerturbation(Method, frozen=True, forbid_unknown_fields=True, kw_on
             steps=self.steps,
             restarts=self.restarts,
             batch_size=problem.batch_size,
-            generator=problem.generator(rows.start),
+            generator=problem.generator(),
+            first_index=rows.start,
         )
 
 

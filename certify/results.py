@@ -206,8 +206,8 @@ class Witness(Record):
 
     Attributes:
         label: (N,) int64, what the model predicts for the clean input.
-        distance: (N,) float64, norm of the perturbation recomputed from the stored tensors; 0 where the clean
-            input is misclassified already, infinite where nothing was found.
+        distance: (N,) float64, norm of the perturbation recomputed from the stored tensors and rounded up, at least
+            the exact one; 0 where the clean input is misclassified already, infinite where nothing was found.
         adversarial: (N, *D), the input found; the clean input where nothing was found.
         found: (N,) bool, True where the model, run once more, misclassifies ``adversarial`` inside the box.
         adversarial_label: (N,) int64, what the model predicts for ``adversarial``.
@@ -219,6 +219,10 @@ class Witness(Record):
         winner: N names, the part of the attack that found each row; empty where nothing was searched or found.
         queries_per_row: (N,) int64, forward passes of each row, that of the clean input and the re-check included.
         backward_passes_per_row: (N,) int64, backward passes of each row.
+        blind: (N,) bool, True where gradients said nothing: all were 0, some were not finite even a little further
+            inside the box, or that at the input foretold no change. Such rows are attacked without gradients.
+        symptoms: N names of what was wrong with the gradients of a row, joined by ``+``: ``"zero_gradient"``,
+            ``"nonfinite_gradient"``, ``"uninformative_gradient"``; empty if nothing was.
     """
 
     distance: Tensor
@@ -233,6 +237,8 @@ class Witness(Record):
     winner: tuple[str, ...] | None = None
     queries_per_row: Tensor | None = None
     backward_passes_per_row: Tensor | None = None
+    blind: Tensor | None = None
+    symptoms: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -281,12 +287,15 @@ class AttackedAccuracy(Record):
         found: (N,) bool, True where the model misclassifies ``adversarial``.
         adversarial: (N, *D), the input found; the clean input where nothing was found or needed.
         adversarial_label: (N,) int64, what the model predicts for ``adversarial``.
-        distance: (N,) float64, norm of the perturbation, recomputed from the stored tensors, at most ``epsilon``; 0
-            where the clean input is misclassified, infinite where nothing was found.
+        distance: (N,) float64, norm of the perturbation, recomputed from the stored tensors and rounded up, at most
+            ``epsilon``; 0 where the clean input is misclassified, infinite where nothing was found.
         epsilon: (N,) float64, the budget of each row, in units of the input.
         margin: (N,) float64, the lowest lead of the label over the best other class that an attack saw, in units of
             the logits; infinite where there was no attack.
-        blind: (N,) bool, True where every gradient that the attacks saw was 0: the row was not really tested.
+        blind: (N,) bool, True where gradients said nothing: all were 0, or some were not finite even a little further
+            inside the box. Attacks with gradients alone did not really test the row. In :func:`robust_accuracy` also
+            where the gradient at the input foretold no change; it attacks such rows without gradients too.
+        symptoms: N names of what was wrong with the gradients of a row, as of a :class:`Witness`.
         attack: name of the attack that found the input of each row, empty where none did.
         forward_passes: (N,) int64, forward passes of each row, that of the clean input and the re-check included.
         backward_passes: (N,) int64, backward passes of each row.
@@ -310,6 +319,7 @@ class AttackedAccuracy(Record):
     norm: float
     method: str
     subject: str = "base"
+    symptoms: tuple[str, ...] | None = None
 
     @property
     def accuracy(self) -> float:

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from certify.attacks.common.distances import UNIT, distance
 from certify.attacks.common.norms import clip, length, per_row
 
 Room = tuple[Tensor, Tensor]
@@ -51,16 +52,17 @@ def sparse_ascent(gradient: Tensor, count: Tensor) -> Tensor:
 
 
 def pull_within(points: Tensor, x: Tensor, radius: Tensor, norm: float) -> Tensor:
-    """The points, moved towards ``x`` until their distance, computed in float64, is at most the radius. (N, *D).
+    """The points, moved towards ``x`` until their distance, as it is stated, is at most the radius. (N, *D).
 
     What is moved is rounded towards ``x``, entry by entry, so it cannot leave a box that holds both.
     """
     exact = x.double()
     delta = points.double() - exact
-    size = length(delta, norm)
+    size = distance(points, x, norm)
     outside = size > radius
-    # The margin covers the rounding of the sum over the entries.
-    delta = delta * per_row(torch.where(outside, radius / size * (1 - 1e-12), 1.0), delta)
+    # The margin covers what a stated distance may exceed the exact one by.
+    margin = 1e-12 + 4 * delta[0].numel() * UNIT if len(delta) else 0.0
+    delta = delta * per_row(torch.where(outside, radius / size * (1 - margin), 1.0), delta)
     moved = (exact + delta).to(x.dtype)
     moved = torch.where((moved.double() - exact).abs() > delta.abs(), torch.nextafter(moved, x), moved)
     return torch.where(per_row(outside, points), moved, points)

@@ -23,6 +23,27 @@ def checked_norm(norm: float, known: tuple[float, ...]) -> float:
     return float(norm)
 
 
+def check_box(x: Tensor, low: Limit, high: Limit, frozen_features: Tensor | None) -> None:
+    """Refuse what is no box around inputs (N, *D): sides and mask for one input, or (N, *D) with one per row."""
+    checks.inputs(x, *(None if _of_rows(limit, x) else limit for limit in (low, high)))
+    if not _of_rows(frozen_features, x):
+        checks.frozen_features(frozen_features, x)
+    elif frozen_features is not None and frozen_features.dtype != torch.bool:
+        raise InvalidInput(f"frozen_features must be a boolean tensor, got {frozen_features.dtype}: True where x stays")
+    lower, upper = sides(x, low, high, None)
+    outside = ~((lower <= x) & (x <= upper)).flatten(1).all(1)  # True for a side that is NaN
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise InvalidInput(f"x must lie between low and high, but row {row} does not: clamp x, or widen the box")
+
+
+def _of_rows(limit: Limit, x: Tensor) -> bool:
+    """Whether a side or a mask has one entry per row, (N, *D) or broadcasting to it."""
+    if not isinstance(limit, Tensor) or not isinstance(x, Tensor) or limit.ndim != x.ndim or len(limit) != len(x):
+        return False
+    return all(size in (1, entries) for size, entries in zip(limit.shape[1:], x.shape[1:], strict=True))
+
+
 def sides(x: Tensor, low: Limit, high: Limit, frozen_features: Tensor | None) -> tuple[Tensor, Tensor]:
     """Lowest and highest value of each entry, (N, *D) each; infinite where open, ``x`` itself where frozen."""
     lower, upper = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
@@ -44,10 +65,14 @@ class Threat:
     high: Limit = 1.0
     frozen_features: Tensor | None = None
 
-    def check(self, x: Tensor) -> None:
-        """Refuse what is no set of inputs around ``x``."""
+    def check(self, x: Tensor, *, per_row: bool = False) -> None:
+        """Refuse what is no set of inputs around ``x``; a box or mask ``per_row`` only where the caller serves it."""
         checked_norm(self.norm, NORMS)
-        checks.inputs(x, self.low, self.high)
+        if per_row:
+            check_box(x, self.low, self.high, self.frozen_features)
+        else:
+            checks.inputs(x, self.low, self.high)
+            checks.frozen_features(self.frozen_features, x)
         if isinstance(self.epsilon, Tensor):
             if self.epsilon.shape not in ((), (len(x),)):
                 raise InvalidInput(
@@ -58,7 +83,6 @@ class Threat:
                 raise InvalidInput("epsilon must be finite and at least 0 in every row")
         else:
             checks.nonnegative("epsilon", self.epsilon)
-        checks.frozen_features(self.frozen_features, x)
 
     def budgets(self, x: Tensor) -> Tensor:
         """Epsilon of each row, (N,) float64."""

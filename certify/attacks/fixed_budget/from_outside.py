@@ -24,11 +24,16 @@ def from_outside(steps: int, restarts: int) -> Attack:
         norm = 2.0 if task.norm == 1 else task.norm
         reach = per_row(REACH * task.radius, task.x)  # no search where the box is open and nothing leads back
         low, high = torch.maximum(task.lower, task.x - reach), torch.minimum(task.upper, task.x + reach)
-        search = Search(task.model, task.x, task.labels, norm, low, high, task.num_classes, task.generator)
+        search = Search(
+            task.model, task.x, task.labels, norm, low, high, task.num_classes, task.streams, format=task.format
+        )
+        search.surrogate = task.surrogate
         descend_with_restarts(search, steps, restarts)
         points = search.best
-        task.outcome.forward[task.rows] += search.forward
+        task.outcome.forward[task.rows] += search.forward + search.more_forward
         task.outcome.backward[task.rows] += search.backward
+        task.outcome.blind[task.rows] &= search.blind
+        task.outcome.broken[task.rows] |= search.broken
         if task.norm == 1:
             climb_in_stages(task, task.untargeted(margin), points, steps)
             return

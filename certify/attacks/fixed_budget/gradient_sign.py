@@ -29,17 +29,19 @@ def fgsm(
     high: Limit = 1.0,
     frozen_features: Tensor | None = None,
     batch_size: int = 500,
+    generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
     """What withstands one step to where the linearised cross-entropy is largest within the budget and the box.
 
-    In l_infinity this is the fast gradient sign method. Arguments, result and errors as in
+    In l_infinity this is the fast gradient sign method. Nothing is drawn: ``generator`` is there because all attacks
+    are called alike. Arguments, result and errors as in
     :func:`certify.attacks.robust_accuracy`.
 
     References:
         Goodfellow, Shlens, Szegedy (2015), Explaining and harnessing adversarial examples, arXiv:1412.6572.
     """
     threat = Threat(norm, epsilon, low, high, frozen_features)
-    return run(model, x, labels, threat=threat, attacks={"fgsm": one_step}, batch_size=batch_size)
+    return run(model, x, labels, threat=threat, attacks={"fgsm": one_step}, batch_size=batch_size, generator=generator)
 
 
 def random_fgsm(
@@ -79,10 +81,12 @@ def iterative_fgsm(
     steps: int = 20,
     frozen_features: Tensor | None = None,
     batch_size: int = 500,
+    generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
     """What withstands ``steps`` projected gradient steps from the input itself: the basic iterative method.
 
-    Other arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.
+    Nothing is drawn: ``generator`` is there because all attacks are called alike. Other arguments, result and errors as
+    in :func:`certify.attacks.robust_accuracy`.
 
     References:
         Kurakin, Goodfellow, Bengio (2017), Adversarial examples in the physical world, arXiv:1607.02533.
@@ -90,7 +94,8 @@ def iterative_fgsm(
     checks.at_least("steps", steps, 1)
     threat = Threat(norm, epsilon, low, high, frozen_features)
     attack = partial(climb, steps=steps)
-    return run(model, x, labels, threat=threat, attacks={"iterative_fgsm": attack}, batch_size=batch_size)
+    attacks = {"iterative_fgsm": attack}
+    return run(model, x, labels, threat=threat, attacks=attacks, batch_size=batch_size, generator=generator)
 
 
 def pgd(
@@ -135,7 +140,7 @@ def one_step(task: Task) -> None:
 
 def random_and_one_step(task: Task) -> None:
     """The attack behind :func:`random_fgsm`: the random step is the steepest one of a random linear function."""
-    noise = torch.empty_like(task.x).normal_(generator=task.generator)
+    noise = task.streams.normal(task.x)
     _leap(task, task.leap(task.x, noise, task.radius / 2), task.radius / 2)
 
 

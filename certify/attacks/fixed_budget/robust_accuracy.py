@@ -9,6 +9,7 @@ from certify.attacks.common.threat import Threat
 from certify.attacks.fixed_budget.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.fixed_budget.driver import run
 from certify.attacks.fixed_budget.from_outside import from_outside
+from certify.attacks.fixed_budget.without_gradients import without_gradients
 from certify.results import AttackedAccuracy
 
 
@@ -25,14 +26,21 @@ def robust_accuracy(
     frozen_features: Tensor | None = None,
     batch_size: int = 500,
     generator: torch.Generator | None = None,
+    first_index: int = 0,
 ) -> AttackedAccuracy:
     """Which inputs withstand the standard attacks at a budget: an upper bound on the robust accuracy.
 
     Auto-PGD on the cross-entropy; then the nearest adversarial inputs that a minimum-norm search finds, drawn into the
     ball; then Auto-PGD on the margins of up to nine other classes, one after the other. Each attack sees only the rows
     that still stand. Every adversarial input is run through the model once more, lies in the box,
-    and is within epsilon as float64 measures it. That nothing is found proves nothing; where gradients may be masked,
-    ask :func:`certify.attacks.gradient_masking` as well.
+    and is within epsilon as float64 measures it, rounded up. That nothing is found proves nothing; where gradients may
+    be masked, ask :func:`certify.attacks.gradient_masking` as well.
+
+    Rows whose gradients say nothing, since they are 0, not finite, or foretell no change even of a small step at x, are
+    attacked without gradients too: with rounding, signs and detached values passed straight through, and by the square
+    attack. ``blind`` names them. A network with a transformation whose derivative is known better is attacked best
+    behind :class:`bounds.StandIn`. Rows draw from streams of their own; results depend on the batch only as far as the
+    model's rounding does, and where rows without any success borrow an input of another class from their batch.
 
     Args:
         model: maps (N, *D) to logits (N, K), K >= 2, differentiable.
@@ -40,12 +48,13 @@ def robust_accuracy(
         labels: (N,) correct classes.
         norm: 1, 2 or ``math.inf``.
         epsilon: largest norm of a perturbation, in units of the input: a number, or (N,) with one per row.
-        low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
+        low: lower side of the box: a number, a tensor that broadcasts to one input, (N, ...) with one per row, or None.
         high: upper side of the box, likewise.
         steps: gradient steps of each attack and target.
-        frozen_features: bool tensor that broadcasts to one input, True for the entries that may not move.
+        frozen_features: bool tensor that broadcasts to one input or (N, ...), True for the entries that may not move.
         batch_size: inputs attacked at once.
-        generator: source of random starts.
+        generator: source of a seed; each row draws random starts from a stream of its own.
+        first_index: index of row 0 in its data set, which together with the seed tells the streams apart.
 
     Returns:
         One row per input; misclassified inputs are not robust and have distance 0.
@@ -68,8 +77,10 @@ def robust_accuracy(
             "apgd(cross_entropy)": untargeted("cross_entropy", steps, restarts=1),
             "from_outside": from_outside(steps, restarts=3),
             "targeted_apgd": targeted(MOST_TARGETS, steps),
+            **without_gradients(steps),
         },
         method="robust_accuracy",
         batch_size=batch_size,
         generator=generator,
+        first_index=first_index,
     )

@@ -87,8 +87,7 @@ def _planes(shape: torch.Size) -> tuple[int, int, int]:
 
 def _signs(task: Task, *shape: int) -> Tensor:
     """Random signs, (M, *shape)."""
-    noise = torch.empty(len(task.x), *shape, dtype=task.x.dtype, device=task.x.device)
-    return torch.where(noise.uniform_(-1, 1, generator=task.generator) < 0, -1.0, 1.0)
+    return torch.where(task.streams.uniform(task.x.new_empty(len(task.x), *shape)) < 0.5, -1.0, 1.0).to(task.x.dtype)
 
 
 def _stripes(task: Task) -> Tensor:
@@ -117,7 +116,7 @@ def _window(task: Task, share: float) -> tuple[Tensor, Tensor]:
     wide = min(width, max(1, round(share * height * width / tall)))
     depths = []
     for size, extent in ((height, tall), (width, wide)):
-        first = torch.rand(len(task.x), 1, dtype=task.x.dtype, device=task.x.device, generator=task.generator)
+        first = task.streams.uniform(task.x.new_empty(len(task.x), 1))
         place = torch.arange(size, device=task.x.device) - (first * (size - extent + 1)).floor()
         depths.append(torch.minimum(place, extent - 1 - place) + 1)  # 1 at the rim, above towards the middle
     depth = torch.minimum(depths[0][:, None, :, None], depths[1][:, None, None, :]).clamp(min=0)

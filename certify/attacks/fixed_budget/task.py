@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from certify.attacks.common.formats import Format
+from certify.attacks.common.gradients import foretells, gradient_of, mended, useless
 from certify.attacks.common.norms import clip, length, per_row, steepest_ascent
+from certify.attacks.common.passes import logits_of
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
+from certify.attacks.common.streams import Streams
 from certify.attacks.fixed_budget.losses import Loss, margin
-from certify.attacks.minimum_norm.search import ROUNDING
 
 SPARSITY = 0.05  # share of the entries that a step in l_1 moves, where an attack does not adapt it
 LogitLoss = Callable[[Tensor], Tensor]  # of logits (M, K), one number (M,) per row
@@ -26,6 +30,9 @@ class Outcome:
     found: Tensor  # (N,) bool
     margin: Tensor  # (N,) float64, lowest logit of the label minus that of the best other class
     blind: Tensor  # (N,) bool, no gradient was other than 0 in entries that may move
+    broken: Tensor  # (N,) bool, a gradient had entries that were not finite, nor a little further inside the box
+    nonfinite: Tensor  # (N,) bool, a gradient had entries that were not finite
+    unforetold: Tensor  # (N,) bool, the gradient foretold nothing at x, of a row that attacks with gradients left
     forward: Tensor  # (N,) passes
     backward: Tensor
 
@@ -35,7 +42,7 @@ class Outcome:
         never = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         none = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         margin = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
-        return cls(x.clone(), never, margin, ~never, none, none.clone())
+        return cls(x.clone(), never, margin, ~never, never.clone(), never.clone(), never.clone(), none, none.clone())
 
     def put(self, rows: Tensor, part: "Outcome") -> None:
         """Fill in the outcome of a part of the inputs."""
@@ -55,8 +62,11 @@ class Task:
     lower: Tensor  # (M, *D) sides of the allowed inputs
     upper: Tensor
     num_classes: int
-    generator: torch.Generator | None
+    streams: Streams
+    format: Format
+    surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
     outcome: Outcome = field(init=False)  # of all N
+    rounding: Tensor = field(init=False)  # (M,) of the logits seen last
     rows: Tensor = field(init=False)  # (M,) their places in the outcome
     targets: Tensor = field(init=False)  # (M, T) classes to aim at, see ``rank_targets``
     widened: float = 1.0  # the ball is larger by this factor for the time being; if above 1, nothing counts as found
@@ -65,6 +75,7 @@ class Task:
         self.outcome = Outcome.blank(self.x)
         self.rows = torch.arange(len(self.x), device=self.x.device)
         self.targets = self.labels[:, None]
+        self.rounding = torch.zeros_like(self.epsilon)
 
     @property
     def radius(self) -> Tensor:
@@ -74,9 +85,14 @@ class Task:
     def drop_found(self) -> Tensor:
         """Leave out the rows that fell; the places of those that stay, for the caller to do likewise."""
         keep = (~self.outcome.found[self.rows]).nonzero().squeeze(1)
+        self.keep(keep)
+        return keep
+
+    def keep(self, keep: Tensor) -> None:
+        """Leave out all rows but those at some places (M',)."""
+        self.streams = self.streams.rows(keep)
         for name in ("x", "labels", "epsilon", "lower", "upper", "rows", "targets"):
             setattr(self, name, getattr(self, name)[keep])
-        return keep
 
     def while_standing(self, rounds: Iterable[Round]) -> Iterator[Round]:
         """The rounds of an attack, one after the other as long as rows stand; those that fell are left out."""
@@ -98,14 +114,16 @@ class Task:
 
     def logits(self, points: Tensor) -> Tensor:
         """Logits (M, K) at points (M, *D); successes are remembered."""
-        logits: Tensor = self.model(points)
+        with self.surrogate():
+            logits, rounding = logits_of(self.model, points, self.format)
+        self.rounding = rounding
         outcome, rows, seen = self.outcome, self.rows, logits.detach()
         outcome.forward[rows] += 1
         if self.widened > 1:
             return logits
         lead = -margin(seen, self.labels).double()
         # Another class must win by more than rounding, which differs with the batch; False for NaN and infinity.
-        beaten = -lead > ROUNDING * torch.finfo(seen.dtype).eps * seen.abs().amax(1)
+        beaten = -lead > rounding
         new = per_row(beaten & ~outcome.found[rows], points)
         outcome.adversarial[rows] = torch.where(new, points.detach(), outcome.adversarial[rows])
         outcome.found[rows] |= beaten
@@ -114,17 +132,38 @@ class Task:
 
     def loss_and_gradient(self, points: Tensor, loss: LogitLoss) -> tuple[Tensor, Tensor]:
         """Loss of each row, (M,), and its gradient, (M, *D); 0 where the model cannot be differentiated."""
+        losses, raw = self._raw_gradient(points, loss)
+        lower, upper = self._finite_sides()
+        gradient, broken, still = mended(raw, points, lower, upper, lambda moved: self._raw_gradient(moved, loss)[1])
+        self.outcome.blind[self.rows] &= useless(gradient, self.lower, self.upper)
+        self.outcome.nonfinite[self.rows] |= broken
+        self.outcome.broken[self.rows] |= still
+        return losses, gradient
+
+    def _raw_gradient(self, points: Tensor, loss: LogitLoss) -> tuple[Tensor, Tensor]:
         points = points.detach().requires_grad_()
-        slope = None
         with torch.enable_grad():
             losses = loss(self.logits(points))
-            if losses.requires_grad:
-                (slope,) = torch.autograd.grad(losses.sum(), points, allow_unused=True)
-        gradient = torch.zeros_like(self.x) if slope is None else slope.nan_to_num(0.0, 0.0, 0.0)
+            gradient = gradient_of(losses, points)
         self.outcome.backward[self.rows] += 1
-        useless = (gradient == 0) | (self.lower == self.upper)
-        self.outcome.blind[self.rows] &= useless.flatten(1).all(1)
         return losses.detach(), gradient
+
+    def _finite_sides(self) -> tuple[Tensor, Tensor]:
+        """The box, or the size of the input around it where it is open, (M, *D) each."""
+        size = per_row(length(self.x, math.inf), self.x)
+        return torch.where(self.lower.isinf(), -size, self.lower), torch.where(self.upper.isinf(), size, self.upper)
+
+    def unguided(self) -> Tensor:
+        """(M,) bool: gradients say nothing, not even at x about a small step along them; remembered."""
+        outcome, target = self.outcome, self.untargeted(margin)
+        value, gradient = self.loss_and_gradient(self.x, target)
+
+        def values(points: Tensor) -> tuple[Tensor, Tensor]:
+            return target(self.logits(points)), self.rounding
+
+        told = foretells(value, gradient, self.x, *self._finite_sides(), values)
+        outcome.unforetold[self.rows] = ~told & ~outcome.found[self.rows]
+        return outcome.blind[self.rows] | outcome.broken[self.rows] | ~told
 
     # ---------------------------------------------------------------------------------------- the allowed inputs
 
@@ -133,7 +172,8 @@ class Task:
         room = self.lower - self.x, self.upper - self.x
         delta = project_in_box(points - self.x, self.radius, self.norm, room)
         points = clip(self.x + delta, self.lower, self.upper)
-        return pull_within(points, self.x, self.widened * self.epsilon, self.norm)
+        radius = self.widened * self.epsilon
+        return self.format.within(pull_within(points, self.x, radius, self.norm), self.x, radius, self.norm)
 
     def leap(self, points: Tensor, gradient: Tensor, radius: Tensor) -> Tensor:
         """Where the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""
@@ -152,10 +192,9 @@ class Task:
 
     def random_start(self) -> Tensor:
         """Random allowed inputs: uniform in the l_infinity ball, else on the sphere before the box cuts it, (M, *D)."""
-        noise = torch.empty_like(self.x)
         if self.norm == math.inf:
-            noise.uniform_(-1, 1, generator=self.generator)
+            noise = self.streams.uniform(self.x, -1, 1)
         else:
-            noise.normal_(generator=self.generator)
+            noise = self.streams.normal(self.x)
             noise = noise / per_row(length(noise, self.norm), noise)
         return self.project(self.x + per_row(self.radius, noise) * noise)

@@ -7,17 +7,11 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.norms import length, per_row
 from certify.attacks.common.threat import checked_norm
-from certify.attacks.minimum_norm.default_search import try_without_gradients
 from certify.attacks.minimum_norm.driver import witness_of
-from certify.attacks.minimum_norm.polish import bisect
 from certify.attacks.minimum_norm.search import Search
+from certify.attacks.minimum_norm.without_gradients import try_without_gradients, walk_by_classes
 from certify.results import Witness
-
-PROBE = (0.3, 0.03)  # how far probes lie from the boundary, in units of the distance, at the first and the last step
-SHARES = (1.0, 0.5, 0.25, 0.1)  # lengths of the steps tried, in units of the distance
-BISECTIONS = 12
 
 
 def boundary_walk(
@@ -67,10 +61,7 @@ def boundary_walk(
 
     def attack(search: Search) -> None:
         try_without_gradients(search)
-        for step in range(1, steps + 1):
-            size = PROBE[0] * (PROBE[1] / PROBE[0]) ** (step / steps)
-            _approach(search, _normal(search, size, round(probes * math.sqrt(step))))
-        bisect(search, search.x, steps=2 * BISECTIONS)
+        walk_by_classes(search, steps, probes)
 
     return witness_of(
         "boundary_walk",
@@ -85,34 +76,3 @@ def boundary_walk(
         batch_size=batch_size,
         generator=generator,
     )
-
-
-def _normal(search: Search, size: float, probes: int) -> Tensor:
-    """Mean of random directions, weighted by whether the class is wrong there, (N, *D).
-
-    The weights are centred: a point that lies on one side of the boundary would otherwise add noise.
-    """
-    centre = search.best
-    free = (search.high > search.low).to(centre.dtype)
-    scale = size * length(centre - search.x, 2) / free.flatten(1).sum(1).clamp(min=1).sqrt()
-    total, weighted, wrong = torch.zeros_like(centre), torch.zeros_like(centre), torch.zeros_like(search.distance)
-    for _ in range(probes):
-        noise = free * torch.empty_like(centre).normal_(generator=search.generator)
-        # In the box the two sides of an entry are not equally far: what counts is where the probe ended.
-        probed = search.inside(centre + per_row(scale, centre) * noise)
-        moved = probed - centre
-        hit = search.wrong(probed).to(centre.dtype)
-        total, wrong = total + moved, wrong + hit
-        weighted = weighted + per_row(hit, centre) * moved
-    return (weighted - per_row(wrong / probes, total) * total).nan_to_num(0.0, 0.0, 0.0)
-
-
-def _approach(search: Search, normal: Tensor) -> None:
-    """Step from the best points into the wrong region, then walk home to x; the search remembers what it meets."""
-    start = search.best
-    level = (normal * (start - search.x)).flatten(1).sum(1)
-    direction = search.onto_plane(normal, level.abs(), search.x)
-    size = length(direction, search.norm).clamp(min=torch.finfo(direction.dtype).tiny)
-    step = direction * per_row(length(start - search.x, search.norm) / size, direction)
-    for share in SHARES:
-        bisect(search, search.x, steps=BISECTIONS, far=search.inside(start + share * step))

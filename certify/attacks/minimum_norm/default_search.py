@@ -1,6 +1,7 @@
 """The search that runs by default in each norm: descents from several starts, and what follows them."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +9,14 @@ from torch import Tensor, nn
 from certify.attacks.common.norms import per_row
 from certify.attacks.minimum_norm.descent import dense_descent, descend, inward
 from certify.attacks.minimum_norm.entry_exchange import exchange
-from certify.attacks.minimum_norm.polish import bisect, polish
+from certify.attacks.minimum_norm.polish import polish
 from certify.attacks.minimum_norm.search import Search
-from certify.attacks.minimum_norm.surrogate_gradients import leaky
+from certify.attacks.minimum_norm.surrogate_gradients import leaky, straight_through
 from certify.attacks.minimum_norm.trust_region import NEAR_REACH, tighten, walk
+from certify.attacks.minimum_norm.without_gradients import search_by_margins, try_without_gradients, walk_by_classes
 
-RANDOM_POINTS = 20
 HOPS = 2  # for each restart, in l_1
+BLIND_STEPS, BLIND_PROBES = 10, 50  # of the walk by classes
 KEPT = 0.25  # share of the changed entries with which a hop begins
 LAST_REACH = (0.2, 0.002)  # of the steps in l_1 that end the search
 
@@ -95,15 +97,27 @@ def exchange_entries(search: Search, target: Tensor | None, start: Tensor, steps
 def hop(search: Search, hops: int, steps: int) -> None:
     """Walks from the best points, of which most changed entries, drawn at random, have gone back to x."""
     for _ in range(hops):
-        kept = torch.empty_like(search.x).uniform_(generator=search.generator) < KEPT
+        kept = search.streams.uniform(search.x) < KEPT
         walk(search, None, torch.where(kept, search.best, search.x), steps)
 
 
-def try_without_gradients(search: Search) -> None:
-    """For rows without any success: an input of the batch with another label, then random points."""
-    if search.distance.isfinite().all():
+def search_blind_rows(search: Search, steps: int) -> None:
+    """For rows whose gradients say nothing: with steps passed straight through, and by predictions alone."""
+    rows = search.unguided().nonzero().squeeze(1)
+    if len(rows) == 0:
         return
-    differs = search.labels[None, :] != search.labels[:, None]
-    for points in (search.x[differs.int().argmax(1)], *(search.random_point() for _ in range(RANDOM_POINTS))):
-        search.logits(search.inside(points))
-    bisect(search, search.x, steps=20)
+    blind = search.part(rows)
+    blind.surrogate = straight_through
+    blind.blind = torch.ones_like(blind.blind)
+    blind.margin_and_gradient(blind.x, None)
+    if not blind.blind.all():
+        descend_with_restarts(blind, steps, 2)
+    blind.surrogate = nullcontext
+    if search.norm == 0:
+        search_by_margins(blind, steps)
+    else:
+        try_without_gradients(blind)
+        walk_by_classes(blind, BLIND_STEPS, BLIND_PROBES)
+    search.put(rows, blind)
+    search.more_forward[rows] += blind.forward + blind.more_forward
+    search.more_backward[rows] += blind.backward

@@ -42,7 +42,7 @@ def _returned(search: Search, points: Tensor, room: Tensor) -> Tensor:
     """(N, F) bool: changed entries, drawn one after the other until the length of the rest is at most ``room``."""
     delta = (points - search.x).flatten(1)
     size = (delta != 0).to(delta.dtype) if search.norm == 0 else delta.abs()
-    chance = torch.empty_like(size).uniform_(generator=search.generator)
+    chance = search.streams.uniform(size)
     order = torch.where(delta != 0, chance, 2.0).argsort(1)
     drawn = size.gather(1, order)
     before = drawn.cumsum(1) - drawn
@@ -68,7 +68,7 @@ def _with_best_move(
         uphill = torch.minimum(torch.maximum(uphill, -limit), limit)
     moved = search.inside(points + uphill).flatten(1)
     promise = torch.where(barred, 0.0, (gradient * uphill).flatten(1))
-    promise = promise * torch.empty_like(promise).uniform_(generator=search.generator)
+    promise = promise * search.streams.uniform(promise)
     best, highest = points, torch.full_like(search.distance, -torch.inf)
     for entry in promise.topk(min(CANDIDATES, promise.shape[1]), dim=1).indices.split(1, dim=1):
         tried = points.flatten(1).scatter(1, entry, moved.gather(1, entry)).view_as(points)

@@ -27,12 +27,22 @@ def minimal_perturbation(
     restarts: int = 3,
     batch_size: int = 500,
     generator: Generator | None = None,
+    targets: Tensor | None = None,
+    grid: int | None = None,
+    first_index: int = 0,
 ) -> Witness:
     """The nearest misclassified input found for each row: an upper bound on its distance to the boundary.
 
     Every witness is run through the model once more after the search. It counts as found only if the model
     misclassifies exactly the stored tensor and the tensor lies in the box; its distance is recomputed in
-    float64 from the stored tensors. That nothing is found proves nothing.
+    float64 from the stored tensors and rounded up. That nothing is found proves nothing. Rows draw from streams of
+    their own, so results depend on the batch only as far as the model's rounding does, which long searches amplify,
+    and where rows without any success borrow an input of another class from their batch.
+
+    Where gradients say nothing (they are 0, not finite, or foretell no change even of a small step at x), a search
+    follows with rounding, signs and detached values passed straight through, and one by predictions alone, and
+    ``blind`` names rows that had no other. A network with a transformation whose derivative is known better is
+    attacked best behind :class:`bounds.StandIn`.
 
     ``"descents"`` begins with projected gradient ascent on a margin inside a ball whose radius follows each input, with
     restarts towards different classes. After the first restart, gradients also pass through ReLUs that are off,
@@ -51,14 +61,18 @@ def minimal_perturbation(
         x: (N, *D), floating, finite, inside the box.
         labels: (N,) correct classes.
         norm: 0 (the number of changed entries), 1, 2 or ``math.inf``.
-        low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
+        low: lower side of the box: a number, a tensor that broadcasts to one input, (N, ...) with one per row, or None.
         high: upper side of the box, likewise.
-        frozen_features: bool, broadcasts to one input; True where an entry must stay as it is.
+        frozen_features: bool, broadcasts to one input or (N, ...); True where an entry must stay as it is.
         method: ``"descents"`` or ``"best"``.
         steps: gradient steps of each restart.
         restarts: number of searches per input, towards different classes.
         batch_size: inputs attacked at once.
-        generator: source of random starts, and of random points that are tried where no search succeeds.
+        generator: source of a seed; each row draws random starts and points from a stream of its own.
+        targets: (N,) classes other than the labels; only inputs predicted as these then count as found.
+        grid: adversarial inputs have changed entries that are multiples of 1 / ``grid``, such as 255 for 8-bit images;
+            anywhere in the box if None.
+        first_index: index of row 0 in its data set, which together with the seed tells the streams apart.
 
     Returns:
         A witness; distance 0 where the clean input is misclassified, infinite where nothing was found.
@@ -78,7 +92,7 @@ def minimal_perturbation(
     stages = portfolio(norm, steps, restarts)
     return witness_of(
         "minimal_perturbation(best)" if best else "minimal_perturbation",
-        stages if best else {"descents": stages["descents"]},
+        stages if best else {name: stages[name] for name in ("descents", "without gradients")},
         model,
         x,
         labels,
@@ -88,4 +102,7 @@ def minimal_perturbation(
         frozen_features=frozen_features,
         batch_size=batch_size,
         generator=generator,
+        targets=targets,
+        grid=grid,
+        first_index=checks.at_least("first_index", first_index, 0),
     )

@@ -39,11 +39,15 @@ def bisect(search: Search, near: Tensor, steps: int, *, far: Tensor | None = Non
         low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
 
 
-def revert(search: Search) -> None:
-    """Give changed entries back their values, by halves and then one by one, while the prediction stays wrong."""
-    _, gradient = search.margin_and_gradient(search.best, None)
+def revert(search: Search, use: Tensor | None = None) -> None:
+    """Give changed entries back their values, by halves and then one by one, while the prediction stays wrong.
+
+    First those of the least ``use`` (N, *D), which is their linear gain if None.
+    """
     delta = (search.best - search.x).flatten(1)
-    gain = torch.where(delta != 0, gradient.flatten(1) * delta, torch.inf)
+    if use is None:
+        use = search.margin_and_gradient(search.best, None)[1].flatten(1) * delta
+    gain = torch.where(delta != 0, use.flatten(1), torch.inf)
     rank = gain.argsort(1).argsort(1)  # the least useful changes first
     count = (delta != 0).sum(1)
     first, chunk = torch.zeros_like(count), (count + 1) // 2

@@ -7,7 +7,13 @@ from torch import nn
 
 from certify.attacks.common.norms import length, per_row
 from certify.attacks.minimum_norm.deepfool import cross
-from certify.attacks.minimum_norm.default_search import LAST_REACH, exchange_entries, find_nearest, hop
+from certify.attacks.minimum_norm.default_search import (
+    LAST_REACH,
+    exchange_entries,
+    find_nearest,
+    hop,
+    search_blind_rows,
+)
 from certify.attacks.minimum_norm.descent import descend, inward
 from certify.attacks.minimum_norm.driver import Attack
 from certify.attacks.minimum_norm.fast_adaptive_boundary import walk_with_restarts
@@ -33,6 +39,7 @@ def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Attack]:
     """The attacks that serve a norm, by name, in the order in which they run."""
     stages: dict[str, Attack] = {}
     stages["descents"] = lambda search: find_nearest(search, steps, restarts)
+    stages["without gradients"] = lambda search: search_blind_rows(search, steps)
     if norm <= 1:
         stages["single entries"] = _single_entries
     if norm >= 1:
@@ -90,9 +97,9 @@ def _from_random_points(search: Search, steps: int) -> None:
 def _scatter(search: Search) -> None:
     """Random points nearly as far away as the best ones, with few to many changed entries: they find small regions."""
     for _ in range(SCATTERED):
-        noise = torch.empty_like(search.x).normal_(generator=search.generator)
-        share = torch.empty_like(search.distance).uniform_(generator=search.generator)
-        noise = noise * (torch.empty_like(search.x).uniform_(generator=search.generator) < per_row(share, noise))
+        noise = search.streams.normal(search.x)
+        share = search.streams.uniform(search.distance)
+        noise = noise * (search.streams.uniform(search.x) < per_row(share, noise))
         size = length(noise, search.norm).clamp(min=torch.finfo(noise.dtype).tiny)
         reach = torch.where(search.distance.isfinite(), search.distance, search.extent(search.norm))
         search.logits(search.inside(search.x + noise * per_row(NEARER * reach / size, noise)))
@@ -104,7 +111,7 @@ def _through_random_regions(search: Search, steps: int) -> None:
     In l_infinity the nearest boundary is often that of a region in whose direction no other search sets out.
     """
     for _ in range(RANDOM_REGIONS):
-        with jittered(search.generator):
+        with jittered(search.streams):
             start = tighten(search, None, search.x, JITTERS, reach=JITTER_REACH)
         start = descend(search, math.inf, None, start, 3 * steps // 10, dense=True)
         tighten(search, None, start, steps // 10, reach=NEAR_REACH)

@@ -1,17 +1,22 @@
 """The state of an attack on a batch: every pass through the model goes through here, and is counted."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from certify.attacks.common.formats import Format
+from certify.attacks.common.gradients import foretells, gradient_of, mended, useless
 from certify.attacks.common.norms import clip, length, onto_hyperplane, per_row
+from certify.attacks.common.passes import logits_of
+from certify.attacks.common.streams import Streams
 
-ROUNDING = 8  # units in the last place of the largest logit
 MOST_TARGETS = 9  # classes considered as the next aim, at most
 CREDIT = 0.999  # a later attack must come nearer by that factor to be named the winner
+FOUND = ("best", "distance", "reached", "winner", "credited")  # the state of each row
 FAR = 1e9  # stands for a distance that is infinite or not a number
 
 
@@ -26,7 +31,10 @@ class Search:
     low: Tensor  # (N, *D), infinite where the box is open
     high: Tensor
     num_classes: int
-    generator: torch.Generator | None
+    streams: Streams
+    format: Format  # of the inputs
+    targets: Tensor | None = None  # (N,) the only class that counts as a success, any other than the label if None
+    surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
     stage: int = 0  # index of the attack that is running
     forward: int = 0
     backward: int = 0
@@ -35,18 +43,54 @@ class Search:
     reached: Tensor = field(init=False)  # (N,) their class, the label where there is none yet
     winner: Tensor = field(init=False)  # (N,) the stage that found them, up to the last digits
     credited: Tensor = field(init=False)  # (N,) the distance at which the winner last changed
+    blind: Tensor = field(init=False)  # (N,) bool, no gradient so far was other than 0 in entries that may move
+    broken: Tensor = field(init=False)  # (N,) bool, a gradient had entries that were not finite, nor further inside
+    nonfinite: Tensor = field(init=False)  # (N,) bool, a gradient had entries that were not finite
+    unforetold: Tensor = field(init=False)  # (N,) bool, the gradient at x foretells no change
+    more_forward: Tensor = field(init=False)  # (N,) passes of some rows only
+    more_backward: Tensor = field(init=False)
+    rounding: Tensor = field(init=False)  # (N,) of the logits seen last
 
     def __post_init__(self) -> None:
         self.best = self.x
         self.distance = self.x.new_full((len(self.x),), math.inf)
         self.reached = self.labels
         self.winner, self.credited = torch.zeros_like(self.labels), self.distance
+        self.blind = torch.ones_like(self.labels, dtype=torch.bool)
+        self.broken, self.nonfinite, self.unforetold = (torch.zeros_like(self.blind) for _ in range(3))
+        self.rounding = torch.zeros_like(self.distance)
+        self.more_forward, self.more_backward = torch.zeros_like(self.labels), torch.zeros_like(self.labels)
+        size = per_row(length(self.x, math.inf), self.x)
+        self._sides = torch.where(self.low.isinf(), -size, self.low), torch.where(self.high.isinf(), size, self.high)
+
+    def part(self, rows: Tensor) -> "Search":
+        """A search of some rows that goes on from what was found, with passes counted anew."""
+        names = ("x", "labels", "low", "high")
+        targets = None if self.targets is None else self.targets[rows]
+        part = replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in names},
+            targets=targets,
+            streams=self.streams.fork(rows),
+            forward=0,
+            backward=0,
+        )
+        for name in FOUND:
+            setattr(part, name, getattr(self, name)[rows])
+        return part
+
+    def put(self, rows: Tensor, part: "Search") -> None:
+        """Take over what a search of some rows found."""
+        for name in FOUND:
+            setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))
 
     def logits(self, points: Tensor) -> Tensor:
         """Logits (N, K), counted as one query of each row; successes are remembered."""
-        logits: Tensor = self.model(points)
+        seen = points if points.requires_grad else self.shown(points)
+        with self.surrogate():
+            logits, self.rounding = logits_of(self.model, seen, self.format)
         self.forward += 1
-        seen = points.detach()
+        seen = seen.detach()
         distance = length(seen - self.x, self.norm)
         better = self.beaten(logits) & (distance < self.distance)
         self.distance = torch.where(better, distance, self.distance)
@@ -59,15 +103,19 @@ class Search:
 
     def beaten(self, logits: Tensor) -> Tensor:
         """(N,) bool: another class wins by more than rounding, which differs with the batch, can explain."""
-        rounding = ROUNDING * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
-        return self.margin(logits) > rounding  # False for NaN and infinity
+        return self.margin(logits) > self.rounding  # False for NaN and infinity
 
     def margin(self, logits: Tensor, target: Tensor | None = None) -> Tensor:
         """Logit of the target class (the largest of another class if None) minus that of the label, (N,)."""
-        logits, index = logits.detach(), self.labels[:, None]
-        if target is None:
-            target = logits.scatter(1, index, -math.inf).argmax(1)
-        return (logits.gather(1, target[:, None]) - logits.gather(1, index)).squeeze(1)
+        return self._lead(logits.detach(), target)
+
+    def _lead(self, logits: Tensor, target: Tensor | None) -> Tensor:
+        """The margin, with its derivative; under a targeted attack that of its class over the best of the others."""
+        fixed = self.labels if self.targets is None else self.targets
+        if target is None or self.targets is not None:
+            target = logits.detach().scatter(1, fixed[:, None], -math.inf).argmax(1)
+        lead = (logits.gather(1, target[:, None]) - logits.gather(1, fixed[:, None])).squeeze(1)
+        return lead if self.targets is None else -lead
 
     def wrong(self, points: Tensor) -> Tensor:
         """(N,) bool: the points are misclassified."""
@@ -75,22 +123,48 @@ class Search:
 
     def margin_and_gradient(self, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
         """Logit of the target class (the runner-up if None) minus that of the label, (N,), and its gradient."""
-        points = points.detach().requires_grad_()
+        margin, gradient, points = self._raw_gradient(points, target)
+        return margin, self._mended(gradient, points, target)
+
+    def _raw_gradient(self, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The margin (N,), its gradient as it comes, and the points at which the model saw them."""
+        points = self.shown(points).detach().requires_grad_()
         with torch.enable_grad():
-            logits = self.logits(points)
-            if target is None:
-                target = logits.detach().scatter(1, self.labels[:, None], -math.inf).argmax(1)
-            margin = (logits.gather(1, target[:, None]) - logits.gather(1, self.labels[:, None])).squeeze(1)
+            margin = self._lead(self.logits(points), target)
             gradient = self._gradient(margin, points)
-        return margin.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
+        return margin.detach(), gradient, points.detach()
 
     def _gradient(self, margin: Tensor, points: Tensor) -> Tensor:
-        """Of each margin with respect to its point, counted; 0 of a model that cannot be differentiated."""
-        if not margin.requires_grad:
-            return torch.zeros_like(points)
-        (gradient,) = torch.autograd.grad(margin.sum(), points, retain_graph=True)
-        self.backward += 1
+        """Of each margin with respect to its point, counted where the model can be differentiated."""
+        self.backward += margin.requires_grad
+        return gradient_of(margin, points)
+
+    def _mended(self, gradient: Tensor, points: Tensor, target: Tensor | None) -> Tensor:
+        """The gradient made finite; what it says, or does not, is remembered."""
+
+        def again(nudged: Tensor) -> Tensor:
+            return self._raw_gradient(nudged, target)[1]
+
+        gradient, broken, still = mended(gradient, points, *self.sides(), again)
+        self.blind &= useless(gradient, self.low, self.high)
+        self.nonfinite |= broken
+        self.broken |= still
         return gradient
+
+    def shown(self, points: Tensor) -> Tensor:
+        """The inputs nearest to the points, in the working dtype: what the model is given."""
+        return self.format.nearest(points, self.x, self.low, self.high)
+
+    def unguided(self) -> Tensor:
+        """(N,) bool: gradients say nothing, not even at x about a small step along them; remembered."""
+        margin, gradient = self.margin_and_gradient(self.x, None)
+        target = self.logits(self.x).scatter(1, self.labels[:, None], -math.inf).argmax(1)
+
+        def values(points: Tensor) -> tuple[Tensor, Tensor]:
+            return self.margin(self.logits(points), target), self.rounding
+
+        self.unforetold = ~foretells(margin, gradient, self.x, *self.sides(), values)
+        return self.blind | self.broken | self.unforetold
 
     def linearised(self, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
         """The boundary to a class, linearised at ``points``: perturbations d of x with <gradient, d> = level, (N,)."""
@@ -103,6 +177,9 @@ class Search:
 
     def likeliest(self, count: int) -> Iterator[Tensor]:
         """The likeliest other classes of each row, (N,), one after the other: ``count`` or as many as are aimed at."""
+        if self.targets is not None:
+            yield self.targets
+            return
         ranked = self.logits(self.x).scatter(1, self.labels[:, None], -math.inf)
         yield from ranked.topk(min(count, MOST_TARGETS, self.num_classes - 1), dim=1).indices.T
 
@@ -116,7 +193,9 @@ class Search:
         Returns:
             Classes (N,), their margins at ``points`` (N,) and the gradients of these (N, *D).
         """
-        points = points.detach().requires_grad_()
+        if self.targets is not None:
+            return self.targets, *self.margin_and_gradient(points, None)
+        points = self.shown(points).detach().requires_grad_()
         with torch.enable_grad():
             logits = self.logits(points)
             margins = logits - logits.gather(1, self.labels[:, None])
@@ -130,7 +209,7 @@ class Search:
             with torch.enable_grad():
                 margin = margins.gather(1, target[:, None]).squeeze(1)
                 gradient = self._gradient(margin, points)
-            margin, gradient = margin.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
+            margin, gradient = margin.detach(), self._mended(gradient, points.detach(), target)
             far = self._distance_to_plane(gradient, margin, points.detach() - origin, origin)
             if tried is not None:
                 far = torch.where(tried.gather(1, target[:, None]).squeeze(1), 2 * FAR, far)
@@ -152,9 +231,8 @@ class Search:
         return clip(points, self.low, self.high)
 
     def sides(self) -> tuple[Tensor, Tensor]:
-        """The box, or the size of the data where it is open."""
-        size = self.x.abs().amax()
-        return torch.where(self.low.isinf(), -size, self.low), torch.where(self.high.isinf(), size, self.high)
+        """The box, or the size of the input where it is open, (N, *D) each."""
+        return self._sides
 
     def extent(self, norm: float) -> Tensor:
         """The largest distance worth looking at, (N,): to the farthest corner of the box."""
@@ -164,8 +242,8 @@ class Search:
     def random_point(self) -> Tensor:
         """A point between x and a random point of the box, (N, *D)."""
         low, high = self.sides()
-        target = low + torch.empty_like(self.x).uniform_(generator=self.generator) * (high - low)
-        share = torch.empty_like(self.distance).uniform_(generator=self.generator)
+        target = low + self.streams.uniform(self.x) * (high - low)
+        share = self.streams.uniform(self.distance)
         return self.inside(self.x + per_row(share, target) * (target - self.x))
 
     def random_start(self) -> Tensor:
@@ -174,7 +252,7 @@ class Search:
         In l_0 half of the changed entries go back to x, in the other norms every entry moves by up to half of the
         largest change.
         """
-        noise = torch.empty_like(self.x).uniform_(-0.5, 0.5, generator=self.generator)
+        noise = self.streams.uniform(self.x, -0.5, 0.5)
         if self.norm == 0:
             near = torch.where(noise > 0, self.best, self.x)
         else:

@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from certify.attacks.common.norms import per_row
+from certify.attacks.common.streams import Streams
 from certify.attacks.minimum_norm.search import Search
 
 Slopes = Callable[[Tensor], Tensor]  # derivatives of a ReLU at what is in front of it
 
 RECTIFIERS = (torch.relu, Tensor.relu, F.relu)
+STEPS = ("round", "floor", "ceil", "trunc", "fix", "sign", "detach", "softmax", "sigmoid")
+PASSED_THROUGH = {F.softmax, *(getattr(place, name) for place in (torch, Tensor) for name in STEPS)}
 SLOPE = 0.1  # of a ReLU below 0
 COPIES = 4  # noisy ones beside the point itself
 NOISE = 0.14  # standard deviation, in units of the range of an entry
@@ -34,14 +37,26 @@ def leaky() -> TorchFunctionMode:
     return _OtherSlopes(lambda z: torch.where(z > 0, 1.0, SLOPE))
 
 
-def jittered(generator: torch.Generator | None) -> TorchFunctionMode:
+def straight_through() -> TorchFunctionMode:
+    """Inside, steps such as rounding, signs, detached values, saturated probabilities have the slope of the identity.
+
+    For the model alone: whoever attacks it needs values that are detached.
+
+    References:
+        Athalye, Carlini, Wagner (2018), Obfuscated gradients, Section 4.1.1 (the straight-through estimator),
+        arXiv:1802.00420.
+    """
+    return _StraightThrough()
+
+
+def jittered(streams: Streams) -> TorchFunctionMode:
     """Inside, gradients are those of linear regions drawn at random, near ones rather than far ones.
 
     Noise in front of each ReLU, on the scale of its inputs, decides whether the gradient passes.
     """
 
     def slopes(z: Tensor) -> Tensor:
-        noise = torch.empty_like(z).normal_(generator=generator)
+        noise = streams.normal(z)
         return z + per_row(z.abs().flatten(1).mean(1), z) * noise > 0
 
     return _OtherSlopes(slopes)
@@ -70,13 +85,32 @@ class _OtherSlopes(TorchFunctionMode):
         return output.detach() + self.slopes(z.detach()).to(z) * (z - z.detach())
 
 
+class _StraightThrough(TorchFunctionMode):
+    """Steps, and what saturates, keep their values and have the derivative 1."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  # whatever the function returns
+        output = function(*args, **(kwargs or {}))
+        if function not in PASSED_THROUGH:
+            return output
+        z = args[0] if args else (kwargs or {})["input"]
+        if output is z or not z.requires_grad:
+            return output
+        return output.detach() + (z - z.detach())
+
+
 def wide_gradient(search: Search, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
     """The margin at the points (N,), and the mean of its leaky gradients there and at noisy copies (N, *D)."""
     low, high = search.sides()
     with leaky():
         margin, gradient = search.margin_and_gradient(points, target)
         for _ in range(COPIES):
-            noise = torch.empty_like(points).normal_(generator=search.generator)
+            noise = search.streams.normal(points)
             copy = search.inside(points + NOISE * (high - low) * noise)
             gradient = gradient + search.margin_and_gradient(copy, target)[1]
     return margin, gradient / (1 + COPIES)

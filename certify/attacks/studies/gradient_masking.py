@@ -18,9 +18,10 @@ from certify.attacks.fixed_budget.gradient_sign import climb
 from certify.attacks.fixed_budget.losses import cross_entropy
 from certify.attacks.fixed_budget.square import search
 from certify.attacks.fixed_budget.task import Task
-from certify.results import Record
+from certify.results import AttackedAccuracy, Record
 
 TOLERATED = 0.02  # share of the rows that may show a symptom by chance
+SYMPTOMS = ("zero_gradient", "nonfinite_gradient", "black_box_only", "from_outside_only", "stalled", "unbreakable")
 ROUNDING = 1e-4  # of the clean margin, which a loss may seem to rise by
 
 
@@ -35,6 +36,8 @@ class GradientMaskingReport(Record):
         examined: (N,) bool, True where that is correct.
         zero_gradient: (N,) bool, the gradient of the cross-entropy at the clean input is 0 in every entry that may
             move.
+        nonfinite_gradient: (N,) bool, a gradient of the cross-entropy or of a margin, at the clean input or on the way
+            of an attack, was infinite or no number in an entry that may move.
         black_box_only: (N,) bool, the square attack broke what the standard attacks with gradients did not.
         from_outside_only: (N,) bool, neither broke what falls to a search that begins outside of the budget: gradients
             vanish or mislead within it.
@@ -49,6 +52,7 @@ class GradientMaskingReport(Record):
 
     examined: Tensor
     zero_gradient: Tensor
+    nonfinite_gradient: Tensor
     black_box_only: Tensor
     from_outside_only: Tensor
     stalled: Tensor
@@ -62,8 +66,7 @@ class GradientMaskingReport(Record):
     @property
     def shares(self) -> dict[str, float]:
         """Share of the examined rows with each symptom; NaN if none was examined."""
-        names = ("zero_gradient", "black_box_only", "from_outside_only", "stalled", "unbreakable")
-        return {name: float(getattr(self, name)[self.examined].double().mean()) for name in names}
+        return {name: float(getattr(self, name)[self.examined].double().mean()) for name in SYMPTOMS}
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -89,9 +92,9 @@ def gradient_masking(
 ) -> GradientMaskingReport:
     """Which inputs show symptoms of masked gradients.
 
-    Five symptoms are looked for: gradients that are 0; a black-box attack that succeeds where those with gradients
-    fail; adversarial inputs that are met only from outside of the budget; a loss that many steps do not lower; inputs
-    that stand at a budget at which nothing should.
+    Six symptoms are looked for: gradients that are 0; gradients that are not finite; a black-box attack that succeeds
+    where those with gradients fail; adversarial inputs that are met only from outside of the budget; a loss that many
+    steps do not lower; inputs that stand at a budget at which nothing should.
 
     Args:
         model: maps (N, *D) to logits (N, K); need not be differentiable.
@@ -143,7 +146,8 @@ def gradient_masking(
     return GradientMaskingReport(
         label=clean.label,
         examined=~clean.misclassified,
-        zero_gradient=clean.blind,
+        zero_gradient=_showing("zero_gradient", clean),
+        nonfinite_gradient=_showing("nonfinite_gradient", clean, stepped, broken),
         black_box_only=fell_to("square"),
         from_outside_only=fell_to("from_outside"),
         stalled=stepped.robust & (stepped.margin >= clean.margin - ROUNDING * clean.margin.abs()),
@@ -153,6 +157,12 @@ def gradient_masking(
         unbounded_epsilon=far.budgets(x),
         norm=float(norm),
     )
+
+
+def _showing(name: str, *results: AttackedAccuracy) -> Tensor:
+    """(N,) bool: rows whose gradients showed a symptom in one of the results."""
+    shown = [[name in row for row in result.symptoms or ()] for result in results]
+    return torch.tensor(shown, dtype=torch.bool, device=results[0].label.device).view(len(shown), -1).any(0)
 
 
 def _look(task: Task) -> None:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from bounds import checks, clopper_pearson_interval
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from certify.attacks.common.formats import Format
 from certify.attacks.common.norms import clip, inner_side, length, per_row
+from certify.attacks.common.passes import examine
+from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import Threat
-from certify.attacks.fixed_budget.driver import examine
 from certify.models import frozen, predictions
 from certify.results import Record, share_interval
 
@@ -112,7 +114,8 @@ def noise_accuracy(
     checks.at_least("batch_size", batch_size, 1)
     if checks.one_of("distribution", distribution, DISTRIBUTIONS) == "gaussian" and norm != 2:
         raise InvalidInput(f"the size of Gaussian noise is its l_2 norm, got norm {norm}: pass norm=2")
-    x, epsilon = x.detach(), threat.budgets(x)
+    checked_generator(generator)
+    x, epsilon, working = x.detach(), threat.budgets(x), Format(x.dtype).working
     box = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
     free = x.new_ones(x.shape[1:], dtype=torch.bool)
     if frozen_features is not None:
@@ -120,13 +123,15 @@ def noise_accuracy(
     correct = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     first = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with frozen(model), torch.no_grad():
-        _, labels, clean = examine(model, x, labels, batch_size)
+        model, _, labels, clean = examine(model, x, labels, batch_size)
         for copies in torch.arange(len(x) * draws, device=x.device).split(batch_size) if len(x) else ():
             rows = copies // draws
-            noise = torch.zeros_like(x[rows])
+            precise = x[rows].to(working)
+            noise = torch.zeros_like(precise)
             if free.any():
-                noise[:, free] = unit_noise(x[rows][:, free], norm, distribution, generator)
-            noisy = clip(x[rows] + noise * per_row(epsilon[rows].to(x.dtype), noise), *box)
+                noise[:, free] = unit_noise(precise[:, free], norm, distribution, generator)
+            noisy = precise + noise * per_row(epsilon[rows].to(working), noise)
+            noisy = clip(noisy.to(x.dtype), *box)
             right = predictions(model, noisy, batch_size) == labels[rows]
             correct.index_add_(0, rows, right.long())
             first[rows[copies % draws == 0]] = right[copies % draws == 0]

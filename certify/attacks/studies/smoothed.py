@@ -13,12 +13,18 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.norms import clip, length, per_row
+from certify.attacks.common.distances import distance
+from certify.attacks.common.formats import Format
+from certify.attacks.common.gradients import symptoms
+from certify.attacks.common.norms import clip, per_row
+from certify.attacks.common.streams import Streams
 from certify.attacks.common.threat import Threat
 from certify.attacks.fixed_budget.losses import margin
+from certify.attacks.fixed_budget.square import search as square_search
 from certify.attacks.fixed_budget.task import Outcome, Task
 from certify.attacks.minimum_norm.default_search import descend_with_restarts
 from certify.attacks.minimum_norm.search import Search
+from certify.attacks.minimum_norm.without_gradients import walk_by_classes
 from certify.attacks.studies.smoothed_votes import Votes, parts
 from certify.models import frozen
 from certify.results import AttackedAccuracy, Witness
@@ -28,6 +34,7 @@ FARTHER = (1.0, 1.25, 1.5, 2.0, 3.0)  # how far towards and beyond the point fou
 HALVINGS = 7  # of the way between the last point that was not clearly misclassified and the first that was
 OUTWARD = (1.0, 1.01, 1.02, 1.05, 1.1, 1.25)  # from where they end: points at which fresh draws decide
 SHARES = (1.0, 0.99, 0.98, 0.95, 0.9, 0.0)  # of a perturbation, for one on the grid that is not too long
+BLIND_WALK, BLIND_QUERIES = (6, 20), 200  # passes without gradients, where these say nothing
 CROSSING = 2.5  # length of all steps at a fixed budget together, in units of epsilon
 
 
@@ -132,15 +139,21 @@ def smoothed_minimal_perturbation(
     label, abstained = votes.predicted(x)
     right = (label == labels) | abstained
     lower, upper = threat.sides(x)
-    backward = torch.zeros_like(labels)
-    points = x.clone()
+    backward, shown = torch.zeros_like(labels), torch.zeros(3, len(x), dtype=torch.bool, device=x.device)
+    blind, points, form = shown[0].clone(), x.clone(), Format(x.dtype)
+    streams = Streams.of(generator, len(x), x.device)
     for rows, soft in parts(votes, right, draws):
-        search = Search(soft, x[rows], labels[rows], norm, lower[rows], upper[rows], smoothed.num_classes, generator)
+        start, low_, high_ = (tensor[rows].to(form.working) for tensor in (x, lower, upper))
+        classes, stream = smoothed.num_classes, streams.rows(rows)
+        search = Search(soft, start, labels[rows], norm, low_, high_, classes, stream, form)
         with frozen(smoothed.model), torch.no_grad():
             descend_with_restarts(search, steps, restarts)
-        points[rows] = search.best
-        votes.passes[rows] += draws * search.forward
+            _walk_where_blind(search)
+        points[rows] = search.best.to(x.dtype)
+        votes.passes[rows] += draws * (search.forward + search.more_forward)
         backward[rows] += draws * search.backward
+        blind[rows] = search.blind | search.broken
+        shown[:, rows] = torch.stack([search.blind, search.nonfinite, search.unforetold])
 
     def at(rows: Tensor, share: Tensor) -> Tensor:
         moved = x[rows] + per_row(share.to(x.dtype), x) * (points - x)[rows]
@@ -156,16 +169,17 @@ def smoothed_minimal_perturbation(
         predicted, unclear = votes.predicted(tried, rows)
         hit = inside & ~unclear & (predicted != labels[rows])
         adversarial[rows[hit]], other[rows[hit]], found[rows[hit]] = tried[hit], predicted[hit], True
-    distance = torch.where(found, length(adversarial.double() - x.double(), norm), math.inf)
     return SmoothedWitness(
         label=label,
-        distance=distance,
+        distance=torch.where(found, distance(adversarial, x, norm), math.inf),
         adversarial=adversarial,
         found=found,
         adversarial_label=other,
         norm=float(norm),
         queries=max(votes.passes.tolist(), default=0),
         backward_passes=max(backward.tolist(), default=0),
+        blind=blind,
+        symptoms=symptoms(*shown),
         queries_per_row=votes.passes,
         backward_passes_per_row=backward,
         method="smoothed_minimal_perturbation",
@@ -205,12 +219,14 @@ def smoothed_robust_accuracy(
     x, labels = votes.x, votes.labels
     label, abstained = votes.predicted(x)
     right = (label == labels) & ~abstained
-    budgets, outcome, points = threat.budgets(x), Outcome.blank(x), x.clone()
+    streams, form, sides = Streams.of(generator, len(x), x.device), Format(x.dtype), threat.sides(x)
+    budgets, outcome, points = threat.budgets(x), Outcome.blank(x.to(form.working)), x.clone()
     for rows, soft in parts(votes, right, draws):
-        sides = threat.sides(x[rows])
-        task = Task(soft, x[rows], labels[rows], norm, budgets[rows], *sides, smoothed.num_classes, generator)
+        start, lower, upper = (tensor[rows].to(form.working) for tensor in (x, *sides))
+        classes, stream = smoothed.num_classes, streams.rows(rows)
+        task = Task(soft, start, labels[rows], norm, budgets[rows], lower, upper, classes, stream, form)
         with frozen(smoothed.model), torch.no_grad():
-            ended = _ascend(task, steps)
+            ended = _ascend(task, steps).to(x.dtype)
         points[rows] = _allowed(votes, ended, rows, norm, budgets[rows])
         outcome.put(rows, task.outcome)
     rows = (right & (points != x).flatten(1).any(1)).nonzero().squeeze(1)
@@ -226,10 +242,11 @@ def smoothed_robust_accuracy(
         found=found,
         adversarial=adversarial,
         adversarial_label=torch.where(found, other, label),
-        distance=torch.where(found, length(adversarial.double() - x.double(), norm), math.inf),
+        distance=torch.where(found, distance(adversarial, x, norm), math.inf),
         epsilon=budgets,
         margin=outcome.margin,
-        blind=outcome.blind & right,
+        blind=(outcome.blind | outcome.broken) & right,
+        symptoms=symptoms(outcome.blind & right, outcome.nonfinite & right, outcome.unforetold & right),
         attack=tuple("projected_gradient" if fell else "" for fell in (found & right).tolist()),
         forward_passes=votes.passes + draws * outcome.forward,
         backward_passes=draws * outcome.backward,
@@ -260,13 +277,28 @@ def _crossings(votes: Votes, attacked: Tensor, at: Callable[[Tensor, Tensor], Te
 
 
 def _ascend(task: Task, steps: int) -> Tensor:
-    """Where projected gradient steps on the margin, each shorter than the one before, end."""
+    """Where ever shorter projected gradient steps on the margin end, or a random search where gradients say nothing."""
     points = task.x
     for step in range(steps):
         _, gradient = task.loss_and_gradient(points, task.untargeted(margin))
         size = task.radius * (2 * CROSSING / steps * (1 - step / steps))
         points = task.project(points + per_row(size, points) * task.direction(points, gradient))
-    return points
+    outcome, x = task.outcome, task.x
+    task.keep((outcome.blind | outcome.broken).nonzero().squeeze(1))
+    if len(task.rows):
+        square_search(task, BLIND_QUERIES)
+    fell = (outcome.blind | outcome.broken) & outcome.found
+    return torch.where(per_row(fell, x), outcome.adversarial, points)
+
+
+def _walk_where_blind(search: Search) -> None:
+    """By classes alone, for the rows whose gradients said nothing."""
+    rows = (search.blind | search.broken).nonzero().squeeze(1)
+    if len(rows):
+        part = search.part(rows)
+        walk_by_classes(part, *BLIND_WALK)
+        search.put(rows, part)
+        search.more_forward[rows] += part.forward + part.more_forward
 
 
 def _allowed(votes: Votes, points: Tensor, rows: Tensor, norm: float, epsilon: Tensor) -> Tensor:
@@ -275,6 +307,6 @@ def _allowed(votes: Votes, points: Tensor, rows: Tensor, norm: float, epsilon: T
     chosen, open_ = x.clone(), torch.ones_like(rows, dtype=torch.bool)
     for share in SHARES:
         tried = votes.on_grid(x + share * (points - x), rows)
-        fits = open_ & (length(tried.double() - x.double(), norm) <= epsilon)
+        fits = open_ & (distance(tried, x, norm) <= epsilon)
         chosen, open_ = torch.where(per_row(fits, x), tried, chosen), open_ & ~fits
     return chosen

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.errors import InvalidInput
+from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import Threat
 from certify.attacks.fixed_budget.losses import log_mean_softmax
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
@@ -45,6 +46,9 @@ class Votes:
     ) -> "Votes":
         """After checking the arguments: for at most so many predictions of each row that decide."""
         threat.check(x)
+        checked_generator(generator)
+        if labels is None:
+            raise InvalidInput("labels must hold the correct class of each input, got None: pass those of the data set")
         checks.at_least("n", n, 1)
         checks.probability("alpha", alpha)
         x = x.detach()

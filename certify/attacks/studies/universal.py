@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from certify.attacks.common.distances import distance
+from certify.attacks.common.formats import Format
+from certify.attacks.common.gradients import gradient_of
 from certify.attacks.common.norms import clip, inner_side, length, per_row, project, steepest_ascent
+from certify.attacks.common.passes import logits_of, probed
 from certify.attacks.common.projections import pull_within
+from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import Threat
 from certify.attacks.fixed_budget.losses import margin
 from certify.attacks.studies.noise_accuracy import unit_noise
-from certify.models import frozen, predictions, probe
+from certify.models import frozen, predictions
 from certify.results import Record, share_interval
 
 STEP = (0.2, 0.01)  # length of the first and the last step, in units of epsilon
@@ -133,9 +138,10 @@ def universal_perturbation(
     checks.at_least("batch_size", batch_size, 1)
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
+    checked_generator(generator)
     x = x.detach()
     with frozen(model), torch.no_grad():
-        num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
+        model, num_classes = probed(model, x, batch_size)
         if labels is None:
             labels = predictions(model, x, batch_size)
             x, labels = x[labels >= 0], labels[labels >= 0]
@@ -143,10 +149,10 @@ def universal_perturbation(
             labels = checks.labels(labels, len(x), num_classes).to(x.device)
         climb = _Climb(model, x, labels, threat, batch_size)
         for _ in range(restarts):
-            climb.run(unit_noise(x[:1], norm, "sphere", generator), steps)
+            climb.run(unit_noise(climb.best, norm, "sphere", generator), steps)
     return UniversalPerturbation(
-        perturbation=climb.best[0],
-        size=float(length(climb.best.double(), norm)),
+        perturbation=climb.best[0].to(x.dtype),
+        size=float(distance(climb.best, torch.zeros_like(climb.best), norm)),
         norm=float(norm),
         training_rate=climb.most / len(x),
         passes=climb.passes,
@@ -157,13 +163,20 @@ class _Climb:
     """Ascent of one perturbation (1, *D) over all inputs, and the best one of all that were looked at."""
 
     def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, threat: Threat, batch_size: int) -> None:
-        self.model, self.batches, self.threat = model, (x.split(batch_size), labels.split(batch_size)), threat
-        self.box = inner_side(threat.low, x, math.inf), inner_side(threat.high, x, -math.inf)
+        self.model, self.threat, self.format = model, threat, Format(x.dtype)
+        box = inner_side(threat.low, x, math.inf), inner_side(threat.high, x, -math.inf)
+        self.box = [None if side is None else side.to(self.format.working) for side in box]
+        x = x.to(self.format.working)
+        self.batches = x.split(batch_size), labels.split(batch_size)
         self.best, self.most, self.passes = torch.zeros_like(x[:1]), 0, 0
         mask = threat.frozen_features
         self.free = torch.ones_like(x[:1]) if mask is None else (~mask.to(x.device)).to(x.dtype).expand_as(x[:1])
-        leads = torch.cat([margin(model(part), y) for part, y in zip(*self.batches, strict=True)])
+        leads = torch.cat([self._lead(part, y) for part, y in zip(*self.batches, strict=True)])
         self.width = leads[leads.isfinite()].abs().median().clamp(min=torch.finfo(x.dtype).tiny)
+
+    def _lead(self, points: Tensor, labels: Tensor) -> Tensor:
+        """Of the best other class at inputs, (N,)."""
+        return margin(logits_of(self.model, points, self.format)[0], labels)
 
     def run(self, start: Tensor, steps: int) -> None:
         """Steps of falling length from a random start."""
@@ -183,10 +196,8 @@ class _Climb:
         for x, labels in zip(*self.batches, strict=True):
             moved = point.clone().requires_grad_()
             with torch.enable_grad():
-                lead = margin(self.model(clip(x + moved, *self.box)), labels)
-                if lead.requires_grad:
-                    (slope,) = torch.autograd.grad((lead / width).sigmoid().sum(), moved)
-                    gradient += slope.nan_to_num(0.0, 0.0, 0.0)
+                lead = self._lead(clip(x + moved, *self.box), labels)
+                gradient += gradient_of((lead / width).sigmoid(), moved).nan_to_num(0.0, 0.0, 0.0)
             fooled += int((lead > 0).sum())
         self.passes += 1
         if fooled > self.most:
@@ -204,7 +215,9 @@ class _Climb:
         """The nearest perturbation within the budget, as float64 measures it."""
         epsilon = self.threat.budgets(point)
         nearest = project(point * self.free, epsilon.to(point.dtype), self.threat.norm)
-        return pull_within(nearest, torch.zeros_like(point), epsilon, self.threat.norm)
+        origin = torch.zeros_like(point)
+        nearest = pull_within(nearest, origin, epsilon, self.threat.norm)
+        return self.format.within(nearest, origin, epsilon, self.threat.norm)
 
 
 def fooling_rate(
@@ -248,16 +261,18 @@ def fooling_rate(
         )
     if not perturbation.isfinite().all():
         raise InvalidInput("perturbation must be finite, but holds NaN or infinity")
+    checked_generator(generator)
     x, added = x.detach(), perturbation.detach().to(x)[None]
-    size = length(added.double(), norm)
+    size = distance(added, torch.zeros_like(added), norm)
     box = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
     with frozen(model), torch.no_grad():
-        probe(model, x, batch_size=min(batch_size, len(x)))
+        model, _ = probed(model, x, batch_size)
         clean = predictions(model, x, batch_size)
         fooled, by_noise = [], []
         for part in x.split(batch_size):
-            noise = unit_noise(part, norm, "sphere", generator) * per_row(size.to(x.dtype), part)
+            precise = part.to(Format(x.dtype).working)
+            noise = unit_noise(precise, norm, "sphere", generator) * per_row(size.to(precise.dtype), part)
             fooled.append(predictions(model, clip(part + added, *box), batch_size))
-            by_noise.append(predictions(model, clip(part + noise, *box), batch_size))
+            by_noise.append(predictions(model, clip((precise + noise).to(x.dtype), *box), batch_size))
     changed = [(other != clean) & (other >= 0) & (clean >= 0) for other in (torch.cat(fooled), torch.cat(by_noise))]
     return FoolingRate(label=clean, fooled=changed[0], fooled_by_noise=changed[1], size=float(size), norm=float(norm))

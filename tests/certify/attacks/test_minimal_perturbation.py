@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import certified_radius, reference
 from certify.attacks import minimal_perturbation
+from certify.attacks.common import passes
+from certify.attacks.common.formats import Format
 from certify.attacks.common.norms import project, steepest_ascent
-from certify.attacks.minimum_norm import driver as witnesses
+from certify.attacks.common.streams import Streams
 from certify.attacks.minimum_norm import polish
 from certify.attacks.minimum_norm.search import Search
 
@@ -183,7 +185,7 @@ class Counting(nn.Module):
 
 def test_queries_are_the_forward_passes_of_each_input(monkeypatch: pytest.MonkeyPatch):
     """Catches a pass that is not counted, and a search for inputs that are misclassified anyway."""
-    monkeypatch.setattr(witnesses, "probe", lambda *_, **__: 3)
+    monkeypatch.setattr(passes, "probe", lambda *_, **__: 3)
     model, x, y = problem((3, 5), 3, 6)
     counting = Counting(model)
     witness = minimal_perturbation(counting, x, y, norm=2, steps=7, restarts=2, batch_size=2)
@@ -200,7 +202,9 @@ def test_two_classes_leave_one_to_aim_at():
         labels = torch.full((4,), label)
         model, x, _ = problem((7,), 2, 4)
         open_side = torch.full_like(x, math.inf)
-        search = Search(model, x, labels, 2.0, -open_side, open_side, 2, generator())
+        search = Search(
+            model, x, labels, 2.0, -open_side, open_side, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype)
+        )
         target, _, _ = search.nearest_boundary(x, x, torch.ones(4, 2, dtype=torch.bool))
         assert (target == 1 - label).all()
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import attacks, certified_radius, reference
 from certify.attacks.common import norms as geometry
+from certify.attacks.common.formats import Format
+from certify.attacks.common.streams import Streams
 from certify.attacks.minimum_norm.entry_exchange import exchange
 from certify.attacks.minimum_norm.search import Search
 from certify.attacks.minimum_norm.surrogate_gradients import jittered, leaky, wide_gradient
@@ -280,7 +282,7 @@ def test_witnesses_on_a_trained_network(attack: Callable, norm: float):
     assert (model(witness.adversarial).argmax(1) != y)[hit].all()
     assert ((witness.adversarial >= 0) & (witness.adversarial <= 1)).all()
     stated = torch.linalg.vector_norm((witness.adversarial.double() - x.double()).flatten(1), norm, dim=1)
-    assert torch.equal(witness.distance[hit], stated[hit])
+    assert ((stated <= witness.distance) & (witness.distance <= stated * (1 + 1e-12)))[hit].all()  # rounded up
     assert witness.distance[~hit].isinf().all()
     assert torch.equal(witness.adversarial[~hit], x[~hit])
     if norm >= 2:
@@ -343,7 +345,7 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize(("attack", "norm"), [*PAIRS, *BEST], ids=named)
 def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("certify.attacks.minimum_norm.driver.probe", lambda *_, **__: 3)
+    monkeypatch.setattr("certify.attacks.common.passes.probe", lambda *_, **__: 3)
     model, x, y = problem((3, 5), 3, 4)
     counting = Counting(model)
     options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
@@ -354,7 +356,7 @@ def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.M
 
 def test_passes_are_counted_for_each_row(monkeypatch: pytest.MonkeyPatch):
     """Rows that are wrong as they are, and batches of which one is done sooner: each row has its own number."""
-    monkeypatch.setattr("certify.attacks.minimum_norm.driver.probe", lambda *_, **__: 2)
+    monkeypatch.setattr("certify.attacks.common.passes.probe", lambda *_, **__: 2)
     model, x, y = problem((3, 5), 2, 4)
     bent = nn.Sequential(model, _Bent())
     y[1] = 1 - y[1]
@@ -440,7 +442,7 @@ def test_leaks_change_gradients_alone_and_only_for_the_time_being():
 def test_all_ways_to_write_a_relu_have_other_slopes(relu: Callable):
     for dtype in (torch.bfloat16, torch.float64):
         x = torch.tensor([[-1.0, 2.0]], dtype=dtype, requires_grad=True)
-        for context, off in ((leaky(), {0.1}), (jittered(generator()), {0.0, 1.0})):
+        for context, off in ((leaky(), {0.1}), (jittered(Streams.of(generator(), 1, torch.device("cpu"))), {0.0, 1.0})):
             with context:
                 values = relu(x)
             assert values.dtype == dtype
@@ -471,7 +473,7 @@ def test_entries_are_judged_by_what_they_do():
             return torch.stack([lead, torch.zeros_like(lead)], 1)
 
     x, y = torch.zeros(3, 40, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
-    search = Search(Bent(), x, y, 0.0, x, x + 1, 2, generator())
+    search = Search(Bent(), x, y, 0.0, x, x + 1, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype))
     with torch.no_grad():
         exchange(search, None, search.x, 12)
     assert search.distance.tolist() == [2, 2, 2]
@@ -484,7 +486,7 @@ def test_entries_that_hold_a_place_for_nothing_are_exchanged(norm: float):
     model.weight.copy_(torch.tensor([[1.0] * 6 + [4.0] * 2 + [0.0] * 4, [0.0] * 12]))
     model.bias.copy_(torch.tensor([-3.0, 0.0]))
     x, y = torch.zeros(4, 12, dtype=torch.float64), torch.ones(4, dtype=torch.long)
-    search = Search(model, x, y, norm, x, x + 1, 2, generator())
+    search = Search(model, x, y, norm, x, x + 1, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype))
     start = torch.tensor([1.0] * 6 + [0.0] * 6, dtype=torch.float64).expand(4, 12)
     with torch.no_grad():
         search.logits(start)
@@ -497,7 +499,17 @@ def test_entries_that_hold_a_place_for_nothing_are_exchanged(norm: float):
 def test_steps_within_a_shrinking_region_end_at_the_boundary(norm: float):
     """On a linear model, whose wide gradients are its gradients, in a box that cuts some entries off."""
     model, x, y = problem((7,), 2, 5)
-    search = Search(model, x, y, norm, torch.zeros_like(x), torch.ones_like(x), 2, generator())
+    search = Search(
+        model,
+        x,
+        y,
+        norm,
+        torch.zeros_like(x),
+        torch.ones_like(x),
+        2,
+        Streams.of(generator(), len(x), x.device),
+        Format(x.dtype),
+    )
     with torch.no_grad():
         narrow, wide = (slopes(search, x, None) for slopes in (Search.margin_and_gradient, wide_gradient))
         torch.testing.assert_close(narrow, wide)
@@ -510,7 +522,7 @@ def test_steps_within_a_shrinking_region_end_at_the_boundary(norm: float):
 def test_random_regions_are_near_ones():
     """A neuron counts as on with the probability that noise as large as its input leaves it so: Phi(1) = 0.8413."""
     model, x = nn.Sequential(nn.ReLU()), torch.tensor([[2.0], [-0.5]]).repeat(20_000, 1).requires_grad_()
-    with jittered(generator()):
+    with jittered(Streams.of(generator(), 1, torch.device("cpu"))):
         values = model(x)
     assert torch.equal(values, x.relu())
     (slopes,) = torch.autograd.grad(values.sum(), x)

@@ -9,6 +9,7 @@ from oracles.halfspace import generator
 from scipy import optimize
 from torch import Tensor
 
+from certify.attacks.common.distances import distance
 from certify.attacks.common.norms import length, per_row, shortest_above
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 
@@ -190,6 +191,7 @@ def test_rounding_falls_inward(norm: float, dtype: torch.dtype):
     after = size(pulled.double() - x.double(), norm)
     assert (after <= radius).all()
     assert (after >= radius - 1e-5).all()
-    assert torch.equal(pulled[before <= radius], points[before <= radius])
+    inside = distance(points, x, norm) <= radius
+    assert torch.equal(pulled[inside], points[inside])
     between = torch.minimum(points, x) <= pulled
     assert (between & (pulled <= torch.maximum(points, x))).all()
