@@ -286,8 +286,12 @@ def assert_smoothing_guarantee(
         found.append(prediction)
         votes = prediction.counts.gather(1, label[:, None]).squeeze(1)
         rival = prediction.counts.scatter(1, label[:, None], 0).amax(1)
-        against_one = clopper_pearson_upper(votes, (votes + rival).clamp(min=1), level / (smoothed.num_classes - 1))
-        highest = torch.where(certificate.two_class[rows], against_one, clopper_pearson_upper(votes, draws, level))
+        against_one = clopper_pearson_upper(
+            votes, (votes + rival).clamp(min=1), alpha=level / (smoothed.num_classes - 1)
+        )
+        highest = torch.where(
+            certificate.two_class[rows], against_one, clopper_pearson_upper(votes, draws, alpha=level)
+        )
         for i in torch.nonzero(highest < 0.5).flatten().tolist():
             kind = "random perturbation" if number < perturbations else "perturbation towards the given point"
             lines.append(

@@ -240,8 +240,8 @@ def noise_radius(
     if norm is not None:
         checks.norm(norm)
     counts = torch.arange(draws + 1, device=x.device)
-    certain = clopper_pearson_lower(counts, draws, alpha / 2) >= epsilon
-    possible = clopper_pearson_upper(counts, draws, alpha / 2) >= epsilon
+    certain = clopper_pearson_lower(counts, draws, alpha=alpha / 2) >= epsilon
+    possible = clopper_pearson_upper(counts, draws, alpha=alpha / 2) >= epsilon
     # Draws that have to change the prediction: as many as the share, significantly as many, not significantly fewer.
     needed = [math.ceil(epsilon * draws), draws + 1 - int(certain.sum()), draws + 1 - int(possible.sum())]
     shares = (torch.arange(grid + 1, dtype=torch.float64, device=x.device) / grid) ** 2

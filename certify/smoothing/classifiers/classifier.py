@@ -349,14 +349,16 @@ class SmoothedClassifier(NoisyModel):
         alpha, label, x = certificate.alpha, certificate.label, sampling.x
 
         def lower(successes: Tensor, draws: int | Tensor) -> Tensor:
-            return lowered(sequential_lower(successes, draws, alpha), sampling.error)
+            return lowered(sequential_lower(successes, draws, alpha=alpha), sampling.error)
 
         def settled(rows: Tensor, successes: Tensor, done: int) -> Tensor:
             if tolerance == 0 or done == 0:
                 return torch.zeros_like(successes, dtype=torch.bool)
             now = lower(successes, done)
             # What it can become: if every further draw votes for the label, and if p is as large as it may be.
-            best = torch.minimum(lower(successes + n - done, n), 1 - sequential_lower(done - successes, done, alpha))
+            best = torch.minimum(
+                lower(successes + n - done, n), 1 - sequential_lower(done - successes, done, alpha=alpha)
+            )
             parts = zip(*(column.split(checks.PART) for column in (rows, best, now)), strict=True)
             gain = [self.noise.radius_at(x[part], p) - self.noise.radius_at(x[part], q) for part, p, q in parts]
             return torch.cat(gain) <= tolerance

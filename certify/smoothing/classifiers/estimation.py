@@ -38,13 +38,13 @@ def class_bounds(
         error: total variation distance between the noise as drawn and as it should be.
     """
     successes = votes_for(label, votes)
-    lower = clopper_pearson_lower(successes, n, alpha)
+    lower = clopper_pearson_lower(successes, n, alpha=alpha)
     if not two_class.any():
         lower = lowered(lower, error)
         return lower, complement(lower)
-    lower = lowered(torch.where(two_class, clopper_pearson_lower(successes, n, alpha / 2), lower), error)
+    lower = lowered(torch.where(two_class, clopper_pearson_lower(successes, n, alpha=alpha / 2), lower), error)
     others = votes[:, :-1].scatter(1, label[:, None], -1).amax(1)
-    upper = raised(clopper_pearson_upper(others, n, alpha / 2), error)
+    upper = raised(clopper_pearson_upper(others, n, alpha=alpha / 2), error)
     rest = complement(lower)
     return lower, torch.where(two_class, torch.minimum(upper, rest), rest)
 

@@ -154,9 +154,9 @@ def top_k_bounds(
         InvalidInput: k or counts out of range; alpha outside (0, 1).
     """
     share = checks.probability("alpha", alpha) / (_among(k, counts.shape[1]) + 1)
-    lower = lowered(clopper_pearson_lower(votes_for(labels, counts), n, share), error)
+    lower = lowered(clopper_pearson_lower(votes_for(labels, counts), n, alpha=share), error)
     others = counts.scatter(1, labels[:, None], -1).topk(k, dim=1).values
-    return lower, raised(clopper_pearson_upper(others, n, share), error)
+    return lower, raised(clopper_pearson_upper(others, n, alpha=share), error)
 
 
 def top_k_radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> Tensor:

@@ -120,10 +120,10 @@ def certified_accuracy_at_least(
     counts, inputs, alpha = curve.counts(radius), len(certificate), certificate.alpha
     wrong = wrong_with_risk(certificate, risk)
     if _noise_positions(certificate).size == 1:
-        share = round_down((clopper_pearson_lower(counts, inputs, risk) - alpha) / (1 - alpha))
+        share = round_down((clopper_pearson_lower(counts, inputs, alpha=risk) - alpha) / (1 - alpha))
     else:
         surely = counts - wrong_with_risk(certificate, risk / 2)
-        share = clopper_pearson_lower(surely.clamp(min=0), inputs, risk / 2)
+        share = clopper_pearson_lower(surely.clamp(min=0), inputs, alpha=risk / 2)
     return CertifiedAccuracyStatement(
         radius=torch.as_tensor(radius, dtype=torch.float64, device=counts.device),
         accuracy=curve.at(radius),
@@ -269,7 +269,7 @@ def abstention_rate(certificate: Certificate, confidence: float = 0.95) -> Abste
             f"noise_group={getattr(certificate, 'noise_group', 1)}: certify with noise_group=1"
         )
     counts = certificate.abstained.sum()
-    lower, upper = clopper_pearson_interval(counts, len(certificate), confidence)
+    lower, upper = clopper_pearson_interval(counts, len(certificate), confidence=confidence)
     return AbstentionRate(float(counts) / len(certificate), float(lower), float(upper), confidence)
 
 

@@ -103,7 +103,7 @@ def read_vote_log(path: Path | str, *, sigma: float, n: int, alpha: float = 1e-3
         counts = _integers(rows, "count")
         if not ((counts >= 0) & (counts <= n)).all():
             raise ValueError(f"a count must lie between 0 and n = {n}")
-        p_lower = clopper_pearson_lower(counts, n, alpha)
+        p_lower = clopper_pearson_lower(counts, n, alpha=alpha)
         abstained = (_integers(rows, "predict") < 0) | ~(p_lower > 0.5)
         radius = torch.where(abstained, 0.0, noise.radius(p_lower))
         return _log(rows, radius, abstained, noise, alpha)
