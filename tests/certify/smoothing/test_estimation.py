@@ -106,7 +106,7 @@ def test_two_class_bounds_hold_together_with_the_stated_probability():
     lower, upper = class_bounds(votes, label, n, alpha, two_class, 0.0)
     assert torch.equal(lower, clopper_pearson_lower(counts[:, 0], n, alpha=alpha / 2))
     others = clopper_pearson_upper(counts[:, 1:].amax(1), n, alpha=alpha / 2)
-    torch.testing.assert_close(upper, torch.minimum(others, 1 - lower), rtol=0, atol=2.0**-52)
+    torch.testing.assert_close(upper, torch.minimum(others, 1 - lower), rtol=0, atol=1e-14)
     wrong = (lower.numpy() > p[0]) | (upper.numpy() < p[1:].max())
     assert 0 < chance[wrong].sum() <= alpha
     mutant = clopper_pearson_upper(counts[:, 1:].amin(1), n, alpha=alpha / 2).numpy() < p[1:].max()
