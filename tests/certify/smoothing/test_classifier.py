@@ -401,7 +401,6 @@ def test_log_reader_takes_both_forms_of_time_and_no_time(tmp_path):
         "0\t3\tx\t0.1",
         "0\t3.9\t3\t0.1",
         "0\t3\t3\tnan",
-        "0\t3\t3\t-0.1",
         "0\t3\t3\tinf",
         "0\t3\t3",
         "1\t2\t3\t4\t5",
