@@ -82,6 +82,7 @@ def clever(
     """
     plan = make_plan(num_batches, batch_size, chunk_size, generator)
     ball = LpBall(x.detach(), checks.positive("radius", radius), norm, low, high)
+    checks.warn_of_another_unit(x, f"radius = {radius:g}", radius)
 
     def measure_of(label: int, others: Tensor, margin: Tensor) -> Callable[[Tensor], Measured]:
         limit = DEAD * margin / radius

@@ -46,6 +46,9 @@ class NoisyModel(ABC):
         checks.inputs(x)
         first_index = checks.at_least("first_index", first_index, 0)
         self.noise.check(x)
+        reach = getattr(self.noise.distribution, "reach", None)  # of noise that is added
+        if reach is not None:
+            checks.warn_of_another_unit(x, str(self.noise), reach)
         distribution = on_grid(self.noise.distribution, self.grid, x)
         distribution.check(x)
         if len(x):
