@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,6 +189,25 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     """Return ``value``; it must be one of the known names."""
     if value not in known:
         raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value
+
+
+def several(name: str, values: object) -> list[Any]:
+    """Return ``values`` as a list; they must be a sequence or another collection, and not empty."""
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
+        raise InvalidInput(f"{name} must be a sequence, got {values!r}: put a single one into a list")
+    found = list(values)
+    if not found:
+        raise InvalidInput(f"{name} must hold at least one, got none: leave the argument out for the default")
+    return found
+
+
+def generator(value: torch.Generator | None) -> torch.Generator | None:
+    """Return ``value``; it must be a random generator or None, and no seed."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise InvalidInput(
+            f"generator must be a torch.Generator or None, got {value!r}: use torch.Generator().manual_seed(seed)"
+        )
     return value
 
 

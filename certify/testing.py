@@ -222,7 +222,7 @@ def assert_noise_law(
     )
     if not found.law_holds:
         reason = "does not follow the sqrt(D) law"
-        if not found.conclusive:
+        if found.law_holds is None:
             reason = "was not measured well enough to say: use more inputs or directions, or nearer bounds"
         raise AssertionError(f"the ratio of random to adversarial distances {reason}\n{found}")
     if flat and not found.boundary_is_flat:

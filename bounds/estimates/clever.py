@@ -81,7 +81,7 @@ def clever(
         perturbation size, arXiv:1804.07870.
     """
     plan = make_plan(num_batches, batch_size, chunk_size, generator)
-    ball = LpBall(x.detach(), checks.positive("radius", radius), norm, low, high)
+    ball = LpBall(checks.tensor("x", x).detach(), checks.positive("radius", radius), norm, low, high)
     checks.warn_of_another_unit(x, f"radius = {radius:g}", radius)
 
     def measure_of(label: int, others: Tensor, margin: Tensor) -> Callable[[Tensor], Measured]:
@@ -119,7 +119,8 @@ def clever_curve(
     With the radius grow both the estimate of L and the cap of the score, so that the score first rises with R and then
     falls. A radius says something only where the score is below it.
     """
-    seed = run_seed(generator)
+    checks.tensor("x", x)
+    seed, radii = run_seed(generator), checks.several("radii", radii)
     return [
         clever(
             model,

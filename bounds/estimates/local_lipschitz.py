@@ -50,7 +50,7 @@ def local_lipschitz(
     """
     checks.at_least("steps", steps, 0)
     checks.at_least("restarts", restarts, 1)
-    ball = LpBall(x.detach(), checks.positive("radius", radius), norm, low, high)
+    ball = LpBall(checks.tensor("x", x).detach(), checks.positive("radius", radius), norm, low, high)
     checks.warn_of_another_unit(x, f"radius = {radius:g}", radius)
     source = torch.Generator(x.device).manual_seed(stream_seed(run_seed(generator), 0, 0))
     with frozen(model):

@@ -70,7 +70,9 @@ def trials_of(trials: int | Tensor) -> Tensor:
     if not whole:
         shown = trials.dtype if isinstance(trials, Tensor) else repr(trials)
         raise InvalidInput(f"trials must be an integer or a tensor of integers, got {shown}: pass the number of draws")
-    return torch.as_tensor(trials, dtype=torch.int64, device="cpu").detach()
+    if isinstance(trials, Tensor):
+        return trials.detach().cpu().to(torch.int64)
+    return torch.tensor(trials, dtype=torch.int64, device="cpu")
 
 
 def _tail_exceeds(successes: FloatArray, failures: FloatArray, p: FloatArray, alpha: float) -> NDArray[np.bool_]:

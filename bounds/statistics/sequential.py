@@ -95,7 +95,9 @@ def _arrays(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> tupl
         raise InvalidInput(f"successes must be integers, got {successes.dtype}: convert with successes.long()")
     a = successes.detach().cpu().double().numpy()
     n = np.broadcast_to(trials_of(trials).double().numpy(), a.shape)
-    threshold = np.broadcast_to(np.asarray(p0.cpu() if isinstance(p0, Tensor) else p0, np.float64), a.shape)
+    if not (isinstance(p0, Tensor) and p0.shape in ((), a.shape)):
+        p0 = checks.probability("p0", p0)
+    threshold = np.broadcast_to(np.asarray(p0.detach().cpu() if isinstance(p0, Tensor) else p0, np.float64), a.shape)
     if not ((a >= 0) & (a <= n)).all():
         wrong = ~((a >= 0) & (a <= n))
         shown = f"{a[wrong][:5].tolist()} of {n[wrong][:5].tolist()}"

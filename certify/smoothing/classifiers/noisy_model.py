@@ -20,6 +20,12 @@ class NoisyModel(ABC):
     """A model, its noise, and how the noise is drawn; the arguments are those of :class:`SmoothedClassifier`."""
 
     def __init__(self, model: nn.Module, noise: Noise, *, batch_size: int, noise_group: int, grid: Grid) -> None:
+        if not isinstance(noise, Noise):
+            raise InvalidInput(f"noise must be a noise such as Gaussian(sigma=0.25), got {noise!r}")
+        if not (grid is None or isinstance(grid, str)):
+            checks.at_least("grid", grid, 1)
+        elif grid is not None:
+            checks.one_of("grid", grid, ("auto",))
         self.model = model
         self.noise = noise
         self.batch_size = checks.at_least("batch_size", batch_size, 1)

@@ -97,6 +97,8 @@ def certify_top_k(
         via randomized smoothing, arXiv:1912.09899, Theorem 1; they pay for K bounds where :func:`top_k_bounds` pays
         for k + 1.
     """
+    if not isinstance(smoothed, SmoothedClassifier):
+        raise InvalidInput(f"smoothed must be a SmoothedClassifier, got {type(smoothed).__name__}")
     if not isinstance(smoothed.noise, Gaussian):
         raise InvalidInput(f"smoothed must have Gaussian noise, which the theorem is about, got {smoothed.noise}")
     checks.probability("alpha", alpha)

@@ -15,6 +15,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor, nn
 
+from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.memory import out_of_memory
 from certify.models import frozen
@@ -38,7 +39,7 @@ class Stage(IntEnum):
 
 def draw_run_seed(generator: torch.Generator | None) -> int:
     """One draw from ``generator`` (torch's default if None); the only thing a generator is used for."""
-    device = "cpu" if generator is None else generator.device
+    device = "cpu" if checks.generator(generator) is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
