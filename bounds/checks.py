@@ -114,8 +114,8 @@ def warn_of_another_unit(x: Tensor, what: str, size: float) -> None:
     """
     if x.numel() == 0:
         return
-    low, high = (float(side) for side in x.aminmax())
-    if high - low > max(WIDE_SPREAD, SPREAD_IN_SIZES * size):
+    low, high = (float(side) for side in x.detach().aminmax())
+    if low >= 0 and high - low > max(WIDE_SPREAD, SPREAD_IN_SIZES * size):
         warnings.warn(
             f"x holds values from {low:g} to {high:g}, but {what} is in units of x: if these are images of 8 bits, "
             f"divide them by 255",

@@ -7,7 +7,9 @@ point that the maxima do not determine, a radius that cuts the score off.
 
 In high dimension the largest gradient is met in a part of the ball that random points never see: the maxima then look
 like any smooth distribution, the fit is excellent by every test, and its end point means nothing. Where this shows, the
-largest sampled value is used, which is below L, so that the score is too large.
+largest sampled value is used, which is below L, so that the score is too large. Where it does not show, nothing in the
+result tells: a ridge that takes a small share of the ball, as a half space off its centre does in high dimension, leaves
+the status ``"fitted"`` and a score of several times the distance.
 """
 
 import math
@@ -52,7 +54,8 @@ def clever(
 ) -> CleverEstimate:
     """CLEVER scores: estimates of the distance to another class, with what can be wrong with them.
 
-    No guarantee: an estimate of a bound is no bound. For every input, ``num_batches`` independent batches are drawn,
+    No guarantee: an estimate of a bound is no bound, and regions that no point fell into stay unseen, also where the
+    status is ``"fitted"``. For every input, ``num_batches`` independent batches are drawn,
     uniform in the ball and the box. All targets share the points and the forward passes. A score depends on the model,
     the input, its place in ``x`` and the state of the generator.
 

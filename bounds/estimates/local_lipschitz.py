@@ -59,8 +59,9 @@ def local_lipschitz(
         best = torch.zeros(others.shape, dtype=torch.float64, device=x.device)
         for row in range(len(x)):
             one = ball.row(row)
+            sampler = UniformSampler(one)
             for column, target in enumerate(others[row].tolist()):
-                points = UniformSampler(one).draw(restarts, source)
+                points = sampler.draw(restarts, source)
                 pair = labels[row].expand(restarts), torch.full((restarts,), target, device=x.device)
                 best[row, column] = ascend(model, points, pair, one, steps, source).max()
     return best

@@ -161,7 +161,7 @@ class SmoothedClassifier(NoisyModel):
             _check_open_ended(alpha, tolerance)
             if bound != "binary":
                 raise InvalidInput(f"bound must be 'binary' where a tolerance is given, got {bound!r}")
-        sampling = self.sampling(x, max(n, n0), draw_run_seed(generator), first_index)
+        sampling = self.sampling(x, n0 if tolerance is not None else n, draw_run_seed(generator), first_index)
         selection = sampling.votes(self.num_classes, n0, Stage.SELECTION)
         label = selection[:, :-1].argmax(1)
         empty = SmoothingCertificate(
@@ -271,7 +271,7 @@ class SmoothedClassifier(NoisyModel):
         radius = checks.positive("radius", radius)
         checks.at_most("alpha", checks.probability("alpha", alpha), LARGEST_ALPHA)
         max_samples, n0 = checks.at_least("max_samples", max_samples, 1), checks.at_least("n0", n0, 1)
-        sampling = self.sampling(x, max(max_samples, n0), draw_run_seed(generator), first_index)
+        sampling = self.sampling(x, n0, draw_run_seed(generator), first_index)
         needed = round_up(self.noise.probability_needed_at(x, radius) + sampling.error)
         possible = needed < 1
         p0 = torch.where(possible, needed, 0.5)

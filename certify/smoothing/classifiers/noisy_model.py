@@ -13,6 +13,9 @@ from certify.smoothing.drawing.distributions import Distribution, on_grid
 from certify.smoothing.drawing.votes import Sampling, precision
 from certify.smoothing.noises.base import Noise
 
+# Rows of a trial batch, of which a fixed size would show, and the part of all draws that it may cost beyond them.
+PROBED = 32
+
 Grid = int | Literal["auto"] | None
 
 
@@ -43,7 +46,7 @@ class NoisyModel(ABC):
         return f"smoothed({self.noise}{distribution.suffix})"
 
     def sampling(self, x: Tensor, draws: int, seed: int, first_index: int = 0) -> Sampling:
-        """Noise on the inputs (N, *D), after checking them and the model; ``draws`` at most per row.
+        """Noise on the inputs (N, *D), after checking them and the model; ``draws`` at least per row.
 
         Raises:
             InvalidInput: a bad argument.
@@ -60,7 +63,7 @@ class NoisyModel(ABC):
         if len(x):
             with frozen(self.model) as model, torch.no_grad():
                 seen = distribution.clean(x[:100]).to(precision(model, x))
-                self.look(model, seen, min(self.batch_size, len(x) * draws))
+                self.look(model, seen, min(self.batch_size, max(PROBED, len(x) * draws // PROBED)))
         return Sampling(
             model=self.model,
             x=x.detach(),

@@ -63,7 +63,7 @@ class NoiseStream:
     def __init__(self, distribution: Distribution, encoded: Tensor, *, seed: int, stage: Stage) -> None:
         self.distribution = distribution
         self.key = (seed, stage)
-        self.generator = torch.Generator(encoded.device)
+        self.generators: list[torch.Generator] = []
         self.encoded = encoded[:1]
         self.buffer = distribution.raw(self.encoded, 0)
 
@@ -71,10 +71,10 @@ class NoiseStream:
         """Draws of ``count`` blocks, (count * NOISE_BLOCK, *R); valid until the next call."""
         if len(self.buffer) < count * NOISE_BLOCK:
             self.buffer = self.distribution.raw(self.encoded, count * NOISE_BLOCK)
-        for i in range(count):
-            self.generator.manual_seed(block_seed(*self.key, group, first + i))
-            self.distribution.draw_(self.buffer[i * NOISE_BLOCK : (i + 1) * NOISE_BLOCK], self.generator)
-        return self.buffer[: count * NOISE_BLOCK]
+        self.generators += [torch.Generator(self.encoded.device) for _ in range(len(self.generators), count)]
+        for i, generator in enumerate(self.generators[:count]):
+            generator.manual_seed(block_seed(*self.key, group, first + i))
+        return self.distribution.draw_blocks_(self.buffer[: count * NOISE_BLOCK], self.generators[:count])
 
 
 def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:

@@ -138,3 +138,26 @@ def test_the_needed_probability_follows_the_device_of_the_input():
 def test_bad_input_gives_one_clear_line(options: dict, message: str):
     with pytest.raises(InvalidInput, match=message):
         smoothed(Halfspace(torch.ones(1))).certify_at(torch.ones(1, 1), **options)
+
+
+class Counting(Halfspace):
+    """Counts the rows that pass through it."""
+
+    rows = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows += len(x)
+        return super().forward(x)
+
+
+def test_a_single_easy_input_costs_little_more_than_its_draws():
+    """The trial batch had 1000 rows, where selection and decision took 200."""
+    model = Counting(torch.ones(1))
+    decision = smoothed(model).certify_at(torch.ones(1, 1) * 9, radius=0.1, generator=generator())
+    assert decision.certified.all()
+    assert decision.draws.tolist() == [100]
+    assert model.rows <= 200 + 50
+    for call, draws in ((smoothed(model).predict, 100), (smoothed(model).certify, 1100)):
+        model.rows = 0
+        call(torch.ones(1, 1), n=draws - 100 if draws > 100 else draws)
+        assert model.rows <= 1.5 * draws
