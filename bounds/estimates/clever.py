@@ -8,8 +8,8 @@ point that the maxima do not determine, a radius that cuts the score off.
 In high dimension the largest gradient is met in a part of the ball that random points never see: the maxima then look
 like any smooth distribution, the fit is excellent by every test, and its end point means nothing. Where this shows, the
 largest sampled value is used, which is below L, so that the score is too large. Where it does not show, nothing in the
-result tells: a ridge that takes a small share of the ball, as a half space off its centre does in high dimension, leaves
-the status ``"fitted"`` and a score of several times the distance.
+result tells: a ridge in a small share of the ball, as a half space off its centre is in high dimension, leaves the
+status ``"fitted"`` and a score of several times the distance.
 """
 
 import math

@@ -34,7 +34,8 @@ ROUNDS = 10_000  # of proposals, until it is said that there is no hope
 
 def run_seed(generator: torch.Generator | None) -> int:
     """A seed from one draw of a generator, or of torch's default."""
-    device = "cpu" if checks.generator(generator) is None else generator.device
+    checks.generator(generator)
+    device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 

@@ -95,9 +95,12 @@ def _arrays(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> tupl
         raise InvalidInput(f"successes must be integers, got {successes.dtype}: convert with successes.long()")
     a = successes.detach().cpu().double().numpy()
     n = np.broadcast_to(trials_of(trials).double().numpy(), a.shape)
-    if not (isinstance(p0, Tensor) and p0.shape in ((), a.shape)):
-        p0 = checks.probability("p0", p0)
-    threshold = np.broadcast_to(np.asarray(p0.detach().cpu() if isinstance(p0, Tensor) else p0, np.float64), a.shape)
+    if isinstance(p0, Tensor):
+        if p0.shape not in ((), a.shape):
+            raise InvalidInput(f"p0 must be a number or have the shape of successes, {a.shape}, got {tuple(p0.shape)}")
+        threshold = np.broadcast_to(p0.detach().cpu().double().numpy(), a.shape)
+    else:
+        threshold = np.broadcast_to(np.float64(checks.probability("p0", p0)), a.shape)
     if not ((a >= 0) & (a <= n)).all():
         wrong = ~((a >= 0) & (a <= n))
         shown = f"{a[wrong][:5].tolist()} of {n[wrong][:5].tolist()}"

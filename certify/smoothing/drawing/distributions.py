@@ -86,7 +86,8 @@ class Distribution(ABC):
         """
         self.check(checks.inputs(x))
         encoded = self.encode(x)
-        if checks.generator(generator) is None:
+        checks.generator(generator)
+        if generator is None:
             seed = int(torch.randint(2**63 - 1, (), device="cpu"))
             generator = torch.Generator(x.device).manual_seed(seed)
         raw = self.draw_(self.raw(encoded, checks.at_least("draws", draws, 1)), generator)

@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from mpmath import mpf
 from oracles.devices import elsewhere
-from oracles.halfspace import generator
+from oracles.halfspace import Halfspace, generator
 from torch import Tensor, nn
 
 from bounds import InvalidInput
@@ -155,7 +155,7 @@ def test_certificates_on_the_grid_hold_for_every_grid_point():
 
 def test_total_variation_is_paid_for(monkeypatch: pytest.MonkeyPatch):
     x = torch.full((3, 2), 51 / 255)
-    smoothed = SmoothedClassifier(nn.Linear(2, 2), Gaussian(0.25), num_classes=2)
+    smoothed = SmoothedClassifier(Halfspace(torch.ones(2)), Gaussian(0.25), num_classes=2)
     plain = [smoothed.certify(x, n=500, bound=bound, generator=generator()) for bound in ("binary", "two-class")]
     assert (smoothed.certify_at(x, 0.7, generator=generator()).draws > 0).all()
     monkeypatch.setattr(OnGrid, "error", lambda self, entries: 0.005 * entries)
