@@ -449,7 +449,7 @@ def test_table_of_class_counts(tmp_path):
         (lambda c, y: wrong_certificates_at_most(c, 0.0), "confidence must lie strictly between 0 and 1"),
         (lambda c, y: certified_quantiles(c, y, [1.0]), "share must lie strictly between 0 and 1"),
         (lambda c, y: abstention_rate(certificate([])), "independent rows and at least one, got 0 rows"),
-        (lambda c, y: CertifiedAccuracyEnvelope([], y), "at least one and of one norm"),
+        (lambda c, y: CertifiedAccuracyEnvelope([], y), "certificates must hold at least one, got none"),
         (lambda c, y: CertifiedAccuracyEnvelope([c], y).at_least(0.5, 2.0), "confidence must lie strictly"),
     ],
 )
