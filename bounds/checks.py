@@ -1,6 +1,8 @@
 """Checks of arguments, called at public boundaries only. Each raises one sentence with its remedy."""
 
 import math
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 
+WIDE_SPREAD = 50.0  # from the least to the largest entry, which standardised and scaled inputs stay far below
+SPREAD_IN_SIZES = 10.0  # and that in units of the largest perturbation, where it is meant for such inputs
 PART = 256  # rows that are looked at together, so that no check holds a second data set
 
 Limit = float | Tensor | None  # a box side: one number, one per feature, or none
@@ -65,14 +69,23 @@ def norm(value: float) -> float:
 def tensor(name: str, value: Tensor) -> Tensor:
     """Return ``value``; it must be a tensor."""
     if not isinstance(value, Tensor):
-        raise InvalidInput(f"{name} must be a torch tensor, got {type(value).__name__}: use torch.as_tensor({name})")
+        numbers = isinstance(value, list | tuple | int | float) or hasattr(value, "__array__")
+        remedy = f"use torch.as_tensor({name})"
+        if not numbers:
+            remedy = (
+                f"pass one tensor, such as {name} of `for x, y in loader`" if hasattr(value, "__iter__") else remedy
+            )
+        raise InvalidInput(f"{name} must be a torch tensor, got {type(value).__name__}: {remedy}")
     return value
 
 
 def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
     """Return ``x``; it must be a floating (N, *D) tensor, finite, and inside the box if one is given."""
     if not tensor("x", x).is_floating_point():
-        raise InvalidInput(f"x must be a floating-point tensor, got {x.dtype}: convert with x.float()")
+        remedy = "convert with x.float()"
+        if x.dtype == torch.uint8:
+            remedy = "images of 8 bits become numbers in [0, 1] by x.float() / 255"
+        raise InvalidInput(f"x must be a floating-point tensor, got {x.dtype}: {remedy}")
     if x.ndim < 2:
         raise InvalidInput(f"x must have shape (N, *D), got {tuple(x.shape)}: add a batch dimension")
     if x.shape[1:].numel() == 0:
@@ -91,6 +104,23 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
             f"{x.min():.6g} to {x.max():.6g}: rescale x or declare its range with low= and high="
         )
     return x
+
+
+def warn_of_another_unit(x: Tensor, what: str, size: float) -> None:
+    """Warn where inputs spread so far that ``size``, in units of the input, was hardly meant so.
+
+    As of images from 0 to 255 where everything else is in units of [0, 1]: what is stated then holds, in units of one
+    part of 255.
+    """
+    if x.numel() == 0:
+        return
+    low, high = (float(side) for side in x.detach().aminmax())
+    if low >= 0 and high - low > max(WIDE_SPREAD, SPREAD_IN_SIZES * size):
+        warnings.warn(
+            f"x holds values from {low:g} to {high:g}, but {what} is in units of x: if these are images of 8 bits, "
+            f"divide them by 255",
+            stacklevel=4,
+        )
 
 
 def not_empty(x: Tensor) -> Tensor:
@@ -164,6 +194,25 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     """Return ``value``; it must be one of the known names."""
     if value not in known:
         raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    return value
+
+
+def several(name: str, values: object) -> list[Any]:
+    """Return ``values`` as a list; they must be a sequence or another collection, and not empty."""
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
+        raise InvalidInput(f"{name} must be a sequence, got {values!r}: put a single one into a list")
+    found = list(values)
+    if not found:
+        raise InvalidInput(f"{name} must hold at least one, got none: leave the argument out for the default")
+    return found
+
+
+def generator(value: torch.Generator | None) -> torch.Generator | None:
+    """Return ``value``; it must be a random generator or None, and no seed."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise InvalidInput(
+            f"generator must be a torch.Generator or None, got {value!r}: use torch.Generator().manual_seed(seed)"
+        )
     return value
 
 

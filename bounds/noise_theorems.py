@@ -56,7 +56,7 @@ def flat_ratio_bound(features: int, dimension: int, *, delta: float, classes: in
     References:
         Fawzi, Moosavi-Dezfooli, Frossard (2016), arXiv:1608.08967, Lemma 1 and Theorem 1.
     """
-    checks.at_most("dimension", checks.at_least("dimension", dimension, 1), features)
+    checks.at_most("dimension", checks.at_least("dimension", dimension, 1), checks.at_least("features", features, 1))
     lower, upper = subspace_factors(dimension, delta)
     failures = 2 if checks.at_least("classes", classes, 2) == 2 else 2 * (classes + 1)
     scale = math.sqrt(features / dimension)
@@ -69,6 +69,7 @@ def largest_curvature(features: int, dimension: int, *, delta: float, distance: 
     The curvature is one over the radius of the largest ball that touches the boundary anywhere from either side without
     crossing it.
     """
+    checks.at_least("features", features, 1)
     _, upper = subspace_factors(dimension, delta)
     return CURVATURE_LIMIT / (upper * checks.positive("distance", distance)) * dimension / features
 
@@ -155,7 +156,7 @@ def lp_noise_factor(weight: Tensor, norm: float) -> float:
     """
     p = checks.norm(norm)
     dual = math.inf if p == 1 else 1.0 if p == math.inf else p / (p - 1)
-    flat = weight.double().flatten()
+    flat = _weight(weight)
     dual_length, length = float(flat.norm(dual)), float(flat.norm(2))
     return math.pow(len(flat), 1 / p) * dual_length / length
 
@@ -188,8 +189,8 @@ def gaussian_noise_radius(weight: Tensor, distance: float, *, covariance: Tensor
     References:
         Franceschi, Fawzi, Fawzi (2018), arXiv:1802.07971, Theorem 2, for bounds on it.
     """
-    w = weight.double().flatten()
-    if covariance.shape != (len(w), len(w)):
+    w = _weight(weight)
+    if checks.tensor("covariance", covariance).shape != (len(w), len(w)):
         raise InvalidInput(f"covariance must have shape ({len(w)}, {len(w)}), got {tuple(covariance.shape)}")
     spread = float((w @ covariance.double() @ w).sqrt())
     return checks.positive("distance", distance) * float(w.norm()) / (spread * _normal_quantile(epsilon))
@@ -210,7 +211,7 @@ def gaussian_noise_factors(epsilon: float, *, flatness: float = 0.0) -> tuple[fl
         Franceschi, Fawzi, Fawzi (2018), arXiv:1802.07971, Theorems 2 and 4.
     """
     checks.probability("epsilon", epsilon)
-    if not 0 <= flatness < 1:
+    if not checks.nonnegative("flatness", flatness) < 1:
         raise InvalidInput(f"flatness must lie in [0, 1), got {flatness}")
     below, above = (epsilon, epsilon) if flatness == 0 else (epsilon / 2, 1.5 * epsilon)
     if not above < 1 / 3:
@@ -229,12 +230,13 @@ def gaussian_flip_probability(distances: Tensor, *, sigma: float, normals: Tenso
     Raises:
         InvalidInput: several planes without normals, other shapes.
     """
-    d = checks.tensor("distances", distances).double().flatten() / checks.positive("sigma", sigma)
+    d = checks.tensor("distances", distances).detach().cpu().double().flatten() / checks.positive("sigma", sigma)
     if len(d) == 1:
         return float(special.ndtr(-float(d)))
-    if normals is None or normals.ndim != 2 or len(normals) != len(d):
+    if normals is None or checks.tensor("normals", normals).ndim != 2 or len(normals) != len(d):
         raise InvalidInput(f"normals must have shape ({len(d)}, F) for {len(d)} planes")
-    gram = (normals.double() @ normals.double().T).numpy()
+    unit = normals.detach().cpu().double()
+    gram = (unit @ unit.T).numpy()
     from scipy import stats
 
     alone = special.ndtr(-d.numpy())
@@ -242,8 +244,16 @@ def gaussian_flip_probability(distances: Tensor, *, sigma: float, normals: Tenso
     return float(np.clip(1 - inside, alone.max(), min(1.0, alone.sum())))
 
 
+def _weight(weight: Tensor) -> Tensor:
+    """The entries of a normal, float64, not all of them 0."""
+    flat = checks.tensor("weight", weight).double().flatten()
+    if not bool((flat != 0).any() & flat.isfinite().all()):
+        raise InvalidInput(f"weight must be finite and not 0, got {tuple(weight.shape)}: pass the normal of the plane")
+    return flat
+
+
 def _normal_quantile(epsilon: float) -> float:
-    if not 0 < epsilon < 0.5:
+    if not checks.probability("epsilon", epsilon) < 0.5:
         raise InvalidInput(f"epsilon must lie strictly between 0 and 1/2, got {epsilon}")
     return float(-special.ndtri(epsilon))
 
@@ -268,7 +278,7 @@ def distinguishability_bound(x: Tensor, y: Tensor) -> float:
         Fawzi, Fawzi, Frossard (2018), Analysis of classifiers' robustness to adversarial perturbations,
         arXiv:1502.02590.
     """
-    classes = y.unique()
+    classes = checks.rows("y", y, len(checks.not_empty(checks.inputs(x)))).unique()
     if len(classes) != 2:
         raise InvalidInput(f"y must hold two classes, got {len(classes)}")
     flat = x.flatten(1).double()
@@ -294,9 +304,11 @@ def mean_distance_bound(scores: Tensor, signs: Tensor, *, tau: float, gamma: flo
     References:
         Fawzi, Fawzi, Frossard (2018), arXiv:1502.02590; by Jensen's inequality.
     """
-    if not (signs.abs() == 1).all():
+    if checks.tensor("scores", scores).ndim != 1 or len(scores) == 0:
+        raise InvalidInput(f"scores must have shape (N,) with N of at least 1, got {tuple(scores.shape)}")
+    if not (checks.rows("signs", signs, len(scores)).abs() == 1).all():
         raise InvalidInput("signs must be -1 or 1")
-    if not 0 < gamma <= 1:
+    if not checks.positive("gamma", gamma) <= 1:
         raise InvalidInput(f"gamma must lie in (0, 1], got {gamma}")
     right = scores.double() * signs.double()
     wrong = 2 * (-right).clamp(min=0)  # y f + 2 |f| where it errs, which is |f| again

@@ -179,6 +179,11 @@ def corruption_accuracy(
     checks.at_least("batch_size", batch_size, 1)
     if x.ndim != 4 or len(x) == 0:
         raise InvalidInput(f"x must hold images of shape (N, C, H, W), at least one, got {tuple(x.shape)}")
+    severities = checks.several("severities", severities)
+    if not isinstance(corruptions, Mapping) or not corruptions:
+        raise InvalidInput(
+            f"corruptions must be a mapping from names to at least one, got {corruptions!r}: see CORRUPTIONS"
+        )
     if not set(severities) <= set(SEVERITIES):
         raise InvalidInput(f"severities must lie between 1 and 5, got {list(severities)}")
     with frozen(model), torch.no_grad():

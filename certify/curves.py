@@ -55,7 +55,7 @@ class AccuracyCurve:
 
     def interval(self, radius: float | Sequence[float] | Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of the exact confidence interval at each radius."""
-        return clopper_pearson_interval(self.counts(radius), len(self.limit), confidence)
+        return clopper_pearson_interval(self.counts(radius), len(self.limit), confidence=confidence)
 
     def radii(self, points: int = 200) -> Tensor:
         """Evenly spaced radii from 0 to a little beyond the largest finite limit."""

@@ -340,5 +340,5 @@ def share_interval(hits: Tensor, alpha: float) -> tuple[float, float]:
 
     It holds with probability at least ``1 - alpha``.
     """
-    lower, upper = clopper_pearson_interval(hits.sum(), len(hits), 1 - checks.probability("alpha", alpha))
+    lower, upper = clopper_pearson_interval(hits.sum(), len(hits), confidence=1 - checks.probability("alpha", alpha))
     return float(lower), float(upper)

@@ -65,9 +65,12 @@ def assert_certified(
         InvalidInput: a bad argument.
     """
     __tracebackhide__ = True
+    from bounds import InvalidInput
     from certify.verification.verdicts import verify
 
     _require_rows(x)
+    if not 0 < at_least <= 1:
+        raise InvalidInput(f"at_least must lie in (0, 1], got {at_least}: an assertion about no input always passes")
     verdict = verify(
         model, x, labels, norm=norm, epsilon=epsilon, method=method, low=low, high=high, generator=generator
     )
@@ -128,7 +131,7 @@ def assert_sound_bounds(
 
     import torch
 
-    from bounds import checks, crown
+    from bounds import InvalidInput, checks, crown
     from certify.attacks.common.norms import clip, per_row, project, steepest_ascent
     from certify.attacks.common.threat import sides
     from certify.attacks.studies.noise_accuracy import unit_noise
@@ -141,7 +144,9 @@ def assert_sound_bounds(
     x, exact = ball.center.double(), copy.deepcopy(model).double()
     inside = sides(x, ball.low, ball.high, ball.frozen_features)
     radii = ball.radii.double() * INSIDE
-    order = ball.norm if ball.norm in (1, 2, math.inf) else 1  # the l_1 ball lies within all others
+    if not interval.lower.shape == interval.upper.shape == (shape := exact(x[:1]).expand(len(x), -1).shape):
+        raise InvalidInput(f"bound must give an interval of shapes {tuple(shape)}, got {tuple(interval.lower.shape)}")
+    order = ball.norm if ball.norm in (1, 2, math.inf) else 1 if ball.norm < 2 else 2  # that ball lies within
     lowest = torch.full_like(interval.lower, math.inf, dtype=torch.float64)
     highest = -lowest
 
@@ -217,7 +222,7 @@ def assert_noise_law(
     )
     if not found.law_holds:
         reason = "does not follow the sqrt(D) law"
-        if not found.conclusive:
+        if found.law_holds is None:
             reason = "was not measured well enough to say: use more inputs or directions, or nearer bounds"
         raise AssertionError(f"the ratio of random to adversarial distances {reason}\n{found}")
     if flat and not found.boundary_is_flat:
@@ -231,74 +236,78 @@ def assert_smoothing_guarantee(
     certificate: "SmoothingCertificate",
     *,
     toward: "Tensor | None" = None,
+    attack: bool | None = None,
     perturbations: int = 2,
     draws: int = 1000,
     alpha: float = 1e-3,
     generator: "torch.Generator | None" = None,
 ) -> "list[SmoothedPrediction]":
-    """Predictions within the radii, if none of them refutes the certificates of a smoothed classifier.
+    """Predictions within the radii, if nothing refutes the certificates of a smoothed classifier.
 
-    Each certified input is moved by almost its radius, in random directions and, with ``toward``, to given points.
-    There the smoothed classifier is asked anew. The assertion fails if its label has a probability below one half
-    beyond doubt, or below that of another class where certificates speak of two: by the exact binomial test, at
-    ``alpha`` over all inputs and perturbations together. False-alarm rate: at most ``alpha``, and the probability that
-    a certificate is false, which is at most its own alpha for each input.
+    First, no row may state more than its own votes allow: radius, bounds and abstention are computed anew from them.
+    Then the smoothed classifier is asked on fresh draws: at each certified input, where its label must be as likely as
+    the certificate states; and moved by almost its radius, in random directions, to where an attack on the smoothed
+    classifier ends and, with ``toward``, to given points. There the assertion fails if the label has a probability
+    below one half beyond doubt, or below that of another class where certificates speak of two: by exact binomial
+    tests, at ``alpha`` over all of them together. False-alarm rate: at most ``alpha``, and the probability that a
+    certificate is false, which is at most its own alpha for each input.
 
     Args:
         smoothed: the classifier that was certified.
         x: (N, *D), the inputs that were.
         certificate: their certificates, in l_1, l_2 or l-infinity.
         toward: (N, *D) points, such as adversarial examples, in whose direction inputs are moved as well.
+        attack: whether inputs are attacked, which takes 600 passes for each and gradients of the model; None attacks
+            where the noise is Gaussian, Laplace or uniform.
         perturbations: random perturbations of each input.
-        draws: noise draws for each perturbed input.
+        draws: noise draws for each prediction.
         alpha: false-alarm rate.
         generator: source of perturbations and noise.
 
     Raises:
-        AssertionError: a certificate is refuted.
-        InvalidInput: a bad argument; a norm without random perturbations.
+        AssertionError: a row states more than its votes allow, or is refuted.
+        InvalidInput: a bad argument; a norm without random perturbations; so few draws that nothing could be refuted.
     """
     __tracebackhide__ = True
-    import torch
+    from bounds import InvalidInput, checks
+    from certify.attacks.studies.guarantee_trials import Trials
+    from certify.results import SmoothingCertificate
+    from certify.smoothing.classifiers.recount import unsupported
 
-    from bounds import InvalidInput, checks, clopper_pearson_upper
-    from certify.attacks.common.norms import length, per_row
-    from certify.attacks.studies.noise_accuracy import unit_noise
-
-    checks.at_least("perturbations", perturbations, 0 if toward is not None else 1)
+    checks.at_least("perturbations", perturbations, 0)
     checks.probability("alpha", alpha)
+    if not isinstance(certificate, SmoothingCertificate):
+        raise InvalidInput(
+            f"certificate must be that of SmoothedClassifier.certify, with its votes, got {type(certificate).__name__}"
+        )
     if certificate.norm not in (1, 2, math.inf):
         raise InvalidInput(f"certificate must be in the norm 1, 2 or math.inf, got {certificate.norm}")
-    if len(x) != len(certificate):
+    if len(checks.inputs(x)) != len(certificate):
         raise InvalidInput(f"x must hold the {len(certificate)} inputs of the certificate, got {len(x)}")
+    certificate = certificate.to(x.device)
+    _require_own_record(smoothed, x, certificate)
+    wrong = unsupported(smoothed, x, certificate)
+    if wrong:
+        lines = [f"row {row}: {reason}" for row, reason in wrong[:SHOWN]]
+        raise AssertionError(_message("certificates state more than their own votes allow", lines, len(wrong)))
     rows = (~certificate.abstained & (certificate.radius > 0)).nonzero().flatten()
     if len(rows) == 0:
         raise AssertionError(f"none of {len(x)} inputs is certified, so there is nothing to test")
-    inputs, radius, label = x[rows], certificate.radius[rows] * INSIDE, certificate.label[rows]
-    moves = [unit_noise(inputs, certificate.norm, "sphere", generator) for _ in range(perturbations)]
+    trials = Trials(smoothed, x, certificate, rows, draws, generator)
+    attacked = trials.attackable if attack is None else attack
+    tests = 1 + perturbations + (toward is not None) + attacked
+    level = trials.level(alpha / tests)
+    lines = trials.at_the_inputs(level)
+    for _ in range(perturbations):
+        lines += trials.moved("a random perturbation", trials.random(), level)
     if toward is not None:
-        move = toward[rows] - inputs
-        moves.append((move / per_row(length(move, certificate.norm), move)).nan_to_num(0.0, 0.0, 0.0))
-    level = alpha / (len(moves) * len(rows))
-    found, lines = [], []
-    for number, move in enumerate(moves):
-        prediction = smoothed.predict(inputs + move * per_row(radius.to(x.dtype), move), draws, generator=generator)
-        found.append(prediction)
-        votes = prediction.counts.gather(1, label[:, None]).squeeze(1)
-        rival = prediction.counts.scatter(1, label[:, None], 0).amax(1)
-        against_one = clopper_pearson_upper(votes, (votes + rival).clamp(min=1), level / (smoothed.num_classes - 1))
-        highest = torch.where(certificate.two_class[rows], against_one, clopper_pearson_upper(votes, draws, level))
-        for i in torch.nonzero(highest < 0.5).flatten().tolist():
-            kind = "random perturbation" if number < perturbations else "perturbation towards the given point"
-            lines.append(
-                f"row {int(rows[i])}: certified within {float(certificate.radius[rows[i]]):.6g}, but after a {kind} of "
-                f"{float(radius[i]):.6g} class {int(label[i])} has {int(votes[i])} of {draws} votes, a share "
-                f"of {float(highest[i]):.4g} at most"
-            )
+        lines += trials.moved("a perturbation towards the given point", trials.towards(toward), level)
+    if attacked:
+        lines += trials.moved("an attack", trials.attacked(), level)
     if lines:
         headline = f"{len(lines)} perturbed inputs refute their certificates (false-alarm rate {alpha:g})"
         raise AssertionError(_message(headline, lines[:SHOWN], len(lines)))
-    return found
+    return trials.predictions
 
 
 # ------------------------------------------------------------------------------------------------------------ fixtures
@@ -331,6 +340,20 @@ def _require_rows(x: "Tensor") -> None:
 
     if len(x) == 0:
         raise InvalidInput("x must hold at least one input: an assertion about none would always pass")
+
+
+def _require_own_record(smoothed: "SmoothedClassifier", x: "Tensor", certificate: "SmoothingCertificate") -> None:
+    """Fail where the record speaks of another classifier or of another norm than the one at hand certifies in."""
+    from certify.smoothing.drawing.distributions import on_grid
+
+    subject = smoothed.subject(on_grid(smoothed.noise.distribution, smoothed.grid, x))
+    for name, stated, own in (
+        ("of", certificate.subject, subject),
+        ("in the norm", certificate.norm, smoothed.noise.norm),
+        ("of inputs of the domain", certificate.domain, smoothed.noise.domain),
+    ):
+        if stated != own:
+            raise AssertionError(f"the certificates speak {name} {stated}, the smoothed classifier gives those {own}")
 
 
 def _size(epsilon: "float | Tensor") -> str:

@@ -3,6 +3,8 @@
 import gc
 import importlib.util
 import os
+import random
+import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from bounds import Normalize
@@ -30,6 +33,58 @@ def pytest_collection() -> Generator[None, object, object]:
     gc.freeze()
     gc.enable()
     return result
+
+
+# ---------------------------------------------------------------------------------------------------- seeds and order
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options under which the suite has to pass as well: other random numbers, another order."""
+    group = parser.getgroup("randomness")
+    group.addoption("--seed", type=int, default=0, help="shifts the seeds of all tests and fixtures")
+    group.addoption(
+        "--shuffle", type=int, default=None, metavar="SEED", help="runs modules, and tests in each, shuffled"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Examples of hypothesis are fixed like all other random numbers, and shifted with them."""
+    settings.register_profile("seeded", derandomize=config.getoption("seed") == 0)
+    settings.load_profile("seeded")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle modules, and tests within each, so that fixtures of a module are still made once."""
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        source = random.Random(seed)
+        modules = sorted({item.path for item in items})
+        place = dict(zip(source.sample(modules, len(modules)), range(len(modules)), strict=True))
+        source.shuffle(items)
+        items.sort(key=lambda item: place[item.path])
+
+
+def _seed(config: pytest.Config, name: str) -> None:
+    """Every global source of random numbers, by what is about to run alone."""
+    seed = (zlib.crc32(name.encode()) + config.getoption("seed")) % 2**32
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # the global source is the point
+    random.seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+    """A fixture draws the same numbers whichever test asks for it first."""
+    _seed(request.config, f"{fixturedef.baseid}::{fixturedef.argname}[{request.param_index}]")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """A test draws the same numbers whatever ran before it."""
+    _seed(item.config, item.nodeid)
+
+
+# --------------------------------------------------------------------------------------------------------------- data
 
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

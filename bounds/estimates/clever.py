@@ -7,7 +7,9 @@ point that the maxima do not determine, a radius that cuts the score off.
 
 In high dimension the largest gradient is met in a part of the ball that random points never see: the maxima then look
 like any smooth distribution, the fit is excellent by every test, and its end point means nothing. Where this shows, the
-largest sampled value is used, which is below L, so that the score is too large.
+largest sampled value is used, which is below L, so that the score is too large. Where it does not show, nothing in the
+result tells: a ridge in a small share of the ball, as a half space off its centre is in high dimension, leaves the
+status ``"fitted"`` and a score of several times the distance.
 """
 
 import math
@@ -52,7 +54,8 @@ def clever(
 ) -> CleverEstimate:
     """CLEVER scores: estimates of the distance to another class, with what can be wrong with them.
 
-    No guarantee: an estimate of a bound is no bound. For every input, ``num_batches`` independent batches are drawn,
+    No guarantee: an estimate of a bound is no bound, and regions that no point fell into stay unseen, also where the
+    status is ``"fitted"``. For every input, ``num_batches`` independent batches are drawn,
     uniform in the ball and the box. All targets share the points and the forward passes. A score depends on the model,
     the input, its place in ``x`` and the state of the generator.
 
@@ -81,7 +84,8 @@ def clever(
         perturbation size, arXiv:1804.07870.
     """
     plan = make_plan(num_batches, batch_size, chunk_size, generator)
-    ball = LpBall(x.detach(), checks.positive("radius", radius), norm, low, high)
+    ball = LpBall(checks.tensor("x", x).detach(), checks.positive("radius", radius), norm, low, high)
+    checks.warn_of_another_unit(x, f"radius = {radius:g}", radius)
 
     def measure_of(label: int, others: Tensor, margin: Tensor) -> Callable[[Tensor], Measured]:
         limit = DEAD * margin / radius
@@ -118,7 +122,8 @@ def clever_curve(
     With the radius grow both the estimate of L and the cap of the score, so that the score first rises with R and then
     falls. A radius says something only where the score is below it.
     """
-    seed = run_seed(generator)
+    checks.tensor("x", x)
+    seed, radii = run_seed(generator), checks.several("radii", radii)
     return [
         clever(
             model,

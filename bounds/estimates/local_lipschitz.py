@@ -50,7 +50,8 @@ def local_lipschitz(
     """
     checks.at_least("steps", steps, 0)
     checks.at_least("restarts", restarts, 1)
-    ball = LpBall(x.detach(), checks.positive("radius", radius), norm, low, high)
+    ball = LpBall(checks.tensor("x", x).detach(), checks.positive("radius", radius), norm, low, high)
+    checks.warn_of_another_unit(x, f"radius = {radius:g}", radius)
     source = torch.Generator(x.device).manual_seed(stream_seed(run_seed(generator), 0, 0))
     with frozen(model):
         labels = all_logits(model, ball.center, restarts).argmax(1)
@@ -58,8 +59,9 @@ def local_lipschitz(
         best = torch.zeros(others.shape, dtype=torch.float64, device=x.device)
         for row in range(len(x)):
             one = ball.row(row)
+            sampler = UniformSampler(one)
             for column, target in enumerate(others[row].tolist()):
-                points = UniformSampler(one).draw(restarts, source)
+                points = sampler.draw(restarts, source)
                 pair = labels[row].expand(restarts), torch.full((restarts,), target, device=x.device)
                 best[row, column] = ascend(model, points, pair, one, steps, source).max()
     return best

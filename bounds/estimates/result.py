@@ -17,7 +17,8 @@ STATUSES = {
     "capped": "the score is the radius R, within which nothing was seen: use a larger radius",
     "atom": "the largest value occurs repeatedly or the maxima take few values, so the largest one stands for L: it "
     "may be exact, or larger ones may lie where no point fell",
-    "fitted": "the end point of a reverse Weibull distribution stands for L",
+    "fitted": "the end point of a reverse Weibull distribution stands for L: regions that no point fell into stay "
+    "unseen, so that the score may be several times the distance to a class",
 }
 
 

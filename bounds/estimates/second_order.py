@@ -65,7 +65,8 @@ def clever_second_order(
     """
     checks.at_least("iterations", iterations, 1)
     plan = make_plan(num_batches, batch_size, chunk_size, generator)
-    ball = LpBall(x.detach(), checks.positive("radius", radius), 2, low, high)
+    ball = LpBall(checks.tensor("x", x).detach(), checks.positive("radius", radius), 2, low, high)
+    checks.warn_of_another_unit(x, f"radius = {radius:g}", radius)
 
     def measure_of(label: int, others: Tensor, margin: Tensor) -> Callable[[Tensor], Measured]:
         def measure(points: Tensor) -> Measured:

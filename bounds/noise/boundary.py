@@ -68,12 +68,12 @@ def nearest_boundary(
     checks.inputs(x)
     checks.at_least("steps", steps, 1)
     checks.at_least("batch_size", batch_size, 1)
-    if basis is not None and basis.shape[-x.ndim + 1 :] != x.shape[1:]:
+    if basis is not None and checks.tensor("basis", basis).shape[-x.ndim + 1 :] != x.shape[1:]:
         raise InvalidInput(f"basis must hold perturbations of shape {tuple(x.shape[1:])}, got {tuple(basis.shape)}")
     with frozen(model):
         with torch.no_grad():
             label = predicted_labels(model, x, batch_size)
-        aims = None if target is None else torch.as_tensor(target, device=x.device).expand(len(x))
+        aims = None if target is None else _aims(target, label, model, x)
         if aims is not None and (aims == label).any():
             raise InvalidInput("target must be another class than the predicted one")
         results = []
@@ -92,6 +92,15 @@ def nearest_boundary(
         perturbation=torch.where(rows(found, x), perturbation, 0.0),
         other=torch.where(found, other, label),
     )
+
+
+def _aims(target: int | Tensor, label: Tensor, model: nn.Module, x: Tensor) -> Tensor:
+    """Target classes (N,), after checking them."""
+    if not isinstance(target, Tensor):
+        target = torch.full_like(label, checks.at_least("target", target, 0))
+    with torch.no_grad():
+        classes = model(x[:1]).shape[1] if len(x) else 2
+    return checks.labels(target.expand(len(x)) if target.ndim == 0 else target, len(x), classes).to(x.device)
 
 
 def random_basis(like: Tensor, count: int, dimension: int, generator: torch.Generator | None = None) -> Tensor:

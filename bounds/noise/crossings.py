@@ -235,13 +235,16 @@ def noise_radius(
         Franceschi, Fawzi, Fawzi (2018), Robustness of classifiers to uniform l_p and Gaussian noise, arXiv:1802.07971.
     """
     limits = checked_rays(x, draws, limit, None, batch_size)
+    checks.generator(generator)
     checks.probability("epsilon", epsilon)
     checks.probability("alpha", alpha)
+    checks.at_least("grid", grid, 1)
+    checks.at_least("bisections", bisections, 0)
     if norm is not None:
         checks.norm(norm)
     counts = torch.arange(draws + 1, device=x.device)
-    certain = clopper_pearson_lower(counts, draws, alpha / 2) >= epsilon
-    possible = clopper_pearson_upper(counts, draws, alpha / 2) >= epsilon
+    certain = clopper_pearson_lower(counts, draws, alpha=alpha / 2) >= epsilon
+    possible = clopper_pearson_upper(counts, draws, alpha=alpha / 2) >= epsilon
     # Draws that have to change the prediction: as many as the share, significantly as many, not significantly fewer.
     needed = [math.ceil(epsilon * draws), draws + 1 - int(certain.sum()), draws + 1 - int(possible.sum())]
     shares = (torch.arange(grid + 1, dtype=torch.float64, device=x.device) / grid) ** 2
@@ -304,7 +307,8 @@ def _noise(like: Tensor, norm: float | None, generator: torch.Generator | None) 
 
 def unit_directions(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniformly random directions of length 1, one for each row, shaped (R, *D) like the rows."""
-    drawn = torch.empty_like(like, memory_format=torch.contiguous_format).normal_(generator=generator)
+    drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
+    drawn.normal_(generator=checks.generator(generator))
     length: Tensor = drawn.flatten(1).norm(dim=1)
     return drawn / length.view(-1, *[1] * (like.ndim - 1))
 
@@ -340,13 +344,15 @@ def checked_rays(x: Tensor, directions: int, limit: float | Tensor, along: Tenso
     checks.inputs(x)
     checks.at_least("directions", directions, 1)
     checks.at_least("batch_size", batch_size, 2)
+    if not isinstance(limit, Tensor):
+        limit = checks.positive("limit", limit)
     limits = torch.as_tensor(limit, dtype=torch.float64, device=x.device)
     if limits.shape not in ((), (len(x),)):
         raise InvalidInput(f"limit must be a number or of shape ({len(x)},), got {tuple(limits.shape)}")
     if not ((limits > 0) & limits.isfinite()).all():
         raise InvalidInput("limit must be finite and above 0: pass a distance in units of the input")
     if along is not None:
-        if along.shape != x.shape:
+        if checks.tensor("along", along).shape != x.shape:
             raise InvalidInput(f"along must be shaped like x, {tuple(x.shape)}, got {tuple(along.shape)}")
         if not (along.flatten(1).double().norm(dim=1) > 0).all():
             raise InvalidInput("along must hold directions of a length above 0")

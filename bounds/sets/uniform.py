@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from scipy import special
 from torch import Tensor
 
+from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.sets.balls import LpBall
 
@@ -33,6 +34,7 @@ ROUNDS = 10_000  # of proposals, until it is said that there is no hope
 
 def run_seed(generator: torch.Generator | None) -> int:
     """A seed from one draw of a generator, or of torch's default."""
+    checks.generator(generator)
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 

@@ -13,7 +13,7 @@ from bounds.numerics import round_down
 FloatArray = NDArray[np.float64]
 
 
-def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
+def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, *, alpha: float = 1e-3) -> Tensor:
     """One-sided lower confidence bound for a success probability.
 
     Each bound is at most the true probability with probability at least ``1 - alpha`` over the trials,
@@ -54,10 +54,25 @@ def _counts_of_trials(counts: Tensor, trials: int | Tensor) -> tuple[Tensor, Ten
     if checks.tensor("counts", counts).is_floating_point() or counts.dtype == torch.bool:
         raise InvalidInput(f"counts must be integers, got {counts.dtype}: convert with counts.long()")
     k = counts.detach().cpu().to(torch.int64)
-    n = torch.as_tensor(trials, dtype=torch.int64, device="cpu").expand_as(k)
-    if ((k < 0) | (k > n) | (n < 1)).any():
-        raise InvalidInput(f"counts must lie in [0, trials] with trials at least 1, got {k.tolist()} of {trials}")
+    n = trials_of(trials).expand_as(k)
+    wrong = (k < 0) | (k > n) | (n < 1)
+    if wrong.any():
+        shown = f"{k[wrong][:5].tolist()} of {n[wrong][:5].tolist() if isinstance(trials, Tensor) else trials}"
+        raise InvalidInput(f"counts must lie in [0, trials] with trials at least 1, got {shown}: exchange the two?")
     return k, n
+
+
+def trials_of(trials: int | Tensor) -> Tensor:
+    """Numbers of trials as int64 on the CPU; a fraction is refused, since cutting it makes bounds too large."""
+    whole = isinstance(trials, int | np.integer) and not isinstance(trials, bool)
+    if isinstance(trials, Tensor):
+        whole = not (trials.is_floating_point() or trials.is_complex() or trials.dtype == torch.bool)
+    if not whole:
+        shown = trials.dtype if isinstance(trials, Tensor) else repr(trials)
+        raise InvalidInput(f"trials must be an integer or a tensor of integers, got {shown}: pass the number of draws")
+    if isinstance(trials, Tensor):
+        return trials.detach().cpu().to(torch.int64)
+    return torch.tensor(trials, dtype=torch.int64, device="cpu")
 
 
 def _tail_exceeds(successes: FloatArray, failures: FloatArray, p: FloatArray, alpha: float) -> NDArray[np.bool_]:
@@ -68,7 +83,7 @@ def _tail_exceeds(successes: FloatArray, failures: FloatArray, p: FloatArray, al
     return np.asarray(special.betaincc(successes, failures, p) < 1 - alpha)
 
 
-def clopper_pearson_upper(counts: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
+def clopper_pearson_upper(counts: Tensor, trials: int | Tensor, *, alpha: float = 1e-3) -> Tensor:
     """One-sided upper confidence bound for a success probability, rounded up; 1 where every trial succeeded.
 
     The mirror image of :func:`clopper_pearson_lower`, with the same arguments, guarantee and errors.
@@ -77,16 +92,18 @@ def clopper_pearson_upper(counts: Tensor, trials: int | Tensor, alpha: float = 1
     tensor([0.0295, 0.1637, 1.0000], dtype=torch.float64)
     """
     k, n = _counts_of_trials(counts, trials)
-    complement = clopper_pearson_lower((n - k).to(counts.device), n, alpha)
+    complement = clopper_pearson_lower((n - k).to(counts.device), n, alpha=alpha)
     # 1 - complement rounds to nearest; one step up keeps it a bound, and 1 is always one.
     upper = torch.nextafter(1 - complement, torch.full_like(complement, torch.inf))
     return upper.clamp(max=1.0)
 
 
-def clopper_pearson_interval(counts: Tensor, trials: int | Tensor, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
+def clopper_pearson_interval(
+    counts: Tensor, trials: int | Tensor, *, confidence: float = 0.95
+) -> tuple[Tensor, Tensor]:
     """Two-sided interval that holds the success probability with probability at least ``confidence``.
 
     Arguments and errors as in :func:`clopper_pearson_lower`; returns the lower and the upper end.
     """
     alpha = (1 - checks.probability("confidence", confidence)) / 2
-    return clopper_pearson_lower(counts, trials, alpha), clopper_pearson_upper(counts, trials, alpha)
+    return clopper_pearson_lower(counts, trials, alpha=alpha), clopper_pearson_upper(counts, trials, alpha=alpha)

@@ -23,7 +23,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import round_down
-from bounds.statistics.proportions import FloatArray
+from bounds.statistics.proportions import FloatArray, trials_of
 
 # Absolute error allowed to a logarithm of the evidence, per draw and in all; measured against 50 digits in the tests.
 ERROR_PER_DRAW, ERROR = 1e-14, 1e-9
@@ -57,7 +57,7 @@ def log_evidence_below(successes: Tensor, trials: int | Tensor, p0: float | Tens
     return _rounded_down(_log_evidence(n - a, n, 1 - threshold, threshold), n).to(successes.device)
 
 
-def sequential_lower(successes: Tensor, trials: int | Tensor, alpha: float = 1e-3) -> Tensor:
+def sequential_lower(successes: Tensor, trials: int | Tensor, *, alpha: float = 1e-3) -> Tensor:
     """Lower confidence bound for a success probability, valid at all sample sizes at once.
 
     With probability at least ``1 - alpha``, none of the bounds computed after any number of draws exceeds the
@@ -91,12 +91,20 @@ def sequential_lower(successes: Tensor, trials: int | Tensor, alpha: float = 1e-
 
 
 def _arrays(successes: Tensor, trials: int | Tensor, p0: float | Tensor) -> tuple[FloatArray, ...]:
-    a = checks.tensor("successes", successes).detach().cpu().double().numpy()
-    n, threshold = (
-        np.broadcast_to(np.asarray(v.cpu() if isinstance(v, Tensor) else v, np.float64), a.shape) for v in (trials, p0)
-    )
+    if checks.tensor("successes", successes).is_floating_point() or successes.dtype == torch.bool:
+        raise InvalidInput(f"successes must be integers, got {successes.dtype}: convert with successes.long()")
+    a = successes.detach().cpu().double().numpy()
+    n = np.broadcast_to(trials_of(trials).double().numpy(), a.shape)
+    if isinstance(p0, Tensor):
+        if p0.shape not in ((), a.shape):
+            raise InvalidInput(f"p0 must be a number or have the shape of successes, {a.shape}, got {tuple(p0.shape)}")
+        threshold = np.broadcast_to(p0.detach().cpu().double().numpy(), a.shape)
+    else:
+        threshold = np.broadcast_to(np.float64(checks.probability("p0", p0)), a.shape)
     if not ((a >= 0) & (a <= n)).all():
-        raise InvalidInput(f"successes must lie in [0, trials], got {a.tolist()} of {trials}")
+        wrong = ~((a >= 0) & (a <= n))
+        shown = f"{a[wrong][:5].tolist()} of {n[wrong][:5].tolist()}"
+        raise InvalidInput(f"successes must lie in [0, trials], got {shown}: exchange the two?")
     if not ((threshold > 0) & (threshold < 1)).all():
         raise InvalidInput(f"p0 must lie strictly between 0 and 1, got {p0}")
     return a, n, threshold

@@ -103,7 +103,7 @@ def test_accuracy_is_counted_as_by_hand():
     robust = torch.tensor([True, False, False, False, True])
     table = found.to_dataframe({"attacked": robust}, alpha=0.1)
     assert table.name.tolist() == ["clean", *["brightness"] * 5, "attacked"]
-    low, high = clopper_pearson_interval(robust.sum(), 5, 0.9)
+    low, high = clopper_pearson_interval(robust.sum(), 5, confidence=0.9)
     assert table.iloc[-1].tolist() == ["attacked", 0, 0.4, float(low), float(high)]
     assert found.mean_accuracy() == pytest.approx(float(found.correct["brightness"].double().mean()))
 

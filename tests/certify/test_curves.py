@@ -117,7 +117,7 @@ def test_the_band_is_the_exact_interval_of_the_counts(confidence: float):
     assert 1 - q**4 == pytest.approx(tail, rel=1e-12)
     assert lower[0].item() == pytest.approx(tail**0.25, rel=1e-12)
     assert upper[0] == 1
-    expected = clopper_pearson_interval(torch.tensor([4, 3]), 4, confidence)
+    expected = clopper_pearson_interval(torch.tensor([4, 3]), 4, confidence=confidence)
     assert torch.equal(lower, expected[0])
     assert torch.equal(upper, expected[1])
     assert (lower <= curve.at([0.0, 0.2])).all()

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 import bounds
-from bounds import Interval, InvalidInput, LpBall
-from certify.smoothing import Gaussian
+from bounds import Interval, InvalidInput, LpBall, clopper_pearson_lower
+from certify import SmoothingCertificate
+from certify.smoothing import Gaussian, Laplace, Noise, SplittingNoise, UniformInBox
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.testing import assert_certified, assert_noise_law, assert_smoothing_guarantee, assert_sound_bounds
 
@@ -78,7 +80,7 @@ def test_sound_bounds_pass_and_narrowed_ones_are_caught(norm: float):
         found = exact(model, ball)
         width = found.upper - found.lower
         width[:, [0, 2]] = 0.0
-        return Interval(found.lower, found.upper - (0.02 if norm != 3 else 0.3) * width)
+        return Interval(found.lower, found.upper - (0.02 if norm != 3 else 0.2) * width)
 
     assert_sound_bounds(model, ball, bound=exact, generator=generator(1))
     assert_sound_bounds(model, ball, generator=generator(1))
@@ -92,6 +94,8 @@ def test_bounds_that_are_no_numbers_are_caught_and_the_box_is_kept():
     ball = LpBall(x, 0.5, norm=2)  # of which only non-negative points are valid
     with pytest.raises(AssertionError, match="bounds are not sound"):
         assert_sound_bounds(model, ball, bound=lambda model, ball: Interval(*[torch.full((2, 2), math.nan)] * 2))
+    with pytest.raises(InvalidInput, match=r"bound must give an interval of shapes \(2, 2\), got \(1, 2\)"):
+        assert_sound_bounds(model, ball, bound=lambda model, ball: Interval(*[torch.full((1, 2), 9.0)] * 2))
 
     def within_box(model: nn.Module, ball: LpBall) -> Interval:
         reach = 0.5 * model.weight.detach().clamp(min=0).norm(dim=1)
@@ -132,19 +136,130 @@ def test_noise_law_of_a_plane_and_of_a_sphere():
 # ------------------------------------------------------------------------------------------------------------ smoothing
 
 
-def test_true_certificates_pass_and_long_ones_are_refuted():
+class TooLong(Gaussian):
+    """Gaussian noise with radii half as long again as they may be."""
+
+    def radius_at(self, x: Tensor, p_lower: Tensor, p_upper: Tensor | None = None) -> Tensor:
+        return 1.5 * super().radius_at(x, p_lower, p_upper)
+
+
+def wrong_certificates() -> dict[str, Callable[[SmoothingCertificate], dict]]:
+    """Every way to state more than the votes allow, by name: what is replaced in a certificate."""
+    return {
+        name: (lambda c, changes=changes: {field: change(c) for field, change in changes.items()})
+        for name, changes in {
+            "long radii": {"radius": lambda c: 1.5 * c.radius},
+            "one long radius": {"radius": lambda c: c.radius + 1e-6 * (torch.arange(len(c)) == 3)},
+            "no abstentions": {"abstained": lambda c: torch.zeros_like(c.abstained)},
+            "abstentions with radii": {"radius": lambda c: torch.where(c.abstained, 0.1, c.radius)},
+            "raised p_lower": {"p_lower": lambda c: c.p_lower + 0.01},
+            "lowered p_upper": {"p_upper": lambda c: c.p_upper - 0.01},
+            "another alpha": {"alpha": lambda c: c.alpha / 10},
+            "other labels": {"label": lambda c: 1 - c.label},
+            "no labels": {"label": lambda c: c.label + 2},
+            "more draws": {"draws": lambda c: 2 * c.draws},
+            "draws beyond n": {"n": lambda c: c.n // 2},
+            "votes added": {"counts": lambda c: c.counts + 1000},
+            "estimated p_upper": {"two_class": lambda c: torch.ones_like(c.two_class)},
+            "radii that are no numbers": {"radius": lambda c: c.radius * math.nan},
+            "another norm": {"norm": lambda c: math.inf},
+            "another classifier": {"subject": lambda c: "smoothed(gaussian(sigma=1.0))"},
+        }.items()
+    }
+
+
+@pytest.mark.parametrize("change", wrong_certificates())
+@pytest.mark.parametrize("tolerance", [None, 0.1])
+def test_nothing_beyond_its_own_votes_may_be_stated(change: str, tolerance: float | None):
+    """Whatever noise draws say later; the true certificate, with some rows that abstain, passes."""
     model, x, _ = halfspace()
+    x = torch.cat([x, torch.zeros_like(x[:1])])
     smoothed = SmoothedClassifier(model, Gaussian(0.5), num_classes=2, grid=None)
+    certificate = smoothed.certify(x, n=1000, tolerance=tolerance, generator=generator())
+    assert certificate.abstained.any()
+    assert_smoothing_guarantee(smoothed, x, certificate, perturbations=0, attack=False, generator=generator(1))
+    mutant = dataclasses.replace(certificate, **wrong_certificates()[change](certificate))
+    if change == "estimated p_upper" and tolerance is not None:
+        return  # bounds at every moment leave the rest to the other class either way: no more is stated
+    with pytest.raises(AssertionError, match=r"certificates (state more than their own votes allow\n  row|speak)"):
+        assert_smoothing_guarantee(smoothed, x, mutant, perturbations=0, attack=False, generator=generator(1))
+
+
+def test_radii_that_no_votes_allow_are_refused():
+    """Five hundred draws at sigma 0.25 certify 0.5513 at most; a radius of 1 used to pass."""
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    x = torch.rand(5, 4)
+    smoothed = SmoothedClassifier(model, Gaussian(0.25), num_classes=3)
+    certificate = smoothed.certify(x, n=500, generator=generator())
+    largest = 0.25 * stats.norm.ppf(0.001 ** (1 / 500))
+    assert largest == pytest.approx(0.5513, abs=1e-4)
+    for radius in (1.0, 10.0):
+        mutant = dataclasses.replace(certificate, radius=torch.full_like(certificate.radius, radius))
+        with pytest.raises(
+            AssertionError, match=f"(radius is above what its votes allow|states a radius): {radius:g} against"
+        ):
+            assert_smoothing_guarantee(smoothed, x, mutant, generator=generator(1))
+
+
+@pytest.mark.parametrize(("bound", "grid"), [("binary", None), ("two-class", "auto")])
+def test_an_attack_refutes_radii_of_a_wrong_formula(bound: str, grid: str | None):
+    """Votes and radii agree, and random perturbations find nothing in 64 dimensions: the attack has to."""
+    model = Halfspace(torch.randn(64, generator=generator()), bias=0.2)
+    x = (255 * torch.rand(4, 64, generator=generator(1))).round() / 255
+    for noise, passes in ((Gaussian(0.5), True), (TooLong(0.5), False)):
+        smoothed = SmoothedClassifier(model, noise, num_classes=2, grid=grid)
+        certificate = smoothed.certify(x, n=5000, bound=bound, generator=generator())
+        options = {"alpha": 1e-6, "generator": generator(1)}
+        if passes:
+            assert_smoothing_guarantee(smoothed, x, certificate, **options)
+        else:
+            assert_smoothing_guarantee(smoothed, x, certificate, attack=False, **options)
+            with pytest.raises(AssertionError, match="after an attack within it class"):
+                assert_smoothing_guarantee(smoothed, x, certificate, **options)
+
+
+def test_votes_that_were_never_cast_are_refuted():
+    """Two inputs near the boundary, all of whose votes were written for their label."""
+    model = Halfspace(torch.ones(1))
+    smoothed = SmoothedClassifier(model, Gaussian(1.0), num_classes=2, grid=None)
+    x = torch.tensor([[0.1], [0.2]])
     certificate = smoothed.certify(x, n=1000, generator=generator())
+    p_lower = clopper_pearson_lower(torch.tensor([1000, 1000]), 1000)
+    forged = {"counts": torch.tensor([[0, 1000]] * 2), "p_lower": p_lower, "p_upper": 1 - p_lower + 1e-15}
+    forged |= {
+        "radius": torch.full((2,), 1e-3).double(),
+        "abstained": torch.zeros(2).bool(),
+        "label": torch.ones(2).long(),
+    }
+    with pytest.raises(AssertionError, match=r"row 0: class 1 has a probability of 0\.9931 or more, it says, but"):
+        assert_smoothing_guarantee(
+            smoothed, x, dataclasses.replace(certificate, **forged), attack=False, generator=generator(1)
+        )
+
+
+@pytest.mark.parametrize("noise", [SplittingNoise(1.0), UniformInBox(1.0), Laplace(0.4)], ids=str)
+def test_certificates_of_other_noises_pass(noise: Noise):
+    """Those that speak of a box are not tried outside of it, where the classifier answers with an error."""
+    model = Halfspace(torch.randn(5, generator=generator()), bias=0.1)
+    x = (255 * torch.rand(6, 5, generator=generator(1))).round() / 255
+    smoothed = SmoothedClassifier(model, noise, num_classes=2)
+    certificate = smoothed.certify(x, n=2000, generator=generator())
+    assert_smoothing_guarantee(smoothed, x, certificate, alpha=1e-6, generator=generator(1))
+
+
+def test_true_certificates_pass_and_long_ones_are_refuted_towards_given_points():
+    model, x, _ = halfspace()
+    smoothed = SmoothedClassifier(model, TooLong(0.5), num_classes=2, grid=None)
+    certificate = smoothed.certify(x, n=10_000, generator=generator())
     across = x - 2 * (model.distance(x) * (2 * model(x).argmax(1) - 1))[:, None] * (
         model.linear.weight[1].detach() / model.linear.weight[1].detach().norm()
     )
-    for toward in (None, across):
-        assert_smoothing_guarantee(smoothed, x, certificate, toward=toward, alpha=1e-4, generator=generator(1))
-    mutant = dataclasses.replace(certificate, radius=2 * model.distance(x))
-    with pytest.raises(AssertionError, match="perturbed inputs refute their certificates") as failure:
-        assert_smoothing_guarantee(smoothed, x, mutant, toward=across, alpha=1e-4, generator=generator(1))
-    assert "after a perturbation towards the given point" in str(failure.value)
+    options = {"attack": False, "alpha": 1e-6, "perturbations": 0}
+    with pytest.raises(AssertionError, match="after a perturbation towards the given point"):
+        assert_smoothing_guarantee(smoothed, x, certificate, toward=across, generator=generator(1), **options)
+    right = SmoothedClassifier(model, Gaussian(0.5), num_classes=2, grid=None)
+    certificate = right.certify(x, n=10_000, generator=generator())
+    assert_smoothing_guarantee(right, x, certificate, toward=across, generator=generator(1), **options)
 
 
 def test_the_false_alarm_rate_of_a_smoothing_guarantee():
@@ -152,23 +267,51 @@ def test_the_false_alarm_rate_of_a_smoothing_guarantee():
     model = Halfspace(torch.ones(1, dtype=torch.float64))
     smoothed = SmoothedClassifier(model, Gaussian(1.0), num_classes=2, grid=None)
     x = torch.ones(10, 1, dtype=torch.float64)
-    edge = dataclasses.replace(smoothed.certify(x, n=2000, generator=generator()), radius=torch.ones(10).double())
+    certificate = smoothed.certify(x, n=2000, generator=generator())
+    p_lower = torch.full((10,), stats.norm.cdf(1.0), dtype=torch.float64)
+    enough = int((clopper_pearson_lower(torch.arange(2001), 2000) < p_lower[0]).sum())
+    votes = torch.tensor([[2000 - enough, enough]] * 10)
+    edge = {"counts": votes, "radius": torch.ones(10).double(), "p_lower": p_lower, "p_upper": 1 - p_lower + 1e-15}
+    edge |= {"label": torch.ones(10).long(), "abstained": torch.zeros(10).bool(), "invalid": torch.zeros(10).long()}
     alarms = 0
     for seed in range(40):
         try:
             assert_smoothing_guarantee(
-                smoothed, x, edge, toward=-x, perturbations=0, draws=200, alpha=0.2, generator=generator(seed)
+                smoothed,
+                x,
+                dataclasses.replace(certificate, **edge),
+                toward=-x,
+                attack=False,
+                perturbations=0,
+                draws=200,
+                alpha=0.2,
+                generator=generator(seed),
             )
-        except AssertionError:
+        except AssertionError as error:
+            assert "refute their certificates" in str(error)  # noqa: PT017  # whether there is one is random
             alarms += 1
     assert stats.binomtest(alarms, 40, 0.2, "greater").pvalue > 1e-6
+
+
+def test_so_few_draws_that_nothing_could_fail_are_refused():
+    model, x, _ = halfspace()
+    smoothed = SmoothedClassifier(model, Gaussian(0.5), num_classes=2, grid=None)
+    certificate = smoothed.certify(x, n=1000, generator=generator())
+    with pytest.raises(InvalidInput, match="draws must be more, got 10: not even votes that are all for another"):
+        assert_smoothing_guarantee(smoothed, x, certificate, draws=10)
+    with pytest.raises(InvalidInput, match=r"at_least must lie in \(0, 1\], got 0"):
+        assert_certified(model, x, model(x).argmax(1), norm=2, epsilon=0.1, at_least=0)
+    with pytest.raises(InvalidInput, match=r"certificate must be that of SmoothedClassifier\.certify"):
+        assert_smoothing_guarantee(smoothed, x, bounds)
 
 
 def test_nothing_to_test_is_an_error():
     model, x, y = halfspace()
     smoothed = SmoothedClassifier(model, Gaussian(0.5), num_classes=2, grid=None)
     certificate = smoothed.certify(x, n=100, generator=generator())
-    nothing = dataclasses.replace(certificate, abstained=torch.ones(12, dtype=torch.bool))
+    nothing = dataclasses.replace(
+        certificate, abstained=torch.ones(12, dtype=torch.bool), radius=torch.zeros_like(certificate.radius)
+    )
     with pytest.raises(AssertionError, match="nothing to test"):
         assert_smoothing_guarantee(smoothed, x, nothing)
     with pytest.raises(InvalidInput, match="must be in the norm 1, 2"):

@@ -30,6 +30,24 @@ class OneDevice(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
+class Remote(Tensor):
+    """A tensor like those of another device: the host gets numbers of it by ``cpu()`` alone, NumPy none at all."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function in (Tensor.numpy, Tensor.__array__):
+            raise TypeError("can't convert a tensor of another device to numpy: use Tensor.cpu() first")
+        found = super().__torch_function__(function, types, args, kwargs or {})
+        moved = [(kwargs or {}).get("device"), *args[1:2]] if function in (Tensor.to, torch.as_tensor) else []
+        local = function is Tensor.cpu or "cpu" in map(str, moved)
+        return found.as_subclass(Tensor) if local else found
+
+
+def remote(x: Tensor) -> Tensor:
+    """The same numbers, as if they lay on another device."""
+    return x.as_subclass(Remote)
+
+
 @contextmanager
 def elsewhere() -> Iterator[OneDevice]:
     """Run the body as if the inputs lived on another device than the default one."""

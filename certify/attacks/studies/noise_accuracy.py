@@ -54,7 +54,7 @@ class NoiseAccuracy(Record):
         It holds for one row at a time, with probability at least ``1 - alpha`` over the noise.
         """
         confidence = 1 - checks.probability("alpha", alpha)
-        return clopper_pearson_interval(self.draws - self.correct, self.draws, confidence)
+        return clopper_pearson_interval(self.draws - self.correct, self.draws, confidence=confidence)
 
     @property
     def accuracy(self) -> float:

@@ -161,7 +161,7 @@ class SmoothedClassifier(NoisyModel):
             _check_open_ended(alpha, tolerance)
             if bound != "binary":
                 raise InvalidInput(f"bound must be 'binary' where a tolerance is given, got {bound!r}")
-        sampling = self.sampling(x, max(n, n0), draw_run_seed(generator), first_index)
+        sampling = self.sampling(x, n0 if tolerance is not None else n, draw_run_seed(generator), first_index)
         selection = sampling.votes(self.num_classes, n0, Stage.SELECTION)
         label = selection[:, :-1].argmax(1)
         empty = SmoothingCertificate(
@@ -271,7 +271,7 @@ class SmoothedClassifier(NoisyModel):
         radius = checks.positive("radius", radius)
         checks.at_most("alpha", checks.probability("alpha", alpha), LARGEST_ALPHA)
         max_samples, n0 = checks.at_least("max_samples", max_samples, 1), checks.at_least("n0", n0, 1)
-        sampling = self.sampling(x, max(max_samples, n0), draw_run_seed(generator), first_index)
+        sampling = self.sampling(x, n0, draw_run_seed(generator), first_index)
         needed = round_up(self.noise.probability_needed_at(x, radius) + sampling.error)
         possible = needed < 1
         p0 = torch.where(possible, needed, 0.5)
@@ -349,14 +349,16 @@ class SmoothedClassifier(NoisyModel):
         alpha, label, x = certificate.alpha, certificate.label, sampling.x
 
         def lower(successes: Tensor, draws: int | Tensor) -> Tensor:
-            return lowered(sequential_lower(successes, draws, alpha), sampling.error)
+            return lowered(sequential_lower(successes, draws, alpha=alpha), sampling.error)
 
         def settled(rows: Tensor, successes: Tensor, done: int) -> Tensor:
             if tolerance == 0 or done == 0:
                 return torch.zeros_like(successes, dtype=torch.bool)
             now = lower(successes, done)
             # What it can become: if every further draw votes for the label, and if p is as large as it may be.
-            best = torch.minimum(lower(successes + n - done, n), 1 - sequential_lower(done - successes, done, alpha))
+            best = torch.minimum(
+                lower(successes + n - done, n), 1 - sequential_lower(done - successes, done, alpha=alpha)
+            )
             parts = zip(*(column.split(checks.PART) for column in (rows, best, now)), strict=True)
             gain = [self.noise.radius_at(x[part], p) - self.noise.radius_at(x[part], q) for part, p, q in parts]
             return torch.cat(gain) <= tolerance

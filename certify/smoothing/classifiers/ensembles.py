@@ -97,8 +97,8 @@ class Consensus(nn.Module):
 
 
 def _members(models: Iterable[nn.Module]) -> nn.ModuleList:
-    members = list(models)
-    if not members or not all(isinstance(model, nn.Module) for model in members):
+    members = checks.several("models", models)
+    if not all(isinstance(model, nn.Module) for model in members):
         shown = ", ".join(type(model).__name__ for model in members) or "none"
         raise InvalidInput(f"models must be one torch.nn.Module or more, got {shown}")
     return nn.ModuleList(members)

@@ -20,7 +20,7 @@ def votes_for(label: Tensor, votes: Tensor) -> Tensor:
 
 
 def class_bounds(
-    votes: Tensor, label: Tensor, n: int, alpha: float, two_class: Tensor, error: float
+    votes: Tensor, label: Tensor, n: int | Tensor, alpha: float, two_class: Tensor, error: float
 ) -> tuple[Tensor, Tensor]:
     """Bounds (N,) of the probabilities of the label, from below, and of every other class, from above.
 
@@ -32,19 +32,19 @@ def class_bounds(
     Args:
         votes: (N, K + 1) int64, of ``n`` draws each; the last column voted for no class.
         label: (N,) int64, chosen on other draws.
-        n: draws.
+        n: draws, one number for all or (N,).
         alpha: failure probability, per row.
         two_class: (N,) bool, chosen on other draws.
         error: total variation distance between the noise as drawn and as it should be.
     """
     successes = votes_for(label, votes)
-    lower = clopper_pearson_lower(successes, n, alpha)
+    lower = clopper_pearson_lower(successes, n, alpha=alpha)
     if not two_class.any():
         lower = lowered(lower, error)
         return lower, complement(lower)
-    lower = lowered(torch.where(two_class, clopper_pearson_lower(successes, n, alpha / 2), lower), error)
+    lower = lowered(torch.where(two_class, clopper_pearson_lower(successes, n, alpha=alpha / 2), lower), error)
     others = votes[:, :-1].scatter(1, label[:, None], -1).amax(1)
-    upper = raised(clopper_pearson_upper(others, n, alpha / 2), error)
+    upper = raised(clopper_pearson_upper(others, n, alpha=alpha / 2), error)
     rest = complement(lower)
     return lower, torch.where(two_class, torch.minimum(upper, rest), rest)
 

@@ -104,7 +104,7 @@ def certify_incrementally(
     rows = (given.p_lower > 0.5).nonzero().squeeze(1)  # nothing can come of the others
     lost, loss_upper = torch.zeros_like(given.label), torch.ones_like(given.p_lower)
     lost[rows] = lost_votes(sampling.rows(rows), modified, given.label[rows], n)
-    loss_upper[rows] = raised(clopper_pearson_upper(lost[rows], n, alpha), sampling.error)
+    loss_upper[rows] = raised(clopper_pearson_upper(lost[rows], n, alpha=alpha), sampling.error)
     p_lower = round_down(given.p_lower - loss_upper, 2.0**-52).clamp(min=0.0)
     return IncrementalCertificate(
         label=given.label,

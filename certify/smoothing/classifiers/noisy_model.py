@@ -13,6 +13,9 @@ from certify.smoothing.drawing.distributions import Distribution, on_grid
 from certify.smoothing.drawing.votes import Sampling, precision
 from certify.smoothing.noises.base import Noise
 
+# Rows of a trial batch, of which a fixed size would show, and the part of all draws that it may cost beyond them.
+PROBED = 32
+
 Grid = int | Literal["auto"] | None
 
 
@@ -20,6 +23,12 @@ class NoisyModel(ABC):
     """A model, its noise, and how the noise is drawn; the arguments are those of :class:`SmoothedClassifier`."""
 
     def __init__(self, model: nn.Module, noise: Noise, *, batch_size: int, noise_group: int, grid: Grid) -> None:
+        if not isinstance(noise, Noise):
+            raise InvalidInput(f"noise must be a noise such as Gaussian(sigma=0.25), got {noise!r}")
+        if not (grid is None or isinstance(grid, str)):
+            checks.at_least("grid", grid, 1)
+        elif grid is not None:
+            checks.one_of("grid", grid, ("auto",))
         self.model = model
         self.noise = noise
         self.batch_size = checks.at_least("batch_size", batch_size, 1)
@@ -37,7 +46,7 @@ class NoisyModel(ABC):
         return f"smoothed({self.noise}{distribution.suffix})"
 
     def sampling(self, x: Tensor, draws: int, seed: int, first_index: int = 0) -> Sampling:
-        """Noise on the inputs (N, *D), after checking them and the model; ``draws`` at most per row.
+        """Noise on the inputs (N, *D), after checking them and the model; ``draws`` at least per row.
 
         Raises:
             InvalidInput: a bad argument.
@@ -46,12 +55,15 @@ class NoisyModel(ABC):
         checks.inputs(x)
         first_index = checks.at_least("first_index", first_index, 0)
         self.noise.check(x)
+        reach = getattr(self.noise.distribution, "reach", None)  # of noise that is added
+        if reach is not None:
+            checks.warn_of_another_unit(x, str(self.noise), reach)
         distribution = on_grid(self.noise.distribution, self.grid, x)
         distribution.check(x)
         if len(x):
             with frozen(self.model) as model, torch.no_grad():
                 seen = distribution.clean(x[:100]).to(precision(model, x))
-                self.look(model, seen, min(self.batch_size, len(x) * draws))
+                self.look(model, seen, min(self.batch_size, max(PROBED, len(x) * draws // PROBED)))
         return Sampling(
             model=self.model,
             x=x.detach(),

@@ -97,6 +97,8 @@ def certify_top_k(
         via randomized smoothing, arXiv:1912.09899, Theorem 1; they pay for K bounds where :func:`top_k_bounds` pays
         for k + 1.
     """
+    if not isinstance(smoothed, SmoothedClassifier):
+        raise InvalidInput(f"smoothed must be a SmoothedClassifier, got {type(smoothed).__name__}")
     if not isinstance(smoothed.noise, Gaussian):
         raise InvalidInput(f"smoothed must have Gaussian noise, which the theorem is about, got {smoothed.noise}")
     checks.probability("alpha", alpha)
@@ -154,9 +156,9 @@ def top_k_bounds(
         InvalidInput: k or counts out of range; alpha outside (0, 1).
     """
     share = checks.probability("alpha", alpha) / (_among(k, counts.shape[1]) + 1)
-    lower = lowered(clopper_pearson_lower(votes_for(labels, counts), n, share), error)
+    lower = lowered(clopper_pearson_lower(votes_for(labels, counts), n, alpha=share), error)
     others = counts.scatter(1, labels[:, None], -1).topk(k, dim=1).values
-    return lower, raised(clopper_pearson_upper(others, n, share), error)
+    return lower, raised(clopper_pearson_upper(others, n, alpha=share), error)
 
 
 def top_k_radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> Tensor:

@@ -116,14 +116,14 @@ def certified_accuracy_at_least(
       right and robust within 0.5: at least 496 of these 500 inputs; at least 0.9862 of the inputs of their distribution
     """
     risk = 1 - checks.probability("confidence", confidence)
-    curve = CertifiedAccuracyCurve.from_certificate(certificate, labels)
+    curve = CertifiedAccuracyCurve.from_certificate(checked(certificate), labels)
     counts, inputs, alpha = curve.counts(radius), len(certificate), certificate.alpha
     wrong = wrong_with_risk(certificate, risk)
     if _noise_positions(certificate).size == 1:
-        share = round_down((clopper_pearson_lower(counts, inputs, risk) - alpha) / (1 - alpha))
+        share = round_down((clopper_pearson_lower(counts, inputs, alpha=risk) - alpha) / (1 - alpha))
     else:
         surely = counts - wrong_with_risk(certificate, risk / 2)
-        share = clopper_pearson_lower(surely.clamp(min=0), inputs, risk / 2)
+        share = clopper_pearson_lower(surely.clamp(min=0), inputs, alpha=risk / 2)
     return CertifiedAccuracyStatement(
         radius=torch.as_tensor(radius, dtype=torch.float64, device=counts.device),
         accuracy=curve.at(radius),
@@ -136,6 +136,13 @@ def certified_accuracy_at_least(
         norm=certificate.norm,
         subject=certificate.subject,
     )
+
+
+def checked(certificate: Certificate) -> Certificate:
+    """The certificate, after a look at whether it is one."""
+    if not isinstance(certificate, Certificate):
+        raise InvalidInput(f"certificate must be a Certificate, such as certify returns, got {certificate!r:.80}")
+    return certificate
 
 
 def wrong_certificates_at_most(certificate: Certificate, confidence: float = 0.999) -> int:
@@ -164,7 +171,7 @@ def wrong_certificates_at_most(certificate: Certificate, confidence: float = 0.9
 
 def wrong_with_risk(certificate: Certificate, risk: float) -> int:
     """Number of wrong rows that is exceeded with probability at most ``risk``."""
-    if certificate.alpha == 0 or len(certificate) == 0:
+    if checked(certificate).alpha == 0 or len(certificate) == 0:
         return 0
     positions, alpha = _noise_positions(certificate), certificate.alpha
     sizes, repeats = np.unique(positions, return_counts=True)
@@ -217,7 +224,7 @@ def average_certified_radius(certificate: Certificate, labels: Tensor) -> float:
         Zhai et al. (2020), MACER, arXiv:2001.02378; its defects: Sun et al. (2025), Average certified radius is a
         poor metric for randomized smoothing.
     """
-    return float(CertifiedAccuracyCurve.from_certificate(certificate, labels).limit.clamp(min=0.0).mean())
+    return float(CertifiedAccuracyCurve.from_certificate(checked(certificate), labels).limit.clamp(min=0.0).mean())
 
 
 def certified_quantiles(
@@ -233,7 +240,8 @@ def certified_quantiles(
     """
     import pandas as pd
 
-    limit = CertifiedAccuracyCurve.from_certificate(certificate, labels).limit
+    limit = CertifiedAccuracyCurve.from_certificate(checked(certificate), labels).limit
+    shares = checks.several("shares", shares)
     columns = {"radius": limit}
     if (p_lower := getattr(certificate, "p_lower", None)) is not None:
         columns["p_lower"] = torch.where(limit >= 0, p_lower, -math.inf)
@@ -263,13 +271,13 @@ def abstention_rate(certificate: Certificate, confidence: float = 0.95) -> Abste
     Raises:
         InvalidInput: no rows; rows that share noise, which are not independent; confidence outside (0, 1).
     """
-    if len(certificate) == 0 or _noise_positions(certificate).size > 1:
+    if len(checked(certificate)) == 0 or _noise_positions(certificate).size > 1:
         raise InvalidInput(
             f"certificate must have independent rows and at least one, got {len(certificate)} rows with "
             f"noise_group={getattr(certificate, 'noise_group', 1)}: certify with noise_group=1"
         )
     counts = certificate.abstained.sum()
-    lower, upper = clopper_pearson_interval(counts, len(certificate), confidence)
+    lower, upper = clopper_pearson_interval(counts, len(certificate), confidence=confidence)
     return AbstentionRate(float(counts) / len(certificate), float(lower), float(upper), confidence)
 
 
@@ -294,7 +302,9 @@ def certificate_table(
     """
     import pandas as pd
 
-    rows = []
+    if not isinstance(certificates, Mapping) or not certificates:
+        raise InvalidInput(f"certificates must be a mapping from names to at least one, got {certificates!r:.80}")
+    rows, radii = [], checks.several("radii", radii)
     for certificate in certificates.values():
         statement = certified_accuracy_at_least(certificate, labels, list(radii), confidence)
         limit = CertifiedAccuracyCurve.from_certificate(certificate, labels).limit

@@ -10,7 +10,7 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from certify.curves import CertifiedAccuracyCurve, current, labelled
 from certify.results import Certificate
-from certify.smoothing.data_sets.accuracy import Radii, wrong_with_risk
+from certify.smoothing.data_sets.accuracy import Radii, checked, wrong_with_risk
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ class CertifiedAccuracyEnvelope:
     """
 
     def __init__(self, certificates: Sequence[Certificate], labels: Tensor) -> None:
+        certificates = [checked(each) for each in checks.several("certificates", certificates)]
         norms = {certificate.norm for certificate in certificates}
         if len(norms) != 1:
             raise InvalidInput(f"certificates must be at least one and of one norm, got norms {sorted(norms)}")

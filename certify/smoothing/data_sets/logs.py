@@ -32,43 +32,66 @@ class ClassCounts(NamedTuple):
     labels: Tensor
 
 
+# Names of columns in use, the one of Cohen et al. (2019) first, and the norms of radii.
+ALIASES = {"idx": ("idx", "sample_idx"), "predict": ("predict", "prediction")}
+RADII = {"radius": 2.0, "l2_radius": 2.0, "linf_radius": math.inf}
+
+
 def read_certification_log(
-    path: Path | str, *, sigma: float, alpha: float = 1e-3, significant_digits: int | None = None
+    path: Path | str,
+    *,
+    sigma: float,
+    alpha: float = 1e-3,
+    significant_digits: int | None = None,
+    decimals: int | None = None,
+    column: str | None = None,
 ) -> CertificationLog:
-    """Read a tab-separated log with the columns idx, label, predict, radius and, optionally, time.
+    """Read a log with the columns idx, label, predict, radius and, optionally, time, divided by tabs or commas.
 
     This is the format of the code of Cohen et al. (2019) and of its many descendants. That code prints radii to
-    nearest with three significant digits, so that one may exceed what was proved by up to half a percent. By default
-    the radii are taken as printed, which reproduces published figures; ``significant_digits=3`` gives radii that
-    were proved. Neither sigma nor alpha stands in a log.
+    nearest with three significant digits, so that one may exceed what was proved by up to half a percent; others print
+    a fixed number of decimals. By default the radii are taken as printed, which reproduces published figures;
+    ``significant_digits=3`` or ``decimals=4`` gives radii that were proved. Neither sigma nor alpha stands in a log.
 
     Args:
-        path: the file.
+        path: the file. Names of columns may be padded with spaces; ``sample_idx`` and ``prediction`` are known, too.
         sigma: standard deviation of the noise that the log was made with, for the record.
         alpha: failure probability that the log was made with, for the record and for corrected figures. A largest
             radius above 3.82 sigma from 100,000 draws shows that it was more than 0.001.
         significant_digits: digits that the radii were rounded to; half a unit of the last one is subtracted, which
             never leaves more than the radius before printing. None takes radii as printed.
+        decimals: digits behind the point that they were rounded to, instead; half a unit of the last is subtracted.
+        column: that of the radii: radius or l2_radius in l_2, linf_radius in l-infinity. None takes the first of them
+            that the file has.
 
     Returns:
-        The log; abstentions (-1 in the file) are a field of the certificate, time is NaN where not stated and
-        may be written in seconds or as h:mm:ss.
+        The log; abstentions (a class of -1 or a radius below 0 in the file) are a field of the certificate, with the
+        radius 0; time is NaN where not stated and may be written in seconds or as h:mm:ss.
 
     Raises:
         InvalidInput: the file has no such columns, a line of another length, a class or index that is no
-            integer, a radius that is no finite number of at least 0 or has more digits than stated; alpha outside
-            (0, 1), significant_digits outside [1, 17], sigma not above 0.
+            integer, a radius that is no finite number or has more digits than stated; alpha outside (0, 1),
+            significant_digits or decimals outside [1, 17] or both given, sigma not above 0, another column.
     """
     checks.probability("alpha", alpha)
     noise = Gaussian(sigma)
     if significant_digits is not None:
         checks.at_most("significant_digits", checks.at_least("significant_digits", significant_digits, 1), 17)
+    if decimals is not None:
+        checks.at_most("decimals", checks.at_least("decimals", decimals, 1), 17)
+        if significant_digits is not None:
+            raise InvalidInput(f"decimals must be None where significant_digits is given, got {decimals}: keep one")
+    if column is not None:
+        checks.one_of("column", column, tuple(RADII))
     try:
-        rows = _rows(Path(path), "radius")
-        radius = _floats([_printed(row["radius"], significant_digits) for row in rows])
-        if not (radius.isfinite() & (radius >= 0)).all():
-            raise ValueError("a radius must be a finite number of at least 0")
-        return _log(rows, radius, _integers(rows, "predict") < 0, noise, alpha)
+        rows = _rows(Path(path), *([column] if column else ()))
+        name = column or next((name for name in RADII if rows and name in rows[0]), "radius")
+        printed = _floats([_printed(row[name], None, None) for row in rows])
+        if not printed.isfinite().all():
+            raise ValueError("a radius must be a finite number")
+        abstained = (_integers(rows, "predict") < 0) | (printed < 0)
+        radius = _floats([_printed(row[name], significant_digits, decimals) for row in rows]).clamp(min=0.0)
+        return _log(rows, torch.where(printed < 0, 0.0, radius), abstained, noise, alpha, RADII[name])
     except (KeyError, ValueError, TypeError, RuntimeError, InvalidOperation) as error:
         raise InvalidInput(
             f"{path} is no certification log with columns idx, label, predict, radius: {error}"
@@ -103,7 +126,7 @@ def read_vote_log(path: Path | str, *, sigma: float, n: int, alpha: float = 1e-3
         counts = _integers(rows, "count")
         if not ((counts >= 0) & (counts <= n)).all():
             raise ValueError(f"a count must lie between 0 and n = {n}")
-        p_lower = clopper_pearson_lower(counts, n, alpha)
+        p_lower = clopper_pearson_lower(counts, n, alpha=alpha)
         abstained = (_integers(rows, "predict") < 0) | ~(p_lower > 0.5)
         radius = torch.where(abstained, 0.0, noise.radius(p_lower))
         return _log(rows, radius, abstained, noise, alpha)
@@ -135,7 +158,7 @@ def read_class_counts(path: Path | str) -> ClassCounts:
 
 
 def _log(
-    rows: list[dict[str, str]], radius: Tensor, abstained: Tensor, noise: Gaussian, alpha: float
+    rows: list[dict[str, str]], radius: Tensor, abstained: Tensor, noise: Gaussian, alpha: float, norm: float = 2.0
 ) -> CertificationLog:
     """The log of these rows, with their radii and abstentions."""
     labels, predicted = _integers(rows, "label"), _integers(rows, "predict")
@@ -145,7 +168,7 @@ def _log(
         label=predicted,
         radius=radius,
         abstained=abstained,
-        norm=2.0,
+        norm=norm,
         alpha=alpha,
         subject=f"smoothed({noise})",
         method="smoothing",
@@ -155,12 +178,19 @@ def _log(
 
 
 def _rows(path: Path, *further: str) -> list[dict[str, str]]:
-    """The lines of the file by the names of its columns, each as long as the first."""
-    header, *lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t")) or [[]]
-    missing = {"idx", "label", "predict", *further} - set(header)
+    """The lines of the file by the names of its columns, each as long as the first, without padding."""
+    text = path.read_text(encoding="utf-8-sig").splitlines()
+    delimiter = "\t" if not text or "\t" in text[0] else ","
+    header, *lines = list(csv.reader(text, delimiter=delimiter)) or [[]]
+    names = [name.strip() for name in header]
+    for own, others in ALIASES.items():
+        if own not in names:
+            names = [own if name in others else name for name in names]
+    missing = {"idx", "label", "predict", *further} - set(names)
     if missing:
         raise KeyError(f"no column {', '.join(sorted(missing))}")
-    return [dict(zip(header, line, strict=True)) for line in lines if line]
+    rows = [[entry.strip() for entry in line] for line in lines if any(entry.strip() for entry in line)]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _integers(rows: list[dict[str, str]], name: str) -> Tensor:
@@ -173,16 +203,19 @@ def _floats(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
-def _printed(text: str, digits: int | None) -> float:
-    """The number as printed, or at most the one that was rounded to nearest with so many significant digits."""
-    if digits is None:
+def _printed(text: str, digits: int | None, decimals: int | None) -> float:
+    """The number as printed, or at most the one that was rounded to nearest with so many digits or decimals."""
+    if digits is None and decimals is None:
         return float(text)
     number = Decimal(text)
     if not number.is_finite() or number == 0:
         return float(number)
-    if len(number.normalize().as_tuple().digits) > digits:
-        raise ValueError(f"a radius has more than {digits} significant digits: {text}")
-    lowest = number - Decimal(5).scaleb(number.adjusted() - digits)
+    last = number.adjusted() - digits + 1 if digits is not None else -(decimals or 0)  # power of ten of the last digit
+    exponent = number.normalize().as_tuple().exponent
+    if isinstance(exponent, int) and exponent < last:
+        kind = f"{digits} significant digits" if digits is not None else f"{decimals} decimals"
+        raise ValueError(f"a radius has more than {kind}: {text}")
+    lowest = number - Decimal(5).scaleb(last - 1)
     nearest = float(lowest)
     return math.nextafter(nearest, -math.inf) if Decimal(nearest) > lowest else nearest
 

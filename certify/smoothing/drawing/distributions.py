@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -38,6 +39,12 @@ class Distribution(ABC):
     @abstractmethod
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill a buffer of raw randomness, one row per draw, and return it."""
+
+    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Fill a buffer of as many blocks of equal size, each by :meth:`draw_` with its own generator."""
+        for block, generator in zip(raw.chunk(len(generators)), generators, strict=True):
+            self.draw_(block, generator)
+        return raw
 
     @abstractmethod
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
@@ -79,6 +86,7 @@ class Distribution(ABC):
         """
         self.check(checks.inputs(x))
         encoded = self.encode(x)
+        checks.generator(generator)
         if generator is None:
             seed = int(torch.randint(2**63 - 1, (), device="cpu"))
             generator = torch.Generator(x.device).manual_seed(seed)
@@ -201,7 +209,11 @@ class OnGrid(Distribution):
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with integers."""
-        return _rounded(self.noise, self.steps, raw.device).draw_(raw, generator)
+        return self.draw_blocks_(raw, [generator])
+
+    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Fill with integers, which are looked up for all blocks at once."""
+        return _rounded(self.noise, self.steps, raw.device).draw_blocks_(raw, generators)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add integers, which is exact, and scale once: the result depends on nothing but the sum."""

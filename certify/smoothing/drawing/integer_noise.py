@@ -9,6 +9,7 @@ References:
     Voracek, Hein (2023), Sound randomized smoothing in floating-point arithmetics, ICLR.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,17 +60,29 @@ class IntegerLaw(NamedTuple):
 
     def draw_(self, out: Tensor, generator: torch.Generator) -> Tensor:
         """Fill ``out``, contiguous and floating, with independent integers."""
-        flat = out.view(-1)
+        return self.draw_blocks_(out, [generator])
+
+    def draw_blocks_(self, out: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Fill ``out``, contiguous and floating, with independent integers; each generator makes an equal part."""
+        blocks = out.view(len(generators), -1)
         if out.device.type != "cpu":  # no draw waits for another, and none is read back
-            bits = torch.empty(flat.shape, dtype=torch.int64, device=out.device).random_(generator=generator)
+            bits = torch.empty(blocks.shape, dtype=torch.int64, device=out.device)
+            for row, generator in zip(bits, generators, strict=True):
+                row.random_(generator=generator)
             return out.copy_(self._cell(bits).view_as(out))
         # The same numbers, but low bits are drawn only where the leading ones do not settle the cell.
-        words = torch.empty(-(-len(flat) // 4), dtype=torch.int64, device=out.device)
-        leading = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: len(flat)].int().add_(2**15)
+        size, flat = blocks.shape[1], out.view(-1)
+        words = torch.empty(len(blocks), -(-size // 4), dtype=torch.int64, device=out.device)
+        for row, generator in zip(words, generators, strict=True):
+            row.random_(-(2**63), None, generator=generator)
+        leading = words.view(torch.int16)[:, :size].int().add_(2**15).view(-1)
         torch.index_select(self.guide.to(out.dtype), 0, leading, out=flat)
-        open_ = torch.from_numpy(np.flatnonzero(np.isnan(flat.numpy()))).to(out.device)
-        low = torch.empty(len(open_), dtype=torch.int64, device=out.device)
-        low.random_(2 ** (BITS - GUIDE_BITS), generator=generator)
+        place = np.flatnonzero(np.isnan(flat.numpy()))
+        low = torch.empty(len(place), dtype=torch.int64, device=out.device)
+        parts = low.split(np.bincount(place // size, minlength=len(blocks)).tolist())
+        for part, generator in zip(parts, generators, strict=True):
+            part.random_(2 ** (BITS - GUIDE_BITS), generator=generator)
+        open_ = torch.from_numpy(place).to(out.device)
         bits = (leading[open_].long() << (BITS - GUIDE_BITS)) + low
         flat[open_] = self._cell(bits).to(out.dtype)
         return out

@@ -15,6 +15,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor, nn
 
+from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.memory import out_of_memory
 from certify.models import frozen
@@ -38,6 +39,7 @@ class Stage(IntEnum):
 
 def draw_run_seed(generator: torch.Generator | None) -> int:
     """One draw from ``generator`` (torch's default if None); the only thing a generator is used for."""
+    checks.generator(generator)
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
@@ -62,7 +64,7 @@ class NoiseStream:
     def __init__(self, distribution: Distribution, encoded: Tensor, *, seed: int, stage: Stage) -> None:
         self.distribution = distribution
         self.key = (seed, stage)
-        self.generator = torch.Generator(encoded.device)
+        self.generators: list[torch.Generator] = []
         self.encoded = encoded[:1]
         self.buffer = distribution.raw(self.encoded, 0)
 
@@ -70,10 +72,10 @@ class NoiseStream:
         """Draws of ``count`` blocks, (count * NOISE_BLOCK, *R); valid until the next call."""
         if len(self.buffer) < count * NOISE_BLOCK:
             self.buffer = self.distribution.raw(self.encoded, count * NOISE_BLOCK)
-        for i in range(count):
-            self.generator.manual_seed(block_seed(*self.key, group, first + i))
-            self.distribution.draw_(self.buffer[i * NOISE_BLOCK : (i + 1) * NOISE_BLOCK], self.generator)
-        return self.buffer[: count * NOISE_BLOCK]
+        self.generators += [torch.Generator(self.encoded.device) for _ in range(len(self.generators), count)]
+        for i, generator in enumerate(self.generators[:count]):
+            generator.manual_seed(block_seed(*self.key, group, first + i))
+        return self.distribution.draw_blocks_(self.buffer[: count * NOISE_BLOCK], self.generators[:count])
 
 
 def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:

@@ -272,6 +272,8 @@ class InNorm(Noise):
     """
 
     def __init__(self, noise: Noise, norm: float, *, dimension: int) -> None:
+        if not isinstance(noise, Noise):
+            raise InvalidInput(f"noise must be a noise such as Gaussian(sigma=0.25), got {noise!r}")
         self.noise = noise
         self.norm = checks.norm(norm)  # type: ignore[misc]  # elsewhere a constant of the class
         self.dimension = checks.at_least("dimension", dimension, 1)

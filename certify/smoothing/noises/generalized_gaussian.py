@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.statistics.proportions import FloatArray
-from certify.smoothing.drawing.distributions import Distribution
+from certify.smoothing.drawing.distributions import Distribution, NormalEntries
 from certify.smoothing.noises.base import Noise, require_entries
 
 SMALLEST_DIMENSION = 32  # below, the law of a direction's angle is not smooth enough for the quadrature
@@ -202,3 +202,8 @@ class RadialEntries(Distribution):
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add every draw to every input."""
         return torch.add(encoded.unsqueeze(1), raw, out=out)
+
+    @property
+    def reach(self) -> float:
+        """Size of an entry that is hardly exceeded: that of normal noise with the same mean square."""
+        return NormalEntries(self.sigma).reach

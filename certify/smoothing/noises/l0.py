@@ -6,7 +6,7 @@ largest float64 number that is not above it, so that tables of these decide exac
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -322,7 +322,11 @@ class ReplacedValues(Distribution):
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with integers to add modulo ``levels``; 0 keeps the value."""
-        return _offsets(self, raw.device).draw_(raw, generator)
+        return self.draw_blocks_(raw, [generator])
+
+    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Fill with integers, which are looked up for all blocks at once."""
+        return _offsets(self, raw.device).draw_blocks_(raw, generators)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add integers modulo ``levels`` and divide once."""

@@ -1,6 +1,7 @@
 """Noises for l_1 perturbations: uniform noise for inputs in a box, and splitting noise."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -235,7 +236,11 @@ class RandomCutsOnGrid(Distribution):
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with the grid point below a cut."""
-        return _equal(self.levels, raw.device).draw_(raw, generator)
+        return self.draw_blocks_(raw, [generator])
+
+    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Fill with integers, which are looked up for all blocks at once."""
+        return _equal(self.levels, raw.device).draw_blocks_(raw, generators)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Show between which cuts every entry lies: integers and halves of them, until one division at the end."""

@@ -1,6 +1,7 @@
 """The test of the sqrt(D) law: affine classifiers pass at the stated rate, curved ones fail where they should."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,29 @@ def test_slope_against_a_second_implementation():
     assert (low, high) == pytest.approx((slope - reach, slope + reach))
 
 
+@pytest.mark.parametrize("inputs", [2, 3, 4, 10])
+def test_flat_boundaries_are_called_false_no_more_often_than_stated(inputs: int):
+    """Of 1000 experiments with ratios of the exact law; two inputs used to give False in two of three cases."""
+    model, x = Halfspace(torch.ones(20).double(), bias=0.3), torch.ones(2, 20).double()
+    found = noise_ratio_test(model, x, directions=2, dimensions=[1], generator=generator())
+    ratios = RatioLaw(20, 1).sample(1000 * inputs * 60, generator(inputs)).view(1000, inputs, 60)
+    verdicts = [
+        replace(found, effective_dimension_interval=_dimension_interval(ratio, 0.05)).law_holds for ratio in ratios
+    ]
+    assert stats.binomtest(verdicts.count(False), 1000, 0.05, "greater").pvalue > 1e-6
+    assert (verdicts.count(None) > 500) == (inputs == 2)
+    assert (verdicts.count(True) > 900) == (inputs > 3)
+
+
+def test_few_inputs_of_a_curved_boundary_are_not_undecided_for_their_number():
+    """Inside of a sphere the effective dimension is that of no flat boundary, which two inputs suffice to say."""
+    x = torch.randn(2, 20, generator=generator(), dtype=torch.float64)
+    x = x / x.norm(dim=1, keepdim=True)
+    found = noise_ratio_test(Ball(1.5), x, directions=200, dimensions=[1], generator=generator(1))
+    assert found.law_holds is False
+    assert "does not hold" in str(found)
+
+
 def test_certified_distances_widen_the_interval_and_contradictions_are_refused():
     model = Halfspace(torch.randn(10, generator=generator(), dtype=torch.float64), bias=0.3)
     x = torch.randn(6, 10, generator=generator(1), dtype=torch.float64)
@@ -137,7 +161,7 @@ def test_certified_distances_widen_the_interval_and_contradictions_are_refused()
     assert wide.effective_dimension_interval[0] == plain.effective_dimension_interval[0]
     assert wide.effective_dimension_interval[1] == pytest.approx(4 * plain.effective_dimension_interval[1])
     assert not wide.conclusive
-    assert not wide.law_holds
+    assert wide.law_holds is None
     assert "is not decided" in str(wide)
     with pytest.raises(InvalidInput, match="must not certify beyond a point with another prediction"):
         noise_ratio_test(model, x, minimal=(1.1 * exact, exact), directions=5)
@@ -154,7 +178,7 @@ def test_bad_input():
     for change, message in (
         ({"directions": 1}, "directions must be an integer of at least 2"),
         ({"dimensions": [4]}, "dimensions must be at most 3"),
-        ({"dimensions": []}, "dimensions must not be empty"),
+        ({"dimensions": []}, "dimensions must hold at least one, got none"),
         ({"minimal": torch.ones(3)}, r"minimal must have shape \(2,\)"),
         ({"minimal": torch.tensor([1.0, math.nan])}, "minimal must hold distances of at least 0"),
         ({"minimal": torch.zeros(2)}, "minimal must hold distances above 0"),

@@ -21,11 +21,11 @@ TINY = Fraction(1, 2**80)
 
 
 def lower_bounds(trials: int, alpha: float) -> list[float]:
-    return clopper_pearson_lower(torch.arange(trials + 1), trials, alpha).tolist()
+    return clopper_pearson_lower(torch.arange(trials + 1), trials, alpha=alpha).tolist()
 
 
 def upper_bounds(trials: int, alpha: float) -> list[float]:
-    return clopper_pearson_upper(torch.arange(trials + 1), trials, alpha).tolist()
+    return clopper_pearson_upper(torch.arange(trials + 1), trials, alpha=alpha).tolist()
 
 
 def probability(counts: Iterable[int], trials: int, p: Fraction) -> Fraction:
@@ -98,7 +98,7 @@ def test_coverage_exposes(mutant: str, alpha: float):
 @pytest.mark.parametrize("trials", [1, 7, 20])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
 def test_interval_shares_its_failures_between_both_ends(trials: int, confidence: float):
-    lower, upper = clopper_pearson_interval(torch.arange(trials + 1), trials, confidence)
+    lower, upper = clopper_pearson_interval(torch.arange(trials + 1), trials, confidence=confidence)
     allowed = (1 - Fraction(confidence)) / 2  # catches an interval with all of 1 - confidence at each end
     assert worst_failure(lower.tolist()) <= allowed
     assert worst_failure(mirrored(upper.tolist())) <= allowed
@@ -132,7 +132,7 @@ LARGE = [(100_000, k, alpha) for k in (1, 2, 5, 1000, 50_100, 90_000, 99_998) fo
 
 @pytest.mark.parametrize(("trials", "successes", "alpha"), LARGE)
 def test_large_counts_satisfy_the_defining_inequality(trials: int, successes: int, alpha: float):
-    bound = clopper_pearson_lower(torch.tensor([successes]), trials, alpha).item()
+    bound = clopper_pearson_lower(torch.tensor([successes]), trials, alpha=alpha).item()
     with mpmath.workdps(40):
         assert upper_tail(successes, trials, bound) <= mpmath.mpf(alpha)
         assert upper_tail(successes, trials, bound * (1 + 1e-9)) > mpmath.mpf(alpha)
@@ -141,7 +141,7 @@ def test_large_counts_satisfy_the_defining_inequality(trials: int, successes: in
 @pytest.mark.parametrize(("successes", "trials", "alpha"), [(5, 1_000_000, 0.9), (3, 100_000, 0.9), (40, 1000, 0.999)])
 def test_levels_above_one_half(successes: int, trials: int, alpha: float):
     """SciPy's tail loses digits close to 1: the first case came out 8.6e-13 too large."""
-    bound = clopper_pearson_lower(torch.tensor([successes]), trials, alpha).item()
+    bound = clopper_pearson_lower(torch.tensor([successes]), trials, alpha=alpha).item()
     with mpmath.workdps(40):
         p = mpmath.mpf(bound)
         below = sum(mpmath.binomial(trials, j) * p**j * (1 - p) ** (trials - j) for j in range(successes))
@@ -152,7 +152,7 @@ def test_levels_above_one_half(successes: int, trials: int, alpha: float):
 @pytest.mark.parametrize("trials", [1, 10, 1000, 100_000, 10_000_000, 10**9])
 def test_closed_forms_of_all_and_of_one(trials: int, alpha: float):
     """All successes give alpha ** (1 / n), one gives 1 - (1 - alpha) ** (1 / n)."""
-    lower = clopper_pearson_lower(torch.tensor([trials, 1]), trials, alpha)
+    lower = clopper_pearson_lower(torch.tensor([trials, 1]), trials, alpha=alpha)
     with mpmath.workdps(40):
         level = mpmath.mpf(alpha)
         for bound, exact in zip(lower.tolist(), (level ** (1 / mpmath.mpf(trials)), 0), strict=True):
@@ -167,7 +167,7 @@ def test_agrees_with_statsmodels(trials: int, alpha: float):
     """A second implementation: statsmodels' "beta" method, two-sided at twice the level."""
     counts = torch.tensor([0, 1, 17, trials // 3, trials // 2, trials - 1000, trials - 1, trials])
     lower, upper = proportion_confint(counts.numpy(), trials, alpha=2 * alpha, method="beta")
-    ours = clopper_pearson_lower(counts, trials, alpha), clopper_pearson_upper(counts, trials, alpha)
+    ours = clopper_pearson_lower(counts, trials, alpha=alpha), clopper_pearson_upper(counts, trials, alpha=alpha)
     torch.testing.assert_close(ours[0], torch.from_numpy(lower), rtol=1e-9, atol=0.0)
     # Ours is one minus a bound near 1 that was rounded down: right, but no finer than 1e-15.
     torch.testing.assert_close(ours[1], torch.from_numpy(upper), rtol=1e-9, atol=4e-15)
@@ -200,8 +200,12 @@ def test_bounds_rise_with_the_count_and_with_alpha():
     counts = torch.arange(101)
     for bound in (clopper_pearson_lower, clopper_pearson_upper):
         assert (bound(counts, 100).diff() > 0).all()
-    assert (clopper_pearson_lower(counts[1:], 100, 0.01) > clopper_pearson_lower(counts[1:], 100, 0.001)).all()
-    assert (clopper_pearson_upper(counts[:-1], 100, 0.01) < clopper_pearson_upper(counts[:-1], 100, 0.001)).all()
+    assert (
+        clopper_pearson_lower(counts[1:], 100, alpha=0.01) > clopper_pearson_lower(counts[1:], 100, alpha=0.001)
+    ).all()
+    assert (
+        clopper_pearson_upper(counts[:-1], 100, alpha=0.01) < clopper_pearson_upper(counts[:-1], 100, alpha=0.001)
+    ).all()
 
 
 @pytest.mark.parametrize("function", [clopper_pearson_lower, clopper_pearson_upper])
@@ -245,14 +249,29 @@ def test_refuses_counts_that_are_no_integers(counts: Tensor):
         clopper_pearson_lower(counts, 5)
 
 
+@pytest.mark.parametrize("trials", [5.5, torch.tensor([5.5]), "5", True, None])
+def test_refuses_numbers_of_trials_that_are_no_integers(trials: object):
+    """They used to be cut to integers, which makes a bound too large."""
+    for function in (clopper_pearson_lower, clopper_pearson_upper, clopper_pearson_interval):
+        with pytest.raises(InvalidInput, match="trials must be an integer"):
+            function(torch.tensor([3]), trials)
+
+
+def test_a_failure_probability_and_a_confidence_are_never_taken_for_each_other():
+    """They stood in the same place, so that 0.95 was a failure probability for one function and not for another."""
+    for function in (clopper_pearson_lower, clopper_pearson_upper, clopper_pearson_interval):
+        with pytest.raises(TypeError, match="positional"):
+            function(torch.tensor([3]), 5, 0.95)
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
 def test_refuses_levels_outside_the_open_unit_interval(level: float):
     counts = torch.tensor([3])
     for function in (clopper_pearson_lower, clopper_pearson_upper):
         with pytest.raises(InvalidInput, match="alpha must lie strictly between 0 and 1"):
-            function(counts, 5, level)
+            function(counts, 5, alpha=level)
     with pytest.raises(InvalidInput, match="confidence must lie strictly between 0 and 1"):
-        clopper_pearson_interval(counts, 5, level)
+        clopper_pearson_interval(counts, 5, confidence=level)
 
 
 # ------------------------------------------------------------------------------------------------- published votes

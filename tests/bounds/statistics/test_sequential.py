@@ -134,8 +134,8 @@ def test_both_sides_mirror_each_other():
         (lambda: log_evidence_above(torch.tensor([3]), 2, 0.5), "successes must lie in"),
         (lambda: log_evidence_above(torch.tensor([-1]), 2, 0.5), "successes must lie in"),
         (lambda: log_evidence_below(torch.tensor([1]), 2, 1.0), "p0 must lie strictly between 0 and 1"),
-        (lambda: sequential_lower(torch.tensor([1]), 2, 0.0), "alpha must lie strictly between"),
-        (lambda: sequential_lower(torch.tensor([1]), 2, 0.3), "alpha must be at most 0.2"),
+        (lambda: sequential_lower(torch.tensor([1]), 2, alpha=0.0), "alpha must lie strictly between"),
+        (lambda: sequential_lower(torch.tensor([1]), 2, alpha=0.3), "alpha must be at most 0.2"),
     ],
 )
 def test_bad_input_gives_one_clear_line(call, message: str):

@@ -447,7 +447,7 @@ def test_accuracy_interval_and_table():
     count = result.robust.sum()
     assert 0 < count < 20
     assert result.accuracy == count / 20
-    lower, upper = clopper_pearson_interval(count, 20, 0.9)
+    lower, upper = clopper_pearson_interval(count, 20, confidence=0.9)
     assert result.interval(0.1) == (float(lower), float(upper))
     table = result.to_dataframe()
     assert len(table) == 20

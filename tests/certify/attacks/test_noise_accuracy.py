@@ -76,7 +76,7 @@ def test_rows_have_their_own_size_and_count():
     assert 20 < result.correct[2] < 81
     assert result.first_correct[:2].all()
     assert result.accuracy == pytest.approx(result.correct.sum() / 303)
-    lower, upper = clopper_pearson_interval(result.first_correct.sum(), 3, 0.9)
+    lower, upper = clopper_pearson_interval(result.first_correct.sum(), 3, confidence=0.9)
     assert result.interval(0.1) == (float(lower), float(upper))
     lower, upper = result.error_interval(0.1)
     assert ((lower <= result.error) & (result.error <= upper)).all()

@@ -43,7 +43,7 @@ def test_figures_of_a_linear_classifier(norm: float):
     assert found.mean_distance == pytest.approx(float(exact.mean()), rel=1e-4)
     assert found.median_distance == pytest.approx(float(exact.sort().values[10]), rel=1e-4)
     assert found.robust_accuracy == float((exact > epsilon).double().mean())
-    lower, upper = clopper_pearson_interval((exact > epsilon).sum(), 20, 0.9)
+    lower, upper = clopper_pearson_interval((exact > epsilon).sum(), 20, confidence=0.9)
     assert found.robust_accuracy_interval(0.1) == (float(lower), float(upper))
     assert not found.robust[:2].any()
     assert math.isnan(found.noise_accuracy) == (norm == 0)

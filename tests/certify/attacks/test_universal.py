@@ -44,7 +44,7 @@ def test_direction_and_rate_of_a_halfspace(norm: float, epsilon: float):
     assert upper - lower < 0.04
     assert result.noise_interval(1e-7)[1] < lower
     assert result.size == pytest.approx(float(found.perturbation.norm(norm)))
-    hit, _ = clopper_pearson_interval(result.fooled.sum(), 20_000, 1 - 1e-7)
+    hit, _ = clopper_pearson_interval(result.fooled.sum(), 20_000, confidence=1 - 1e-7)
     assert (result.rate, lower) == (float(result.fooled.double().mean()), float(hit))
 
 

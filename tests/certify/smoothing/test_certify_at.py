@@ -41,7 +41,7 @@ def test_error_rate_is_at_most_alpha_at_the_boundary_itself():
     assert 0 < int(decision.certified.sum()) <= allowed
     # The mutant: a bound for a fixed sample size, looked at after every block.
     hits = scipy.stats.binom.rvs(100, 0.7881, size=(rows, 20), random_state=0).cumsum(1)
-    bounds = clopper_pearson_lower(torch.from_numpy(hits), 100 * torch.arange(1, 21), alpha)
+    bounds = clopper_pearson_lower(torch.from_numpy(hits), 100 * torch.arange(1, 21), alpha=alpha)
     assert int((bounds > 0.78815).any(1).sum()) > allowed
 
 
@@ -85,7 +85,7 @@ def test_twenty_times_fewer_passes_than_a_fixed_number_of_draws_and_no_other_ans
     fixed = classifier.certify(x, n=10_000, generator=generator(1))
     votes = fixed.counts.gather(1, fixed.label[:, None]).squeeze(1)
     # Each bound fails with probability 1e-8, 180 of them with less than 2e-6.
-    lower, upper = (bound(votes, 10_000, 1e-8) for bound in (clopper_pearson_lower, clopper_pearson_upper))
+    lower, upper = (bound(votes, 10_000, alpha=1e-8) for bound in (clopper_pearson_lower, clopper_pearson_upper))
     passes = 0
     for radius in (0.25, 0.5, 1.0):
         decision = classifier.certify_at(x, radius=radius, generator=generator())
@@ -138,3 +138,26 @@ def test_the_needed_probability_follows_the_device_of_the_input():
 def test_bad_input_gives_one_clear_line(options: dict, message: str):
     with pytest.raises(InvalidInput, match=message):
         smoothed(Halfspace(torch.ones(1))).certify_at(torch.ones(1, 1), **options)
+
+
+class Counting(Halfspace):
+    """Counts the rows that pass through it."""
+
+    rows = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows += len(x)
+        return super().forward(x)
+
+
+def test_a_single_easy_input_costs_little_more_than_its_draws():
+    """The trial batch had 1000 rows, where selection and decision took 200."""
+    model = Counting(torch.ones(1))
+    decision = smoothed(model).certify_at(torch.ones(1, 1) * 9, radius=0.1, generator=generator())
+    assert decision.certified.all()
+    assert decision.draws.tolist() == [100]
+    assert model.rows <= 200 + 50
+    for call, draws in ((smoothed(model).predict, 100), (smoothed(model).certify, 1100)):
+        model.rows = 0
+        call(torch.ones(1, 1), n=draws - 100 if draws > 100 else draws)
+        assert model.rows <= 1.5 * draws

@@ -143,7 +143,7 @@ def test_consensus_follows_the_device_of_the_input():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Ensemble([]), "models must be one torch.nn.Module or more, got none"),
+        (lambda: Ensemble([]), "models must hold at least one, got none"),
         (lambda: Ensemble([nn.Linear(2, 2), len]), "got Linear, builtin_function_or_method"),
         (lambda: Ensemble(networks(2), average="votes"), "average must be one of logits, probabilities, got 'votes'"),
         (lambda: Consensus(networks(2), 0), "k must be an integer of at least 1, got 0"),

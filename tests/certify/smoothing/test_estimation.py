@@ -104,10 +104,12 @@ def test_two_class_bounds_hold_together_with_the_stated_probability():
     votes = torch.cat([counts, torch.zeros_like(counts[:, :1])], 1)
     label, two_class = torch.zeros(len(votes), dtype=torch.int64), torch.ones(len(votes), dtype=torch.bool)
     lower, upper = class_bounds(votes, label, n, alpha, two_class, 0.0)
-    assert torch.equal(lower, clopper_pearson_lower(counts[:, 0], n, alpha / 2))
+    assert torch.equal(lower, clopper_pearson_lower(counts[:, 0], n, alpha=alpha / 2))
+    others = clopper_pearson_upper(counts[:, 1:].amax(1), n, alpha=alpha / 2)
+    torch.testing.assert_close(upper, torch.minimum(others, 1 - lower), rtol=0, atol=1e-14)
     wrong = (lower.numpy() > p[0]) | (upper.numpy() < p[1:].max())
     assert 0 < chance[wrong].sum() <= alpha
-    mutant = clopper_pearson_upper(counts[:, 1:].amin(1), n, alpha / 2).numpy() < p[1:].max()
+    mutant = clopper_pearson_upper(counts[:, 1:].amin(1), n, alpha=alpha / 2).numpy() < p[1:].max()
     assert chance[mutant].sum() > alpha
 
 
@@ -130,7 +132,9 @@ def test_sequential_certificate_stops_within_its_tolerance_and_below_the_distanc
     assert (spent[0] <= spent[1]).all()
     assert (spent[1] <= spent[2]).all()
     assert (spent[2] < 100_000).all()
-    again = sequential_lower(certificate.counts.gather(1, certificate.label[:, None])[:, 0], certificate.draws, 1e-6)
+    again = sequential_lower(
+        certificate.counts.gather(1, certificate.label[:, None])[:, 0], certificate.draws, alpha=1e-6
+    )
     assert torch.equal(certificate.p_lower, again)
     assert torch.equal(certificate.radius, Gaussian(SIGMA).radius(again))
 
@@ -192,7 +196,7 @@ def test_sequential_bounds_err_at_most_alpha_of_the_time_though_they_stop_when_t
     assert 0 < wrong <= allowed
     # The mutant: the bound for a fixed number of draws at the moment that looking chose.
     successes = certificate.counts.gather(1, certificate.label[:, None])[:, 0]
-    fixed = Gaussian(SIGMA).radius(clopper_pearson_lower(successes, certificate.draws, 2 * alpha))
+    fixed = Gaussian(SIGMA).radius(clopper_pearson_lower(successes, certificate.draws, alpha=2 * alpha))
     assert int((fixed > distance).sum()) > allowed
 
 

@@ -138,7 +138,7 @@ def test_class_counts_of_cifar_and_fashion_mnist(shared_data):
         rows = list(csv.DictReader((folder / name).read_text().splitlines()))
         counts = torch.tensor([[int(row[f"n{k}"]) for k in range(10)] for row in rows])
         assert (counts.sum(1) == 100_000).all()
-        p_lower = clopper_pearson_lower(counts.amax(1), 100_000, 1e-3)
+        p_lower = clopper_pearson_lower(counts.amax(1), 100_000, alpha=1e-3)
         expected = torch.tensor([float(row["cp_lower_a001"]) for row in rows], dtype=torch.float64)
         assert (p_lower - expected).abs().max() < 5.1e-9
         radius = Gaussian(0.25).radius(p_lower)

@@ -61,7 +61,7 @@ def test_error_rate_of_the_loss_is_at_most_alpha_and_a_mutant_exceeds_it():
     sampling = smoothed.sampling(POINT.expand(rows, 2), n, seed=4)
     lost = lost_votes(sampling, second, torch.ones(rows).long(), n)
     exact, allowed = lost_probability(first, second, POINT, angle), scipy.stats.binom.isf(1e-6, rows, alpha)
-    assert 0 < int((clopper_pearson_upper(lost, n, alpha) < exact).sum()) <= allowed
+    assert 0 < int((clopper_pearson_upper(lost, n, alpha=alpha) < exact).sum()) <= allowed
     assert int((lost / n < exact).sum()) > allowed
 
 
@@ -90,7 +90,7 @@ def test_gained_votes_do_no_harm():
     certificate = smoothed.certify(POINT[None], n=2000, generator=generator())
     result = certify_incrementally(smoothed, second, certificate, POINT[None], n=1000, generator=generator(1))
     assert result.lost.item() == 0
-    none_lost = clopper_pearson_upper(torch.zeros(1).long(), 1000, 1e-3)
+    none_lost = clopper_pearson_upper(torch.zeros(1).long(), 1000, alpha=1e-3)
     assert 0 <= (result.loss_upper - none_lost).item() < 1e-15
     assert 0 < (certificate.p_lower - none_lost - result.p_lower).item() < 1e-15
 

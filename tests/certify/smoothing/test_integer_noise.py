@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from mpmath import mpf
 from oracles.devices import elsewhere
-from oracles.halfspace import generator
+from oracles.halfspace import Halfspace, generator
 from torch import Tensor, nn
 
 from bounds import InvalidInput
@@ -155,7 +155,7 @@ def test_certificates_on_the_grid_hold_for_every_grid_point():
 
 def test_total_variation_is_paid_for(monkeypatch: pytest.MonkeyPatch):
     x = torch.full((3, 2), 51 / 255)
-    smoothed = SmoothedClassifier(nn.Linear(2, 2), Gaussian(0.25), num_classes=2)
+    smoothed = SmoothedClassifier(Halfspace(torch.ones(2)), Gaussian(0.25), num_classes=2)
     plain = [smoothed.certify(x, n=500, bound=bound, generator=generator()) for bound in ("binary", "two-class")]
     assert (smoothed.certify_at(x, 0.7, generator=generator()).draws > 0).all()
     monkeypatch.setattr(OnGrid, "error", lambda self, entries: 0.005 * entries)
@@ -185,7 +185,7 @@ def test_grid_is_taken_where_the_inputs_lie_on_it():
         sampling(torch.cat([on, off]), grid=255)
     with pytest.raises(InvalidInput, match="grid must be None for gaussian"):
         sampling(on, Gaussian(1e4), grid=255)
-    with pytest.raises(InvalidInput, match="steps must be an integer of at least 1, got 0"):
+    with pytest.raises(InvalidInput, match="grid must be an integer of at least 1, got 0"):
         sampling(on, grid=0)
 
 
@@ -222,3 +222,13 @@ def test_error_of_a_whole_image_is_negligible():
     """The bound that is subtracted for an ImageNet image, against the 7e-5 that 100,000 draws leave at best."""
     assert OnGrid(Gaussian(0.25).distribution, 255).error(3 * 224 * 224) < 1e-6
     assert math.isclose(OnGrid(Gaussian(0.25).distribution, 255).error(2), 2 * law_of(Gaussian(0.25)).error)
+
+
+def test_blocks_drawn_together_are_those_drawn_one_by_one():
+    """Bit by bit, since certificates are functions of the seed."""
+    for noise, width in ((Gaussian(0.25), 3), (Gaussian(0.25), 1), (Uniform(0.5), 2), (Laplace(0.1), 5)):
+        on_grid = noise.distribution.on_grid(255)
+        sources = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        together = on_grid.draw_blocks_(torch.empty(400, width), sources)
+        single = [on_grid.draw_(torch.empty(100, width), torch.Generator().manual_seed(seed)) for seed in range(4)]
+        assert torch.equal(together, torch.cat(single))

@@ -128,7 +128,7 @@ def test_parameters_must_be_finite_and_above_zero(kind: type[Noise], value: floa
     [(1e-2, 100, 1.6953), (1e-3, 1000, 2.4633), (1e-3, 100_000, 3.8115), (1e-4, 1_000_000, 4.2832)],
 )
 def test_largest_radius(alpha: float, n: int, largest: float):
-    p = clopper_pearson_lower(torch.tensor([n]), n, alpha)
+    p = clopper_pearson_lower(torch.tensor([n]), n, alpha=alpha)
     assert Gaussian(1.0).radius(p).item() == pytest.approx(largest, abs=6e-5)
 
 
