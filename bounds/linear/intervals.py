@@ -23,7 +23,7 @@ from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
 from bounds.linear.methods import LinearBounds
 from bounds.linear.network import Network
-from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
 from bounds.sets.balls import Interval, LpBall
@@ -144,6 +144,7 @@ def sequential_layers(
         )
 
 
+@ieee_arithmetic()
 def ibp(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -204,6 +205,7 @@ def layers_in_turn(
     return None if padded and rules is DEFAULT_RULES else layers
 
 
+@ieee_arithmetic()
 def interval_margins(
     layers: list[nn.Module], ball: LpBall, labels: Tensor, rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES
 ) -> Tensor:

@@ -9,11 +9,12 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source, capture
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, reduced_precision
 from bounds.operations.affine import AFFINE, RESHAPE, Affine, affine
 from bounds.operations.functions import function_of
 from bounds.operations.node import Node, entries
 from bounds.relaxations.base import NodeFunction
+from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, LpBall
@@ -46,13 +47,14 @@ class Network:
         graph = capture(model, ball.center)
         self.nodes = graph.bind(ball.center)
         if sound == "deployed":
-            _require_float32(graph)
+            _require_float32(graph, ball.center.device)
         self.ball = ball
         self.order = list(self.nodes)
         self.rules: dict[str, Affine] = {}
         self.functions: dict[str, NodeFunction] = {}
         self.intervals: dict[str, Interval] = {}
         self._errors: dict[str, Tensor] = {}
+        self._overflow: dict[str, Tensor] = {}
         for name, node in self.nodes.items():
             if node.operation != "input":
                 rule = affine(node, table)
@@ -88,6 +90,12 @@ class Network:
 
     def propagate(self, name: str) -> None:
         """The interval of a node, from those of its parents."""
+        self._propagate(name)
+        if self.sound == "deployed":
+            self._overflow[name] = self._leaves_range(name)
+            self.intervals[name] = self.unless_overflowing(name, self.intervals[name])
+
+    def _propagate(self, name: str) -> None:
         node = self.nodes[name]
         if node.operation == "input":
             hull = self.ball.hull()
@@ -135,6 +143,37 @@ class Network:
         found: Tensor = node.cached(f"offset times {error}", make)
         return found
 
+    # --------------------------------------------------------------------------------------------------- overflow
+
+    def _leaves_range(self, name: str) -> Tensor:
+        """The inputs (N,) for which float32 may overflow at a node, in any order of summation, or before it.
+
+        Nothing is known behind an infinity: it may be NaN, which no clamp brings back. Functions may pass numbers on
+        the way that are somewhat larger than what they take and give.
+        """
+        node, largest_number = self.nodes[name], torch.finfo(torch.float32).max
+        sizes, limit = [largest(self.intervals[name])], largest_number
+        reach = tuple(largest(part) for part in self.parents(name))
+        if name in self.functions:
+            sizes = [*sizes, *reach]
+            limit = largest_number if _is_exact(self.functions[name]) else largest_number / 16
+        elif name in self.rules and not self.rules[name].exact:
+            sizes.append((self.rules[name].moved(node, reach) + self.rules[name].at_zero(node, reach)[1]) * (1 + 1e-3))
+        found = [self._overflow[parent] for parent in node.parents]
+        for size in sizes:
+            outside = ~(size <= limit)  # so is NaN
+            rows = outside.flatten(1).any(1) if node.batch == 0 and outside.ndim > 1 else outside.any()
+            found.append(rows.expand(len(self.ball.center)))
+        return torch.stack(found).any(0)
+
+    def unless_overflowing(self, name: str, bounds: Interval) -> Interval:
+        """Bounds (N, ..) of a node, infinite for inputs that may overflow."""
+        if self.sound != "deployed":
+            return bounds
+        lost = self._overflow[name]
+        lost = lost.view(-1, *[1] * (bounds.lower.ndim - 1)) if len(bounds.lower) == len(lost) else lost.any()
+        return Interval(bounds.lower.masked_fill(lost, -math.inf), bounds.upper.masked_fill(lost, math.inf))
+
     # --------------------------------------------------------------------------------------------------- rounding
 
     def rounding(self, name: str) -> Tensor | None:
@@ -174,14 +213,19 @@ class Network:
         size = largest(self.intervals[name] if found is None else found)
         if not isinstance(function, ScalarFunction):
             return accumulated_error(2, unit) * size + tiny
-        units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
-        if units == (0, 0) and isinstance(function, PiecewiseFunction):
+        if _is_exact(function):
             return torch.zeros_like(size)
+        units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
         return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + tiny
 
 
-def _require_float32(graph: Graph) -> None:
+def _require_float32(graph: Graph, device: torch.device) -> None:
     """Refuse networks whose float32 execution is not what their graph says."""
+    if settings := reduced_precision(device):
+        raise InvalidInput(
+            f"sound='deployed' speaks of IEEE float32, but the network runs with {', '.join(settings)}: switch that off "
+            f"here and where it is deployed, or use sound='rounding', which speaks of the network in real arithmetic"
+        )
     for name, weight in graph.program.state_dict.items():
         if weight.is_floating_point() and weight.dtype != torch.float32:
             raise InvalidInput(
@@ -195,6 +239,12 @@ def _require_float32(graph: Graph) -> None:
             f"how {', '.join(sorted(inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
             f"use sound='rounding', which speaks of the network in real arithmetic"
         )
+
+
+def _is_exact(function: NodeFunction) -> bool:
+    """Whether it picks numbers and does not round."""
+    exact = isinstance(function, PiecewiseFunction) and max(function.relative_error, function.absolute_error) < 0.5
+    return exact or isinstance(function, Maximum)
 
 
 def is_box(region: PerturbationSet) -> bool:
