@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,10 +10,11 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source, capture
-from bounds.numerics import accumulated_error, reduced_precision
+from bounds.numerics import accumulated_error, reduced_precision, unit_roundoff
 from bounds.operations.affine import AFFINE, RESHAPE, Affine, affine
 from bounds.operations.functions import function_of
 from bounds.operations.node import Node, entries
+from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.piecewise import PiecewiseFunction
@@ -22,6 +24,7 @@ from bounds.sets.linear_minimum import Box, PerturbationSet
 
 # What a bound speaks of, and which rounding errors it includes.
 MODES = ("real", "rounding", "deployed")
+BATCH_NORM = 16  # roundings behind its scale and shift, in whatever order a device takes them
 
 
 class Network:
@@ -55,13 +58,20 @@ class Network:
         self.intervals: dict[str, Interval] = {}
         self._errors: dict[str, Tensor] = {}
         self._overflow: dict[str, Tensor] = {}
+        self._batch_norm = graph.batch_norm
         for name, node in self.nodes.items():
             if node.operation != "input":
                 rule = affine(node, table)
-                if rule is None:
-                    self.functions[name] = function_of(node)
+                units = self.constant_units(name) if sound != "real" else 0
+                if rule is not None:
+                    self.rules[name] = _with_more_terms(rule, units) if units else rule
+                elif units:
+                    raise UnsupportedLayer(
+                        f"{node.operation} takes a constant that is computed from weights, whose rounding its bound does "
+                        f"not include; it stands at {node.origin}. Store the constant as a buffer, or use sound='real'"
+                    )
                 else:
-                    self.rules[name] = rule
+                    self.functions[name] = function_of(node)
         children: dict[str, list[str]] = {name: [] for name in self.nodes}
         for name, node in self.nodes.items():
             for parent in node.parents:
@@ -85,6 +95,18 @@ class Network:
     def settled(self, name: str) -> bool:
         """Whether a node serves functions of one variable alone, in which its constant and errors are counted."""
         return name in self._settled
+
+    def constant_units(self, name: str, computed: torch.dtype = torch.float64) -> int:
+        """The relative error of the constants of a node, in units of its dtype or of the one they are computed in.
+
+        Raises:
+            UnsupportedLayer: there is no useful bound.
+        """
+        node = self.nodes[name]
+        used = node.value.dtype if node.value.is_floating_point() else torch.float64
+        share = unit_roundoff(computed) / unit_roundoff(used) if computed == torch.float64 else 1.0
+        units = [part.units(used, computed) for part in node.constants if not part.is_exact(used)]
+        return math.ceil(max(units, default=0) * share)
 
     # -------------------------------------------------------------------------------------------------- intervals
 
@@ -158,7 +180,7 @@ class Network:
             sizes = [*sizes, *reach]
             limit = largest_number if _is_exact(self.functions[name]) else largest_number / 16
         elif name in self.rules and not self.rules[name].exact:
-            sizes.append((self.rules[name].moved(node, reach) + self.rules[name].at_zero(node, reach)[1]) * (1 + 1e-3))
+            sizes.append(self._deployed_size(name) * (1 + 1e-3))
         found = [self._overflow[parent] for parent in node.parents]
         for size in sizes:
             outside = ~(size <= limit)  # so is NaN
@@ -197,18 +219,30 @@ class Network:
             self._errors[name] = total
         return self._errors[name]
 
+    def _deployed_size(self, name: str) -> Tensor:
+        """What float32 may have added up for a node, in absolute values.
+
+        Batch normalisation is written as ``(x - mean) scale + bias``, and may run as ``x scale + (bias - mean scale)``,
+        where large terms cancel: sizes are those before anything cancels.
+        """
+        node, rule = self.nodes[name], self.rules[name]
+        reach = tuple(largest(part) for part in self.parents(name))
+        if self._batch_norm and _of_one(rule) and _of_one(self.rules.get(node.parents[0])):
+            reach = (self._deployed_size(node.parents[0]),)
+        return rule.moved(node, reach) + rule.at_zero(node, reach)[1]
+
     def deployed_error(self, name: str, found: Interval | None = None) -> Tensor:
         """What rounding in float32, in any order of summation, can change in the value of a node itself."""
         node, unit = self.nodes[name], torch.float32
         tiny = torch.finfo(unit).tiny
         if name in self.rules:
-            rule = self.rules[name]
-            reach = tuple(largest(part) for part in self.parents(name))
-            moved, (_, offset) = rule.moved(node, reach), rule.at_zero(node, reach)
+            rule, size = self.rules[name], self._deployed_size(name)
             if rule.exact:
-                return torch.zeros_like(moved)
-            terms = rule.terms(node, reach) + 2
-            return accumulated_error(terms, unit) * (moved + offset) * (1 + 1e-6) + terms * tiny
+                return torch.zeros_like(size)
+            reach = tuple(largest(part) for part in self.parents(name))
+            terms = rule.terms(node, reach) + 2 + self.constant_units(name, unit)
+            terms += BATCH_NORM if self._batch_norm else 0
+            return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * tiny
         function = self.functions[name]
         size = largest(self.intervals[name] if found is None else found)
         if not isinstance(function, ScalarFunction):
@@ -232,13 +266,27 @@ def _require_float32(graph: Graph, device: torch.device) -> None:
                 f"sound='deployed' speaks of a float32 network, but {name} is {weight.dtype}: convert the model with "
                 f"model.float(), or use sound='rounding'"
             )
-    # Casts are made as the program says.
-    moves = {"aten._to_copy.default", *(name for name, entry in AFFINE.items() if entry.exact)}
-    if inexact := graph.inexact | graph.folded - moves:
+    if inexact := graph.inexact:
         raise UnsupportedLayer(
             f"how {', '.join(sorted(inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
             f"use sound='rounding', which speaks of the network in real arithmetic"
         )
+
+
+def _with_more_terms(rule: Affine, units: int) -> Affine:
+    """A rule whose constants have a relative error: as if each were the result of so many more operations."""
+    behind = rule.transposed_terms or rule.terms
+    return replace(
+        rule,
+        terms=lambda node, parents: rule.terms(node, parents) + units,
+        transposed_terms=lambda node, parents: behind(node, parents) + units,
+        exact=False,
+    )
+
+
+def _of_one(rule: Affine | None) -> bool:
+    """Whether it adds a constant to each entry or multiplies it with one."""
+    return rule is not None and rule.transpose in (summed, subtracted, multiplied, divided, reshaped)
 
 
 def _is_exact(function: NodeFunction) -> bool:

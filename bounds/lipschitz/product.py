@@ -115,7 +115,10 @@ def node_norm(network: Network, name: str, place: int, order: float) -> float:
         if rows * columns <= DENSE:
             return min(crude, spectral_norm(node_matrix(network, name, place)))
         if node.operation == "aten.conv2d.default":
-            return min(crude, _convolution(network, name))
+            computed = (
+                accumulated_error(network.constant_units(name) + 2, sums.dtype) * crude
+            )  # by how much weights err
+            return min(crude, (_convolution(network, name) + computed) * UP)
         return min(crude, matrix_norm(node_matrix(network, name, place), 2)) if rows * columns <= LARGEST else crude
 
     return interpolated(order, row, column, spectral)

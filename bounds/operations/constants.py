@@ -8,7 +8,7 @@ of a deployed network lie from the exact ones.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,10 +61,12 @@ class Constant:
         found = None if rule is None else rule(self, errors, dtype)
         if found is None:
             return pytree.tree_map_only(Tensor, lambda part: _nothing(part) + math.inf, self.value)
-        if isinstance(self.value, Tensor):
-            found = torch.where(found.isnan() | (self.value.abs() > torch.finfo(dtype).max), math.inf, found)
-            return found.expand(self.value.shape)
-        return found
+        largest = torch.finfo(dtype).max
+        return pytree.tree_map(
+            lambda value, error: torch.where(error.isnan() | (value.abs() > largest), math.inf, error).expand_as(value),
+            self.value,
+            found,
+        )
 
     @property
     def _is_floating(self) -> bool:
@@ -76,18 +78,27 @@ class Constant:
         Raises:
             UnsupportedLayer: there is no useful bound, with the operation and the remedy.
         """
-        worst, unit = 0.0, unit_roundoff(computed)
-        values, errors = (pytree.tree_leaves(part) for part in (self.value, self.error(computed)))
-        for value, error in zip(values, errors, strict=True):
-            if not value.is_floating_point() and not bool(error.any()):
-                continue
+        worst, values = 0.0, pytree.tree_leaves(self.value)
+        for value, error in zip(values, pytree.tree_leaves(self.error(computed)), strict=True):
             near = value.to(used).double()
-            error = error + torch.where(value == near, 0.0, (value - near).abs())  # noqa: PLW2901
-            share = torch.where(error > 0, error / near.abs(), 0.0)
-            worst = max([worst, *share.flatten().amax(0, keepdim=True).tolist()])
-        if not worst <= LARGEST_ERROR:
-            raise UnsupportedLayer(self._without_bound(computed))
-        return math.ceil(worst / unit * (1 + 1e-6))
+            total = error + torch.where(value == near, 0.0, (value - near).abs())
+            share = torch.where(total > 0, total / near.abs(), 0.0)
+            if not bool((share <= LARGEST_ERROR).all()):
+                raise UnsupportedLayer(self._without_bound(computed))
+            worst = max(worst, float(share.max()) if share.numel() else 0.0)
+        return math.ceil(worst / unit_roundoff(computed) * (1 + 1e-6))
+
+    def wide(self) -> "Constant":
+        """A stored constant in float64."""
+        if self.operation != STORED or not self.value.is_floating_point():
+            return self
+        return replace(self, value=self.value.double())
+
+    def is_exact(self, dtype: torch.dtype) -> bool:
+        """Whether it is a stored one that a dtype holds as it is."""
+        if self.operation != STORED:
+            return False
+        return not self.value.is_floating_point() or torch.promote_types(self.value.dtype, dtype) == dtype
 
     def _without_bound(self, dtype: torch.dtype) -> str:
         source = self
@@ -143,8 +154,22 @@ def _picked(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # n
 
 
 def _unmoved(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Functions of slope 1 at most, without rounding: clamps, absolute values, casts."""
-    return errors[0] if len(errors) == 1 else None
+    """Functions of slope 1 at most, whose sides may be rounded: clamps and absolute values."""
+    return errors[0] + 2 * unit_roundoff(dtype) * constant.value.abs() if len(errors) == 1 else None
+
+
+def _cast(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """Of what has been computed: evaluated in float64, and rounded where it runs."""
+    target = constant.options.get("dtype") or dtype
+    if not target.is_floating_point:
+        return errors[0] if _are_zero(errors) else None
+    if constant.parents[0].value.is_floating_point() and torch.promote_types(target, dtype) != target:
+        return (
+            errors[0]
+            + 2 * unit_roundoff(target) * constant.value.abs()
+            + torch.finfo(target).tiny * (constant.value.abs() < torch.finfo(target).tiny) * (constant.value != 0)
+        )
+    return errors[0]
 
 
 def _largest(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
@@ -159,6 +184,9 @@ def _added(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # no
     if alpha != 1:
         sizes = [parent.value.abs() for parent in constant.parents]
         total = total + 2 * unit * alpha * sum(sizes)
+    for number in constant.arguments[:2]:
+        if isinstance(number, int | float):
+            total = total + abs(number - torch.tensor(number, dtype=dtype).item())
     return total * (1 + 4 * unit)
 
 
@@ -247,14 +275,17 @@ def _function(units: int, steepest: float = math.inf) -> Rule:
     return rule
 
 
+def _inverse(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """Of numbers on one side of 0."""
+    return _function(2)(constant, errors, dtype) if bool((constant.parents[0].value.abs() > errors[0]).all()) else None
+
+
 def _power(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
     """Powers of numbers on one side of 0."""
-    value, exponent = constant.parents[0].value, constant.arguments[1]
-    if exponent is None or not bool((value.abs() > errors[0]).all() | _are_zero(errors)):
-        return None
-    if not bool((value >= 0).all()):
-        return _function(SPECIAL)(constant, errors, dtype) if float(exponent).is_integer() else None
-    return _function(SPECIAL)(constant, errors, dtype)
+    exponent, base = float(constant.arguments[1]), constant.parents[0].value
+    known = torch.tensor(exponent, dtype=dtype).item() == exponent
+    one_side = _are_zero(errors) or bool((base.abs() > errors[0]).all())
+    return _function(SPECIAL)(constant, errors, dtype) if known and one_side else None
 
 
 def _normalised(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
@@ -286,7 +317,7 @@ RULES: Mapping[str, Rule] = {
     **_named(_moved, "where.ScalarSelf", "full_like.default", "zeros_like.default", "ones_like.default"),
     **_named(_moved, "broadcast_tensors.default", "numpy_T.default", "mT.default", "dropout.default"),
     **_named(_unmoved, "abs.default", "relu.default", "clamp.default", "clamp_min.default", "clamp_max.default"),
-    **_named(_unmoved, "_to_copy.default", "to.dtype"),
+    **_named(_cast, "_to_copy.default"),
     **_named(_largest, "maximum.default", "minimum.default"),
     **_named(_added, "add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "rsub.Scalar", "rsub.Tensor"),
     **_named(_multiplied, "mul.Tensor", "mul.Scalar"),
@@ -296,7 +327,8 @@ RULES: Mapping[str, Rule] = {
     **_named(_sum_of_products(_kernel), "conv1d.default", "conv2d.default", "einsum.default", "outer.default"),
     **_named(_sum_of_products(_kernel), "avg_pool2d.default", "upsample_bilinear2d.vec", "cumsum.default"),
     **_named(_sum_of_products(_share), "sum.dim_IntList", "sum.default", "mean.dim", "mean.default"),
-    **_named(_function(2), "sqrt.default", "reciprocal.default"),
+    **_named(_function(2), "sqrt.default"),
+    **_named(_inverse, "reciprocal.default"),
     **_named(_function(SPECIAL), "rsqrt.default", "exp.default", "log.default"),
     **_named(_function(SPECIAL, 1.0), "sigmoid.default", "tanh.default", "sin.default", "cos.default"),
     **_named(_power, "pow.Tensor_Scalar"),
