@@ -65,6 +65,7 @@ def accumulated_error(terms: int, dtype: torch.dtype) -> float:
 # Settings below torch.backends that let products round their factors or sums, with the values of IEEE arithmetic. Those
 # of older versions of PyTorch come first, since they move the newer ones.
 _IEEE: dict[str, object] = {
+    **{path: "none" for path in ("fp32_precision", "cudnn.fp32_precision", "mkldnn.fp32_precision")},
     "cuda.matmul.allow_tf32": False,
     "cudnn.allow_tf32": False,
     "float32_matmul_precision": "highest",
@@ -84,7 +85,7 @@ def ieee_arithmetic() -> Iterator[None]:
     """Products and convolutions without TF32, bfloat16 or reduced accumulation, as rounding terms assume; a decorator.
 
     PyTorch rounds the factors of float32 convolutions to 10 bits on CUDA unless told otherwise. The settings belong to
-    the process: they are changed while any bound runs, in any thread, and are the caller's again when the last one ends.
+    the process: they are changed while any bound runs, in any thread, and put back when the last one ends.
     """
     global _running, _callers
     with _lock:
@@ -120,7 +121,10 @@ def _settings() -> dict[str, object]:
     for path in _IEEE:
         holder, _, name = path.rpartition(".")
         try:
-            found[path] = getattr(_below_backends(holder), name) if holder else torch.get_float32_matmul_precision()
+            if path == "float32_matmul_precision":
+                found[path] = torch.get_float32_matmul_precision()
+            else:
+                found[path] = getattr(_below_backends(holder), name)
         except (AttributeError, RuntimeError):
             continue
     return found
@@ -131,11 +135,11 @@ def _assign(settings: dict[str, object]) -> None:
         warnings.simplefilter("ignore")  # of some versions about names of others
         for path, value in settings.items():
             holder, _, name = path.rpartition(".")
-            if holder:
-                setattr(_below_backends(holder), name, value)
-            else:
+            if path == "float32_matmul_precision":
                 torch.set_float32_matmul_precision(str(value))
+            else:
+                setattr(_below_backends(holder), name, value)
 
 
 def _below_backends(path: str) -> Any:  # noqa: ANN401  # modules and objects of PyTorch
-    return attrgetter(path)(torch.backends)
+    return attrgetter(path)(torch.backends) if path else torch.backends

@@ -122,6 +122,7 @@ class Graph:
             fixed[node] = _folded(node, known, fixed)
             known[node] = pytree.tree_map_only(Tensor, lambda part: _as(part, like), fixed[node].value)
             return
+        filled = [like.dtype if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf for leaf in filled]
         constants = tuple(fixed[leaf] for leaf in flat if isinstance(leaf, fx.Node) and leaf in fixed)
         parents = tuple(flat[i].name for i in places)
         name = str(node.target)

@@ -67,8 +67,8 @@ class Network:
                     self.rules[name] = _with_more_terms(rule, units) if units else rule
                 elif units:
                     raise UnsupportedLayer(
-                        f"{node.operation} takes a constant that is computed from weights, whose rounding its bound does "
-                        f"not include; it stands at {node.origin}. Store the constant as a buffer, or use sound='real'"
+                        f"{node.operation} takes a constant computed from weights, whose rounding its bound does not "
+                        f"include; it stands at {node.origin}. Store the constant as a buffer, or use sound='real'"
                     )
                 else:
                     self.functions[name] = function_of(node)
@@ -257,8 +257,8 @@ def _require_float32(graph: Graph, device: torch.device) -> None:
     """Refuse networks whose float32 execution is not what their graph says."""
     if settings := reduced_precision(device):
         raise InvalidInput(
-            f"sound='deployed' speaks of IEEE float32, but the network runs with {', '.join(settings)}: switch that off "
-            f"here and where it is deployed, or use sound='rounding', which speaks of the network in real arithmetic"
+            f"sound='deployed' speaks of IEEE float32, but the network runs with {', '.join(settings)}: switch that "
+            f"off here and where it is deployed, or use sound='rounding', which speaks of real arithmetic"
         )
     for name, weight in graph.program.state_dict.items():
         if weight.is_floating_point() and weight.dtype != torch.float32:

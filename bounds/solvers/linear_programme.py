@@ -98,7 +98,7 @@ def modelling() -> Any:  # noqa: ANN401  # cvxpy carries few annotations
     class Silent(highspy.Highs):  # type: ignore[misc]  # no annotations
         """HiGHS prints its banner once in a process, when an instance first takes callbacks: before cvxpy stops it."""
 
-        def enableCallbacks(self) -> None:  # noqa: N802  # the name that HiGHS gives it
+        def enableCallbacks(self) -> None:  # the name that HiGHS gives it
             self.setOptionValue("log_to_console", False)
             super().enableCallbacks()
 
