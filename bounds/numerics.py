@@ -99,7 +99,7 @@ def ieee_arithmetic() -> Iterator[None]:
         with _lock:
             _running -= 1
             if _running == 0:
-                _assign(_callers)
+                _assign({path: value for path, value in _callers.items() if value is not None})
                 _callers = {}
 
 
@@ -116,7 +116,7 @@ def reduced_precision(device: torch.device) -> list[str]:
 
 
 def _settings() -> dict[str, object]:
-    """The settings as they stand, without those that this PyTorch lacks, or cannot tell since the newer ones differ."""
+    """The settings as they stand, None where PyTorch cannot tell, without those that this version lacks."""
     found: dict[str, object] = {}
     for path in _IEEE:
         holder, _, name = path.rpartition(".")
@@ -125,7 +125,9 @@ def _settings() -> dict[str, object]:
                 found[path] = torch.get_float32_matmul_precision()
             else:
                 found[path] = getattr(_below_backends(holder), name)
-        except (AttributeError, RuntimeError):
+        except RuntimeError:  # set apart by newer names: nothing to put back
+            found[path] = None
+        except AttributeError:
             continue
     return found
 
