@@ -72,6 +72,7 @@ class Constant:
     def _is_floating(self) -> bool:
         return any(leaf.is_floating_point() for leaf in pytree.tree_leaves(self.value) if isinstance(leaf, Tensor))
 
+    @torch.no_grad()
     def units(self, used: torch.dtype, computed: torch.dtype) -> int:
         """The relative error of all entries, in units of rounding of ``computed``, where they are used in ``used``.
 
