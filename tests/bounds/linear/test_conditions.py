@@ -92,7 +92,7 @@ CALLS: dict[str, Callable[[nn.Module], object]] = {
     "milp": lambda m: bounds.milp_bounds(m, BALL),
     "milp margins": lambda m: bounds.milp_margins(m, BALL, LABEL),
     "sdp": lambda m: bounds.sdp_margins(m, BALL, LABEL),
-    "lipschitz": lambda m: bounds.lipschitz_bound(m, 2, "product"),
+    "lipschitz": lambda m: bounds.lipschitz_bound(m, 2, "local", BALL),
     "lipschitz margins": lambda m: bounds.margin_lipschitz(m, 2, LABEL, "recurjac", BALL),
     "radius": lambda m: certified_radius(m, BALL.center, LABEL, norm=math.inf, tolerance=0.9),
     "verify": lambda m: verify(m, BALL.center, LABEL, norm=math.inf, epsilon=0.1, attack=False),
