@@ -213,6 +213,9 @@ def _more(after: Tensor, before: Tensor, errors: Errors) -> Tensor:
 def _divided(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
     """Of which the divisor stays away from 0; a number in its place is exact."""
     size, unit = constant.value.abs(), unit_roundoff(dtype)
+    numerator: Any
+    least: Any
+    spread: Any
     if constant.arguments[1] is not None:  # a number
         numerator, least, spread = errors[0], abs(float(constant.arguments[1])), 0.0
     else:
@@ -252,7 +255,7 @@ def _kernel(constant: Constant) -> int:
 
 def _share(constant: Constant) -> int:
     """Entries behind one of the result."""
-    return math.ceil(constant.parents[0].value.numel() / max(1, constant.value.numel()))
+    return math.ceil(int(constant.parents[0].value.numel()) / max(1, int(constant.value.numel())))
 
 
 def _function(units: int, steepest: float = math.inf) -> Rule:

@@ -95,14 +95,14 @@ def modelling() -> Any:  # noqa: ANN401  # cvxpy carries few annotations
     import cvxpy
     import highspy
 
-    class Silent(highspy.Highs):  # type: ignore[misc]  # no annotations
+    class Silent(highspy.Highs):
         """HiGHS prints its banner once in a process, when an instance first takes callbacks: before cvxpy stops it."""
 
         def enableCallbacks(self) -> None:  # the name that HiGHS gives it
             self.setOptionValue("log_to_console", False)
-            super().enableCallbacks()
+            super().enableCallbacks()  # type: ignore[no-untyped-call]  # it has no annotations
 
-    Silent()
+    Silent()  # type: ignore[no-untyped-call]
     return cvxpy
 
 
