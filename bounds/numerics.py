@@ -1,4 +1,11 @@
-"""Arithmetic whose rounding errors fall on the safe side."""
+"""Arithmetic whose rounding errors fall on the safe side, and the settings under which that is true."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,3 +60,88 @@ def accumulated_error(terms: int, dtype: torch.dtype) -> float:
     if error >= 0.5:
         raise InvalidInput(f"sums of {terms} terms in {dtype} have no useful error bound: use float64")
     return error / (1 - error)
+
+
+# Settings below torch.backends that let products round their factors or sums, with the values of IEEE arithmetic. Those
+# of older versions of PyTorch come first, since they move the newer ones.
+_IEEE: dict[str, object] = {
+    **{path: "none" for path in ("fp32_precision", "cudnn.fp32_precision", "mkldnn.fp32_precision")},
+    "cuda.matmul.allow_tf32": False,
+    "cudnn.allow_tf32": False,
+    "float32_matmul_precision": "highest",
+    "cuda.matmul.allow_fp16_reduced_precision_reduction": False,
+    "cuda.matmul.allow_bf16_reduced_precision_reduction": False,
+    "cuda.matmul.allow_fp16_accumulation": False,
+    **{f"{part}.fp32_precision": "ieee" for part in ("cuda.matmul", "cudnn.conv", "cudnn.rnn")},
+    **{f"mkldnn.{part}.fp32_precision": "ieee" for part in ("matmul", "conv", "rnn")},
+}
+_lock = threading.Lock()
+_running = 0  # bounds at this moment, in all threads
+_callers: dict[str, object] = {}  # settings of the caller, while bounds run
+
+
+@contextmanager
+def ieee_arithmetic() -> Iterator[None]:
+    """Products and convolutions without TF32, bfloat16 or reduced accumulation, as rounding terms assume; a decorator.
+
+    PyTorch rounds the factors of float32 convolutions to 10 bits on CUDA unless told otherwise. The settings belong to
+    the process: they are changed while any bound runs, in any thread, and put back when the last one ends.
+    """
+    global _running, _callers
+    with _lock:
+        if _running == 0:
+            _callers = _settings()
+            _assign({path: _IEEE[path] for path in _callers})
+        _running += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
+            if _running == 0:
+                _assign({path: value for path, value in _callers.items() if value is not None})
+                _callers = {}
+
+
+def reduced_precision(device: torch.device) -> list[str]:
+    """Settings of the caller by which a device does not round float32 products as IEEE says, as assignments."""
+    own = {"cpu": ("mkldnn.",), "cuda": ("cuda.", "cudnn.")}.get(device.type, ())
+    with _lock:
+        settings = _callers or _settings()
+    return [
+        f"torch.backends.{path} = {value!r}"
+        for path, value in settings.items()
+        if path.startswith(own) and (value in ("tf32", "bf16") or (value is True and path.endswith("tf32")))
+    ]
+
+
+def _settings() -> dict[str, object]:
+    """The settings as they stand, None where PyTorch cannot tell, without those that this version lacks."""
+    found: dict[str, object] = {}
+    for path in _IEEE:
+        holder, _, name = path.rpartition(".")
+        try:
+            if path == "float32_matmul_precision":
+                found[path] = torch.get_float32_matmul_precision()
+            else:
+                found[path] = getattr(_below_backends(holder), name)
+        except RuntimeError:  # set apart by newer names: nothing to put back
+            found[path] = None
+        except AttributeError:
+            continue
+    return found
+
+
+def _assign(settings: dict[str, object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of some versions about names of others
+        for path, value in settings.items():
+            holder, _, name = path.rpartition(".")
+            if path == "float32_matmul_precision":
+                torch.set_float32_matmul_precision(str(value))
+            else:
+                setattr(_below_backends(holder), name, value)
+
+
+def _below_backends(path: str) -> Any:  # noqa: ANN401  # modules and objects of PyTorch
+    return attrgetter(path)(torch.backends) if path else torch.backends

@@ -21,10 +21,12 @@ from bounds.graph.conditions import Refusal, ancestors, origin_of, refusals
 from bounds.graph.decompositions import EXACT, REWRITES
 from bounds.models import PROBE_ROWS, agree, answer, evaluation_mode, mixes_rows, require_module, tolerance
 from bounds.operations.affine import AFFINE
+from bounds.operations.constants import STORED, Constant
 from bounds.operations.functions import FUNCTIONS
 from bounds.operations.node import Node
 from bounds.operations.products_and_conditions import CONDITIONAL, PARTS, in_parts
 
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Source = nn.Module | torch.export.ExportedProgram
 
 
@@ -39,8 +41,8 @@ class Graph:
             not take any number of rows; it is then mapped over the rows.
         inexact: operations that were written as others, so that they round in a way of their own.
         refusals: operations that draw random numbers or mix inputs, for which there are no bounds.
+        batch_norm: whether there are batch normalisations, whose order of operations depends on where they run.
         input_shape: of one input.
-        folded: operations on weights alone that have been met, such as those of weight normalisation.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class Graph:
         one_by_one: bool = False,
         inexact: frozenset[str] = frozenset(),
         refusals: tuple[Refusal, ...] = (),
+        batch_norm: bool = False,
     ) -> None:
         self.program = program
         self.one_by_one = one_by_one
         self.inexact = inexact
         self.refusals = refusals
-        self.folded: set[str] = set()
+        self.batch_norm = batch_norm
         self.input_shape = _input_shape(program)
         self._needed = ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
@@ -98,28 +101,42 @@ class Graph:
         example = x[:1] if self.one_by_one else x
         nodes: dict[str, Node] = {}
         known: dict[fx.Node, Any] = {}  # values of what is no data; data stand in `nodes`
+        fixed: dict[fx.Node, Constant] = {}  # the tensors among them, as exact as they can be had
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 if node.name in stored:
                     constant = _as(constants[stored[node.name]], x)
                     known[node] = constant if torch.is_grad_enabled() else constant.detach()
+                    fixed[node] = Constant(constants[stored[node.name]])
                 else:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
             elif node.op == "output":
                 nodes["output"] = _renamed(nodes, node.args[0])
                 nodes = _leading_to(nodes["output"], nodes)
             elif node in self._needed:
-                self._add(node, nodes, known, x)
+                self._add(node, nodes, known, fixed, x)
         if self.one_by_one:
             return {name: _mapped(node, len(x)) for name, node in nodes.items()}
         return nodes
 
-    def _add(self, node: fx.Node, nodes: dict[str, Node], known: dict[fx.Node, Any], like: Tensor) -> None:
+    def _add(
+        self,
+        node: fx.Node,
+        nodes: dict[str, Node],
+        known: dict[fx.Node, Any],
+        fixed: dict[fx.Node, Constant],
+        like: Tensor,
+    ) -> None:
         """Evaluate one operation and file it as data, or as something else in the dtype of the inputs."""
         flat, spec = pytree.tree_flatten((node.args, node.kwargs))
         places = [i for i, leaf in enumerate(flat) if isinstance(leaf, fx.Node) and leaf.name in nodes]
         filled = [known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in flat]
-
+        if not places and any(isinstance(leaf, fx.Node) and leaf in fixed for leaf in flat):
+            fixed[node] = _folded(node, known, fixed)
+            known[node] = pytree.tree_map_only(Tensor, lambda part: _as(part, like), fixed[node].value)
+            return
+        filled = [like.dtype if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf for leaf in filled]
+        constants = tuple(fixed[leaf] for leaf in flat if isinstance(leaf, fx.Node) and leaf in fixed)
         parents = tuple(flat[i].name for i in places)
         name = str(node.target)
         conditions = [name in CONDITIONAL and nodes[parent].truth for parent in parents]
@@ -145,23 +162,34 @@ class Graph:
                     source.value[index],
                     _batch(node),
                     source.origin,
+                    constants=source.constants,
                 )
                 return
         value = function(*(nodes[name].value for name in parents))
         if not parents or not _holds_tensors(value):  # constants, and sizes
             known[node] = _as(value, like) if isinstance(value, Tensor) else value
-            if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in filled):
-                self.folded.add(str(node.target))
+            if isinstance(value, Tensor) and not parents:  # what a factory makes
+                fixed[node] = Constant(value)
             return
         arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: known.get(leaf), node.args))
         origin = origin_of(node)
         if not isinstance(value, Tensor):
-            known[node] = _Several(name, parents, function, arguments, value, origin)
+            known[node] = _Several(name, parents, function, arguments, value, origin, constants)
             return
         truth = node.meta["val"].dtype == torch.bool
         value = value.detach().to(like.dtype if truth or value.is_floating_point() else value.dtype)
         made = Node(
-            node.name, name, parents, function, arguments, node.kwargs, value, _batch(node), origin, truth=truth
+            node.name,
+            name,
+            parents,
+            function,
+            arguments,
+            node.kwargs,
+            value,
+            _batch(node),
+            origin,
+            truth=truth,
+            constants=constants,
         )
         for part in in_parts(made, nodes):
             nodes[part.name] = part
@@ -177,6 +205,33 @@ class _Several:
     arguments: tuple[Any, ...]
     value: Sequence[Tensor]
     origin: str
+    constants: tuple[Constant, ...]
+
+
+def _folded(node: fx.Node, known: Mapping[fx.Node, Any], fixed: Mapping[fx.Node, Constant]) -> Constant:
+    """An operation on constants alone, evaluated in float64."""
+    flat, spec = pytree.tree_flatten((node.args, node.kwargs))
+    places = [i for i, leaf in enumerate(flat) if isinstance(leaf, fx.Node) and leaf in fixed]
+    parents = [fixed[flat[i]] for i in places]
+    name = "getitem" if node.target is operator.getitem else str(node.target)
+    as_stored = name == "aten._to_copy.default" and parents[0].operation == STORED  # a cast is made as the program says
+    filled = [known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in flat]
+    if not as_stored:
+        parents = [parent.wide() for parent in parents]
+        filled = [torch.float64 if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf for leaf in filled]
+
+    def function(*parts: Any) -> Any:  # noqa: ANN401  # one tensor, or several
+        leaves = list(filled)
+        for place, part in zip(places, parts, strict=True):
+            leaves[place] = part
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
+
+    value = function(*(parent.value for parent in parents))
+    if as_stored:
+        return Constant(value)
+    arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: None if leaf in fixed else known.get(leaf), node.args))
+    return Constant(value, name, function, tuple(parents), arguments, node.kwargs, origin_of(node))
 
 
 def capture(model: Source | Graph, x: Tensor) -> Graph:
@@ -276,12 +331,14 @@ def _captured(module: nn.Module, example: Tensor, *, one_by_one: bool) -> tuple[
             refused = tuple(refusals(program))
             met = {node.target for node in program.graph.nodes if node.op == "call_function"}
             replaced = met & (REWRITES.keys() - EXACT.keys())
+            normalised = any("batch_norm" in str(target) for target in met)
             if not all(_is_simple(target) for target in met):
                 program = program.run_decompositions(dict(REWRITES))  # no operation in place is left
     except Exception as error:  # torch.export raises anything
         return None, (str(error).strip() or type(error).__name__).splitlines()[0]
     inexact = frozenset(str(target) for target in replaced)
-    return Graph(program, one_by_one=one_by_one, inexact=inexact, refusals=refused), ""
+    graph = Graph(program, one_by_one=one_by_one, inexact=inexact, refusals=refused, batch_norm=normalised)
+    return graph, ""
 
 
 def _is_simple(target: object) -> bool:
@@ -308,7 +365,17 @@ def _mapped(node: Node, count: int) -> Node:
     value = node.value.unsqueeze(0).expand(count, *node.value.shape)
     function = torch.func.vmap(node.function) if node.parents else node.function
     return Node(
-        node.name, node.operation, node.parents, function, node.arguments, node.options, value, 0, node.origin, node
+        node.name,
+        node.operation,
+        node.parents,
+        function,
+        node.arguments,
+        node.options,
+        value,
+        0,
+        node.origin,
+        node,
+        constants=node.constants,
     )
 
 

@@ -94,12 +94,13 @@ class Backward:
             for parent, part in zip(node.parents, parts, strict=True):
                 rows[parent] = self._joined(rows[parent], part, parent, total, rounded) if parent in rows else part
                 self._measure(name, rows[parent])
-        if not rows:
-            return self._with_constants(
-                torch.zeros_like(total.constant), torch.zeros_like(total.constant), total, rounded
-            )
-        (last,) = rows.values()
-        return self._least(last, region, total, rounded)
+        if rows:
+            (last,) = rows.values()
+            least = self._least(last, region, total, rounded)
+        else:
+            nothing = torch.zeros_like(total.constant)
+            least = self._with_constants(nothing, nothing, total, rounded)
+        return self.network.unless_overflowing(name, Interval(least, least)).lower if rounded else least
 
     def _measure(self, name: str, part: Rows | Units) -> None:
         if not isinstance(part, Units):

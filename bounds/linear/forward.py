@@ -19,7 +19,7 @@ from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network, largest
 from bounds.memory import MEMORY
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import Node, entries
@@ -43,6 +43,7 @@ class _Forms(NamedTuple):
     above: Tensor
 
 
+@ieee_arithmetic()
 def forward_linear(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -100,7 +101,8 @@ class _Propagation:
         for name, node in network.nodes.items():
             network.propagate(name)
             self.forms[name] = self._forms(node)
-            network.intervals[name] = network.intervals[name] & self._range(self.forms[name])
+            found = network.intervals[name] & self._range(self.forms[name])
+            network.intervals[name] = network.unless_overflowing(name, found)
         self.interval = network.intervals["output"]
 
     def _forms(self, node: Node) -> _Forms:

@@ -24,7 +24,7 @@ from bounds.layers import Normalize
 from bounds.linear.methods import LinearBounds
 from bounds.linear.network import Network
 from bounds.memory import out_of_memory
-from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
@@ -146,6 +146,7 @@ def sequential_layers(
         )
 
 
+@ieee_arithmetic()
 def ibp(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -208,6 +209,7 @@ def layers_in_turn(
     return None if padded and rules is DEFAULT_RULES else layers
 
 
+@ieee_arithmetic()
 def interval_margins(
     layers: list[nn.Module], ball: LpBall, labels: Tensor, rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES
 ) -> Tensor:

@@ -9,12 +9,14 @@ from bounds.graph.captured import Graph, Source
 from bounds.linear.intervals import DEFAULT_RULES, Rule, interval_margins, layers_in_turn
 from bounds.linear.methods import METHODS, linear_margins
 from bounds.memory import MEMORY
+from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker
 from bounds.sets.balls import LpBall
 from bounds.sets.linear_minimum import PerturbationSet
 
 
+@ieee_arithmetic()
 def margin_bounds(
     model: Source | Graph,
     ball: PerturbationSet,

@@ -20,6 +20,7 @@ from bounds.linear.alpha import optimized
 from bounds.linear.backward import Backward
 from bounds.linear.network import Network, is_box
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
+from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import entries
@@ -33,6 +34,7 @@ MORE_ROWS = 1.6
 SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
+@ieee_arithmetic()
 def crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -73,6 +75,7 @@ def crown(
         return LinearBounds(network, tighten=True, memory=memory).output() & bounds
 
 
+@ieee_arithmetic()
 def crown_ibp(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -93,6 +96,7 @@ def crown_ibp(
     return LinearBounds(Network(model, ball, Tables(table, functions), sound), memory=memory).output()
 
 
+@ieee_arithmetic()
 def fast_lin(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -113,6 +117,7 @@ def fast_lin(
         return LinearBounds(network, tighten=True, parallel=True, memory=memory).output()
 
 
+@ieee_arithmetic()
 def alpha_crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -151,6 +156,7 @@ def alpha_crown(
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
 
 
+@ieee_arithmetic()
 def linear_margins(
     model: Source | Graph,
     ball: PerturbationSet,

@@ -1,6 +1,7 @@
 """A captured network over a perturbation set: what each node is, its interval, and what rounding does to it."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,11 +9,13 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source, capture
-from bounds.numerics import accumulated_error
-from bounds.operations.affine import AFFINE, RESHAPE, Affine, affine
+from bounds.numerics import accumulated_error, reduced_precision, unit_roundoff
+from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of
 from bounds.operations.node import Node, entries
+from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.relaxations.base import NodeFunction
+from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, LpBall
@@ -20,6 +23,7 @@ from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
 
 # What a bound speaks of, and which rounding errors it includes.
 MODES = ("real", "rounding", "deployed")
+BATCH_NORM = 16  # roundings behind its scale and shift, in whatever order a device takes them
 
 
 class Network:
@@ -46,20 +50,28 @@ class Network:
         graph = capture(model, ball.center)
         self.nodes = graph.bind(ball.center)
         if sound == "deployed":
-            _require_float32(graph)
+            _require_float32(graph, ball.center.device)
         self.ball = ball
         self.order = list(self.nodes)
         self.rules: dict[str, Affine] = {}
         self.functions: dict[str, NodeFunction] = {}
         self.intervals: dict[str, Interval] = {}
         self._errors: dict[str, Tensor] = {}
+        self._overflow: dict[str, Tensor] = {}
+        self._batch_norm = graph.batch_norm
         for name, node in self.nodes.items():
             if node.operation != "input":
                 rule = affine(node, tables.affine)
-                if rule is None:
-                    self.functions[name] = function_of(node, tables.functions)
+                units = self.constant_units(name) if sound != "real" else 0
+                if rule is not None:
+                    self.rules[name] = _with_more_terms(rule, units) if units else rule
+                elif units:
+                    raise UnsupportedLayer(
+                        f"{node.operation} takes a constant computed from weights, whose rounding its bound does not "
+                        f"include; it stands at {node.origin}. Store the constant as a buffer, or use sound='real'"
+                    )
                 else:
-                    self.rules[name] = rule
+                    self.functions[name] = function_of(node, tables.functions)
         children: dict[str, list[str]] = {name: [] for name in self.nodes}
         for name, node in self.nodes.items():
             for parent in node.parents:
@@ -84,10 +96,28 @@ class Network:
         """Whether a node serves functions of one variable alone, in which its constant and errors are counted."""
         return name in self._settled
 
+    def constant_units(self, name: str, computed: torch.dtype = torch.float64) -> int:
+        """The relative error of the constants of a node, in units of its dtype or of the one they are computed in.
+
+        Raises:
+            UnsupportedLayer: there is no useful bound.
+        """
+        node = self.nodes[name]
+        used = node.value.dtype if node.value.is_floating_point() else torch.float64
+        share = unit_roundoff(computed) / unit_roundoff(used) if computed == torch.float64 else 1.0
+        units = [part.units(used, computed) for part in node.constants if not part.is_exact(used)]
+        return math.ceil(max(units, default=0) * share)
+
     # -------------------------------------------------------------------------------------------------- intervals
 
     def propagate(self, name: str) -> None:
         """The interval of a node, from those of its parents."""
+        self._propagate(name)
+        if self.sound == "deployed":
+            self._overflow[name] = self._leaves_range(name)
+            self.intervals[name] = self.unless_overflowing(name, self.intervals[name])
+
+    def _propagate(self, name: str) -> None:
         node = self.nodes[name]
         if node.operation == "input":
             hull = self.ball.hull()
@@ -135,6 +165,37 @@ class Network:
         found: Tensor = node.cached(f"offset times {error}", make)
         return found
 
+    # --------------------------------------------------------------------------------------------------- overflow
+
+    def _leaves_range(self, name: str) -> Tensor:
+        """The inputs (N,) for which float32 may overflow at a node, in any order of summation, or before it.
+
+        Nothing is known behind an infinity: it may be NaN, which no clamp brings back. Functions may pass numbers on
+        the way that are somewhat larger than what they take and give.
+        """
+        node, largest_number = self.nodes[name], torch.finfo(torch.float32).max
+        sizes, limit = [largest(self.intervals[name])], largest_number
+        reach = tuple(largest(part) for part in self.parents(name))
+        if name in self.functions:
+            sizes = [*sizes, *reach]
+            limit = largest_number if _is_exact(self.functions[name]) else largest_number / 16
+        elif name in self.rules and not self.rules[name].exact:
+            sizes.append(self._deployed_size(name) * (1 + 1e-3))
+        found = [self._overflow[parent] for parent in node.parents]
+        for size in sizes:
+            outside = ~(size <= limit)  # so is NaN
+            rows = outside.flatten(1).any(1) if node.batch == 0 and outside.ndim > 1 else outside.any()
+            found.append(rows.expand(len(self.ball.center)))
+        return torch.stack(found).any(0)
+
+    def unless_overflowing(self, name: str, bounds: Interval) -> Interval:
+        """Bounds (N, ..) of a node, infinite for inputs that may overflow."""
+        if self.sound != "deployed":
+            return bounds
+        lost = self._overflow[name]
+        lost = lost.view(-1, *[1] * (bounds.lower.ndim - 1)) if len(bounds.lower) == len(lost) else lost.any()
+        return Interval(bounds.lower.masked_fill(lost, -math.inf), bounds.upper.masked_fill(lost, math.inf))
+
     # --------------------------------------------------------------------------------------------------- rounding
 
     def rounding(self, name: str) -> Tensor | None:
@@ -158,43 +219,80 @@ class Network:
             self._errors[name] = total
         return self._errors[name]
 
+    def _deployed_size(self, name: str) -> Tensor:
+        """What float32 may have added up for a node, in absolute values.
+
+        Batch normalisation is written as ``(x - mean) scale + bias``, and may run as ``x scale + (bias - mean scale)``,
+        where large terms cancel: sizes are those before anything cancels.
+        """
+        node, rule = self.nodes[name], self.rules[name]
+        reach = tuple(largest(part) for part in self.parents(name))
+        if self._batch_norm and _of_one(rule) and _of_one(self.rules.get(node.parents[0])):
+            reach = (self._deployed_size(node.parents[0]),)
+        return rule.moved(node, reach) + rule.at_zero(node, reach)[1]
+
     def deployed_error(self, name: str, found: Interval | None = None) -> Tensor:
         """What rounding in float32, in any order of summation, can change in the value of a node itself."""
         node, unit = self.nodes[name], torch.float32
         tiny = torch.finfo(unit).tiny
         if name in self.rules:
-            rule = self.rules[name]
-            reach = tuple(largest(part) for part in self.parents(name))
-            moved, (_, offset) = rule.moved(node, reach), rule.at_zero(node, reach)
+            rule, size = self.rules[name], self._deployed_size(name)
             if rule.exact:
-                return torch.zeros_like(moved)
-            terms = rule.terms(node, reach) + 2
-            return accumulated_error(terms, unit) * (moved + offset) * (1 + 1e-6) + terms * tiny
+                return torch.zeros_like(size)
+            reach = tuple(largest(part) for part in self.parents(name))
+            terms = rule.terms(node, reach) + 2 + self.constant_units(name, unit)
+            terms += BATCH_NORM if self._batch_norm else 0
+            return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * tiny
         function = self.functions[name]
         size = largest(self.intervals[name] if found is None else found)
         if not isinstance(function, ScalarFunction):
             return accumulated_error(2, unit) * size + tiny
-        units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
-        if units == (0, 0) and isinstance(function, PiecewiseFunction):
+        if _is_exact(function):
             return torch.zeros_like(size)
+        units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
         return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + tiny
 
 
-def _require_float32(graph: Graph) -> None:
+def _require_float32(graph: Graph, device: torch.device) -> None:
     """Refuse networks whose float32 execution is not what their graph says."""
+    if settings := reduced_precision(device):
+        raise InvalidInput(
+            f"sound='deployed' speaks of IEEE float32, but the network runs with {', '.join(settings)}: switch that "
+            f"off here and where it is deployed, or use sound='rounding', which speaks of real arithmetic"
+        )
     for name, weight in graph.program.state_dict.items():
         if weight.is_floating_point() and weight.dtype != torch.float32:
             raise InvalidInput(
                 f"sound='deployed' speaks of a float32 network, but {name} is {weight.dtype}: convert the model with "
                 f"model.float(), or use sound='rounding'"
             )
-    # Casts are made as the program says.
-    moves = {"aten._to_copy.default", *(name for name, entry in AFFINE.items() if entry.exact)}
-    if inexact := graph.inexact | graph.folded - moves:
+    if inexact := graph.inexact:
         raise UnsupportedLayer(
             f"how {', '.join(sorted(inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
             f"use sound='rounding', which speaks of the network in real arithmetic"
         )
+
+
+def _with_more_terms(rule: Affine, units: int) -> Affine:
+    """A rule whose constants have a relative error: as if each were the result of so many more operations."""
+    behind = rule.transposed_terms or rule.terms
+    return replace(
+        rule,
+        terms=lambda node, parents: rule.terms(node, parents) + units,
+        transposed_terms=lambda node, parents: behind(node, parents) + units,
+        exact=False,
+    )
+
+
+def _of_one(rule: Affine | None) -> bool:
+    """Whether it adds a constant to each entry or multiplies it with one."""
+    return rule is not None and rule.transpose in (summed, subtracted, multiplied, divided, reshaped)
+
+
+def _is_exact(function: NodeFunction) -> bool:
+    """Whether it picks numbers and does not round."""
+    exact = isinstance(function, PiecewiseFunction) and max(function.relative_error, function.absolute_error) < 0.5
+    return exact or isinstance(function, Maximum)
 
 
 def is_box(region: PerturbationSet) -> bool:

@@ -11,12 +11,13 @@ from bounds.graph.captured import Graph, Source, capture
 from bounds.linear.methods import METHODS, LinearBounds, alpha_crown, crown, crown_ibp, fast_lin
 from bounds.linear.network import Network
 from bounds.memory import MEMORY
-from bounds.numerics import unit_roundoff
+from bounds.numerics import ieee_arithmetic, unit_roundoff
 from bounds.operations.node import entries
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet, perturbation_set
 
 
+@ieee_arithmetic()
 def specification_bounds(
     model: Source | Graph,
     ball: PerturbationSet,

@@ -19,7 +19,7 @@ from bounds.lipschitz.multipliers import programme_bound
 from bounds.lipschitz.operator_norms import UP, Matrix, matrix_norm
 from bounds.lipschitz.product import dual_norms, product_bound
 from bounds.models import frozen
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, ieee_arithmetic
 from bounds.sets.balls import Interval, LpBall
 from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
 from bounds.solvers.semidefinite import SOLVERS
@@ -28,6 +28,7 @@ LIPSCHITZ_METHODS = ("product", "eclipse", "sdp", "fast_lip", "recurjac", "local
 PROGRAMMES = ("eclipse", "sdp")
 
 
+@ieee_arithmetic()
 @torch.no_grad()
 def lipschitz_bound(
     model: nn.Module | Graph,
@@ -63,6 +64,7 @@ def lipschitz_bound(
     return _bounds(model, norm, method, ball, x, solver, None).squeeze(1)
 
 
+@ieee_arithmetic()
 @torch.no_grad()
 def margin_lipschitz(
     model: nn.Module | Graph,

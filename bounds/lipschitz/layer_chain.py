@@ -118,7 +118,7 @@ def node_matrix(network: Network, name: str, place: int) -> Matrix:
     value, transpose, *_ = torch.func.vjp(alone, parents[place])
     units = torch.eye(count, dtype=value.dtype, device=value.device).view(count, *value.shape)
     matrix = torch.func.vmap(lambda unit: transpose(unit)[0])(units).reshape(count, -1)
-    if rule.exact or node.operation in WEIGHTED:
+    if rule.exact or (node.operation in WEIGHTED and not network.constant_units(name)):
         return exact(matrix)
     gamma = 2 * accumulated_error(rule.terms(node, tuple(parents)), matrix.dtype)  # sums of numbers of one sign
     return Matrix(matrix, gamma * matrix.abs())

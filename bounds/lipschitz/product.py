@@ -102,14 +102,23 @@ def node_norm(network: Network, name: str, place: int, order: float) -> float:
     row = float(sums.max()) * (1 + gamma) + gamma * offset
     column = float(weights.max()) * (1 + gamma)
 
+    def stretch(weights: Tensor) -> float:
+        """How far the node, without its offset, stretches the entries of the largest weight: a norm from below."""
+        start = (weights >= weights.max()).to(weights)
+        image = node.function(*parts[:place], start, *parts[place + 1 :]) - rule.at_zero(node, tuple(parts))[0]
+        return float(image.norm() / start.norm())
+
     def spectral() -> float:
         crude = math.sqrt(row * column) * UP
-        if crude <= float(weights.min()) * (1 + 1e-9):  # as of moves and sums
+        if crude <= stretch(weights) * (1 + 1e-9):  # as of moves and sums: it is the norm
             return crude
         if rows * columns <= DENSE:
             return min(crude, spectral_norm(node_matrix(network, name, place)))
         if node.operation == "aten.conv2d.default":
-            return min(crude, _convolution(network, name))
+            computed = (
+                accumulated_error(network.constant_units(name) + 2, sums.dtype) * crude
+            )  # by how much weights err
+            return min(crude, (_convolution(network, name) + computed) * UP)
         return min(crude, matrix_norm(node_matrix(network, name, place), 2)) if rows * columns <= LARGEST else crude
 
     return interpolated(order, row, column, spectral)

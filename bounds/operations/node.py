@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from bounds.operations.constants import Constant
 
 Function = Callable[..., Tensor]
 
@@ -28,6 +31,7 @@ class Node:
         origin: where in the source code it stands.
         single: in a network captured for one input at a time, the operation for one; else None.
         truth: whether its values are the numbers 0 and 1 of a condition.
+        constants: the tensors among its arguments that are no data, with the rounding of their computation.
         cache: what has been derived from the node's constants, by name.
     """
 
@@ -42,6 +46,7 @@ class Node:
     origin: str
     single: "Node | None" = None
     truth: bool = False
+    constants: "tuple[Constant, ...]" = ()
     cache: dict[str, Any] = field(default_factory=dict)
 
     def cached(self, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever is made
@@ -63,7 +68,20 @@ def part_of(
     value = function(*(parent.value for parent in parents))
     names = tuple(parent.name for parent in parents)
     truth = node.truth and not suffix
-    return Node(name, operation, names, function, arguments, {}, value, node.batch, node.origin, truth=truth)
+    constants = node.constants if any(isinstance(argument, Tensor) for argument in arguments) else ()
+    return Node(
+        name,
+        operation,
+        names,
+        function,
+        arguments,
+        {},
+        value,
+        node.batch,
+        node.origin,
+        truth=truth,
+        constants=constants,
+    )
 
 
 def entries(value: Tensor) -> int:

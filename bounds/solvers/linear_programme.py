@@ -14,7 +14,7 @@ References:
 import math
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -89,10 +89,20 @@ class LinearProgramme:
         return cvxpy.Problem(cvxpy.Minimize(cost @ v), [self.matrix.cpu().numpy() @ v >= right])
 
 
+@cache
 def modelling() -> Any:  # noqa: ANN401  # cvxpy carries few annotations
-    """cvxpy, imported late since that takes long."""
+    """cvxpy, imported late since that takes long, with a HiGHS that does not print."""
     import cvxpy
+    import highspy
 
+    class Silent(highspy.Highs):
+        """HiGHS prints its banner once in a process, when an instance first takes callbacks: before cvxpy stops it."""
+
+        def enableCallbacks(self) -> None:  # the name that HiGHS gives it
+            self.setOptionValue("log_to_console", False)
+            super().enableCallbacks()  # type: ignore[no-untyped-call]  # it has no annotations
+
+    Silent()  # type: ignore[no-untyped-call]
     return cvxpy
 
 

@@ -24,7 +24,7 @@ from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import crown
-from bounds.numerics import unit_roundoff
+from bounds.numerics import ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval
@@ -59,6 +59,7 @@ class Minimum(NamedTuple):
     reached: Tensor
 
 
+@ieee_arithmetic()
 @torch.no_grad()
 def milp_bounds(
     model: Source | Graph,
@@ -102,6 +103,7 @@ def milp_bounds(
     return Range(outer, inner)
 
 
+@ieee_arithmetic()
 @torch.no_grad()
 def milp_margins(
     model: Source | Graph,

@@ -26,7 +26,7 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
-from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.linear_minimum import PerturbationSet
@@ -38,6 +38,7 @@ VARIABLES = 100  # entries of the input and open neurons, at most
 SOLVERS = ("CLARABEL", "SCS")
 
 
+@ieee_arithmetic()
 @torch.no_grad()
 def sdp_margins(
     model: Source | Graph,

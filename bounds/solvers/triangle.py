@@ -17,6 +17,7 @@ from torch import Tensor
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import crown
+from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval
@@ -25,6 +26,7 @@ from bounds.solvers.affine_form import lowest
 from bounds.solvers.encoding import encodings, followed, margin_rows
 
 
+@ieee_arithmetic()
 @torch.no_grad()
 def lp_bounds(
     model: Source | Graph,
@@ -65,6 +67,7 @@ def lp_bounds(
     return interval
 
 
+@ieee_arithmetic()
 @torch.no_grad()
 def lp_margins(
     model: Source | Graph,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bounds import Interval, LpBall, Normalize, ibp, margin_bounds
+from bounds import Interval, LpBall, Normalize, capture, crown, ibp, margin_bounds
 
 Exact = list[Fraction]
 DTYPES = (torch.float32, torch.float64)
@@ -85,6 +85,11 @@ def encloses(interval: Interval, lower: Exact, upper: Exact) -> bool:
     return below and all(ours >= true for ours, true in zip(exact(interval.upper), upper, strict=True))
 
 
+def captured_ibp(model: nn.Sequential, ball: LpBall) -> Interval:
+    """The second engine, of networks of any code."""
+    return ibp(capture(model, ball.center), ball)
+
+
 def badly_scaled(seed: int, dtype: torch.dtype) -> nn.Sequential:
     """Weights over sixteen powers of ten, in pairs that cancel, below a bias."""
     draw = torch.Generator().manual_seed(seed)
@@ -114,6 +119,17 @@ def test_encloses_interval_propagation_without_rounding(bound: Callable[..., Int
         model, ball = badly_scaled(seed, dtype), small_ball(seed, dtype)
         verdicts.append(encloses(bound(model, ball), *exact_ibp(model, ball)))
     assert all(verdicts) if bound is ibp else sum(verdicts) < 15
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_captured_networks_enclose_it_too(dtype: torch.dtype):
+    model = badly_scaled(0, dtype)
+    graph = capture(model, small_ball(0, dtype).center)  # follows the weights
+    for seed in range(100):
+        model.load_state_dict(badly_scaled(seed, dtype).state_dict())
+        ball = small_ball(seed, dtype)
+        lower, upper = exact_ibp(model, ball)
+        assert encloses(ibp(graph, ball), lower, upper), seed
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -170,6 +186,29 @@ def test_long_sums(entry: float):
     error = abs(Fraction(model(center)[0, 0].item()) - product) / product
     assert error > 20 * Fraction(torch.finfo(torch.float32).eps)
     assert ibp(model, ball).upper[0, 0].item() <= 1.01 * product
+
+
+class RunningSum(nn.Module):
+    """A sum whose order is known: each term is added to what came before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(1)[:, -1:]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("bound", [ibp, crown], ids=["ibp", "crown"])
+def test_a_sum_that_loses_all_it_may(bound: Callable[..., Interval], sign: float):
+    """Just less than half a unit, added to 1, is lost each time: the worst case of error analysis is attained.
+
+    Catches rounding terms of captured networks that are a part of what they have to be.
+    """
+    x = torch.full((1, 256), sign * 2.0**-53 * (1 - 2.0**-10), dtype=torch.float64)
+    x[0, 0] = sign
+    true, model = sum(exact(x)), RunningSum()
+    assert abs(Fraction(model(x).item()) - true) > 254 * Fraction(2) ** -53
+    found = bound(capture(model, x), LpBall(x, 0.0, low=None, high=None))
+    assert encloses(found, [true], [true])
+    assert (found.upper - found.lower).item() < 1e-12
 
 
 def exact_reach(row: Exact, radius: Fraction, norm: float) -> mpmath.mpf:

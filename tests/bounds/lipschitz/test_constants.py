@@ -270,6 +270,45 @@ def test_zero_padded_convolutions_lie_below_the_convolution_of_the_plane(stride,
     assert math.isfinite(large)
 
 
+def matrix_of(layer: nn.Module, shape: tuple[int, ...]) -> np.ndarray:
+    """The matrix of a layer without its bias, a column for each entry of the input."""
+    size = math.prod(shape)
+    images = layer(torch.eye(size, dtype=torch.float64).view(size, *shape)) - layer(torch.zeros(1, *shape).double())
+    return images.detach().flatten(1).T.numpy()
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, math.inf])
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Linear(7, 30), nn.ReLU(), nn.Linear(30, 3)], (7,)),
+        ([nn.Linear(5, 40, bias=False), nn.Tanh(), nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 2)], (5,)),
+        ([nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(150, 2)], (1, 5, 5)),
+        ([nn.Conv1d(2, 9, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)], (2, 6)),
+        ([nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 1)], (6,)),
+    ],
+    ids=["expanding", "deep", "convolution", "sequence", "one logit"],
+)
+def test_the_product_of_norms_is_just_that_where_layers_expand(
+    layers: list[nn.Module], shape: tuple[int, ...], order: float
+):
+    """Against singular values; a bound by sums of absolute values is several times larger where outputs are many."""
+    product, model, example = 1.0, nn.Sequential(), torch.zeros(1, *shape).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for layer in layers:
+            if hasattr(layer, "weight"):
+                layer.reset_parameters()
+                matrix = matrix_of(layer.double(), shape)
+                norms = {kind: np.linalg.norm(matrix, kind) for kind in (1, 2, math.inf)}
+                norms[3] = norms[2] ** (2 / 3) * norms[math.inf] ** (1 / 3)
+                product *= norms[order]
+            shape = tuple(layer(torch.zeros(1, *shape).double()).shape[1:])
+            model.append(layer)
+    found = lipschitz_bound(model, order, "product", x=example).item()
+    assert product * (1 - 1e-12) <= found <= product * (1 + 1e-9)
+
+
 def test_products_along_branches_and_pools():
     class Residual(nn.Module):
         def __init__(self) -> None:

@@ -1,0 +1,48 @@
+"""The ranges that decompositions state: attained by extreme points, and by nothing beyond."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bounds import LpBall, capture, crown, ibp
+
+EPSILON = 1e-12
+SIZES = (2, 3, 4, 7)
+
+
+def extreme(count: int, *, centered: bool) -> Tensor:
+    """Of numbers with mean square 1 (and mean 0), the row with the largest first entry, scaled by 5."""
+    rest = -1.0 if centered else 0.0
+    return torch.tensor([[5.0] + [5 * rest] * (count - 1)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("centered", [True, False], ids=["layer norm", "rms norm"])
+def test_standardised_values_reach_the_end_of_their_range(centered: bool, count: int):
+    """A range of the root of ``n - 2`` instead of ``n - 1`` would exclude this point."""
+    kind = nn.LayerNorm if centered else nn.RMSNorm
+    model = kind(count, eps=EPSILON, elementwise_affine=False)
+    point = extreme(count, centered=centered)
+    reached = model(point)[0, 0].item()
+    limit = math.sqrt(count - 1 if centered else count)
+    assert reached == pytest.approx(limit, rel=1e-9)
+    graph = capture(model, point)
+    for bound in (ibp, crown):
+        found = bound(graph, LpBall(torch.zeros(1, count).double(), 5.0, low=None, high=None))
+        for end in (found.upper, -found.lower):
+            assert reached <= end[0, 0].item() <= limit * (1 + 2e-6)
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_softmax_reaches_0_and_1(count: int):
+    point, model = 400 * extreme(count, centered=True), nn.Softmax(1)
+    reached = model(point)[0]
+    assert reached.tolist() == [1.0] + [0.0] * (count - 1)
+    graph = capture(model, point)
+    for bound in (ibp, crown):
+        found = bound(graph, LpBall(torch.zeros(1, count).double(), 2000.0, low=None, high=None))
+        assert (found.lower[0] <= reached).all()
+        assert (reached <= found.upper[0]).all()
+        assert -1e-9 <= found.lower.min() <= found.upper.max() <= 1 + 1e-9
