@@ -1,5 +1,6 @@
 """Exported models: good files are read, and no file runs code of its own, whatever it carries."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -73,9 +74,7 @@ def test_a_good_file_is_read(good: Path):
 
 @pytest.mark.parametrize("forced", [None, "1"])
 @pytest.mark.parametrize("kind", ["sample inputs", "opaque", "size", "guard", "name", "library", "pickle"])
-def test_no_file_runs_code(
-    kind: str, forced: str | None, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_no_file_runs_code(kind: str, forced: str | None, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A file that makes a folder when its code runs is refused, and the folder is not there."""
     marker, file = tmp_path / "marker", tmp_path / "bad.pt2"
     if forced:
@@ -111,10 +110,8 @@ def test_the_hostile_sample_inputs_would_run(good: Path, tmp_path: Path):
     torch.save(Touch(marker), tmp_path / "inputs.pt")
     inputs = (tmp_path / "inputs.pt").read_bytes()
     changed(good, file, lambda name, content: inputs if "sample_inputs" in name else content, {})
-    try:
+    with contextlib.suppress(Exception):  # whatever it makes of it afterwards
         torch.export.load(file)
-    except Exception:  # whatever it makes of it afterwards
-        pass
     assert marker.exists()
 
 
