@@ -19,7 +19,7 @@ from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import curves_of, dataframe, rows_of, summary_of
 from certify.evaluation.units import run_unit, units_done, units_of
-from certify.methods import Method, Problem, methods_of
+from certify.methods import BY_NAME, Method, Problem, methods_of
 from certify.models import frozen, probe
 from certify.report import Page, norm_name, render
 from certify.smoothing.drawing.distributions import lie_on_grid
@@ -280,17 +280,17 @@ def evaluate(
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:
     """Records and tensors of a run, each with what the other needs."""
     records = list(run.records().values())
-    require_whole(records, run.path / "records.jsonl")
+    settings = run.manifest["configuration"].get("methods", {})
+    alphas = {name: settings[name]["alpha"] for name in settings.keys() & BY_NAME if "alpha" in settings[name]}
+    require_whole(records, run.path / "records.jsonl", alphas)
     tensors = {record["unit"]: run.tensors(record["unit"]) for record in records}
     for record in records:
         stored = tensors[record["unit"]]
-        if (
-            "adversarial" in stored
-            and [len(stored.get(name, ())) for name in ("clean", "adversarial")] != [len(record["rows"])] * 2
-        ):
+        count = len(record["rows"])
+        if "adversarial" in stored and any(len(stored.get(name, ())) != count for name in ("clean", "adversarial")):
             raise InvalidConfiguration(
-                f"{run.path}: unit {record['unit']!r} has {len(record['rows'])} rows in records.jsonl, but tensors of "
-                "another number of inputs: restore the files"
+                f"{run.path}: unit {record['unit']!r} has {count} rows in records.jsonl, but tensors of another number "
+                "of inputs: restore the files"
             )
     return records, tensors
 

@@ -28,6 +28,7 @@ class _Configuration(msgspec.Struct):
     inputs: Index = 0
     first_index: Index = 0
     plan: dict[str, _Units] | None = None
+    methods: dict[str, dict[str, Any]] = {}
 
 
 class _Requirement(msgspec.Struct):
@@ -118,19 +119,26 @@ def _order(norm: str | float) -> float:
     return order
 
 
-def require_whole(records: Iterable[Mapping[str, Any]], where: object) -> None:
-    """Refuse records whose rows lack what their kind of result needs.
+def require_whole(records: Iterable[Mapping[str, Any]], where: object, alphas: Mapping[str, float]) -> None:
+    """Refuse records whose rows lack what their kind of result needs, or promise another alpha than the manifest.
 
     Raises:
         InvalidConfiguration: the first such row, with what it lacks.
     """
     for record in records:
-        kind = record["kind"]
         for row in record["rows"]:
-            name = f"{where}: a row of unit {record['unit']!r}, input {row['index']}, is damaged: "
-            if kind in STATUSES and row["status"] not in STATUSES[kind]:
-                raise InvalidConfiguration(f"{name}status {row['status']!r} is none of a {kind}: restore the file")
-            needed = NEEDED[kind] + FOUND * (kind == "witness" and row["status"] == "found")
-            lacking = [key for key in needed if row.get(key) is None or row[key] == math.inf]
-            if lacking:
-                raise InvalidConfiguration(f"{name}it lacks {', '.join(lacking)}: restore the file")
+            fault = _fault(record["kind"], row, alphas.get(record["method"]))
+            if fault:
+                place = f"a row of unit {record['unit']!r}, input {row['index']}, is damaged"
+                raise InvalidConfiguration(f"{where}: {place}: {fault}: restore the file that was edited")
+
+
+def _fault(kind: str, row: Mapping[str, Any], alpha: float | None) -> str:
+    if kind in STATUSES and row["status"] not in STATUSES[kind]:
+        return f"status {row['status']!r} is none of a {kind}"
+    needed = NEEDED[kind] + FOUND * (kind == "witness" and row["status"] == "found")
+    lacking = [key for key in needed if row.get(key) is None or row[key] == math.inf]
+    if lacking:
+        return f"it lacks {', '.join(lacking)}"
+    stated = row.get("alpha")
+    return "" if None in (alpha, stated) or alpha == stated else f"alpha is {stated}, but {alpha} in manifest.json"
