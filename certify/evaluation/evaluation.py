@@ -27,6 +27,8 @@ from certify.smoothing.drawing.distributions import lie_on_grid
 if TYPE_CHECKING:
     import pandas as pd
 
+    from certify.attacks.studies.gradient_masking import GradientMaskingReport
+
 Progress = Callable[[str, int, int], None]  # name of the unit just finished, units done, units in all
 
 
@@ -68,7 +70,7 @@ class Evaluation:
         methods = [f"{method} in {norm_name(norm)}" for norm, method in dict.fromkeys(map(_norm_and_method, rows))]
         done, units = self._progress()
         inputs = len({row["index"] for row in rows})
-        return f"Evaluation({inputs} inputs, {done} of {units} units: {', '.join(methods) or 'no results yet'})"
+        return f"Evaluation({inputs} input{'s' * (inputs != 1)}, {done} of {units} units: {', '.join(methods) or 'no results yet'})"
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping per input, norm and method, in plain numbers; see :meth:`to_dataframe`."""
@@ -122,9 +124,9 @@ class Evaluation:
         return None if done >= units else (done, units)
 
     def _progress(self) -> tuple[int, int]:
-        configuration, names = self.manifest["configuration"], {record["unit"] for record in self.records}
+        configuration, names = self.manifest.get("configuration", {}), {record["unit"] for record in self.records}
         if "plan" not in configuration:  # made by hand
-            return len(names), configuration["units"]
+            return len(names), configuration.get("units", len(names))
         first = configuration.get("first_index", 0)
         return units_done(names, configuration["plan"], configuration["inputs"], first)
 
@@ -142,22 +144,25 @@ class Evaluation:
                 missed.append(f"{name} reaches {share:g}, at least {wanted['at_least']:g} is required")
         return missed
 
-    def to_html(self, path: Path | str, *, noise: NoiseRatioTest | None = None) -> None:
+    def to_html(
+        self, path: Path | str, *, noise: NoiseRatioTest | None = None, masking: "GradientMaskingReport | None" = None
+    ) -> None:
         """Write the page: one self-contained HTML file.
 
         Args:
             path: of the file; its folder is made if it is not there.
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
+            masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        path, page = Path(path), render(self._page(noise))
+        path, page = Path(path), render(self._page(noise, masking))
         with reported(f"page {path} cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
 
-    def _page(self, noise: NoiseRatioTest | None) -> Page:
+    def _page(self, noise: NoiseRatioTest | None, masking: "GradientMaskingReport | None" = None) -> Page:
         pairs = []
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
@@ -180,6 +185,7 @@ class Evaluation:
             unfinished=self.unfinished(),
             pairs=pairs,
             noise=noise,
+            masking=masking,
         )
 
 

@@ -12,11 +12,13 @@ from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.noise_figure import noise_figure
-from certify.report.sentences import doubts, no_curves
+from certify.report.sentences import doubts, masking_sentence, no_curves
 from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from certify.attacks.studies.gradient_masking import GradientMaskingReport
 
 Kind = Literal["proof", "probable", "estimate", "witness", "none"]
 KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "none")  # in the order of their columns
@@ -42,6 +44,7 @@ class Page:
         unfinished: units of work done and in all, if the run is not complete.
         pairs: for each attacked input its record, the norm, the clean and the adversarial input (*D).
         noise: how random noise compares with adversarial perturbations, if that was tested.
+        masking: whether gradients lead attacks astray, if that was tested.
     """
 
     manifest: Mapping[str, Any]
@@ -55,6 +58,7 @@ class Page:
     unfinished: tuple[int, int] | None
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
     noise: NoiseRatioTest | None
+    masking: "GradientMaskingReport | None" = None
 
 
 def render(page: Page) -> str:
@@ -79,6 +83,7 @@ def render(page: Page) -> str:
         figures=[svg(figure) for figure in figures.values()],
         no_curves="" if figures else no_curves(page.summary),
         doubts=doubts(page.summary),
+        masking="" if page.masking is None else masking_sentence(page.masking),
         methods=list(_methods(page.summary, columns)),
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
         noise=[] if page.noise is None else str(page.noise).splitlines(),

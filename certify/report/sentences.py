@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from certify.report.words import listed
+from certify.report.words import listed, norm_name
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from certify.attacks.studies.gradient_masking import GradientMaskingReport
 
 
 def no_curves(summary: "pd.DataFrame") -> str:
@@ -30,3 +32,14 @@ def doubts(summary: "pd.DataFrame") -> list[str]:
         if row["symptoms"]:
             found.append(f"{name} shows signs of masked gradients ({row['symptoms']}): {advice}")
     return found
+
+
+def masking_sentence(report: "GradientMaskingReport") -> str:
+    """The verdict of :func:`certify.attacks.gradient_masking`."""
+    shares = [f"{name.replace('_', ' ')} ({100 * report.shares[name]:.0f} % of the rows)" for name in report.flags]
+    where = f"of {int(report.examined.sum())} inputs examined in {norm_name(report.norm)}"
+    if not shares:
+        return f"{where}, too few to count show a symptom of masked gradients, which proves nothing"
+    return (
+        f"{where}, too many show symptoms of masked gradients, {listed(shares)}: attacks that follow gradients mislead"
+    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput
 from certify import Evaluation, evaluate
+from certify.attacks import gradient_masking
 from certify.attacks.studies.smoothed import SmoothedWitness
 from certify.evaluation.rows import witness_rows
 from certify.methods import (
@@ -312,6 +313,23 @@ def test_blind_attacks_stand_in_records_tables_and_page(tmp_path: Path):
     assert "<small>1 blind</small>" in text
     assert "attack in l2 was blind for 1 of 3 inputs, all gradients being 0" in text
     assert "attack in l2 shows signs of masked gradients (stalled)" in text
+
+
+def test_symptoms_of_masked_gradients_stand_on_the_page(tmp_path: Path):
+    model, x, y = problem(3)
+    evaluation = evaluate(model, x, y, norms=[2], methods="ibp")
+
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return model((x * 255).round() / 255)
+
+    report = gradient_masking(Rounded(), x, y, norm=math.inf, epsilon=0.01, steps=2, queries=4)
+    evaluation.to_html(tmp_path / "page.html", masking=report)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "zero gradient (100 % of the rows)" in text
+    assert all(flag.replace("_", " ") in text for flag in report.flags)
+    evaluation.to_html(tmp_path / "page.html")
+    assert "zero gradient" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_witness_without_a_word_on_gradients_has_none_in_its_row():
