@@ -182,7 +182,8 @@ def _load(directory: Path) -> "Evaluation":
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
     from bounds.errors import InvalidConfiguration
-    from certify.report import curve_figure, no_curves
+    from certify.report import curve_figure
+    from certify.report.sentences import no_curves
 
     written = [directory / "report.html", directory / "curves.png", directory / "records.jsonl"]
     evaluation.to_html(written[0])
@@ -200,7 +201,8 @@ def _write_report(evaluation: "Evaluation", directory: Path) -> None:
 
 
 def _print_summary(evaluation: "Evaluation") -> None:
-    from certify.report import doubts, rounded_down, rounded_up
+    from certify.report import rounded_down, rounded_up
+    from certify.report.sentences import doubts
 
     table = evaluation.summary()
     # A printed bound is still a bound: radii are rounded down, distances up.

@@ -69,8 +69,9 @@ class Evaluation:
         rows = self.rows()
         methods = [f"{method} in {norm_name(norm)}" for norm, method in dict.fromkeys(map(_norm_and_method, rows))]
         done, units = self._progress()
-        inputs = len({row["index"] for row in rows})
-        return f"Evaluation({inputs} input{'s' * (inputs != 1)}, {done} of {units} units: {', '.join(methods) or 'no results yet'})"
+        count = len({row["index"] for row in rows})
+        inputs, results = f"{count} input" + "s" * (count != 1), ", ".join(methods) or "no results yet"
+        return f"Evaluation({inputs}, {done} of {units} units: {results})"
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping per input, norm and method, in plain numbers; see :meth:`to_dataframe`."""
@@ -125,10 +126,10 @@ class Evaluation:
 
     def _progress(self) -> tuple[int, int]:
         configuration, names = self.manifest.get("configuration", {}), {record["unit"] for record in self.records}
-        if "plan" not in configuration:  # made by hand
+        plan, first = configuration.get("plan"), configuration.get("first_index", 0)
+        if plan is None:  # made by hand
             return len(names), configuration.get("units", len(names))
-        first = configuration.get("first_index", 0)
-        return units_done(names, configuration["plan"], configuration["inputs"], first)
+        return units_done(names, plan, configuration.get("inputs", 0), first)
 
     def missed_requirements(self) -> list[str]:
         """The thresholds of the run's configuration that its results miss, a sentence each."""

@@ -2,7 +2,6 @@
 
 from certify.report.figures import curve_figure, svg
 from certify.report.page import Page, render
-from certify.report.sentences import doubts, no_curves
 from certify.report.words import norm_name, rounded_down, rounded_up
 
-__all__ = ["Page", "curve_figure", "doubts", "no_curves", "norm_name", "render", "rounded_down", "rounded_up", "svg"]
+__all__ = ["Page", "curve_figure", "norm_name", "render", "rounded_down", "rounded_up", "svg"]
