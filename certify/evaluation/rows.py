@@ -102,7 +102,7 @@ def _doubts(witness: Witness, i: int) -> dict[str, Any]:
     return found
 
 
-def _names(symptoms: object) -> list[str]:
+def _names(symptoms: str | Sequence[str]) -> list[str]:
     return [symptoms] * bool(symptoms) if isinstance(symptoms, str) else [str(name) for name in symptoms]
 
 

@@ -32,21 +32,26 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     for record in {record["unit"]: record for record in reversed(list(records))}.values():
         for row in record["rows"]:
             abstained = row.get("abstained", row["status"] == "abstained")
-            predicted = None if abstained else row.get("prediction")
-            more: Row = {
+            predicted = None if abstained or row.get("prediction") == -1 else row.get("prediction")
+            more: Row = dict.fromkeys(VALUES.values()) | {
                 "norm": float(record["norm"]),
                 "method": record["method"],
                 "kind": record["kind"],
                 "seconds": record["seconds"] / len(record["rows"]),
-                "predicted": None if predicted == -1 else predicted,  # a row without finite logits has no class
+                "predicted": predicted,  # -1 in a record: a row without finite logits has no class
                 "correct": predicted == row["label"],
             }
-            if record["kind"] == "certificate":
-                more["certified_radius"] = row["certified_radius"] if more["correct"] else 0.0
-            if record["kind"] == "witness":
-                more["attack_distance"] = row.get("attack_distance", math.inf)
+            if record["kind"] in VALUES:
+                more[VALUES[record["kind"]]] = _value(record["kind"], row, more["correct"])
             rows.append({**row, **more})
     return sorted(rows, key=lambda row: (row["norm"], row["method"], row["index"]))
+
+
+def _value(kind: str, row: Mapping[str, Any], correct: bool) -> float | None:
+    if kind == "certificate" and not correct:
+        return 0.0
+    value: float | None = row.get(VALUES[kind])
+    return math.inf if kind == "witness" and value is None else value
 
 
 def dataframe(rows: Sequence[Row]) -> "pd.DataFrame":
@@ -72,7 +77,7 @@ def curves_of(rows: Sequence[Row]) -> list[AccuracyCurve]:
 def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> AccuracyCurve:
     if any(row["kind"] == "witness" for row in rows):
         kind: type[AccuracyCurve] = AttackedAccuracyCurve
-        limits = [row.get("attack_distance", math.inf) for row in rows]
+        limits = [math.inf if row["attack_distance"] is None else row["attack_distance"] for row in rows]
     else:
         kind = CertifiedAccuracyCurve
         limits = [row["certified_radius"] if row["correct"] else -math.inf for row in rows]
