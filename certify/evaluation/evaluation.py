@@ -13,9 +13,7 @@ from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
 from bounds.errors import InvalidConfiguration, InvalidInput
 from certify.curves import AccuracyCurve
-from certify.evaluation.comparisons import Contradiction as Contradiction
-from certify.evaluation.comparisons import Outside as Outside
-from certify.evaluation.comparisons import comparable, contradictions, outside
+from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import require_whole
