@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from bounds.layers import Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
-    from certify.evaluation.evaluation import Contradiction, Evaluation, Outside, evaluate
+    from certify.evaluation.comparisons import Contradiction, Outside
+    from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.run_directory import RunDirectory
     from certify.results import (
         AttackedAccuracy,
@@ -61,11 +62,11 @@ _HOMES = {
     "AttackedAccuracyCurve": "certify.curves",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
-    "Contradiction": "certify.evaluation.evaluation",
+    "Contradiction": "certify.evaluation.comparisons",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
     "Normalize": "bounds.layers",
-    "Outside": "certify.evaluation.evaluation",
+    "Outside": "certify.evaluation.comparisons",
     "RadiusDecision": "certify.results",
     "RunDirectory": "certify.evaluation.run_directory",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",

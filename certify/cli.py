@@ -1,140 +1,53 @@
-"""The command line. Each command parses, calls the library, and maps the outcome to an exit code.
+"""The command line: the commands, with their exit codes.
 
 Exit codes: 0 fine; 1 a stated threshold was missed or the run is unfinished; 2 wrong usage or bad input; 3 a certified
 radius exceeds the distance of a re-checked adversarial example; 70 an error in this toolkit, whose traceback the
-environment variable CERTIFY_TRACEBACK=1 shows; 130 interrupted. Torch is imported inside commands only, so that help is
-quick.
+environment variable CERTIFY_TRACEBACK=1 shows; 130 interrupted; 141 nobody reads the output. The commands are imported
+when they are needed, so that an interrupt finds the program ready from the first moment.
 """
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from datetime import datetime
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-import cyclopts
-
-if TYPE_CHECKING:
-    from certify.config import Config
-    from certify.evaluation.evaluation import Evaluation, Progress
-
-FINE, MISSED, BAD_INPUT, CONTRADICTION, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 70, 130
-
-app = cyclopts.App(
-    name="certify",
-    help="Certify the robustness of trained PyTorch classifiers, beside the attacks that test them.",
-    version=lambda: version("certify-bounds"),
-    suppress_keyboard_interrupt=False,
-    result_action="return_value",
+from certify.process import (
+    BAD_INPUT,
+    FINE,
+    INTERNAL,
+    INTERRUPTED,
+    NO_READER,
+    flush_output,
+    is_interrupt,
+    leaving_when_interrupted,
+    tolerate_encodings,
 )
-
-
-@app.command
-def demo(
-    *, output: Path | None = None, network: Literal["plain", "noise", "pgd", "ibp"] = "ibp", inputs: int = 50
-) -> int:
-    """Certify and attack an embedded network on embedded images, offline.
-
-    Args:
-        output: Run directory; runs/ and a time stamp if not given.
-        network: How the embedded network was trained.
-        inputs: Number of images, from 1 to 1000.
-    """
-    from bounds import checks
-    from certify.config import Config, DataSource, MethodTables, ModelSource
-    from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
-
-    checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
-    config = Config(
-        model=ModelSource(network=network),
-        data=DataSource(count=inputs),
-        methods=MethodTables(smoothing=Smoothing(), ibp=IntervalBounds(), attack=MinimalPerturbation()),
-    )
-    return _run(config, output)
-
-
-@app.command
-def run(config: Path, *, output: Path | None = None) -> int:
-    """Run the methods that a TOML file asks for.
-
-    Args:
-        config: The TOML file.
-        output: Run directory; runs/ and a time stamp if not given. A run that is there is continued if it was
-            made under the same manifest.
-    """
-    from certify.config import read_config
-
-    return _run(read_config(config), output)
-
-
-@app.command
-def resume(directory: Path) -> int:
-    """Continue a run that was interrupted; nothing that is finished is computed again.
-
-    Args:
-        directory: The run directory.
-    """
-    from certify.config import config_of_manifest
-    from certify.evaluation.run_directory import RunDirectory
-
-    return _run(config_of_manifest(RunDirectory.read(directory).manifest), directory)
-
-
-@app.command
-def report(directory: Path) -> int:
-    """Write report.html and curves.png of a run again, from its records.
-
-    Args:
-        directory: The run directory.
-    """
-    evaluation = _load(directory)
-    _write_report(evaluation, directory)
-    _print_unfinished(evaluation)
-    return FINE
-
-
-@app.command
-def check(directory: Path) -> int:
-    """Look for contradictions, missed thresholds and unfinished work in a run.
-
-    Args:
-        directory: The run directory.
-    """
-    return _verdict(_load(directory))
-
-
-@app.command
-def doctor(config: Path | None = None) -> int:
-    """Show the environment, and whether a configuration's model and data can be certified.
-
-    Args:
-        config: A TOML file as for run.
-    """
-    from certify.doctor import diagnose
-
-    for line in diagnose(config):
-        print(line)
-    return FINE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command ``certify``."""
-    sys.exit(_exit_code(arguments))
+    with leaving_when_interrupted():
+        code = _exit_code(arguments)
+        code = code if flush_output() else NO_READER
+    sys.exit(code)
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
+    tolerate_encodings()
+    import cyclopts
+
+    from certify.commands import app
+
     try:
         outcome = app(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         return _refuse(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
+    except BrokenPipeError:
+        return NO_READER
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interrupt(error):
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
         errors = sys.modules.get("bounds.errors")  # not imported, not raised; and torch may be what is broken
         if errors is not None and isinstance(error, errors.BoundsError):
             return _refuse(error)
@@ -147,119 +60,10 @@ def _refuse(error: Exception) -> int:
     return BAD_INPUT
 
 
-def _apologise(error: Exception) -> int:
-    """Python's own exit code for an exception is 1, which means a missed threshold here."""
+def _apologise(error: BaseException) -> int:
+    """Say that the toolkit is at fault; Python's own exit code is 1, which means a missed threshold here."""
     if os.environ.get("CERTIFY_TRACEBACK") == "1":
         traceback.print_exception(error)
     message = " ".join(f"{type(error).__name__}: {error}".split())
     print(f"error: internal error: {message} (set CERTIFY_TRACEBACK=1 for the traceback)", file=sys.stderr)
     return INTERNAL
-
-
-def _run(config: "Config", output: Path | None) -> int:
-    directory = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    try:
-        return _certify(config, directory)
-    except KeyboardInterrupt:
-        stored = (directory / "manifest.json").exists()
-        hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
-        print(f"interrupted: {hint if stored else 'nothing is stored yet'}", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _certify(config: "Config", directory: Path) -> int:
-    from certify.evaluation.evaluation import evaluate
-    from certify.sources import load_data, load_model
-
-    model = load_model(config.model, config.device)
-    x, y = load_data(config.data, model)
-    print(f"certifying {len(x)} inputs into {directory}", file=sys.stderr)
-    evaluation = evaluate(
-        model,
-        x,
-        y,
-        norms=config.norm_orders(),
-        methods=config.chosen_methods(),
-        low=config.data.low,
-        high=config.data.high,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        output=directory,
-        source=config.source(),
-        progress=_progress(),
-    )
-    _write_report(evaluation, directory)
-    return _verdict(evaluation)
-
-
-def _progress() -> "Progress":
-    """A bar with rate and time left on a terminal, plain lines elsewhere."""
-    from tqdm import tqdm
-
-    if not sys.stderr.isatty():
-        return lambda unit, done, total: print(f"[{done}/{total}] {unit}", file=sys.stderr, flush=True)
-    bar = tqdm(unit="unit", dynamic_ncols=True)
-
-    def advance(unit: str, done: int, total: int) -> None:
-        bar.total = total
-        bar.set_description_str(unit, refresh=False)
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return advance
-
-
-def _load(directory: Path) -> "Evaluation":
-    from bounds.errors import InvalidConfiguration
-    from certify.evaluation.evaluation import Evaluation
-
-    evaluation = Evaluation.load(directory)
-    if not evaluation.records:
-        raise InvalidConfiguration(f"{directory} holds no finished unit yet: continue it with `certify resume`")
-    return evaluation
-
-
-def _write_report(evaluation: "Evaluation", directory: Path) -> None:
-    from bounds.errors import InvalidConfiguration
-    from certify.report import curve_figure, rounded_down, rounded_up
-
-    try:
-        evaluation.to_html(directory / "report.html")
-        curve_figure(evaluation.curves(), evaluation.clean_accuracy()).savefig(directory / "curves.png", dpi=150)
-    except OSError as error:
-        raise InvalidConfiguration(f"{error.filename or directory} cannot be written: {error.strerror}") from error
-    table = evaluation.summary()
-    # A printed bound is still a bound: radii are rounded down, distances up.
-    table["median"] = [
-        (rounded_down if certifies else rounded_up)(median)
-        for certifies, median in zip(table["certified"].notna(), table["median"], strict=True)
-    ]
-    print(table.to_string(index=False, na_rep="-", float_format="{:.1f}".format))
-    print(f"wrote {directory / 'report.html'}, {directory / 'curves.png'}, {directory / 'records.jsonl'}")
-
-
-def _verdict(evaluation: "Evaluation") -> int:
-    contradictions = evaluation.check()
-    for contradiction in contradictions:
-        print(f"contradiction: {contradiction}")
-    missed = evaluation.missed_requirements()
-    for sentence in missed:
-        print(f"missed: {sentence}")
-    unfinished = _print_unfinished(evaluation)
-    if contradictions:
-        return CONTRADICTION
-    if comparisons := evaluation.comparisons():
-        sentence = "no certified radius exceeds the distance of an adversarial example of the same classifier and norm"
-        print(f"{sentence} ({comparisons} comparisons)")
-    else:
-        print("nothing to compare: no certificate has an adversarial example of its input, classifier and norm")
-    return MISSED if missed or unfinished else FINE
-
-
-def _print_unfinished(evaluation: "Evaluation") -> bool:
-    """Whether units of the run are missing; if so, a line says how many."""
-    units = evaluation.unfinished()
-    if units is not None:
-        print(f"unfinished: {units[0]} of {units[1]} units")
-    return units is not None

@@ -1,9 +1,9 @@
 """Accuracy as a function of the radius, with exact binomial confidence bands."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -80,17 +80,20 @@ class AccuracyCurve:
         color: str | None = None,
         radii: Sequence[float] | Tensor | None = None,
         confidence: float = 0.95,
+        style: Mapping[str, Any] | None = None,
     ) -> "Axes":
         """Draw the curve and its band on ``ax`` (the current axes if None) and return the axes.
 
         Between two radii the curve takes the value of the one that errs on the safe side: a lower bound is
-        drawn as the lower of the two, an upper bound as the higher.
+        drawn as the lower of the two, an upper bound as the higher. ``style`` holds more properties of the line, as
+        matplotlib names them, such as its marker.
         """
         ax = current(ax)
         table = self.to_dataframe(radii, confidence)
         name = label or f"{self.word} ({self.method}, {self.subject})"
         x, step = table.radius, self._step
-        (line,) = ax.step(x, table.accuracy, where=step, label=name, color=color, linestyle=self._line)
+        look = {"color": color, "linestyle": self._line, **(style or {})}
+        (line,) = ax.step(x, table.accuracy, where=step, label=name, **look)
         ax.fill_between(x, table.lower, table.upper, step=step, alpha=0.15, linewidth=0, color=line.get_color())
         return labelled(ax, self.norm)
 

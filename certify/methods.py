@@ -6,6 +6,7 @@ or pass it to ``evaluate(methods=[...])``.
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
@@ -32,7 +33,20 @@ Probability = Annotated[float, Meta(gt=0, lt=1)]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
-    """A model with labelled inputs: what every method of one evaluation is run on."""
+    """A model with labelled inputs: what every method of one evaluation is run on.
+
+    Attributes:
+        model: maps (N, *D) to logits (N, K).
+        x: (N, *D), inputs.
+        y: (N,) int64, correct classes.
+        low: lower side of the box.
+        high: upper side of the box.
+        num_classes: K.
+        seed: run seed.
+        batch_size: rows of a forward pass, at most.
+        first_index: place of the first input in its data set.
+        stated_on_grid: whether all inputs of that data set are 8-bit; None if these are all of it.
+    """
 
     model: nn.Module
     x: Tensor
@@ -42,15 +56,24 @@ class Problem:
     num_classes: int
     seed: int
     batch_size: int
+    first_index: int = 0
+    stated_on_grid: bool | None = None
 
     @cached_property
     def on_grid(self) -> bool:
         """Whether all inputs are 8-bit: asked of the whole data set, so that no slice of it decides for itself."""
-        return lie_on_grid(self.x)
+        return lie_on_grid(self.x) if self.stated_on_grid is None else self.stated_on_grid
 
-    def generator(self, offset: int = 0) -> torch.Generator:
-        """A fresh generator of the run's seed, or of one hashed from it and a row, on the device of the inputs."""
-        seed = stream_seed(self.seed, offset, 0) if offset else self.seed
+    def place(self, rows: slice) -> int:
+        """Place of the first of these rows in the data set."""
+        return self.first_index + int(rows.start)
+
+    def generator(self, place: int = 0) -> torch.Generator:
+        """A fresh generator on the device of the inputs: of the run's seed, and of its own for every other place.
+
+        Seeds that are added up would give input 50 of one run the draws of input 0 of the run of the 50th seed after.
+        """
+        seed = stream_seed(self.seed, place, 0) if place else self.seed
         return torch.Generator(self.x.device).manual_seed(seed)
 
 
@@ -117,7 +140,7 @@ class Smoothing(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             bound=self.bound,
             tolerance=self.tolerance,
             generator=problem.generator(),
-            first_index=rows.start,
+            first_index=problem.place(rows),
         )
 
 
@@ -213,7 +236,7 @@ class MinimalPerturbation(Method, frozen=True, forbid_unknown_fields=True, kw_on
             restarts=self.restarts,
             batch_size=problem.batch_size,
             generator=problem.generator(),
-            first_index=rows.start,
+            first_index=problem.place(rows),
         )
 
 
@@ -248,7 +271,7 @@ class Clever(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             high=problem.high,
             chunk_size=problem.batch_size,
             resamples=0,
-            generator=problem.generator(rows.start),
+            generator=problem.generator(problem.place(rows)),
         )
         return estimate_of(found, self.name)
 
@@ -301,8 +324,55 @@ class SmoothedAttack(Method, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             restarts=self.restarts,
             n=self.n,
             alpha=self.alpha,
-            generator=problem.generator(rows.start),
+            generator=problem.generator(problem.place(rows)),
         )
 
 
 STANDARD: tuple[Method, ...] = (Smoothing(), IntervalBounds(), MinimalPerturbation())
+
+BY_NAME: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds),
+        *(Clever, MinimalPerturbation, SmoothedAttack),
+    )
+}
+
+
+def methods_of(given: object) -> list[Method]:
+    """Settings of methods, from settings, classes and names, one or several; ``"standard"`` for :data:`STANDARD`.
+
+    >>> [method.name for method in methods_of(["ibp", MinimalPerturbation, Smoothing(n=100)])]
+    ['ibp', 'attack', 'smoothing']
+
+    Raises:
+        InvalidInput: something else, or a class that has settings without a default.
+    """
+    if isinstance(given, str) and given == "standard":
+        return list(STANDARD)
+    if isinstance(given, str | Method | type):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise InvalidInput(_wanted(given))
+    return [_method_of(one) for one in given]
+
+
+def _method_of(given: object) -> Method:
+    kind = BY_NAME.get(given) if isinstance(given, str) else given
+    if isinstance(kind, type) and issubclass(kind, Method):
+        try:
+            return kind()
+        except TypeError as error:  # a setting without a default
+            raise InvalidInput(
+                f"methods: {kind.__name__} needs settings, so pass an instance of it: {error}"
+            ) from error
+    if not isinstance(kind, Method):
+        raise InvalidInput(_wanted(given))
+    return kind
+
+
+def _wanted(given: object) -> str:
+    return (
+        f"methods must be one of standard, {', '.join(BY_NAME)}, or settings from certify.methods such as "
+        f"Smoothing(n=1000), or a list of these, got {given!r}"
+    )

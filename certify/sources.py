@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bounds import InvalidConfiguration, InvalidModel, Normalize
 from certify import reference
 from certify.config import DataSource, ModelSource
+from certify.exported import load_exported
 
 
 def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
@@ -37,7 +38,7 @@ def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
     if source.network is not None:
         model: nn.Module = reference.load(source.network, count=1).model
     elif source.exported is not None:
-        model = _load_exported(source.exported)
+        model = load_exported(source.exported)
     else:
         model = _build(str(source.build))
         if source.weights is not None:
@@ -177,10 +178,3 @@ def _load_weights(model: nn.Module, file: str) -> None:
     if shapes:
         raise InvalidModel(f"weights {file} do not fit the model: {', '.join(shapes)}")
     model.load_state_dict(weights)
-
-
-def _load_exported(file: str) -> nn.Module:
-    try:
-        return torch.export.load(file).module()
-    except Exception as error:  # a damaged archive fails in many ways
-        raise InvalidConfiguration(f"exported model {file} cannot be read: {_reason(error)}") from error

@@ -11,57 +11,25 @@ from torch import Tensor, nn
 
 from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
-from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
+from bounds.errors import InvalidConfiguration, InvalidInput
+from certify.curves import AccuracyCurve
+from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
 from certify.evaluation.manifest import manifest_of
-from certify.evaluation.run_directory import RunDirectory
-from certify.evaluation.units import run_unit, units_of
-from certify.methods import STANDARD, Method, Problem
+from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.stored import require_whole
+from certify.evaluation.tables import curves_of, dataframe, rows_of, summary_of
+from certify.evaluation.units import run_unit, units_done, units_of
+from certify.methods import BY_NAME, Method, Problem, methods_of
 from certify.models import frozen, probe
 from certify.report import Page, norm_name, render
+from certify.smoothing.drawing.distributions import lie_on_grid
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from certify.attacks.studies.gradient_masking import GradientMaskingReport
+
 Progress = Callable[[str, int, int], None]  # name of the unit just finished, units done, units in all
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """A certified radius above the distance of a re-checked adversarial example: one of the two is wrong."""
-
-    index: int
-    norm: float
-    subject: str
-    method: str
-    radius: float
-    distance: float
-
-    def __str__(self) -> str:
-        return (
-            f"input {self.index}: {self.method} certifies {self.radius!r} of the {self.subject} classifier in "
-            f"{norm_name(self.norm)}, but an adversarial example lies at {self.distance!r}"
-        )
-
-
-@dataclass(frozen=True)
-class Outside:
-    """An estimate below what is proved, or above what was found: no error, since it promises nothing, but a flag."""
-
-    index: int
-    norm: float
-    method: str
-    estimate: float
-    certified: float
-    distance: float
-    capped: bool  # the estimate is the radius of its points, and says no more than that nothing was seen within
-
-    def __str__(self) -> str:
-        below = self.estimate < self.certified
-        against = (
-            f"below the certified radius {self.certified!r}" if below else f"above the witness at {self.distance!r}"
-        )
-        size = f"{self.estimate!r} (capped)" if self.capped else repr(self.estimate)
-        return f"input {self.index}: {self.method} estimates {size} in {norm_name(self.norm)}, {against}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +48,13 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """The evaluation stored in a run directory, finished or not."""
+        """The evaluation stored in a run directory, finished or not.
+
+        Raises:
+            InvalidConfiguration: there is no run, or a part of it is damaged.
+        """
         run = RunDirectory.read(path)
-        records = run.records()
-        return cls(run.manifest, list(records.values()), {unit: run.tensors(unit) for unit in records})
+        return cls(run.manifest, *_stored(run))
 
     def save(self, path: Path | str) -> None:
         """Store everything in a run directory; units that are there already are left alone."""
@@ -93,130 +64,72 @@ class Evaluation:
             if record["unit"] not in present:
                 run.append(record, self.tensors.get(record["unit"]))
 
+    def __repr__(self) -> str:
+        """The inputs, methods and units, in one line: records may be megabytes."""
+        rows = self.rows()
+        methods = [f"{method} in {norm_name(norm)}" for norm, method in dict.fromkeys(map(_norm_and_method, rows))]
+        done, units = self._progress()
+        count = len({row["index"] for row in rows})
+        inputs, results = f"{count} input" + "s" * (count != 1), ", ".join(methods) or "no results yet"
+        return f"Evaluation({inputs}, {done} of {units} units: {results})"
+
     def rows(self) -> list[dict[str, Any]]:
         """One mapping per input, norm and method, in plain numbers; see :meth:`to_dataframe`."""
-        rows = []
-        for record in self.records:
-            for row in record["rows"]:
-                shared = {
-                    "norm": float(record["norm"]),
-                    "method": record["method"],
-                    "kind": record["kind"],
-                    "seconds": record["seconds"] / len(record["rows"]),
-                }
-                distance = math.inf if row["status"] == "not found" else row.get("attack_distance")
-                rows.append({**row, **shared, "attack_distance": distance})
-        return sorted(rows, key=lambda row: (row["norm"], row["method"], row["index"]))
+        return rows_of(self.records)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per input, norm and method.
 
         ``certified_radius``, ``estimated_distance`` and ``attack_distance`` never share a row: each kind of result
-        leaves the others empty (NaN). ``attack_distance`` is infinite where nothing was found.
-        """
-        import pandas as pd
+        leaves the others empty (NaN). ``certified_radius`` is about the label, whatever the method: 0 where the
+        classifier names another class or none. ``attack_distance`` is infinite where nothing was found.
 
-        rows = self.rows()
-        columns = [*_COLUMNS, *sorted({name for row in rows for name in row} - set(_COLUMNS))]
-        numbers = ["certified_radius", "estimated_distance", "attack_distance", "alpha"]
-        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
+        ``predicted`` is the class that the method's subject names for the clean input, empty where it abstains
+        (``prediction`` then has the class with the most votes); ``correct`` says whether it is the label. So
+        ``table.correct & (table.certified_radius >= r)`` are the rows that a certified curve counts at r.
+        """
+        return dataframe(self.rows())
 
     def curves(self) -> list[AccuracyCurve]:
         """Certified and attacked accuracy against the radius, one curve per method and norm that has results."""
-        grouped: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
-        for row in self.rows():
-            if row["kind"] in ("certificate", "witness"):
-                grouped.setdefault((row["norm"], row["subject"], row["method"]), []).append(row)
-        return [_curve(rows, *key) for key, rows in sorted(grouped.items())]
+        return curves_of(self.rows())
 
     def clean_accuracy(self) -> float:
-        """Share of inputs that the model itself classifies correctly."""
+        """Share of inputs that the model itself classifies correctly; NaN without any record."""
         right = {row["index"]: row["base_prediction"] == row["label"] for row in self.rows()}
-        return float(sum(right.values()) / len(right))
+        return float(sum(right.values()) / len(right)) if right else math.nan
 
     def summary(self) -> "pd.DataFrame":
         """One row per norm and method: what it promises, how often it succeeded, the cost.
 
-        ``median`` is that of the radii or distances over the inputs that the subject classifies correctly.
+        ``correct`` counts the rows whose class, or whose top class where the subject abstains, is the label, and
+        ``median`` is that of their radii or distances. ``blind`` counts the searches that saw no gradient but 0.
         """
-        import pandas as pd
-
-        grouped: dict[tuple[float, str], list[dict[str, Any]]] = {}
-        for row in self.rows():
-            grouped.setdefault((row["norm"], row["method"]), []).append(row)
-        lines = []
-        for (norm, method), rows in grouped.items():
-            kind = rows[0]["kind"]
-            right = [row for row in rows if row.get("prediction") == row["label"]]
-            values = [row.get(_VALUES.get(kind, "attack_distance")) for row in right]
-            statuses = [row["status"] for row in rows]
-            lines.append(
-                {
-                    "norm": norm_name(norm),
-                    "method": method,
-                    "subject": rows[0]["subject"],
-                    "promise": _promise(rows[0]),
-                    "inputs": len(rows),
-                    "correct": None if kind == "unsupported" else len(right),
-                    "certified": statuses.count("certified") if kind == "certificate" else None,
-                    "broken": statuses.count("found") if kind == "witness" else None,
-                    "median": float(pd.Series(values, dtype=float).median()),
-                    "seconds": sum(row["seconds"] for row in rows),
-                }
-            )
-        return pd.DataFrame(lines).astype(dict.fromkeys(["correct", "certified", "broken"], "Int64"))
+        return summary_of(self.rows())
 
     def check(self) -> list[Contradiction]:
         """Certificates refuted by a witness of the same subject, found in whatever norm; empty if all agree."""
-        nearest = self._nearest_witnesses()
-        found = []
-        for row in self._comparable():
-            key = (row["index"], row["norm"], row["subject"])
-            if row["certified_radius"] > nearest[key]:
-                found.append(Contradiction(*key, row["method"], row["certified_radius"], nearest[key]))
-        return found
+        return contradictions(self.rows())
 
     def outside(self) -> list[Outside]:
         """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
-        nearest = self._nearest_witnesses()
-        proved: dict[tuple[int, float, str], float] = {}
-        for row in self.rows():
-            if row["kind"] == "certificate" and row["prediction"] == row["label"]:
-                key = (row["index"], row["norm"], row["subject"])
-                proved[key] = max(row["certified_radius"], proved.get(key, 0.0))
-        found = []
-        for row in self.rows():
-            estimate = row.get("estimated_distance")
-            key = (row["index"], row["norm"], row["subject"])
-            low, high = proved.get(key, 0.0), nearest.get(key, math.inf)
-            if estimate is not None and not low <= estimate <= high:
-                found.append(Outside(row["index"], row["norm"], row["method"], estimate, low, high, row["capped"]))
-        return found
+        return outside(self.rows())
 
     def comparisons(self) -> int:
         """Number of certificates for which a witness of the same input and subject is known."""
-        return len(self._comparable())
+        return len(comparable(self.rows()))
 
     def unfinished(self) -> tuple[int, int] | None:
-        """Units of work done and in all, or None if the run is complete."""
-        done, units = len(self.records), self.manifest["configuration"]["units"]
+        """Units of work done and in all, or None if the run is complete; units that it does not know do not count."""
+        done, units = self._progress()
         return None if done >= units else (done, units)
 
-    def _comparable(self) -> list[dict[str, Any]]:
-        """Rows of certificates of the right class for which there is a witness."""
-        nearest = self._nearest_witnesses()
-        # A radius around a wrong prediction says nothing about the distance at which it becomes wrong.
-        rows = [row for row in self.rows() if row["kind"] == "certificate" and row["prediction"] == row["label"]]
-        return [row for row in rows if (row["index"], row["norm"], row["subject"]) in nearest]
-
-    def _nearest_witnesses(self) -> dict[tuple[int, float, str], float]:
-        """Smallest distance of a witness by input, norm and subject; each witness counts in all norms of the run."""
-        nearest: dict[tuple[int, float, str], float] = {}
-        for row in self.rows():
-            for norm, distance in row.get("distances", {}).items():
-                key = (row["index"], float(norm), row["subject"])
-                nearest[key] = min(distance, nearest.get(key, math.inf))
-        return nearest
+    def _progress(self) -> tuple[int, int]:
+        configuration, names = self.manifest.get("configuration", {}), {record["unit"] for record in self.records}
+        plan, first = configuration.get("plan"), configuration.get("first_index", 0)
+        if plan is None:  # made by hand
+            return len(names), configuration.get("units", len(names))
+        return units_done(names, plan, configuration.get("inputs", 0), first)
 
     def missed_requirements(self) -> list[str]:
         """The thresholds of the run's configuration that its results miss, a sentence each."""
@@ -232,16 +145,25 @@ class Evaluation:
                 missed.append(f"{name} reaches {share:g}, at least {wanted['at_least']:g} is required")
         return missed
 
-    def to_html(self, path: Path | str, *, noise: NoiseRatioTest | None = None) -> None:
+    def to_html(
+        self, path: Path | str, *, noise: NoiseRatioTest | None = None, masking: "GradientMaskingReport | None" = None
+    ) -> None:
         """Write the page: one self-contained HTML file.
 
         Args:
-            path: of the file.
+            path: of the file; its folder is made if it is not there.
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
-        """
-        Path(path).write_text(render(self._page(noise)), encoding="utf-8")
+            masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
 
-    def _page(self, noise: NoiseRatioTest | None) -> Page:
+        Raises:
+            InvalidConfiguration: the file cannot be written.
+        """
+        path, page = Path(path), render(self._page(noise, masking))
+        with reported(f"page {path} cannot be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(page, encoding="utf-8")
+
+    def _page(self, noise: NoiseRatioTest | None, masking: "GradientMaskingReport | None" = None) -> Page:
         pairs = []
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
@@ -264,14 +186,12 @@ class Evaluation:
             unfinished=self.unfinished(),
             pairs=pairs,
             noise=noise,
+            masking=masking,
         )
 
 
-_COLUMNS = [
-    *["index", "label", "base_prediction", "prediction", "subject", "norm", "method", "status"],
-    *["certified_radius", "estimated_distance", "attack_distance", "alpha", "seconds"],
-]
-_VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance"}
+def _norm_and_method(row: Mapping[str, Any]) -> tuple[float, str]:
+    return row["norm"], row["method"]
 
 
 def evaluate(
@@ -279,12 +199,14 @@ def evaluate(
     x: Tensor,
     labels: Tensor,
     *,
-    norms: Sequence[float] = (2, math.inf),
-    methods: Sequence[Method] | str = "standard",
+    norms: Sequence[float] | float = (2, math.inf),
+    methods: Sequence[Method | type[Method] | str] | Method | type[Method] | str = "standard",
     low: Limit = 0.0,
     high: Limit = 1.0,
     seed: int = 0,
     batch_size: int = 1000,
+    first_index: int = 0,
+    on_grid: bool | None = None,
     output: Path | str | None = None,
     source: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -299,13 +221,18 @@ def evaluate(
         model: maps (N, *D) to logits (N, K), deterministic and row by row.
         x: (N, *D), floating, finite, inside the box.
         labels: (N,) correct classes.
-        norms: orders of norms, at least 1; 0 counts changed entries.
-        methods: settings from :mod:`certify.methods`, or ``"standard"`` for smoothing, interval bounds and the
-            minimum-norm attack with their defaults.
+        norms: orders of norms, at least 1, or one of them; 0 counts changed entries.
+        methods: settings from :mod:`certify.methods`, or names of methods for their defaults, several or one;
+            ``"standard"`` for smoothing, interval bounds and the minimum-norm attack.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         seed: run seed of all random draws.
         batch_size: rows of a forward pass, at most.
+        first_index: place of the first input in its data set, where ``x`` is a part of one. The noise of an input
+            is that of its place, so that parts together give the votes of the whole. Searches share draws within
+            units of work, at most 100 inputs: parts that are cut at multiples of 100 give the whole run, row by row.
+        on_grid: whether all inputs of the whole data set are 8-bit, which decides how noise is drawn. None asks
+            the inputs at hand, so say it where they are a part.
         output: run directory. Every finished unit of work is stored at once; if the directory holds a part of
             the same run, only the rest is computed.
         source: where model and data came from, for the manifest.
@@ -319,10 +246,11 @@ def evaluate(
     """
     checks.inputs(x, low, high)
     checks.at_least("number of inputs", len(x), 1)
-    checks.at_least("seed", seed, 0)
-    chosen = list(STANDARD) if isinstance(methods, str) else list(methods)
-    if isinstance(methods, str):
-        checks.one_of("methods", methods, ("standard",))
+    checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
+    checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
+    checks.at_least("batch_size", batch_size, 1)
+    chosen, orders = methods_of(methods), _orders(norms)
+    units = units_of(chosen, orders, len(x), first_index)
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
         problem = Problem(
@@ -333,19 +261,18 @@ def evaluate(
             high=high,
             num_classes=num_classes,
             seed=seed,
-            batch_size=checks.at_least("batch_size", batch_size, 1),
+            batch_size=int(batch_size),
+            first_index=int(first_index),
+            stated_on_grid=_stated(on_grid, x),
         )
         with torch.no_grad():
             logits = torch.cat([model(part) for part in problem.x.split(batch_size)])
     # A row without finite logits has no class.
     base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
-    # Attacks also count changed entries, which is no norm: order 0.
-    orders = list(dict.fromkeys(0.0 if norm == 0 else checks.norm(norm) for norm in norms))
-    units = units_of(chosen, orders, len(x))
     manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
     run = None if output is None else RunDirectory.open(output, manifest)
-    records = {} if run is None else run.records()
-    tensors = {} if run is None else {unit: run.tensors(unit) for unit in records}
+    stored, tensors = ([], {}) if run is None else _stored(run)
+    records = {record["unit"]: record for record in stored}
     for done, unit in enumerate(units, start=1):
         name = unit.name
         if name not in records:
@@ -357,26 +284,41 @@ def evaluate(
     return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], norm: float, subject: str, method: str) -> AccuracyCurve:
-    kind: type[AccuracyCurve] = CertifiedAccuracyCurve
-    if rows[0]["kind"] == "witness":
-        kind = AttackedAccuracyCurve
-        limits = [row["attack_distance"] for row in rows]
-    else:
-        counts = ("certified", "not certified")
-        limits = [row["certified_radius"] if row["status"] in counts else -math.inf for row in rows]
-    limit = torch.tensor(limits, dtype=torch.float64)
-    alpha = max(row.get("alpha") or 0.0 for row in rows)
-    return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=alpha)
+def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:
+    """Records and tensors of a run, each with what the other needs."""
+    records = list(run.records().values())
+    settings = run.manifest["configuration"].get("methods", {})
+    alphas = {name: settings[name]["alpha"] for name in settings.keys() & BY_NAME if "alpha" in settings[name]}
+    require_whole(records, run.path / "records.jsonl", alphas)
+    tensors = {record["unit"]: run.tensors(record["unit"]) for record in records}
+    for record in records:
+        stored = tensors[record["unit"]]
+        count = len(record["rows"])
+        if "adversarial" in stored and any(len(stored.get(name, ())) != count for name in ("clean", "adversarial")):
+            raise InvalidConfiguration(
+                f"{run.path}: unit {record['unit']!r} has {count} rows in records.jsonl, but tensors of another number "
+                "of inputs: restore the files"
+            )
+    return records, tensors
 
 
-def _promise(row: Mapping[str, Any]) -> str:
-    """What the numbers of a method promise."""
-    if row["kind"] == "unsupported":
-        return "none: a layer is not supported"
-    if row["kind"] == "witness":
-        alpha = row.get("alpha")
-        return f"upper bound with probability {1 - alpha:g}" if alpha else "upper bound, re-checked"
-    if row["kind"] == "estimate":
-        return f"none: an estimate, of points within {row['reach']:g}"
-    return f"lower bound with probability {1 - row['alpha']:g}" if row["alpha"] > 0 else "lower bound, proved"
+def _orders(norms: object) -> list[float]:
+    """The norms as numbers, each once, from several or from one."""
+    try:
+        given = [norms] if isinstance(norms, str) else list(norms)  # type: ignore[call-overload]  # tried
+    except TypeError:
+        given = [norms]
+    if not given:
+        raise InvalidInput("norms must name at least one norm, got none: pass norms=(2, math.inf), or leave it out")
+    # Attacks also count changed entries, which is no norm: order 0.
+    counted = [isinstance(norm, int | float) and norm is not False and norm == 0 for norm in given]
+    return list(dict.fromkeys(0.0 if zero else checks.norm(norm) for norm, zero in zip(given, counted, strict=True)))
+
+
+def _stated(on_grid: bool | None, x: Tensor) -> bool | None:
+    """What is said of the whole data set; it must not be false for the part at hand."""
+    if on_grid not in (None, True, False):
+        raise InvalidInput(f"on_grid must be True, False or None, got {on_grid!r}")
+    if on_grid and not lie_on_grid(x):
+        raise InvalidInput("on_grid=True says that all inputs are multiples of 1/255, but x has others: pass False")
+    return on_grid

@@ -55,7 +55,16 @@ def manifest_of(
             "high": _shown(problem.high),
             "batch_size": problem.batch_size,
             "inputs": len(problem.x),
+            "first_index": problem.first_index,
+            "on_grid": problem.on_grid,
             "units": units,
+            "plan": {
+                method.name: {
+                    "norms": [norm_key(norm) for norm in norms if norm in method.norms],
+                    "rows_per_unit": method.rows_per_unit,
+                }
+                for method in methods
+            },
         },
         "source": dict(source or {}),
         "weights_sha256": _digest([*model.named_parameters(), *model.named_buffers()], kinds),

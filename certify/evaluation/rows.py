@@ -4,27 +4,26 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput
+from certify.attacks.common.distances import distance
 from certify.attacks.studies.smoothed import SmoothedWitness
 from certify.evaluation.manifest import norm_key
-from certify.results import Certificate, Estimate, SmoothingCertificate, Witness
+from certify.results import Certificate, Estimate, Record, SmoothingCertificate, Witness
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
     """What stands in the record of each certificate, in plain numbers."""
-    rows = []
+    rows, wrong = [], _wrong(certificate, labels)
     for i, radius in enumerate(certificate.radius.tolist()):
         if not 0 <= radius < math.inf:
             raise InvalidInput(f"{certificate.method} must return finite radii of at least 0, got {radius}")
-        wrong = bool(certificate.label[i] != labels[i])
         proved = "certified" if radius > 0 else "not certified"
         row: dict[str, Any] = {
             "prediction": int(certificate.label[i]),
             "subject": certificate.subject,
-            "status": "abstained" if certificate.abstained[i] else "misclassified" if wrong else proved,
+            "status": "abstained" if certificate.abstained[i] else "misclassified" if wrong[i] else proved,
             "certified_radius": radius,
             "alpha": certificate.alpha,
         }
@@ -41,19 +40,18 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
 
 def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
     """What stands in the record of each witness, in plain numbers; its distance in every norm of the run."""
-    delta = (witness.adversarial.double() - clean.double()).flatten(1)
-    distances = {norm_key(norm): torch.linalg.vector_norm(delta, norm, dim=1).tolist() for norm in norms}
-    rows = []
+    distances = {norm_key(norm): distance(witness.adversarial, clean, norm).tolist() for norm in norms}
+    rows, wrong = [], _wrong(witness, labels)
     for i, found in enumerate(witness.found.tolist()):
-        wrong = bool(witness.label[i] != labels[i])
         row: dict[str, Any] = {
             "prediction": int(witness.label[i]),
             "subject": witness.subject,
-            "status": "misclassified" if wrong else "found" if found else "not found",
+            "status": "misclassified" if wrong[i] else "found" if found else "not found",
             "queries": witness.queries if witness.queries_per_row is None else int(witness.queries_per_row[i]),
         }
         if isinstance(witness, SmoothedWitness):
-            row["alpha"] = witness.alpha
+            row |= {"alpha": witness.alpha, "abstained": bool(witness.abstained[i])}
+        row |= _doubts(witness, i)
         if found:
             row["attack_distance"] = float(witness.distance[i])
             row["adversarial_label"] = int(witness.adversarial_label[i])
@@ -64,22 +62,47 @@ def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequenc
 
 def estimate_rows(estimate: Estimate, labels: Tensor) -> list[dict[str, Any]]:
     """What stands in the record of each estimate, in plain numbers; no score where there is none."""
-    rows = []
+    rows, wrong = [], _wrong(estimate, labels)
     for i, score in enumerate(estimate.score.tolist()):
-        wrong = bool(estimate.label[i] != labels[i])
         row: dict[str, Any] = {
             "prediction": int(estimate.label[i]),
             "subject": estimate.subject,
-            "status": "misclassified" if wrong else estimate.status[i],
+            "status": "misclassified" if wrong[i] else estimate.status[i],
             "lipschitz_estimate": finite(estimate.lipschitz[i]),
             "largest_sampled": finite(estimate.largest[i]),
             "capped": bool(estimate.capped[i]),
             "reach": estimate.reach,
         }
-        if not wrong and score >= 0:  # False for NaN
+        if not wrong[i] and score >= 0:  # False for NaN
             row["estimated_distance"] = score
         rows.append(row)
     return rows
+
+
+def _wrong(result: Record, labels: Tensor) -> list[bool]:
+    """Rows whose clean input is given another class than the label, decided here for all results.
+
+    An abstention names no class: its ``label`` is only the one with the most votes, and attacks search from it.
+    """
+    wrong = result.label != labels
+    if isinstance(result, Certificate | SmoothedWitness):
+        wrong &= ~result.abstained
+    return wrong.tolist()
+
+
+def _doubts(witness: Witness, i: int) -> dict[str, Any]:
+    """Reasons to distrust that nothing nearer was found: gradients of 0, and symptoms that they mislead."""
+    found: dict[str, Any] = {}
+    blind, symptoms = getattr(witness, "blind", None), getattr(witness, "symptoms", None)
+    if blind is not None:
+        found["blind"] = bool(blind[i])
+    if symptoms is not None:
+        found["symptoms"] = _names(symptoms[i])
+    return found
+
+
+def _names(symptoms: str | Sequence[str]) -> list[str]:
+    return [symptoms] * bool(symptoms) if isinstance(symptoms, str) else [str(name) for name in symptoms]
 
 
 def finite(value: Tensor) -> float | None:

@@ -11,15 +11,15 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
+from certify.evaluation.stored import Manifest, Record
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
 # since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not
@@ -28,47 +28,6 @@ INFORMATIVE = frozenset({"created", "hostname", "platform", "python", "source.re
 INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.weights"}
 
 _OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial"}
-
-
-class _Configuration(msgspec.Struct):
-    """What every configuration in a manifest has."""
-
-    units: int
-
-
-class _Manifest(msgspec.Struct):
-    """What every manifest has; the rest differs between versions."""
-
-    configuration: _Configuration
-    source: dict[str, Any]
-
-
-class _Row(msgspec.Struct):
-    """What every row of a record has."""
-
-    index: int
-    label: int
-    base_prediction: int
-    subject: str
-    status: str
-    prediction: int | None = None
-    certified_radius: float | None = None
-    estimated_distance: float | None = None
-    attack_distance: float | None = None
-    alpha: float | None = None
-    distances: dict[str, float] = {}
-
-
-class _Record(msgspec.Struct):
-    """What every record has."""
-
-    unit: str
-    method: str
-    kind: Literal["certificate", "estimate", "witness", "unsupported"]
-    norm: str
-    seconds: float
-    rows: Annotated[list[_Row], Meta(min_length=1)]
-    tensors_sha256: str | None = None
 
 
 class RunDirectory:
@@ -94,7 +53,7 @@ class RunDirectory:
         """
         path = Path(path)
         wanted: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(manifest)))
-        with _reported(f"output directory {path} cannot be written"):
+        with reported(f"output directory {path} cannot be written"):
             present = set(os.listdir(path)) if path.exists() else set()
             if "manifest.json" not in present and present - _OURS_BEFORE_THE_MANIFEST:
                 raise InvalidConfiguration(f"output directory {path} is not empty and holds no run: choose another")
@@ -121,7 +80,7 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise InvalidConfiguration(f"{path} holds no run: manifest.json is missing or unreadable") from error
         try:
-            msgspec.convert(manifest, _Manifest)
+            msgspec.convert(manifest, Manifest)
         except msgspec.ValidationError as error:
             raise InvalidConfiguration(f"{path}/manifest.json is damaged: {error}") from error
         return cls(path, manifest)
@@ -134,7 +93,7 @@ class RunDirectory:
     def append(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
         """Store one finished unit; on return it survives a kill. ``record["unit"]`` names it."""
         unit, written = record["unit"], dict(record)
-        with _reported(f"{self.path} cannot be written"):
+        with reported(f"{self.path} cannot be written"):
             if tensors:
                 target = self._tensor_path(unit)
                 target.parent.mkdir(exist_ok=True)
@@ -160,8 +119,7 @@ class RunDirectory:
         for number, line in enumerate(self._finished_lines(), start=1):
             try:
                 record = msgspec.json.decode(line)
-                checked = msgspec.convert(record, _Record)
-                float(checked.norm)
+                checked = msgspec.convert(record, Record)
             except (ValueError, RecursionError) as error:
                 raise InvalidConfiguration(f"{self.path}/records.jsonl: line {number} is damaged: {error}") from error
             digest = record.pop("tensors_sha256", None)
@@ -182,7 +140,7 @@ class RunDirectory:
         if digest is None:
             return {}
         path = self._tensor_path(unit)
-        with _reported(f"{path} cannot be read"):
+        with reported(f"{path} cannot be read"):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
                 raise InvalidConfiguration(f"{path} is not the file that the run stored: its SHA-256 differs")
@@ -210,7 +168,7 @@ class RunDirectory:
 
     def _finished_lines(self) -> list[bytes]:
         path = self.path / "records.jsonl"
-        with _reported(f"{path} cannot be read"):
+        with reported(f"{path} cannot be read"):
             content = path.read_bytes() if path.exists() else b""
         return content[: content.rfind(b"\n") + 1].splitlines()
 
@@ -220,7 +178,7 @@ class RunDirectory:
 
 
 @contextlib.contextmanager
-def _reported(what: str) -> Iterator[None]:
+def reported(what: str) -> Iterator[None]:
     """Trouble with the disk, or with a file on it, as the one error that callers expect."""
     try:
         yield

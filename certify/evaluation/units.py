@@ -1,7 +1,7 @@
 """The units of work of an evaluation: some inputs, one method, one norm; each is stored as soon as it is done."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -20,7 +20,7 @@ class Unit(NamedTuple):
         name: by which records and tensors are stored.
         method: settings.
         norm: order of the norm.
-        rows: of the inputs.
+        rows: of the inputs at hand, which may be a part of a data set.
     """
 
     name: str
@@ -29,8 +29,12 @@ class Unit(NamedTuple):
     rows: slice
 
 
-def units_of(methods: Sequence[Method], norms: Sequence[float], count: int) -> list[Unit]:
-    """All units of an evaluation of so many inputs, in order."""
+def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, first_index: int = 0) -> list[Unit]:
+    """All units of an evaluation of so many inputs, in order.
+
+    Units begin at multiples of their size in the whole data set, and their names say where they stand in it, so that
+    parts of a data set that are cut at such places have the units of the whole.
+    """
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise InvalidInput(f"methods must have different names, got {', '.join(names)}")
@@ -39,10 +43,38 @@ def units_of(methods: Sequence[Method], norms: Sequence[float], count: int) -> l
             raise InvalidInput(f"none of the methods ({', '.join(names) or 'none given'}) serves the norm {norm:g}")
     units = []
     for method, norm in [(method, norm) for method in methods for norm in norms if norm in method.norms]:
-        for start in range(0, count, method.rows_per_unit):
-            rows = slice(start, min(start + method.rows_per_unit, count))
-            units.append(Unit(f"{method.name}/{norm_key(norm)}/{rows.start}-{rows.stop}", method, norm, rows))
+        for block in _blocks(method.rows_per_unit, count, first_index):
+            start, stop = _ends(block, method.rows_per_unit, count, first_index)
+            rows = slice(start - first_index, stop - first_index)
+            units.append(Unit(f"{method.name}/{norm_key(norm)}/{start}-{stop}", method, norm, rows))
     return units
+
+
+def units_done(
+    names: Collection[str], plan: Mapping[str, Mapping[str, Any]], count: int, first_index: int
+) -> tuple[int, int]:
+    """How many of the names are units of a run, and how many it has, from what its manifest says of its methods."""
+    pairs = {f"{method}/{norm}": plan[method]["rows_per_unit"] for method in plan for norm in plan[method]["norms"]}
+    units = sum(len(_blocks(size, count, first_index)) for size in pairs.values())
+    done = 0
+    for name in names:
+        pair, _, part = name.rpartition("/")
+        start = part.partition("-")[0]
+        if pair in pairs and start.isdecimal():
+            block = int(start) // pairs[pair]
+            known = block in _blocks(pairs[pair], count, first_index)
+            done += known and name == "{}/{}-{}".format(pair, *_ends(block, pairs[pair], count, first_index))
+    return done, units
+
+
+def _blocks(size: int, count: int, first_index: int) -> range:
+    """Numbers of the units, of that size in the whole data set, that these inputs have a share in."""
+    return range(first_index // size, -(-(first_index + count) // size))
+
+
+def _ends(block: int, size: int, count: int, first_index: int) -> tuple[int, int]:
+    """Places of the first of these inputs in a unit and of the one behind its last."""
+    return max(block * size, first_index), min((block + 1) * size, first_index + count)
 
 
 def run_unit(
@@ -74,7 +106,7 @@ def run_unit(
             kind, details = "certificate", certificate_rows(result.cpu(), targets)
     labels = problem.y[rows].tolist()
     shared = [
-        {"index": rows.start + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
+        {"index": problem.place(rows) + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
         for i, detail in enumerate(details)
     ]
     record = {

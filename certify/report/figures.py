@@ -7,12 +7,14 @@ import io
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bounds.errors import InvalidInput
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
 from certify.report.words import norm_name
 
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with every common form of colour blindness: cool ones for lower bounds,
-# warm ones for upper bounds.
-COOL = ("#0072b2", "#009e73", "#56b4e9")
-WARM = ("#d55e00", "#cc79a7", "#e69f00")
+# Cool colours for lower bounds, warm ones for upper bounds, the first of each side those of Okabe and Ito, told apart
+# with every common form of colour blindness. All have a contrast of 3 at least on white and on a dark page.
+COOL = ("#0072b2", "#009e73", "#8464c6", "#0e8ba8", "#5f8f1f", "#6f6fdb")
+WARM = ("#d55e00", "#c2649a", "#b8790b", "#d6455d", "#a8643c", "#bf5fbf")
+# In print without colours, markers tell lower bounds apart, dashes and markers upper bounds.
+MARKERS = ("o", "s", "^", "v", "D", "P", "X")  # filled, and then hollow
+SOLID: tuple[Any, ...] = ("-",)
+DASHES: tuple[Any, ...] = ((0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 # A page that sets these properties gives a figure its inks; elsewhere it has those that stand here.
 INK, FAINT, PAPER = "#30363d", "#d8dee4", "#ffffff"
 INKS = {INK: "--figure-ink", FAINT: "--figure-faint", PAPER: "--figure-paper"}
@@ -35,15 +41,27 @@ INSET = (0.56, 0.50, 0.42, 0.44)  # left, bottom, width, height, in shares of th
 PIXELS = 224  # side of a picture, at most
 FACTORS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # by which the picture of a perturbation may be amplified
 
-_Key = tuple[bool, str, str]  # whether an upper bound, subject, method
+_Key = tuple[bool, str, str, int]  # whether an upper bound, subject, method, which of several that share all these
+_Style = dict[str, Any]
+
+
+class _Drawn(NamedTuple):
+    """A curve with what tells it from the others."""
+
+    curve: AccuracyCurve
+    key: _Key
+
+    @property
+    def label(self) -> str:
+        return curve_label(self.curve) + (f" [{self.key[3] + 1}]" if self.key[3] else "")
 
 
 def curve_figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "Figure":
     """Accuracy against radius: one panel per norm, every curve with its exact 95% band.
 
     Solid curves are lower bounds (certified), dashed ones upper bounds (no adversarial example found). A
-    method has one colour in all panels. Curves of different classifiers, as the legend names them, do not
-    bound each other.
+    method has one colour, dash and marker in all panels. Curves of different classifiers, as the legend names them,
+    do not bound each other.
 
     Args:
         curves: certified and attacked accuracy, in any order and any number of norms, at least one.
@@ -51,35 +69,44 @@ def curve_figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
 
     Returns:
         A figure of its own, known to no figure manager; ``savefig`` writes it.
+
+    Raises:
+        InvalidInput: no curve.
     """
-    return _figure(curves, clean_accuracy, _colors(curves))
+    if not curves:
+        raise InvalidInput("curves must hold at least one curve, got none: estimates and unsupported methods have none")
+    drawn = _drawn(curves)
+    return _figure(drawn, clean_accuracy, _styles(drawn))
 
 
 def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "dict[float, Figure]":
-    """What :func:`curve_figure` shows, as one figure per norm, with the same colours in all."""
-    colors = _colors(curves)
+    """What :func:`curve_figure` shows, as one figure per norm, with the same styles in all."""
+    drawn = _drawn(curves)
+    styles = _styles(drawn)
     return {
-        norm: _figure([curve for curve in curves if curve.norm == norm], clean_accuracy, colors)
+        norm: _figure([one for one in drawn if one.curve.norm == norm], clean_accuracy, styles)
         for norm in sorted({curve.norm for curve in curves})
     }
 
 
-def _figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None, colors: Mapping[_Key, str]) -> "Figure":
+def _figure(drawn: Sequence[_Drawn], clean_accuracy: float | None, styles: Mapping[_Key, _Style]) -> "Figure":
     from matplotlib.figure import Figure
 
-    norms = sorted({curve.norm for curve in curves})
-    labels = [*dict.fromkeys(map(curve_label, sorted(curves, key=_key))), CLEAN]
+    norms = sorted({one.curve.norm for one in drawn})
+    labels = [*dict.fromkeys(one.label for one in sorted(drawn, key=_key)), CLEAN]
     texts = {label: textwrap.fill(label, 54 * len(norms)) for label in labels}
     lines = sum(text.count("\n") + 1 for text in texts.values())
     figure = Figure(figsize=(4.6 * len(norms), 3.1 + 0.17 * lines), layout="constrained", facecolor=PAPER)
     figure.set_label(f"Accuracy against radius in {', '.join(map(norm_name, norms))}")
-    drawn: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for ax, norm in zip(figure.subplots(1, len(norms), squeeze=False)[0], norms, strict=True):
-        panel = sorted((curve for curve in curves if curve.norm == norm), key=_key)
-        _draw_panel(ax, panel, colors, clean_accuracy)
-        drawn |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    entries = {texts[label]: drawn[label] for label in labels if label in drawn}
-    legend = figure.legend(entries.values(), entries, loc="outside lower left", frameon=False, labelcolor=INK)
+        panel = sorted((one for one in drawn if one.curve.norm == norm), key=_key)
+        _draw_panel(ax, panel, styles, clean_accuracy)
+        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    entries = {texts[label]: handles[label] for label in labels if label in handles}
+    legend = figure.legend(
+        entries.values(), entries, loc="outside lower left", frameon=False, labelcolor=INK, handlelength=3
+    )
     for text in legend.get_texts():
         text.set(fontsize=9.5, parse_math=False)  # names are not formulas
     return figure
@@ -94,36 +121,59 @@ def curve_label(curve: AccuracyCurve) -> str:
     return f"{promise} ({curve.method}, {curve.subject})"
 
 
-def _key(curve: AccuracyCurve) -> _Key:
-    return not isinstance(curve, CertifiedAccuracyCurve), curve.subject, curve.method
+def _drawn(curves: Sequence[AccuracyCurve]) -> list[_Drawn]:
+    """The curves with their keys; those of several evaluations are numbered, so that none hides another."""
+    seen: Counter[tuple[float, bool, str, str]] = Counter()
+    drawn = []
+    for curve in curves:
+        about = (not isinstance(curve, CertifiedAccuracyCurve), curve.subject, curve.method)
+        drawn.append(_Drawn(curve, (*about, seen[curve.norm, *about])))
+        seen[curve.norm, *about] += 1
+    return drawn
 
 
-def _colors(curves: Sequence[AccuracyCurve]) -> dict[_Key, str]:
-    keys = sorted({_key(curve) for curve in curves})
-    lower, upper = [key for key in keys if not key[0]], [key for key in keys if key[0]]
-    return {key: side[i % 3] for side, part in ((COOL, lower), (WARM, upper)) for i, key in enumerate(part)}
+def _key(drawn: _Drawn) -> _Key:
+    return drawn.key
+
+
+def _styles(drawn: Sequence[_Drawn]) -> dict[_Key, _Style]:
+    """A colour, dash and marker for each method and classifier, the same in all panels."""
+    keys = sorted({one.key for one in drawn})
+    styles = {}
+    for upper, colors, dashes in ((False, COOL, SOLID), (True, WARM, DASHES)):
+        for i, key in enumerate(key for key in keys if key[0] == upper):
+            hollow = i // len(MARKERS) % 2 == 1
+            styles[key] = {
+                "color": colors[i % len(colors)],
+                "linestyle": dashes[i % len(dashes)],
+                "marker": MARKERS[i % len(MARKERS)],
+                "markersize": 4.5,
+                "markerfacecolor": PAPER if hollow else colors[i % len(colors)],
+                "markevery": (0.03 + 0.02 * (i % len(MARKERS)), 0.2),  # in shares of the axes
+            }
+    return styles
 
 
 def _draw_panel(
-    ax: "Axes", curves: Sequence[AccuracyCurve], colors: Mapping[_Key, str], clean_accuracy: float | None
+    ax: "Axes", drawn: Sequence[_Drawn], styles: Mapping[_Key, _Style], clean_accuracy: float | None
 ) -> None:
-    right = 1.04 * max(map(_end, curves)) or 1.0
-    for curve in curves:
-        curve.plot(ax, label=curve_label(curve), color=colors[_key(curve)], radii=_radii(curve, right))
-    if clean_accuracy is not None:
+    right = 1.04 * max(_end(one.curve) for one in drawn) or 1.0
+    for one in drawn:
+        one.curve.plot(ax, label=one.label, style=styles[one.key], radii=_radii(one.curve, right))
+    if clean_accuracy is not None and math.isfinite(clean_accuracy):
         ax.axhline(clean_accuracy, color=GREY, lw=0.9, ls=(0, (6, 3)), label=CLEAN, zorder=1)
-    ax.set_title(norm_name(curves[0].norm), loc="left", fontsize=12, fontweight="bold", color=INK)
+    ax.set_title(norm_name(drawn[0].curve.norm), loc="left", fontsize=12, fontweight="bold", color=INK)
     _style(ax, right)
-    short = [_end(curve) for curve in curves if not _key(curve)[0] and 0 < _end(curve) < SHORT * right]
-    highest = max(float(curve.interval([INSET[0] * right])[1]) for curve in curves)
+    short = [_end(one.curve) for one in drawn if not one.key[0] and 0 < _end(one.curve) < SHORT * right]
+    highest = max(float(one.curve.interval([INSET[0] * right])[1]) for one in drawn)
     if short and highest < INSET[1] - 0.1:  # curves fall, so the corner above them is free
-        _draw_inset(ax, curves, colors, 1.3 * max(short))
+        _draw_inset(ax, drawn, styles, 1.3 * max(short))
 
 
-def _draw_inset(ax: "Axes", curves: Sequence[AccuracyCurve], colors: Mapping[_Key, str], right: float) -> None:
+def _draw_inset(ax: "Axes", drawn: Sequence[_Drawn], styles: Mapping[_Key, _Style], right: float) -> None:
     inset = ax.inset_axes(INSET)
-    for curve in curves:
-        curve.plot(inset, color=colors[_key(curve)], radii=_radii(curve, right))
+    for one in drawn:
+        one.curve.plot(inset, style=styles[one.key], radii=_radii(one.curve, right))
     _style(inset, right)
     inset.set(xlabel="", ylabel="", yticks=[0, 0.5, 1])
     inset.set_title("enlarged: near 0", loc="left", fontsize=8.5, color=INK, pad=3)

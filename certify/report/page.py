@@ -12,10 +12,13 @@ from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.noise_figure import noise_figure
+from certify.report.sentences import doubts, masking_sentence, no_curves
 from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from certify.attacks.studies.gradient_masking import GradientMaskingReport
 
 Kind = Literal["proof", "probable", "estimate", "witness", "none"]
 KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "none")  # in the order of their columns
@@ -41,6 +44,7 @@ class Page:
         unfinished: units of work done and in all, if the run is not complete.
         pairs: for each attacked input its record, the norm, the clean and the adversarial input (*D).
         noise: how random noise compares with adversarial perturbations, if that was tested.
+        masking: whether gradients lead attacks astray, if that was tested.
     """
 
     manifest: Mapping[str, Any]
@@ -54,6 +58,7 @@ class Page:
     unfinished: tuple[int, int] | None
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
     noise: NoiseRatioTest | None
+    masking: "GradientMaskingReport | None" = None
 
 
 def render(page: Page) -> str:
@@ -76,6 +81,9 @@ def render(page: Page) -> str:
         unfinished=page.unfinished,
         estimates=any(column.kind == "estimate" for column in columns),
         figures=[svg(figure) for figure in figures.values()],
+        no_curves="" if figures else no_curves(page.summary),
+        doubts=doubts(page.summary),
+        masking="" if page.masking is None else masking_sentence(page.masking),
         methods=list(_methods(page.summary, columns)),
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
         noise=[] if page.noise is None else str(page.noise).splitlines(),
@@ -159,10 +167,13 @@ def _methods(summary: "pd.DataFrame", columns: Sequence[_Column]) -> Iterator[di
         text |= dict.fromkeys(
             ("correct", "certified", "median_radius", "median_estimate", "broken", "median_distance"), NOTHING
         )
+        text["blind"] = ""
         if column.kind != "none":
             text["correct"] = str(row["correct"])
         if column.kind == "witness":
             text |= {"broken": str(row["broken"]), "median_distance": rounded_up(row["median"])}
+            if isinstance(row["blind"], int) and row["blind"]:
+                text["blind"] = f"{row['blind']} blind"
         elif column.kind == "estimate":
             text |= {"median_estimate": estimated(row["median"])}
         elif column.kind != "none":
@@ -229,6 +240,7 @@ def _cell(row: Mapping[Hashable, Any], kind: Kind) -> tuple[str, str, str]:
     elif status.endswith(("certified", "not found")) and row["prediction"] != row["base_prediction"]:
         words = f"{status}, class {row['prediction']:.0f}"
     if kind == "witness":
+        words += ", blind" * (row.get("blind") is True)
         return (rounded_up(row["attack_distance"]) if row["attack_distance"] < math.inf else NOTHING), words, tone
     if kind == "estimate":
         return estimated(row["estimated_distance"]), words, tone

@@ -1,6 +1,5 @@
 """The command line as a person uses it: in a process of its own, with its exit codes."""
 
-import contextlib
 import io
 import json
 import shutil
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles.commands import certify, start
 from safetensors.torch import load_file, save_file
 
 from certify import reference
-from certify.cli import _exit_code
 
 NETWORK = """
 from torch import nn
@@ -52,26 +51,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def certify(*arguments: object, cwd: Path, expect: int = 0, told: io.StringIO | None = None) -> str:
-    """What a command prints, run in this process; its exit code must be as expected."""
-    told = told or io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-        code = _exit_code([str(argument) for argument in arguments])
-    assert code == expect, told.getvalue()
-    return told.getvalue()
-
-
 def refusal(*arguments: object, cwd: Path) -> str:
     """The one line with which wrong input is refused."""
     lines = certify(*arguments, cwd=cwd, expect=2).strip().splitlines()
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
     return lines[-1]
-
-
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """A command in a process of its own."""
-    command = [sys.executable, "-m", "certify", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def make() -> torch.nn.Module:

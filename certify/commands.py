@@ -1,0 +1,242 @@
+"""The commands: each parses, calls the library, and maps the outcome to an exit code.
+
+Torch is imported inside commands only, so that help is quick.
+"""
+
+import shlex
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import cyclopts
+
+from certify.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
+
+if TYPE_CHECKING:
+    from certify.config import Config
+    from certify.evaluation.evaluation import Evaluation, Progress
+
+app = cyclopts.App(
+    name="certify",
+    help="Certify the robustness of trained PyTorch classifiers, beside the attacks that test them.",
+    version=lambda: version("certify-bounds"),
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+
+@app.command
+def demo(
+    *, output: Path | None = None, network: Literal["plain", "noise", "pgd", "ibp"] = "ibp", inputs: int = 50
+) -> int:
+    """Certify and attack an embedded network on embedded images, offline.
+
+    Args:
+        output: Run directory; runs/ and a time stamp if not given.
+        network: How the embedded network was trained.
+        inputs: Number of images, from 1 to 1000.
+    """
+    from bounds import checks
+    from certify.config import Config, DataSource, MethodTables, ModelSource
+    from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
+
+    checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
+    config = Config(
+        model=ModelSource(network=network),
+        data=DataSource(count=inputs),
+        methods=MethodTables(smoothing=Smoothing(), ibp=IntervalBounds(), attack=MinimalPerturbation()),
+    )
+    return _run(config, output)
+
+
+@app.command
+def run(config: Path, *, output: Path | None = None) -> int:
+    """Run the methods that a TOML file asks for.
+
+    Args:
+        config: The TOML file.
+        output: Run directory; runs/ and a time stamp if not given. A run that is there is continued if it was
+            made under the same manifest.
+    """
+    from certify.config import read_config
+
+    return _run(read_config(config), output)
+
+
+@app.command
+def resume(directory: Path) -> int:
+    """Continue a run that was interrupted; nothing that is finished is computed again.
+
+    Args:
+        directory: The run directory.
+    """
+    from certify.config import config_of_manifest
+    from certify.evaluation.run_directory import RunDirectory
+
+    return _run(config_of_manifest(RunDirectory.read(directory).manifest), directory)
+
+
+@app.command
+def report(directory: Path) -> int:
+    """Write report.html and curves.png of a run again, from its records.
+
+    Args:
+        directory: The run directory.
+    """
+    evaluation = _load(directory)
+    _write_report(evaluation, directory)
+    _print_unfinished(evaluation)
+    return FINE
+
+
+@app.command
+def check(directory: Path) -> int:
+    """Look for contradictions, missed thresholds and unfinished work in a run.
+
+    Args:
+        directory: The run directory.
+    """
+    return _verdict(_load(directory))
+
+
+@app.command
+def doctor(config: Path | None = None) -> int:
+    """Show the environment, and whether a configuration's model and data can be certified.
+
+    Args:
+        config: A TOML file as for run.
+    """
+    from certify.doctor import diagnose
+
+    for line in diagnose(config):
+        print(line)
+    return FINE
+
+
+def _run(config: "Config", output: Path | None) -> int:
+    directory = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    try:
+        return _certify(config, directory)
+    except KeyboardInterrupt:
+        stored = (directory / "manifest.json").exists()
+        hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
+        print(f"interrupted: {hint if stored else 'nothing is stored yet'}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _certify(config: "Config", directory: Path) -> int:
+    from certify.evaluation.evaluation import evaluate
+    from certify.sources import load_data, load_model
+
+    model = load_model(config.model, config.device)
+    x, y = load_data(config.data, model)
+    raise_when_interrupted()  # all is loaded, and finished units deserve a word
+    print(f"certifying {len(x)} inputs into {directory}", file=sys.stderr)
+    evaluation = evaluate(
+        model,
+        x,
+        y,
+        norms=config.norm_orders(),
+        methods=config.chosen_methods(),
+        low=config.data.low,
+        high=config.data.high,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        output=directory,
+        source=config.source(),
+        progress=_progress(),
+    )
+    _write_report(evaluation, directory)
+    return _verdict(evaluation)
+
+
+def _progress() -> "Progress":
+    """A bar with rate and time left on a terminal, plain lines elsewhere."""
+    from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        return lambda unit, done, total: print(f"[{done}/{total}] {unit}", file=sys.stderr, flush=True)
+    bar = tqdm(unit="unit", dynamic_ncols=True)
+
+    def advance(unit: str, done: int, total: int) -> None:
+        bar.total = total
+        bar.set_description_str(unit, refresh=False)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return advance
+
+
+def _load(directory: Path) -> "Evaluation":
+    from bounds.errors import InvalidConfiguration
+    from certify.evaluation.evaluation import Evaluation
+
+    evaluation = Evaluation.load(directory)
+    if not evaluation.records:
+        raise InvalidConfiguration(f"{directory} holds no finished unit yet: continue it with `certify resume`")
+    return evaluation
+
+
+def _write_report(evaluation: "Evaluation", directory: Path) -> None:
+    from bounds.errors import InvalidConfiguration
+    from certify.report import curve_figure
+    from certify.report.sentences import no_curves
+
+    written = [directory / "report.html", directory / "curves.png", directory / "records.jsonl"]
+    evaluation.to_html(written[0])
+    curves = evaluation.curves()
+    try:
+        if curves:
+            curve_figure(curves, evaluation.clean_accuracy()).savefig(written[1], dpi=150)
+        else:
+            print(f"no curves: {no_curves(evaluation.summary())}")
+            written.remove(directory / "curves.png")
+    except OSError as error:
+        raise InvalidConfiguration(f"{error.filename or directory} cannot be written: {error.strerror}") from error
+    _print_summary(evaluation)
+    print(f"wrote {', '.join(map(str, written))}")
+
+
+def _print_summary(evaluation: "Evaluation") -> None:
+    from certify.report import rounded_down, rounded_up
+    from certify.report.sentences import doubts
+
+    table = evaluation.summary()
+    # A printed bound is still a bound: radii are rounded down, distances up.
+    table["median"] = [
+        (rounded_down if certifies else rounded_up)(median)
+        for certifies, median in zip(table["certified"].notna(), table["median"], strict=True)
+    ]
+    shown = table.drop(columns=[name for name in ("blind", "symptoms") if not table[name].fillna(0).any()])
+    print(shown.to_string(index=False, na_rep="-", float_format="{:.1f}".format))
+    for sentence in doubts(table):
+        print(f"note: {sentence}")
+
+
+def _verdict(evaluation: "Evaluation") -> int:
+    contradictions = evaluation.check()
+    for contradiction in contradictions:
+        print(f"contradiction: {contradiction}")
+    missed = evaluation.missed_requirements()
+    for sentence in missed:
+        print(f"missed: {sentence}")
+    unfinished = _print_unfinished(evaluation)
+    if contradictions:
+        return CONTRADICTION
+    if comparisons := evaluation.comparisons():
+        sentence = "no certified radius exceeds the distance of an adversarial example of the same classifier and norm"
+        print(f"{sentence} ({comparisons} comparisons)")
+    else:
+        print("nothing to compare: no certificate has an adversarial example of its input, classifier and norm")
+    return MISSED if missed or unfinished else FINE
+
+
+def _print_unfinished(evaluation: "Evaluation") -> bool:
+    """Whether units of the run are missing; if so, a line says how many."""
+    units = evaluation.unfinished()
+    if units is not None:
+        print(f"unfinished: {units[0]} of {units[1]} units")
+    return units is not None

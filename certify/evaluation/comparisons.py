@@ -1,0 +1,96 @@
+"""What is proved against what was found: contradictions, and estimates that lie outside of both."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from certify.report import norm_name
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A certified radius above the distance of a re-checked adversarial example: one of the two is wrong."""
+
+    index: int
+    norm: float
+    subject: str
+    method: str
+    radius: float
+    distance: float
+
+    def __str__(self) -> str:
+        return (
+            f"input {self.index}: {self.method} certifies {self.radius!r} of the {self.subject} classifier in "
+            f"{norm_name(self.norm)}, but an adversarial example lies at {self.distance!r}"
+        )
+
+
+@dataclass(frozen=True)
+class Outside:
+    """An estimate below what is proved, or above what was found: no error, since it promises nothing, but a flag."""
+
+    index: int
+    norm: float
+    method: str
+    estimate: float
+    certified: float
+    distance: float
+    capped: bool  # the estimate is the radius of its points, and says no more than that nothing was seen within
+
+    def __str__(self) -> str:
+        below = self.estimate < self.certified
+        against = (
+            f"below the certified radius {self.certified!r}" if below else f"above the witness at {self.distance!r}"
+        )
+        size = f"{self.estimate!r} (capped)" if self.capped else repr(self.estimate)
+        return f"input {self.index}: {self.method} estimates {size} in {norm_name(self.norm)}, {against}"
+
+
+def comparable(rows: Rows) -> list[tuple[Mapping[str, Any], float]]:
+    """Certificates of the right class for which there is a witness of the same subject, with its distance."""
+    nearest = _nearest_witnesses(rows)
+    # A radius around a wrong prediction says nothing about the distance at which it becomes wrong.
+    right = [row for row in rows if row["kind"] == "certificate" and row["correct"]]
+    return [(row, nearest[_key(row)]) for row in right if _key(row) in nearest]
+
+
+def contradictions(rows: Rows) -> list[Contradiction]:
+    """Certificates refuted by a witness of the same subject, found in whatever norm."""
+    return [
+        Contradiction(*_key(row), row["method"], row["certified_radius"], distance)
+        for row, distance in comparable(rows)
+        if row["certified_radius"] > distance
+    ]
+
+
+def outside(rows: Rows) -> list[Outside]:
+    """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
+    nearest = _nearest_witnesses(rows)
+    proved: dict[tuple[int, float, str], float] = {}
+    for row in rows:
+        if row["kind"] == "certificate" and row["correct"]:
+            proved[_key(row)] = max(row["certified_radius"], proved.get(_key(row), 0.0))
+    found = []
+    for row in rows:
+        estimate, key = row.get("estimated_distance"), _key(row)
+        low, high = proved.get(key, 0.0), nearest.get(key, math.inf)
+        if estimate is not None and not low <= estimate <= high:
+            found.append(Outside(row["index"], row["norm"], row["method"], estimate, low, high, row["capped"]))
+    return found
+
+
+def _key(row: Mapping[str, Any]) -> tuple[int, float, str]:
+    return row["index"], row["norm"], row["subject"]
+
+
+def _nearest_witnesses(rows: Rows) -> dict[tuple[int, float, str], float]:
+    """Smallest distance of a witness by input, norm and subject; each witness counts in all norms of the run."""
+    nearest: dict[tuple[int, float, str], float] = {}
+    for row in rows:
+        for norm, distance in row.get("distances", {}).items():
+            key = (row["index"], float(norm), row["subject"])
+            nearest[key] = min(distance, nearest.get(key, math.inf))
+    return nearest

@@ -1,0 +1,144 @@
+"""What must stand in the files of a run, so that whatever passes can be shown and compared."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bounds.errors import InvalidConfiguration
+
+Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Class = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1 where logits are not finite
+Size = Annotated[float, Meta(ge=0)]
+Alpha = Annotated[float, Meta(ge=0, lt=1)]
+Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z")]  # without control characters: it names files and lines
+
+
+class _Units(msgspec.Struct):
+    norms: list[Text]
+    rows_per_unit: Annotated[int, Meta(ge=1)]
+
+
+class _Configuration(msgspec.Struct):
+    """What every configuration in a manifest has."""
+
+    units: int
+    inputs: Index = 0
+    first_index: Index = 0
+    plan: dict[str, _Units] | None = None
+    methods: dict[str, dict[str, Any]] = {}
+
+
+class _Requirement(msgspec.Struct):
+    method: str
+    norm: str | float
+    radius: Size
+    at_least: float
+
+
+class _Source(msgspec.Struct):
+    require: list[_Requirement] = []
+
+
+class Manifest(msgspec.Struct):
+    """What every manifest has; the rest differs between versions."""
+
+    configuration: _Configuration
+    source: _Source
+    versions: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        for wanted in self.source.require:
+            _order(wanted.norm)
+
+
+class _Row(msgspec.Struct):
+    """What every row of a record has."""
+
+    index: Index
+    label: Class
+    base_prediction: Class
+    subject: Text
+    status: Text
+    prediction: Class | None = None
+    certified_radius: Size | None = None
+    estimated_distance: Size | None = None
+    attack_distance: Size | None = None
+    alpha: Alpha | None = None
+    distances: dict[str, Size] = {}
+    abstained: bool = False
+    blind: bool = False
+    symptoms: list[str] = []
+    adversarial_label: Class | None = None
+    capped: bool | None = None
+    reach: Size | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        for norm in self.distances:
+            _order(norm)
+
+
+class Record(msgspec.Struct):
+    """What every record has."""
+
+    unit: Text
+    method: Text
+    kind: Literal["certificate", "estimate", "witness", "unsupported"]
+    norm: str
+    seconds: Size
+    rows: Annotated[list[_Row], Meta(min_length=1)]
+    tensors_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        _order(self.norm)
+
+
+# What the rows of each kind of result cannot do without, and the statuses that they may have.
+NEEDED = {
+    "certificate": ("prediction", "certified_radius", "alpha"),
+    "witness": ("prediction",),
+    "estimate": ("prediction", "capped", "reach"),
+    "unsupported": (),
+}
+FOUND = ("attack_distance", "adversarial_label")
+STATUSES = {
+    "certificate": {"certified", "not certified", "abstained", "misclassified"},
+    "witness": {"found", "not found", "misclassified"},
+    "unsupported": {"unsupported"},
+}
+
+
+def _order(norm: str | float) -> float:
+    """The order of a norm, 0 or at least 1."""
+    order = float(norm)
+    if not (order == 0 or order >= 1):
+        raise ValueError(f"Expected a norm of 0 or at least 1, got {norm!r}")
+    return order
+
+
+def require_whole(records: Iterable[Mapping[str, Any]], where: object, alphas: Mapping[str, float]) -> None:
+    """Refuse records whose rows lack what their kind of result needs, or promise another alpha than the manifest.
+
+    Raises:
+        InvalidConfiguration: the first such row, with what it lacks.
+    """
+    for record in records:
+        for row in record["rows"]:
+            fault = _fault(record["kind"], row, alphas.get(record["method"]))
+            if fault:
+                place = f"a row of unit {record['unit']!r}, input {row['index']}, is damaged"
+                raise InvalidConfiguration(f"{where}: {place}: {fault}: restore the file that was edited")
+
+
+def _fault(kind: str, row: Mapping[str, Any], alpha: float | None) -> str:
+    if kind in STATUSES and row["status"] not in STATUSES[kind]:
+        return f"status {row['status']!r} is none of a {kind}"
+    needed = NEEDED[kind] + FOUND * (kind == "witness" and row["status"] == "found")
+    lacking = [key for key in needed if row.get(key) is None or row[key] == math.inf]
+    if lacking:
+        return f"it lacks {', '.join(lacking)}"
+    stated = row.get("alpha")
+    return "" if None in (alpha, stated) or alpha == stated else f"alpha is {stated}, but {alpha} in manifest.json"

@@ -1,0 +1,133 @@
+"""Tables and curves of an evaluation, from its records."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
+from certify.report import norm_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+NUMBERS = ["certified_radius", "estimated_distance", "attack_distance", "alpha"]
+COLUMNS = [
+    *["index", "label", "base_prediction", "prediction", "predicted", "correct", "subject", "norm", "method"],
+    *["status", *NUMBERS, "seconds"],
+]
+SUMMARY = ["norm", "method", "subject", "promise", "inputs", "correct", "certified", "broken", "blind", "symptoms"]
+SUMMARY += ["median", "seconds"]
+VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance", "witness": "attack_distance"}
+
+
+def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """One mapping per input, norm and method, from the records of all units, each unit once.
+
+    Here a radius gets its meaning: it is that of the label. Records keep what was proved of the predicted class.
+    """
+    rows = []
+    for record in {record["unit"]: record for record in reversed(list(records))}.values():
+        for row in record["rows"]:
+            abstained = row.get("abstained", row["status"] == "abstained")
+            predicted = None if abstained or row.get("prediction") == -1 else row.get("prediction")
+            more: Row = dict.fromkeys(VALUES.values()) | {
+                "norm": float(record["norm"]),
+                "method": record["method"],
+                "kind": record["kind"],
+                "seconds": record["seconds"] / len(record["rows"]),
+                "predicted": predicted,  # -1 in a record: a row without finite logits has no class
+                "correct": predicted == row["label"],
+            }
+            if record["kind"] in VALUES:
+                more[VALUES[record["kind"]]] = _value(record["kind"], row, more["correct"])
+            rows.append({**row, **more})
+    return sorted(rows, key=lambda row: (row["norm"], row["method"], row["index"]))
+
+
+def _value(kind: str, row: Mapping[str, Any], correct: bool) -> float | None:
+    if kind == "certificate" and not correct:
+        return 0.0
+    value: float | None = row.get(VALUES[kind])
+    return math.inf if kind == "witness" and value is None else value
+
+
+def dataframe(rows: Sequence[Row]) -> "pd.DataFrame":
+    """The rows as a table: fixed columns first, then what single methods add."""
+    import pandas as pd
+
+    names = {name for row in rows for name in row} - set(COLUMNS)
+    columns = [*COLUMNS, *sorted(names | {"kind"})]
+    types = dict.fromkeys(NUMBERS, "float") | {"predicted": "Int64", "correct": "bool"}
+    return pd.DataFrame(rows, columns=columns).astype(types)
+
+
+def curves_of(rows: Sequence[Row]) -> list[AccuracyCurve]:
+    """One curve per norm, subject and method that has certificates or witnesses."""
+    grouped: dict[tuple[float, str, str], list[Row]] = {}
+    for row in rows:
+        if row["kind"] != "estimate":
+            grouped.setdefault((row["norm"], row["subject"], row["method"]), []).append(row)
+    supported = {key: part for key, part in grouped.items() if {row["kind"] for row in part} != {"unsupported"}}
+    return [_curve(part, *key) for key, part in sorted(supported.items())]
+
+
+def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> AccuracyCurve:
+    if any(row["kind"] == "witness" for row in rows):
+        kind: type[AccuracyCurve] = AttackedAccuracyCurve
+        limits = [math.inf if row["attack_distance"] is None else row["attack_distance"] for row in rows]
+    else:
+        kind = CertifiedAccuracyCurve
+        limits = [row["certified_radius"] if row["correct"] else -math.inf for row in rows]
+    limit = torch.tensor(limits, dtype=torch.float64)
+    alpha = max(row.get("alpha") or 0.0 for row in rows)
+    return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=alpha)
+
+
+def summary_of(rows: Sequence[Row]) -> "pd.DataFrame":
+    """One row per norm, method and subject."""
+    import pandas as pd
+
+    grouped: dict[tuple[float, str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["norm"], row["method"], row["subject"]), []).append(row)
+    table = pd.DataFrame([_line(*key, part) for key, part in grouped.items()], columns=SUMMARY)
+    return table.astype(dict.fromkeys(["correct", "certified", "broken", "blind"], "Int64"))
+
+
+def _line(norm: float, method: str, subject: str, rows: Sequence[Row]) -> Row:
+    import pandas as pd
+
+    treated = [row for row in rows if row["kind"] != "unsupported"] or rows
+    kind, statuses = treated[0]["kind"], [row["status"] for row in rows]
+    right = [row for row in treated if row.get("prediction") == row["label"]]  # an abstention counts by its top class
+    values = pd.Series([row.get(VALUES.get(kind, "")) for row in right], dtype=float)
+    blind = [row["blind"] for row in rows if "blind" in row]
+    return {
+        "norm": norm_name(norm),
+        "method": method,
+        "subject": subject,
+        "promise": _promise(treated),
+        "inputs": len(rows),
+        "correct": None if kind == "unsupported" else len(right),
+        "certified": statuses.count("certified") if kind == "certificate" else None,
+        "broken": statuses.count("found") if kind == "witness" else None,
+        "blind": sum(blind) if blind else None,
+        "symptoms": ", ".join(dict.fromkeys(name for row in rows for name in row.get("symptoms", ()))),
+        "median": float(values.median()),
+        "seconds": sum(row["seconds"] for row in rows),
+    }
+
+
+def _promise(rows: Sequence[Row]) -> str:
+    """What the numbers of a method promise."""
+    kind, alpha = rows[0]["kind"], max(row.get("alpha") or 0.0 for row in rows)
+    if kind == "unsupported":
+        return "none: a layer is not supported"
+    if kind == "witness":
+        return f"upper bound with probability {1 - alpha:g}" if alpha else "upper bound, re-checked"
+    if kind == "estimate":
+        return f"none: an estimate, of points within {rows[0]['reach']:g}"
+    return f"lower bound with probability {1 - alpha:g}" if alpha > 0 else "lower bound, proved"
