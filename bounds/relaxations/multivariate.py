@@ -155,6 +155,62 @@ class Maximum(NodeFunction):
 
 
 @dataclass(frozen=True, eq=False)
+class Ranked(NodeFunction):
+    """The entry of the last dimension that ``rank`` others precede, from the largest one down.
+
+    Its least value has that rank among the lower ends, its largest one among the upper ends. Where the intervals tell
+    which entry it is, both planes are that entry, else constants.
+
+    Attributes:
+        rank: 0 for the largest entry.
+    """
+
+    rank: int
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """Both ends by rank."""
+        return Interval(*(end.sort(-1, descending=True).values[..., self.rank] for end in _ends(parents[0])))
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nothing is free."""
+        return ()
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """The entry itself, or the ends of its range."""
+        image = self.range_of(*parents)
+        slope = self._entry(parents[0]).to(image.lower.dtype)
+        known = slope.any(-1)
+        lower, upper = (torch.where(known, 0.0, end) for end in (image.lower, image.upper))
+        return Planes((slope,), lower, (slope,), upper)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Everywhere, unless it is known which entry it is."""
+        (x,) = parents
+        return ((~self._entry(x).any(-1, keepdim=True)).expand_as(x.lower),)
+
+    def aligned(self, coefficients: Tensor) -> Tensor:
+        """The same coefficient for every entry."""
+        return coefficients.unsqueeze(-1)
+
+    def combined(self, products: Tensor) -> Tensor:
+        """Sums over the entries."""
+        return products.sum(-1)
+
+    def _entry(self, x: Interval) -> Tensor:
+        """Where the entry of that rank is, if all others are known to lie above or below it: one place, or none."""
+        count = x.lower.shape[-1]
+        itself = torch.eye(count, dtype=torch.bool, device=x.lower.device)
+        above = (x.lower.unsqueeze(-2) >= x.upper.unsqueeze(-1)) & ~itself  # the other one, along the last dimension
+        below = (x.upper.unsqueeze(-2) <= x.lower.unsqueeze(-1)) & ~itself & ~above  # of equal points, one of both
+        found = (above.sum(-1) == self.rank) & (below.sum(-1) == count - 1 - self.rank)
+        return found & (found.cumsum(-1) == 1)
+
+
+def _ends(x: Interval) -> tuple[Tensor, Tensor]:
+    return x.lower, x.upper
+
+
+@dataclass(frozen=True, eq=False)
 class Choice(NodeFunction):
     r"""Of a condition c, 0 or 1, and two entries a and b: a where it is 1, b where it is 0.
 
