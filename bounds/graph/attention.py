@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from bounds.graph.known import within
+from bounds.graph.known import shares
 
 
 def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """Softmax over one dimension."""
-    result: Tensor = within(_exponential_sums(x, dim).reciprocal(), 0.0, 1.0)
+    result: Tensor = shares(x.movedim(dim, -1), False)
     return result.movedim(-1, dim)
 
 
@@ -57,17 +57,11 @@ def attention(
     if enable_gqa:  # heads that share keys
         key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
     scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    rows, columns = scores.shape[-2:]
-    allowed = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril() if is_causal else None
+    if is_causal:
+        attn_mask = torch.ones(*scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        allowed = attn_mask
+        scores = scores.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
-        allowed = attn_mask > -math.inf
-        scores = scores + attn_mask.masked_fill(~allowed, 0.0)
-    ratios = _differences(scores).exp()
-    if allowed is not None:
-        ratios = ratios * allowed.unsqueeze(-2)
-    weights = ratios.sum(-1).reciprocal()
-    weights = within(weights if allowed is None else weights * allowed, 0.0, 1.0)
-    result: Tensor = weights @ value
+        scores = scores + attn_mask
+    result: Tensor = shares(scores, True) @ value
     return result

@@ -13,3 +13,15 @@ def within(x: Tensor, low: float, high: float) -> Tensor:
 @within.register_fake
 def _(x: Tensor, low: float, high: float) -> Tensor:
     return torch.empty_like(x)
+
+
+@torch.library.custom_op("certify_bounds::shares", mutates_args=())
+def shares(x: Tensor, may_be_empty: bool) -> Tensor:
+    """Softmax over the last dimension; 0 in rows of minus infinity, if there may be such ones."""
+    found = x.softmax(-1)
+    return found.nan_to_num(0.0) if may_be_empty else found
+
+
+@shares.register_fake
+def _(x: Tensor, may_be_empty: bool) -> Tensor:
+    return torch.empty_like(x)

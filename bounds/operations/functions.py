@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
+from bounds.operations.masks import LEAKING
 from bounds.operations.node import Node
 from bounds.operations.products_and_conditions import CHOICE, NOT_NEGATIVE, POSITIVE
 from bounds.relaxations import catalogue as functions
 from bounds.relaxations import elementary
 from bounds.relaxations import steps_and_waves as periodic_functions
 from bounds.relaxations.base import NodeFunction
-from bounds.relaxations.multivariate import Choice, Maximum, Product, Ranked, Within
+from bounds.relaxations.multivariate import Choice, Leaking, Maximum, Product, Ranked, Within
 
 Maker = Callable[[Node], NodeFunction]
 
@@ -92,6 +93,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.reciprocal.default": _fixed(functions.reciprocal),
     "aten.mul.Tensor": _fixed(Product),
     "aten.amax.default": _maximum,
+    LEAKING: lambda node: Leaking(node.arguments[2]),
     "certify_bounds.ranked.default": lambda node: Ranked(node.arguments[1]),
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
     POSITIVE: _fixed(periodic_functions.positive),
@@ -103,7 +105,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.cos.default": _fixed(periodic_functions.cos),
 }
 
-PARENTS = {"aten.mul.Tensor": 2, CHOICE: 3}  # of which they take several
+PARENTS = {"aten.mul.Tensor": 2, CHOICE: 3, LEAKING: 2}  # of which they take several
 
 
 def _celu(alpha: float = 1.0) -> tuple[float, float, float]:

@@ -103,9 +103,7 @@ def _inverse_root(slope: Tensor) -> Tensor:
 def asin() -> PiecewiseFunction:
     """The arc sine, on intervals in [-1, 1]."""
     limit = math.nextafter(math.pi / 2, 2)
-    return _turning_at(
-        0.0, torch.asin, _inverse_slope, _even(_inverse_root), -1, (-1.0, 1.0), low=-limit, high=limit
-    )
+    return _turning_at(0.0, torch.asin, _inverse_slope, _even(_inverse_root), -1, (-1.0, 1.0), low=-limit, high=limit)
 
 
 def acos() -> PiecewiseFunction:
@@ -245,6 +243,4 @@ def logarithm(base: float) -> PiecewiseFunction:
     rate = 1 / math.log(base)
     value = torch.log2 if base == 2 else torch.log10
     piece = Piece(value, lambda x: rate / x, -1, lambda k, *_: rate / k.clamp(min=_tiny(k)), start=0.0)
-    return PiecewiseFunction(
-        value=value, pieces=(piece,), curvature=-1, domain=lambda lower, upper: lower > 0
-    )
+    return PiecewiseFunction(value=value, pieces=(piece,), curvature=-1, domain=lambda lower, upper: lower > 0)

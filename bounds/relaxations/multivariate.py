@@ -279,6 +279,49 @@ def _difference(a: Interval, b: Interval) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
+class Leaking(NodeFunction):
+    r"""Softmax of all entries, from softmax w of those that are not faint, and from the exponents x themselves.
+
+    With :math:`\rho = \sum_{faint} e^{x_j} / \sum_{others} e^{x_j}`, the share of a faint entry lies between 0 and
+    :math:`\rho`, and that of another one between :math:`w - \rho` and w.
+
+    Attributes:
+        faint: bool, entries of the last dimension from which a large constant was taken.
+    """
+
+    faint: Tensor
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The interval of w, widened."""
+        leak = self._leak(parents[1])
+        lower, upper = parents[0].lower - leak * ~self.faint, parents[0].upper + leak * self.faint
+        return Interval(lower.clamp(min=0), upper.clamp(max=1))
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nothing is free."""
+        return ()
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """The softmax w, and what it may be off by."""
+        leak, one = self._leak(parents[1]), torch.ones_like(parents[0].lower)
+        slopes = (one, torch.zeros_like(one))
+        return Planes(slopes, -(leak * ~self.faint), slopes, leak * self.faint)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nowhere."""
+        nowhere = torch.zeros_like(parents[0].lower, dtype=torch.bool)
+        return nowhere, nowhere
+
+    def _leak(self, x: Interval) -> Tensor:
+        """At least the ratio of both sums, or 1; its exponent is computed within a hundredth where it matters."""
+        faint = self.faint.expand_as(x.lower)
+        above = x.upper.masked_fill(~faint, -math.inf).logsumexp(-1, keepdim=True)
+        below = x.lower.masked_fill(faint, -math.inf).amax(-1, keepdim=True)
+        leak = 1.01 * (above - below).exp() + torch.finfo(x.lower.dtype).tiny
+        return leak.nan_to_num(nan=1.0).clamp(max=1.0)
+
+
+@dataclass(frozen=True, eq=False)
 class Within(NodeFunction):
     """The identity, of values that are known to lie in a range."""
 
