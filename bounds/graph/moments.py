@@ -58,8 +58,11 @@ def vector_norm(
         return amin(x.abs(), tuple(dims), keepdim)
     if ord == 2:
         return _root((x**2).sum(dims, keepdim))
-    powers = (x.abs() ** ord).sum(dims, keepdim)
-    return NotImplemented if ord == 0 else within(powers, 0.0, math.inf) ** (1 / ord)
+    if ord == 0:
+        return NotImplemented  # type: ignore[no-any-return]  # export takes it for an operation that stays as it is
+    powers: Tensor = within((x.abs() ** ord).sum(dims, keepdim), 0.0, math.inf)
+    root: Tensor = powers ** (1 / ord)
+    return root
 
 
 def norm(x: Tensor, p: float | None = 2, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:

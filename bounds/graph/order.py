@@ -1,12 +1,10 @@
 """Entries by their rank: sorting, the largest few, medians and quantiles. Where an entry stands has no bounds."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-from bounds.graph.pooling import amin
 
 
 @torch.library.custom_op("certify_bounds::ranked", mutates_args=())
@@ -26,11 +24,11 @@ def _of_ranks(x: Tensor, dim: int, ranks: Iterable[int]) -> Tensor:
     return torch.stack([ranked(last, rank) for rank in ranks], dim)
 
 
-def top_k(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:  # noqa: A002
+def top_k(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
     """The largest or smallest few and their places; only the first have bounds."""
     size = x.shape[dim]
     ranks = range(k) if largest else range(size - 1, size - 1 - k, -1)
-    return _of_ranks(x, dim, ranks), x.argsort(dim).narrow(dim, 0, k)
+    return _of_ranks(x, dim, ranks), x.argsort(dim, descending=largest).narrow(dim, 0, k)
 
 
 def in_order(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
@@ -42,13 +40,14 @@ def in_stable_order(
     x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Sorted entries and their places; only the first have bounds."""
-    return in_order(x, dim, descending)
+    places = torch.argsort(x, stable=True, dim=dim, descending=descending)
+    return in_order(x, dim, descending)[0], places
 
 
 def kth_value(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """The k-th smallest entry and its place; only the first has bounds."""
-    found = _of_ranks(x, dim, [x.shape[dim] - k])
-    return found if keepdim else found.squeeze(dim), x.argmax(dim, keepdim)
+    found, place = _of_ranks(x, dim, [x.shape[dim] - k]), x.argsort(dim).narrow(dim, k - 1, 1)
+    return (found, place) if keepdim else (found.squeeze(dim), place.squeeze(dim))
 
 
 def median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
@@ -77,14 +76,14 @@ def quantile(
     return found if keepdim else found.squeeze(dim)
 
 
-def running(largest: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The largest or smallest entry so far, along a dimension, and its place; only the first has bounds."""
-
-    def run(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        found = [largest(x.narrow(dim, 0, i + 1), [dim], False) for i in range(x.shape[dim])]
-        return torch.stack(found, dim), x.argsort(dim)
-
-    return run
+def running_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The largest entry so far, along a dimension, and its last place; only the first has bounds."""
+    parts = [x.narrow(dim, 0, i + 1) for i in range(x.shape[dim])]
+    places = [i - part.flip(dim).argmax(dim) for i, part in enumerate(parts)]
+    return torch.stack([part.amax(dim) for part in parts], dim), torch.stack(places, dim)
 
 
-running_maximum, running_minimum = running(torch.amax), running(amin)
+def running_minimum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The smallest entry so far, along a dimension, and its last place; only the first has bounds."""
+    found, places = running_maximum(-x, dim)
+    return -found, places

@@ -28,9 +28,15 @@ def round_to_decimals(x: Tensor, *, decimals: int) -> Tensor:
 
 
 def divide(x: Tensor | float, y: Tensor | float, *, rounding_mode: str | None = None) -> Tensor:
-    """A quotient, as it is or rounded."""
-    quotient = torch.div(x, y)  # type: ignore[arg-type]  # one of them is a tensor
+    """A quotient, as it is or rounded; of integers, which are constants, export does without this."""
+    if not _floating(x, y):
+        return NotImplemented  # type: ignore[no-any-return]  # the operation stays as it is
+    quotient = torch.div(x, y)
     return quotient.floor() if rounding_mode == "floor" else trunc(quotient) if rounding_mode == "trunc" else quotient
+
+
+def _floating(*sides: Tensor | float) -> bool:
+    return any(side.is_floating_point() if isinstance(side, Tensor) else isinstance(side, float) for side in sides)
 
 
 def floor_divide(x: Tensor | float, y: Tensor | float) -> Tensor:
@@ -50,11 +56,15 @@ def _between(remainder: Tensor, divisor: Tensor | float, least: float) -> Tensor
 
 def remainder(x: Tensor | float, y: Tensor | float) -> Tensor:
     """What the floor of a quotient leaves; it has the sign of the divisor."""
+    if not _floating(x, y):
+        return NotImplemented  # type: ignore[no-any-return]  # the operation stays as it is
     return _between(x - y * floor_divide(x, y), y, 0.0)
 
 
 def fmod(x: Tensor | float, y: Tensor | float) -> Tensor:
     """What a quotient rounded towards 0 leaves; it has the sign of the dividend."""
+    if not _floating(x, y):
+        return NotImplemented  # type: ignore[no-any-return]  # the operation stays as it is
     return _between(x - y * divide(x, y, rounding_mode="trunc"), y, -1.0)
 
 

@@ -45,13 +45,14 @@ def shares(node: Node, nodes: Nodes) -> list[Node]:
     x, may_be_empty = nodes[node.parents[0]], bool(node.arguments[1])
     made: list[Node] = []
     masked = _behind(node, x, nodes, made)
-    if masked is not None and (masked.hidden | masked.faint).all(-1).any():
+    if masked is not None and masked.faint.any() and _empty(masked, x):
         made = []  # in a row of nothing else, large numbers are no mask
         masked = _behind(node, x, nodes, made, -torch.inf)
     if masked is None:
         return _parts(node, x, "")
-    faint = masked.faint
-    allowed = ~(masked.hidden | faint)
+    shape = torch.broadcast_shapes(masked.hidden.shape, masked.faint.shape, x.value.shape[-1:])
+    faint = masked.faint.expand(shape)
+    allowed = ~(masked.hidden.expand(shape) | faint)
     if not may_be_empty and not allowed.any(-1).all():
         raise UnsupportedLayer(
             f"a softmax has rows in which all entries are masked by minus infinity, so that it is NaN; it stands at "
@@ -62,6 +63,12 @@ def shares(node: Node, nodes: Nodes) -> list[Node]:
     if leaking:
         parts.append(part_of(node, "", LEAKING, (parts[-1], x), lambda weights, x: x.softmax(-1), (None, None, faint)))
     return [*made, *parts]
+
+
+def _empty(masked: _Masked, x: Node) -> bool:
+    """Whether there are rows in which nothing is left."""
+    out = masked.hidden | masked.faint
+    return bool(out.expand(torch.broadcast_shapes(out.shape, x.value.shape[-1:])).all(-1).any())
 
 
 def _parts(node: Node, x: Node, suffix: str, allowed: Tensor | None = None) -> list[Node]:
@@ -100,44 +107,41 @@ def _parts(node: Node, x: Node, suffix: str, allowed: Tensor | None = None) -> l
 
 def _behind(owner: Node, x: Node, nodes: Nodes, made: list[Node], least: float = FAINT) -> _Masked | None:
     """What is behind the constant masks on the way to a node; nodes on that way are made anew."""
-    if x.operation in _MOVES or _scales(x):
-        found = _behind(owner, nodes[x.parents[0]], nodes, made, least)
-        if found is None:
-            return None
-        hidden, faint = found.hidden, found.faint
-        if x.operation in _MOVES:
-            like = nodes[x.parents[0]].value
-            hidden, faint = (
-                _of_one_row(x.function(mask.to(like.dtype).expand_as(like)) > 0, x.value.ndim) for mask in found[1:]
-            )
-            if hidden is None or faint is None:
-                return None
-        name = f"{owner.name}/{x.name}"
-        value = x.function(found.node.value)
-        copy = replace(x, name=name, parents=(found.node.name,), value=value, cache={})
-        made.append(copy)
-        return _Masked(copy, hidden, faint)
-    filled = _filled(x)
+    moved, filled = x.operation in _MOVES or _scales(x), _filled(x)
+    before = _behind(owner, nodes[x.parents[0]], nodes, made, least) if moved or filled is not None else None
+    if moved:
+        return None if before is None else _moved(owner, x, nodes[x.parents[0]].value, before, made)
     if filled is None:
         return None
-    where, value, summand = filled
-    where, value = torch.broadcast_tensors(where, value)
-    hidden, faint = (_of_one_row(where & out, x.value.ndim) for out in (value == -torch.inf, value <= least))
-    if hidden is None or faint is None or not faint.any():  # all that is hidden is faint too
+    where, value = torch.broadcast_tensors(*filled[:2])
+    masks = [_of_one_row(where & out, x.value.ndim) for out in (value == -torch.inf, value <= least)]
+    hidden, out = masks  # all that is hidden is out
+    if hidden is None or out is None or (before is None and not out.any()):
         return None
-    parent, out = nodes[x.parents[0]], hidden | faint
-    before = _behind(owner, parent, nodes, made, least)
+    moderate, parent, faint = torch.where(out, torch.zeros_like(value), value), nodes[x.parents[0]], out
     if before is not None:
-        parent, still = before.node, torch.ones_like(where) if summand else ~where
-        hidden, faint = hidden | (before.hidden & still), faint | (before.faint & still)
-    moderate = torch.where(out, torch.zeros_like(value), value)
-    if summand:
+        still = torch.ones_like(where) if filled[2] else ~where
+        parent, hidden, faint = before.node, hidden | (before.hidden & still), out | (before.faint & still)
+    if filled[2]:
         other = part_of(owner, f"with {x.name}", "aten.add.Tensor", (parent,), lambda z: z + moderate, (None, moderate))
     else:
         fill = partial(_filled_with, where, moderate)
         other = part_of(owner, f"with {x.name}", "aten.where.self", (parent,), fill, (where, moderate, None))
     made.append(other)
     return _Masked(other, hidden, faint & ~hidden)
+
+
+def _moved(owner: Node, x: Node, like: Tensor, before: _Masked, made: list[Node]) -> _Masked | None:
+    """The masks behind a node that moves entries, or multiplies all of them with a constant above 0."""
+    masks: list[Tensor | None] = [before.hidden, before.faint]
+    if x.operation in _MOVES:
+        masks = [_of_one_row(x.function(mask.to(like.dtype).expand_as(like)) > 0, x.value.ndim) for mask in before[1:]]
+    hidden, faint = masks
+    if hidden is None or faint is None:
+        return None
+    name, value = f"{owner.name}/{x.name}", x.function(before.node.value)
+    made.append(replace(x, name=name, parents=(before.node.name,), value=value, cache={}))
+    return _Masked(made[-1], hidden, faint)
 
 
 def _filled_with(where: Tensor, value: Tensor, x: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def _selected(node: Node, nodes: Nodes) -> list[Node]:
     if parent.operation == "aten.transpose.int":
         first, second = (place % parent.value.ndim for place in parent.arguments[1:3])
         before = second if dim == first else first if dim == second else dim
-        if (dim == first == 0) or (dim == second == 0) and before != dim:
+        if (dim == first == 0) or ((dim == second == 0) and before != dim):
             source, pick = nodes[parent.parents[0]], partial(torch.select, dim=before, index=index)
             if {first, second} == {0, 1}:  # what is left has the order of dimensions that it had
                 return [part_of(node, "", "aten.select.int", (source,), pick, (None, before, index))]
