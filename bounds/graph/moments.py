@@ -138,6 +138,8 @@ def running_product(x: Tensor, dim: int) -> Tensor:
 def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A form in two vectors for each output."""
     outputs, left, right = weight.shape
-    of_left = F.linear(x, weight.permute(0, 2, 1).reshape(outputs * right, left)).unflatten(-1, (outputs, right))
+    of_left: Tensor = F.linear(x, weight.permute(0, 2, 1).reshape(outputs * right, left)).unflatten(
+        -1, (outputs, right)
+    )
     found = (of_left * y.unsqueeze(-2)).sum(-1)
     return found if bias is None else found + bias

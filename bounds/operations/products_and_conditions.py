@@ -152,13 +152,11 @@ def _selected(node: Node, nodes: Nodes) -> list[Node]:
         if along == dim and all(part is None for part in stacked):
             source = nodes[parent.parents[index % len(stacked)]]
             return [part_of(node, "", "aten.alias.default", (source,), torch.clone, (None,))]
-    if parent.operation == "aten.transpose.int":
-        first, second = (place % parent.value.ndim for place in parent.arguments[1:3])
-        before = second if dim == first else first if dim == second else dim
-        if (dim == first == 0) or ((dim == second == 0) and before != dim):
-            source, pick = nodes[parent.parents[0]], partial(torch.select, dim=before, index=index)
-            if {first, second} == {0, 1}:  # what is left has the order of dimensions that it had
-                return [part_of(node, "", "aten.select.int", (source,), pick, (None, before, index))]
+    if parent.operation == "aten.transpose.int" and dim == 0:
+        places = {place % parent.value.ndim for place in parent.arguments[1:3]}
+        if places == {0, 1}:  # what is left has the order of dimensions that it had
+            source, pick = nodes[parent.parents[0]], partial(torch.select, dim=1, index=index)
+            return [part_of(node, "", "aten.select.int", (source,), pick, (None, 1, index))]
     return [node]
 
 

@@ -205,6 +205,66 @@ def test_an_operation(name: str):
             assert (width <= 2.02e-6 * jacobian.abs().sum(1) + 1e-9).all()
 
 
+class Block(nn.Module):
+    """A pre-norm block of a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.behind = nn.LayerNorm(4), nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.dense = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.before(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.dense(self.behind(x))
+
+
+class VisionTransformer(nn.Module):
+    """Patches, a class token, positions, two blocks and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 2, 2)
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+        self.positions = nn.Parameter(torch.randn(1, 5, 4))
+        self.blocks, self.norm, self.head = nn.Sequential(Block(), Block()), nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def encoder(**options: object) -> nn.Module:
+    layers = nn.TransformerEncoderLayer(4, 2, 5, batch_first=True, dropout=0.1, **options)
+    return Made(lambda x, part: part(x), nn.TransformerEncoder(layers, 2, enable_nested_tensor=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (VisionTransformer, (1, 4, 4)),
+        (encoder, (3, 4)),
+        (lambda: encoder(norm_first=True, activation="gelu"), (3, 4)),
+    ],
+    ids=["vision transformer", "encoder", "encoder, norm first"],
+)
+def test_a_transformer_encloses_and_is_tight_in_small_balls(build: Callable[[], nn.Module], shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    model, x = build().double().eval(), torch.rand(2, *shape, generator=generator(2), dtype=torch.float64)
+    graph = capture(model, x)
+    assert explain(graph, x).supported
+    for radius in (1e-6, 1e-3):
+        y = sampled(model, x, radius)
+        for bound in (ibp, crown_ibp, crown):
+            found = bound(graph, LpBall(x, radius, low=None, high=None))
+            assert ((found.lower <= y + 1e-12) & (y - 1e-12 <= found.upper)).all()
+        if radius < 1e-3:  # of crown, the last; normalised numbers bend where their spread is small
+            assert ((found.upper - found.lower) <= 6 * (y.amax(0) - y.amin(0))).all()
+
+
 @pytest.mark.slow
 def test_fake_quantisation_encloses():
     """Torch computes it in float32 whatever the input."""

@@ -24,7 +24,7 @@ class Attends(nn.Module):
         self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function(x.unsqueeze(1) * torch.linspace(-1, 1, 4).to(x).unsqueeze(1)).flatten(1)
+        return self.function(x.unsqueeze(1) * torch.tensor([-1.0, -0.5, 0.25, 1.0]).to(x).unsqueeze(1)).flatten(1)
 
 
 def hidden(scores: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def test_what_is_hidden_takes_no_part(name: str):
         torch.testing.assert_close(found.lower, exact(X), rtol=0, atol=1e-11)
         torch.testing.assert_close(found.upper, exact(X), rtol=0, atol=1e-11)
         found = bound(graph, LpBall(X, 0.2, low=None, high=None))
-        corners = torch.cartesian_prod(*[torch.tensor([-0.2, 0.2]).double()] * 4)
+        corners = torch.cartesian_prod(*[torch.tensor([-0.2, 0.2], dtype=torch.float64)] * 4)
         y = torch.stack([exact(X + step) for step in corners])  # softmax is largest and least at corners
         assert (found.lower <= y.amin(0) + 1e-12).all()
         assert (found.upper >= y.amax(0) - 1e-12).all()
