@@ -2,7 +2,8 @@
 
 ``torch.export`` asks these functions for the composition of an operation. Each computes the same in real arithmetic:
 
-- softmax as ``1 / sum_j exp(x_j - x_i)``, whose interval is the exact one and whose parts are convex;
+- softmax as one operation, which :mod:`bounds.operations.masks` takes apart once constants are known;
+- recurrent networks unrolled, entries by their rank, rounding by floors;
 - normalisations as centre, square, mean and product, with the range that the result is known to have;
 - pooling and pairwise maxima as the maximum over one dimension of a gathered tensor.
 """
