@@ -2,23 +2,29 @@
 
 ``torch.export`` asks these functions for the composition of an operation. Each computes the same in real arithmetic:
 
-- softmax as ``1 / sum_j exp(x_j - x_i)``, whose interval is the exact one and whose parts are convex;
+- softmax as one operation, which :mod:`bounds.operations.masks` takes apart once constants are known;
+- recurrent networks unrolled, entries by their rank, rounding by floors;
 - normalisations as centre, square, mean and product, with the range that the result is known to have;
 - pooling and pairwise maxima as the maximum over one dimension of a gathered tensor.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds.graph import moments, order, recurrent, rounding
+from bounds.graph.attention import attention, log_softmax, logcumsumexp, logsumexp, softmax
 from bounds.graph.einsum import add_product, einsum
+from bounds.graph.normalisation import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from bounds.graph.pooling import (
     adaptive_max_pool,
     amin,
+    clamp,
     largest_along,
+    least_and_largest,
     max_pool,
     maximum,
     minimum,
@@ -26,219 +32,6 @@ from bounds.graph.pooling import (
 )
 
 aten = torch.ops.aten
-
-
-@torch.library.custom_op("certify_bounds::within", mutates_args=())
-def within(x: Tensor, low: float, high: float) -> Tensor:
-    """``x``, of which it is known that it lies between ``low`` and ``high``."""
-    return x.clone()
-
-
-@within.register_fake
-def _(x: Tensor, low: float, high: float) -> Tensor:
-    return torch.empty_like(x)
-
-
-def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Softmax over one dimension."""
-    result: Tensor = within(_exponential_sums(x, dim).reciprocal(), 0.0, 1.0)
-    return result.movedim(-1, dim)
-
-
-def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Logarithm of softmax over one dimension."""
-    return -_exponential_sums(x, dim).log().movedim(-1, dim)
-
-
-def _exponential_sums(x: Tensor, dim: int) -> Tensor:
-    """``sum_j exp(x_j - x_i)`` for every i, in the last dimension."""
-    return _differences(x.movedim(dim, -1)).exp().sum(-1)
-
-
-def _differences(x: Tensor) -> Tensor:
-    """``x_j - x_i`` for every i, j in the last two dimensions; exactly 0 where i is j, for intervals as well."""
-    apart = 1 - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    return (x.unsqueeze(-2) - x.unsqueeze(-1)) * apart
-
-
-def logsumexp(x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
-    """Logarithm of the sum of exponentials, from the mean of what is summed."""
-    mean = x.mean(dim, keepdim=True)
-    total = (x - mean).exp().sum(dim, keepdim).log()
-    return total + (mean if keepdim else x.mean(dim))
-
-
-def _standardized(x: Tensor, dims: list[int], epsilon: float, *, centered: bool = True) -> Tensor:
-    """``x`` less its mean, over the root of its mean square plus epsilon."""
-    count = math.prod(x.shape[dim] for dim in dims)
-    deviation = x - x.mean(dims, keepdim=True) if centered else x
-    rate = ((deviation**2).mean(dims, keepdim=True) + epsilon) ** -0.5
-    # Of n numbers with mean square 1, none exceeds the root of n; of n - 1 if they sum to 0.
-    limit = math.sqrt(max(count - 1, 0) if centered else count) * (1 + 1e-6)  # float32 rounds it
-    result: Tensor = within(deviation * rate, -limit, limit)
-    return result
-
-
-def layer_norm(
-    x: Tensor,
-    normalized_shape: list[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Tensor:
-    """Layer normalisation."""
-    result = _standardized(x, _last(normalized_shape), eps)
-    return _scaled(result, weight, bias)
-
-
-def rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """Normalisation by the root mean square."""
-    epsilon = torch.finfo(x.dtype).eps if eps is None else eps
-    return _scaled(_standardized(x, _last(normalized_shape), epsilon, centered=False), weight, None)
-
-
-def group_norm(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Tensor:
-    """Group normalisation; the channel is the second dimension."""
-    groups = x.unflatten(1, (num_groups, -1))
-    result = _standardized(groups, list(range(2, groups.ndim)), eps).flatten(1, 2)
-    shape = (-1, *[1] * (x.ndim - 2))
-    return _scaled(result, *(None if part is None else part.view(shape) for part in (weight, bias)))
-
-
-def batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    """Batch normalisation by stored statistics; by those of the batch, where rows are coupled, if there are none."""
-    dims = [0, *range(2, x.ndim)]
-    if training or running_mean is None or running_var is None:
-        running_mean, running_var = x.mean(dims), x.var(dims, correction=0)
-    scale = (running_var + eps) ** -0.5
-    scale = scale if weight is None else scale * weight
-    shape = (-1, *[1] * (x.ndim - 2))
-    return _scaled(x - running_mean.view(shape), scale.view(shape), None if bias is None else bias.view(shape))
-
-
-def instance_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    """Normalisation of every channel by itself; in evaluation mode perhaps by stored statistics."""
-    if use_input_stats or running_mean is None or running_var is None:
-        return group_norm(x, x.shape[1], weight, bias, eps)
-    return batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps, cudnn_enabled)
-
-
-def _last(shape: list[int]) -> list[int]:
-    return list(range(-len(shape), 0))
-
-
-def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
-
-
-def variance(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
-    """Variance over some dimensions."""
-    return variance_corrected(x, dim, correction=int(unbiased), keepdim=keepdim)
-
-
-def variance_corrected(
-    x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False
-) -> Tensor:
-    """Variance over some dimensions, with ``n - correction`` for n."""
-    dims = list(range(x.ndim)) if not dim else list(dim)
-    count = math.prod(x.shape[d] for d in dims)
-    squares = (x - x.mean(dims, keepdim=True)) ** 2
-    return squares.sum(dims, keepdim) / (count - (1 if correction is None else correction))
-
-
-def standard_deviation(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
-    """Root of the variance."""
-    return _root(variance(x, dim, unbiased, keepdim))
-
-
-def standard_deviation_corrected(
-    x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False
-) -> Tensor:
-    """Root of the variance, with ``n - correction`` for n."""
-    return _root(variance_corrected(x, dim, correction=correction, keepdim=keepdim))
-
-
-def _root(squares: Tensor) -> Tensor:
-    """The root of a sum of squares, whose bounds rounding may take below 0."""
-    found: Tensor = within(squares, 0.0, math.inf).sqrt()
-    return found
-
-
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Scaled dot-product attention; masked places take no part in the softmax."""
-    if enable_gqa:  # heads that share keys
-        key, value = (part.repeat_interleave(query.shape[-3] // part.shape[-3], -3) for part in (key, value))
-    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    rows, columns = scores.shape[-2:]
-    allowed = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril() if is_causal else None
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        allowed = attn_mask
-    elif attn_mask is not None:
-        allowed = attn_mask > -math.inf
-        scores = scores + attn_mask.masked_fill(~allowed, 0.0)
-    ratios = _differences(scores).exp()
-    if allowed is not None:
-        ratios = ratios * allowed.unsqueeze(-2)
-    weights = ratios.sum(-1).reciprocal()
-    weights = within(weights if allowed is None else weights * allowed, 0.0, 1.0)
-    result: Tensor = weights @ value
-    return result
-
-
-def vector_norm(
-    x: Tensor, ord: float = 2, dim: list[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
-) -> Tensor:
-    """Norms of order 1, 2 and infinity; others have no bounds."""
-    dims = list(range(x.ndim)) if dim is None else list(dim)
-    if ord == 1:
-        return x.abs().sum(dims, keepdim)
-    if ord == math.inf:
-        return x.abs().amax(dims, keepdim)
-    return _root((x**2).sum(dims, keepdim)) if ord == 2 else NotImplemented
-
-
-def norm(x: Tensor, p: float | None = 2, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-    """The same, as it was called before."""
-    return vector_norm(x, 2 if p is None else p, list(dim) or None, keepdim)
 
 
 def glu(x: Tensor, dim: int = -1) -> Tensor:
@@ -255,6 +48,11 @@ def soft_shrink(x: Tensor, lambd: float = 0.5) -> Tensor:
 def hard_shrink(x: Tensor, lambd: float = 0.5) -> Tensor:
     """0 within a threshold."""
     return torch.where(x > lambd, x, torch.where(x < -lambd, x, torch.zeros_like(x)))
+
+
+def logit(x: Tensor, eps: float | None = None) -> Tensor:
+    """The inverse of the sigmoid, of numbers that are first clamped; without a limit it stays as it is."""
+    return NotImplemented if eps is None else torch.logit(x.clamp(eps, 1 - eps))
 
 
 def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
@@ -286,6 +84,35 @@ EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]]
     aten.adaptive_max_pool1d.default: adaptive_max_pool(1),
     aten.adaptive_max_pool2d.default: adaptive_max_pool(2),
     aten.adaptive_max_pool3d.default: adaptive_max_pool(3),
+    aten.fmax.default: maximum,
+    aten.fmin.default: minimum,
+    aten.aminmax.default: least_and_largest,
+    aten.clamp.Tensor: clamp,
+    aten.clip.Tensor: clamp,
+    aten.clip.default: torch.clamp,
+    aten.clamp_min.Tensor: clamp,
+    aten.clamp_max.Tensor: minimum,
+    aten.cummax.default: order.running_maximum,
+    aten.cummin.default: order.running_minimum,
+    aten.topk.default: order.top_k,
+    aten.sort.default: order.in_order,
+    aten.sort.stable: order.in_stable_order,
+    aten.msort.default: lambda x: order.in_order(x, 0)[0],
+    aten.kthvalue.default: order.kth_value,
+    aten.median.dim: order.median,
+    aten.nanmedian.dim: order.median,
+    aten.absolute.default: torch.abs,
+    aten.negative.default: torch.neg,
+    aten.positive.default: torch.clone,
+    aten.sgn.default: torch.sign,
+    aten.subtract.Tensor: torch.sub,
+    aten.multiply.Tensor: torch.mul,
+    aten.multiply.Scalar: torch.mul,
+    aten.divide.Tensor: torch.div,
+    aten.divide.Scalar: torch.div,
+    aten.true_divide.Tensor: torch.div,
+    aten.special_expit.default: torch.sigmoid,
+    aten.special_erf.default: torch.erf,
 }
 REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = EXACT | {
     aten.softmax.int: softmax,
@@ -297,15 +124,15 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.rms_norm.default: rms_norm,
     aten.group_norm.default: group_norm,
     aten.instance_norm.default: instance_norm,
-    aten.var.dim: variance,
-    aten.var.correction: variance_corrected,
-    aten.std.dim: standard_deviation,
-    aten.std.correction: standard_deviation_corrected,
+    aten.var.dim: moments.variance,
+    aten.var.correction: moments.variance_corrected,
+    aten.std.dim: moments.standard_deviation,
+    aten.std.correction: moments.standard_deviation_corrected,
     aten.scaled_dot_product_attention.default: attention,
     aten.rsqrt.default: lambda x: x**-0.5,
     aten.einsum.default: einsum,
-    aten.linalg_vector_norm.default: vector_norm,
-    aten.norm.ScalarOpt_dim: norm,
+    aten.linalg_vector_norm.default: moments.vector_norm,
+    aten.norm.ScalarOpt_dim: moments.norm,
     aten.addmm.default: add_product,
     aten.baddbmm.default: add_product,
     aten.lerp.Scalar: lambda x, y, weight: x + weight * (y - x),
@@ -320,4 +147,70 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.expm1.default: lambda x: x.exp() - 1,
     aten.logaddexp.default: log_add_exp,
     aten.log_sigmoid.default: lambda x: -F.softplus(-x, threshold=math.inf),
+    aten.logcumsumexp.default: logcumsumexp,
+    aten.logaddexp2.default: lambda x, y: log_add_exp(x * math.log(2), y * math.log(2)) / math.log(2),
+    aten.special_softmax.default: softmax,
+    aten.special_log_softmax.default: log_softmax,
+    aten.special_logsumexp.default: logsumexp,
+    aten.var_mean.dim: moments.with_mean(moments.variance),
+    aten.var_mean.correction: moments.with_mean(moments.variance_corrected),
+    aten.std_mean.dim: moments.with_mean(moments.standard_deviation),
+    aten.std_mean.correction: moments.with_mean(moments.standard_deviation_corrected),
+    aten.norm.Scalar: moments.norm,
+    aten.dist.default: moments.distance,
+    aten.cdist.default: moments.distances,
+    aten.pairwise_distance.default: moments.pairwise_distance,
+    aten.cosine_similarity.default: moments.cosine_similarity,
+    aten.hypot.default: moments.hypotenuse,
+    aten.atan2.default: moments.angle,
+    aten.arctan2.default: moments.angle,
+    aten.prod.dim_int: moments.product,
+    aten.cumprod.default: moments.running_product,
+    aten.bilinear.default: moments.bilinear,
+    aten.quantile.scalar: order.quantile,
+    aten.addcmul.default: lambda x, left, right, *, value=1: x + value * (left * right),
+    aten.addcdiv.default: lambda x, above, below, *, value=1: x + value * (above / below),
+    aten.xlogy.Tensor: lambda x, y: x * y.log(),
+    aten.xlogy.Scalar_Other: lambda x, y: x * math.log(y),
+    aten.special_entr.default: lambda x: -(x * x.log()),
+    aten.logit.default: logit,
+    aten.special_logit.default: lambda x, eps=None: torch.logit(x, eps),
+    aten.float_power.Tensor_Scalar: lambda x, exponent: x**exponent,
+    aten.special_log1p.default: lambda x: (1 + x).log(),
+    aten.special_expm1.default: lambda x: x.exp() - 1,
+    aten.special_exp2.default: torch.exp2,
+    aten.special_erfc.default: torch.erfc,
+    aten.special_xlogy.default: lambda x, y: x * y.log(),
+    aten.arcsin.default: torch.asin,
+    aten.arccos.default: torch.acos,
+    aten.arctan.default: torch.atan,
+    aten.arcsinh.default: torch.asinh,
+    aten.arccosh.default: torch.acosh,
+    aten.arctanh.default: torch.atanh,
+    aten.trunc.default: rounding.trunc,
+    aten.fix.default: rounding.trunc,
+    aten.frac.default: rounding.frac,
+    aten.round.decimals: rounding.round_to_decimals,
+    aten.special_round.default: lambda x, *, decimals=0: rounding.round_to_decimals(x, decimals=decimals),
+    aten.div.Tensor_mode: rounding.divide,
+    aten.div.Scalar_mode: rounding.divide,
+    aten.divide.Tensor_mode: rounding.divide,
+    aten.divide.Scalar_mode: rounding.divide,
+    aten.floor_divide.default: rounding.floor_divide,
+    aten.floor_divide.Scalar: rounding.floor_divide,
+    aten.remainder.Scalar: rounding.remainder,
+    aten.remainder.Tensor: rounding.remainder,
+    aten.fmod.Scalar: rounding.fmod,
+    aten.fmod.Tensor: rounding.fmod,
+    aten.fake_quantize_per_tensor_affine.default: rounding.fake_quantize,
+    aten.fake_quantize_per_tensor_affine.tensor_qparams: rounding.fake_quantize,
+    aten.fake_quantize_per_channel_affine.default: rounding.fake_quantize_channels,
+    aten.lstm.input: recurrent.lstm,
+    aten.gru.input: recurrent.gru,
+    aten.rnn_tanh.input: recurrent.rnn_tanh,
+    aten.rnn_relu.input: recurrent.rnn_relu,
+    aten.lstm_cell.default: recurrent.lstm_cell,
+    aten.gru_cell.default: recurrent.gru_cell,
+    aten.rnn_tanh_cell.default: recurrent.rnn_tanh_cell,
+    aten.rnn_relu_cell.default: recurrent.rnn_relu_cell,
 }

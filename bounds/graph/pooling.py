@@ -31,6 +31,18 @@ def smallest_along(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, 
     return amin(x, (dim,), keepdim), x.argmin(dim, keepdim)
 
 
+def least_and_largest(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Minimum and maximum over a dimension."""
+    dims = () if dim is None else (dim,)
+    return amin(x, dims, keepdim), x.amax(dims, keepdim)
+
+
+def clamp(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """Each entry between limits of its own."""
+    x = x if low is None else maximum(x, low)
+    return x if high is None else minimum(x, high)
+
+
 def max_pool(dimensions: int, *, indices: bool = False) -> Callable[..., Tensor | tuple[Tensor, Tensor]]:
     """Maximum over windows of the last dimensions: any kernel, stride, padding and dilation."""
 

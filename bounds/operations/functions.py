@@ -7,12 +7,14 @@ from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
 from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.masks import LEAKING
 from bounds.operations.node import Node
 from bounds.operations.products_and_conditions import CHOICE, NOT_NEGATIVE, POSITIVE
 from bounds.relaxations import catalogue as functions
+from bounds.relaxations import elementary
 from bounds.relaxations import steps_and_waves as periodic_functions
 from bounds.relaxations.base import NodeFunction
-from bounds.relaxations.multivariate import Choice, Maximum, Product, Within
+from bounds.relaxations.multivariate import Choice, Leaking, Maximum, Product, Ranked, Within
 
 Maker = Callable[[Node], NodeFunction]
 
@@ -63,6 +65,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.abs.default": _fixed(functions.absolute),
     "aten.sign.default": _fixed(periodic_functions.sign),
     "aten.floor.default": _fixed(periodic_functions.floor),
+    "aten.round.default": _fixed(periodic_functions.round_half_to_even),
     "aten.sigmoid.default": _fixed(functions.sigmoid),
     "aten.tanh.default": _fixed(functions.tanh),
     "aten.atan.default": _fixed(functions.atan),
@@ -71,12 +74,29 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.mish.default": _fixed(functions.mish),
     "aten.gelu.default": lambda node: functions.gelu(node.options.get("approximate", "none")),
     "aten.erf.default": _fixed(functions.erf),
+    "aten.erfc.default": _fixed(elementary.erfc),
+    "aten.special_ndtr.default": _fixed(elementary.normal_distribution),
+    "aten.logit.default": _fixed(elementary.logit),
+    "aten.sinh.default": _fixed(elementary.sinh),
+    "aten.cosh.default": _fixed(elementary.cosh),
+    "aten.tan.default": _fixed(elementary.tan),
+    "aten.asin.default": _fixed(elementary.asin),
+    "aten.acos.default": _fixed(elementary.acos),
+    "aten.asinh.default": _fixed(elementary.asinh),
+    "aten.acosh.default": _fixed(elementary.acosh),
+    "aten.atanh.default": _fixed(elementary.atanh),
     "aten.exp.default": _fixed(functions.exp),
+    "aten.exp2.default": lambda node: elementary.exponential(2.0),
+    "aten.log2.default": lambda node: elementary.logarithm(2),
+    "aten.log10.default": lambda node: elementary.logarithm(10),
+    "aten.pow.Scalar": lambda node: elementary.exponential(float(node.arguments[0])),
     "aten.log.default": _fixed(functions.log),
     "aten.sqrt.default": _fixed(functions.sqrt),
     "aten.reciprocal.default": _fixed(functions.reciprocal),
     "aten.mul.Tensor": _fixed(Product),
     "aten.amax.default": _maximum,
+    LEAKING: lambda node: Leaking(node.arguments[2]),
+    "certify_bounds.ranked.default": lambda node: Ranked(node.arguments[1]),
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
     POSITIVE: _fixed(periodic_functions.positive),
     NOT_NEGATIVE: _fixed(periodic_functions.not_negative),
@@ -87,7 +107,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.cos.default": _fixed(periodic_functions.cos),
 }
 
-PARENTS = {"aten.mul.Tensor": 2, CHOICE: 3}  # of which they take several
+PARENTS = {"aten.mul.Tensor": 2, CHOICE: 3, LEAKING: 2}  # of which they take several
 
 
 def _celu(alpha: float = 1.0) -> tuple[float, float, float]:

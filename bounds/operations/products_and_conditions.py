@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations.affine import AFFINE
+from bounds.operations.masks import shares
 from bounds.operations.node import Node, part_of
 
 Nodes = Mapping[str, Node]
 Side = Node | float | Tensor  # data, or a constant
+MOST_EXPONENTS = 16  # in one tensor
 
 POSITIVE, NOT_NEGATIVE, CHOICE = (f"certify_bounds.{name}.default" for name in ("positive", "not_negative", "choice"))
 
@@ -96,6 +98,66 @@ def _matrix_product(node: Node, nodes: Nodes) -> list[Node]:
     products = _product(node, columns, rows, "products")
     total = part_of(node, "", "aten.sum.dim_IntList", (products[-1],), lambda z: z.sum(-2), (None, [-2]))
     return [columns, rows, *products, total]
+
+
+def _power(node: Node, nodes: Nodes) -> list[Node]:
+    """A power of two tensors, of which one may be constant."""
+    base, exponent = _sides(node, nodes)
+    if not isinstance(exponent, Node):
+        return _constant_powers(node, base, exponent)
+    if isinstance(base, Node):
+        logarithm = part_of(node, "logarithm", "aten.log.default", (base,), torch.log, (None,))
+        parts = [logarithm, *_product(node, logarithm, exponent, "product")]
+    elif (base > 0).all():
+        rate = base.log()
+        parts = [part_of(node, "product", "aten.mul.Tensor", (exponent,), lambda y: rate * y, (rate, None))]
+    else:
+        return _without_rule(node, "of a base that is not above 0")
+    return [*parts, part_of(node, "", "aten.exp.default", (parts[-1],), torch.exp, (None,))]
+
+
+def _constant_powers(node: Node, x: Node, exponent: Tensor) -> list[Node]:
+    """For each of few exponents the entries that have it, and the sum of these powers."""
+    values = exponent.unique().tolist()
+    if len(values) > MOST_EXPONENTS:
+        return _without_rule(node, f"with {len(values)} different exponents")
+    parts: list[Node] = []
+    for i, value in enumerate(values):
+        here = exponent == value
+        chosen, raise_ = partial(_where_constant, here, other=1.0), partial(torch.pow, exponent=value)
+        base = part_of(node, f"base {i}", "aten.where.self", (x,), chosen, (here, None, 1.0))
+        power = part_of(node, f"power {i}", "aten.pow.Tensor_Scalar", (base,), raise_, (None, value))
+        kept, suffix = partial(_where_constant, here, other=0.0), "" if len(values) == 1 else f"kept {i}"
+        own = part_of(node, suffix, "aten.where.self", (power,), kept, (here, None, 0.0))
+        last = "" if i == len(values) - 1 else f"sum {i}"
+        added = [part_of(node, last, "aten.add.Tensor", (parts[-1], own), torch.add, (None, None))] if parts else []
+        parts = [*parts, base, power, own, *added]
+    return parts
+
+
+def _where_constant(here: Tensor, x: Tensor, *, other: float) -> Tensor:
+    return torch.where(here, x, other)
+
+
+# ------------------------------------------------------------------------------------------------------------ selection
+
+
+def _selected(node: Node, nodes: Nodes) -> list[Node]:
+    """An entry of stacked data is one of these: networks that hand on their last state keep to one row."""
+    parent, (_, dim, index) = nodes[node.parents[0]], node.arguments
+    dim = dim % parent.value.ndim
+    if parent.operation == "aten.stack.default":
+        stacked = parent.arguments[0]
+        along = (parent.arguments[1] if len(parent.arguments) > 1 else 0) % parent.value.ndim
+        if along == dim and all(part is None for part in stacked):
+            source = nodes[parent.parents[index % len(stacked)]]
+            return [part_of(node, "", "aten.alias.default", (source,), torch.clone, (None,))]
+    if parent.operation == "aten.transpose.int" and dim == 0:
+        places = {place % parent.value.ndim for place in parent.arguments[1:3]}
+        if places == {0, 1}:  # what is left has the order of dimensions that it had
+            source, pick = nodes[parent.parents[0]], partial(torch.select, dim=1, index=index)
+            return [part_of(node, "", "aten.select.int", (source,), pick, (None, 1, index))]
+    return [node]
 
 
 # ---------------------------------------------------------------------------------------------------------- conditions
@@ -259,6 +321,9 @@ PARTS: Mapping[str, Maker] = {
     **_lines(_multiplied, "mul.Tensor"),
     **_lines(_divided, "div.Tensor", "div.Scalar"),
     **_lines(_matrix_product, "matmul.default", "mm.default", "bmm.default"),
+    **_lines(_power, "pow.Tensor_Tensor"),
+    **_lines(_selected, "select.int"),
+    "certify_bounds.shares.default": shares,
     **_lines(_compared, "gt.Scalar", "gt.Tensor", "ge.Scalar", "ge.Tensor"),
     **_lines(_compared, "lt.Scalar", "lt.Tensor", "le.Scalar", "le.Tensor"),
     **_lines(_negated, "logical_not.default", "bitwise_not.default"),

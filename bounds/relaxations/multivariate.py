@@ -155,6 +155,62 @@ class Maximum(NodeFunction):
 
 
 @dataclass(frozen=True, eq=False)
+class Ranked(NodeFunction):
+    """The entry of the last dimension that ``rank`` others precede, from the largest one down.
+
+    Its least value has that rank among the lower ends, its largest one among the upper ends. Where the intervals tell
+    which entry it is, both planes are that entry, else constants.
+
+    Attributes:
+        rank: 0 for the largest entry.
+    """
+
+    rank: int
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """Both ends by rank."""
+        return Interval(*(end.sort(-1, descending=True).values[..., self.rank] for end in _ends(parents[0])))
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nothing is free."""
+        return ()
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """The entry itself, or the ends of its range."""
+        image = self.range_of(*parents)
+        slope = self._entry(parents[0]).to(image.lower.dtype)
+        known = slope.any(-1)
+        lower, upper = (torch.where(known, 0.0, end) for end in (image.lower, image.upper))
+        return Planes((slope,), lower, (slope,), upper)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Everywhere, unless it is known which entry it is."""
+        (x,) = parents
+        return ((~self._entry(x).any(-1, keepdim=True)).expand_as(x.lower),)
+
+    def aligned(self, coefficients: Tensor) -> Tensor:
+        """The same coefficient for every entry."""
+        return coefficients.unsqueeze(-1)
+
+    def combined(self, products: Tensor) -> Tensor:
+        """Sums over the entries."""
+        return products.sum(-1)
+
+    def _entry(self, x: Interval) -> Tensor:
+        """Where the entry of that rank is, if all others are known to lie above or below it: one place, or none."""
+        count = x.lower.shape[-1]
+        itself = torch.eye(count, dtype=torch.bool, device=x.lower.device)
+        above = (x.lower.unsqueeze(-2) >= x.upper.unsqueeze(-1)) & ~itself  # the other one, along the last dimension
+        below = (x.upper.unsqueeze(-2) <= x.lower.unsqueeze(-1)) & ~itself & ~above  # of equal points, one of both
+        found = (above.sum(-1) == self.rank) & (below.sum(-1) == count - 1 - self.rank)
+        return found & (found.cumsum(-1) == 1)
+
+
+def _ends(x: Interval) -> tuple[Tensor, Tensor]:
+    return x.lower, x.upper
+
+
+@dataclass(frozen=True, eq=False)
 class Choice(NodeFunction):
     r"""Of a condition c, 0 or 1, and two entries a and b: a where it is 1, b where it is 0.
 
@@ -220,6 +276,49 @@ def _known(c: Interval) -> tuple[Tensor, Tensor]:
 def _difference(a: Interval, b: Interval) -> tuple[Tensor, Tensor]:
     """The least and the largest difference, up to rounding."""
     return a.lower - b.upper, a.upper - b.lower
+
+
+@dataclass(frozen=True, eq=False)
+class Leaking(NodeFunction):
+    r"""Softmax of all entries, from softmax w of those that are not faint, and from the exponents x themselves.
+
+    With :math:`\rho = \sum_{faint} e^{x_j} / \sum_{others} e^{x_j}`, the share of a faint entry lies between 0 and
+    :math:`\rho`, and that of another one between :math:`w - \rho` and w.
+
+    Attributes:
+        faint: bool, entries of the last dimension from which a large constant was taken.
+    """
+
+    faint: Tensor
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The interval of w, widened."""
+        leak = self._leak(parents[1])
+        lower, upper = parents[0].lower - leak * ~self.faint, parents[0].upper + leak * self.faint
+        return Interval(lower.clamp(min=0), upper.clamp(max=1))
+
+    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nothing is free."""
+        return ()
+
+    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """The softmax w, and what it may be off by."""
+        leak, one = self._leak(parents[1]), torch.ones_like(parents[0].lower)
+        slopes = (one, torch.zeros_like(one))
+        return Planes(slopes, -(leak * ~self.faint), slopes, leak * self.faint)
+
+    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Nowhere."""
+        nowhere = torch.zeros_like(parents[0].lower, dtype=torch.bool)
+        return nowhere, nowhere
+
+    def _leak(self, x: Interval) -> Tensor:
+        """At least the ratio of both sums, or 1; its exponent is computed within a hundredth where it matters."""
+        faint = self.faint.expand_as(x.lower)
+        above = x.upper.masked_fill(~faint, -math.inf).logsumexp(-1, keepdim=True)
+        below = x.lower.masked_fill(faint, -math.inf).amax(-1, keepdim=True)
+        leak = 1.01 * (above - below).exp() + torch.finfo(x.lower.dtype).tiny
+        return leak.nan_to_num(nan=1.0).clamp(max=1.0)
 
 
 @dataclass(frozen=True, eq=False)

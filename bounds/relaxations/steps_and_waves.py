@@ -51,6 +51,13 @@ def _floor_corners(inside: Interval) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield jump, jump - 1, (inside.lower < jump) & (jump <= inside.upper)
 
 
+def _round_corners(inside: Interval) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for jump in ((inside.lower + 0.5).floor() + 0.5, (inside.upper - 0.5).floor() + 0.5):  # from the left
+        yield jump, jump - 0.5, (inside.lower < jump) & (jump <= inside.upper)
+    for jump in ((inside.lower - 0.5).ceil() + 0.5, (inside.upper - 0.5).ceil() - 0.5):  # from the right
+        yield jump, jump + 0.5, (inside.lower <= jump) & (jump < inside.upper)
+
+
 def _sign_corners(inside: Interval) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     zero, one = torch.zeros_like(inside.lower), torch.ones_like(inside.lower)
     below, above = inside.lower < 0, inside.upper > 0
@@ -74,6 +81,12 @@ def _not_negative_corners(inside: Interval) -> Iterator[tuple[Tensor, Tensor, Te
 def floor() -> StepFunction:
     """The largest integer that is at most ``x``."""
     return StepFunction(value=torch.floor, corners=_floor_corners)
+
+
+def round_half_to_even() -> StepFunction:
+    """The nearest integer, and of two the even one."""
+    # Among numbers so large that no half lies between them, the ends are off by as much.
+    return StepFunction(value=torch.round, corners=_round_corners, relative_error=2.0)
 
 
 def sign() -> StepFunction:

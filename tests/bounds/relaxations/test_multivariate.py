@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.catalogue import leaky_relu, relu
-from bounds.relaxations.multivariate import Choice, Maximum, Product, Within
+from bounds.relaxations.multivariate import Choice, Leaking, Maximum, Product, Ranked, Within
 from bounds.sets.balls import Interval
 
 COUNT = 3000
@@ -36,6 +36,8 @@ CASES = {
     "product": Case(Product(), np.multiply, ((1,), (1,))),
     "maximum of two": Case(Maximum((-1,), False), lambda x: x.max(-1), ((1, 2),)),
     "maximum of four": Case(Maximum((-2, -1), True), lambda x: x.max((-2, -1), keepdims=True), ((2, 2),)),
+    "second of four": Case(Ranked(1), lambda x: np.sort(x, -1)[..., -2], ((1, 4),)),
+    "least of three": Case(Ranked(2), lambda x: np.sort(x, -1)[..., 0], ((1, 3),)),
     "known range": Case(Within(-math.inf, math.inf), lambda x: x, ((1,),)),
     "relu": Case(relu(), lambda x: np.maximum(x, 0), ((1,),)),
     "leaky relu": Case(leaky_relu(0.3), lambda x: np.maximum(x, np.longdouble(0.3) * x), ((1,),)),
@@ -206,6 +208,8 @@ MUTANTS: dict[str, Callable[[Planes, Interval], Planes]] = {
     "product": lambda planes, x: planes._replace(lower_intercept=planes.lower_intercept + 1e-9 * x.upper.abs()),
     "maximum of two": lambda planes, x: planes._replace(upper_intercept=0.999999 * planes.upper_intercept),
     "maximum of four": lambda planes, x: planes._replace(lower_slopes=(planes.upper_slopes[0] * 1.001,)),
+    "second of four": lambda planes, x: planes._replace(upper_intercept=planes.upper_intercept - 1e-9),
+    "least of three": lambda planes, x: planes._replace(lower_slopes=(planes.lower_slopes[0].flip(-1),)),
     "known range": lambda planes, x: planes._replace(upper_slopes=(planes.upper_slopes[0] * (1 - 1e-12),)),
     "relu": lambda planes, x: planes._replace(upper_intercept=0.999999 * planes.upper_intercept),
     "leaky relu": lambda planes, x: planes._replace(lower_slopes=(planes.lower_slopes[0] * 1.0001,)),
@@ -298,3 +302,41 @@ def test_the_usual_planes_of_a_choice_are_better_at_the_centre():
     for share in (torch.zeros_like(usual[0]), torch.full_like(usual[0], 0.5), torch.ones_like(usual[0])):
         assert (height(usual, above=False) >= height((share, share), above=False) - 1e-12).all()
         assert (height(usual, above=True) <= height((share, share), above=True) + 1e-12).all()
+
+
+# ------------------------------------------------------------------------------------------------ ranks and faint masks
+
+
+def test_an_entry_whose_rank_is_known_is_itself():
+    """Both planes are the entry, also where others are equal to it; else they are constants of the right rank."""
+    lower, upper = torch.tensor([[5.0, 1.0, 3.0, 0.0], [5.0, 1.0, 3.0, 0.0], [2.0, 2.0, 2.0, 0.0]]).double(), 0.5
+    x = Interval(lower, lower + torch.tensor([[upper], [4.0], [0.0]]).double())
+    planes = Ranked(1).planes((), x)
+    assert planes.lower_slopes[0].tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert planes.lower_intercept.tolist() == [0, 3, 2]
+    assert planes.upper_intercept.tolist() == [0, 7, 2]
+
+
+def leaking(seed: int) -> tuple[Leaking, list[Interval], Tensor, Tensor]:
+    """Exponents in boxes, of which some are faint by so little that it matters, at points; and softmax of the rest."""
+    faint = torch.tensor([False, True, False, True])
+    center = torch.randn(COUNT, 4, generator=generator(seed), dtype=torch.float64) - 6 * faint
+    width = torch.rand(COUNT, 4, generator=generator(seed + 1), dtype=torch.float64)
+    exponents = Interval(center - width, center + width)
+    share = torch.rand(40, COUNT, 4, generator=generator(seed + 2), dtype=torch.float64).round()
+    points = exponents.lower + share * (exponents.upper - exponents.lower)
+    weights = points.masked_fill(faint, -math.inf).softmax(-1)
+    around = Interval(weights.amin(0), weights.amax(0))
+    return Leaking(faint), [around, exponents], points, weights
+
+
+def test_what_leaks_through_a_faint_mask_is_bounded():
+    function, parents, points, weights = leaking(3)
+    truth, planes, image = points.softmax(-1), function.planes((), *parents), function.range_of(*parents)
+    assert (truth >= weights + planes.lower_intercept - 1e-15).all()
+    assert (truth <= weights + planes.upper_intercept + 1e-15).all()
+    assert ((image.lower <= truth + 1e-15) & (truth <= image.upper + 1e-15)).all()
+    assert planes.upper_intercept.max() < 1
+    # The mutant: as if nothing leaked.
+    assert (truth > weights + 0.5 * planes.upper_intercept).any()
+    assert (truth < weights + 0.1 * planes.lower_intercept).any()

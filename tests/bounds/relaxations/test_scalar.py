@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bounds import Interval, InvalidInput
 from bounds.relaxations import catalogue as scalar
+from bounds.relaxations import elementary
 from bounds.relaxations import steps_and_waves as periodic
 from bounds.relaxations.scalar import Lines, ScalarFunction
 
@@ -109,6 +110,24 @@ CASES = {
     "x ** 0.3": Case(scalar.power(0.3), lambda x: x ** LONG(0.3), (), "positive"),
     "x ** 2.5": Case(scalar.power(2.5), lambda x: x ** LONG(2.5), (), "positive"),
     "x ** -0.7": Case(scalar.power(-0.7), lambda x: x ** LONG(-0.7), (), "positive"),
+    "sinh": Case(elementary.sinh(), np.sinh, (), "moderate"),
+    "cosh": Case(elementary.cosh(), np.cosh, (0.0,), "moderate"),
+    "tan": Case(elementary.tan(), np.tan, (), "quarter turns"),
+    "asin": Case(elementary.asin(), np.arcsin, (-1.0, 0.0, 1.0), "up to one"),
+    "acos": Case(elementary.acos(), np.arccos, (-1.0, 0.0, 1.0), "up to one"),
+    "atanh": Case(elementary.atanh(), np.arctanh, (), "below one"),
+    "asinh": Case(elementary.asinh(), np.arcsinh),
+    "acosh": Case(elementary.acosh(), np.arccosh, (), "from one"),
+    "logit": Case(elementary.logit(), lambda x: np.log(x) - np.log1p(-x), (0.5,), "probabilities"),
+    "erfc": Case(elementary.erfc(), lambda x: special.erfc(x.astype(np.float64)).astype(LONG)),
+    "normal distribution": Case(
+        elementary.normal_distribution(), lambda x: special.ndtr(x.astype(np.float64)).astype(LONG)
+    ),
+    "2 ** x": Case(elementary.exponential(2.0), lambda x: LONG(2) ** x, (), "moderate"),
+    "0.7 ** x": Case(elementary.exponential(0.7), lambda x: LONG(0.7) ** x, (), "moderate"),
+    "log2": Case(elementary.logarithm(2), np.log2, (), "positive"),
+    "log10": Case(elementary.logarithm(10), np.log10, (), "positive"),
+    "round": Case(periodic.round_half_to_even(), np.rint, (-1.5, -0.5, 0.0, 0.5, 1.0, 1.5, 2.5)),
     "sin": Case(periodic.sin(), np.sin, tuple(math.pi * (n + 0.5) for n in range(-5, 5))),
     "cos": Case(periodic.cos(), np.cos, tuple(math.pi * n for n in range(-5, 6))),
 }
@@ -149,6 +168,15 @@ def random_intervals(case: Case, count: int = COUNT, seed: int = 0) -> Interval:
     if case.domain in ("positive", "one sign"):
         lower = lower.abs() + 1e-3
         upper = lower + width
+    if case.domain == "from one":
+        lower = 1 + lower.abs()
+        upper = lower + width
+    reach = {"quarter turns": 1.5, "up to one": 1.0, "below one": 0.999}.get(case.domain)
+    if reach is not None:
+        lower, upper = (reach * (end / 2).tanh() for end in (lower, upper))
+        upper[::13] = torch.where(near, reach, upper)[::13]
+    if case.domain == "probabilities":
+        lower, upper = (0.001 + 0.998 * (end / 2).sigmoid() for end in (lower, upper))
     if case.domain == "one sign":
         lower, upper = torch.where(near, lower, -upper), torch.where(near, upper, -lower)
     return Interval(lower, upper)
@@ -193,6 +221,7 @@ def assert_touches(case: Case, interval: Interval, lines: Lines) -> None:
     at = touching(case, interval, lines)
     for point, slope, intercept in zip(at, (lines.lower_slope, lines.upper_slope), lines[1::2], strict=True):
         x = np.stack([long(point), np.nextafter(point.numpy(), -np.inf), np.nextafter(point.numpy(), np.inf)])
+        x = np.clip(x, long(interval.lower), long(interval.upper))  # where the function is defined
         y = evaluate(case, x.astype(LONG))  # the neighbours: at a jump the line touches a one-sided value
         gap = np.abs(y - (long(slope) * x + long(intercept))).min(0)
         assert (gap <= rounding(case, interval, slope, y)).all()
@@ -293,7 +322,7 @@ def envelope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (fa[:, None] + (fb - fa[:, None]) * (middle - a[:, None]) / (b - a[:, None])).max()
 
 
-REPEATING = {"sin", "cos", "sign", "floor"}
+REPEATING = {"sin", "cos", "sign", "floor", "round"}
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in REPEATING])
@@ -420,7 +449,8 @@ def test_gradients_are_those_of_finite_differences(name: str):
     draw = random_intervals(case, 400, seed=8)
     keep = ((draw.upper - draw.lower) > 0.1) & (draw.upper.abs() < 9) & (draw.lower.abs() < 9)
     keep &= torch.minimum(draw.lower.abs(), draw.upper.abs()) > 0.2
-    keep &= (draw.lower.frac() != 0) & (draw.upper.frac() != 0)  # off the jumps of floor
+    for jumps in (1.0, 2.0):  # off those of floor and round
+        keep &= ((jumps * draw.lower).frac() != 0) & ((jumps * draw.upper).frac() != 0)
     ends = [draw.lower[keep], draw.upper[keep]]
     slopes = [torch.randn(len(ends[0]), generator=generator(seed), dtype=torch.float64) for seed in (1, 2)]
 
@@ -498,6 +528,16 @@ def test_unbounded_and_huge_intervals_are_never_bounded_wrongly(name: str):
         (scalar.power(-2), -1.0, 1.0),
         (scalar.power(0.3), -1.0, 1.0),
         (scalar.power(-0.7), 0.0, 1.0),
+        (elementary.tan(), 1.0, 2.0),
+        (elementary.tan(), 3.0, 3.2),
+        (elementary.asin(), 0.5, 1.0000001),
+        (elementary.acos(), -1.0000001, 0.5),
+        (elementary.acosh(), 0.9999999, 2.0),
+        (elementary.atanh(), 0.0, 1.0),
+        (elementary.logit(), 0.0, 0.5),
+        (elementary.logit(), 0.5, 1.0),
+        (elementary.logarithm(2), 0.0, 1.0),
+        (elementary.logarithm(10), -1.0, 1.0),
     ],
 )
 def test_there_is_no_bound_outside_of_the_domain(function: ScalarFunction, low: float, high: float):

@@ -1,0 +1,246 @@
+"""Hyperbolic and inverse functions, logarithms and exponentials of any base, with their pieces.
+
+Outside of its domain a function has no bounds.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bounds import checks
+from bounds.relaxations.catalogue import exp, log
+from bounds.relaxations.piecewise import Piece, PiecewiseFunction
+from bounds.relaxations.scalar import SPECIAL, Map
+
+_INFINITY = math.inf
+
+
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny
+
+
+def _turning_at(
+    turn: float,
+    value: Map,
+    derivative: Map,
+    roots: tuple[Map, Map],
+    first: int,
+    ends: tuple[float, float] = (-_INFINITY, _INFINITY),
+    *,
+    low: float = -_INFINITY,
+    high: float = _INFINITY,
+    absolute_error: float = 0.0,
+    closed: bool = True,
+) -> PiecewiseFunction:
+    """A function with one inflection point.
+
+    Args:
+        turn: the inflection point.
+        value: of the function.
+        derivative: of the function.
+        roots: of a slope, the points before and behind the inflection point where the derivative is equal to it.
+        first: its curvature before the inflection point.
+        ends: of its domain.
+        low: the function is nowhere below.
+        high: the function is nowhere above.
+        absolute_error: of values and derivatives, in units of rounding.
+        closed: whether the ends belong to the domain.
+    """
+    pieces = (
+        Piece(value, derivative, first, lambda k, *_: roots[0](k), start=ends[0], end=turn),
+        Piece(value, derivative, -first, lambda k, *_: roots[1](k), start=turn, end=ends[1]),
+    )
+
+    def domain(lower: Tensor, upper: Tensor) -> Tensor:
+        return (lower >= ends[0]) & (upper <= ends[1]) if closed else (lower > ends[0]) & (upper < ends[1])
+
+    return PiecewiseFunction(
+        value=value, pieces=pieces, range=(low, high), domain=domain, absolute_error=absolute_error
+    )
+
+
+def _even(root: Map) -> tuple[Map, Map]:
+    """Roots of an even derivative, from the one that is not negative."""
+    return (lambda k: -root(k)), root
+
+
+def sinh() -> PiecewiseFunction:
+    """The hyperbolic sine."""
+    return _turning_at(0.0, torch.sinh, torch.cosh, _even(lambda k: torch.acosh(k.clamp(min=1))), -1)
+
+
+def cosh() -> PiecewiseFunction:
+    """The hyperbolic cosine."""
+    pieces = (Piece(torch.cosh, torch.sinh, 1, lambda k, *_: torch.asinh(k)),)
+    return PiecewiseFunction(value=torch.cosh, pieces=pieces, curvature=1, range=(1.0, _INFINITY))
+
+
+def tan() -> PiecewiseFunction:
+    """The tangent, on intervals between -pi/2 and pi/2."""
+    limit = 1.5707963  # just below pi / 2
+    return _turning_at(
+        0.0,
+        torch.tan,
+        lambda x: 1 + torch.tan(x) ** 2,
+        _even(lambda k: torch.atan((k - 1).clamp(min=0).sqrt())),
+        -1,
+        (-limit, limit),
+        closed=False,
+    )
+
+
+def _inverse_slope(x: Tensor) -> Tensor:
+    """The derivative of the arc sine."""
+    return 1 / ((1 - x) * (1 + x)).sqrt()
+
+
+def _inverse_root(slope: Tensor) -> Tensor:
+    inverse = 1 / slope.abs().clamp(min=1)
+    return ((1 - inverse) * (1 + inverse)).sqrt()
+
+
+def asin() -> PiecewiseFunction:
+    """The arc sine, on intervals in [-1, 1]."""
+    limit = math.nextafter(math.pi / 2, 2)
+    return _turning_at(0.0, torch.asin, _inverse_slope, _even(_inverse_root), -1, (-1.0, 1.0), low=-limit, high=limit)
+
+
+def acos() -> PiecewiseFunction:
+    """The arc cosine, on intervals in [-1, 1]."""
+    limit = math.nextafter(math.pi, 4)
+    return _turning_at(
+        0.0, torch.acos, lambda x: -_inverse_slope(x), _even(_inverse_root), 1, (-1.0, 1.0), low=0.0, high=limit
+    )
+
+
+def asinh() -> PiecewiseFunction:
+    """The inverse hyperbolic sine."""
+
+    def root(slope: Tensor) -> Tensor:
+        inverse = 1 / slope.clamp(_tiny(slope), 1)
+        return ((inverse - 1) * (inverse + 1)).sqrt()
+
+    return _turning_at(0.0, torch.asinh, lambda x: 1 / torch.hypot(x, torch.ones_like(x)), _even(root), 1)
+
+
+def acosh() -> PiecewiseFunction:
+    """The inverse hyperbolic cosine, on intervals from 1 on."""
+    piece = Piece(
+        torch.acosh,
+        lambda x: 1 / ((x - 1).sqrt() * (x + 1).sqrt()),
+        -1,
+        lambda k, *_: torch.hypot(torch.ones_like(k), 1 / k.clamp(min=_tiny(k))),
+        start=1.0,
+    )
+    return PiecewiseFunction(
+        value=torch.acosh,
+        pieces=(piece,),
+        curvature=-1,
+        range=(0.0, _INFINITY),
+        domain=lambda lower, upper: lower >= 1,
+    )
+
+
+def atanh() -> PiecewiseFunction:
+    """The inverse hyperbolic tangent, on intervals in (-1, 1)."""
+    return _turning_at(
+        0.0,
+        torch.atanh,
+        lambda x: 1 / ((1 - x) * (1 + x)),
+        _even(lambda k: (1 - 1 / k.clamp(min=1)).sqrt()),
+        -1,
+        (-1.0, 1.0),
+        closed=False,
+    )
+
+
+def logit() -> PiecewiseFunction:
+    """``log(x / (1 - x))``, on intervals in (0, 1)."""
+
+    def larger(slope: Tensor) -> Tensor:
+        return (1 + (1 - 4 / slope.clamp(min=4)).sqrt()) / 2
+
+    def smaller(slope: Tensor) -> Tensor:
+        return 1 / (slope.clamp(min=4) * larger(slope))
+
+    return _turning_at(
+        0.5,
+        lambda x: x.log() - torch.log1p(-x),
+        lambda x: 1 / (x * (1 - x)),
+        (smaller, larger),
+        -1,
+        (0.0, 1.0),
+        absolute_error=2 * SPECIAL,
+        closed=False,
+    )
+
+
+def erfc() -> PiecewiseFunction:
+    """One less the error function."""
+    scale = 2 / math.sqrt(math.pi)
+    return _turning_at(
+        0.0,
+        torch.erfc,
+        lambda x: -scale * torch.exp(-x * x),
+        _even(lambda k: (-(-k / scale).clamp(_tiny(k), 1).log()).sqrt()),
+        -1,
+        low=0.0,
+        high=2.0,
+        absolute_error=2.0,
+    )
+
+
+def normal_distribution() -> PiecewiseFunction:
+    """The distribution function of the standard normal distribution."""
+    scale = 1 / math.sqrt(2 * math.pi)
+    return _turning_at(
+        0.0,
+        lambda x: torch.erfc(-x / math.sqrt(2)) / 2,
+        lambda x: scale * torch.exp(-x * x / 2),
+        _even(lambda k: (-2 * (k / scale).clamp(_tiny(k), 1).log()).sqrt()),
+        1,
+        low=0.0,
+        high=1.0,
+        absolute_error=SPECIAL,
+    )
+
+
+def exponential(base: float) -> PiecewiseFunction:
+    """``base ** x``, for a base above 0."""
+    base = checks.positive("base", base)
+    rate = math.log(base)
+    if rate == 0:
+        return PiecewiseFunction(
+            value=torch.ones_like,
+            pieces=(Piece(torch.ones_like, torch.zeros_like, 0),),
+            curvature=1,
+            relative_error=0.0,
+        )
+    if base == math.e:
+        return exp()
+
+    def value(x: Tensor) -> Tensor:
+        return torch.pow(base, x)
+
+    def root(slope: Tensor, *_: Tensor) -> Tensor:
+        return (slope / rate).clamp(min=_tiny(slope)).log() / rate
+
+    rounded = (base * 1024) % 1 != 0  # the base in float32, which multiplies by an exponent below 710 / |log base|
+    return PiecewiseFunction(
+        value=value,
+        pieces=(Piece(value, lambda x: rate * value(x), 1, root),),
+        curvature=1,
+        relative_error=SPECIAL + (750 / abs(rate) if rounded else 0),
+        range=(0.0, _INFINITY),
+    )
+
+
+def logarithm(base: float) -> PiecewiseFunction:
+    """The logarithm of base 2 or 10, or the natural one, on intervals above 0."""
+    if base == math.e:
+        return log()
+    rate = 1 / math.log(base)
+    value = torch.log2 if base == 2 else torch.log10
+    piece = Piece(value, lambda x: rate / x, -1, lambda k, *_: rate / k.clamp(min=_tiny(k)), start=0.0)
+    return PiecewiseFunction(value=value, pieces=(piece,), curvature=-1, domain=lambda lower, upper: lower > 0)
