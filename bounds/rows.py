@@ -152,7 +152,7 @@ class Windows:
 
     def grouped(self, x: Tensor) -> Tensor:
         """Something of each row, (N, R, ..), in the order of the coefficients, (N, S, P, M, ..)."""
-        return x.view(len(x), *self.values.shape[1:4], *x.shape[2:])
+        return x.reshape(len(x), *self.values.shape[1:4], *x.shape[2:])
 
     def by_row(self, x: Tensor) -> Tensor:
         """What :meth:`at` or :meth:`grouped` gave, as (N, R, ..)."""

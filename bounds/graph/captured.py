@@ -25,6 +25,10 @@ from bounds.operations.products_and_conditions import CONDITIONAL, PARTS, in_par
 
 Source = nn.Module | torch.export.ExportedProgram
 
+aten = torch.ops.aten
+# Views fit the layout in memory that tensors of the network have; those of bounds may have another one.
+ANY_LAYOUT: Mapping[Any, Any] = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+
 
 class Graph:
     """A captured network; weights stay those of the model, so that training changes both.
@@ -105,6 +109,7 @@ class Graph:
 
         parents = tuple(flat[i].name for i in places)
         name = str(node.target)
+        target = ANY_LAYOUT.get(node.target, node.target)
         conditions = [name in CONDITIONAL and nodes[parent].truth for parent in parents]
 
         def function(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
@@ -112,7 +117,7 @@ class Graph:
             for place, value, condition in zip(places, data, conditions, strict=True):
                 leaves[place] = value.bool() if condition else value
             args, kwargs = pytree.tree_unflatten(leaves, spec)
-            return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
+            return target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
 
         if node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node.args[0] in known:
             source = known[node.args[0]]

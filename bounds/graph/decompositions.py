@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds.graph.composed import COMPOSED, COMPOSED_EXACTLY
 from bounds.graph.einsum import add_product, einsum
 from bounds.graph.pooling import (
     adaptive_max_pool,
@@ -24,6 +25,7 @@ from bounds.graph.pooling import (
     minimum,
     smallest_along,
 )
+from bounds.graph.upsampling import resized
 
 aten = torch.ops.aten
 
@@ -265,6 +267,7 @@ def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
 # What torch.export replaces, by the operation as it stands in the captured network. First, what rounds as it is written
 # here, or not at all.
 EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    **COMPOSED_EXACTLY,
     aten.batch_norm.default: batch_norm,
     aten._native_batch_norm_legit_no_training.default: lambda x, weight, bias, mean, variance, momentum, eps: (
         batch_norm(x, weight, bias, mean, variance, False, momentum, eps, False),
@@ -287,7 +290,9 @@ EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]]
     aten.adaptive_max_pool2d.default: adaptive_max_pool(2),
     aten.adaptive_max_pool3d.default: adaptive_max_pool(3),
 }
-REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = EXACT | {
+REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    **EXACT,
+    **COMPOSED,
     aten.softmax.int: softmax,
     aten._softmax.default: lambda x, dim, half_to_float: softmax(x, dim),
     aten.log_softmax.int: log_softmax,
@@ -308,6 +313,10 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.norm.ScalarOpt_dim: norm,
     aten.addmm.default: add_product,
     aten.baddbmm.default: add_product,
+    aten.addmv.default: add_product,
+    aten.upsample_bicubic2d.vec: resized("bicubic"),
+    aten._upsample_bicubic2d_aa.vec: resized("bicubic", antialias=True),
+    aten._upsample_bilinear2d_aa.vec: resized("bilinear", antialias=True),
     aten.lerp.Scalar: lambda x, y, weight: x + weight * (y - x),
     aten.lerp.Tensor: lambda x, y, weight: x + weight * (y - x),
     aten.glu.default: glu,
