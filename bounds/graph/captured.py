@@ -19,6 +19,7 @@ from bounds import checks
 from bounds.errors import UnsupportedLayer
 from bounds.graph.decompositions import EXACT, REWRITES
 from bounds.operations.affine import AFFINE
+from bounds.operations.complex_numbers import OF_COMPLEX, in_pairs
 from bounds.operations.functions import FUNCTIONS
 from bounds.operations.node import Node
 from bounds.operations.products_and_conditions import CONDITIONAL, PARTS, in_parts
@@ -112,6 +113,8 @@ class Graph:
         target = ANY_LAYOUT.get(node.target, node.target)
         conditions = [name in CONDITIONAL and nodes[parent].truth for parent in parents]
 
+        pairs = [flat[i].meta["val"].is_complex() for i in places]
+
         def function(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
             leaves = list(filled)
             for place, value, condition in zip(places, data, conditions, strict=True):
@@ -119,6 +122,8 @@ class Graph:
             args, kwargs = pytree.tree_unflatten(leaves, spec)
             return target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
 
+        if parents and (any(pairs) or _is_complex(node)):
+            name, function = f"{name}{OF_COMPLEX}", in_pairs(function, pairs)
         if node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node.args[0] in known:
             source = known[node.args[0]]
             if isinstance(source, _Several):  # one of several results of an operation on data
@@ -294,6 +299,8 @@ def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # w
 
 def _as(value: Tensor, like: Tensor) -> Tensor:
     """A constant on the device of the input, floating ones in its dtype."""
+    if value.is_complex():
+        return value.to(like.device, like.dtype.to_complex())
     return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
 
 
@@ -309,6 +316,11 @@ def _origin(node: fx.Node) -> str:
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
     files = [i for i, line in enumerate(lines) if line.startswith("File ")]
     return " ".join(lines[files[-1] :]) if files else "unknown"
+
+
+def _is_complex(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 def _holds_tensors(value: object) -> bool:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations import transposes
+from bounds.operations.complex_numbers import FOURIER, OF_COMPLEX, fourier_spread, fourier_terms, split_spread
 from bounds.operations.node import Node, entries
 from bounds.operations.transposes import Transpose
 
@@ -191,8 +192,29 @@ def _lines(entry: Affine, *names: str) -> dict[str, Affine]:
     return {f"aten.{name}": entry for name in names}
 
 
+def _complex_lines(entry: Affine, *names: str) -> dict[str, Affine]:
+    return {f"aten.{name}{OF_COMPLEX}": entry for name in names}
+
+
+# Of complex numbers, kept as pairs.
+COMPLEX: Mapping[str, Affine] = {
+    FOURIER: Affine(fourier_spread, fourier_terms),
+    **_complex_lines(MOVE, "view.default", "reshape.default", "_unsafe_view.default", "unsqueeze.default", "squeeze.dim"),
+    **_complex_lines(MOVE, "permute.default", "transpose.int", "slice.Tensor", "select.int", "cat.default"),
+    **_complex_lines(MOVE, "expand.default", "roll.default", "flip.default", "clone.default", "constant_pad_nd.default"),
+    **_complex_lines(MOVE, "view_as_real.default", "view_as_complex.default", "complex.default", "_conj.default"),
+    **_complex_lines(MOVE, "_to_copy.default", "neg.default", "stack.default", "movedim.int", "index.Tensor"),
+    **_complex_lines(SUM, "add.Tensor"),
+    **_complex_lines(DIFFERENCE, "sub.Tensor"),
+    **_complex_lines(REDUCTION, "sum.dim_IntList", "mean.dim"),
+    **_complex_lines(replace(ENTRYWISE, spread=split_spread, applies=_one_factor), "mul.Tensor"),
+    **_complex_lines(replace(ENTRYWISE, spread=split_spread, applies=_first_alone), "div.Tensor"),
+    **_complex_lines(Affine(_signed, _all, applies=_one_factor), "matmul.default", "mm.default", "bmm.default"),
+}
+
 # One line for each operation. Names are those of ATen; a caller may add to a copy.
 AFFINE: Mapping[str, Affine] = {
+    **COMPLEX,
     **_lines(RESHAPE, "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints"),
     **_lines(RESHAPE, "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "unflatten.int"),
     **_lines(RESHAPE, "clone.default", "contiguous.default", "alias.default", "detach.default", "dropout.default"),
