@@ -28,7 +28,10 @@ Source = nn.Module | torch.export.ExportedProgram
 
 aten = torch.ops.aten
 # Views fit the layout in memory that tensors of the network have; those of bounds may have another one.
-ANY_LAYOUT: Mapping[Any, Any] = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+ANY_LAYOUT: Mapping[Any, Any] = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+}
 
 
 class Graph:

@@ -199,9 +199,10 @@ def _complex_lines(entry: Affine, *names: str) -> dict[str, Affine]:
 # Of complex numbers, kept as pairs.
 COMPLEX: Mapping[str, Affine] = {
     FOURIER: Affine(fourier_spread, fourier_terms),
-    **_complex_lines(MOVE, "view.default", "reshape.default", "_unsafe_view.default", "unsqueeze.default", "squeeze.dim"),
+    **_complex_lines(MOVE, "view.default", "reshape.default", "_unsafe_view.default", "unsqueeze.default"),
     **_complex_lines(MOVE, "permute.default", "transpose.int", "slice.Tensor", "select.int", "cat.default"),
-    **_complex_lines(MOVE, "expand.default", "roll.default", "flip.default", "clone.default", "constant_pad_nd.default"),
+    **_complex_lines(MOVE, "expand.default", "roll.default", "flip.default", "clone.default", "squeeze.dim"),
+    **_complex_lines(MOVE, "constant_pad_nd.default"),
     **_complex_lines(MOVE, "view_as_real.default", "view_as_complex.default", "complex.default", "_conj.default"),
     **_complex_lines(MOVE, "_to_copy.default", "neg.default", "stack.default", "movedim.int", "index.Tensor"),
     **_complex_lines(SUM, "add.Tensor"),

@@ -25,9 +25,7 @@ def in_pairs(function: Function, places: list[bool]) -> Function:
     """A function of complex numbers as one of pairs, in the given places; its value likewise."""
 
     def paired(*data: Tensor) -> Tensor:
-        numbers = (
-            torch.view_as_complex(x.contiguous()) if pair else x for x, pair in zip(data, places, strict=True)
-        )
+        numbers = (torch.view_as_complex(x.contiguous()) if pair else x for x, pair in zip(data, places, strict=True))
         value = function(*numbers)
         return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
@@ -43,7 +41,7 @@ def split_spread(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([(node.function(part) - start).abs() for part in parts]).sum(0)
 
 
-# ---------------------------------------------------------------------------------------------------- Fourier transforms
+# --------------------------------------------------------------------------------------------------- Fourier transforms
 
 
 def along(x: Tensor, dim: int, matrix: Tensor, real: bool) -> Tensor:
