@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import ExportGraphSignature, OutputKind
 from torch.utils import _pytree as pytree
 
 from bounds import checks
@@ -97,7 +98,7 @@ class Graph:
                 else:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
             elif node.op == "output":
-                nodes["output"] = _renamed(nodes, node.args[0])
+                nodes["output"] = _renamed(nodes, _returned(signature, node.args[0]))
                 nodes = _leading_to(nodes["output"], nodes)
             elif node in self._needed:
                 self._add(node, nodes, known, x)
@@ -290,6 +291,14 @@ def _leading_to(node: Node, nodes: Mapping[str, Node]) -> dict[str, Node]:
 
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+def _returned(signature: ExportGraphSignature, outputs: Any) -> Any:  # noqa: ANN401  # whatever the model returns
+    """What the model returns, without what it writes to its input."""
+    kinds = [spec.kind for spec in signature.output_specs]
+    if not isinstance(outputs, tuple | list) or len(kinds) != len(outputs):
+        return outputs
+    return [value for value, kind in zip(outputs, kinds, strict=True) if kind is not OutputKind.USER_INPUT_MUTATION]
 
 
 def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # whatever the model returns

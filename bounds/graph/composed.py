@@ -39,6 +39,20 @@ def slice_scatter(
     return x.index_copy(dim, torch.arange(size, device=x.device)[start:end:step], source.to(x.dtype))
 
 
+def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """One number where a condition holds; what is put into other places stays as it is."""
+    first = indices[0]
+    if first is None or first.dtype != torch.bool or len(indices) > 1 or values.numel() != 1 or accumulate:
+        return NotImplemented  # type: ignore[no-any-return]  # export takes it for an operation that stays as it is
+    mask = first.reshape(*first.shape, *[1] * (x.ndim - first.ndim))
+    return torch.where(mask, values.reshape([]).to(x.dtype), x)
+
+
+def as_it_is(*args: object, **kwargs: object) -> Tensor:
+    """Leaves an operation as it is, and known as one that rounds in a way of its own."""
+    return NotImplemented
+
+
 def copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """What stands in ``x`` after the source was written to it."""
     return source.to(x.dtype).expand(x.shape).clone()
@@ -95,6 +109,7 @@ COMPOSED_EXACTLY: dict[torch._ops.OperatorBase, Callable[..., Tensor]] = {
     **_all_taken_apart(aten.subtract.Tensor, aten.multiply.Tensor, aten.divide.Tensor, aten.negative.default),
     **_all_taken_apart(aten.kron.default, aten.outer.default, aten.diff.default, aten.concat.default),
     aten.slice_scatter.default: slice_scatter,
+    aten.index_put.default: index_put,
     aten.copy.default: copy,
     aten.new_empty.default: empty,
     aten.empty_like.default: empty_like,
@@ -106,6 +121,9 @@ COMPOSED: dict[torch._ops.OperatorBase, Callable[..., Tensor]] = {
     **_all_taken_apart(aten.fft_rfft.default, aten.fft_irfft.default, aten.fft_rfft2.default, aten.fft_irfft2.default),
     **_all_taken_apart(aten.fft_fftn.default, aten.fft_ifftn.default, aten.fft_rfftn.default, aten.fft_irfftn.default),
     **_all_taken_apart(aten.fft_fftshift.default, aten.fft_ifftshift.default, aten.fft_hfft.default),
+    aten._fft_r2c.default: as_it_is,
+    aten._fft_c2c.default: as_it_is,
+    aten._fft_c2r.default: as_it_is,
     aten.scatter_reduce.two: scatter_reduce,
     aten.bilinear.default: bilinear,
     aten.addcmul.default: add_product_of_entries,

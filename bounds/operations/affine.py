@@ -96,7 +96,8 @@ def _entrywise(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
 def _signed(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
     """For any matrix of one parent, from its columns; for operations without a cheaper way."""
     (moves,) = reach
-    start = node.function(torch.zeros_like(moves))
+    # Not zeros_like: what is kept must not belong to the vmap around this.
+    start = node.function(torch.zeros(moves.shape, dtype=moves.dtype, device=moves.device))
     whole = entries(moves) * start.numel() <= LARGEST_MATRIX
     size = entries(moves) if whole else max(1, LARGEST_MATRIX // max(1, start.numel()))
 

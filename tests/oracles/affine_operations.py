@@ -126,6 +126,7 @@ CASES: dict[str, Case] = {
     "assignment": Case(_assigned, FLAT),
     "assignment of lists": Case(lambda x: _set(x.clone()), FLAT),
     "assignment of a mask": Case(_masked, FLAT),
+    "index by a mask": Case(lambda x: x[:, torch.tensor([True, False, True, True, False])], FLAT),
     "operations in place": Case(_in_place, FLAT),
     "copy": Case(_copied, FLAT),
     "slice_scatter": Case(lambda x: torch.slice_scatter(x, 2 * x[:, :2], 1, 1, 5, 2), FLAT),
@@ -180,6 +181,9 @@ CASES: dict[str, Case] = {
         for mode in ("bilinear", "nearest", "bicubic")
         for padding, corners in (("zeros", False), ("border", True), ("reflection", False))
     },
+    "grid_sample of one input at a time": Case(
+        lambda x: F.grid_sample(x, _grid().to(x).expand(len(x), -1, -1, -1), "bicubic", align_corners=False), MAP
+    ),
     "grid_sample of a volume": Case(
         lambda x: F.grid_sample(x, numbers(1, 2, 3, 2, 3).to(x).expand(len(x), *[-1] * 4), align_corners=False), VOLUME
     ),
