@@ -124,7 +124,7 @@ class Graph:
             for place, value, condition in zip(places, data, conditions, strict=True):
                 leaves[place] = value.bool() if condition else value
             args, kwargs = pytree.tree_unflatten(leaves, spec)
-            return target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
+            return target(*args, **kwargs)
 
         if parents and (any(pairs) or _is_complex(node)):
             name, function = f"{name}{OF_COMPLEX}", in_pairs(function, pairs)

@@ -19,7 +19,7 @@ def _taken_apart(operation: torch._ops.OpOverload) -> Callable[..., Tensor]:
     return composed
 
 
-def _all_taken_apart(*operations: torch._ops.OpOverload) -> dict[torch._ops.OpOverload, Callable[..., Tensor]]:
+def _all_taken_apart(*operations: torch._ops.OpOverload) -> dict[torch._ops.OperatorBase, Callable[..., Tensor]]:
     return {operation: _taken_apart(operation) for operation in operations}
 
 
@@ -50,7 +50,7 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
 
 def as_it_is(*args: object, **kwargs: object) -> Tensor:
     """Leaves an operation as it is, and known as one that rounds in a way of its own."""
-    return NotImplemented
+    return NotImplemented  # type: ignore[no-any-return]
 
 
 def copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
@@ -62,7 +62,9 @@ def scatter_reduce(
     x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
     """Sums into given places; other reductions have no bounds."""
-    return x.scatter_add(dim, index, source) if reduce == "sum" and include_self else NotImplemented
+    if reduce != "sum" or not include_self:
+        return NotImplemented  # type: ignore[no-any-return]
+    return x.scatter_add(dim, index, source)
 
 
 def empty(x: Tensor, size: list[int], *, dtype: torch.dtype | None = None, **layout: object) -> Tensor:
@@ -80,7 +82,7 @@ def bilinear(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor | None = 
     outputs, first, second = weight.shape
     factors = (right @ weight.reshape(outputs * first, second).T).unflatten(-1, (outputs, first))
     result = (left.unsqueeze(-2) * factors).sum(-1)
-    return result if bias is None else result + bias
+    return result if bias is None else result + bias  # type: ignore[no-any-return]
 
 
 def add_product_of_entries(x: Tensor, left: Tensor, right: Tensor, *, value: float = 1) -> Tensor:

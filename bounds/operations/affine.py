@@ -146,7 +146,7 @@ def _copies(node: Node, parents: tuple[Tensor, ...]) -> int:
     """As :func:`_few` where entries are picked, some of them many times."""
 
     def make() -> int:
-        value, transpose = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
+        value, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
         return max(int(part.max()) if part.numel() else 0 for part in transpose(torch.ones_like(value)))
 
     copies: int = node.cached("copies", make)

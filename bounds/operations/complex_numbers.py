@@ -58,7 +58,8 @@ def fourier_spread(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
 
 def fourier_terms(node: Node, parents: tuple[Tensor, ...]) -> int:
     """A sum along one dimension, or along that of the result."""
-    return max(node.arguments[2].shape) + 2
+    matrix: Tensor = node.arguments[2]
+    return max(matrix.shape) + 2
 
 
 def waves(n: int, *, inverse: bool) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 Behind a rectifier they are no longer exact, but enclose what is sampled at corners and inside.
 """
 
-import math
 from dataclasses import replace
 
 import pytest
