@@ -116,7 +116,6 @@ class Graph:
         name = str(node.target)
         target = ANY_LAYOUT.get(node.target, node.target)
         conditions = [name in CONDITIONAL and nodes[parent].truth for parent in parents]
-
         pairs = [flat[i].meta["val"].is_complex() for i in places]
 
         def function(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several

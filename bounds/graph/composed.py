@@ -39,6 +39,15 @@ def slice_scatter(
     return x.index_copy(dim, torch.arange(size, device=x.device)[start:end:step], source.to(x.dtype))
 
 
+def unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
+    """Windows along one dimension, in a last one."""
+    dim = dim % x.ndim
+    starts = torch.arange(0, x.shape[dim] - size + 1, step, device=x.device)
+    places = starts[:, None] + torch.arange(size, device=x.device)
+    picked = x.index_select(dim, places.flatten()).unflatten(dim, (-1, size))
+    return picked.movedim(dim + 1, -1)
+
+
 def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
     """One number where a condition holds; what is put into other places stays as it is."""
     first = indices[0]
@@ -111,6 +120,7 @@ COMPOSED_EXACTLY: dict[torch._ops.OperatorBase, Callable[..., Tensor]] = {
     **_all_taken_apart(aten.subtract.Tensor, aten.multiply.Tensor, aten.divide.Tensor, aten.negative.default),
     **_all_taken_apart(aten.kron.default, aten.outer.default, aten.diff.default, aten.concat.default),
     aten.slice_scatter.default: slice_scatter,
+    aten.unfold.default: unfold,
     aten.index_put.default: index_put,
     aten.copy.default: copy,
     aten.new_empty.default: empty,

@@ -25,7 +25,7 @@ from bounds.graph.pooling import (
     minimum,
     smallest_along,
 )
-from bounds.graph.upsampling import resized
+from bounds.graph.upsampling import nearest, resized
 
 aten = torch.ops.aten
 
@@ -268,6 +268,9 @@ def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
 # here, or not at all.
 EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     **COMPOSED_EXACTLY,
+    aten._upsample_nearest_exact1d.vec: nearest,
+    aten._upsample_nearest_exact2d.vec: nearest,
+    aten._upsample_nearest_exact3d.vec: nearest,
     aten.batch_norm.default: batch_norm,
     aten._native_batch_norm_legit_no_training.default: lambda x, weight, bias, mean, variance, momentum, eps: (
         batch_norm(x, weight, bias, mean, variance, False, momentum, eps, False),

@@ -1,7 +1,7 @@
-"""Resizing of maps by cubic or antialiased interpolation, as products with one constant matrix for each dimension.
+"""Resizing of maps: by constant matrices, one for each dimension, or by picking the nearest entries.
 
-Their weights are of both signs, and the absolute values of a product of such matrices in different dimensions are the
-product of the absolute values: bounds of the products lose nothing.
+Weights of cubic interpolation are of both signs; the absolute values of a product of matrices in different dimensions
+are the product of the absolute values, so that bounds of the products lose nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NEAREST = "nearest-exact"
 
 
 @torch.library.custom_op("certify_bounds::interpolation", mutates_args=())
@@ -24,7 +26,7 @@ def interpolation(
     """Weights (old, new) of the interpolation of a line, in double precision whatever the dtype of the network."""
     old, new = sizes
     lines = torch.eye(old, dtype=torch.float64).view(1, old, 1, old)
-    corners, kept = (align_corners or None if antialias else align_corners), False
+    corners = None if mode == NEAREST else align_corners
     if factor is None:
         moved = F.interpolate(lines, (1, new), mode=mode, align_corners=corners, antialias=antialias)
     else:
@@ -33,7 +35,7 @@ def interpolation(
             scale_factor=(1.0, factor),
             mode=mode,
             align_corners=corners,
-            recompute_scale_factor=kept,
+            recompute_scale_factor=False,
             antialias=antialias,
         )
     return moved[0, :, 0].contiguous()
@@ -61,13 +63,29 @@ def resized(mode: str, *, antialias: bool = False) -> Callable[..., Tensor]:
         align_corners: bool = False,
         scale_factors: Sequence[float] | None = None,
     ) -> Tensor:
-        for axis in (0, 1):
-            dim = axis - 2
-            factor = None if scale_factors is None else float(scale_factors[axis])
-            old = x.shape[dim]
-            new = output_size[axis] if output_size is not None else int(old * factor)  # type: ignore[operator]
-            weights = interpolation([old, new], mode, align_corners, antialias, factor, x.dtype, x.device)
-            x = x @ weights if axis else (x.mT @ weights).mT
+        for dim, sizes, factor in _axes(x, output_size, scale_factors):
+            weights = interpolation(sizes, mode, align_corners, antialias, factor, x.dtype, x.device)
+            x = (x.movedim(dim, -1) @ weights).movedim(-1, dim)
         return x
 
     return resize
+
+
+def nearest(x: Tensor, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None = None) -> Tensor:
+    """The entries whose centres are nearest, of any number of dimensions."""
+    for dim, sizes, factor in _axes(x, output_size, scale_factors):
+        weights = interpolation(sizes, NEAREST, False, False, factor, x.dtype, x.device)
+        x = x.index_select(dim, weights.argmax(0))
+    return x
+
+
+def _axes(
+    x: Tensor, output_size: Sequence[int] | None, factors: Sequence[float] | None
+) -> list[tuple[int, list[int], float | None]]:
+    """Of all dimensions but inputs and channels: which one, its old and its new size, and the factor if it is given."""
+    axes: list[tuple[int, list[int], float | None]] = []
+    for dim in range(2, x.ndim):
+        factor = None if factors is None else float(factors[dim - 2])
+        new = int(x.shape[dim] * factor) if factor is not None else output_size[dim - 2]  # type: ignore[index]
+        axes.append((dim, [x.shape[dim], new], factor))
+    return axes

@@ -77,7 +77,12 @@ def _first_alone(node: Node) -> bool:
 
 def _data_at(*places: int) -> Callable[[Node], bool]:
     """Only the arguments at these places are data, so that neither an index nor a condition is."""
-    return lambda node: len(node.parents) == sum(node.arguments[place : place + 1] == (None,) for place in places)
+
+    def applies(node: Node) -> bool:
+        data = [place for place in places if place < len(node.arguments) and node.arguments[place] is None]
+        return len(node.parents) == len(data)
+
+    return applies
 
 
 def _constant_condition(node: Node) -> bool:
@@ -205,7 +210,7 @@ COMPLEX: Mapping[str, Affine] = {
     **_complex_lines(MOVE, "expand.default", "roll.default", "flip.default", "clone.default", "squeeze.dim"),
     **_complex_lines(MOVE, "constant_pad_nd.default"),
     **_complex_lines(MOVE, "view_as_real.default", "view_as_complex.default", "complex.default", "_conj.default"),
-    **_complex_lines(MOVE, "_to_copy.default", "neg.default", "stack.default", "movedim.int", "index.Tensor"),
+    **_complex_lines(MOVE, "neg.default", "stack.default", "movedim.int", "index.Tensor"),
     **_complex_lines(SUM, "add.Tensor"),
     **_complex_lines(DIFFERENCE, "sub.Tensor"),
     **_complex_lines(REDUCTION, "sum.dim_IntList", "mean.dim"),
@@ -227,14 +232,13 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(MOVE, "flip.default", "fliplr.default", "flipud.default", "rot90.default", "roll.default"),
     **_lines(MOVE, "diagonal.default", "diag_embed.default", "constant_pad_nd.default", "neg.default"),
     **_lines(MOVE, "pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default"),
-    **_lines(MOVE, "tril.default", "triu.default", "masked_fill.Scalar", "index_fill.int_Scalar", "scatter.value"),
+    **_lines(MOVE, "tril.default", "triu.default", "masked_fill.Scalar"),
     **_lines(PICK, "index.Tensor", "index_select.default", "gather.default", "take_along_dim.default", "pad.default"),
-    **_lines(PICK, "repeat_interleave.self_int", "repeat_interleave.self_Tensor", "unfold.default", "im2col.default"),
+    **_lines(PICK, "repeat_interleave.self_int", "repeat_interleave.self_Tensor", "im2col.default"),
     **_lines(PICK, "reflection_pad1d.default", "reflection_pad2d.default", "reflection_pad3d.default"),
     **_lines(PICK, "replication_pad1d.default", "replication_pad2d.default", "replication_pad3d.default"),
     **_lines(PICK, "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec"),
-    **_lines(PICK, *(f"_upsample_nearest_exact{dimensions}d.vec" for dimensions in (1, 2, 3))),
-    **_lines(PICK, "max_unpool2d.default", "max_unpool3d.default"),
+    **_lines(PICK, "max_unpool2d.default", "max_unpool3d.default", "index_fill.int_Scalar", "scatter.value"),
     **_lines(COPY_INTO, "select_scatter.default", "diagonal_scatter.default"),
     **_lines(replace(MOVE, applies=_data_at(0, 3)), "scatter.src", "index_copy.default"),
     **_lines(replace(REDUCTION, applies=_data_at(0, 2)), "index_put.default"),

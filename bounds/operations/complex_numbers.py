@@ -116,11 +116,26 @@ def _dims(node: Node, ndim: int) -> list[int]:
     return [dim % ndim for dim in node.arguments[1]]
 
 
+def _paired(node: Node, x: Node, suffix: str) -> Node:
+    """Real numbers with imaginary parts 0."""
+    return part_of(node, suffix, "aten.constant_pad_nd.default", (x,), lambda v: F.pad(v[..., None], (0, 1)), (None,))
+
+
+def _cast(node: Node, nodes: Nodes) -> list[Node]:
+    """The numbers as they are, whatever their precision was; a cast that drops imaginary parts has no rule."""
+    (x,) = (nodes[parent] for parent in node.parents)
+    if node.value.ndim == x.value.ndim + 1:
+        return [_paired(node, x, "")]
+    if node.value.ndim == x.value.ndim:
+        return [part_of(node, "", "aten.clone.default", (x,), lambda v: v, (None,))]
+    return [node]
+
+
 def _from_real(node: Node, nodes: Nodes) -> list[Node]:
     """The transform of real numbers, or the first half of it."""
     (x,) = (nodes[parent] for parent in node.parents)
     dims, (_, _, normalization, half) = _dims(node, x.value.ndim), node.arguments
-    pairs = part_of(node, "pairs", "aten.constant_pad_nd.default", (x,), lambda v: F.pad(v[..., None], (0, 1)), (None,))
+    pairs = _paired(node, x, "pairs")
     steps = []
     for dim in reversed(dims):
         n = x.value.shape[dim]
@@ -168,4 +183,5 @@ COMPLEX_PARTS: Mapping[str, Callable[[Node, Nodes], list[Node]]] = {
     f"aten._fft_c2c.default{OF_COMPLEX}": _of_complex,
     f"aten._fft_c2r.default{OF_COMPLEX}": _back,
     f"aten.abs.default{OF_COMPLEX}": _magnitude,
+    f"aten._to_copy.default{OF_COMPLEX}": _cast,
 }

@@ -58,7 +58,7 @@ def made(name: str, *, bent: bool) -> tuple[nn.Module, Tensor]:
 
 def jacobian(model: nn.Module, x: Tensor) -> Tensor:
     """The matrix (N, K, D) of each row."""
-    rows = [torch.func.jacrev(lambda row: model(row[None])[0])(row).flatten(1) for row in x]
+    rows = [torch.autograd.functional.jacobian(lambda row: model(row[None])[0], row).flatten(1) for row in x]
     return torch.stack(rows)
 
 
