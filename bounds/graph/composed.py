@@ -45,7 +45,8 @@ def unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
     starts = torch.arange(0, x.shape[dim] - size + 1, step, device=x.device)
     places = starts[:, None] + torch.arange(size, device=x.device)
     picked = x.index_select(dim, places.flatten()).unflatten(dim, (-1, size))
-    return picked.movedim(dim + 1, -1)
+    windows: Tensor = picked.movedim(dim + 1, -1)
+    return windows
 
 
 def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:

@@ -264,7 +264,6 @@ CASES: dict[str, Case] = {
     "addcdiv of constants": Case(lambda x: torch.addcdiv(x, x, 2 + numbers(5).to(x), value=-2), FLAT),
     "F.bilinear": Case(lambda x: F.bilinear(x, numbers(1, 3).to(x).expand(len(x), -1), numbers(4, 5, 3).to(x)), FLAT),
     "weight_norm": layer(lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 3)), LINE),
-    "old weight_norm": layer(lambda: nn.utils.weight_norm(nn.Linear(5, 3)), FLAT),
     "spectral_norm": layer(lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(5, 3)), FLAT),
     "orthogonal": layer(lambda: nn.utils.parametrizations.orthogonal(nn.Linear(5, 3)), FLAT),
     "masked sum": Case(lambda x: (x * (INDEX[[0, 1, 2, 3, 1]] > 1)).sum(1, keepdim=True), FLAT),
