@@ -152,7 +152,7 @@ class Windows:
 
     def grouped(self, x: Tensor) -> Tensor:
         """Something of each row, (N, R, ..), in the order of the coefficients, (N, S, P, M, ..)."""
-        return x.view(len(x), *self.values.shape[1:4], *x.shape[2:])
+        return x.reshape(len(x), *self.values.shape[1:4], *x.shape[2:])
 
     def by_row(self, x: Tensor) -> Tensor:
         """What :meth:`at` or :meth:`grouped` gave, as (N, R, ..)."""
@@ -165,6 +165,11 @@ class Windows:
     def with_values(self, values: Tensor, *, clean: bool = False) -> "Windows":
         """Other coefficients, or those of more rows after these, which have the same windows again."""
         return replace(self, values=values, clean=clean or self.clean)
+
+    def fits(self, other: "Windows") -> bool:
+        """Whether the windows of the same rows stand in the same places; a reshape on the way parts groups."""
+        same_groups = self.values.shape[:4] == other.values.shape[:4]
+        return same_groups and (self.grid, self.stride) == (other.grid, other.stride)
 
     def cleaned(self) -> "Windows":
         """The same with coefficients beyond the map set to 0."""
@@ -251,7 +256,7 @@ def mirrored(rows: Rows) -> Rows:
 
 def added(one: Rows, other: Rows) -> Rows:
     """The sum of the same rows, as windows where both are and fit."""
-    if isinstance(one, Windows) and isinstance(other, Windows) and (one.grid, one.stride) == (other.grid, other.stride):
+    if isinstance(one, Windows) and isinstance(other, Windows) and one.fits(other):
         padding = tuple(max(a, b) for a, b in zip(one.padding, other.padding, strict=True))
         ends = (max(part.values.shape[5 + axis] - part.padding[axis] for part in (one, other)) for axis in (0, 1))
         size = tuple(end + before for end, before in zip(ends, padding, strict=True))

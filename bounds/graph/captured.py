@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import ExportGraphSignature, OutputKind
 from torch.utils import _pytree as pytree
 
 from bounds import checks
@@ -21,6 +22,7 @@ from bounds.graph.conditions import Refusal, ancestors, origin_of, refusals
 from bounds.graph.decompositions import EXACT, REWRITES
 from bounds.models import PROBE_ROWS, agree, answer, evaluation_mode, mixes_rows, require_module, tolerance
 from bounds.operations.affine import AFFINE
+from bounds.operations.complex_numbers import OF_COMPLEX, in_pairs
 from bounds.operations.constants import STORED, Constant
 from bounds.operations.functions import FUNCTIONS
 from bounds.operations.node import Node
@@ -28,6 +30,13 @@ from bounds.operations.products_and_conditions import CONDITIONAL, PARTS, in_par
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Source = nn.Module | torch.export.ExportedProgram
+
+aten = torch.ops.aten
+# Views fit the layout in memory that tensors of the network have; those of bounds may have another one.
+ANY_LAYOUT: Mapping[Any, Any] = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+}
 
 
 class Graph:
@@ -111,7 +120,7 @@ class Graph:
                 else:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
             elif node.op == "output":
-                nodes["output"] = _renamed(nodes, node.args[0])
+                nodes["output"] = _renamed(nodes, _returned(signature, node.args[0]))
                 nodes = _leading_to(nodes["output"], nodes)
             elif node in self._needed:
                 self._add(node, nodes, known, fixed, x)
@@ -139,15 +148,19 @@ class Graph:
         constants = tuple(fixed[leaf] for leaf in flat if isinstance(leaf, fx.Node) and leaf in fixed)
         parents = tuple(flat[i].name for i in places)
         name = str(node.target)
+        target = ANY_LAYOUT.get(node.target, node.target)
         conditions = [name in CONDITIONAL and nodes[parent].truth for parent in parents]
+        pairs = [flat[i].meta["val"].is_complex() for i in places]
 
         def function(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
             leaves = list(filled)
             for place, value, condition in zip(places, data, conditions, strict=True):
                 leaves[place] = value.bool() if condition else value
             args, kwargs = pytree.tree_unflatten(leaves, spec)
-            return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
+            return target(*args, **kwargs)
 
+        if parents and (any(pairs) or _is_complex(node)):
+            name, function = f"{name}{OF_COMPLEX}", in_pairs(function, pairs)
         if node.target is operator.getitem and isinstance(node.args[0], fx.Node) and node.args[0] in known:
             source = known[node.args[0]]
             if isinstance(source, _Several):  # one of several results of an operation on data
@@ -392,6 +405,14 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+def _returned(signature: ExportGraphSignature, outputs: Any) -> Any:  # noqa: ANN401  # whatever the model returns
+    """What the model returns, without what it writes to its input."""
+    kinds = [spec.kind for spec in signature.output_specs]
+    if not isinstance(outputs, tuple | list) or len(kinds) != len(outputs):
+        return outputs
+    return [value for value, kind in zip(outputs, kinds, strict=True) if kind is not OutputKind.USER_INPUT_MUTATION]
+
+
 def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # whatever the model returns
     output = outputs[0] if isinstance(outputs, tuple | list) and len(outputs) == 1 else outputs
     if not isinstance(output, fx.Node) or output.name not in nodes:
@@ -402,6 +423,8 @@ def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # w
 
 def _as(value: Tensor, like: Tensor) -> Tensor:
     """A constant on the device of the input, floating ones in its dtype."""
+    if value.is_complex():
+        return value.to(like.device, like.dtype.to_complex())
     return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
 
 
@@ -410,6 +433,11 @@ def _batch(node: fx.Node) -> int | None:
     sizes = [str(size) for size in node.meta["val"].shape]
     symbolic = [i for i, size in enumerate(sizes) if not size.isdigit()]
     return symbolic[0] if len(symbolic) == 1 and sizes[symbolic[0]].isidentifier() else None
+
+
+def _is_complex(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 def _holds_tensors(value: object) -> bool:

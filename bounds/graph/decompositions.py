@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bounds.graph import moments, order, recurrent, rounding
 from bounds.graph.attention import attention, log_softmax, logcumsumexp, logsumexp, softmax
+from bounds.graph.composed import COMPOSED, COMPOSED_EXACTLY
 from bounds.graph.einsum import add_product, einsum
 from bounds.graph.normalisation import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from bounds.graph.pooling import (
@@ -30,6 +31,7 @@ from bounds.graph.pooling import (
     minimum,
     smallest_along,
 )
+from bounds.graph.upsampling import nearest, resized
 
 aten = torch.ops.aten
 
@@ -63,6 +65,10 @@ def log_add_exp(x: Tensor, y: Tensor) -> Tensor:
 # What torch.export replaces, by the operation as it stands in the captured network. First, what rounds as it is written
 # here, or not at all.
 EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    **COMPOSED_EXACTLY,
+    aten._upsample_nearest_exact1d.vec: nearest,
+    aten._upsample_nearest_exact2d.vec: nearest,
+    aten._upsample_nearest_exact3d.vec: nearest,
     aten.batch_norm.default: batch_norm,
     aten._native_batch_norm_legit_no_training.default: lambda x, weight, bias, mean, variance, momentum, eps: (
         batch_norm(x, weight, bias, mean, variance, False, momentum, eps, False),
@@ -114,7 +120,9 @@ EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]]
     aten.special_expit.default: torch.sigmoid,
     aten.special_erf.default: torch.erf,
 }
-REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = EXACT | {
+REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    **EXACT,
+    **COMPOSED,
     aten.softmax.int: softmax,
     aten._softmax.default: lambda x, dim, half_to_float: softmax(x, dim),
     aten.log_softmax.int: log_softmax,
@@ -135,6 +143,10 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.norm.ScalarOpt_dim: moments.norm,
     aten.addmm.default: add_product,
     aten.baddbmm.default: add_product,
+    aten.addmv.default: add_product,
+    aten.upsample_bicubic2d.vec: resized("bicubic"),
+    aten._upsample_bicubic2d_aa.vec: resized("bicubic", antialias=True),
+    aten._upsample_bilinear2d_aa.vec: resized("bilinear", antialias=True),
     aten.lerp.Scalar: lambda x, y, weight: x + weight * (y - x),
     aten.lerp.Tensor: lambda x, y, weight: x + weight * (y - x),
     aten.glu.default: glu,

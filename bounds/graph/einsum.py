@@ -1,23 +1,56 @@
 """Sums of products: matrix products with more to them, and Einstein sums."""
 
+import string
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
-def einsum(equation: str, operands: list[Tensor], *, path: list[int] | None = None) -> Tensor:
-    """Einstein sum of one or two operands, each with letters of its own; others have no bounds."""
-    given, _, out = equation.replace(" ", "").partition("->")
+def einsum(equation: str, operands: Sequence[Tensor], *, path: list[int] | None = None) -> Tensor:
+    """Einstein sum of any operands, in pairs from the last ones to the first."""
+    letters, out = _terms(equation, [x.ndim for x in operands])
+    terms = [_without_repeats(part, x) for part, x in zip(letters, operands, strict=True)]
+    while len(terms) > 2:
+        (first, left), (second, right) = terms[-2:]
+        others = out + "".join(part for part, _ in terms[:-2])
+        wanted = "".join(dict.fromkeys(letter for letter in first + second if letter in others))
+        terms[-2:] = [(wanted, _of_two(first, left, second, right, wanted))]
+    if len(terms) == 2:
+        (first, left), (second, right) = terms
+        return _of_two(first, left, second, right, out)
+    ((first, x),) = terms
+    return _summed(first, x, out).permute([_kept(first, out).index(letter) for letter in out])
+
+
+def _terms(equation: str, ndims: list[int]) -> tuple[list[str], str]:
+    """The letters of every operand and of the result, with letters of their own for the dimensions of an ellipsis."""
+    given, arrow, out = equation.replace(" ", "").partition("->")
     letters = given.split(",")
-    if "->" not in equation:
-        out = "".join(sorted(letter for letter in set(given) - {","} if given.count(letter) == 1))
-    if "." in equation or len(letters) > 2 or any(len(set(part)) < len(part) for part in letters):
-        return NotImplemented  # type: ignore[no-any-return]  # export takes it for an operation that stays as it is
-    if len(letters) == 1:
-        return _summed(letters[0], operands[0], out).permute([_kept(letters[0], out).index(letter) for letter in out])
+    if not arrow:
+        out = "..." * ("..." in given) + "".join(sorted(x for x in set(given) - {",", "."} if given.count(x) == 1))
+    free = [letter for letter in string.ascii_letters if letter not in equation]
+    hidden = [ndim - len(part) + 3 if "..." in part else 0 for part, ndim in zip(letters, ndims, strict=True)]
+    names = "".join(free[: max(hidden)])
+    written = [part.replace("...", names[len(names) - count :]) for part, count in zip(letters, hidden, strict=True)]
+    return written, out.replace("...", names)
+
+
+def _without_repeats(letters: str, x: Tensor) -> tuple[str, Tensor]:
+    """The diagonal of dimensions with the same letter, which comes where the first of them was."""
+    for letter in dict.fromkeys(letters):
+        while letters.count(letter) > 1:
+            first = letters.index(letter)
+            second = letters.index(letter, first + 1)
+            x = x.diagonal(0, first, second).movedim(-1, first)
+            letters = letters[:second] + letters[second + 1 :]
+    return letters, x
+
+
+def _of_two(first: str, left: Tensor, second: str, right: Tensor, out: str) -> Tensor:
     # The dimension of inputs is the first one of the result, and that of the first factor.
-    if out and out[0] not in letters[0]:
-        letters, operands = letters[::-1], operands[::-1]
-    first, second = letters
-    left, right = _summed(first, operands[0], second + out), _summed(second, operands[1], first + out)
+    if out and out[0] not in first:
+        first, left, second, right = second, right, first, left
+    left, right = _summed(first, left, second + out), _summed(second, right, first + out)
     first, second = _kept(first, second + out), _kept(second, first + out)
     shared = [letter for letter in first if letter in second]
     if any(letter in out for letter in shared):

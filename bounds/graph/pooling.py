@@ -61,8 +61,9 @@ def max_pool(dimensions: int, *, indices: bool = False) -> Callable[..., Tensor 
             _pool_taps(x, size, *window, ceil_mode)
             for size, window in zip(x.shape[-dimensions:], zip(kernel, steps, pads, gaps, strict=True), strict=True)
         ]
-        largest = _over_windows(x, taps)
-        return (largest, largest.argmax(-1)) if indices else largest
+        windows = _windows(x, taps)
+        largest: Tensor = windows.amax(-1)
+        return (largest, windows.argmax(-1)) if indices else largest  # places have no bounds
 
     return pool
 
@@ -78,8 +79,8 @@ def adaptive_max_pool(dimensions: int) -> Callable[..., tuple[Tensor, Tensor]]:
             longest = max(-(-(i + 1) * size // parts) - i * size // parts for i in range(parts))
             window = start[:, None] + torch.arange(longest, device=x.device)
             taps.append(torch.minimum(window, end[:, None] - 1))
-        largest = _over_windows(x, taps)
-        return largest, largest.argmax(-1)
+        windows = _windows(x, taps)
+        return windows.amax(-1), windows.argmax(-1)
 
     return pool
 
@@ -102,8 +103,8 @@ def _pool_taps(x: Tensor, size: int, kernel: int, stride: int, padding: int, dil
     return torch.where((places >= 0) & (places < size), places, first[:, None])
 
 
-def _over_windows(x: Tensor, taps: list[Tensor]) -> Tensor:
-    """The maximum over windows that are given by their places along each of the last dimensions."""
+def _windows(x: Tensor, taps: list[Tensor]) -> Tensor:
+    """Entries of windows, in a last dimension, that are given by their places along each of the last dimensions."""
     dimensions = len(taps)
     flat = torch.zeros((), dtype=torch.long, device=x.device)
     for axis, places in enumerate(taps):  # to (windows of every axis, taps of every axis)
@@ -112,5 +113,5 @@ def _over_windows(x: Tensor, taps: list[Tensor]) -> Tensor:
         flat = flat * x.shape[x.ndim - dimensions + axis] + places.view(shape)
     windows = list(flat.shape[:dimensions])
     gathered = x.flatten(-dimensions).index_select(-1, flat.flatten())
-    largest: Tensor = gathered.unflatten(-1, (*windows, -1)).amax(-1)
-    return largest
+    found: Tensor = gathered.unflatten(-1, (*windows, -1))
+    return found

@@ -6,15 +6,20 @@ said is how far its output moves with an interval, entry by entry. A transpose o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations import transposes
+from bounds.operations.complex_numbers import FOURIER, OF_COMPLEX, fourier_spread, fourier_terms, split_spread
 from bounds.operations.node import Node, entries
 from bounds.operations.transposes import Transpose
+
+# The matrix of an operation without a closed form is kept as long as it has no more entries, N times.
+LARGEST_MATRIX = 2**24
+CUBIC = 2  # the mode of grid_sampler
 
 Spread = Callable[[Node, tuple[Tensor, ...]], Tensor]
 
@@ -70,6 +75,16 @@ def _first_alone(node: Node) -> bool:
     return len(node.parents) == 1 and node.arguments[0] is None
 
 
+def _data_at(*places: int) -> Callable[[Node], bool]:
+    """Only the arguments at these places are data, so that neither an index nor a condition is."""
+
+    def applies(node: Node) -> bool:
+        data = [place for place in places if place < len(node.arguments) and node.arguments[place] is None]
+        return len(node.parents) == len(data)
+
+    return applies
+
+
 def _constant_condition(node: Node) -> bool:
     """The condition is no data."""
     return node.arguments[0] is not None
@@ -81,6 +96,33 @@ def _entrywise(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
     start = node.function(*zeros)
     moves = [(node.function(*zeros[:i], part, *zeros[i + 1 :]) - start).abs() for i, part in enumerate(reach)]
     return torch.stack(moves).sum(0)
+
+
+def _signed(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
+    """For any matrix of one parent, from its columns; for operations without a cheaper way."""
+    (moves,) = reach
+    # Not zeros_like: what is kept must not belong to the vmap around this.
+    start = node.function(torch.zeros(moves.shape, dtype=moves.dtype, device=moves.device))
+    whole = entries(moves) * start.numel() <= LARGEST_MATRIX
+    size = entries(moves) if whole else max(1, LARGEST_MATRIX // max(1, start.numel()))
+
+    def columns(first: int) -> Tensor:
+        """Sizes of some columns, (columns, N, *shape)."""
+        unit = torch.eye(entries(moves), dtype=start.dtype, device=start.device)[first : first + size]
+        unit = unit.view(len(unit), 1, *moves.shape[1:]).expand(-1, *moves.shape)
+        found: Tensor = torch.func.vmap(lambda one: (node.function(one) - start).abs())(unit)
+        return found
+
+    total = torch.zeros_like(start)
+    for first, part in zip(range(0, entries(moves), size), moves.flatten(1).split(size, 1), strict=True):
+        column = node.cached("sizes of columns", lambda: columns(0)) if whole else columns(first)
+        total = total + (part.T.reshape(*part.T.shape, *[1] * (start.ndim - 1)) * column).sum(0)
+    return total
+
+
+def _sampled(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
+    """For samples of a map at given places: only cubic interpolation has weights below 0."""
+    return _signed(node, reach) if node.arguments[2] == CUBIC else _entrywise(node, reach)
 
 
 def _weighted(operation: Callable[..., Tensor]) -> Spread:
@@ -105,6 +147,17 @@ def _few(node: Node, parents: tuple[Tensor, ...]) -> int:
     return 4 + len(parents) + max(entries(node.value) // max(1, entries(parent)) for parent in parents)
 
 
+def _copies(node: Node, parents: tuple[Tensor, ...]) -> int:
+    """As :func:`_few` where entries are picked, some of them many times."""
+
+    def make() -> int:
+        value, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
+        return max(int(part.max()) if part.numel() else 0 for part in transpose(torch.ones_like(value)))
+
+    copies: int = node.cached("copies", make)
+    return 4 + len(parents) + copies
+
+
 def _fan_in(node: Node, parents: tuple[Tensor, ...]) -> int:
     """Of a weight (out, in, ...), or of a transposed one, whichever is more, and the bias."""
     weight: Tensor = node.arguments[1]
@@ -124,6 +177,8 @@ def _all(node: Node, parents: tuple[Tensor, ...]) -> int:
 
 ENTRYWISE, REDUCTION = Affine(_entrywise, _few), Affine(_entrywise, _all)
 MOVE = Affine(_entrywise, _few, exact=True)
+PICK = Affine(_entrywise, _few, applies=_data_at(0), exact=True, transposed_terms=_copies)
+COPY_INTO = Affine(_entrywise, _few, applies=_data_at(0, 1), exact=True)
 RESHAPE = Affine(_entrywise, _few, exact=True, transpose=transposes.reshaped)
 SUM = Affine(_entrywise, _few, transpose=transposes.summed)
 DIFFERENCE = Affine(_entrywise, _few, transpose=transposes.subtracted)
@@ -143,25 +198,63 @@ def _lines(entry: Affine, *names: str) -> dict[str, Affine]:
     return {f"aten.{name}": entry for name in names}
 
 
+def _complex_lines(entry: Affine, *names: str) -> dict[str, Affine]:
+    return {f"aten.{name}{OF_COMPLEX}": entry for name in names}
+
+
+# Of complex numbers, kept as pairs.
+COMPLEX: Mapping[str, Affine] = {
+    FOURIER: Affine(fourier_spread, fourier_terms),
+    **_complex_lines(MOVE, "view.default", "reshape.default", "_unsafe_view.default", "unsqueeze.default"),
+    **_complex_lines(MOVE, "permute.default", "transpose.int", "slice.Tensor", "select.int", "cat.default"),
+    **_complex_lines(MOVE, "expand.default", "roll.default", "flip.default", "clone.default", "squeeze.dim"),
+    **_complex_lines(MOVE, "constant_pad_nd.default"),
+    **_complex_lines(MOVE, "view_as_real.default", "view_as_complex.default", "complex.default", "_conj.default"),
+    **_complex_lines(MOVE, "neg.default", "stack.default", "movedim.int", "index.Tensor"),
+    **_complex_lines(SUM, "add.Tensor"),
+    **_complex_lines(DIFFERENCE, "sub.Tensor"),
+    **_complex_lines(REDUCTION, "sum.dim_IntList", "mean.dim"),
+    **_complex_lines(replace(ENTRYWISE, spread=split_spread, applies=_one_factor), "mul.Tensor"),
+    **_complex_lines(replace(ENTRYWISE, spread=split_spread, applies=_first_alone), "div.Tensor"),
+    **_complex_lines(Affine(_signed, _all, applies=_one_factor), "matmul.default", "mm.default", "bmm.default"),
+}
+
 # One line for each operation. Names are those of ATen; a caller may add to a copy.
 AFFINE: Mapping[str, Affine] = {
+    **COMPLEX,
     **_lines(RESHAPE, "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints"),
     **_lines(RESHAPE, "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "unflatten.int"),
     **_lines(RESHAPE, "clone.default", "contiguous.default", "alias.default", "detach.default", "dropout.default"),
-    **_lines(MOVE, "permute.default", "transpose.int", "t.default", "movedim.int", "expand.default"),
+    **_lines(MOVE, "permute.default", "transpose.int", "t.default", "movedim.int", "expand.default", "tile.default"),
     **_lines(MOVE, "repeat.default", "broadcast_tensors.default", "slice.Tensor", "select.int", "narrow.default"),
     **_lines(MOVE, "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "cat.default"),
-    **_lines(MOVE, "stack.default", "flip.default", "roll.default", "index.Tensor", "index_select.default"),
-    **_lines(MOVE, "constant_pad_nd.default", "pad.default", "neg.default", "pixel_shuffle.default"),
+    **_lines(MOVE, "stack.default", "hstack.default", "vstack.default", "dstack.default"),
+    **_lines(MOVE, "flip.default", "fliplr.default", "flipud.default", "rot90.default", "roll.default"),
+    **_lines(MOVE, "diagonal.default", "diag_embed.default", "constant_pad_nd.default", "neg.default"),
+    **_lines(MOVE, "pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default"),
+    **_lines(MOVE, "tril.default", "triu.default", "masked_fill.Scalar"),
+    **_lines(PICK, "index.Tensor", "index_select.default", "gather.default", "take_along_dim.default", "pad.default"),
+    **_lines(PICK, "repeat_interleave.self_int", "repeat_interleave.self_Tensor", "im2col.default"),
+    **_lines(PICK, "reflection_pad1d.default", "reflection_pad2d.default", "reflection_pad3d.default"),
+    **_lines(PICK, "replication_pad1d.default", "replication_pad2d.default", "replication_pad3d.default"),
+    **_lines(PICK, "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec"),
+    **_lines(PICK, "max_unpool2d.default", "max_unpool3d.default", "index_fill.int_Scalar", "scatter.value"),
+    **_lines(COPY_INTO, "select_scatter.default", "diagonal_scatter.default"),
+    **_lines(replace(MOVE, applies=_data_at(0, 3)), "scatter.src", "index_copy.default"),
+    **_lines(replace(REDUCTION, applies=_data_at(0, 2)), "index_put.default"),
+    **_lines(replace(REDUCTION, applies=_data_at(0, 3)), "index_add.default", "scatter_add.default"),
     **_lines(ENTRYWISE, "rsub.Scalar", "full_like.default", "zeros_like.default", "ones_like.default"),
-    **_lines(MOVE, "tril.default", "triu.default", "masked_fill.Scalar", "upsample_nearest2d.vec"),
+    **_lines(ENTRYWISE, "new_zeros.default", "new_ones.default", "new_full.default", "zero.default"),
+    **_lines(replace(ENTRYWISE, applies=_data_at(0)), "fill.Scalar", "fill.Tensor"),
     **_lines(SUM, "add.Tensor", "_to_copy.default"),
     **_lines(DIFFERENCE, "sub.Tensor"),
     **_lines(SELECTION, "where.self", "where.ScalarOther", "where.ScalarSelf"),
     **_lines(REDUCTION, "mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "cumsum.default"),
-    **_lines(REDUCTION, "avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default", "upsample_bilinear2d.vec"),
+    **_lines(REDUCTION, "avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default", "col2im.default"),
+    **_lines(REDUCTION, "upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec"),
     **_lines(REDUCTION, "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default"),
     **_lines(REDUCTION, "_adaptive_avg_pool2d.default"),
+    **_lines(Affine(_sampled, _all, applies=_data_at(0)), "grid_sampler.default"),
     **_lines(_layer(F.linear, transposes.linear), "linear.default"),
     **_lines(_layer(F.conv1d), "conv1d.default", "conv1d.padding"),
     **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.default"),
@@ -172,7 +265,7 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(_layer(F.conv_transpose3d), "conv_transpose3d.input"),
     **_lines(SCALING, "mul.Tensor", "mul.Scalar"),
     **_lines(QUOTIENT, "div.Tensor", "div.Scalar"),
-    **_lines(MATRIX, "matmul.default", "mm.default", "bmm.default"),
+    **_lines(MATRIX, "matmul.default", "mm.default", "bmm.default", "mv.default", "dot.default"),
 }
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations.affine import AFFINE
+from bounds.operations.complex_numbers import COMPLEX_PARTS
 from bounds.operations.masks import shares
 from bounds.operations.node import Node, part_of
 
@@ -318,6 +319,7 @@ def _lines(make: Maker, *names: str) -> dict[str, Maker]:
 
 
 PARTS: Mapping[str, Maker] = {
+    **COMPLEX_PARTS,
     **_lines(_multiplied, "mul.Tensor"),
     **_lines(_divided, "div.Tensor", "div.Scalar"),
     **_lines(_matrix_product, "matmul.default", "mm.default", "bmm.default"),

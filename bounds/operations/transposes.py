@@ -34,9 +34,12 @@ def reshaped(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | Non
     if node.single is not None:
         return None
     shape = tuple(shapes[0][1:])
+    if shape == tuple(node.value.shape[1:]):
+        return (rows,)
     if isinstance(rows, Units):
         return (Units(rows.index, shape, rows.like),)
-    return (Dense(rows.dense().reshape(*rows.values.shape[:2], *shape)),)
+    whole = rows.dense()  # only here are inputs and rows the first two dimensions
+    return (Dense(whole.reshape(*whole.shape[:2], *shape)),)
 
 
 def summed(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:

@@ -151,6 +151,17 @@ def test_ways_that_join_add_up(
         same(added(begin.expanded(), first), begin.expanded().dense() + first.dense())
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_ways_with_groups_and_without_add_up(group: int):
+    """A reshape and back parts the groups of one way, so that its windows come in another order."""
+    ((node, below),) = chain([of_one_size((3, 3), (1, 1), (1, 1), 1)], (2, 7, 6))
+    begin = start(node.value.shape, group)
+    (one,), (other,) = (convolved(node, units, (below,)) for units in (begin, replace(begin, group=1)))
+    assert isinstance(one, Windows)
+    assert isinstance(other, Windows)
+    same(added(one, other), 2 * one.dense())
+
+
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (4, 1, 1), (2, 3), ()])
 def test_units_pick_entries(shape: tuple[int, ...]):
     entries = torch.Size(shape).numel()
