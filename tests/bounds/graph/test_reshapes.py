@@ -163,12 +163,12 @@ def check_enclosed(steps: list[tuple[str, int]], seed: int, radius: float) -> No
 
 
 def check_dense(steps: list[tuple[str, int]], seed: int, radius: float) -> None:
-    """Behind an activation of the input, coefficients are those of one matrix; no choice of neurons to refine differs."""
+    """Where no rectifier bends, linear bounds are exact, whatever is written as one matrix."""
     model, shapes = network(steps, (2, 4, 3), first=torch.relu)
     x = torch.randn(2, 2, 4, 3, generator=generator(seed), dtype=torch.float64)
     ball = LpBall(x, radius, low=None, high=None)
     found, expected = crown(model, ball, sound="real"), crown(dense(model, shapes, torch.relu), ball, sound="real")
-    scale = 1e-9 * (1 + expected.upper.abs().max())
+    scale = 1e-12 * (1 + expected.upper.abs().max())
     assert (found.lower - expected.lower).abs().max() <= scale
     assert (found.upper - expected.upper).abs().max() <= scale
 
@@ -187,14 +187,14 @@ def test_many_networks_that_reshape_are_enclosed(steps: list[tuple[str, int]], s
 
 
 @settings(max_examples=2, deadline=None, derandomize=True)
-@given(PLAIN, st.integers(0, 99), st.sampled_from([0.05, 0.4]))
+@given(PLAIN, st.integers(0, 99), st.sampled_from([1e-6, 1e-5]))
 def test_networks_that_reshape_have_the_bounds_of_dense_ones(steps: list[tuple[str, int]], seed: int, radius: float):
     check_dense(steps, seed, radius)
 
 
 @pytest.mark.slow
 @settings(max_examples=50, deadline=None)
-@given(PLAIN, st.integers(0, 99), st.sampled_from([0.05, 0.4]))
+@given(PLAIN, st.integers(0, 99), st.sampled_from([1e-6, 1e-5]))
 def test_many_networks_that_reshape_have_the_bounds_of_dense_ones(
     steps: list[tuple[str, int]], seed: int, radius: float
 ):
