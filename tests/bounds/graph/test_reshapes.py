@@ -101,18 +101,17 @@ STEPS = st.lists(st.tuples(st.sampled_from([*KINDS, "reshape", *BENDS, "relu"]),
 PLAIN = st.lists(st.tuples(st.sampled_from([*KINDS, "reshape"]), st.integers(0, 11)), min_size=1, max_size=6)
 
 
-def network(steps: list[tuple[str, int]], shape: Shape, *, every: Step | None = None) -> tuple[Then, list[Shape]]:
-    """The steps, an activation between those that mix entries, and a linear layer; with the shapes on the way."""
+def network(steps: list[tuple[str, int]], shape: Shape, *, first: Step | None = None) -> tuple[Then, list[Shape]]:
+    """Perhaps an activation, the steps and a linear layer; with the shapes on the way."""
     made: list[Step] = []
     shapes, x = [shape], torch.zeros(1, *shape, dtype=torch.float64)
+    if first is not None:
+        made.append(first)
+        shapes.append(shape)
     for kind, choice in steps:
-        new = [BENDS[kind] if kind in BENDS else step_of(kind, shapes[-1], choice)]
-        if every is not None and kind in ("conv", "skip", "pool", "rows"):
-            new.append(every)
-        for step in new:
-            x = step(x)
-            made.append(step)
-            shapes.append(tuple(x.shape[1:]))
+        made.append(BENDS[kind] if kind in BENDS else step_of(kind, shapes[-1], choice))
+        x = made[-1](x)
+        shapes.append(tuple(x.shape[1:]))
     made += [nn.Flatten(), drawn(nn.Linear(x.numel(), 2), 5)]
     return Then(*made), [*shapes, (x.numel(),), (2,)]
 
@@ -164,12 +163,12 @@ def check_enclosed(steps: list[tuple[str, int]], seed: int, radius: float) -> No
 
 
 def check_dense(steps: list[tuple[str, int]], seed: int, radius: float) -> None:
-    """What is known before the activations is the same, and so is all that follows from it."""
-    model, shapes = network(steps, (2, 4, 3), every=torch.relu)
+    """Where no rectifier bends, linear bounds are exact, whatever is written as one matrix."""
+    model, shapes = network(steps, (2, 4, 3), first=torch.relu)
     x = torch.randn(2, 2, 4, 3, generator=generator(seed), dtype=torch.float64)
     ball = LpBall(x, radius, low=None, high=None)
     found, expected = crown(model, ball, sound="real"), crown(dense(model, shapes, torch.relu), ball, sound="real")
-    scale = 1e-9 * (1 + expected.upper.abs().max())
+    scale = 1e-12 * (1 + expected.upper.abs().max())
     assert (found.lower - expected.lower).abs().max() <= scale
     assert (found.upper - expected.upper).abs().max() <= scale
 
@@ -188,14 +187,14 @@ def test_many_networks_that_reshape_are_enclosed(steps: list[tuple[str, int]], s
 
 
 @settings(max_examples=2, deadline=None, derandomize=True)
-@given(PLAIN, st.integers(0, 99), st.sampled_from([0.05, 0.4]))
+@given(PLAIN, st.integers(0, 99), st.sampled_from([1e-6, 1e-5]))
 def test_networks_that_reshape_have_the_bounds_of_dense_ones(steps: list[tuple[str, int]], seed: int, radius: float):
     check_dense(steps, seed, radius)
 
 
 @pytest.mark.slow
 @settings(max_examples=50, deadline=None)
-@given(PLAIN, st.integers(0, 99), st.sampled_from([0.05, 0.4]))
+@given(PLAIN, st.integers(0, 99), st.sampled_from([1e-6, 1e-5]))
 def test_many_networks_that_reshape_have_the_bounds_of_dense_ones(
     steps: list[tuple[str, int]], seed: int, radius: float
 ):
