@@ -17,7 +17,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """
     require_module(model)
     modes = [(module, module.training) for module in model.modules()]
-    gradients = [(weight, weight.requires_grad) for weight in model.parameters()]
+    # Weights made under inference mode take part in no gradient, and refuse to be asked for one.
+    gradients = [(weight, weight.requires_grad) for weight in model.parameters() if not weight.is_inference()]
     try:
         for module, _ in modes:
             module.training = False  # not .eval(): modules from torch.export refuse that call

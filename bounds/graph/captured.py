@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.decompositions import EXACT, REWRITES
 from bounds.operations.affine import AFFINE
@@ -50,6 +51,7 @@ class Graph:
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._copies: list[Tensor] = []  # of the weights that were bound last
 
+    @isolated
     def bind(self, x: Tensor) -> dict[str, Node]:
         """The nodes that lead from the input to the output, in order of evaluation.
 
@@ -85,6 +87,7 @@ class Graph:
             if node.op == "placeholder":
                 if node.name in stored:
                     constant = _as(constants[stored[node.name]], x)
+                    constant = constant.clone() if constant.is_inference() else constant
                     known[node] = constant if torch.is_grad_enabled() else constant.detach()
                 else:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
@@ -162,6 +165,7 @@ class _Several:
     origin: str
 
 
+@isolated
 def capture(model: Source | Graph, x: Tensor) -> Graph:
     """The graph of a network in evaluation mode, of whatever code it is made.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, Source, capture
 from bounds.operations.affine import AFFINE, Affine, affine
@@ -64,6 +65,7 @@ class Explanation:
         return "\n".join(lines)
 
 
+@isolated
 def explain(model: Source | Graph, x: Tensor, *, table: Mapping[str, Affine] = AFFINE) -> Explanation:
     """Every operation of a network with the rule that linear bounds and intervals of captured networks use for it.
 

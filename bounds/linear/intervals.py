@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
@@ -144,6 +145,7 @@ def sequential_layers(
         )
 
 
+@isolated
 def ibp(
     model: Source | Graph,
     ball: PerturbationSet,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.alpha import optimized
 from bounds.linear.backward import Backward
@@ -32,6 +33,7 @@ MORE_ROWS = 1.6
 SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
+@isolated
 def crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -70,6 +72,7 @@ def crown(
         return LinearBounds(network, tighten=True, memory=memory).output() & bounds
 
 
+@isolated
 def crown_ibp(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -89,6 +92,7 @@ def crown_ibp(
     return LinearBounds(Network(model, ball, table, sound), memory=memory).output()
 
 
+@isolated
 def fast_lin(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -108,6 +112,7 @@ def fast_lin(
         return LinearBounds(network, tighten=True, parallel=True, memory=memory).output()
 
 
+@isolated
 def alpha_crown(
     model: Source | Graph,
     ball: PerturbationSet,

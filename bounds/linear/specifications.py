@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source, capture
 from bounds.linear.methods import METHODS, LinearBounds, alpha_crown, crown, crown_ibp, fast_lin
@@ -18,6 +19,7 @@ from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet
 
 
+@isolated
 def specification_bounds(
     model: Source | Graph,
     ball: PerturbationSet,

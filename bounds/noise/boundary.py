@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.models import frozen
 from bounds.noise.boundary_search import Problem, rows, search
@@ -34,6 +35,7 @@ class BoundaryPoints:
         return self.distance.isfinite()
 
 
+@isolated
 def nearest_boundary(
     model: nn.Module,
     x: Tensor,

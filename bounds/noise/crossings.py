@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.gradients import all_logits
 from bounds.models import frozen
@@ -41,6 +42,7 @@ class Crossings:
         return self.distance.isinf()
 
 
+@isolated
 def random_crossings(
     model: nn.Module,
     x: Tensor,
@@ -194,6 +196,7 @@ class NoiseRadius:
     norm: float | None
 
 
+@isolated
 def noise_radius(
     model: nn.Module,
     x: Tensor,

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, capture
 from bounds.models import frozen
@@ -18,6 +19,7 @@ from bounds.relaxations.piecewise import PiecewiseFunction
 STEP = 1e-11  # share of the limit by which a line is followed beyond a kink, to be on the next piece
 
 
+@isolated
 def traced_crossings(
     model: nn.Module,
     x: Tensor,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
@@ -58,6 +59,7 @@ class Minimum(NamedTuple):
     reached: Tensor
 
 
+@isolated
 @torch.no_grad()
 def milp_bounds(
     model: Source | Graph,
@@ -99,6 +101,7 @@ def milp_bounds(
     return Range(outer, inner)
 
 
+@isolated
 @torch.no_grad()
 def milp_margins(
     model: Source | Graph,

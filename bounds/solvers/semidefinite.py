@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
@@ -37,6 +38,7 @@ VARIABLES = 100  # entries of the input and open neurons, at most
 SOLVERS = ("CLARABEL", "SCS")
 
 
+@isolated
 @torch.no_grad()
 def sdp_margins(
     model: Source | Graph,

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import crown
@@ -24,6 +25,7 @@ from bounds.solvers.affine_form import lowest
 from bounds.solvers.encoding import encodings, followed, margin_rows
 
 
+@isolated
 @torch.no_grad()
 def lp_bounds(
     model: Source | Graph, ball: PerturbationSet, *, tighten: bool = True, table: Mapping[str, Affine] = AFFINE
@@ -58,6 +60,7 @@ def lp_bounds(
     return interval
 
 
+@isolated
 @torch.no_grad()
 def lp_margins(
     model: Source | Graph,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory
@@ -274,6 +275,7 @@ _COLUMNS = [
 _VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance"}
 
 
+@isolated
 def evaluate(
     model: nn.Module,
     x: Tensor,

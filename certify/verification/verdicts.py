@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import Graph, checks, margin_bounds
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from certify.attacks import minimal_perturbation
@@ -55,6 +56,7 @@ class Verdict(Record):
         return ~(self.verified | self.falsified)
 
 
+@isolated
 def verify(
     model: nn.Module,
     x: Tensor,

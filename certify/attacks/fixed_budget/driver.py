@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from certify.attacks.common.norms import clip, length, per_row
 from certify.attacks.common.threat import Threat
 from certify.attacks.fixed_budget.task import Outcome, Task
@@ -16,6 +17,7 @@ from certify.results import AttackedAccuracy
 Attack = Callable[[Task], None]
 
 
+@isolated
 def run(
     model: nn.Module,
     x: Tensor,

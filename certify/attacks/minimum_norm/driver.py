@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from certify.attacks.common.norms import clip, length, per_row
 from certify.attacks.common.threat import checked_norm as checked_norm
 from certify.attacks.common.threat import sides
@@ -18,6 +19,7 @@ from certify.results import Witness
 Attack = Callable[[Search], object]  # runs points through a search, which remembers the nearest successes
 
 
+@isolated
 def witness_of(
     method: str,
     stages: Mapping[str, Attack],

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import in_deployed_precision
 from certify.attacks.common.norms import clip, length, per_row
 from certify.attacks.common.threat import Threat
 from certify.attacks.fixed_budget.losses import margin
@@ -70,6 +71,7 @@ class SmoothedAttackedAccuracy(AttackedAccuracy):
     draws: int
 
 
+@in_deployed_precision
 def smoothed_minimal_perturbation(
     smoothed: SmoothedClassifier,
     x: Tensor,
@@ -177,6 +179,7 @@ def smoothed_minimal_perturbation(
     )
 
 
+@in_deployed_precision
 def smoothed_robust_accuracy(
     smoothed: SmoothedClassifier,
     x: Tensor,

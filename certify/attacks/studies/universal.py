@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.norms import clip, inner_side, length, per_row, project, steepest_ascent
 from certify.attacks.common.projections import pull_within
@@ -83,6 +84,7 @@ class FoolingRate(Record):
         return share_interval(self.fooled_by_noise, alpha)
 
 
+@isolated
 def universal_perturbation(
     model: nn.Module,
     x: Tensor,
@@ -207,6 +209,7 @@ class _Climb:
         return pull_within(nearest, torch.zeros_like(point), epsilon, self.threat.norm)
 
 
+@isolated
 def fooling_rate(
     model: nn.Module,
     x: Tensor,
