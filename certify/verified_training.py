@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bounds import Graph, InvalidInput, checks, margin_bounds
+from bounds.circumstances import isolated
 from bounds.linear.methods import LinearBounds, margin_rows
 from bounds.linear.network import Network
 from bounds.sets.linear_minimum import PerturbationSet
@@ -105,6 +106,7 @@ def robust_loss(margins: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(worst_case_logits(margins, labels), labels.long().to(margins.device))
 
 
+@isolated
 def ibp_loss(
     model: nn.Module, ball: PerturbationSet, labels: Tensor, *, kappa: float, graph: Graph | None = None
 ) -> Tensor:
@@ -135,6 +137,7 @@ def ibp_loss(
     return _mixed(model, ball, labels, kappa, robust_loss(margins, labels))
 
 
+@isolated
 def crown_ibp_loss(
     model: nn.Module, ball: PerturbationSet, labels: Tensor, *, kappa: float, beta: float, graph: Graph | None = None
 ) -> Tensor:
@@ -168,6 +171,7 @@ def crown_ibp_loss(
     return _mixed(model, ball, labels, kappa, robust_loss(margins, labels))
 
 
+@isolated
 def fused_crown_ibp_loss(
     model: nn.Module, ball: PerturbationSet, labels: Tensor, *, kappa: float, beta: float, graph: Graph | None = None
 ) -> Tensor:
@@ -201,6 +205,7 @@ def fused_crown_ibp_loss(
     return _mixed(model, ball, labels, kappa, worst.mean())
 
 
+@isolated
 def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None = None) -> None:
     r"""Draw the weights of linear and convolutional layers so that intervals neither grow nor shrink with depth.
 

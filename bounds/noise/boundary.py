@@ -72,7 +72,7 @@ def nearest_boundary(
     checks.at_least("batch_size", batch_size, 1)
     if basis is not None and basis.shape[-x.ndim + 1 :] != x.shape[1:]:
         raise InvalidInput(f"basis must hold perturbations of shape {tuple(x.shape[1:])}, got {tuple(basis.shape)}")
-    with frozen(model):
+    with frozen(model), torch.enable_grad():
         with torch.no_grad():
             label = predicted_labels(model, x, batch_size)
         aims = None if target is None else torch.as_tensor(target, device=x.device).expand(len(x))
