@@ -200,7 +200,7 @@ def curvature_bounds(gap: float, gradient: Tensor, curvature: float, eigenvector
         Theorem 1, arXiv:1811.09716.
     """
     c, nu = checks.nonnegative("gap", gap), checks.positive("curvature", curvature)
-    g, u = gradient.double().flatten(), eigenvector.double().flatten()
+    g, u = gradient.detach().double().flatten(), eigenvector.detach().double().flatten()
     sizes = float(g.norm()), float((g @ u / u.norm()).abs())
     # 2 c / (s + sqrt(s^2 + 2 nu c)): the same root without cancellation.
     lower, upper = (2 * c / (size + math.sqrt(size**2 + 2 * nu * c)) if c > 0 else 0.0 for size in sizes)

@@ -8,7 +8,8 @@ Each one states its false-alarm rate: the probability that it fails although wha
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pytest
 
@@ -28,6 +29,22 @@ if TYPE_CHECKING:
 SHOWN = 5  # rows of a failure that are written out
 INSIDE = 1 - 1e-6  # share of a certified radius that is gone, so that rounding does not lead out of it
 TOLERANCE = 1e-9  # relative, of logits that are computed in float64
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _isolated(assertion: "Callable[P, R]") -> "Callable[P, R]":
+    """Run an assertion apart from the caller's modes, with torch imported when it is called and not before."""
+
+    @wraps(assertion)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        __tracebackhide__ = True
+        from bounds.circumstances import isolated
+
+        return isolated(assertion)(*args, **kwargs)
+
+    return wrapped
 
 
 def assert_certified(
@@ -95,6 +112,7 @@ def assert_certified(
     )
 
 
+@_isolated
 def assert_sound_bounds(
     model: "nn.Module",
     ball: "LpBall",
@@ -124,16 +142,50 @@ def assert_sound_bounds(
         InvalidInput: a bad argument.
     """
     __tracebackhide__ = True
+    import copy
+
     import torch
 
     from bounds import checks, crown
-    from bounds.circumstances import isolated
+    from certify.attacks.common.norms import clip, per_row, project, steepest_ascent
+    from certify.attacks.common.threat import sides
+    from certify.attacks.studies.noise_accuracy import unit_noise
+    from certify.models import frozen, probe
 
     checks.at_least("samples", samples, 2)
     checks.at_least("steps", steps, 0)
     _require_rows(ball.center)
     interval = (crown if bound is None else bound)(model, ball)
-    lowest, highest = isolated(_reached)(model, ball, interval.lower, samples, steps, generator)
+    x, exact = ball.center.double(), copy.deepcopy(model).double()
+    inside = sides(x, ball.low, ball.high, ball.frozen_features)
+    radii = ball.radii.double() * INSIDE
+    order = ball.norm if ball.norm in (1, 2, math.inf) else 1  # the l_1 ball lies within all others
+    lowest = torch.full_like(interval.lower, math.inf, dtype=torch.float64)
+    highest = -lowest
+
+    def visit(points: "Tensor") -> "Tensor":
+        logits: Tensor = exact(points)
+        torch.minimum(lowest, logits.detach(), out=lowest)
+        torch.maximum(highest, logits.detach(), out=highest)
+        return logits
+
+    with frozen(exact), torch.enable_grad():
+        probe(exact, x)
+        with torch.no_grad():
+            visit(x)
+            for i in range(samples):
+                noise = unit_noise(x, order, "ball" if i % 2 else "sphere", generator)
+                visit(clip(x + noise * per_row(radii, noise), *inside))
+        for k in range(interval.lower.shape[1]):
+            for sign in (1.0, -1.0):
+                point = x
+                for _ in range(steps):
+                    point = point.detach().requires_grad_()
+                    (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
+                    move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
+                    delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
+                    point = clip(x + delta, *inside)
+                visit(point)
     slack = TOLERANCE * torch.maximum(lowest.abs(), highest.abs()).amax().clamp(min=1)
     sound = (interval.lower.double() <= lowest + slack) & (highest - slack <= interval.upper.double())  # False for NaN
     if bool(sound.all()):
@@ -291,51 +343,6 @@ def certify_generator() -> "torch.Generator":
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
-
-
-def _reached(
-    model: "nn.Module", ball: "LpBall", like: "Tensor", samples: int, steps: int, generator: "torch.Generator | None"
-) -> "tuple[Tensor, Tensor]":
-    """The lowest and highest logits, shaped like the bounds, of the points that were tried."""
-    import copy
-
-    import torch
-
-    from certify.attacks.common.norms import clip, per_row, project, steepest_ascent
-    from certify.attacks.common.threat import sides
-    from certify.attacks.studies.noise_accuracy import unit_noise
-    from certify.models import frozen
-
-    x, exact = ball.center.double(), copy.deepcopy(model).double()
-    inside = sides(x, ball.low, ball.high, ball.frozen_features)
-    radii = ball.radii.double() * INSIDE
-    order = ball.norm if ball.norm in (1, 2, math.inf) else 1  # the l_1 ball lies within all others
-    lowest = torch.full_like(like, math.inf, dtype=torch.float64, requires_grad=False)
-    highest = -lowest
-
-    def visit(points: "Tensor") -> "Tensor":
-        logits: Tensor = exact(points)
-        torch.minimum(lowest, logits.detach(), out=lowest)
-        torch.maximum(highest, logits.detach(), out=highest)
-        return logits
-
-    with frozen(exact), torch.enable_grad():
-        with torch.no_grad():
-            visit(x)
-            for i in range(samples):
-                noise = unit_noise(x, order, "ball" if i % 2 else "sphere", generator)
-                visit(clip(x + noise * per_row(radii, noise), *inside))
-        for k in range(like.shape[1]):
-            for sign in (1.0, -1.0):
-                point = x
-                for _ in range(steps):
-                    point = point.detach().requires_grad_()
-                    (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
-                    move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
-                    delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
-                    point = clip(x + delta, *inside)
-                visit(point)
-    return lowest, highest
 
 
 def _require_rows(x: "Tensor") -> None:

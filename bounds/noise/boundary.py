@@ -100,6 +100,7 @@ def random_basis(like: Tensor, count: int, dimension: int, generator: torch.Gene
     """Orthonormal bases (count, m, *D) of uniformly random subspaces, for inputs shaped (..., *D) like ``like[0]``."""
     features = like[0].numel()
     checks.at_most("dimension", checks.at_least("dimension", dimension, 1), features)
-    drawn = torch.empty(count, features, dimension, dtype=like.dtype, device=like.device).normal_(generator=generator)
-    basis: Tensor = torch.linalg.qr(drawn).Q
+    dtype = torch.promote_types(like.dtype, torch.float32)  # there is no such factorisation in half precision
+    drawn = torch.empty(count, features, dimension, dtype=dtype, device=like.device).normal_(generator=generator)
+    basis: Tensor = torch.linalg.qr(drawn).Q.to(like.dtype)
     return basis.mT.reshape(count, dimension, *like.shape[1:])

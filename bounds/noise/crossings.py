@@ -293,13 +293,14 @@ def _noise(like: Tensor, norm: float | None, generator: torch.Generator | None) 
         return torch.empty_like(like).normal_(generator=generator) / math.sqrt(like[0].numel())
     if norm == math.inf:
         return torch.empty_like(like).uniform_(-1, 1, generator=generator)
-    shape = torch.full_like(like, 1 / norm, memory_format=torch.contiguous_format)
+    dtype = torch.promote_types(like.dtype, torch.float32)  # gamma variables are not drawn in half precision
+    shape = torch.full_like(like, 1 / norm, dtype=dtype, memory_format=torch.contiguous_format)
     power = torch._standard_gamma(shape, generator=generator)
     signs = torch.empty_like(power).uniform_(-1, 1, generator=generator)
     rest = power.new_empty(len(power)).exponential_(generator=generator)
     total = power.flatten(1).sum(1) + rest
     size: Tensor = (power / total.view(-1, *[1] * (power.ndim - 1))).pow(1 / norm)
-    return size.copysign(signs)
+    return size.copysign(signs).to(like.dtype)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

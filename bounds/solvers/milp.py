@@ -91,7 +91,7 @@ def milp_bounds(
     graph = followed(model, ball)
     outer = crown(graph, ball, table=table)
     inner = Interval(outer.upper.clone(), outer.lower.clone())
-    rows = torch.eye(outer.lower.shape[1]).to(outer.lower)
+    rows = torch.eye(outer.lower.shape[1], dtype=torch.float64, device=outer.lower.device)
     for i, encoding in enumerate(encodings(graph, ball, tighten, table)):
         search = Search(encoding, limit)
         least, most = search.minima(rows), search.minima(-rows)

@@ -180,7 +180,7 @@ class SemidefiniteProgramme:
         if solved(problem, solver, cost=cost.vectors[0]):
             values = [constraint.dual_value for constraint in problem.constraints]
         given = (
-            cost.vectors.new_zeros(size) if value is None else torch.as_tensor(value).to(cost.vectors).view(size)
+            cost.vectors.new_zeros(size) if value is None else cost.vectors.new_tensor(value).view(size)
             for size, value in zip(sizes, values, strict=True)
         )
         rows, products, squares, first = given

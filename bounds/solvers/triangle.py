@@ -52,7 +52,7 @@ def lp_bounds(
     """
     graph = followed(model, ball)
     interval = crown(graph, ball, table=table)
-    identity = torch.eye(interval.lower.shape[1]).to(interval.lower)
+    identity = torch.eye(interval.lower.shape[1], dtype=torch.float64, device=interval.lower.device)
     for row, encoding in enumerate(encodings(graph, ball, tighten, table)):
         programme, form = encoding.programme(), encoding.combination(identity)
         interval.lower[row] = torch.maximum(interval.lower[row], lowest(programme, form))

@@ -38,6 +38,9 @@ Call = Callable[[Case], object]
 INPUT = (1, 4, 8)
 SPREAD = torch.linspace(0.5, 1.5, 16)  # any 16 numbers
 COUNTS = torch.tensor([3, 30])
+FOUR, CLASSES = torch.rand(4, 16, generator=generator(5), dtype=torch.float64), torch.tensor([0, 1, 0, 1])
+IDENTITY = torch.eye(16)
+NORMALIZE = bounds.Normalize([0.3], [0.2])
 UNSAFE = [(torch.tensor([[1.0, -1.0, 0.0]]), torch.tensor([0.5]))]
 
 
@@ -56,8 +59,10 @@ def case() -> Case:
         return Case(model, x, model(x).argmax(1), bounds.capture(model, x))
 
 
-def _random(n: int = 3) -> Tensor:
-    return torch.rand(n, 16, generator=generator(5), dtype=torch.float64)
+def bound_once(graph: bounds.Graph, c: Case) -> object:
+    """What a graph says of itself, and bounds of it."""
+    value = graph.bind(c.x)["output"].value
+    return value.dtype, len(value), bounds.ibp(graph, c.exact_ball)
 
 
 def _crossings(c: Case) -> dict[str, object]:
@@ -67,7 +72,7 @@ def _crossings(c: Case) -> dict[str, object]:
 CLEVER = {"num_batches": 4, "batch_size": 3, "resamples": 3}
 
 GRAPHS: dict[str, Call] = {  # bounds of a captured network
-    "bounds.Graph.bind": lambda c: bounds.capture(c.source, c.x).bind(c.x)["output"].value,
+    "bounds.Graph.bind": lambda c: bound_once(bounds.capture(c.source, c.x), c),
     "bounds.alpha_crown": lambda c: bounds.alpha_crown(c.source, c.ball, 3),
     "bounds.crown": lambda c: bounds.crown(c.source, c.ball),
     "bounds.crown.l2": lambda c: bounds.crown(c.source, bounds.LpBall(c.x, 0.1, norm=2)),
@@ -87,10 +92,8 @@ GRAPHS: dict[str, Call] = {  # bounds of a captured network
 }
 
 MODELS: dict[str, Call] = {
-    "bounds.affine_ratio_law": lambda c: bounds.affine_ratio_law(
-        torch.eye(3), torch.tensor([0.0, 0.5, 1.0]), SPREAD[:3]
-    ),
-    "bounds.capture": lambda c: bounds.capture(c.model, c.x).bind(c.x)["output"].value,
+    "bounds.affine_ratio_law": lambda c: bounds.affine_ratio_law(IDENTITY[:3, :3], SPREAD[:3] - 0.5, SPREAD[:3]),
+    "bounds.capture": lambda c: bound_once(bounds.capture(c.model, c.x), c),
     "bounds.clever": lambda c: bounds.clever(c.model, c.x, norm=2, radius=0.5, **CLEVER, generator=generator()),
     "bounds.clever_curve": lambda c: bounds.clever_curve(
         c.model, c.x, norm=1, radii=[0.1, 0.5], **CLEVER, generator=generator()
@@ -132,9 +135,9 @@ PURE: dict[str, Call] = {
     "bounds.Interval": lambda c: bounds.Interval(c.x, c.x + 1).halves(0.0),
     "bounds.LpBall": lambda c: (c.ball.hull(), c.ball.radii, c.ball.row(0)),
     "bounds.MulticlassRatioLaw.sample": lambda c: bounds.MulticlassRatioLaw(
-        torch.eye(2, 16, dtype=torch.float64), SPREAD[:2].double(), 16
+        IDENTITY[:2].double(), SPREAD[:2].double(), 16
     ).sample(5, generator()),
-    "bounds.Normalize": lambda c: bounds.Normalize([0.3], [0.2])(c.x),
+    "bounds.Normalize": lambda c: NORMALIZE(c.x),
     "bounds.RatioLaw": lambda c: (bounds.RatioLaw(16).quantile(0.3), bounds.RatioLaw(16).cdf(SPREAD)),
     "bounds.RatioLaw.sample": lambda c: bounds.RatioLaw(16).sample(5, generator()),
     "bounds.SparseBall": lambda c: bounds.SparseBall(c.x, 2).hull(),
@@ -159,16 +162,14 @@ PURE: dict[str, Call] = {
     "bounds.noise_theorems.curved_ratio_bound": lambda c: noise_theorems.curved_ratio_bound(
         10**6, 10**4, delta=0.01, curvature=1e-4, distance=1.0
     ),
-    "bounds.noise_theorems.distinguishability_bound": lambda c: noise_theorems.distinguishability_bound(
-        _random(4), torch.tensor([0, 1, 0, 1])
-    ),
+    "bounds.noise_theorems.distinguishability_bound": lambda c: noise_theorems.distinguishability_bound(FOUR, CLASSES),
     "bounds.noise_theorems.flat_ratio_bound": lambda c: noise_theorems.flat_ratio_bound(1000, 10, delta=0.01),
     "bounds.noise_theorems.gaussian_flip_probability": lambda c: noise_theorems.gaussian_flip_probability(
-        torch.tensor([1.0]), sigma=0.5
+        SPREAD[:1], sigma=0.5
     ),
     "bounds.noise_theorems.gaussian_noise_factors": lambda c: noise_theorems.gaussian_noise_factors(0.1),
     "bounds.noise_theorems.gaussian_noise_radius": lambda c: noise_theorems.gaussian_noise_radius(
-        SPREAD, 1.0, covariance=torch.eye(16), epsilon=0.1
+        SPREAD, 1.0, covariance=IDENTITY, epsilon=0.1
     ),
     "bounds.noise_theorems.largest_curvature": lambda c: noise_theorems.largest_curvature(
         1000, 10, delta=0.01, distance=1.0
@@ -184,7 +185,7 @@ PURE: dict[str, Call] = {
     "bounds.noise_theorems.subspace_factors": lambda c: noise_theorems.subspace_factors(10, 0.01),
     "bounds.transport.accuracy_robustness_front": lambda c: transport.accuracy_robustness_front(SPREAD, SPREAD.flip(0)),
     "bounds.transport.adversarial_error_bound": lambda c: transport.adversarial_error_bound(
-        _random(4), torch.tensor([0, 1, 0, 1]), epsilon=0.8, norm=2
+        FOUR, CLASSES, epsilon=0.8, norm=2
     ),
     "bounds.transport.margin_features": lambda c: transport.margin_features(SPREAD),
 }

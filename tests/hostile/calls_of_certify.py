@@ -17,6 +17,9 @@ from certify import attacks, corruptions, methods, reference, smoothing, testing
 from certify.evaluation.run_directory import RunDirectory
 
 RADII = torch.linspace(0.0, 1.5, 6, dtype=torch.float64)
+CLASSES = torch.arange(6) % 3
+KEPT = torch.ones(4, 8, dtype=torch.bool).tril()
+NORMALIZE = certify.Normalize([0.2], [0.5])
 LOG = "idx\tlabel\tpredict\tradius\ttime\n0\t1\t1\t0.5\t1.0\n1\t2\t0\t0.0\t1.0\n"
 VOTES = "idx\tlabel\tpredict\tcount\ttime\n0\t1\t1\t95\t1.0\n1\t2\t0\t40\t1.0\n"
 
@@ -39,7 +42,7 @@ def extended(c: Case) -> certify.SmoothingCertificate:
 
 def stored() -> certify.Certificate:
     return certify.Certificate(
-        label=torch.arange(6) % 3,
+        label=CLASSES,
         radius=RADII,
         abstained=RADII == 0,
         norm=2.0,
@@ -76,7 +79,7 @@ def initialized(c: Case) -> object:
     with torch.inference_mode(False):
         model = copy.deepcopy(c.model)
     verified_training.initialize_for_intervals(model, generator())
-    return model.state_dict()
+    return [weight.detach() for weight in model.parameters()]
 
 
 def law(c: Case) -> object:
@@ -88,7 +91,7 @@ def law(c: Case) -> object:
 
 
 def outcome(found: certify.Evaluation) -> object:
-    return found.to_dataframe().drop(columns="seconds").to_csv(), found.check(), found.outside()
+    return found.to_dataframe().drop(columns="seconds").to_dict("list"), found.check(), found.outside()
 
 
 ATTACKS: dict[str, Call] = {
@@ -223,7 +226,7 @@ OTHERS: dict[str, Call] = {
     "certify.verify": lambda c: certify.verify(
         c.model, c.x, c.y, norm=math.inf, epsilon=0.03, steps=3, generator=generator()
     ),
-    "certify.Normalize": lambda c: certify.Normalize([0.2], [0.5])(c.x),
+    "certify.Normalize": lambda c: NORMALIZE(c.x),
     "certify.CertifiedAccuracyCurve": lambda c: certify.CertifiedAccuracyCurve.from_certificate(
         stored(), stored().label
     ).at([0.1, 0.7]),
@@ -274,7 +277,7 @@ PURE: dict[str, Call] = {
         smoothing.Gaussian(0.25).radius(RADII / 2),
         smoothing.Gaussian(0.25).sample(c.x, 2, generator=generator()),
     ),
-    "smoothing.ablate": lambda c: smoothing.ablate(c.x, torch.ones(4, 8, dtype=torch.bool).tril()),
+    "smoothing.ablate": lambda c: smoothing.ablate(c.x, KEPT),
     "smoothing.abstention_rate": lambda c: smoothing.abstention_rate(stored()),
     "smoothing.average_certified_radius": lambda c: smoothing.average_certified_radius(stored(), stored().label),
     "smoothing.certificate_table": lambda c: smoothing.certificate_table({"a": stored()}, stored().label).to_csv(),

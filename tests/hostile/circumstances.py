@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from hostile.calls_of_bounds import Case
@@ -56,7 +56,6 @@ MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "default device meta": lambda: torch.device("meta"),
     "deterministic algorithms": deterministic_algorithms,
     "anomaly detection": anomaly_detection,
-    "nothing": nullcontext,
 }
 
 
@@ -125,10 +124,3 @@ def fresh(case: Case) -> Case:
 
 def asking_for_gradients(case: Case) -> Case:
     return case._replace(x=case.x.clone().requires_grad_())
-
-
-def entered(*modes: AbstractContextManager[object]) -> ExitStack:
-    stack = ExitStack()
-    for mode in modes:
-        stack.enter_context(mode)
-    return stack

@@ -78,7 +78,7 @@ class Distribution(ABC):
             InvalidInput: inputs that cannot be randomized, ``draws`` below 1.
         """
         self.check(checks.inputs(x))
-        encoded = self.encode(x)
+        encoded = self.encode(x.detach())
         if generator is None:
             seed = int(torch.randint(2**63 - 1, (), device="cpu"))
             generator = torch.Generator(x.device).manual_seed(seed)
