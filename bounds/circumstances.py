@@ -2,8 +2,9 @@
 
 Inference mode, autocast and anomaly detection act on everything that runs within them, also on what the library does
 inside: gradients vanish without a word, sums lose half of their digits, a gradient that is not a number raises. What a
-function returns must not depend on that. The default dtype, the default device and deterministic algorithms stay as
-the caller has set them, since models rely on them; the library names dtype and device wherever it makes a tensor.
+function returns must not depend on that. Where deterministic algorithms are demanded, an operation that has none warns
+instead of raising. The default dtype and the default device stay as the caller has set them, since models rely on them;
+the library names dtype and device wherever it makes a tensor.
 """
 
 import copy
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from functools import wraps
-from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -62,6 +62,9 @@ def _ordinary_modes(*, keep_autocast: bool) -> Iterator[None]:
             stack.enter_context(torch.set_grad_enabled(gradients))
         if torch.is_anomaly_enabled():
             stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+            torch.use_deterministic_algorithms(True, warn_only=True)  # on a GPU cumulative sums know no other way
+            stack.callback(torch.use_deterministic_algorithms, True)
         for device in () if keep_autocast else DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -79,7 +82,8 @@ def _is_foreign(leaf: object) -> bool:
     if isinstance(leaf, Tensor):
         return leaf.is_inference()
     if isinstance(leaf, nn.Module):
-        return any(weight.is_inference() for weight in chain(leaf.parameters(), leaf.buffers()))
+        first = next(leaf.parameters(), None)  # to look at all of them takes as long as a pass through a small network
+        return first is not None and first.is_inference()
     return any(isinstance(part, Tensor) and part.is_inference() for part in _parts(leaf).values())
 
 

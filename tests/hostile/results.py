@@ -67,6 +67,7 @@ def _state(case: Case) -> dict[str, object]:
         "default device": torch.get_default_device(),
         "deterministic": (
             torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
             torch.utils.deterministic.fill_uninitialized_memory,
         ),
         "threads": torch.get_num_threads(),

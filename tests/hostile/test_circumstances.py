@@ -20,6 +20,7 @@ from hostile.circumstances import (
     halved,
 )
 from hostile.results import assert_same, nothing_left_behind
+from torch import Tensor
 
 import bounds
 import certify
@@ -252,6 +253,22 @@ def test_attacks_are_as_strong_under_inference_mode():
             usual.model, usual.x.clone(), usual.y, **options, generator=torch.Generator().manual_seed(0)
         )
     assert torch.equal(inside.adversarial, outside.adversarial)
+
+
+def test_operations_without_a_deterministic_algorithm_warn():
+    """Such as cumulative sums on a GPU, which projections in l_1 are made of; on a CPU ``put_`` stands in for them."""
+
+    def level(points: Tensor) -> Tensor:
+        first = torch.zeros_like(points).put_(torch.arange(2), points.new_ones(2))
+        return (first * points).flatten(1).sum(1)
+
+    usual = shared_case()
+    with MODES["deterministic algorithms"](), nothing_left_behind(usual):
+        with pytest.raises(RuntimeError, match="deterministic"):
+            level(usual.x)
+        with pytest.warns(UserWarning, match="deterministic"):
+            bounds.geometry.gradient_change(level, usual.x[:1], step=0.1)
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_a_graph_bound_under_inference_mode_serves_outside():
