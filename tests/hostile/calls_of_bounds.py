@@ -34,6 +34,13 @@ class Case(NamedTuple):
         return (logits[:, 0] - logits[:, 1]) * (2 + logits[:, 2])
 
 
+class FirstTwo(nn.Module):
+    """Two classes, for which there is one boundary to search."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :2]
+
+
 Call = Callable[[Case], object]
 INPUT = (1, 4, 8)
 SPREAD = torch.linspace(0.5, 1.5, 16)  # any 16 numbers
@@ -112,7 +119,7 @@ MODELS: dict[str, Call] = {
         c.model, c.x, norm=2, epsilon=0.2, limit=5.0, draws=60, grid=8, bisections=3, generator=generator()
     ),
     "bounds.noise_ratio_test": lambda c: bounds.noise_ratio_test(
-        c.model, c.x[:1], directions=4, dimensions=[1], generator=generator()
+        nn.Sequential(c.model, FirstTwo()), c.x[:1], directions=4, dimensions=[1], generator=generator()
     ),
     "bounds.random_crossings": lambda c: bounds.random_crossings(c.model, c.x, **_crossings(c), grid=9, bisections=3),
     "bounds.specification_bounds": lambda c: bounds.specification_bounds(c.source, c.ball, UNSAFE, steps=3),
