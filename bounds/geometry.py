@@ -14,6 +14,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.models import frozen
 from bounds.noise.ratio_law import RatioLaw
@@ -33,6 +34,7 @@ class BoundaryCurvature(NamedTuple):
     size: Tensor
 
 
+@isolated
 def boundary_curvature(
     level: Level, points: Tensor, *, probes: int = 32, generator: torch.Generator | None = None
 ) -> BoundaryCurvature:
@@ -68,6 +70,7 @@ def boundary_curvature(
     return BoundaryCurvature(values.mean(0), values.std(0) / math.sqrt(probes), torch.stack(squares).mean(0).sqrt())
 
 
+@isolated
 def normal_curvature(level: Level, points: Tensor, directions: Tensor) -> Tensor:
     """Curvature of a level set in given directions, projected onto its tangent plane, (N,) float64.
 
@@ -83,6 +86,7 @@ def normal_curvature(level: Level, points: Tensor, directions: Tensor) -> Tensor
     return bent / squared / length.double()
 
 
+@isolated
 def gradient_change(level: Level, points: Tensor, *, step: float) -> Tensor:
     """How much a gradient changes over a step, as a share of its length, (N,) float64.
 
@@ -140,6 +144,7 @@ def paired_ratio(first: Tensor, second: Tensor, *, alpha: float = 0.05) -> Paire
     return PairedRatio(math.exp(center), math.exp(center - reach), math.exp(center + reach))
 
 
+@isolated
 def hessian_eigenvalues(level: Level, point: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
     """The eigenvalues of largest size of the Hessian at one point, from low to high, and their eigenvectors.
 
@@ -195,7 +200,7 @@ def curvature_bounds(gap: float, gradient: Tensor, curvature: float, eigenvector
         Theorem 1, arXiv:1811.09716.
     """
     c, nu = checks.nonnegative("gap", gap), checks.positive("curvature", curvature)
-    g, u = gradient.double().flatten(), eigenvector.double().flatten()
+    g, u = gradient.detach().double().flatten(), eigenvector.detach().double().flatten()
     sizes = float(g.norm()), float((g @ u / u.norm()).abs())
     # 2 c / (s + sqrt(s^2 + 2 nu c)): the same root without cancellation.
     lower, upper = (2 * c / (size + math.sqrt(size**2 + 2 * nu * c)) if c > 0 else 0.0 for size in sizes)
@@ -213,6 +218,7 @@ class CrossSection(NamedTuple):
     margin: Tensor
 
 
+@isolated
 def cross_section(
     model: nn.Module,
     x: Tensor,

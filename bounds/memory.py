@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
     Pages that are new to the process cost more than the arithmetic on them. glibc gives memory back by the size of the
     largest block that it has mapped and got back; this one is never touched.
     """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def in_chunks(compute: Callable[[slice], Result], count: int, at_once: Callable[[], int]) -> Iterator[Result]:

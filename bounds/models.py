@@ -30,7 +30,8 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
         InvalidModel: not an ``nn.Module``.
     """
     with evaluation_mode(model):
-        gradients = [(weight, weight.requires_grad) for weight in model.parameters()]
+        # Weights made under inference mode take part in no gradient, and refuse to be asked for one.
+        gradients = [(weight, weight.requires_grad) for weight in model.parameters() if not weight.is_inference()]
         try:
             for weight, _ in gradients:
                 weight.requires_grad_(False)

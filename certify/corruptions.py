@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bounds import InvalidInput, checks
+from bounds.circumstances import isolated
 from bounds.geometry import cosine_transform
 from certify.models import frozen, predictions, probe
 from certify.results import share_interval
@@ -146,6 +147,7 @@ class CorruptionAccuracy:
         return pd.DataFrame(table, columns=["name", "severity", "accuracy", "lower", "upper"])
 
 
+@isolated
 def corruption_accuracy(
     model: nn.Module,
     x: Tensor,

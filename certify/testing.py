@@ -8,7 +8,8 @@ Each one states its false-alarm rate: the probability that it fails although wha
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pytest
 
@@ -28,6 +29,22 @@ if TYPE_CHECKING:
 SHOWN = 5  # rows of a failure that are written out
 INSIDE = 1 - 1e-6  # share of a certified radius that is gone, so that rounding does not lead out of it
 TOLERANCE = 1e-9  # relative, of logits that are computed in float64
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _isolated(assertion: "Callable[P, R]") -> "Callable[P, R]":
+    """Run an assertion apart from the caller's modes, with torch imported when it is called and not before."""
+
+    @wraps(assertion)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        __tracebackhide__ = True
+        from bounds.circumstances import isolated
+
+        return isolated(assertion)(*args, **kwargs)
+
+    return wrapped
 
 
 def assert_certified(
@@ -98,6 +115,7 @@ def assert_certified(
     )
 
 
+@_isolated
 def assert_sound_bounds(
     model: "nn.Module",
     ball: "LpBall",
@@ -135,7 +153,7 @@ def assert_sound_bounds(
     from certify.attacks.common.norms import clip, per_row, project, steepest_ascent
     from certify.attacks.common.threat import sides
     from certify.attacks.studies.noise_accuracy import unit_noise
-    from certify.models import frozen
+    from certify.models import frozen, probe
 
     checks.at_least("samples", samples, 2)
     checks.at_least("steps", steps, 0)
@@ -156,7 +174,8 @@ def assert_sound_bounds(
         torch.maximum(highest, logits.detach(), out=highest)
         return logits
 
-    with frozen(exact):
+    with frozen(exact), torch.enable_grad():
+        probe(exact, x)
         with torch.no_grad():
             visit(x)
             for i in range(samples):

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bounds import Graph, InvalidInput, checks, margin_bounds
+from bounds import Graph, InvalidInput, InvalidModel, checks, margin_bounds
+from bounds.circumstances import isolated
 from bounds.linear.methods import LinearBounds, margin_rows
 from bounds.linear.network import Network
 from bounds.sets.linear_minimum import PerturbationSet
@@ -105,6 +106,7 @@ def robust_loss(margins: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(worst_case_logits(margins, labels), labels.long().to(margins.device))
 
 
+@isolated
 def ibp_loss(
     model: nn.Module, ball: PerturbationSet, labels: Tensor, *, kappa: float, graph: Graph | None = None
 ) -> Tensor:
@@ -135,6 +137,7 @@ def ibp_loss(
     return _mixed(model, ball, labels, kappa, robust_loss(margins, labels))
 
 
+@isolated
 def crown_ibp_loss(
     model: nn.Module, ball: PerturbationSet, labels: Tensor, *, kappa: float, beta: float, graph: Graph | None = None
 ) -> Tensor:
@@ -168,6 +171,7 @@ def crown_ibp_loss(
     return _mixed(model, ball, labels, kappa, robust_loss(margins, labels))
 
 
+@isolated
 def fused_crown_ibp_loss(
     model: nn.Module, ball: PerturbationSet, labels: Tensor, *, kappa: float, beta: float, graph: Graph | None = None
 ) -> Tensor:
@@ -212,13 +216,20 @@ def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None
         model: changed in place.
         generator: draws the weights, on their device; torch's default if None.
 
+    Raises:
+        InvalidModel: there is no such layer to be found.
+
     References:
         Shi et al. (2021), Fast certified robust training with short warmup, arXiv:2103.17268, section 3.
     """
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            inputs = layer.weight[0].numel()
-            nn.init.normal_(layer.weight, 0.0, math.sqrt(2 * math.pi) / inputs, generator=generator)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise InvalidModel(
+            "the model must hold nn.Linear or nn.Conv2d layers as modules: pass it before it is scripted or wrapped"
+        )
+    for layer in layers:
+        inputs = layer.weight[0].numel()
+        nn.init.normal_(layer.weight, 0.0, math.sqrt(2 * math.pi) / inputs, generator=generator)
 
 
 def _differences(model: nn.Module | Graph, ball: PerturbationSet, labels: Tensor) -> tuple[LinearBounds, Tensor]:

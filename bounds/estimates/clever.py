@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.estimates.local_lipschitz import ascend
 from bounds.estimates.result import STATUSES, CleverEstimate
 from bounds.estimates.reverse_weibull import bootstrap_p_values, fit_reverse_weibull
@@ -37,6 +38,7 @@ ASCENT = 15  # steps from the largest sampled value, to see whether there is mor
 SAME = 32  # maxima are the same if they differ by less than so many units of rounding
 
 
+@isolated
 def clever(
     model: nn.Module,
     x: Tensor,
@@ -102,6 +104,7 @@ def clever(
         )
 
 
+@isolated
 def clever_curve(
     model: nn.Module,
     x: Tensor,

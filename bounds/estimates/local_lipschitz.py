@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.gradients import all_logits, margin_gradients, other_classes
 from bounds.models import frozen
 from bounds.sets.balls import LpBall
 from bounds.sets.uniform import UniformSampler, run_seed, stream_seed
 
 
+@isolated
 def local_lipschitz(
     model: nn.Module,
     x: Tensor,

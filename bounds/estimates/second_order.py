@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.estimates.clever import DEAD, estimate, make_plan
 from bounds.estimates.result import CleverEstimate
 from bounds.estimates.sampled_maxima import Measured
@@ -21,6 +22,7 @@ from bounds.models import frozen
 from bounds.sets.balls import LpBall
 
 
+@isolated
 def clever_second_order(
     model: nn.Module,
     x: Tensor,

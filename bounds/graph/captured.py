@@ -17,6 +17,7 @@ from torch.export.graph_signature import ExportGraphSignature, OutputKind
 from torch.utils import _pytree as pytree
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput, InvalidModel, UnsupportedLayer
 from bounds.graph.conditions import Refusal, ancestors, origin_of, refusals
 from bounds.graph.decompositions import EXACT, REWRITES
@@ -73,6 +74,7 @@ class Graph:
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._copies: list[Tensor] = []  # of the weights that were bound last
 
+    @isolated
     def bind(self, x: Tensor) -> dict[str, Node]:
         """The nodes that lead from the input to the output, in order of evaluation.
 
@@ -115,6 +117,7 @@ class Graph:
             if node.op == "placeholder":
                 if node.name in stored:
                     constant = _as(constants[stored[node.name]], x)
+                    constant = constant.clone() if constant.is_inference() else constant
                     known[node] = constant if torch.is_grad_enabled() else constant.detach()
                     fixed[node] = Constant(constants[stored[node.name]])
                 else:
@@ -247,6 +250,7 @@ def _folded(node: fx.Node, known: Mapping[fx.Node, Any], fixed: Mapping[fx.Node,
     return Constant(value, name, function, tuple(parents), arguments, node.kwargs, origin_of(node))
 
 
+@isolated
 def capture(model: Source | Graph, x: Tensor) -> Graph:
     """The graph of a network in evaluation mode, of whatever code it is made.
 

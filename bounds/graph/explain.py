@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from bounds.errors import BoundsError, UnsupportedLayer
 from bounds.graph.captured import Graph, Source, capture_any
 from bounds.operations.affine import AFFINE, Affine, affine
@@ -65,6 +66,7 @@ class Explanation:
         return "\n".join(lines)
 
 
+@isolated
 def explain(
     model: Source | Graph,
     x: Tensor,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network, largest
@@ -43,6 +44,7 @@ class _Forms(NamedTuple):
     above: Tensor
 
 
+@isolated
 @ieee_arithmetic()
 def forward_linear(
     model: Source | Graph,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
@@ -146,6 +147,7 @@ def sequential_layers(
         )
 
 
+@isolated
 @ieee_arithmetic()
 def ibp(
     model: Source | Graph,

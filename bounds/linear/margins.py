@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.intervals import DEFAULT_RULES, Rule, interval_margins, layers_in_turn
 from bounds.linear.methods import METHODS, linear_margins
@@ -16,6 +17,7 @@ from bounds.sets.balls import LpBall
 from bounds.sets.linear_minimum import PerturbationSet
 
 
+@isolated
 @ieee_arithmetic()
 def margin_bounds(
     model: Source | Graph,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.alpha import optimized
 from bounds.linear.backward import Backward
@@ -34,6 +35,7 @@ MORE_ROWS = 1.6
 SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
+@isolated
 @ieee_arithmetic()
 def crown(
     model: Source | Graph,
@@ -75,6 +77,7 @@ def crown(
         return LinearBounds(network, tighten=True, memory=memory).output() & bounds
 
 
+@isolated
 @ieee_arithmetic()
 def crown_ibp(
     model: Source | Graph,
@@ -96,6 +99,7 @@ def crown_ibp(
     return LinearBounds(Network(model, ball, Tables(table, functions), sound), memory=memory).output()
 
 
+@isolated
 @ieee_arithmetic()
 def fast_lin(
     model: Source | Graph,
@@ -117,6 +121,7 @@ def fast_lin(
         return LinearBounds(network, tighten=True, parallel=True, memory=memory).output()
 
 
+@isolated
 @ieee_arithmetic()
 def alpha_crown(
     model: Source | Graph,

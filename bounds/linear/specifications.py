@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source, capture
 from bounds.linear.methods import METHODS, LinearBounds, alpha_crown, crown, crown_ibp, fast_lin
@@ -17,6 +18,7 @@ from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet, perturbation_set
 
 
+@isolated
 @ieee_arithmetic()
 def specification_bounds(
     model: Source | Graph,

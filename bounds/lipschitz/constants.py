@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, capture
 from bounds.layers import segments
@@ -28,6 +29,7 @@ LIPSCHITZ_METHODS = ("product", "eclipse", "sdp", "fast_lip", "recurjac", "local
 PROGRAMMES = ("eclipse", "sdp")
 
 
+@isolated
 @ieee_arithmetic()
 @torch.no_grad()
 def lipschitz_bound(
@@ -64,6 +66,7 @@ def lipschitz_bound(
     return _bounds(model, norm, method, ball, x, solver, None).squeeze(1)
 
 
+@isolated
 @ieee_arithmetic()
 @torch.no_grad()
 def margin_lipschitz(

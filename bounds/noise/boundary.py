@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.models import frozen
 from bounds.noise.boundary_search import Problem, rows, search
@@ -34,6 +35,7 @@ class BoundaryPoints:
         return self.distance.isfinite()
 
 
+@isolated
 def nearest_boundary(
     model: nn.Module,
     x: Tensor,
@@ -70,7 +72,7 @@ def nearest_boundary(
     checks.at_least("batch_size", batch_size, 1)
     if basis is not None and checks.tensor("basis", basis).shape[-x.ndim + 1 :] != x.shape[1:]:
         raise InvalidInput(f"basis must hold perturbations of shape {tuple(x.shape[1:])}, got {tuple(basis.shape)}")
-    with frozen(model):
+    with frozen(model), torch.enable_grad():
         with torch.no_grad():
             label = predicted_labels(model, x, batch_size)
         aims = None if target is None else _aims(target, label, model, x)
@@ -107,6 +109,7 @@ def random_basis(like: Tensor, count: int, dimension: int, generator: torch.Gene
     """Orthonormal bases (count, m, *D) of uniformly random subspaces, for inputs shaped (..., *D) like ``like[0]``."""
     features = like[0].numel()
     checks.at_most("dimension", checks.at_least("dimension", dimension, 1), features)
-    drawn = torch.empty(count, features, dimension, dtype=like.dtype, device=like.device).normal_(generator=generator)
-    basis: Tensor = torch.linalg.qr(drawn).Q
+    dtype = torch.promote_types(like.dtype, torch.float32)  # there is no such factorisation in half precision
+    drawn = torch.empty(count, features, dimension, dtype=dtype, device=like.device).normal_(generator=generator)
+    basis: Tensor = torch.linalg.qr(drawn).Q.to(like.dtype)
     return basis.mT.reshape(count, dimension, *like.shape[1:])

@@ -204,7 +204,7 @@ def _descend(problem: Problem, nearest: Nearest, start: Tensor, *, steps: int, n
         failures = torch.where(lost, 0, failures)
         decay = 0.5 * (1 + math.cos(math.pi * step / steps))
         change, rate = (last + (first - last) * decay for first, last in (SHRINK, STEP[norm]))
-        grown = radius * torch.where(reach.isfinite(), 1 + change, 1 + 2 * change)
+        grown = torch.where(reach.isfinite(), radius * (1 + change), radius * (1 + 2 * change))
         radius = torch.where(passed, reach * (1 - change), torch.minimum(grown, reach))
         stepped = move + rows(rate * radius, move) * _steepest(problem, gradient, norm)
         inside = _into_ball(problem, stepped, radius, norm)

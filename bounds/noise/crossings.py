@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.gradients import all_logits
 from bounds.models import frozen
@@ -41,6 +42,7 @@ class Crossings:
         return self.distance.isinf()
 
 
+@isolated
 def random_crossings(
     model: nn.Module,
     x: Tensor,
@@ -194,6 +196,7 @@ class NoiseRadius:
     norm: float | None
 
 
+@isolated
 def noise_radius(
     model: nn.Module,
     x: Tensor,
@@ -293,13 +296,14 @@ def _noise(like: Tensor, norm: float | None, generator: torch.Generator | None) 
         return torch.empty_like(like).normal_(generator=generator) / math.sqrt(like[0].numel())
     if norm == math.inf:
         return torch.empty_like(like).uniform_(-1, 1, generator=generator)
-    shape = torch.full_like(like, 1 / norm, memory_format=torch.contiguous_format)
+    dtype = torch.promote_types(like.dtype, torch.float32)  # gamma variables are not drawn in half precision
+    shape = torch.full_like(like, 1 / norm, dtype=dtype, memory_format=torch.contiguous_format)
     power = torch._standard_gamma(shape, generator=generator)
     signs = torch.empty_like(power).uniform_(-1, 1, generator=generator)
     rest = power.new_empty(len(power)).exponential_(generator=generator)
     total = power.flatten(1).sum(1) + rest
     size: Tensor = (power / total.view(-1, *[1] * (power.ndim - 1))).pow(1 / norm)
-    return size.copysign(signs)
+    return size.copysign(signs).to(like.dtype)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

@@ -81,7 +81,8 @@ class RatioLaw:
         Raises:
             InvalidInput: a probability outside [0, 1].
         """
-        p = torch.as_tensor(probability, dtype=torch.float64)
+        device = probability.device if isinstance(probability, Tensor) else "cpu"
+        p = torch.as_tensor(probability, dtype=torch.float64, device=device)
         if not ((p >= 0) & (p <= 1)).all():
             raise InvalidInput(f"probability must lie in [0, 1], got {probability}")
         a, b = self._shapes

@@ -16,6 +16,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.noise.boundary import BoundaryPoints, nearest_boundary, random_basis
 from bounds.noise.crossings import CAP, Crossings, default_limit, random_crossings
@@ -158,6 +159,7 @@ class NoiseRatioTest:
         return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()}, index=index)
 
 
+@isolated
 def noise_ratio_test(
     model: nn.Module,
     x: Tensor,

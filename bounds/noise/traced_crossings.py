@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, capture
 from bounds.models import frozen
@@ -18,6 +19,7 @@ from bounds.relaxations.piecewise import PiecewiseFunction
 STEP = 1e-11  # share of the limit by which a line is followed beyond a kink, to be on the next piece
 
 
+@isolated
 def traced_crossings(
     model: nn.Module,
     x: Tensor,
@@ -106,7 +108,7 @@ def _piece(nodes: dict[str, Node], points: Tensor, lines: Tensor) -> tuple[Tenso
     kink = points.new_full((len(points),), math.inf)
     for name, node in nodes.items():
         if node.operation == "input":
-            values[name], slopes[name] = points, lines
+            values[name], slopes[name] = (part.reshape(node.value.shape) for part in (points, lines))
             continue
         parents = tuple(values[parent] for parent in node.parents)
         rates = tuple(slopes[parent] for parent in node.parents)
@@ -117,7 +119,7 @@ def _piece(nodes: dict[str, Node], points: Tensor, lines: Tensor) -> tuple[Tenso
         else:
             slopes[name], ahead = _bent(node, parents[0], rates[0])
             kink = torch.minimum(kink, ahead)
-    return values["output"], slopes["output"], kink
+    return values["output"].flatten(1), slopes["output"].flatten(1), kink
 
 
 def _bent(node: Node, value: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:

@@ -202,7 +202,7 @@ def _opposite(node: Node, condition: Side, suffix: str) -> Side:
     """1 where a condition is 0, and 0 where it is 1."""
     if isinstance(condition, Node):
         return part_of(node, suffix, "aten.rsub.Scalar", (condition,), lambda c: 1 - c, (None, 1))
-    return 1 - torch.as_tensor(condition, dtype=node.value.dtype)
+    return 1 - torch.as_tensor(condition, dtype=node.value.dtype, device=node.value.device)
 
 
 def _negated(node: Node, nodes: Nodes) -> list[Node]:
@@ -227,7 +227,7 @@ def _conjunction(node: Node, left: Side, right: Side, suffix: str) -> list[Node]
     if isinstance(left, Node) and isinstance(right, Node):
         return _product(node, left, right, suffix)
     condition, mask = (left, right) if isinstance(left, Node) else (right, left)
-    factor = torch.as_tensor(mask, dtype=node.value.dtype)
+    factor = torch.as_tensor(mask, dtype=node.value.dtype, device=node.value.device)
     return [part_of(node, suffix, "aten.mul.Tensor", (condition,), lambda c: c * factor, (None, factor))]  # type: ignore[arg-type]
 
 
@@ -280,7 +280,7 @@ def _slope_below(condition: Node, yes: Side, no: Side, nodes: Nodes) -> float | 
     if below.operation not in ("aten.mul.Tensor", "aten.mul.Scalar") or below.parents != (operand,):
         return None
     first, second = below.arguments[:2]
-    factor = torch.as_tensor(second if first is None else first)
+    factor = torch.as_tensor(second if first is None else first, device=below.value.device)
     return float(factor) if factor.numel() == 1 and 0 <= float(factor) <= 1 else None
 
 

@@ -62,7 +62,9 @@ def multiplied(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | N
 
 def divided(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
     """For a quotient by constants, entry by entry."""
-    return _times(node, rows, shapes[0], 1 / torch.as_tensor(node.arguments[1], dtype=node.value.dtype))
+    return _times(
+        node, rows, shapes[0], 1 / torch.as_tensor(node.arguments[1], dtype=node.value.dtype, device=node.value.device)
+    )
 
 
 def _times(node: Node, rows: Rows | Units, shape: torch.Size, factor: float | Tensor) -> Transposed | None:

@@ -29,7 +29,8 @@ def slope_range(function: NodeFunction, inputs: Interval) -> Interval:
             f"no slopes are known of {type(function).__name__}: Lipschitz bounds take functions of one number that are "
             f"made of convex, concave and linear pieces"
         )
-    lower, upper = (end.clamp(-EVERYWHERE, EVERYWHERE) for end in (inputs.lower, inputs.upper))
+    everywhere = min(EVERYWHERE, torch.finfo(inputs.lower.dtype).max)
+    lower, upper = (end.clamp(-everywhere, everywhere) for end in (inputs.lower, inputs.upper))
     low, high = torch.full_like(lower, math.inf), torch.full_like(lower, -math.inf)
     for piece in function.pieces:
         first, last = lower.clamp(min=piece.start), upper.clamp(max=piece.end)
@@ -37,7 +38,7 @@ def slope_range(function: NodeFunction, inputs: Interval) -> Interval:
         for point in (first, last):
             slope = piece.derivative(point).expand_as(low)
             doubt = _doubt(slope, function)
-            endless = (point.abs() == EVERYWHERE) & (slope.abs() > STEEP)
+            endless = (point.abs() == everywhere) & (slope.abs() > STEEP)
             known = slope.isfinite() & ~endless
             low = torch.where(touched, torch.minimum(low, torch.where(known, slope - doubt, -math.inf)), low)
             high = torch.where(touched, torch.maximum(high, torch.where(known, slope + doubt, math.inf)), high)

@@ -113,7 +113,8 @@ class Maximum(NodeFunction):
         weights, level = free
         dims = self.dims
         unit, tiny = torch.finfo(x.lower.dtype).eps, torch.finfo(x.lower.dtype).tiny
-        weights = kept_within(weights, 0, math.inf) + 1e-9 * (x.lower == x.lower.amax(dims, True))
+        some = (x.lower == x.lower.amax(dims, True)).to(x.lower.dtype) * max(1e-9, tiny)  # in half precision, too
+        weights = kept_within(weights, 0, math.inf) + some
         weights = weights / weights.sum(dims, True)
         largest = torch.maximum(x.lower.abs(), x.upper.abs()).amax(dims, True)
         count = math.prod(x.lower.shape[dim] for dim in dims)

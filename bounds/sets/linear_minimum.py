@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.sets.balls import Interval, LpBall
@@ -130,6 +131,7 @@ class SparseBall:
         return box.hull()
 
 
+@isolated
 def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
     """Lower bounds on ``sum(coefficients * x)`` over a perturbation set, tight up to rounding.
 

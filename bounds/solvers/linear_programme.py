@@ -75,8 +75,8 @@ class LinearProgramme:
         if solved(self._problem, "HIGHS", cost=cost, right=right):
             multipliers, point = self._problem.constraints[0].dual_value, self._problem.variables()[0].value
         return Proposal(
-            torch.zeros_like(right) if multipliers is None else torch.as_tensor(multipliers).to(right),
-            None if point is None else torch.as_tensor(point).to(right),
+            torch.zeros_like(right) if multipliers is None else right.new_tensor(multipliers),
+            None if point is None else right.new_tensor(point),
         )
 
     @cached_property

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
@@ -59,6 +60,7 @@ class Minimum(NamedTuple):
     reached: Tensor
 
 
+@isolated
 @ieee_arithmetic()
 @torch.no_grad()
 def milp_bounds(
@@ -93,7 +95,7 @@ def milp_bounds(
     graph = followed(model, ball)
     outer = crown(graph, ball, table=table, functions=functions)
     inner = Interval(outer.upper.clone(), outer.lower.clone())
-    rows = torch.eye(outer.lower.shape[1]).to(outer.lower)
+    rows = torch.eye(outer.lower.shape[1], dtype=torch.float64, device=outer.lower.device)
     for i, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
         search = Search(encoding, limit)
         least, most = search.minima(rows), search.minima(-rows)
@@ -103,6 +105,7 @@ def milp_bounds(
     return Range(outer, inner)
 
 
+@isolated
 @ieee_arithmetic()
 @torch.no_grad()
 def milp_margins(

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
@@ -38,6 +39,7 @@ VARIABLES = 100  # entries of the input and open neurons, at most
 SOLVERS = ("CLARABEL", "SCS")
 
 
+@isolated
 @ieee_arithmetic()
 @torch.no_grad()
 def sdp_margins(
@@ -182,7 +184,7 @@ class SemidefiniteProgramme:
         if solved(problem, solver, cost=cost.vectors[0]):
             values = [constraint.dual_value for constraint in problem.constraints]
         given = (
-            cost.vectors.new_zeros(size) if value is None else torch.as_tensor(value).to(cost.vectors).view(size)
+            cost.vectors.new_zeros(size) if value is None else cost.vectors.new_tensor(value).view(size)
             for size, value in zip(sizes, values, strict=True)
         )
         rows, products, squares, first = given

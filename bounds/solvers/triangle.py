@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import crown
@@ -26,6 +27,7 @@ from bounds.solvers.affine_form import lowest
 from bounds.solvers.encoding import encodings, followed, margin_rows
 
 
+@isolated
 @ieee_arithmetic()
 @torch.no_grad()
 def lp_bounds(
@@ -59,7 +61,7 @@ def lp_bounds(
     """
     graph = followed(model, ball)
     interval = crown(graph, ball, table=table, functions=functions)
-    identity = torch.eye(interval.lower.shape[1]).to(interval.lower)
+    identity = torch.eye(interval.lower.shape[1], dtype=torch.float64, device=interval.lower.device)
     for row, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
         programme, form = encoding.programme(), encoding.combination(identity)
         interval.lower[row] = torch.maximum(interval.lower[row], lowest(programme, form))
@@ -67,6 +69,7 @@ def lp_bounds(
     return interval
 
 
+@isolated
 @ieee_arithmetic()
 @torch.no_grad()
 def lp_margins(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration, InvalidInput
 from certify.curves import AccuracyCurve
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
@@ -194,6 +195,7 @@ def _norm_and_method(row: Mapping[str, Any]) -> tuple[float, str]:
     return row["norm"], row["method"]
 
 
+@isolated
 def evaluate(
     model: nn.Module,
     x: Tensor,

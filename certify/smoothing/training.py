@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from bounds import LpBall, checks
 from bounds.checks import Limit
+from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput, InvalidModel
 from certify.attacks.common.norms import clip, inner_side, per_row, project, steepest_ascent
 from certify.attacks.fixed_budget.losses import log_mean_softmax
 from certify.models import frozen
 
 
+@in_deployed_precision
 def gaussian_augmentation_loss(
     model: nn.Module, x: Tensor, y: Tensor, *, sigma: float, draws: int = 1, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -51,6 +53,7 @@ def gaussian_augmentation_loss(
     return _cross_entropy(logits, checks.labels(y, len(x), logits.shape[2]))
 
 
+@in_deployed_precision
 def smoothadv_loss(
     model: nn.Module,
     x: Tensor,
@@ -97,6 +100,7 @@ def smoothadv_loss(
     return _cross_entropy(_logits(model, adversarial, noise), y.long())
 
 
+@in_deployed_precision
 def smoothed_pgd(
     model: nn.Module,
     x: Tensor,
@@ -151,6 +155,7 @@ def smoothed_pgd(
     return clip(x + delta, *sides)
 
 
+@in_deployed_precision
 def consistency_loss(
     model: nn.Module,
     x: Tensor,
@@ -199,6 +204,7 @@ def consistency_loss(
     return natural + weight * divergence + entropy_weight * entropy
 
 
+@in_deployed_precision
 def macer_loss(
     model: nn.Module,
     x: Tensor,

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from bounds import Graph, LpBall, capture, checks, lipschitz_radius, margin_bounds, margin_lipschitz
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from certify.models import frozen, predictions, probe
 from certify.results import Certificate
 
@@ -13,6 +14,7 @@ LOCAL = ("fast_lip", "recurjac", "local")
 SHARES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0)  # of the radius that gradients at the input alone would give
 
 
+@isolated
 @torch.no_grad()
 def lipschitz_certificate(
     model: nn.Module,

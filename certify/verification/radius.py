@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bounds import DEFAULT_RULES, Graph, LpBall, SparseBall, capture, checks, margin_bounds
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.linear.intervals import layers_in_turn
 from bounds.memory import MEMORY
@@ -20,6 +21,7 @@ from certify.results import Certificate
 SMALLEST_SHARE = 1e-9
 
 
+@isolated
 def certified_radius(
     model: nn.Module,
     x: Tensor,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import Graph, checks, margin_bounds
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
@@ -56,6 +57,7 @@ class Verdict(Record):
         return ~(self.verified | self.falsified)
 
 
+@isolated
 def verify(
     model: nn.Module,
     x: Tensor,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.passes import examine
 from certify.attacks.common.projections import pull_within
@@ -41,6 +42,7 @@ class _Counting(nn.Module):
         self.backward_rows += len(gradient)
 
 
+@isolated
 def autoattack(
     model: nn.Module,
     x: Tensor,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import isolated
 from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
@@ -21,6 +22,7 @@ from certify.results import AttackedAccuracy
 Attack = Callable[[Task], None]
 
 
+@isolated
 def run(
     model: nn.Module,
     x: Tensor,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format, checked_grid
@@ -24,6 +25,7 @@ from certify.results import Witness
 Attack = Callable[[Search], object]  # runs points through a search, which remembers the nearest successes
 
 
+@isolated
 def witness_of(
     method: str,
     stages: Mapping[str, Attack],

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.norms import length
 from certify.attacks.common.threat import Threat
@@ -74,6 +75,7 @@ class GradientMaskingReport(Record):
         return tuple(name for name, share in self.shares.items() if share > self.tolerated)
 
 
+@isolated
 def gradient_masking(
     model: nn.Module,
     x: Tensor,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import checks, clopper_pearson_interval
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.formats import Format
 from certify.attacks.common.norms import clip, inner_side, length, per_row
@@ -70,6 +71,7 @@ class NoiseAccuracy(Record):
         return share_interval(self.first_correct, alpha)
 
 
+@isolated
 def noise_accuracy(
     model: nn.Module,
     x: Tensor,

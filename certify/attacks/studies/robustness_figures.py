@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.threat import checked_norm
 from certify.attacks.fixed_budget.robust_accuracy import robust_accuracy
@@ -133,6 +134,7 @@ class RobustnessFigures:
         return pd.DataFrame(lines)
 
 
+@isolated
 def robustness_figures(
     model: nn.Module,
     x: Tensor,

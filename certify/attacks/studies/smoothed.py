@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import in_deployed_precision
 from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
@@ -77,6 +78,7 @@ class SmoothedAttackedAccuracy(AttackedAccuracy):
     draws: int
 
 
+@in_deployed_precision
 def smoothed_minimal_perturbation(
     smoothed: SmoothedClassifier,
     x: Tensor,
@@ -191,6 +193,7 @@ def smoothed_minimal_perturbation(
     )
 
 
+@in_deployed_precision
 def smoothed_robust_accuracy(
     smoothed: SmoothedClassifier,
     x: Tensor,

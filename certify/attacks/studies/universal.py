@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format
@@ -88,6 +89,7 @@ class FoolingRate(Record):
         return share_interval(self.fooled_by_noise, alpha)
 
 
+@isolated
 def universal_perturbation(
     model: nn.Module,
     x: Tensor,
@@ -220,6 +222,7 @@ class _Climb:
         return self.format.within(nearest, origin, epsilon, self.threat.norm)
 
 
+@isolated
 def fooling_rate(
     model: nn.Module,
     x: Tensor,

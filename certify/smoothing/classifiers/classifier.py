@@ -9,6 +9,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from bounds import checks, log_evidence_above, log_evidence_below, sequential_lower
+from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from bounds.numerics import complement, lowered, round_up
 from bounds.statistics.sequential import LARGEST_ALPHA
@@ -61,6 +62,7 @@ class SmoothedClassifier(NoisyModel):
         self.num_classes = checks.at_least("num_classes", num_classes, 2)
         super().__init__(model, noise, batch_size=batch_size, noise_group=noise_group, grid=grid)
 
+    @in_deployed_precision
     def predict(
         self,
         x: Tensor,
@@ -110,6 +112,7 @@ class SmoothedClassifier(NoisyModel):
             subject=self.subject(sampling.distribution),
         )
 
+    @in_deployed_precision
     def certify(
         self,
         x: Tensor,
@@ -209,6 +212,7 @@ class SmoothedClassifier(NoisyModel):
             draws=torch.full_like(label, n),
         )
 
+    @in_deployed_precision
     def extend(
         self, certificate: SmoothingCertificate, x: Tensor, n: int, *, tolerance: float = 0.0
     ) -> SmoothingCertificate:
@@ -232,6 +236,7 @@ class SmoothedClassifier(NoisyModel):
         _check_open_ended(certificate.alpha, tolerance)
         return self._extended(certificate.to(x.device), self.sampling_of(certificate, x, n), n, tolerance)
 
+    @in_deployed_precision
     def certify_at(
         self,
         x: Tensor,

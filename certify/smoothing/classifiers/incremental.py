@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks, clopper_pearson_upper
+from bounds.circumstances import in_deployed_precision
 from bounds.numerics import raised, round_down
 from certify.models import frozen, probe
 from certify.results import Certificate, SmoothingCertificate
@@ -50,6 +51,7 @@ class IncrementalCertificate(Certificate):
     domain: str
 
 
+@in_deployed_precision
 def certify_incrementally(
     original: SmoothedClassifier,
     modified: nn.Module,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds import checks, clopper_pearson_lower, clopper_pearson_upper
+from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from bounds.numerics import complement, lowered, raised, round_down, round_up
 from certify.results import Certificate
@@ -58,6 +59,7 @@ class TopKCertificate(Certificate):
     precision: str
 
 
+@in_deployed_precision
 def certify_top_k(
     smoothed: SmoothedClassifier,
     x: Tensor,

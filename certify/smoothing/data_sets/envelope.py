@@ -74,7 +74,8 @@ class CertifiedAccuracyEnvelope:
         """Columns radius, accuracy, at_least, and subject, the classifier that attains the accuracy."""
         import pandas as pd
 
-        r = torch.as_tensor(self.radii() if radii is None else radii, dtype=torch.float64)
+        radii = self.radii() if radii is None else radii
+        r = radii.double() if isinstance(radii, Tensor) else torch.tensor(radii, dtype=torch.float64, device="cpu")
         columns = {"radius": r, "accuracy": self.at(r), "at_least": self.at_least(r, confidence)}
         table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
         return table.assign(subject=[self.certificates[i].subject for i in self.best(r).tolist()])

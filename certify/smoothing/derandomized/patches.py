@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from certify.results import Record
 from certify.smoothing.derandomized.counting import count_all, lead
@@ -194,6 +195,7 @@ class PatchSmoothedClassifier:
         """Name of this classifier in records."""
         return f"smoothed({self.ablation})"
 
+    @in_deployed_precision
     def certify(self, x: Tensor) -> PatchCertificate:
         """Side of the largest square patch that cannot change the label of the smoothed classifier.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from certify.results import Certificate
 from certify.smoothing.derandomized.counting import count_all, lead
@@ -127,6 +128,7 @@ class DerandomizedSplitting:
         drawn = np.random.RandomState(self.seed).randint(self.levels, size=x.shape[1:], dtype=np.int64)
         return torch.from_numpy(drawn).to(x.device)
 
+    @in_deployed_precision
     def certify(self, x: Tensor) -> SplittingCertificate:
         """Radius in the l_1 norm within which the smoothed classifier keeps its label on the grid.
 

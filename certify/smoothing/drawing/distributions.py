@@ -85,7 +85,7 @@ class Distribution(ABC):
             InvalidInput: inputs that cannot be randomized, ``draws`` below 1.
         """
         self.check(checks.inputs(x))
-        encoded = self.encode(x)
+        encoded = self.encode(x.detach())
         checks.generator(generator)
         if generator is None:
             seed = int(torch.randint(2**63 - 1, (), device="cpu"))

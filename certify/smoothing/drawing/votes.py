@@ -247,5 +247,8 @@ def precision(model: nn.Module, x: Tensor) -> torch.dtype:
 
 
 def precision_name(model: nn.Module, x: Tensor) -> str:
-    """What :func:`precision` says, for records."""
-    return str(precision(model, x)).removeprefix("torch.")
+    """What the model computes in, for records: autocast lowers all that is not double precision."""
+    device, dtype = x.device.type, precision(model, x)
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        return f"{torch.get_autocast_dtype(device)} (autocast)".removeprefix("torch.")
+    return str(dtype).removeprefix("torch.")

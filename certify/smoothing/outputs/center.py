@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from bounds.numerics import round_up
 from certify.smoothing.classifiers.noisy_model import Grid
@@ -108,6 +109,7 @@ class CenterSmoothing:
         if self.gamma < 1:
             raise InvalidInput(f"gamma must be at least 1, which is that of a metric, got {gamma!r}")
 
+    @in_deployed_precision
     def certify(
         self,
         x: Tensor,

@@ -16,6 +16,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.circumstances import in_deployed_precision
 from certify.smoothing.classifiers.noisy_model import Grid
 from certify.smoothing.drawing.votes import Stage, draw_run_seed, precision_name
 from certify.smoothing.noises.base import Gaussian
@@ -102,6 +103,7 @@ class SmoothedRegressor:
     ) -> None:
         self.outputs = NoisyOutputs(model, noise, batch_size=batch_size, noise_group=noise_group, grid=grid)
 
+    @in_deployed_precision
     def certify(
         self,
         x: Tensor,
