@@ -56,7 +56,7 @@ class Constant:
     def _error(self, dtype: torch.dtype) -> Any:  # noqa: ANN401
         errors = [parent.error(dtype) for parent in self.parents]
         rule = RULES.get(self.operation)
-        if self.operation == STORED or (rule is None and not self._is_floating and _are_zero(errors)):
+        if self.operation == STORED or (not self._is_inexact and _are_zero(errors)):  # integers and conditions
             return pytree.tree_map_only(Tensor, _nothing, self.value)
         found = None if rule is None else rule(self, errors, dtype)
         if found is None:
@@ -69,8 +69,8 @@ class Constant:
         )
 
     @property
-    def _is_floating(self) -> bool:
-        return any(leaf.is_floating_point() for leaf in pytree.tree_leaves(self.value) if isinstance(leaf, Tensor))
+    def _is_inexact(self) -> bool:
+        return any(isinstance(leaf, Tensor) and _rounds(leaf) for leaf in pytree.tree_leaves(self.value))
 
     @torch.no_grad()
     def units(self, used: torch.dtype, computed: torch.dtype) -> int:
@@ -81,6 +81,8 @@ class Constant:
         """
         worst, values = 0.0, pytree.tree_leaves(self.value)
         for value, error in zip(values, pytree.tree_leaves(self.error(computed)), strict=True):
+            if value.is_complex():
+                value, error = torch.view_as_real(value), error.unsqueeze(-1)
             near = value.to(used).double()
             total = error + torch.where(value == near, 0.0, (value - near).abs())
             share = torch.where(total > 0, total / near.abs(), 0.0)
@@ -99,7 +101,8 @@ class Constant:
         """Whether it is a stored one that a dtype holds as it is."""
         if self.operation != STORED:
             return False
-        return not self.value.is_floating_point() or torch.promote_types(self.value.dtype, dtype) == dtype
+        needed = dtype.to_complex() if self.value.is_complex() else dtype
+        return not self._is_inexact or torch.promote_types(self.value.dtype, needed) == needed
 
     def _without_bound(self, dtype: torch.dtype) -> str:
         source = self
@@ -123,6 +126,11 @@ Errors = list[Any]
 Rule = Callable[[Constant, Errors, torch.dtype], Any]
 
 
+def _rounds(value: Tensor) -> bool:
+    """Whether operations on such numbers round: not on integers and conditions."""
+    return value.is_floating_point() or value.is_complex()
+
+
 def _nothing(value: Tensor) -> Tensor:
     return torch.zeros_like(value, dtype=torch.float64)
 
@@ -134,7 +142,7 @@ def _are_zero(errors: Errors) -> bool:
 def _at(constant: Constant, parts: list[Any]) -> Any:  # noqa: ANN401
     """The operation on other numbers; what is no floating number stays."""
     given = [
-        part if isinstance(parent.value, Tensor) and parent.value.is_floating_point() else parent.value
+        part if isinstance(parent.value, Tensor) and _rounds(parent.value) else parent.value
         for part, parent in zip(parts, constant.parents, strict=True)
     ]
     return constant.function(*given)
@@ -143,7 +151,7 @@ def _at(constant: Constant, parts: list[Any]) -> Any:  # noqa: ANN401
 def _moved(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
     """Entries change places, and fillings come in between; conditions and indices are known for certain."""
     for parent, error in zip(constant.parents, errors, strict=True):
-        if isinstance(parent.value, Tensor) and not parent.value.is_floating_point() and not _are_zero([error]):
+        if isinstance(parent.value, Tensor) and not _rounds(parent.value) and not _are_zero([error]):
             return None
     moved = _at(constant, errors)
     filled = _at(constant, [pytree.tree_map_only(Tensor, torch.zeros_like, error) for error in errors])
@@ -175,6 +183,11 @@ def _cast(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noq
 
 def _largest(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
     return torch.maximum(*torch.broadcast_tensors(*errors)) if len(errors) == 2 else None
+
+
+def _ranked(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """The k-th largest of several numbers moves by no more than the one that moves most."""
+    return errors[0].amax(-1)
 
 
 def _added(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
@@ -322,6 +335,7 @@ RULES: Mapping[str, Rule] = {
     **_named(_moved, "broadcast_tensors.default", "numpy_T.default", "mT.default", "dropout.default"),
     **_named(_unmoved, "abs.default", "relu.default", "clamp.default", "clamp_min.default", "clamp_max.default"),
     **_named(_cast, "_to_copy.default"),
+    "certify_bounds.ranked.default": _ranked,
     **_named(_largest, "maximum.default", "minimum.default"),
     **_named(_added, "add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "rsub.Scalar", "rsub.Tensor"),
     **_named(_multiplied, "mul.Tensor", "mul.Scalar"),

@@ -104,12 +104,14 @@ def _turned(x: Tensor) -> Tensor:
     return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
 
 
+FILTER, WEIGHTS = (torch.polar(numbers(*shape).abs(), numbers(*shape)) for shape in ((4,), (2, 3, 3)))
+
+
 def _spectral(x: Tensor) -> Tensor:
     """Some frequencies, weighted by complex numbers and added over channels."""
-    weights = torch.polar(numbers(2, 3, 3).abs(), numbers(2, 3, 3)).to(torch.complex128)
     frequencies = torch.fft.rfft(x)
     out = torch.zeros(x.shape[0], 3, 4, dtype=torch.complex128)
-    out[:, :, :3] = torch.einsum("bix,iox->box", frequencies[:, :, :3], weights)
+    out[:, :, :3] = torch.einsum("bix,iox->box", frequencies[:, :, :3], WEIGHTS)
     return torch.fft.irfft(out, n=7)
 
 
@@ -276,12 +278,7 @@ CASES: dict[str, Case] = {
     "rfft and back": Case(lambda x: torch.fft.irfft(torch.fft.rfft(x)[..., :3], n=6), LINE),
     "fft2": Case(lambda x: torch.fft.fft2(x).real, MAP),
     "ifft": Case(lambda x: torch.fft.ifft(torch.fft.fft(x), norm="forward").real, LINE),
-    "rfft with a filter": Case(
-        lambda x: torch.fft.irfft(
-            torch.fft.rfft(x) * torch.polar(numbers(4).abs(), numbers(4)).to(torch.complex128), n=7
-        ),
-        LINE,
-    ),
+    "rfft with a filter": Case(lambda x: torch.fft.irfft(torch.fft.rfft(x) * FILTER, n=7), LINE),
     "Fourier neural operator": Case(_spectral, LINE),
     "fftshift": Case(lambda x: torch.fft.fftshift(x, dim=(1,)), LINE),
 }

@@ -113,3 +113,30 @@ def test_operations_whose_rounding_is_not_known_are_named():
     assert crown(model, POINT, sound="real").lower.isfinite().all()
     nn.utils.parametrize.remove_parametrizations(model, "weight")
     assert crown(model, POINT).lower.isfinite().all()
+
+
+def test_complex_constants_and_integers_keep_what_they_are():
+    """Integers are exact; a complex number of which too few digits are kept, or whose error moves along, is not."""
+    turn = torch.polar(torch.ones(3, dtype=torch.float64), X[0])
+
+    class Turned(nn.Module):
+        def __init__(self, computed: bool) -> None:
+            super().__init__()
+            self.computed = computed
+            self.register_buffer("angle", X[0])
+            self.register_buffer("turn", turn)
+
+        def forward(self, x: Tensor) -> Tensor:
+            turn = torch.polar(torch.ones_like(self.angle), self.angle).reshape(1, 3) if self.computed else self.turn
+            places = (torch.arange(3) * 2 + 1) % 3  # an exact permutation
+            return torch.view_as_real(torch.complex(x, 0 * x) * turn).flatten(1)[:, places]
+
+    found = ibp(Turned(computed=False), POINT)
+    exact = torch.view_as_real(torch.complex(X, 0 * X) * turn).flatten(1)[:, [1, 0, 2]]
+    assert ((found.lower <= exact) & (found.upper >= exact)).all()
+    assert (found.upper - found.lower).max() < 1e-13
+    narrow = ibp(Turned(computed=False), LpBall(X.float(), 0.0, low=None, high=None))
+    exact = torch.view_as_real(torch.complex(X.float().double(), 0 * X) * turn).flatten(1)[:, [1, 0, 2]]
+    assert ((narrow.lower.double() <= exact) & (narrow.upper.double() >= exact)).all()
+    with pytest.raises(UnsupportedLayer, match=r"aten\.polar\.default, rounds in a way that is not known"):
+        ibp(Turned(computed=True), POINT)

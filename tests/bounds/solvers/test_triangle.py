@@ -12,7 +12,7 @@ from oracles.networks import dense, grid
 from torch import Tensor, nn
 
 from bounds import Box, Graph, InvalidInput, LpBall, SparseBall, UnsupportedLayer, capture, crown, margin_bounds
-from bounds.operations.affine import AFFINE
+from bounds.operations.functions import Tables
 from bounds.relaxations.scalar import Lines, ScalarFunction
 from bounds.solvers.affine_form import Form, lowest, shifted
 from bounds.solvers.encoding import encodings
@@ -233,7 +233,7 @@ def test_rounding_of_forms_is_within_their_doubt():
         torch.randn(10, 4, generator=generator(1), dtype=torch.float64),
     )
     off = []
-    for row, encoding in enumerate(encodings(capture(model, x), Box(x, x), True, AFFINE)):
+    for row, encoding in enumerate(encodings(capture(model, x), Box(x, x), True, Tables())):
         exact, output = exactly(model, x[row]), encoding.forms["output"]
         form = encoding.combination(torch.eye(3).double())
         lower, upper = lowest(encoding.programme(), form), -lowest(encoding.programme(), form.negated())
