@@ -120,6 +120,11 @@ class Graph:
                     constant = constant.clone() if constant.is_inference() else constant
                     known[node] = constant if torch.is_grad_enabled() else constant.detach()
                     fixed[node] = Constant(constants[stored[node.name]])
+                elif not isinstance(node.meta["val"], Tensor):
+                    raise UnsupportedLayer(
+                        f"the forward pass uses {node.name}, which is no tensor but such as a random generator: keep what "
+                        f"it makes in a buffer"
+                    )
                 else:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
             elif node.op == "output":

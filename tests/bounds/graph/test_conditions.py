@@ -177,6 +177,7 @@ def test_numbers_of_python_are_seen_though_the_program_holds_them_as_constants()
 # ------------------------------------------------------------------------------------------------------- other inputs
 
 COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "copies of inputs": lambda x: x.tile(2, 1)[::2],
     "roll by 1": lambda x: x.roll(1, 0),
     "roll by 2": lambda x: x.roll(2, 0),
     "roll by 3": lambda x: x.roll(3, 0),
@@ -222,6 +223,7 @@ def test_answers_that_depend_on_other_rows_are_refused_at_any_scale(name: str):
 
 
 INDEPENDENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "copies of features": lambda x: x.tile(1, 2)[:, :4] + x.repeat(1, 3)[:, 2:6] + x.tile(2)[:, :4],
     "constant": lambda x: x * 0,
     "huge": lambda x: x.relu() * 1e30,
     "tiny": lambda x: x.relu() * 1e-30,
@@ -236,7 +238,9 @@ INDEPENDENT: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
-@pytest.mark.parametrize("name", some(INDEPENDENT, {"constant", "huge", "tiny", "copies in the batch", "own rows"}))
+@pytest.mark.parametrize(
+    "name", some(INDEPENDENT, {"constant", "copies of features", "huge", "tiny", "copies in the batch", "own rows"})
+)
 def test_independent_rows_are_taken_whatever_they_are_made_of(name: str, dtype: torch.dtype):
     assert isinstance(capture(Made(INDEPENDENT[name], behind=True).to(dtype), X), Graph)
 
@@ -257,6 +261,12 @@ def test_outputs_that_are_no_tensor_are_told_with_what_to_return(name: str, entr
     function, message = OUTPUTS[name]
     with pytest.raises(InvalidModel, match=message):
         ENTRIES[entry](Made(function, behind=True))
+
+
+def test_a_generator_in_the_forward_pass_is_told():
+    model = Made(lambda x: x + torch.rand(4, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(UnsupportedLayer, match="is no tensor but such as a random generator: keep what it makes"):
+        crown(model, LpBall(X, 0.1))
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
