@@ -122,8 +122,8 @@ class Graph:
                     fixed[node] = Constant(constants[stored[node.name]])
                 elif not isinstance(node.meta["val"], Tensor):
                     raise UnsupportedLayer(
-                        f"the forward pass uses {node.name}, which is no tensor but such as a random generator: keep what "
-                        f"it makes in a buffer"
+                        f"the forward pass uses {node.name}, which is no tensor but such as a random generator: "
+                        f"keep what it makes in a buffer"
                     )
                 else:
                     nodes[node.name] = Node(node.name, "input", (), _same, (), {}, example, 0, "the input")
