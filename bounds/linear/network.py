@@ -76,7 +76,7 @@ class Network:
         for name, node in self.nodes.items():
             for parent in node.parents:
                 children[parent].append(name)
-        self._settled = {
+        self._folded = {
             name
             for name, rule in self.rules.items()
             if rule is not RESHAPE
@@ -92,9 +92,9 @@ class Network:
         """The functions that take a node."""
         return [key for key in self.functions if name in self.nodes[key].parents]
 
-    def settled(self, name: str) -> bool:
+    def folded(self, name: str) -> bool:
         """Whether a node serves functions of one variable alone, in which its constant and errors are counted."""
-        return name in self._settled
+        return name in self._folded
 
     def constant_units(self, name: str, computed: torch.dtype = torch.float64) -> int:
         """The relative error of the constants of a node, in units of its dtype or of the one they are computed in.

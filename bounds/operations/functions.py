@@ -98,7 +98,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     LEAKING: lambda node: Leaking(node.arguments[2]),
     "certify_bounds.ranked.default": lambda node: Ranked(node.arguments[1]),
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
-    POSITIVE: _fixed(periodic_functions.positive),
+    POSITIVE: _fixed(periodic_functions.step_above_zero),
     NOT_NEGATIVE: _fixed(periodic_functions.not_negative),
     CHOICE: _fixed(Choice),
     "aten.pow.Tensor_Scalar": lambda node: functions.power(node.arguments[1]),

@@ -14,8 +14,8 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
 from bounds.relaxations.piecewise import Piece, PiecewiseFunction
-from bounds.relaxations.relu import Rectifier
-from bounds.relaxations.scalar import SPECIAL, Map, bisect
+from bounds.relaxations.relu import ReLURelaxation
+from bounds.relaxations.scalar import SPECIAL, Map, bracketed
 
 _INFINITY = math.inf
 _ARITHMETIC = 4.0  # units of rounding of a few sums and products
@@ -36,7 +36,7 @@ def _line(slope: float | Tensor, offset: float = 0.0, start: float = -_INFINITY,
 def leaky_relu(negative_slope: float | Tensor = 0.01) -> PiecewiseFunction:
     """``max(x, 0) + negative_slope min(x, 0)``, for any slope, also a tensor that broadcasts to the input (PReLU)."""
     if not isinstance(negative_slope, Tensor) and 0 <= negative_slope <= 1:
-        return _rectifier(float(negative_slope))
+        return _leaky_relu(float(negative_slope))
     slope = negative_slope.detach() if isinstance(negative_slope, Tensor) else negative_slope
     return PiecewiseFunction(
         value=lambda x: torch.where(x > 0, x, slope * x),
@@ -51,11 +51,11 @@ prelu = leaky_relu
 
 def relu() -> PiecewiseFunction:
     """``max(x, 0)``; its lower slope is 1 if the interval reaches farther above 0 than below, else 0."""
-    return _rectifier(0.0)
+    return _leaky_relu(0.0)
 
 
-def _rectifier(slope: float) -> Rectifier:
-    return Rectifier(
+def _leaky_relu(slope: float) -> ReLURelaxation:
+    return ReLURelaxation(
         value=torch.relu if slope == 0 else lambda x: torch.where(x > 0, x, slope * x),
         pieces=(_line(slope, end=0.0), _line(1.0, start=0.0)),
         curvature=1,
@@ -247,7 +247,7 @@ def _bent_twice(
             # Beyond 64 the derivative is 0 or 1 as far as float64 can tell. After 36 steps the bracket is so narrow
             # (2e-9) that the derivative is straight in it.
             ends = lower.clamp(-64, 64), upper.clamp(-64, 64)
-            bracket = bisect(lambda x: curvature * (derivative(x) - slope) > 0, *ends, steps=36)
+            bracket = bracketed(lambda x: curvature * (derivative(x) - slope) > 0, *ends, steps=36)
             left, right = bracket.lower, bracket.upper
             low, high = derivative(left), derivative(right)
             share = ((slope - low) / (high - low)).nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)

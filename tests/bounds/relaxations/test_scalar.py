@@ -21,7 +21,7 @@ from bounds import Interval, InvalidInput
 from bounds.relaxations import catalogue as scalar
 from bounds.relaxations import elementary
 from bounds.relaxations import steps_and_waves as periodic
-from bounds.relaxations.scalar import Lines, ScalarFunction
+from bounds.relaxations.scalar import LinePair, ScalarFunction
 
 Exact = Callable[[np.ndarray], np.ndarray]
 LONG = np.longdouble
@@ -194,14 +194,14 @@ def samples(case: Case, interval: Interval, *more: Tensor) -> np.ndarray:
     return np.clip(np.concatenate([spread, special]), lower, upper).astype(np.float64).astype(LONG)
 
 
-def crossings(lines: Lines, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def crossings(lines: LinePair, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which intervals have a sample outside the lines."""
     low_slope, low, up_slope, up = (long(part) for part in lines)
     with np.errstate(invalid="ignore"):
         return ((y < low_slope * x + low) | (y > up_slope * x + up)).any(0)
 
 
-def touching(case: Case, interval: Interval, lines: Lines) -> list[Tensor]:
+def touching(case: Case, interval: Interval, lines: LinePair) -> list[Tensor]:
     """By the envelope theorem the points where the tightest lines with these slopes touch: -dt / dk."""
     slopes = [slope.detach().clone().requires_grad_() for slope in (lines.lower_slope, lines.upper_slope)]
     tight = case.function.lines_at(interval, *slopes)
@@ -216,7 +216,7 @@ def rounding(case: Case, interval: Interval, slope: Tensor, y: np.ndarray) -> np
     return 200 * np.finfo(np.float64).eps * (terms + case.function.absolute_error * (1 + reach)) + case.jump + 1e-300
 
 
-def assert_touches(case: Case, interval: Interval, lines: Lines) -> None:
+def assert_touches(case: Case, interval: Interval, lines: LinePair) -> None:
     """Each line comes as near to the function as rounding lets it."""
     at = touching(case, interval, lines)
     for point, slope, intercept in zip(at, (lines.lower_slope, lines.upper_slope), lines[1::2], strict=True):
@@ -261,7 +261,7 @@ def test_images_enclose_and_are_attained(name: str):
     interval = random_intervals(case, seed=4)
     image = case.function.interval(interval)
     flat = torch.zeros_like(interval.lower)
-    x = samples(case, interval, *touching(case, interval, Lines(flat, flat, flat, flat)))
+    x = samples(case, interval, *touching(case, interval, LinePair(flat, flat, flat, flat)))
     y = evaluate(case, x)
     assert (long(image.lower) <= y).all()
     assert (y <= long(image.upper)).all()
@@ -405,7 +405,7 @@ def test_where_another_library_is_unsound(function: ScalarFunction, low: float, 
 # ------------------------------------------------------------------------------------------- the checker can go red
 
 
-def found(case: Case, interval: Interval, lines: Lines) -> float:
+def found(case: Case, interval: Interval, lines: LinePair) -> float:
     x = samples(case, interval)
     return float(crossings(lines, x, evaluate(case, x)).mean())
 
