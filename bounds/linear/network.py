@@ -8,7 +8,8 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph.captured import Graph, Source, capture
+from bounds.graph.captured import Graph, Source
+from bounds.graph.capturing import capture
 from bounds.numerics import accumulated_error, reduced_precision, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.graph.captured import Graph, Source, capture
+from bounds.graph.captured import Graph, Source
+from bounds.graph.capturing import capture
 from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.graph.captured import Graph, capture
+from bounds.graph.captured import Graph
+from bounds.graph.capturing import capture
 from bounds.layers import segments
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork

@@ -159,3 +159,15 @@ def _point_of(piece: Piece) -> float:
     start = piece.start if piece.start > -_INFINITY else min(piece.end, 0.0) - 2
     end = piece.end if piece.end < _INFINITY else max(piece.start, 0.0) + 2
     return (start + end) / 2
+
+
+def linear_piece(
+    slope: float | Tensor, offset: float = 0.0, start: float = -_INFINITY, end: float = _INFINITY
+) -> Piece:
+    """The line ``slope x + offset`` between two points."""
+    return Piece(lambda x: slope * x + offset, lambda x: slope * torch.ones_like(x), 0, None, start, end)
+
+
+def tiny(x: Tensor) -> float:
+    """The smallest normal number of a dtype."""
+    return torch.finfo(x.dtype).tiny

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph.captured import Graph, Source, capture
+from bounds.graph.captured import Graph, Source
+from bounds.graph.capturing import capture
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.functions import Tables
 from bounds.operations.node import Node, entries
-from bounds.relaxations.catalogue import relu
+from bounds.relaxations.activations import relu
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, LpBall

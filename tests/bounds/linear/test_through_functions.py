@@ -8,8 +8,8 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 from bounds.linear.through_functions import Propagated, SharedLines, through_lines, through_planes, through_unstable
+from bounds.relaxations.activations import leaky_relu
 from bounds.relaxations.base import Planes
-from bounds.relaxations.catalogue import leaky_relu
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.rows import DenseRows, PatchRows, Rows, mirrored
 from bounds.sets.balls import Interval

@@ -16,8 +16,8 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
+from bounds.relaxations.activations import leaky_relu, relu
 from bounds.relaxations.base import NodeFunction, Planes
-from bounds.relaxations.catalogue import leaky_relu, relu
 from bounds.relaxations.multivariate import Choice, Leaking, Maximum, Product, Ranked, Within
 from bounds.sets.balls import Interval
 

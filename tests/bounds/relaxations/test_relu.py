@@ -8,8 +8,8 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
+from bounds.relaxations.activations import leaky_relu
 from bounds.relaxations.base import NodeFunction, Planes, kept_within
-from bounds.relaxations.catalogue import leaky_relu
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.sets.balls import Interval

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph.known import within
-from bounds.graph.pooling import amin
+from bounds.decompositions.known import within
+from bounds.decompositions.pooling import amin
 
 
 def variance(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:

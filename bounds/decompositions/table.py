@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph import moments, order, recurrent, rounding
-from bounds.graph.attention import attention, log_softmax, logcumsumexp, logsumexp, softmax
-from bounds.graph.composed import COMPOSED, COMPOSED_EXACTLY
-from bounds.graph.einsum import add_product, einsum
-from bounds.graph.normalisation import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
-from bounds.graph.pooling import (
+from bounds.decompositions import moments, order, recurrent, rounding
+from bounds.decompositions.attention import attention, log_softmax, logcumsumexp, logsumexp, softmax
+from bounds.decompositions.composed import COMPOSED, COMPOSED_EXACTLY
+from bounds.decompositions.einsum import add_product, einsum
+from bounds.decompositions.normalisation import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from bounds.decompositions.pooling import (
     adaptive_max_pool,
     amin,
     clamp_to_tensors,
@@ -31,7 +31,7 @@ from bounds.graph.pooling import (
     minimum,
     smallest_along,
 )
-from bounds.graph.upsampling import nearest, resized
+from bounds.decompositions.upsampling import nearest, resized
 
 aten = torch.ops.aten
 
