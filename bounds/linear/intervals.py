@@ -187,7 +187,7 @@ def ibp(
     layers = layers_in_turn(model, ball, rules, sound)
     if layers is not None and isinstance(ball, LpBall):
         return _propagate(layers, ball, rules)[0]
-    bounds = RefinedNetwork(Network(model, ball, Tables(table, functions), sound)).network.intervals["output"]
+    bounds = RefinedNetwork(Network(model, ball, Tables(table, functions), sound)).refine().intervals["output"]
     return Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
 
 

@@ -65,7 +65,7 @@ def crown(
         network = Network(model, ball, Tables(table, functions), sound)
         loose = RefinedNetwork(network, memory=memory)
         bounds = loose.output()
-        return RefinedNetwork(network, tighten=True, memory=memory).output() & bounds
+        return RefinedNetwork(loose.network, tighten=True, memory=memory).output() & bounds
 
 
 @isolated
@@ -144,9 +144,11 @@ def alpha_crown(
     checks.at_least("steps", steps, 0)
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
-        bounds = RefinedNetwork(network, memory=memory).output()
-        bounds = bounds & RefinedNetwork(network, tighten=True, memory=memory).output()
-        return bounds & RefinedNetwork(network, tighten=True, steps=steps, memory=memory).output()
+        loose = RefinedNetwork(network, memory=memory)
+        bounds = loose.output()
+        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
+        bounds = bounds & tight.output()
+        return bounds & RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory).output()
 
 
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
@@ -182,9 +184,10 @@ def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: 
     else:
         loose = RefinedNetwork(network, memory=memory)
         margins = torch.maximum(loose.functions(rows, intervals=True), loose.functions(rows))
-        margins = torch.maximum(margins, RefinedNetwork(network, tighten=True, memory=memory).functions(rows))
+        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
+        margins = torch.maximum(margins, tight.functions(rows))
         if method == "alpha_crown" and not bool(((margins > 0) | (rows == 0).all(2)).all()):  # not all is proved yet
-            best = RefinedNetwork(network, tighten=True, steps=steps, memory=memory)
+            best = RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory)
             margins = torch.maximum(margins, best.functions(rows, target=0.0))
     return margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
 

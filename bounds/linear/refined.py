@@ -1,6 +1,8 @@
 """A network with intervals of all its nodes, improved by backward passes, and linear bounds on its outputs."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,10 +23,16 @@ SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of 
 
 
 class RefinedNetwork:
-    """Linear bounds of a network, once all its intervals are known.
+    """A network with intervals of all its nodes, improved by backward passes, and linear bounds that rest on them.
+
+    :meth:`refine` finds the intervals, in a copy: those of the network that is handed in stay as they are.
 
     Args:
-        network: its intervals are replaced.
+        network: the network.
+        start: intervals of all nodes that hold, as an earlier refinement found them. They are kept, except behind
+            nodes with a known interval.
+        known: intervals that hold besides, by node, as those of one side of a neuron. The bounds then speak of inputs
+            of the set for which these nodes lie in them.
         tighten: improve intervals by backward passes wherever a function is unstable.
         parallel: planes with the same slopes below and above.
         steps: of ascent for the planes of each bound.
@@ -35,50 +43,72 @@ class RefinedNetwork:
         self,
         network: Network,
         *,
+        start: Mapping[str, Interval] | None = None,
+        known: Mapping[str, Interval] = MappingProxyType({}),
         tighten: bool = False,
         parallel: bool = False,
         steps: int = 0,
         memory: int = MEMORY,
     ) -> None:
-        keep_freed_memory()
-        self.network = network
+        self.network = network.without_intervals()
+        self.start = start
+        self.known = known
+        self.tighten = tighten
         self.steps = steps
         self.memory = memory
-        self.backward = Backward(network, parallel=parallel)
-        box = is_box(network.ball)
-        straight: set[str] = set()  # nodes with no function between the input and them
-        separate: set[str] = set()  # of these, with one entry of the input behind each of theirs at most
-        for name in network.order:
-            network.propagate(name)
-            node = network.nodes[name]
-            if name not in network.functions and straight.issuperset(node.parents):
-                straight.add(name)
-            if node.operation == "input" or (
-                len(node.parents) == 1
-                and separate.issuperset(node.parents)
-                and name in straight
-                and self._is_entrywise(name)
-            ):
-                separate.add(name)
-            if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
-                continue
-            # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one
-            # affine operation on a box, intervals know all.
-            if name in straight and not box:
-                self._tighten(name, everywhere=True)
-            elif (
-                tighten
-                and name != "output"
-                and not (box and len(node.parents) == 1 and separate.issuperset(node.parents))
-            ):
-                self._tighten(name, everywhere=False)
+        self.backward = Backward(self.network, parallel=parallel)
 
-    def _is_entrywise(self, name: str) -> bool:
-        return self.network.rules[name].transpose in SEPARATE
+    def refine(self) -> Network:
+        """The network with its intervals; they are found once."""
+        network = self.network
+        if network.intervals:
+            return network
+        keep_freed_memory()
+        network.partial = bool(self.known) or self.start is not None
+        changed: set[str] = set()  # nodes with a known interval, and those behind them
+        straight, separate = self._near_the_input()
+        for name in network.order:
+            if name in self.known or not changed.isdisjoint(network.nodes[name].parents):
+                changed.add(name)
+            if self.start is not None and name not in changed:
+                network.accept(name, self.start[name])
+                continue
+            network.propagate(name)
+            for given in (self.start or {}, self.known):
+                if name in given:
+                    network.intervals[name] = network.intervals[name] & given[name]
+            self._improve(name, straight, separate)
+        return network
+
+    def _near_the_input(self) -> tuple[set[str], set[str]]:
+        """Nodes that no function parts from the input; of these, those with at most one entry of it behind each."""
+        straight: set[str] = set()
+        separate: set[str] = set()
+        for name, node in self.network.nodes.items():
+            if name not in self.network.functions and straight.issuperset(node.parents):
+                straight.add(name)
+            alone = len(node.parents) == 1 and separate.issuperset(node.parents) and name in straight
+            if node.operation == "input" or (alone and self.network.rules[name].transpose in SEPARATE):
+                separate.add(name)
+        return straight, separate
+
+    def _improve(self, name: str, straight: set[str], separate: set[str]) -> None:
+        """Tighten the interval of a node where backward passes may know more than intervals."""
+        network, box = self.network, is_box(self.network.ball)
+        node = network.nodes[name]
+        if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
+            return
+        # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one affine
+        # operation on a box, intervals know all.
+        exact = box and len(node.parents) == 1 and separate.issuperset(node.parents)
+        if name in straight and not box:
+            self._tighten(name, everywhere=True)
+        elif self.tighten and name != "output" and not exact:
+            self._tighten(name, everywhere=False)
 
     def output(self) -> Interval:
         """Linear bounds (N, K) on the outputs, where intervals are not tighter."""
-        value, interval = self.network.nodes["output"].value, self.network.intervals["output"]
+        value, interval = self.network.nodes["output"].value, self.refine().intervals["output"]
         size = len(self.network.ball.center)
         index = torch.arange(value.numel() // max(1, size), device=value.device).expand(size, -1)
         linear = self._of_entries("output", index, self.network.ball)
@@ -86,7 +116,7 @@ class RefinedNetwork:
 
     def functions(self, rows: Tensor, *, target: float = torch.inf, intervals: bool = False) -> Tensor:
         """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone."""
-        value = self.network.nodes["output"].value
+        value = self.refine().nodes["output"].value
         values = rows.reshape(*rows.shape[:2], *value.shape[1:])
 
         def bound(part: slice) -> Tensor:

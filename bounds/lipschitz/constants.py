@@ -183,8 +183,7 @@ def _of_chain(
 ) -> Tensor:
     chain = chain_of(network)
     if ball is not None:
-        network = Network(graph, ball)
-        RefinedNetwork(network, tighten=True)  # leaves proved intervals behind
+        network = RefinedNetwork(Network(graph, ball), tighten=True).refine()
     count = len(ball.center) if ball is not None else 1 if rows is None else len(rows)
     parts = []
     for row in range(count):
