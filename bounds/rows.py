@@ -82,6 +82,14 @@ class DenseRows:
         """(N, R, *shape)."""
         return self.values
 
+    def expanded(self) -> "DenseRows":
+        """These: they hold coefficients already."""
+        return self
+
+    def cleaned(self) -> "DenseRows":
+        """These: there are none beyond the node."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class PatchRows:
@@ -171,8 +179,12 @@ class PatchRows:
         same_groups = self.values.shape[:4] == other.values.shape[:4]
         return same_groups and (self.grid, self.stride) == (other.grid, other.stride)
 
+    def expanded(self) -> "PatchRows":
+        """These: they hold coefficients already."""
+        return self
+
     def cleaned(self) -> "PatchRows":
-        """The same with coefficients beyond the map set to 0."""
+        """Rows whose coefficients beyond the map are set to 0."""
         return self if self.clean else self.scaled(self.values.new_ones(1, *self.shape))
 
     def dense(self) -> Tensor:
@@ -234,12 +246,16 @@ class UnitRows:
         return grouped.div(area, rounding_mode="floor"), grouped[:, :, 0] % area
 
     def expanded(self) -> "DenseRows | PatchRows":
-        """The same as windows of one entry where the node is a map, else as coefficients of all entries."""
+        """The rows as windows of one entry where the node is a map, else as coefficients of all entries."""
         if len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1:
             channel, place = self.split()
             values = self._one_hot(channel, self.shape[0])[:, None, ..., None, None]
             return PatchRows(values, place, (self.shape[1], self.shape[2]), (1, 1), (0, 0), self.shape, True)
         return DenseRows(self._one_hot(self.index, math.prod(self.shape)).view(*self.index.shape, *self.shape))
+
+    def cleaned(self) -> "DenseRows | PatchRows":
+        """The rows with their coefficients: none of them stands beyond the map."""
+        return self.expanded()
 
     def _one_hot(self, index: Tensor, size: int) -> Tensor:
         zeros = torch.zeros(*index.shape, size, dtype=self.like.dtype, device=self.like.device)
@@ -247,6 +263,7 @@ class UnitRows:
 
 
 Rows = DenseRows | PatchRows
+AnyRows = Rows | UnitRows
 
 
 def mirrored(rows: Rows) -> Rows:

@@ -5,6 +5,7 @@ functions are wanted too, which take the other planes: from here on they are row
 slope is other than 0 beyond a map, so that windows are clean behind a function.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +28,10 @@ class Propagated(NamedTuple):
     parts: tuple[Rows, ...]
     constant: Tensor
     rounding_error: Tensor | None
+
+
+# The way of rows through a function with planes of their own: name, rows, whether rounding matters.
+Through = Callable[[str, Rows, bool], Propagated]
 
 
 @dataclass(frozen=True, eq=False)

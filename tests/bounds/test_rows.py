@@ -114,7 +114,7 @@ def same(rows: Rows, values: Tensor) -> None:
     both = mirrored(rows)
     assert (both.dense() - torch.cat([values, -values], 1)).abs().max() <= tolerance
     assert (both.dot(x) - torch.cat([rows.dot(x), -rows.dot(x)], 1)).abs().max() <= tolerance
-    clean = rows.cleaned() if isinstance(rows, PatchRows) else rows
+    clean = rows.cleaned()
     assert (clean.dense() - values).abs().max() <= tolerance
     assert (clean.flat().abs().sum(2) - values.abs().flatten(2).sum(2)).abs().max() <= tolerance
 

@@ -90,7 +90,7 @@ def test_shared_lines_are_shared_planes(rows: Rows, parallel: bool, joint: bool,
 def test_planes_at_few_entries_are_planes_at_all(rows: Rows, slope: float):
     """Values, and gradients of coefficients and of the slopes that are free."""
     case = Case.random(slope)
-    rows = rows.cleaned() if isinstance(rows, PatchRows) else rows
+    rows = rows.cleaned()
     first = rows.values.ndim - len(SHAPE)
     at_rows = Interval(rows.at(case.interval.lower), rows.at(case.interval.upper))
     free = torch.rand(rows.values.shape, generator=generator(7), dtype=torch.float64).requires_grad_()
