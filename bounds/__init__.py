@@ -14,7 +14,8 @@ from bounds.estimates.local_lipschitz import local_lipschitz
 from bounds.estimates.result import CleverEstimate
 from bounds.estimates.second_order import clever_second_order
 from bounds.gradients import StandIn
-from bounds.graph.captured import Graph, capture
+from bounds.graph.captured import Graph
+from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
 from bounds.layers import GroupSort, Normalize, TwoClasses
 from bounds.linear.forward import forward_linear

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
+class DenseRows:
     """Coefficients of all entries.
 
     Attributes:
@@ -50,9 +50,9 @@ class Dense:
         """(N, R) sums of absolute coefficients times entries."""
         return self.sums(self.values.abs(), [x]).squeeze(2)
 
-    def scaled(self, x: Tensor) -> "Dense":
+    def scaled(self, x: Tensor) -> "DenseRows":
         """Coefficients times entries (N or 1, *shape)."""
-        return Dense(self.values * x.unsqueeze(1))
+        return DenseRows(self.values * x.unsqueeze(1))
 
     def total(self, values: Tensor, x: Tensor) -> Tensor:
         """(N, R) sums of products over all entries of a row; ``x`` has one row for all, or one for each."""
@@ -74,17 +74,25 @@ class Dense:
         """(N, R, width)."""
         return self.values.reshape(*self.values.shape[:2], -1)  # a node may be one number
 
-    def with_values(self, values: Tensor, *, clean: bool = True) -> "Dense":
+    def with_values(self, values: Tensor, *, clean: bool = True) -> "DenseRows":
         """Other coefficients, or those of more rows after these."""
-        return Dense(values)
+        return DenseRows(values)
 
     def dense(self) -> Tensor:
         """(N, R, *shape)."""
         return self.values
 
+    def expanded(self) -> "DenseRows":
+        """These: they hold coefficients already."""
+        return self
+
+    def cleaned(self) -> "DenseRows":
+        """These: there are none beyond the node."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class PatchRows:
     """Coefficients of one window of a map (C, H, W) for every row, the rest being 0.
 
     Rows come in S times P groups of M rows each that share a window. Window (i, j) of a grid begins at
@@ -142,7 +150,7 @@ class Windows:
         """(N, R) sums of absolute coefficients times entries."""
         return self.sums(self.values.abs(), [x]).squeeze(2)
 
-    def scaled(self, x: Tensor) -> "Windows":
+    def scaled(self, x: Tensor) -> "PatchRows":
         """Coefficients times entries (N or 1, *shape)."""
         return replace(self, values=self.values * self.at(x), clean=True)
 
@@ -162,17 +170,21 @@ class Windows:
         """(N, R, width)."""
         return self.values.flatten(4).flatten(1, 3)
 
-    def with_values(self, values: Tensor, *, clean: bool = False) -> "Windows":
+    def with_values(self, values: Tensor, *, clean: bool = False) -> "PatchRows":
         """Other coefficients, or those of more rows after these, which have the same windows again."""
         return replace(self, values=values, clean=clean or self.clean)
 
-    def fits(self, other: "Windows") -> bool:
+    def fits(self, other: "PatchRows") -> bool:
         """Whether the windows of the same rows stand in the same places; a reshape on the way parts groups."""
         same_groups = self.values.shape[:4] == other.values.shape[:4]
         return same_groups and (self.grid, self.stride) == (other.grid, other.stride)
 
-    def cleaned(self) -> "Windows":
-        """The same with coefficients beyond the map set to 0."""
+    def expanded(self) -> "PatchRows":
+        """These: they hold coefficients already."""
+        return self
+
+    def cleaned(self) -> "PatchRows":
+        """Rows whose coefficients beyond the map are set to 0."""
         return self if self.clean else self.scaled(self.values.new_ones(1, *self.shape))
 
     def dense(self) -> Tensor:
@@ -191,7 +203,7 @@ class Windows:
         whole = whole.scatter(5, spread, self.values.flatten(5)).unflatten(5, padded)
         return _framed(whole.flatten(1, 3), _margins(self.shape, padded, self.padding, inward=True))
 
-    def in_windows(self, padding: tuple[int, int], size: tuple[int, int]) -> "Windows":
+    def in_windows(self, padding: tuple[int, int], size: tuple[int, int]) -> "PatchRows":
         """The same in larger windows that begin ``padding`` before the map."""
         top, left = (new - old for new, old in zip(padding, self.padding, strict=True))
         bottom, right = size[0] - top - self.values.shape[5], size[1] - left - self.values.shape[6]
@@ -199,7 +211,7 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
+class UnitRows:
     """Rows that pick one entry each.
 
     Attributes:
@@ -228,25 +240,30 @@ class Units:
         return self.dot(x)
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """Channels (N, P, M) and places (N, P) in a map, as those of :class:`Windows`."""
+        """Channels (N, P, M) and places (N, P) in a map, as those of :class:`PatchRows`."""
         area = self.shape[1] * self.shape[2]
         grouped = self.index.unflatten(1, (-1, self.group))
         return grouped.div(area, rounding_mode="floor"), grouped[:, :, 0] % area
 
-    def expanded(self) -> "Dense | Windows":
-        """The same as windows of one entry where the node is a map, else as coefficients of all entries."""
+    def expanded(self) -> "DenseRows | PatchRows":
+        """The rows as windows of one entry where the node is a map, else as coefficients of all entries."""
         if len(self.shape) == 3 and self.shape[1] * self.shape[2] > 1:
             channel, place = self.split()
             values = self._one_hot(channel, self.shape[0])[:, None, ..., None, None]
-            return Windows(values, place, (self.shape[1], self.shape[2]), (1, 1), (0, 0), self.shape, True)
-        return Dense(self._one_hot(self.index, math.prod(self.shape)).view(*self.index.shape, *self.shape))
+            return PatchRows(values, place, (self.shape[1], self.shape[2]), (1, 1), (0, 0), self.shape, True)
+        return DenseRows(self._one_hot(self.index, math.prod(self.shape)).view(*self.index.shape, *self.shape))
+
+    def cleaned(self) -> "DenseRows | PatchRows":
+        """The rows with their coefficients: none of them stands beyond the map."""
+        return self.expanded()
 
     def _one_hot(self, index: Tensor, size: int) -> Tensor:
         zeros = torch.zeros(*index.shape, size, dtype=self.like.dtype, device=self.like.device)
         return zeros.scatter(-1, index.unsqueeze(-1), 1.0)
 
 
-Rows = Dense | Windows
+Rows = DenseRows | PatchRows
+AnyRows = Rows | UnitRows
 
 
 def mirrored(rows: Rows) -> Rows:
@@ -256,13 +273,13 @@ def mirrored(rows: Rows) -> Rows:
 
 def added(one: Rows, other: Rows) -> Rows:
     """The sum of the same rows, as windows where both are and fit."""
-    if isinstance(one, Windows) and isinstance(other, Windows) and one.fits(other):
+    if isinstance(one, PatchRows) and isinstance(other, PatchRows) and one.fits(other):
         padding = tuple(max(a, b) for a, b in zip(one.padding, other.padding, strict=True))
         ends = (max(part.values.shape[5 + axis] - part.padding[axis] for part in (one, other)) for axis in (0, 1))
         size = tuple(end + before for end, before in zip(ends, padding, strict=True))
         one, other = (part.in_windows((padding[0], padding[1]), (size[0], size[1])) for part in (one, other))
         return replace(one, values=one.values + other.values, clean=one.clean and other.clean)
-    return Dense(one.dense() + other.dense())
+    return DenseRows(one.dense() + other.dense())
 
 
 def wanted_first(wanted: Tensor, count: int) -> Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from bounds import Graph, InvalidInput, InvalidModel, checks, margin_bounds
 from bounds.circumstances import isolated
-from bounds.linear.methods import LinearBounds, margin_rows
+from bounds.linear.methods import margin_rows
 from bounds.linear.network import Network
+from bounds.linear.refined import RefinedNetwork
 from bounds.sets.linear_minimum import PerturbationSet
 
 
@@ -232,10 +233,10 @@ def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None
         nn.init.normal_(layer.weight, 0.0, math.sqrt(2 * math.pi) / inputs, generator=generator)
 
 
-def _differences(model: nn.Module | Graph, ball: PerturbationSet, labels: Tensor) -> tuple[LinearBounds, Tensor]:
+def _differences(model: nn.Module | Graph, ball: PerturbationSet, labels: Tensor) -> tuple[RefinedNetwork, Tensor]:
     """The network with its intervals, and the rows (N, K, K) of the functions ``f_label - f_j``."""
     network = Network(model, ball, sound="real")  # rounding errors would cost a third of the time
-    return LinearBounds(network), margin_rows(network, labels)
+    return RefinedNetwork(network), margin_rows(network, labels)
 
 
 def _lines_above_exp(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

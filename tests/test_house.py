@@ -126,7 +126,7 @@ DIRECTION = {
         {"numerics", "gradients", "layers", "noise_theorems", "rows"},
         {"sets", "statistics", "transport"},
         {"relaxations", "estimates"},
-        {"operations"},
+        {"operations", "decompositions"},
         {"graph"},
         {"linear", "noise"},
         {"solvers", "geometry"},

@@ -93,7 +93,7 @@ def _along(node: fx.Node, name: str, source: fx.Node) -> bool:
     if name in ("tile", "repeat"):  # of which the numbers are counts of copies, the last of the last dimension
         counts = next(values[key] for key in ("dims", "repeats") if key in values)
         ahead = len(counts) - ndim + batch  # type: ignore[arg-type]  # a list
-        return ahead >= 0 and counts[ahead] != 1  # type: ignore[index]
+        return ahead >= 0 and bool(counts[ahead] != 1)  # type: ignore[index]
     if name == "slice" and values.get("start") in (None, 0) and values.get("step") == 1:
         end = values.get("end")
         if end is None or (isinstance(end, int) and end >= FAR):

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bounds.circumstances import isolated
 from bounds.errors import BoundsError, UnsupportedLayer
-from bounds.graph.captured import Graph, Source, capture_any
+from bounds.graph.captured import Graph, Source
+from bounds.graph.capturing import capture_any
 from bounds.operations.affine import AFFINE, Affine, affine
 from bounds.operations.functions import FUNCTIONS, Maker, function_of, remedy
 from bounds.operations.node import Node

@@ -1,4 +1,4 @@
-"""Free numbers of planes, chosen anew for every row that is bounded (alpha-CROWN).
+"""Parameters of planes, chosen anew for every row that is bounded (alpha-CROWN).
 
 A bound holds for every choice, so any ascent will do; what counts is the best value that each row has reached. Each
 row climbs on its own: those that no longer gain, or have reached their target, are set aside.
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from bounds.linear.backward import Backward
-from bounds.linear.through_functions import Passage, through_open
+from bounds.linear.through_functions import Propagated, through_unstable
 from bounds.relaxations.base import Planes
-from bounds.relaxations.relu import Rectifier
-from bounds.rows import Dense, Rows, Units, wanted_first
+from bounds.relaxations.relu import ReLURelaxation
+from bounds.rows import DenseRows, Rows, UnitRows, wanted_first
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet
 
@@ -29,10 +29,10 @@ LEAST_GAIN = 1e-3  # in that many steps, of its distance from the value at the c
 
 
 class _Places(NamedTuple):
-    """Where a function has free numbers: at few entries if it is linear at the others, else at all.
+    """Where a function has parameters: at few entries if it is linear at the others, else at all.
 
     Attributes:
-        planes: as a function of the free numbers there.
+        planes: as a function of the parameters there.
         where: these entries are among the coefficients of a row; None for all.
         slope: (N, *shape) of the node, that of the function at the other entries; None if there are none.
     """
@@ -42,8 +42,8 @@ class _Places(NamedTuple):
     slope: Tensor | None = None
 
 
-class FreeNumbers:
-    """The planes of every function for given rows, with free numbers to be chosen.
+class Parameters:
+    """The planes of every function for given rows, with parameters to be chosen.
 
     Attributes:
         values: of each function, (N, R, k) at k entries, or (N, R, *shape) at all.
@@ -58,8 +58,8 @@ class FreeNumbers:
         self.limits: dict[str, list[Interval]] = {}
         self.paces: dict[str, float] = {}
 
-    def passage(self, name: str, rows: Rows, rounded: bool) -> Passage:
-        """The way of rows through a function; at the first call, with the usual planes."""
+    def propagated(self, name: str, rows: Rows, rounded: bool) -> Propagated:
+        """The way of rows through a function; at the first call, with the default planes."""
         backward = self._backward
         if name not in self._places:
             with torch.no_grad():
@@ -68,20 +68,20 @@ class FreeNumbers:
         planes = place.planes(tuple(rows.grouped(number) for number in self.values[name]))
         if place.where is None or place.slope is None:
             return backward.through_planes(name, rows, planes, rounded)
-        passage = through_open(rows, place.slope, place.where, planes, backward.offset(name))
-        doubt = backward.lines(name, rounded).doubt
-        return passage if doubt is None else passage._replace(doubt=rows.size(doubt))
+        propagated = through_unstable(rows, place.slope, place.where, planes, backward.offset(name))
+        rounding_error = backward.lines(name, rounded).rounding_error
+        return propagated if rounding_error is None else propagated._replace(rounding_error=rows.size(rounding_error))
 
     def _prepare(self, name: str, rows: Rows) -> None:
         network = self._backward.network
         function = network.functions[name]
         parents = [Interval(rows.at(part.lower), rows.at(part.upper)) for part in network.parents(name)]
-        if isinstance(function, Rectifier):
+        if isinstance(function, ReLURelaxation):
             first = rows.values.ndim + 1 - network.nodes[name].value.ndim
-            opened = _flat(function.open(*parents)[0], first)
-            count = self.values[name][0].shape[2] if name in self.values else int(opened.sum(-1).max())
-            # Rows with fewer open entries have others counted in, where all planes are the function itself.
-            index = wanted_first(opened, count)
+            unstable = _flat(function.unstable(*parents)[0], first)
+            count = self.values[name][0].shape[2] if name in self.values else int(unstable.sum(-1).max())
+            # Rows with fewer unstable entries have others counted in, where all planes are the function itself.
+            index = wanted_first(unstable, count)
             ends = [[_flat(end, first).gather(-1, index) for end in (part.lower, part.upper)] for part in parents]
             parents = [Interval(*pair) for pair in ends]
             slope = self._backward.lines(name, rounded=False).slope
@@ -89,19 +89,19 @@ class FreeNumbers:
         else:
             self._places[name] = _Places(function.prepared(*parents))
         if name not in self.values:
-            self.values[name] = [rows.by_row(number).clone() for number in function.free(*parents)]
+            self.values[name] = [rows.by_row(number).clone() for number in function.default_parameters(*parents)]
         if name not in self.limits:
             limits = function.limits(*parents)
             self.limits[name] = [Interval(rows.by_row(part.lower), rows.by_row(part.upper)) for part in limits]
             self.paces[name] = function.pace
 
     def leaves(self) -> list[Tensor]:
-        """All free numbers, of which gradients are wanted."""
+        """All parameters, of which gradients are wanted."""
         return [number.requires_grad_() for numbers in self.values.values() for number in numbers]
 
-    def chosen(self, rows: Tensor) -> "FreeNumbers":
+    def chosen(self, rows: Tensor) -> "Parameters":
         """Those of some rows (N, R'), given by their places."""
-        part = FreeNumbers(self._backward)
+        part = Parameters(self._backward)
         part.values = {name: [_rows(number, rows) for number in numbers] for name, numbers in self.values.items()}
         return part
 
@@ -109,7 +109,7 @@ class FreeNumbers:
 def optimized(
     backward: Backward,
     name: str,
-    start: Dense | Units,
+    start: DenseRows | UnitRows,
     region: PerturbationSet,
     *,
     steps: int,
@@ -123,49 +123,49 @@ def optimized(
         name: the node.
         start: R functions for each of N inputs.
         region: the set.
-        steps: of ascent, from the usual planes.
+        steps: of ascent, from the default planes.
         both: whether to return the bounds of the opposite functions as well.
         target: a row whose bounds are above it is done.
     """
     count = start.count
-    free = FreeNumbers(backward)
+    parameters = Parameters(backward)
     with torch.no_grad():
-        best = backward.bounds(name, start, region, both=both, choose=free.passage, rounded=False)
-    if not any(number.numel() for numbers in free.values.values() for number in numbers):  # nothing is free
+        best = backward.bounds(name, start, region, both=both, choose=parameters.propagated, rounded=False)
+    if not any(number.numel() for numbers in parameters.values.values() for number in numbers):  # nothing is parameters
         return backward.bounds(name, start, region, both=both)
-    record = {key: [number.clone() for number in numbers] for key, numbers in free.values.items()}
+    record = {key: [number.clone() for number in numbers] for key, numbers in parameters.values.items()}
     middle = start.dot(backward.network.nodes[name].value)
     middle = torch.cat([middle, -middle], 1) if both else middle
     every = torch.arange(count, device=best.device).expand(len(best), -1)
     active, here, reached, ascent = every, start, best.clone(), _Ascent()
     for step in range(steps):
-        leaves = free.leaves()
+        leaves = parameters.leaves()
         with torch.enable_grad():
-            bound = backward.bounds(name, here, region, both=both, choose=free.passage, rounded=False)
+            bound = backward.bounds(name, here, region, both=both, choose=parameters.propagated, rounded=False)
             gradients = torch.autograd.grad(bound.nan_to_num(0.0, 0.0, 0.0).sum(), leaves, allow_unused=True)
         sides = torch.cat([active, active + count], 1) if both else active
-        _keep_best(best, record, bound.detach(), free, sides)
-        ascent.step(free, gradients)
+        _keep_best(best, record, bound.detach(), parameters, sides)
+        ascent.step(parameters, gradients)
         if (step + 1) % PATIENCE == 0 and step + 1 < steps:
             gained = best - reached > LEAST_GAIN * (middle - reached)
             climbing = gained & ~(best > target)
             reached = best.clone()
             if both:
                 climbing = climbing[:, :count] | climbing[:, count:]
-            still, free, ascent = _still(climbing, active, free, ascent, count if both else None)
+            still, parameters, ascent = _still(climbing, active, parameters, ascent, count if both else None)
             if still.shape[1] == 0:
                 break
             if still is not active:
                 active, here = still, _picked(start, still)
-    final = FreeNumbers(backward)
+    final = Parameters(backward)
     final.values = record
     with torch.no_grad():
-        last = backward.bounds(name, start, region, both=both, choose=final.passage)
+        last = backward.bounds(name, start, region, both=both, choose=final.propagated)
     return last
 
 
 class _Ascent:
-    """Adam's steps upward, for free numbers that keep within their limits."""
+    """Adam's steps upward, for parameters that keep within their limits."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -173,12 +173,12 @@ class _Ascent:
         self.squares: list[Tensor] = []
 
     @torch.no_grad()
-    def step(self, free: FreeNumbers, gradients: Sequence[Tensor | None]) -> None:
-        """Move all free numbers along their gradients."""
+    def step(self, parameters: Parameters, gradients: Sequence[Tensor | None]) -> None:
+        """Move all parameters along their gradients."""
         numbers = [
-            (value, limits, RATE * free.paces[key])
-            for key, values in free.values.items()
-            for value, limits in zip(values, free.limits[key], strict=True)
+            (value, limits, RATE * parameters.paces[key])
+            for key, values in parameters.values.items()
+            for value, limits in zip(values, parameters.limits[key], strict=True)
         ]
         if not self.means:
             self.means = [torch.zeros_like(number) for number, _, _ in numbers]
@@ -204,12 +204,14 @@ class _Ascent:
         return part
 
 
-def _keep_best(best: Tensor, record: dict[str, list[Tensor]], bound: Tensor, free: FreeNumbers, sides: Tensor) -> None:
+def _keep_best(
+    best: Tensor, record: dict[str, list[Tensor]], bound: Tensor, parameters: Parameters, sides: Tensor
+) -> None:
     """Where a row has come higher than before, remember how high and how."""
     old = best.gather(1, sides)
     better = bound > old
     best.scatter_(1, sides, torch.where(better, bound, old))
-    for key, numbers in free.values.items():
+    for key, numbers in parameters.values.items():
         for kept, number in zip(record[key], numbers, strict=True):
             shape = (...,) + (None,) * (number.ndim - 2)
             index = sides[shape].expand(-1, -1, *number.shape[2:])
@@ -217,22 +219,22 @@ def _keep_best(best: Tensor, record: dict[str, list[Tensor]], bound: Tensor, fre
 
 
 def _still(
-    climbing: Tensor, active: Tensor, free: FreeNumbers, ascent: _Ascent, count: int | None
-) -> tuple[Tensor, FreeNumbers, _Ascent]:
+    climbing: Tensor, active: Tensor, parameters: Parameters, ascent: _Ascent, count: int | None
+) -> tuple[Tensor, Parameters, _Ascent]:
     """The rows that go on; all of them as long as more than half of the work would remain."""
     here = climbing.gather(1, active)
     most = int(here.sum(1).max()) if here.numel() else 0
     if most > active.shape[1] // 2:
-        return active, free, ascent
+        return active, parameters, ascent
     kept = wanted_first(here, most)
     sides = kept if count is None else torch.cat([kept, kept + active.shape[1]], 1)
-    return active.gather(1, kept), free.chosen(sides), ascent.chosen(sides)
+    return active.gather(1, kept), parameters.chosen(sides), ascent.chosen(sides)
 
 
-def _picked(start: Dense | Units, rows: Tensor) -> Dense | Units:
-    if isinstance(start, Units):
-        return Units(start.index.gather(1, rows), start.shape, start.like)
-    return Dense(_rows(start.values, rows))
+def _picked(start: DenseRows | UnitRows, rows: Tensor) -> DenseRows | UnitRows:
+    if isinstance(start, UnitRows):
+        return UnitRows(start.index.gather(1, rows), start.shape, start.like)
+    return DenseRows(_rows(start.values, rows))
 
 
 def _flat(x: Tensor, first: int) -> Tensor:

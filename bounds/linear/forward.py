@@ -155,7 +155,7 @@ class _Propagation:
     def _bent(self, node: Node, parents: list[_Forms]) -> _Forms:
         """Through the planes around a function; slopes above 0 keep the sides."""
         function, intervals = self.network.functions[node.name], self.network.parents(node.name)
-        planes = function.usual(*intervals)
+        planes = function.default_planes(*intervals)
         lower = upper = torch.zeros((), dtype=node.value.dtype, device=node.value.device)
         below = lower if planes.lower_intercept is None else planes.lower_intercept
         above = planes.upper_intercept

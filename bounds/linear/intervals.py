@@ -22,8 +22,8 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
-from bounds.linear.methods import LinearBounds
 from bounds.linear.network import Network
+from bounds.linear.refined import RefinedNetwork
 from bounds.memory import out_of_memory
 from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE
@@ -187,7 +187,7 @@ def ibp(
     layers = layers_in_turn(model, ball, rules, sound)
     if layers is not None and isinstance(ball, LpBall):
         return _propagate(layers, ball, rules)[0]
-    bounds = LinearBounds(Network(model, ball, Tables(table, functions), sound)).network.intervals["output"]
+    bounds = RefinedNetwork(Network(model, ball, Tables(table, functions), sound)).refine().intervals["output"]
     return Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
 
 
@@ -299,6 +299,6 @@ class _LinearStart:
         powers = affine.apply(self.scale.pow(q) + tiny, affine.weight.abs().pow(q) + tiny, None)
         norms = (powers + affine.terms * tiny).pow(1 / q)
         reach = norms * ball.radii.view(-1, *[1] * (norms.ndim - 1))
-        doubt = (affine.gamma * self.center.abs() + self.center_error) * (1 + affine.gamma) + tiny
+        rounding_error = (affine.gamma * self.center.abs() + self.center_error) * (1 + affine.gamma) + tiny
         middle = affine.apply(self.center, affine.weight, affine.bias)
-        return Interval.around(middle, reach * (1 + 8 * affine.gamma) + affine.spread(doubt), affine.gamma)
+        return Interval.around(middle, reach * (1 + 8 * affine.gamma) + affine.spread(rounding_error), affine.gamma)

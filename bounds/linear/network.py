@@ -1,6 +1,7 @@
 """A captured network over a perturbation set: what each node is, its interval, and what rounding does to it."""
 
 import math
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph.captured import Graph, Source, capture
+from bounds.graph.captured import Graph, Source
+from bounds.graph.capturing import capture
 from bounds.numerics import accumulated_error, reduced_precision, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of
@@ -35,6 +37,7 @@ class Network:
         rules: of affine nodes.
         functions: of all others but the input.
         sound: which rounding errors bounds include, see :data:`MODES`.
+        partial: whether the intervals hold for a part of the set alone.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Network:
         self.rules: dict[str, Affine] = {}
         self.functions: dict[str, NodeFunction] = {}
         self.intervals: dict[str, Interval] = {}
+        self.partial = False
         self._errors: dict[str, Tensor] = {}
         self._overflow: dict[str, Tensor] = {}
         self._batch_norm = graph.batch_norm
@@ -76,13 +80,24 @@ class Network:
         for name, node in self.nodes.items():
             for parent in node.parents:
                 children[parent].append(name)
-        self._settled = {
+        self._folded = {
             name
             for name, rule in self.rules.items()
             if rule is not RESHAPE
             and children[name]
             and all(isinstance(self.functions.get(child), ScalarFunction) for child in children[name])
         }
+
+    def without_intervals(self) -> "Network":
+        """The network with intervals still to be found.
+
+        Rounding errors that are known stay: they were found for intervals that hold for the whole set.
+        """
+        other = copy(self)
+        other.intervals, other._overflow = {}, {}
+        other._errors = {} if self.partial else dict(self._errors)
+        other.partial = False
+        return other
 
     def parents(self, name: str) -> list[Interval]:
         """Intervals of the parents of a node."""
@@ -92,9 +107,9 @@ class Network:
         """The functions that take a node."""
         return [key for key in self.functions if name in self.nodes[key].parents]
 
-    def settled(self, name: str) -> bool:
+    def folded(self, name: str) -> bool:
         """Whether a node serves functions of one variable alone, in which its constant and errors are counted."""
-        return name in self._settled
+        return name in self._folded
 
     def constant_units(self, name: str, computed: torch.dtype = torch.float64) -> int:
         """The relative error of the constants of a node, in units of its dtype or of the one they are computed in.
@@ -111,11 +126,16 @@ class Network:
     # -------------------------------------------------------------------------------------------------- intervals
 
     def propagate(self, name: str) -> None:
-        """The interval of a node, from those of its parents."""
+        """Find the interval of a node, from those of its parents."""
         self._propagate(name)
+        self.accept(name, self.intervals[name])
+
+    def accept(self, name: str, interval: Interval) -> None:
+        """Take an interval for that of a node whose parents have theirs."""
+        self.intervals[name] = interval
         if self.sound == "deployed":
             self._overflow[name] = self._leaves_range(name)
-            self.intervals[name] = self.unless_overflowing(name, self.intervals[name])
+            self.intervals[name] = self.unless_overflowing(name, interval)
 
     def _propagate(self, name: str) -> None:
         node = self.nodes[name]

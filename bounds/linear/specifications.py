@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.graph.captured import Graph, Source, capture
-from bounds.linear.methods import METHODS, LinearBounds, alpha_crown, crown, crown_ibp, fast_lin
+from bounds.graph.captured import Graph, Source
+from bounds.graph.capturing import capture
+from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin
 from bounds.linear.network import Network
+from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic, unit_roundoff
 from bounds.operations.node import entries
@@ -66,7 +68,7 @@ def specification_bounds(
     sets = [_checked(rows, offsets, outputs, weight) for rows, offsets in unsafe]
     if method == "ibp":
         with torch.no_grad():
-            intervals = LinearBounds(Network(graph, ball, sound=sound))
+            intervals = RefinedNetwork(Network(graph, ball, sound=sound))
             return torch.cat([_by_intervals(intervals, ball.center, *pair) for pair in sets], 1)
     bound: dict[str, Callable[[Graph], Interval]] = {
         "crown_ibp": lambda worst: crown_ibp(worst, ball, sound=sound, memory=memory),
@@ -78,7 +80,7 @@ def specification_bounds(
     return torch.cat([bound[method](largest).lower.detach() for largest in worst], 1)
 
 
-def _by_intervals(intervals: LinearBounds, like: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
+def _by_intervals(intervals: RefinedNetwork, like: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     """The best inequality alone, folded into the last affine layers: intervals know nothing of combinations."""
     rows, offsets = rows.to(like), offsets.to(like)
     least = intervals.functions(rows.expand(len(like), *rows.shape), intervals=True)

@@ -5,6 +5,7 @@ functions are wanted too, which take the other planes: from here on they are row
 slope is other than 0 beyond a map, so that windows are clean behind a function.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,22 +16,26 @@ from bounds.relaxations.base import NodeFunction, Planes
 from bounds.rows import Rows
 
 
-class Passage(NamedTuple):
+class Propagated(NamedTuple):
     """What is behind a function.
 
     Attributes:
         parts: coefficients of each parent.
         constant: (N, R) constants that the planes bring in.
-        doubt: (N, R) what rounding may change in constants and coefficients; None if it was not asked for.
+        rounding_error: (N, R) what rounding may change in constants and coefficients; None if it was not asked for.
     """
 
     parts: tuple[Rows, ...]
     constant: Tensor
-    doubt: Tensor | None
+    rounding_error: Tensor | None
+
+
+# The way of rows through a function with planes of their own: name, rows, whether rounding matters.
+Through = Callable[[str, Rows, bool], Propagated]
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class SharedLines:
     """Lines around a function of one variable, the same for all rows; each attribute is shaped like the node.
 
     Attributes:
@@ -38,28 +43,28 @@ class Lines:
         rise: how much steeper the upper lines are; None for parallel lines.
         lower: constants of the lower lines.
         upper: constants of the upper lines.
-        doubt: what rounding may change for a coefficient of size 1; None if nobody asks.
+        rounding_error: what rounding may change for a coefficient of size 1; None if nobody asks.
     """
 
     slope: Tensor
     rise: Tensor | None
     lower: Tensor
     upper: Tensor
-    doubt: Tensor | None
+    rounding_error: Tensor | None
 
 
-def through_lines(rows: Rows, lines: Lines, *, joint: bool) -> Passage:
+def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     """Coefficients behind a function whose lines are the same for all rows."""
     values, below = rows.values, rows.values.clamp(max=0)
-    errors = [] if lines.doubt is None else [lines.doubt]
+    errors = [] if lines.rounding_error is None else [lines.rounding_error]
     whole = rows.sums(values, [lines.lower, lines.upper, *errors])
     negative = rows.sums(below, [lines.upper - lines.lower, *errors])
     constant = whole[..., 0] + negative[..., 0]
     if joint:
         constant = torch.cat([constant, negative[..., 0] - whole[..., 1]], 1)
-    doubt = whole[..., 2] - 2 * negative[..., 1] if errors else None  # |a| = a - 2 min(a, 0)
+    rounding_error = whole[..., 2] - 2 * negative[..., 1] if errors else None  # |a| = a - 2 min(a, 0)
     if lines.rise is None:
-        return Passage((rows.scaled(lines.slope),), constant, doubt)
+        return Propagated((rows.scaled(lines.slope),), constant, rounding_error)
     slope, rise = rows.at(lines.slope), rows.at(lines.rise)
     if torch.is_grad_enabled():
         part = torch.addcmul(values * slope, below, rise)
@@ -72,12 +77,12 @@ def through_lines(rows: Rows, lines: Lines, *, joint: bool) -> Passage:
         lower.addcmul_(below, rise)
         if joint:
             torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
-    return Passage((rows.with_values(part, clean=True),), constant, doubt)
+    return Propagated((rows.with_values(part, clean=True),), constant, rounding_error)
 
 
 def through_planes(
     function: NodeFunction, rows: Rows, planes: Planes, shapes: list[torch.Size], *, joint: bool, reach: list[Tensor]
-) -> Passage:
+) -> Propagated:
     """Coefficients behind any function.
 
     Args:
@@ -86,7 +91,7 @@ def through_planes(
         planes: at the rows, of their own or the same for all.
         shapes: (N, *shape) of each parent.
         joint: whether the opposite functions are wanted too.
-        reach: the largest absolute values of each parent, at the rows; none if rounding does not matter. The doubt is
+        reach: the largest absolute values of each parent, at the rows; none if rounding does not matter. The error is
             to be multiplied with the rounding error of a sum.
     """
     values, below = rows.values, rows.values.clamp(max=0)
@@ -107,22 +112,22 @@ def through_planes(
             if joint:
                 part = torch.cat([part, turned - over * high], 1)
         parts.append(rows.with_values(function.reduced(part, shape), clean=True))
-    return Passage(tuple(parts), constant, _doubt(function, rows, planes, reach) if reach else None)
+    return Propagated(tuple(parts), constant, _planes_error(function, rows, planes, reach) if reach else None)
 
 
-def _doubt(function: NodeFunction, rows: Rows, planes: Planes, reach: list[Tensor]) -> Tensor:
+def _planes_error(function: NodeFunction, rows: Rows, planes: Planes, reach: list[Tensor]) -> Tensor:
     size = planes.upper_intercept.abs()
     if planes.lower_intercept is not None:
         size = torch.maximum(size, planes.lower_intercept.abs())
     absolute = rows.values.abs()
-    doubt = rows.total(absolute, size)
+    rounding_error = rows.total(absolute, size)
     aligned = function.aligned(absolute)
     for low, high, largest in zip(planes.lower_slopes, planes.upper_slopes, reach, strict=True):
-        doubt = doubt + rows.total(aligned, torch.maximum(low.abs(), high.abs()) * largest)
-    return doubt
+        rounding_error = rounding_error + rows.total(aligned, torch.maximum(low.abs(), high.abs()) * largest)
+    return rounding_error
 
 
-def through_open(rows: Rows, slope: Tensor, index: Tensor, planes: Planes, offset: Tensor | None) -> Passage:
+def through_unstable(rows: Rows, slope: Tensor, index: Tensor, planes: Planes, offset: Tensor | None) -> Propagated:
     """Coefficients behind a function that is linear at most entries and has planes by row at few.
 
     Args:
@@ -139,14 +144,14 @@ def through_open(rows: Rows, slope: Tensor, index: Tensor, planes: Planes, offse
 
     values, start = flat(rows.values), None if offset is None else flat(rows.at(offset))
     (low,), (high,) = planes.lower_slopes, planes.upper_slopes
-    part, constant = _Open.apply(  # type: ignore[no-untyped-call]  # torch's
+    part, constant = _ThroughUnstable.apply(  # type: ignore[no-untyped-call]  # torch's
         values, low, high, planes.upper_intercept, flat(rows.at(slope)), start, index.expand(*values.shape[:-1], -1)
     )
-    return Passage((rows.with_values(part.view_as(rows.values), clean=True),), constant.flatten(1), None)
+    return Propagated((rows.with_values(part.view_as(rows.values), clean=True),), constant.flatten(1), None)
 
 
-class _Open(torch.autograd.Function):
-    """What :func:`through_open` computes, of flattened coefficients; only these and lower slopes have gradients."""
+class _ThroughUnstable(torch.autograd.Function):
+    """What :func:`through_unstable` computes, of flattened coefficients; only these and lower slopes have gradients."""
 
     @staticmethod
     def forward(
@@ -175,9 +180,9 @@ class _Open(torch.autograd.Function):
         chosen, low, high, above, slope, offset, index = ctx.saved_tensors
         if offset is not None:
             part = torch.addcmul(part, constant[..., None], offset)
-        at_open = part.gather(-1, index)
+        at_unstable = part.gather(-1, index)
         gradient = None
         if ctx.needs_input_grad[0]:
-            turned = torch.where(chosen > 0, at_open * low, at_open * high + constant[..., None] * above)
+            turned = torch.where(chosen > 0, at_unstable * low, at_unstable * high + constant[..., None] * above)
             gradient = (part * slope).scatter_(-1, index, turned)
-        return gradient, at_open * chosen.clamp(min=0), None, None, None, None, None
+        return gradient, at_unstable * chosen.clamp(min=0), None, None, None, None, None

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.graph.captured import Graph, capture
+from bounds.graph.captured import Graph
+from bounds.graph.capturing import capture
 from bounds.layers import segments
-from bounds.linear.methods import LinearBounds
 from bounds.linear.network import Network
+from bounds.linear.refined import RefinedNetwork
 from bounds.lipschitz.jacobians import interval_jacobian, linear_jacobian
-from bounds.lipschitz.layer_chain import Chain, chain_of
+from bounds.lipschitz.layer_chain import LayerChain, chain_of
 from bounds.lipschitz.multipliers import programme_bound
 from bounds.lipschitz.operator_norms import UP, Matrix, matrix_norm
 from bounds.lipschitz.product import dual_norms, product_bound
@@ -182,8 +183,7 @@ def _of_chain(
 ) -> Tensor:
     chain = chain_of(network)
     if ball is not None:
-        network = Network(graph, ball)
-        LinearBounds(network, tighten=True)  # leaves proved intervals behind
+        network = RefinedNetwork(Network(graph, ball), tighten=True).refine()
     count = len(ball.center) if ball is not None else 1 if rows is None else len(rows)
     parts = []
     for row in range(count):
@@ -195,7 +195,7 @@ def _of_chain(
 
 
 def _one(
-    chain: Chain,
+    chain: LayerChain,
     slopes: list[Interval],
     order: float,
     method: str,

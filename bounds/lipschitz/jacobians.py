@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from bounds.errors import UnsupportedLayer
 from bounds.linear.methods import crown
-from bounds.lipschitz.layer_chain import Chain
+from bounds.lipschitz.layer_chain import LayerChain
 from bounds.lipschitz.operator_norms import UP, Matrix
 from bounds.numerics import accumulated_error
-from bounds.relaxations.relu import Rectifier
+from bounds.relaxations.relu import ReLURelaxation
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet
 
 
-def interval_jacobian(chain: Chain, slopes: list[Interval], *, recursive: bool = False) -> Interval:
+def interval_jacobian(chain: LayerChain, slopes: list[Interval], *, recursive: bool = False) -> Interval:
     """Bounds (R, F) on the entries of the Jacobian of a chain, rounded outward; ``recursive`` for those of RecurJac."""
     last = chain.weights[-1]
     behind = Interval(last.value - last.error * UP, last.value + last.error * UP)  # of the layer that comes next
@@ -56,7 +56,7 @@ def _through(behind: Interval, slopes: Interval, weight: Matrix) -> Interval:
 
 
 def _recursive(
-    chain: Chain, slopes: list[Interval], known: list[Interval], first: int, row: int
+    chain: LayerChain, slopes: list[Interval], known: list[Interval], first: int, row: int
 ) -> tuple[Tensor, Tensor]:
     """Upper and lower bounds (F,) on one row of the Jacobian for the input of a weight."""
     sides = []
@@ -81,9 +81,11 @@ def _recursive(
             followed = torch.where(fixed, torch.where(rising, high, low) * vectors, 0.0)
             following = chain.weights[k + 1]
             size = following.size @ followed.abs()
-            doubt = following.error @ followed.abs() + 2 * accumulated_error(len(vectors) + 8, vectors.dtype) * size
+            rounding_error = (
+                following.error @ followed.abs() + 2 * accumulated_error(len(vectors) + 8, vectors.dtype) * size
+            )
             vectors = following.value @ followed
-            total = total + _magnitude(known[step + 1], slopes[k + 1], row) @ doubt * UP
+            total = total + _magnitude(known[step + 1], slopes[k + 1], row) @ rounding_error * UP
         sides.append(sign * (total + 64 * 2.0**-53 * total.abs() + torch.finfo(total.dtype).tiny))
     return sides[0], sides[1]
 
@@ -94,13 +96,13 @@ def _magnitude(behind: Interval, slopes: Interval, row: int) -> Tensor:
     return size * torch.maximum(slopes.lower.abs(), slopes.upper.abs()) * UP
 
 
-def linear_jacobian(chain: Chain, ball: PerturbationSet) -> Interval:
+def linear_jacobian(chain: LayerChain, ball: PerturbationSet) -> Interval:
     """Bounds (N, R, F) on the Jacobian of a chain of ReLU by linear bounds of the network that computes it.
 
     Raises:
         UnsupportedLayer: other functions, or two affine operations in a row.
     """
-    rectifiers = [each for each in chain.functions if isinstance(each, Rectifier) and each.negative_slope == 0]
+    rectifiers = [each for each in chain.functions if isinstance(each, ReLURelaxation) and each.negative_slope == 0]
     offsets = [offset for offset in chain.offsets[:-1] if offset is not None]
     if len(rectifiers) < len(chain.functions) or len(offsets) < len(chain.functions):
         raise UnsupportedLayer(

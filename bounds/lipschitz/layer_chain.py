@@ -23,7 +23,7 @@ WEIGHTED = ("aten.linear.default", "aten.conv1d.default", "aten.conv2d.default",
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class LayerChain:
     """``weights[-1] f[-1]( ... f[0](weights[0] x))``, without the constants.
 
     Attributes:
@@ -52,10 +52,10 @@ class Chain:
             found.append(Interval(slopes.lower.flatten(), slopes.upper.flatten()))
         return found
 
-    def of_rows(self, rows: Tensor) -> "Chain":
+    def of_rows(self, rows: Tensor) -> "LayerChain":
         """The chain of linear functions (R, K) of the outputs."""
         last = exact(rows.to(self.weights[-1].value)) @ self.weights[-1]
-        return Chain([*self.weights[:-1], last], self.functions, self.inputs, self.offsets)
+        return LayerChain([*self.weights[:-1], last], self.functions, self.inputs, self.offsets)
 
 
 class Image(NamedTuple):
@@ -67,7 +67,7 @@ class Image(NamedTuple):
 
 
 @torch.no_grad()
-def chain_of(network: Network) -> Chain:
+def chain_of(network: Network) -> LayerChain:
     """The chain of a network that was bound to one input.
 
     Raises:
@@ -94,7 +94,7 @@ def chain_of(network: Network) -> Chain:
     if images["output"].base != last:
         raise _branching(network.nodes["output"])
     ends.append(_ended(network, "output", images["output"]))
-    return Chain([matrix for matrix, _ in ends], functions, inputs, [offset for _, offset in ends])
+    return LayerChain([matrix for matrix, _ in ends], functions, inputs, [offset for _, offset in ends])
 
 
 def _ended(network: Network, name: str, image: Image) -> tuple[Matrix, Tensor | None]:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput
-from bounds.lipschitz.layer_chain import Chain
+from bounds.lipschitz.layer_chain import LayerChain
 from bounds.lipschitz.operator_norms import UP, Matrix, exact, spectral_norm
 from bounds.numerics import accumulated_error
 from bounds.sets.balls import Interval
@@ -40,7 +40,7 @@ LARGEST = 3000  # and of a matrix whose eigenvalues are bounded
 SLACK = (0.0, 1e-8, 1e-6, 1e-4, 1e-2)  # relative additions to rho that may leave less above 0
 
 
-def programme_bound(chain: Chain, slopes: list[Interval], method: str, solver: str = "CLARABEL") -> float:
+def programme_bound(chain: LayerChain, slopes: list[Interval], method: str, solver: str = "CLARABEL") -> float:
     """A proved upper bound on the l2 Lipschitz constant of a chain; infinite where a slope is.
 
     Args:
@@ -73,7 +73,9 @@ def programme_bound(chain: Chain, slopes: list[Interval], method: str, solver: s
     return min(bounds)
 
 
-def proved(chain: Chain, slopes: list[Interval], multipliers: list[Tensor], rho: float, reach: list[float]) -> float:
+def proved(
+    chain: LayerChain, slopes: list[Interval], multipliers: list[Tensor], rho: float, reach: list[float]
+) -> float:
     """An upper bound by any multipliers, one tensor (size,) for each function; infinite for NaN.
 
     Args:
@@ -85,7 +87,7 @@ def proved(chain: Chain, slopes: list[Interval], multipliers: list[Tensor], rho:
     """
     matrix = _certificate(chain, slopes, [part.clamp(min=0) for part in multipliers])
     size = len(chain.weights[0].value.T)
-    doubt = float(torch.linalg.matrix_norm(matrix.error)) * UP
+    rounding_error = float(torch.linalg.matrix_norm(matrix.error)) * UP
     spread = math.fsum(one * one for one in reach[:-1]) * UP
     best = math.inf
     for slack in SLACK:
@@ -94,7 +96,7 @@ def proved(chain: Chain, slopes: list[Interval], multipliers: list[Tensor], rho:
         shifted.diagonal()[:size] -= total
         # One more rounding of the diagonal.
         rounding = 2.0**-52 * math.sqrt(size) * (total + float(matrix.value.diagonal()[:size].abs().max()))
-        above = (float(-least_eigenvalue(-shifted)) + doubt + rounding) * UP
+        above = (float(-least_eigenvalue(-shifted)) + rounding_error + rounding) * UP
         found = math.sqrt((total + above * spread) * UP) * UP if above < math.inf else math.inf
         best = min(best, found)
     return best
@@ -110,7 +112,7 @@ def _widest(slopes: list[Interval]) -> list[Interval]:
     ]
 
 
-def _reach(chain: Chain, slopes: list[Interval]) -> list[float]:
+def _reach(chain: LayerChain, slopes: list[Interval]) -> list[float]:
     """Product bounds (l2) from the input to what each weight takes, and to the output."""
     found = [1.0]
     for weight, part in zip(chain.weights, slopes, strict=False):
@@ -119,7 +121,7 @@ def _reach(chain: Chain, slopes: list[Interval]) -> list[float]:
     return [*found, found[-1] * spectral_norm(chain.weights[-1]) * UP]
 
 
-def _certificate(chain: Chain, slopes: list[Interval], multipliers: list[Tensor]) -> Matrix:
+def _certificate(chain: LayerChain, slopes: list[Interval], multipliers: list[Tensor]) -> Matrix:
     """M without the part of rho, and how far it may be off."""
     sizes = [weight.value.shape[1] for weight in chain.weights]
     starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
@@ -153,7 +155,7 @@ def _transposed(matrix: Matrix) -> Matrix:
     return Matrix(matrix.value.T, matrix.error.T)
 
 
-def _closed_form(chain: Chain, slopes: list[Interval]) -> tuple[list[Tensor], float] | None:
+def _closed_form(chain: LayerChain, slopes: list[Interval]) -> tuple[list[Tensor], float] | None:
     """Multipliers by ECLipsE-Fast; None where the arithmetic fails."""
     first = chain.weights[0].value
     shape = torch.eye(first.shape[1], dtype=first.dtype, device=first.device)
@@ -177,7 +179,7 @@ def _closed_form(chain: Chain, slopes: list[Interval]) -> tuple[list[Tensor], fl
     return ([rho * part for part in scales], rho) if 0 < rho < math.inf else None
 
 
-def _solve(chain: Chain, slopes: list[Interval], solver: str) -> tuple[list[Tensor], float] | None:
+def _solve(chain: LayerChain, slopes: list[Interval], solver: str) -> tuple[list[Tensor], float] | None:
     """Multipliers by the semidefinite programme; None where the solver says nothing."""
     cvxpy = modelling()
     like = chain.weights[0].value

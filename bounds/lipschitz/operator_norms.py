@@ -39,8 +39,8 @@ class Matrix(NamedTuple):
     def __matmul__(self, other: "Matrix") -> "Matrix":
         """The product, with its rounding."""
         gamma = 2 * accumulated_error(self.value.shape[1] + 4, self.value.dtype)
-        doubt = self.error @ other.size + self.value.abs() @ other.error + gamma * (self.size @ other.size)
-        return Matrix(self.value @ other.value, doubt * (1 + gamma))
+        rounding_error = self.error @ other.size + self.value.abs() @ other.error + gamma * (self.size @ other.size)
+        return Matrix(self.value @ other.value, rounding_error * (1 + gamma))
 
     def scaled(self, rows: Tensor) -> "Matrix":
         """Rows multiplied with exact factors (rows,)."""

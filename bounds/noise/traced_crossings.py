@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
-from bounds.graph.captured import Graph, capture
+from bounds.graph.captured import Graph
+from bounds.graph.capturing import capture
 from bounds.models import frozen
 from bounds.noise.crossings import Crossings, absolute_cosine, checked_rays, predicted_labels, unit_directions
 from bounds.operations.affine import affine

@@ -10,9 +10,7 @@ from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.masks import LEAKING
 from bounds.operations.node import Node
 from bounds.operations.products_and_conditions import CHOICE, NOT_NEGATIVE, POSITIVE
-from bounds.relaxations import catalogue as functions
-from bounds.relaxations import elementary
-from bounds.relaxations import steps_and_waves as periodic_functions
+from bounds.relaxations import activations, elementary, steps_and_waves
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Choice, Leaking, Maximum, Product, Ranked, Within
 
@@ -36,7 +34,7 @@ def _with(make: Callable[..., NodeFunction], **defaults: float | None) -> Maker:
 def _prelu(node: Node) -> NodeFunction:
     weight: Tensor = node.arguments[1]
     shape = (1, -1, *[1] * (node.value.ndim - 2)) if weight.numel() > 1 else ()
-    return functions.leaky_relu(weight.reshape(shape))
+    return activations.leaky_relu(weight.reshape(shape))
 
 
 def _maximum(node: Node) -> NodeFunction:
@@ -49,31 +47,31 @@ def _maximum(node: Node) -> NodeFunction:
 
 # One line for each operation. Names are those of ATen; a caller may add to a copy.
 FUNCTIONS: Mapping[str, Maker] = {
-    "aten.relu.default": _fixed(functions.relu),
-    "aten.leaky_relu.default": _with(functions.leaky_relu, negative_slope=0.01),
+    "aten.relu.default": _fixed(activations.relu),
+    "aten.leaky_relu.default": _with(activations.leaky_relu, negative_slope=0.01),
     "aten.prelu.default": _prelu,
-    "aten.elu.default": _with(functions.elu, alpha=1.0, scale=1.0, input_scale=1.0),
-    "aten.selu.default": _fixed(functions.selu),
-    "aten.celu.default": lambda node: functions.elu(*_celu(*node.arguments[1:])),
-    "aten.relu6.default": _fixed(functions.relu6),
-    "aten.hardtanh.default": _with(functions.hardtanh, low=-1.0, high=1.0),
-    "aten.clamp.default": _with(functions.clamp, low=None, high=None),
-    "aten.clamp_min.default": _with(functions.clamp, low=None),
-    "aten.clamp_max.default": lambda node: functions.clamp(None, node.arguments[1]),
-    "aten.hardsigmoid.default": _fixed(functions.hardsigmoid),
-    "aten.hardswish.default": _fixed(functions.hardswish),
-    "aten.abs.default": _fixed(functions.absolute),
-    "aten.sign.default": _fixed(periodic_functions.sign),
-    "aten.floor.default": _fixed(periodic_functions.floor),
-    "aten.round.default": _fixed(periodic_functions.round_half_to_even),
-    "aten.sigmoid.default": _fixed(functions.sigmoid),
-    "aten.tanh.default": _fixed(functions.tanh),
-    "aten.atan.default": _fixed(functions.atan),
-    "aten.softplus.default": _with(functions.softplus, beta=1.0, threshold=20.0),
-    "aten.silu.default": _fixed(functions.silu),
-    "aten.mish.default": _fixed(functions.mish),
-    "aten.gelu.default": lambda node: functions.gelu(node.options.get("approximate", "none")),
-    "aten.erf.default": _fixed(functions.erf),
+    "aten.elu.default": _with(activations.elu, alpha=1.0, scale=1.0, input_scale=1.0),
+    "aten.selu.default": _fixed(activations.selu),
+    "aten.celu.default": lambda node: activations.elu(*_celu(*node.arguments[1:])),
+    "aten.relu6.default": _fixed(activations.relu6),
+    "aten.hardtanh.default": _with(activations.hardtanh, low=-1.0, high=1.0),
+    "aten.clamp.default": _with(activations.clamp, low=None, high=None),
+    "aten.clamp_min.default": _with(activations.clamp, low=None),
+    "aten.clamp_max.default": lambda node: activations.clamp(None, node.arguments[1]),
+    "aten.hardsigmoid.default": _fixed(activations.hardsigmoid),
+    "aten.hardswish.default": _fixed(activations.hardswish),
+    "aten.abs.default": _fixed(activations.absolute),
+    "aten.sign.default": _fixed(steps_and_waves.sign),
+    "aten.floor.default": _fixed(steps_and_waves.floor),
+    "aten.round.default": _fixed(steps_and_waves.round_half_to_even),
+    "aten.sigmoid.default": _fixed(activations.sigmoid),
+    "aten.tanh.default": _fixed(activations.tanh),
+    "aten.atan.default": _fixed(activations.atan),
+    "aten.softplus.default": _with(activations.softplus, beta=1.0, threshold=20.0),
+    "aten.silu.default": _fixed(activations.silu),
+    "aten.mish.default": _fixed(activations.mish),
+    "aten.gelu.default": lambda node: activations.gelu(node.options.get("approximate", "none")),
+    "aten.erf.default": _fixed(activations.erf),
     "aten.erfc.default": _fixed(elementary.erfc),
     "aten.special_ndtr.default": _fixed(elementary.normal_distribution),
     "aten.logit.default": _fixed(elementary.logit),
@@ -85,26 +83,26 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.asinh.default": _fixed(elementary.asinh),
     "aten.acosh.default": _fixed(elementary.acosh),
     "aten.atanh.default": _fixed(elementary.atanh),
-    "aten.exp.default": _fixed(functions.exp),
+    "aten.exp.default": _fixed(elementary.exp),
     "aten.exp2.default": lambda node: elementary.exponential(2.0),
     "aten.log2.default": lambda node: elementary.logarithm(2),
     "aten.log10.default": lambda node: elementary.logarithm(10),
     "aten.pow.Scalar": lambda node: elementary.exponential(float(node.arguments[0])),
-    "aten.log.default": _fixed(functions.log),
-    "aten.sqrt.default": _fixed(functions.sqrt),
-    "aten.reciprocal.default": _fixed(functions.reciprocal),
+    "aten.log.default": _fixed(elementary.log),
+    "aten.sqrt.default": _fixed(elementary.sqrt),
+    "aten.reciprocal.default": _fixed(elementary.reciprocal),
     "aten.mul.Tensor": _fixed(Product),
     "aten.amax.default": _maximum,
     LEAKING: lambda node: Leaking(node.arguments[2]),
     "certify_bounds.ranked.default": lambda node: Ranked(node.arguments[1]),
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
-    POSITIVE: _fixed(periodic_functions.positive),
-    NOT_NEGATIVE: _fixed(periodic_functions.not_negative),
+    POSITIVE: _fixed(steps_and_waves.step_above_zero),
+    NOT_NEGATIVE: _fixed(steps_and_waves.not_negative),
     CHOICE: _fixed(Choice),
-    "aten.pow.Tensor_Scalar": lambda node: functions.power(node.arguments[1]),
-    "aten.square.default": _fixed(functions.square),
-    "aten.sin.default": _fixed(periodic_functions.sin),
-    "aten.cos.default": _fixed(periodic_functions.cos),
+    "aten.pow.Tensor_Scalar": lambda node: elementary.power(node.arguments[1]),
+    "aten.square.default": _fixed(elementary.square),
+    "aten.sin.default": _fixed(steps_and_waves.sin),
+    "aten.cos.default": _fixed(steps_and_waves.cos),
 }
 
 PARENTS = {"aten.mul.Tensor": 2, CHOICE: 3, LEAKING: 2}  # of which they take several

@@ -40,7 +40,7 @@ class _Masked(NamedTuple):
     faint: Tensor
 
 
-def shares(node: Node, nodes: Nodes) -> list[Node]:
+def softmax_parts(node: Node, nodes: Nodes) -> list[Node]:
     """Softmax over the last dimension, ``1 / sum_j exp(x_j - x_i)``; both data that are hidden and sums are parts."""
     x, may_be_empty = nodes[node.parents[0]], bool(node.arguments[1])
     made: list[Node] = []

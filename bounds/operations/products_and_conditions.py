@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bounds.operations.affine import AFFINE
 from bounds.operations.complex_numbers import COMPLEX_PARTS
-from bounds.operations.masks import shares
+from bounds.operations.masks import softmax_parts
 from bounds.operations.node import Node, part_of
 
 Nodes = Mapping[str, Node]
@@ -56,7 +56,7 @@ def _multiplied(node: Node, nodes: Nodes) -> list[Node]:
     left, right = (nodes[parent] for parent in node.parents)
     for condition, factor in ((left, right), (right, left)):
         if condition.truth and (slope := _slope_below(condition, factor, 0.0, nodes)) is not None:
-            return [_rectifier(node, factor, slope)]
+            return [_as_relu(node, factor, slope)]
     return _product(node, left, right, "")
 
 
@@ -245,7 +245,7 @@ def _chosen(node: Node, nodes: Nodes, condition: Side, yes: Side, no: Side) -> l
     if not isinstance(condition, Node):
         return [node]
     if (slope := _slope_below(condition, yes, no, nodes)) is not None:
-        return [_rectifier(node, nodes[_operand(condition, nodes)[0]], slope)]
+        return [_as_relu(node, nodes[_operand(condition, nodes)[0]], slope)]
     shape = tuple(node.value.shape)
     sides = []
     for side, name in ((condition, "condition"), (yes, "yes"), (no, "no")):
@@ -297,7 +297,7 @@ def _operand(condition: Node, nodes: Nodes) -> tuple[str, bool]:
     return difference.name, False
 
 
-def _rectifier(node: Node, x: Node, slope: float) -> Node:
+def _as_relu(node: Node, x: Node, slope: float) -> Node:
     function = partial(F.leaky_relu, negative_slope=slope)
     return part_of(node, "", "aten.leaky_relu.default", (x,), function, (None, slope))
 
@@ -325,7 +325,7 @@ PARTS: Mapping[str, Maker] = {
     **_lines(_matrix_product, "matmul.default", "mm.default", "bmm.default"),
     **_lines(_power, "pow.Tensor_Tensor"),
     **_lines(_selected, "select.int"),
-    "certify_bounds.shares.default": shares,
+    "certify_bounds.shares.default": softmax_parts,
     **_lines(_compared, "gt.Scalar", "gt.Tensor", "ge.Scalar", "ge.Tensor"),
     **_lines(_compared, "lt.Scalar", "lt.Tensor", "le.Scalar", "le.Tensor"),
     **_lines(_negated, "logical_not.default", "bitwise_not.default"),

@@ -5,6 +5,7 @@ every parent, or None where it does not serve; the vector-Jacobian product serve
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations.node import Node
-from bounds.rows import Dense, Rows, Units, Windows
+from bounds.rows import AnyRows, DenseRows, PatchRows, Rows, UnitRows
 
 Shapes = tuple[torch.Size, ...]
-Transposed = tuple[Rows | Units, ...]
-Transpose = Callable[[Node, Rows | Units, Shapes], Transposed | None]
+Transposed = tuple[AnyRows, ...]
+Transpose = Callable[[Node, AnyRows, Shapes], Transposed | None]
 
 # Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
 LARGEST_MATRIX = 2**21
@@ -24,66 +25,66 @@ LARGEST_MATRIX = 2**21
 FEW_CHANNELS = 4
 
 
-def none(node: Node, rows: Rows | Units, shapes: Shapes) -> None:
+def none(node: Node, rows: AnyRows, shapes: Shapes) -> None:
     """For operations without a transpose of their own."""
     return None
 
 
-def reshaped(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+def reshaped(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For operations that keep all entries in their order."""
     if node.single is not None:
         return None
     shape = tuple(shapes[0][1:])
     if shape == tuple(node.value.shape[1:]):
         return (rows,)
-    if isinstance(rows, Units):
-        return (Units(rows.index, shape, rows.like),)
+    if isinstance(rows, UnitRows):
+        return (UnitRows(rows.index, shape, rows.like),)
     whole = rows.dense()  # only here are inputs and rows the first two dimensions
-    return (Dense(whole.reshape(*whole.shape[:2], *shape)),)
+    return (DenseRows(whole.reshape(*whole.shape[:2], *shape)),)
 
 
-def summed(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+def summed(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For sums of terms of one shape, without factors."""
     plain = all(shape == node.value.shape for shape in shapes) and not node.options
     return (rows,) * len(shapes) if plain else None
 
 
-def subtracted(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+def subtracted(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For a constant that is taken away from data of one shape."""
     plain = len(shapes) == 1 and node.arguments[0] is None and not node.options
     return (rows,) if plain and node.value.shape == shapes[0] else None
 
 
-def multiplied(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+def multiplied(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For a product with constants, entry by entry."""
     first, second = node.arguments[:2]
     return _times(node, rows, shapes[0], second if first is None else first)
 
 
-def divided(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+def divided(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For a quotient by constants, entry by entry."""
     return _times(
         node, rows, shapes[0], 1 / torch.as_tensor(node.arguments[1], dtype=node.value.dtype, device=node.value.device)
     )
 
 
-def _times(node: Node, rows: Rows | Units, shape: torch.Size, factor: float | Tensor) -> Transposed | None:
+def _times(node: Node, rows: AnyRows, shape: torch.Size, factor: float | Tensor) -> Transposed | None:
     factor = torch.as_tensor(factor, dtype=node.value.dtype, device=node.value.device)
     per_row = factor.ndim == node.value.ndim and len(factor) > 1
     if node.single is not None or node.value.shape != shape or per_row:
         return None
-    return (_expanded(rows).scaled(factor.expand(1, *shape[1:])),)
+    return (rows.expanded().scaled(factor.expand(1, *shape[1:])),)
 
 
-def linear(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+def linear(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For a linear layer."""
     weight: Tensor = node.arguments[1]
-    if isinstance(rows, Units) and len(rows.shape) == 1:
-        return (Dense(weight[rows.index]),)
-    return (Dense(_expanded(rows).dense() @ weight),)
+    if isinstance(rows, UnitRows) and len(rows.shape) == 1:
+        return (DenseRows(weight[rows.index]),)
+    return (DenseRows(rows.expanded().dense() @ weight),)
 
 
-def convolved(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | None:
+def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For a convolution of maps, (C, H, W)."""
     shape = shapes[0]
     if node.single is not None or len(shape) != 4:
@@ -94,36 +95,31 @@ def convolved(node: Node, rows: Rows | Units, shapes: Shapes) -> Transposed | No
     stride, padding, dilation = ((values[0], values[-1]) for values in settings[1:4])
     groups: int = settings[4]
     weight: Tensor = node.arguments[1]
-    if isinstance(rows, Units) and groups == 1 and dilation == (1, 1):
+    if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
-        whole = Windows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False)
-        return (_settled(whole),)
-    rows = _expanded(rows)
-    if isinstance(rows, Windows):
-        rows = rows.cleaned()
-        values = _full_transpose(node, rows.values.flatten(0, 3), weight, stride, dilation, groups)
-        return (
-            _settled(
-                Windows(
-                    values.unflatten(0, rows.values.shape[:4]),
-                    rows.place,
-                    rows.grid,
-                    (rows.stride[0] * stride[0], rows.stride[1] * stride[1]),
-                    (rows.padding[0] * stride[0] + padding[0], rows.padding[1] * stride[1] + padding[1]),
-                    tuple(shape[1:]),
-                    False,
-                )
-            ),
+        return (_compact(PatchRows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False)),)
+    whole = rows.expanded()
+    if isinstance(whole, PatchRows):
+        patches = whole.cleaned()
+        values = _full_transpose(node, patches.values.flatten(0, 3), weight, stride, dilation, groups)
+        moved = replace(
+            patches,
+            values=values.unflatten(0, patches.values.shape[:4]),
+            stride=(patches.stride[0] * stride[0], patches.stride[1] * stride[1]),
+            padding=(patches.padding[0] * stride[0] + padding[0], patches.padding[1] * stride[1] + padding[1]),
+            shape=tuple(shape[1:]),
+            clean=False,
         )
-    values = rows.values.flatten(0, 1)
+        return (_compact(moved),)
+    values = whole.values.flatten(0, 1)
     spans = [gap * (size - 1) + 1 for gap, size in zip(dilation, weight.shape[2:], strict=True)]
     extra = [
         size - ((count - 1) * step - 2 * pad + span)
         for size, count, step, pad, span in zip(shape[2:], values.shape[2:], stride, padding, spans, strict=True)
     ]
-    moved = _conv_transpose(node, values, weight, (stride, padding, extra, groups, dilation))
-    return (Dense(moved.unflatten(0, rows.values.shape[:2])),)
+    values = _conv_transpose(node, values, weight, (stride, padding, extra, groups, dilation))
+    return (DenseRows(values.unflatten(0, whole.values.shape[:2])),)
 
 
 Geometry = tuple[tuple[int, int], tuple[int, int], list[int], int, tuple[int, int]]
@@ -200,11 +196,7 @@ def _full_transpose(
     return moved
 
 
-def _settled(rows: Windows) -> Rows:
+def _compact(rows: PatchRows) -> Rows:
     """Windows, unless they cover most of the map."""
     height, width = rows.values.shape[5:]
-    return Dense(rows.dense()) if height * width >= rows.shape[1] * rows.shape[2] else rows
-
-
-def _expanded(rows: Rows | Units) -> Rows:
-    return rows.expanded() if isinstance(rows, Units) else rows
+    return DenseRows(rows.dense()) if height * width >= rows.shape[1] * rows.shape[2] else rows

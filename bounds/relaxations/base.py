@@ -36,18 +36,18 @@ class Planes(NamedTuple):
 
 
 def kept_within(numbers: Tensor, low: float, high: float) -> Tensor:
-    """Free numbers, clamped. Ascents begin at limits, where ``clamp`` has no gradient any more since torch 2.14."""
+    """Parameters, clamped. Ascents begin at limits, where ``clamp`` has no gradient any more since torch 2.14."""
     clamped = numbers.detach().clamp(low, high)
     return torch.where(numbers == clamped, numbers, clamped)
 
 
 class NodeFunction(ABC):
-    """What linear bounds need of a node that is not affine: a range, and planes with free numbers in them.
+    """A node that is not affine, as linear bounds need it: a range, and planes with parameters in them.
 
-    The planes are sound for every choice of the free numbers; the choice is a matter of tightness.
+    The planes are sound for every choice of the parameters; the choice is a matter of tightness.
 
     Attributes:
-        pace: how far an ascent should move the free numbers at a time, 1 for the usual share of their limits.
+        pace: how far an ascent should move the parameters at a time, 1 for the default share of their limits.
     """
 
     pace: float = 1.0
@@ -57,32 +57,32 @@ class NodeFunction(ABC):
         """The image of the parents' intervals, rounded outward."""
 
     @abstractmethod
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Free numbers of planes that serve best without further knowledge."""
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Parameters of planes that serve best without further knowledge."""
 
     def limits(self, *parents: Interval) -> tuple[Interval, ...]:
-        """For each of the free numbers, between which values it is of use."""
+        """For each of the parameters, between which values it is of use."""
         return ()
 
     @abstractmethod
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
-        """Planes with given free numbers, which gradients reach."""
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
+        """Planes with given parameters, which gradients reach."""
 
-    def usual(self, *parents: Interval) -> Planes:
-        """Planes with the free numbers that serve best without further knowledge."""
-        return self.planes(self.free(*parents), *parents)
+    def default_planes(self, *parents: Interval) -> Planes:
+        """Planes with the parameters that serve best without further knowledge."""
+        return self.planes(self.default_parameters(*parents), *parents)
 
     def prepared(self, *parents: Interval) -> "Callable[[tuple[Tensor, ...]], Planes]":
-        """Planes as a function of the free numbers alone, for intervals that stay as they are."""
-        return lambda free: self.planes(free, *parents)
+        """Planes as a function of the parameters alone, for intervals that stay as they are."""
+        return lambda parameters: self.planes(parameters, *parents)
 
     @abstractmethod
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """For each parent, where better bounds on it would help."""
 
     def parallel(self, *parents: Interval) -> Planes:
         """Planes with the same slopes below and above, if there are such ones of use."""
-        return self.usual(*parents)
+        return self.default_planes(*parents)
 
     def aligned(self, coefficients: Tensor) -> Tensor:
         """Coefficients (N, R, *shape) of the node, to be multiplied with slopes."""

@@ -37,16 +37,16 @@ def slope_range(function: NodeFunction, inputs: Interval) -> Interval:
         touched = first <= last
         for point in (first, last):
             slope = piece.derivative(point).expand_as(low)
-            doubt = _doubt(slope, function)
+            rounding_error = _derivative_error(slope, function)
             endless = (point.abs() == everywhere) & (slope.abs() > STEEP)
             known = slope.isfinite() & ~endless
-            low = torch.where(touched, torch.minimum(low, torch.where(known, slope - doubt, -math.inf)), low)
-            high = torch.where(touched, torch.maximum(high, torch.where(known, slope + doubt, math.inf)), high)
+            low = torch.where(touched, torch.minimum(low, torch.where(known, slope - rounding_error, -math.inf)), low)
+            high = torch.where(touched, torch.maximum(high, torch.where(known, slope + rounding_error, math.inf)), high)
     defined = (lower <= upper) & function.domain(lower, upper) & (low <= high)
     return Interval(torch.where(defined, low, -math.inf), torch.where(defined, high, math.inf))
 
 
-def _doubt(slope: Tensor, function: PiecewiseFunction) -> Tensor:
+def _derivative_error(slope: Tensor, function: PiecewiseFunction) -> Tensor:
     """How far a computed derivative may be off."""
     if function.relative_error == 0 and function.absolute_error == 0:
         return torch.zeros_like(slope)

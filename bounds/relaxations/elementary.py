@@ -1,23 +1,116 @@
-"""Hyperbolic and inverse functions, logarithms and exponentials of any base, with their pieces.
+"""Elementary functions with their pieces: powers, exponentials, logarithms, hyperbolic and inverse functions.
 
 Outside of its domain a function has no bounds.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from bounds import checks
-from bounds.relaxations.catalogue import exp, log
-from bounds.relaxations.piecewise import Piece, PiecewiseFunction
+from bounds.errors import InvalidInput
+from bounds.relaxations.piecewise import Piece, PiecewiseFunction, linear_piece, tiny
 from bounds.relaxations.scalar import SPECIAL, Map
 
 _INFINITY = math.inf
 
 
-def _tiny(x: Tensor) -> float:
-    return torch.finfo(x.dtype).tiny
+# Exponentials, logarithms and powers
+
+
+def exp() -> PiecewiseFunction:
+    """The exponential function."""
+    pieces = (Piece(torch.exp, torch.exp, 1, lambda k, *_: k.clamp(min=tiny(k)).log()),)
+    return PiecewiseFunction(value=torch.exp, pieces=pieces, curvature=1, range=(0.0, _INFINITY))
+
+
+def _positive(lower: Tensor, upper: Tensor) -> Tensor:
+    return lower > 0
+
+
+def _nonnegative(lower: Tensor, upper: Tensor) -> Tensor:
+    return lower >= 0
+
+
+def _one_sign(lower: Tensor, upper: Tensor) -> Tensor:
+    return (lower > 0) | (upper < 0)
+
+
+def log() -> PiecewiseFunction:
+    """The natural logarithm, on intervals above 0."""
+    pieces = (Piece(torch.log, torch.reciprocal, -1, lambda k, *_: 1 / k.clamp(min=tiny(k)), start=0.0),)
+    return PiecewiseFunction(value=torch.log, pieces=pieces, curvature=-1, domain=_positive)
+
+
+def power(exponent: float) -> PiecewiseFunction:
+    """``x ** exponent``: everywhere for integers from 0, off 0 for negative ones, else on intervals from 0 on."""
+    p = float(exponent)
+    if not math.isfinite(p):
+        raise InvalidInput(f"exponent must be finite, got {exponent}")
+
+    def value(x: Tensor) -> Tensor:
+        return x**p
+
+    if p in (0.0, 1.0):
+        return PiecewiseFunction(value=value, pieces=(linear_piece(p, 1 - p),), curvature=1, relative_error=0.0)
+    if p % 2 == 0 and p > 0:
+        pieces: tuple[Piece, ...] = (Piece(value, _power_slope(p), 1, _power_root(p)),)
+        return PiecewiseFunction(value=value, pieces=pieces, curvature=1, range=(0.0, _INFINITY))
+    bend = -1 if 0 < p < 1 else 1
+    right = Piece(value, _power_slope(p), bend, _power_root(p), start=0.0)
+    if p % 1 != 0:
+        domain = _positive if p < 0 else _nonnegative
+        rounded = (p * 1024) % 1 != 0  # the exponent in float32, or less 1, which multiplies by a logarithm below 710
+        return PiecewiseFunction(
+            value=value,
+            pieces=(right,),
+            curvature=bend,
+            domain=domain,
+            relative_error=SPECIAL + (710 * (abs(p) + 1) if rounded else 0),
+            range=(0.0, _INFINITY),
+        )
+    left = Piece(value, _power_slope(p), 1 if p % 2 == 0 else -1, _power_root(p, -1.0), end=0.0)
+    if p > 0:
+        return PiecewiseFunction(value=value, pieces=(left, right))
+    low = 0.0 if p % 2 == 0 else -_INFINITY
+    return PiecewiseFunction(value=value, pieces=(left, right), domain=_one_sign, range=(low, _INFINITY))
+
+
+def _power_slope(p: float) -> Map:
+    return lambda x: p * x ** (p - 1)
+
+
+def _power_root(p: float, sign: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Where the derivative has a slope: on one side of 0, or on both for an even exponent above 0."""
+
+    def root(slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        ratio = slope / p
+        if p > 0 and p % 2 == 0:
+            return ratio.sign() * ratio.abs() ** (1 / (p - 1))
+        ratio = ratio if sign > 0 or p % 2 == 1 else -ratio
+        return sign * ratio.clamp(min=tiny(ratio)) ** (1 / (p - 1))
+
+    return root
+
+
+def square() -> PiecewiseFunction:
+    """``x ** 2``."""
+    return power(2)
+
+
+def sqrt() -> PiecewiseFunction:
+    """The square root, on intervals from 0 on; its gradient at 0 is infinite."""
+    return power(0.5)
+
+
+def reciprocal() -> PiecewiseFunction:
+    """``1 / x``, on intervals without 0."""
+    return power(-1)
+
+
+# Hyperbolic and inverse functions
 
 
 def _turning_at(
@@ -118,7 +211,7 @@ def asinh() -> PiecewiseFunction:
     """The inverse hyperbolic sine."""
 
     def root(slope: Tensor) -> Tensor:
-        inverse = 1 / slope.clamp(_tiny(slope), 1)
+        inverse = 1 / slope.clamp(tiny(slope), 1)
         return ((inverse - 1) * (inverse + 1)).sqrt()
 
     return _turning_at(0.0, torch.asinh, lambda x: 1 / torch.hypot(x, torch.ones_like(x)), _even(root), 1)
@@ -130,7 +223,7 @@ def acosh() -> PiecewiseFunction:
         torch.acosh,
         lambda x: 1 / ((x - 1).sqrt() * (x + 1).sqrt()),
         -1,
-        lambda k, *_: torch.hypot(torch.ones_like(k), 1 / k.clamp(min=_tiny(k))),
+        lambda k, *_: torch.hypot(torch.ones_like(k), 1 / k.clamp(min=tiny(k))),
         start=1.0,
     )
     return PiecewiseFunction(
@@ -183,7 +276,7 @@ def erfc() -> PiecewiseFunction:
         0.0,
         torch.erfc,
         lambda x: -scale * torch.exp(-x * x),
-        _even(lambda k: (-(-k / scale).clamp(_tiny(k), 1).log()).sqrt()),
+        _even(lambda k: (-(-k / scale).clamp(tiny(k), 1).log()).sqrt()),
         -1,
         low=0.0,
         high=2.0,
@@ -198,7 +291,7 @@ def normal_distribution() -> PiecewiseFunction:
         0.0,
         lambda x: torch.erfc(-x / math.sqrt(2)) / 2,
         lambda x: scale * torch.exp(-x * x / 2),
-        _even(lambda k: (-2 * (k / scale).clamp(_tiny(k), 1).log()).sqrt()),
+        _even(lambda k: (-2 * (k / scale).clamp(tiny(k), 1).log()).sqrt()),
         1,
         low=0.0,
         high=1.0,
@@ -224,7 +317,7 @@ def exponential(base: float) -> PiecewiseFunction:
         return torch.pow(base, x)
 
     def root(slope: Tensor, *_: Tensor) -> Tensor:
-        return (slope / rate).clamp(min=_tiny(slope)).log() / rate
+        return (slope / rate).clamp(min=tiny(slope)).log() / rate
 
     rounded = (base * 1024) % 1 != 0  # the base in float32, which multiplies by an exponent below 710 / |log base|
     return PiecewiseFunction(
@@ -242,5 +335,5 @@ def logarithm(base: float) -> PiecewiseFunction:
         return log()
     rate = 1 / math.log(base)
     value = torch.log2 if base == 2 else torch.log10
-    piece = Piece(value, lambda x: rate / x, -1, lambda k, *_: rate / k.clamp(min=_tiny(k)), start=0.0)
+    piece = Piece(value, lambda x: rate / x, -1, lambda k, *_: rate / k.clamp(min=tiny(k)), start=0.0)
     return PiecewiseFunction(value=value, pieces=(piece,), curvature=-1, domain=lambda lower, upper: lower > 0)

@@ -15,7 +15,7 @@ class Product(NodeFunction):
     r"""``x y``, entry by entry with broadcasting.
 
     Two planes lie below, :math:`\underline{y} x + \underline{x} y - \underline{x} \underline{y}` and the one with the
-    upper ends, and two above; so does every mean of the two. The free numbers are the shares of the first of each pair.
+    upper ends, and two above; so does every mean of the two. The parameters are the shares of the first of each pair.
 
     References:
         McCormick (1976), Computability of global solutions to factorable nonconvex programs, part I; Shi et al.
@@ -30,26 +30,26 @@ class Product(NodeFunction):
         lower, upper = corners.amin(0) - slack, corners.amax(0) + slack
         return Interval(torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper))
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Half of each: all means have the same height at the centre, and this one has the slopes of the product."""
         x, y = torch.broadcast_tensors(parents[0].lower, parents[1].lower)
         return torch.full_like(x, 0.5), torch.full_like(y, 0.5)
 
     def limits(self, *parents: Interval) -> tuple[Interval, ...]:
         """From 0 to 1."""
-        share, _ = self.free(*parents)
+        share, _ = self.default_parameters(*parents)
         return (Interval(torch.zeros_like(share), torch.ones_like(share)),) * 2
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """Means of the planes below and above."""
         x, y = parents
-        lower = _mean_plane(free[0], (x.lower, y.lower), (x.upper, y.upper))
-        upper = _mean_plane(free[1], (x.lower, y.upper), (x.upper, y.lower))
+        lower = _mean_plane(parameters[0], (x.lower, y.lower), (x.upper, y.upper))
+        upper = _mean_plane(parameters[1], (x.lower, y.upper), (x.upper, y.lower))
         largest = torch.maximum(x.lower.abs(), x.upper.abs()) * torch.maximum(y.lower.abs(), y.upper.abs())
         slack = 16 * torch.finfo(largest.dtype).eps * largest + torch.finfo(largest.dtype).tiny
         return Planes(lower[:2], lower[2] - slack, upper[:2], upper[2] + slack)
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Everywhere but where an interval is a point."""
         return tuple(~(part.upper - part.lower <= 1e-12 * part.upper.abs()) for part in parents)
 
@@ -96,7 +96,7 @@ class Maximum(NodeFunction):
         (x,) = parents
         return Interval(x.lower.amax(self.dims, self.keepdim), x.upper.amax(self.dims, self.keepdim))
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Weight for the largest lower end, and the second largest upper end."""
         (x,) = parents
         return (x.lower == self._top(x, x.lower)).to(x.lower.dtype), self._second(x)
@@ -107,10 +107,10 @@ class Maximum(NodeFunction):
         weights = Interval(torch.zeros_like(x.lower), torch.ones_like(x.lower))
         return weights, Interval(self._top(x, x.lower), self._top(x, x.upper))
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """A mean of the entries below; what exceeds the level above."""
         (x,) = parents
-        weights, level = free
+        weights, level = parameters
         dims = self.dims
         unit, tiny = torch.finfo(x.lower.dtype).eps, torch.finfo(x.lower.dtype).tiny
         some = (x.lower == x.lower.amax(dims, True)).to(x.lower.dtype) * max(1e-9, tiny)  # in half precision, too
@@ -127,7 +127,7 @@ class Maximum(NodeFunction):
         below, above = (part if self.keepdim else part.squeeze(dims) for part in (-slack, above))
         return Planes((weights,), below, (shares,), above)
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Entries that may be the largest, unless it is known which one is."""
         (x,) = parents
         candidates = ~(x.upper <= self._top(x, x.lower)) | (x.lower == self._top(x, x.lower))
@@ -172,11 +172,11 @@ class Ranked(NodeFunction):
         """Both ends by rank."""
         return Interval(*(end.sort(-1, descending=True).values[..., self.rank] for end in _ends(parents[0])))
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Nothing is free."""
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """None: there is one plane on each side."""
         return ()
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """The entry itself, or the ends of its range."""
         image = self.range_of(*parents)
         slope = self._entry(parents[0]).to(image.lower.dtype)
@@ -184,7 +184,7 @@ class Ranked(NodeFunction):
         lower, upper = (torch.where(known, 0.0, end) for end in (image.lower, image.upper))
         return Planes((slope,), lower, (slope,), upper)
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Everywhere, unless it is known which entry it is."""
         (x,) = parents
         return ((~self._entry(x).any(-1, keepdim=True)).expand_as(x.lower),)
@@ -217,7 +217,7 @@ class Choice(NodeFunction):
 
     Where the condition is known, it is that entry. Else, with :math:`a - b \in [\underline{d}, \overline{d}]`, two
     planes lie below, :math:`b + \underline{d} c` and :math:`a - \overline{d} (1 - c)`, and two above, with the other
-    ends. Every mean of two is a plane; the free numbers are the shares of the first of each pair.
+    ends. Every mean of two is a plane; the parameters are the shares of the first of each pair.
     """
 
     def range_of(self, *parents: Interval) -> Interval:
@@ -228,7 +228,7 @@ class Choice(NodeFunction):
         upper = torch.where(yes, a.upper, torch.where(no, b.upper, torch.maximum(a.upper, b.upper)))
         return Interval(lower, upper)
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Shares with which the condition drops out, best at the centre if nothing is known of it; or one plane."""
         _, a, b = parents
         shorter, longer = _difference(a, b)
@@ -240,7 +240,7 @@ class Choice(NodeFunction):
         zero = torch.zeros_like(parents[0].lower)
         return (Interval(zero, torch.ones_like(zero)),) * 2
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """Means of the planes below and above, or what is chosen."""
         c, a, b = parents
         yes, no = _known(c)
@@ -257,11 +257,11 @@ class Choice(NodeFunction):
                 for part, one, other in zip(parts, *known, strict=True)
             )
 
-        *below, low = plane(free[0], shorter, longer, -slack)
-        *above, high = plane(free[1], longer, shorter, slack)
+        *below, low = plane(parameters[0], shorter, longer, -slack)
+        *above, high = plane(parameters[1], longer, shorter, slack)
         return Planes(tuple(below), low, tuple(above), high)
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Where the condition is not known; of the entries, where they may be chosen and are no point."""
         c, a, b = parents
         yes, no = _known(c)
@@ -298,17 +298,17 @@ class Leaking(NodeFunction):
         lower, upper = parents[0].lower - leak * ~self.faint, parents[0].upper + leak * self.faint
         return Interval(lower.clamp(min=0), upper.clamp(max=1))
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Nothing is free."""
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """None: there is one plane on each side."""
         return ()
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """The softmax w, and what it may be off by."""
         leak, one = self._leak(parents[1]), torch.ones_like(parents[0].lower)
         slopes = (one, torch.zeros_like(one))
         return Planes(slopes, -(leak * ~self.faint), slopes, leak * self.faint)
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Nowhere."""
         nowhere = torch.zeros_like(parents[0].lower, dtype=torch.bool)
         return nowhere, nowhere
@@ -334,15 +334,15 @@ class Within(NodeFunction):
         (x,) = parents
         return Interval(x.lower.clamp(min=self.low), x.upper.clamp(max=self.high))
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Nothing is free."""
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """None: there is one plane on each side."""
         return ()
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """The identity, twice."""
         ones = torch.ones_like(parents[0].lower)
         return Planes((ones,), None, (ones,), torch.zeros_like(ones))
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Nowhere."""
         return (torch.zeros_like(parents[0].lower, dtype=torch.bool),)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bounds.numerics import unit_roundoff
-from bounds.relaxations.scalar import Candidate, Map, ScalarFunction, best_slope, bisect, middle, moving
+from bounds.relaxations.scalar import Candidate, Map, ScalarFunction, best_slope, bracketed, middle, moving
 from bounds.sets.balls import Interval
 
 Root = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a slope and both ends of an interval
@@ -66,8 +66,8 @@ class PiecewiseFunction(ScalarFunction):
                 point = torch.where(side * (piece.derivative(lower) - slope) <= 0, lower, point)
                 derivative = piece.derivative(point)
                 ascent = side * (derivative - slope)
-                doubt = self._doubt(derivative, slope)
-                right, left = (ascent + doubt).clamp(min=0), (doubt - ascent).clamp(min=0)
+                rounding_error = self._difference_error(derivative, slope)
+                right, left = (ascent + rounding_error).clamp(min=0), (rounding_error - ascent).clamp(min=0)
                 slack = torch.maximum(
                     torch.where(point == upper, nothing, right * (upper - point)),
                     torch.where(point == lower, nothing, left * (point - lower)),
@@ -91,7 +91,7 @@ class PiecewiseFunction(ScalarFunction):
         known = low <= high
         return Interval(torch.where(known, low, 0.0), torch.where(known, high, 0.0))
 
-    def _doubt(self, derivative: Tensor, slope: Tensor) -> Tensor:
+    def _difference_error(self, derivative: Tensor, slope: Tensor) -> Tensor:
         """A bound on the rounding error of ``derivative - slope``."""
         error = 2 * self.relative_error * derivative.abs() + slope.abs() + self.absolute_error
         return unit_roundoff(slope.dtype) * error + torch.finfo(slope.dtype).tiny
@@ -151,7 +151,7 @@ class PiecewiseFunction(ScalarFunction):
         def passed(x: Tensor) -> Tensor:
             return side * (x - end).sign() * (piece.value(x) - height - piece.derivative(x) * (x - end)) > 0
 
-        return piece.derivative(middle(bisect(passed, part.lower, part.upper)))
+        return piece.derivative(middle(bracketed(passed, part.lower, part.upper)))
 
 
 def _point_of(piece: Piece) -> float:
@@ -159,3 +159,15 @@ def _point_of(piece: Piece) -> float:
     start = piece.start if piece.start > -_INFINITY else min(piece.end, 0.0) - 2
     end = piece.end if piece.end < _INFINITY else max(piece.start, 0.0) + 2
     return (start + end) / 2
+
+
+def linear_piece(
+    slope: float | Tensor, offset: float = 0.0, start: float = -_INFINITY, end: float = _INFINITY
+) -> Piece:
+    """The line ``slope x + offset`` between two points."""
+    return Piece(lambda x: slope * x + offset, lambda x: slope * torch.ones_like(x), 0, None, start, end)
+
+
+def tiny(x: Tensor) -> float:
+    """The smallest normal number of a dtype."""
+    return torch.finfo(x.dtype).tiny

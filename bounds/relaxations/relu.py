@@ -12,11 +12,11 @@ from bounds.sets.balls import Interval
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Rectifier(PiecewiseFunction):
+class ReLURelaxation(PiecewiseFunction):
     """``max(x, negative_slope x)`` with a slope in [0, 1].
 
     Where the sign is known the planes are the function itself. Else the upper one is the secant, and the lower one any
-    line through 0 with a slope between the two of the function: its slope is the free number.
+    line through 0 with a slope between the two of the function: its slope is the parameter.
     """
 
     negative_slope: float = 0.0
@@ -36,29 +36,29 @@ class Rectifier(PiecewiseFunction):
             upper = torch.where(upper < 0, upper + unit * upper.abs() + tiny, upper)
         return Interval(lower, upper)
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
         """1 where the secant is steeper than 1/2, else the other slope: for ReLU the smaller area."""
         (x,) = parents
         steep = x.upper - self.negative_slope * x.lower > 0.5 * (x.upper - x.lower)
         return (torch.where(steep, torch.ones_like(x.lower), self.negative_slope),)
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """The lower line with a slope through 0, and the secant above."""
-        return self.prepared(*parents)(free)
+        return self.prepared(*parents)(parameters)
 
     def prepared(self, *parents: Interval) -> Callable[[tuple[Tensor, ...]], Planes]:
         """The secant is the same for every slope below it."""
         slope, intercept = self._upper_line(parents[0])
-        (opened,) = self.open(*parents)
+        (unstable,) = self.unstable(*parents)
 
-        def planes(free: tuple[Tensor, ...]) -> Planes:
-            lower = torch.where(opened, kept_within(free[0], self.negative_slope, 1.0), slope)
+        def planes(parameters: tuple[Tensor, ...]) -> Planes:
+            lower = torch.where(unstable, kept_within(parameters[0], self.negative_slope, 1.0), slope)
             return Planes((lower,), None, (slope,), intercept)
 
         return planes
 
-    def usual(self, *parents: Interval) -> Planes:
-        """The same as with the usual free numbers: the secant tells which of them, and where there are none."""
+    def default_planes(self, *parents: Interval) -> Planes:
+        """Planes with the default parameters: the secant tells which these are, and where there are none."""
         slope, intercept = self._upper_line(parents[0])
         return Planes((slope.round().clamp(min=self.negative_slope),), None, (slope,), intercept)
 
@@ -71,7 +71,7 @@ class Rectifier(PiecewiseFunction):
         slope, intercept = self._upper_line(parents[0])
         return Planes((slope,), None, (slope,), intercept)
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Where the sign is not known."""
         (x,) = parents
         return (~(x.lower >= 0) & ~(x.upper <= 0),)

@@ -28,7 +28,7 @@ UPPER, LOWER = 1, -1
 _INFINITY = float("inf")
 
 
-class Lines(NamedTuple):
+class LinePair(NamedTuple):
     """``lower_slope x + lower_intercept <= f(x) <= upper_slope x + upper_intercept`` on an interval, entry by entry."""
 
     lower_slope: Tensor
@@ -92,7 +92,7 @@ class ScalarFunction(NodeFunction):
         """The image of an interval."""
         return self.interval(*parents)
 
-    def free(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Slopes: below, above."""
         inside, _ = self._inside(*parents)
         return self.slope(inside, LOWER), self.slope(inside, UPPER)
@@ -102,12 +102,12 @@ class ScalarFunction(NodeFunction):
         inside, _ = self._inside(*parents)
         return (self.slopes(inside),) * 2
 
-    def planes(self, free: tuple[Tensor, ...], *parents: Interval) -> Planes:
+    def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """Lines with given slopes."""
-        (interval,), (lower_slope, upper_slope) = parents, free
+        (interval,), (lower_slope, upper_slope) = parents, parameters
         return _as_planes(self.lines_at(interval, lower_slope, upper_slope))
 
-    def open(self, *parents: Interval) -> tuple[Tensor, ...]:
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Where the two lines differ by more than rounding."""
         (interval,) = parents
         lines = self.lines(interval)
@@ -134,7 +134,7 @@ class ScalarFunction(NodeFunction):
         _, lower, _, upper = self.lines_at(interval, zero, zero)
         return Interval(lower, upper)
 
-    def lines(self, interval: Interval) -> Lines:
+    def lines(self, interval: Interval) -> LinePair:
         """Lines with the slopes that serve best without further knowledge.
 
         Gradients reach the interval. Slopes count as constants where they come of an iteration: of lines that are
@@ -143,10 +143,10 @@ class ScalarFunction(NodeFunction):
         inside, _ = self._inside(interval)
         return self.lines_at(interval, self.slope(inside, LOWER), self.slope(inside, UPPER))
 
-    def lines_at(self, interval: Interval, lower_slope: Tensor, upper_slope: Tensor) -> Lines:
+    def lines_at(self, interval: Interval, lower_slope: Tensor, upper_slope: Tensor) -> LinePair:
         """The tightest lines with given slopes; gradients reach the slopes and the interval."""
         lower = self._line(interval, lower_slope, LOWER)
-        return Lines(*lower, *self._line(interval, upper_slope, UPPER))
+        return LinePair(*lower, *self._line(interval, upper_slope, UPPER))
 
     def _inside(self, interval: Interval) -> tuple[Interval, Tensor]:
         """The interval with finite ends, another one where the function is not defined, and where it is."""
@@ -210,7 +210,7 @@ class ScalarFunction(NodeFunction):
         return torch.where(rounded, total * (1 + 16 * unit), torch.zeros_like(total))
 
 
-def _as_planes(lines: Lines) -> Planes:
+def _as_planes(lines: LinePair) -> Planes:
     return Planes((lines.lower_slope,), lines.lower_intercept, (lines.upper_slope,), lines.upper_intercept)
 
 
@@ -232,7 +232,7 @@ def middle(interval: Interval) -> Tensor:
     return interval.lower / 2 + interval.upper / 2
 
 
-def bisect(passed: Map, lower: Tensor, upper: Tensor, steps: int = 48) -> Interval:
+def bracketed(passed: Map, lower: Tensor, upper: Tensor, steps: int = 48) -> Interval:
     """Around the point from which on ``passed`` holds, between two points; next to one of them if it lies outside."""
     for _ in range(steps):
         point = lower / 2 + upper / 2

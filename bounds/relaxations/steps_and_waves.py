@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bounds.numerics import unit_roundoff
-from bounds.relaxations.scalar import UPPER, Candidate, Map, ScalarFunction, best_slope, bisect, middle
+from bounds.relaxations.scalar import UPPER, Candidate, Map, ScalarFunction, best_slope, bracketed, middle
 from bounds.sets.balls import Interval
 
 
@@ -94,7 +94,7 @@ def sign() -> StepFunction:
     return StepFunction(value=torch.sign, corners=_sign_corners, range=(-1.0, 1.0))
 
 
-def positive() -> StepFunction:
+def step_above_zero() -> StepFunction:
     """1 above 0, else 0."""
     return StepFunction(value=lambda x: (x > 0).to(x.dtype), corners=_positive_corners, range=(0.0, 1.0))
 
@@ -147,7 +147,7 @@ class Wave(ScalarFunction):
             return side * (touching - center) <= 0
 
         # The point where the line touches moves one way with the slope; under the best line it passes the middle.
-        best = middle(bisect(beyond, low, high))
+        best = middle(bracketed(beyond, low, high))
         best = best_slope(self, inside, (best, self.derivative(center)), side)
         return _prefer_constant(self, inside, best, side)
 

@@ -1,8 +1,8 @@
 """A network around one input as constraints: what linear, mixed-integer and semidefinite programmes have in common.
 
 The variables are the entries of the input and of every function that is no line on its interval. All else is affine in
-them, a :class:`~bounds.solvers.affine_form.Form`. In front of each function, bounds come from linear propagation, and
-from linear programmes over what stands before it.
+them, a :class:`~bounds.solvers.affine_form.AffineForm`. In front of each function, bounds come from linear propagation,
+and from linear programmes over what stands before it.
 """
 
 import math
@@ -13,27 +13,28 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph.captured import Graph, Source, capture
-from bounds.linear.methods import LinearBounds
+from bounds.graph.captured import Graph, Source
+from bounds.graph.capturing import capture
 from bounds.linear.network import Network
+from bounds.linear.refined import RefinedNetwork
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.functions import Tables
 from bounds.operations.node import Node, entries
-from bounds.relaxations.catalogue import relu
+from bounds.relaxations.activations import relu
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, LpBall
 from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
-from bounds.solvers.affine_form import Form, lowest, nonnegative, padded
+from bounds.solvers.affine_form import AffineForm, at_least_zero, lowest, padded
 from bounds.solvers.linear_programme import LinearProgramme
 
 VARIABLES = 2_000  # of one encoding, at most
 ENTRIES = 20_000  # of all nodes together, at most
-RECTIFIERS = ("aten.relu.default", "aten.leaky_relu.default", "aten.prelu.default")
+RELU_OPERATIONS = ("aten.relu.default", "aten.leaky_relu.default", "aten.prelu.default")
 
 
-class Rectifiers(NamedTuple):
-    """Entries ``h = max(z, slope z)`` with open sign.
+class UnstableReLUs(NamedTuple):
+    """Entries ``h = max(z, slope z)`` with unknown sign.
 
     Attributes:
         places: (J,) of h among the variables.
@@ -43,7 +44,7 @@ class Rectifiers(NamedTuple):
     """
 
     places: Tensor
-    before: Form
+    before: AffineForm
     interval: Interval
     slope: Tensor
 
@@ -54,7 +55,7 @@ def propagated(graph: Graph, ball: PerturbationSet, tables: Tables) -> Network:
     Raises:
         UnsupportedLayer: a function of several entries that is no maximum.
     """
-    network = LinearBounds(Network(graph, ball, tables), tighten=True).network
+    network = RefinedNetwork(Network(graph, ball, tables), tighten=True).refine()
     for name, function in network.functions.items():
         if not isinstance(function, ScalarFunction | Maximum):
             node = network.nodes[name]
@@ -122,8 +123,8 @@ class Encoding:
         self.ball = ball
         self.tighten = tighten
         self.lower = self.upper = ball.center.new_zeros(0)
-        self.forms: dict[str, Form] = {}
-        self.rectifiers: list[Rectifiers] = []
+        self.forms: dict[str, AffineForm] = {}
+        self.relus: list[UnstableReLUs] = []
         self.curved: list[str] = []
         self.exact = not (isinstance(ball, LpBall) and ball.norm == 1 and not (ball.low is ball.high is None))
         self._rows: list[tuple[Tensor, Tensor]] = []  # matrix @ v >= right
@@ -142,7 +143,7 @@ class Encoding:
         hull, center = ball.hull(), ball.center.flatten()
         places = self._add(hull.lower.flatten(), hull.upper.flatten())
         matrix = torch.eye(len(places), dtype=center.dtype, device=center.device).view(-1, *ball.center.shape)
-        self.forms[name] = Form(matrix, torch.zeros_like(ball.center), torch.zeros_like(ball.center))
+        self.forms[name] = AffineForm(matrix, torch.zeros_like(ball.center), torch.zeros_like(ball.center))
         if isinstance(ball, LpBall) and ball.norm == 1:
             farthest = torch.maximum(self.upper - center, center - self.lower) * (1 + 4 * unit_roundoff(center.dtype))
             distances = self._add(torch.zeros_like(farthest), farthest)
@@ -177,10 +178,10 @@ class Encoding:
 
     # -------------------------------------------------------------------------------------------------------- nodes
 
-    def reach(self, form: Form) -> Tensor:
+    def reach(self, form: AffineForm) -> Tensor:
         """The largest absolute value of each entry of a form."""
         largest = torch.maximum(self.lower.abs(), self.upper.abs())[: len(form.matrix)]
-        reach: Tensor = torch.tensordot(largest, form.matrix.abs(), 1) + form.offset.abs() + form.doubt
+        reach: Tensor = torch.tensordot(largest, form.matrix.abs(), 1) + form.offset.abs() + form.rounding_error
         return reach
 
     def _affine(self, node: Node) -> None:
@@ -197,9 +198,11 @@ class Encoding:
         rule, sizes = self.network.rules[node.name], tuple(self.reach(form) for form in parents)
         _, offset = rule.at_zero(node, zeros)
         error = 2 * accumulated_error(rule.terms(node, sizes) + count + 8, matrix.dtype)
-        doubt = rule.moved(node, tuple(form.doubt for form in parents))
-        doubt = (doubt + error * (rule.moved(node, sizes) + offset)) * (1 + error) + torch.finfo(matrix.dtype).tiny
-        self.forms[node.name] = Form(matrix, node.function(*(form.offset for form in parents)), doubt)
+        rounding_error = rule.moved(node, tuple(form.rounding_error for form in parents))
+        rounding_error = (rounding_error + error * (rule.moved(node, sizes) + offset)) * (1 + error) + torch.finfo(
+            matrix.dtype
+        ).tiny
+        self.forms[node.name] = AffineForm(matrix, node.function(*(form.offset for form in parents)), rounding_error)
 
     def _function(self, node: Node) -> None:
         """Forms where the function is a line for certain, and elsewhere variables between its lines."""
@@ -210,40 +213,44 @@ class Encoding:
             return
         scalar, slope = cast(ScalarFunction, function), _negative_slope(node)  # as propagated() has seen to
         interval = self.network.intervals[parent]
-        interval = self._bounds_before(parent, interval.lower < interval.upper if slope is None else _is_open(interval))
+        interval = self._bounds_before(
+            parent, interval.lower < interval.upper if slope is None else _is_unstable(interval)
+        )
         if slope is None:
             self.curved.append(node.operation)
         self.forms[node.name] = self._curve(scalar, self.forms[parent], interval, image, slope)
 
     def _curve(
-        self, function: ScalarFunction, form: Form, interval: Interval, image: Interval, slope: Tensor | None
-    ) -> Form:
+        self, function: ScalarFunction, form: AffineForm, interval: Interval, image: Interval, slope: Tensor | None
+    ) -> AffineForm:
         """Values of a function of a form; ``slope`` is that below 0 of a rectifier."""
         lines, zero, one = function.lines(interval), torch.zeros_like(form.offset), torch.ones_like(form.offset)
         if slope is None:
             bent, below, straight = one > 0, [(lines.lower_slope, lines.lower_intercept)], form
         else:
-            bent, below = _is_open(interval), [(one, zero), (slope, zero)]
+            bent, below = _is_unstable(interval), [(one, zero), (slope, zero)]
             straight = self.line(form, torch.where(interval.lower >= 0, one, slope), zero)
         image = function.interval(interval) & image
         places = self._add(image.lower[bent], image.upper[bent])
         before = form.at(bent, len(self.lower))
         for under in below:
-            self._require(*nonnegative(self.apart(places, before, *(part[bent] for part in under))))
+            self._require(*at_least_zero(self.apart(places, before, *(part[bent] for part in under))))
         over = self.apart(places, before, lines.upper_slope[bent], lines.upper_intercept[bent])
-        self._require(*nonnegative(over.negated()))
+        self._require(*at_least_zero(over.negated()))
         if slope is not None:
             part = Interval(interval.lower[bent], interval.upper[bent])
-            self.rectifiers.append(Rectifiers(places, before, part, slope[bent]))
+            self.relus.append(UnstableReLUs(places, before, part, slope[bent]))
         self.exact = False
         matrix = padded(torch.where(bent, 0.0, straight.matrix), len(self.lower), 0)
         matrix[:, bent] += self.unit(places).T
-        return Form(matrix, *(torch.where(bent, 0.0, part) for part in (straight.offset, straight.doubt)))
+        return AffineForm(
+            matrix, *(torch.where(bent, 0.0, part) for part in (straight.offset, straight.rounding_error))
+        )
 
-    def _largest(self, function: Maximum, parent: str, shape: torch.Size) -> Form:
+    def _largest(self, function: Maximum, parent: str, shape: torch.Size) -> AffineForm:
         """Maxima as rectifiers one after another, ``max(a, b) = a + relu(b - a)``, and below their plane."""
-        interval = self._bounds_before(parent, function.open(self.network.intervals[parent])[0])
-        planes = function.usual(interval)
+        interval = self._bounds_before(parent, function.unstable(self.network.intervals[parent])[0])
+        planes = function.default_planes(interval)
         form, unit = self.forms[parent], unit_roundoff(interval.lower.dtype)
 
         def grouped(part: Tensor) -> Tensor:
@@ -259,11 +266,15 @@ class Encoding:
             rows = grouped(part)
             return rows.gather(-1, order.expand(rows.shape))
 
-        matrix, offset, doubt = (ranked(part) for part in form)
+        matrix, offset, rounding_error = (ranked(part) for part in form)
         lower, upper = ranked(interval.lower), ranked(interval.upper)
-        largest, low, high = Form(matrix[..., 0], offset[..., 0], doubt[..., 0]), lower[:, 0], upper[:, 0]
+        largest, low, high = (
+            AffineForm(matrix[..., 0], offset[..., 0], rounding_error[..., 0]),
+            lower[:, 0],
+            upper[:, 0],
+        )
         for i in range(1, matrix.shape[-1]):
-            other = Form(padded(matrix[..., i], len(self.lower), 0), offset[..., i], doubt[..., i])
+            other = AffineForm(padded(matrix[..., i], len(self.lower), 0), offset[..., i], rounding_error[..., i])
             gap = self._sum(other, largest.negated())
             ends = Interval(lower[:, i] - high, upper[:, i] - low)
             room = 2 * unit * torch.maximum(ends.lower.abs(), ends.upper.abs())
@@ -272,36 +283,47 @@ class Encoding:
             largest = self._sum(largest, rest)
             low, high = torch.maximum(low, lower[:, i]), torch.maximum(high, upper[:, i])
         (shares,) = planes.upper_slopes
-        mean = self._mean(Form(matrix, offset, doubt), ranked(shares), planes.upper_intercept.reshape(-1))
-        self._require(*nonnegative(self._sum(mean, largest.negated())))
-        return Form(*(part.reshape(*part.shape[:-1], *shape) for part in largest))
+        mean = self._mean(
+            AffineForm(matrix, offset, rounding_error), ranked(shares), planes.upper_intercept.reshape(-1)
+        )
+        self._require(*at_least_zero(self._sum(mean, largest.negated())))
+        return AffineForm(*(part.reshape(*part.shape[:-1], *shape) for part in largest))
 
-    def _sum(self, one: Form, other: Form) -> Form:
+    def _sum(self, one: AffineForm, other: AffineForm) -> AffineForm:
         """The sum of two forms."""
         size = self.reach(one) + self.reach(other)
-        doubt = one.doubt + other.doubt + 4 * unit_roundoff(size.dtype) * size + torch.finfo(size.dtype).tiny
+        rounding_error = (
+            one.rounding_error
+            + other.rounding_error
+            + 4 * unit_roundoff(size.dtype) * size
+            + torch.finfo(size.dtype).tiny
+        )
         count = len(self.lower)
         matrix = padded(one.matrix, count, 0) + padded(other.matrix, count, 0)
-        return Form(matrix, one.offset + other.offset, doubt)
+        return AffineForm(matrix, one.offset + other.offset, rounding_error)
 
-    def _mean(self, form: Form, weights: Tensor, constant: Tensor) -> Form:
+    def _mean(self, form: AffineForm, weights: Tensor, constant: Tensor) -> AffineForm:
         """Sums over the last dimension of entries times weights that are not negative, plus constants."""
         size = (self.reach(form) * weights).sum(-1) + constant.abs()
         error = accumulated_error(weights.shape[-1] + 8, size.dtype)
-        doubt = ((form.doubt * weights).sum(-1) + error * size) * (1 + error) + torch.finfo(size.dtype).tiny
-        return Form((form.matrix * weights).sum(-1), (form.offset * weights).sum(-1) + constant, doubt)
+        rounding_error = ((form.rounding_error * weights).sum(-1) + error * size) * (1 + error) + torch.finfo(
+            size.dtype
+        ).tiny
+        return AffineForm((form.matrix * weights).sum(-1), (form.offset * weights).sum(-1) + constant, rounding_error)
 
-    def line(self, form: Form, slope: Tensor, intercept: Tensor) -> Form:
-        """``slope * form + intercept``, entry by entry, with room for one more sum of offset and doubt."""
+    def line(self, form: AffineForm, slope: Tensor, intercept: Tensor) -> AffineForm:
+        """``slope * form + intercept``, entry by entry, with room for one more sum of offset and error."""
         size = slope.abs() * self.reach(form) + intercept.abs()
-        doubt = slope.abs() * form.doubt + 8 * unit_roundoff(size.dtype) * size + torch.finfo(size.dtype).tiny
-        return Form(slope * form.matrix, slope * form.offset + intercept, doubt)
+        rounding_error = (
+            slope.abs() * form.rounding_error + 8 * unit_roundoff(size.dtype) * size + torch.finfo(size.dtype).tiny
+        )
+        return AffineForm(slope * form.matrix, slope * form.offset + intercept, rounding_error)
 
-    def apart(self, places: Tensor, before: Form, slope: Tensor, intercept: Tensor) -> Form:
+    def apart(self, places: Tensor, before: AffineForm, slope: Tensor, intercept: Tensor) -> AffineForm:
         """``v[places] - (slope * before + intercept)``, for (J,) each."""
         line = self.line(before, slope, intercept)
         matrix = self.unit(places).T - padded(line.matrix, len(self.lower), 0)
-        return Form(matrix, -line.offset, line.doubt)
+        return AffineForm(matrix, -line.offset, line.rounding_error)
 
     def unit(self, places: Tensor) -> Tensor:
         """Rows (J, V) that pick variables."""
@@ -319,14 +341,14 @@ class Encoding:
         upper[chosen] = torch.minimum(upper[chosen], -lowest(programme, form.negated()))
         return Interval(lower, upper)
 
-    def combination(self, rows: Tensor) -> Form:
+    def combination(self, rows: Tensor) -> AffineForm:
         """Linear functions (R, K) of the output, as a form of R entries."""
         output = self.forms["output"]
-        form = Form(*(part.view(-1, rows.shape[1]) for part in output))
+        form = AffineForm(*(part.view(-1, rows.shape[1]) for part in output))
         error = accumulated_error(rows.shape[1] + 8, rows.dtype)
-        doubt = rows.abs() @ (form.doubt + error * self.reach(output)).flatten() * (1 + error)
+        rounding_error = rows.abs() @ (form.rounding_error + error * self.reach(output)).flatten() * (1 + error)
         matrix = padded(form.matrix @ rows.T, len(self.lower), 0)
-        return Form(matrix, rows @ form.offset.flatten(), doubt + torch.finfo(rows.dtype).tiny)
+        return AffineForm(matrix, rows @ form.offset.flatten(), rounding_error + torch.finfo(rows.dtype).tiny)
 
     def value(self, point: Tensor) -> Tensor:
         """The outputs (K,) of the network at the input of a point (V,), which is moved into the set if need be."""
@@ -343,18 +365,18 @@ class Encoding:
 
 def _negative_slope(node: Node) -> Tensor | None:
     """The slope of a rectifier below 0, if it is one and lies between 0 and 1."""
-    if node.operation not in RECTIFIERS:
+    if node.operation not in RELU_OPERATIONS:
         return None
     slope = -node.function(-torch.ones_like(node.value))
     return slope if bool(((slope >= 0) & (slope <= 1)).all()) else None
 
 
-def _is_open(interval: Interval) -> Tensor:
+def _is_unstable(interval: Interval) -> Tensor:
     closed: Tensor = (interval.lower >= 0) | (interval.upper <= 0)  # which NaN is not
     return ~closed
 
 
-def margin_rows(logits: Tensor, label: int) -> tuple[Tensor, Tensor]:
+def differences_from_label(logits: Tensor, label: int) -> tuple[Tensor, Tensor]:
     """The classes (K - 1,) other than the label, and the rows (K - 1, K) that subtract them from it."""
     others = (torch.arange(len(logits), device=logits.device) != label).nonzero().squeeze(1)
     identity = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)

@@ -1,6 +1,6 @@
 """Exact bounds of networks of rectifiers: a mixed-integer programme, solved by branch and bound with proved bounds.
 
-Every open neuron z is on one of two sides, and ``h = max(z, slope z)`` is one of two lines there. The rows
+Every unstable neuron z is on one of two sides, and ``h = max(z, slope z)`` is one of two lines there. The rows
 ``h <= z + M`` and ``h <= slope z + M`` hold on both sides with their M large enough, and on its own side each holds
 with M = 0. A branch is thus a right side of one linear programme, and its bound the value of checked multipliers: no
 tolerance of a solver is left in it.
@@ -30,8 +30,8 @@ from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet
-from bounds.solvers.affine_form import nonnegative, shifted
-from bounds.solvers.encoding import Encoding, encodings, followed, margin_rows
+from bounds.solvers.affine_form import at_least_zero, shifted
+from bounds.solvers.encoding import Encoding, differences_from_label, encodings, followed
 
 GAP = 1e-9  # between proved and reached value at which a search ends, relative to values above 1
 
@@ -76,7 +76,7 @@ def milp_bounds(
 
     The outer bounds hold for every input of the ball, for the network in evaluation mode and in real arithmetic,
     wherever the search stops: each branch is bounded by multipliers that are evaluated anew, with rounding errors
-    subtracted. For about sixty open neurons; each few of them more double the time.
+    subtracted. For about sixty unstable neurons; each few of them more double the time.
 
     Args:
         model: maps (N, *D) to (N, K), of any code that ``torch.export`` follows, of affine operations and ReLU, leaky
@@ -97,7 +97,7 @@ def milp_bounds(
     inner = Interval(outer.upper.clone(), outer.lower.clone())
     rows = torch.eye(outer.lower.shape[1], dtype=torch.float64, device=outer.lower.device)
     for i, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
-        search = Search(encoding, limit)
+        search = BranchAndBound(encoding, limit)
         least, most = search.minima(rows), search.minima(-rows)
         outer.lower[i] = torch.maximum(outer.lower[i], least.proved)
         outer.upper[i] = torch.minimum(outer.upper[i], -most.proved)
@@ -128,8 +128,8 @@ def milp_margins(
     proved = margin_bounds(graph, ball, labels, "crown", table=table, functions=functions)
     reached = torch.zeros_like(proved)
     for i, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
-        others, rows = margin_rows(proved[i], int(labels[i]))
-        found = Search(encoding, limit).minima(rows)
+        others, rows = differences_from_label(proved[i], int(labels[i]))
+        found = BranchAndBound(encoding, limit).minima(rows)
         proved[i, others] = torch.maximum(proved[i, others], found.proved)
         reached[i, others] = found.reached
     return Minimum(proved, reached)
@@ -141,7 +141,7 @@ class Branch(NamedTuple):
     Attributes:
         bound: proved lower bound on the linear part of the form.
         number: of its creation, which breaks ties.
-        sides: (J,) of neurons, 1 where ``h = z``, -1 where ``h = slope z``, 0 where open.
+        sides: (J,) of neurons, 1 where ``h = z``, -1 where ``h = slope z``, 0 where unstable.
         weights: (R,) multipliers of the solver.
         point: (V,) where it sees the minimum; None where it found none.
     """
@@ -153,7 +153,7 @@ class Branch(NamedTuple):
     point: Tensor | None
 
 
-class Search:
+class BranchAndBound:
     """Minima of linear functions of the outputs over one encoding, by best-first branch and bound."""
 
     def __init__(self, encoding: Encoding, limit: int) -> None:
@@ -164,7 +164,7 @@ class Search:
             )
         self.encoding = encoding
         self.limit = limit
-        base, parts = encoding.programme(), encoding.rectifiers
+        base, parts = encoding.programme(), encoding.relus
         nothing = base.lower.new_zeros(0)
         self.places = torch.cat([nothing.long(), *(part.places for part in parts)])
         matrices, tight, large = [base.matrix], [nothing], [nothing]
@@ -173,7 +173,7 @@ class Search:
                 end = part.interval.upper if side < 0 else -part.interval.lower
                 line = part.slope if side < 0 else torch.ones_like(part.slope)
                 above = encoding.apart(part.places, part.before, line, torch.zeros_like(line))
-                matrix, right = nonnegative(above.negated())
+                matrix, right = at_least_zero(above.negated())
                 matrices.append(matrix)
                 tight.append(right)
                 large.append((1 - part.slope) * end)
@@ -221,18 +221,18 @@ class Search:
         return Branch(math.inf if empty > 0 else max(bound, known), number, sides, weights, point)
 
     def _worst(self, branch: Branch) -> int | None:
-        """The open neuron whose distance from its function, weighed by multipliers, counts most."""
-        is_open = branch.sides == 0
-        if not bool(is_open.any()):
+        """The unstable neuron whose distance from its function, weighed by multipliers, counts most."""
+        unstable = branch.sides == 0
+        if not bool(unstable.any()):
             return None
         weight = branch.weights.clamp(min=0) @ (-self.programme.matrix[:, self.places]).clamp(min=0)
         distance = torch.ones_like(weight) if branch.point is None else self._distances(branch.point)
-        return int(torch.where(is_open, distance * (weight + 1e-6), -1.0).argmax())
+        return int(torch.where(unstable, distance * (weight + 1e-6), -1.0).argmax())
 
     def _distances(self, point: Tensor) -> Tensor:
         """How far neurons are above their function at a point of the programme."""
         distances = []
-        for part in self.encoding.rectifiers:
+        for part in self.encoding.relus:
             z = point[: len(part.before.matrix)] @ part.before.matrix + part.before.offset
             distances.append(point[part.places] - torch.maximum(z, part.slope * z))
         return torch.cat(distances).clamp(min=0)

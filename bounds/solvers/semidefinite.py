@@ -1,7 +1,7 @@
 r"""Margins by the semidefinite relaxation of networks of rectifiers, for very small ones.
 
 The variables are scaled to :math:`x \in [-1, 1]^V`, and :math:`P` stands for :math:`y y^T` with :math:`y = (1, x)`.
-Beside the rows of the linear programme, every open neuron fulfils :math:`(h - z)(h - s z) = 0`.
+Besides the rows of the linear programme, every unstable neuron fulfils :math:`(h - z)(h - s z) = 0`.
 
 The solver is not trusted. Any multipliers leave a quadratic function :math:`y^T M y` below the margin, and with any
 :math:`\kappa` and :math:`\lambda` at most the least eigenvalue of :math:`M - \mathrm{diag}(\kappa)`,
@@ -31,11 +31,11 @@ from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.linear_minimum import PerturbationSet
-from bounds.solvers.affine_form import Form
-from bounds.solvers.encoding import Encoding, encodings, followed, margin_rows
+from bounds.solvers.affine_form import AffineForm
+from bounds.solvers.encoding import Encoding, differences_from_label, encodings, followed
 from bounds.solvers.linear_programme import modelling, solved
 
-VARIABLES = 100  # entries of the input and open neurons, at most
+VARIABLES = 100  # entries of the input and unstable neurons, at most
 SOLVERS = ("CLARABEL", "SCS")
 
 
@@ -77,7 +77,7 @@ def sdp_margins(
     graph = followed(model, ball)
     margins = margin_bounds(graph, ball, labels, "crown", table=table, functions=functions)
     for row, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
-        others, rows = margin_rows(margins[row], int(labels[row]))
+        others, rows = differences_from_label(margins[row], int(labels[row]))
         programme = SemidefiniteProgramme(encoding)
         for other, each in zip(others, rows, strict=True):
             least = programme.minimum(encoding.combination(each[None]), solver)
@@ -86,15 +86,15 @@ def sdp_margins(
 
 
 class Affines(NamedTuple):
-    """Affine functions of scaled variables: ``vectors @ (1, x)`` up to ``doubt``, for every x in [-1, 1]^V.
+    """Affine functions of scaled variables: ``vectors @ (1, x)`` up to ``rounding_error``, for every x in [-1, 1]^V.
 
     Attributes:
         vectors: (J, V + 1).
-        doubt: (J,).
+        rounding_error: (J,).
     """
 
     vectors: Tensor
-    doubt: Tensor
+    rounding_error: Tensor
 
     @property
     def reach(self) -> Tensor:
@@ -115,7 +115,7 @@ class SemidefiniteProgramme:
 
     Attributes:
         rows: nonnegative functions.
-        above: ``h - z`` of each open neuron.
+        above: ``h - z`` of each unstable neuron.
         beside: ``h - slope z`` of each, of which one or the other is 0.
     """
 
@@ -123,34 +123,34 @@ class SemidefiniteProgramme:
         count = len(encoding.lower)
         if count > VARIABLES:
             raise InvalidInput(
-                f"semidefinite programmes take at most {VARIABLES} entries of the input and open neurons, got {count}: "
-                f"use bounds.lp_margins"
+                f"semidefinite programmes take at most {VARIABLES} entries of the input and unstable neurons, got "
+                f"{count}: use bounds.lp_margins"
             )
         self.middle = encoding.lower / 2 + encoding.upper / 2
         radius = torch.maximum(encoding.upper - self.middle, self.middle - encoding.lower)
         self.radius = radius * (1 + 4 * unit_roundoff(radius.dtype))
         linear = encoding.programme()
-        self.rows = self.scaled(Form(linear.matrix.T, -linear.right, torch.zeros_like(linear.right)))
+        self.rows = self.scaled(AffineForm(linear.matrix.T, -linear.right, torch.zeros_like(linear.right)))
         above: list[Affines] = []
         beside: list[Affines] = []
-        for part in encoding.rectifiers:
+        for part in encoding.relus:
             for slope, collected in ((torch.ones_like(part.slope), above), (part.slope, beside)):
                 collected.append(self.scaled(encoding.apart(part.places, part.before, slope, torch.zeros_like(slope))))
-        nothing = self.rows.vectors[:0], self.rows.doubt[:0]
+        nothing = self.rows.vectors[:0], self.rows.rounding_error[:0]
         self.above, self.beside = (
             Affines(*map(torch.cat, zip(nothing, *part, strict=True))) for part in (above, beside)
         )
 
-    def scaled(self, form: Form) -> Affines:
+    def scaled(self, form: AffineForm) -> Affines:
         """Functions of the variables (a form of J entries) as functions of the scaled ones."""
         matrix = form.matrix
         constant = form.offset + self.middle @ matrix
         vectors = torch.cat([constant[None], self.radius[:, None] * matrix]).T
         size = form.offset.abs() + (self.middle.abs() + self.radius) @ matrix.abs()
         error = 2 * accumulated_error(len(matrix) + 8, matrix.dtype)
-        return Affines(vectors, form.doubt + error * size + torch.finfo(matrix.dtype).tiny)
+        return Affines(vectors, form.rounding_error + error * size + torch.finfo(matrix.dtype).tiny)
 
-    def minimum(self, form: Form, solver: str) -> Tensor:
+    def minimum(self, form: AffineForm, solver: str) -> Tensor:
         """A proved lower bound on a form of one entry."""
         cost = self.scaled(form)
         return self.proved(cost, self.propose(cost, solver))
@@ -165,15 +165,19 @@ class SemidefiniteProgramme:
         matrix = (matrix + matrix.T) / 2
         least = least_eigenvalue(matrix - torch.diag(squares))
         value = squares[0] + least + (squares[1:] + least).clamp(max=0).sum()
-        # What the true functions may add to the computed ones: doubts of the factors, and rounding of the sums.
+        # What the true functions may add to the computed ones: errors of the factors, and rounding of the sums.
         above, beside = self.above, self.beside
-        inexact = above.doubt * beside.reach + beside.doubt * above.reach + above.doubt * beside.doubt
+        inexact = (
+            above.rounding_error * beside.reach
+            + beside.rounding_error * above.reach
+            + above.rounding_error * beside.rounding_error
+        )
         terms = len(rows) + len(products) + len(squares) + 16
         underflow = torch.finfo(rows.dtype).tiny * terms**2
-        doubt = cost.doubt[0] + rows @ self.rows.doubt + products.abs() @ inexact + underflow
+        rounding_error = cost.rounding_error[0] + rows @ self.rows.rounding_error + products.abs() @ inexact + underflow
         size = cost.reach[0] + rows @ self.rows.reach + products.abs() @ (above.reach * beside.reach)
         size = size + squares.abs().sum() + len(squares) * least.abs()
-        bound = value - (doubt * (1 + 1e-9) + 2 * accumulated_error(terms, size.dtype) * size)
+        bound = value - (rounding_error * (1 + 1e-9) + 2 * accumulated_error(terms, size.dtype) * size)
         return torch.where(bound < math.inf, bound, -math.inf)
 
     def propose(self, cost: Affines, solver: str) -> Multipliers:

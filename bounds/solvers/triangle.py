@@ -1,7 +1,7 @@
 """Bounds by linear programmes: the triangle relaxation, solved to its optimum.
 
 The reference for cheaper methods: none that relaxes every neuron by itself is tighter, given the same bounds in front
-of the functions. For small networks, of at most 20,000 values per input, 2,000 of them inputs or open neurons.
+of the functions. For small networks, of at most 20,000 values per input, 2,000 of them inputs or unstable neurons.
 
 References:
     Wong, Kolter (2018), Provable defenses against adversarial examples via the convex outer adversarial polytope,
@@ -24,7 +24,7 @@ from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval
 from bounds.sets.linear_minimum import PerturbationSet
 from bounds.solvers.affine_form import lowest
-from bounds.solvers.encoding import encodings, followed, margin_rows
+from bounds.solvers.encoding import differences_from_label, encodings, followed
 
 
 @isolated
@@ -47,8 +47,8 @@ def lp_bounds(
     Args:
         model: maps (N, *D) to (N, K), of any code that ``torch.export`` follows; or its captured graph.
         ball: N perturbation sets in float64, an :class:`LpBall` of norm 1 or infinity or a :class:`Box`.
-        tighten: solve two programmes for each open neuron, layer by layer, for bounds in front of it; without, these
-            are those of :func:`bounds.crown`.
+        tighten: solve two programmes for each unstable neuron, layer by layer, for bounds in front of it; without,
+            these are those of :func:`bounds.crown`.
         table: affine operations, :data:`bounds.operations.AFFINE` or a copy with more.
         functions: makers of the functions of other operations, :data:`bounds.FUNCTIONS` or a copy with more.
 
@@ -89,7 +89,7 @@ def lp_margins(
     graph = followed(model, ball)
     margins = margin_bounds(graph, ball, labels, "crown", table=table, functions=functions)
     for row, encoding in enumerate(encodings(graph, ball, tighten, Tables(table, functions))):
-        others, rows = margin_rows(margins[row], int(labels[row]))
+        others, rows = differences_from_label(margins[row], int(labels[row]))
         least = lowest(encoding.programme(), encoding.combination(rows))
         margins[row, others] = torch.maximum(margins[row, others], least)
     return margins

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bounds.operations.node import Node
 from bounds.operations.transposes import convolved
-from bounds.rows import Dense, Rows, Units, Windows, added, mirrored
+from bounds.rows import DenseRows, PatchRows, Rows, UnitRows, added, mirrored
 
 INPUTS, ROWS = 2, 3
 
@@ -77,12 +77,12 @@ def by_gradient(node: Node, shape: torch.Size, values: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def start(shape: torch.Size, group: int = 1) -> Units:
+def start(shape: torch.Size, group: int = 1) -> UnitRows:
     """Entries of a node; of a map, in groups of channels at one place."""
     channels, area = shape[1], shape[2:].numel()
     channel = torch.randint(channels, (INPUTS, ROWS * group), generator=generator(5))
     place = torch.randint(area, (INPUTS, ROWS), generator=generator(6)).repeat_interleave(group, 1)
-    return Units(channel * area + place, tuple(shape[1:]), draw(1), group)
+    return UnitRows(channel * area + place, tuple(shape[1:]), draw(1), group)
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,9 +92,9 @@ def test_units_and_windows_are_what_dense_coefficients_are(
 ):
     nodes = chain(convolutions, shape)
     assume(nodes)
-    rows: Rows | Units = start(nodes[-1][0].value.shape, group)
+    rows: Rows | UnitRows = start(nodes[-1][0].value.shape, group)
     dense = rows.expanded().dense()
-    whole: Rows = Dense(dense)
+    whole: Rows = DenseRows(dense)
     for node, below in reversed(nodes):
         rows, whole = convolved(node, rows, (below,))[0], convolved(node, whole, (below,))[0]
         dense = by_gradient(node, below, dense)
@@ -114,7 +114,7 @@ def same(rows: Rows, values: Tensor) -> None:
     both = mirrored(rows)
     assert (both.dense() - torch.cat([values, -values], 1)).abs().max() <= tolerance
     assert (both.dot(x) - torch.cat([rows.dot(x), -rows.dot(x)], 1)).abs().max() <= tolerance
-    clean = rows.cleaned() if isinstance(rows, Windows) else rows
+    clean = rows.cleaned()
     assert (clean.dense() - values).abs().max() <= tolerance
     assert (clean.flat().abs().sum(2) - values.abs().flatten(2).sum(2)).abs().max() <= tolerance
 
@@ -145,7 +145,7 @@ def test_ways_that_join_add_up(
     ((short, _),) = chain([of_one_size(other, (1, 1), stride, 1)], shape)
     begin = start(node.value.shape)
     first, second = (convolved(way, begin, (below,))[0] for way in (node, short))
-    for joined in (added(first, second), added(second, first), added(first, Dense(second.dense()))):
+    for joined in (added(first, second), added(second, first), added(first, DenseRows(second.dense()))):
         same(joined, first.dense() + second.dense())
     if below[1:] == node.value.shape[1:]:
         same(added(begin.expanded(), first), begin.expanded().dense() + first.dense())
@@ -157,8 +157,8 @@ def test_ways_with_groups_and_without_add_up(group: int):
     ((node, below),) = chain([of_one_size((3, 3), (1, 1), (1, 1), 1)], (2, 7, 6))
     begin = start(node.value.shape, group)
     (one,), (other,) = (convolved(node, units, (below,)) for units in (begin, replace(begin, group=1)))
-    assert isinstance(one, Windows)
-    assert isinstance(other, Windows)
+    assert isinstance(one, PatchRows)
+    assert isinstance(other, PatchRows)
     same(added(one, other), 2 * one.dense())
 
 
@@ -166,7 +166,7 @@ def test_ways_with_groups_and_without_add_up(group: int):
 def test_units_pick_entries(shape: tuple[int, ...]):
     entries = torch.Size(shape).numel()
     index = torch.randint(entries, (INPUTS, ROWS), generator=generator(3))
-    units = Units(index, shape, draw(1))
+    units = UnitRows(index, shape, draw(1))
     x = draw(INPUTS, *shape, seed=4)
     picked = x.reshape(INPUTS, -1).gather(1, index)
     assert torch.equal(units.dot(x), picked)
@@ -183,11 +183,11 @@ def test_a_window_in_the_wrong_place_is_seen():
     convolution = Convolution((3, 3), (2, 1), (1, 1), (1, 1), 1, 2)
     ((node, below),) = chain([convolution], (2, 7, 6))
     rows = convolved(node, start(node.value.shape), (below,))[0]
-    assert isinstance(rows, Windows)
+    assert isinstance(rows, PatchRows)
     values = rows.dense()
     same(rows, values)
-    moved = Windows(rows.values, (rows.place + 1) % 12, rows.grid, rows.stride, rows.padding, rows.shape, False)
-    shifted = Windows(rows.values, rows.place, rows.grid, rows.stride, (0, 1), rows.shape, False)
+    moved = PatchRows(rows.values, (rows.place + 1) % 12, rows.grid, rows.stride, rows.padding, rows.shape, False)
+    shifted = PatchRows(rows.values, rows.place, rows.grid, rows.stride, (0, 1), rows.shape, False)
     for mutant in (moved, shifted):
         with pytest.raises(AssertionError):
             same(mutant, values)
@@ -207,7 +207,7 @@ def test_an_ordinary_convolution_stands_in_for_a_transposed_one(
     weight = node.arguments[1].float()
     single = replace(node, arguments=(None, weight, *node.arguments[2:]), value=node.value.float(), cache={})
     given_values = values.float().requires_grad_()
-    (rows,) = convolved(single, Dense(given_values), (below,))
+    (rows,) = convolved(single, DenseRows(given_values), (below,))
     assert "phases" in single.cache
     assert (rows.dense() - expected).abs().max() <= 1e-5 * (1 + expected.abs().max())
     direction = draw(*expected.shape, seed=4)

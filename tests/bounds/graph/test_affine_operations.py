@@ -25,7 +25,7 @@ from bounds import (
     forward_linear,
     ibp,
 )
-from bounds.graph.composed import empty
+from bounds.decompositions.composed import empty
 from bounds.operations.affine import AFFINE
 
 BATCH = 3

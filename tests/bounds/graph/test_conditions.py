@@ -35,7 +35,7 @@ from bounds import (
     milp_margins,
     sdp_margins,
 )
-from bounds.relaxations import catalogue
+from bounds.relaxations import elementary
 
 X = torch.rand(4, 4, generator=generator(1))
 BALL = LpBall(X, 0.1)
@@ -332,7 +332,7 @@ def test_functions_of_the_caller_bound_what_has_no_rule():
         UnsupportedLayer, match=r"functions=bounds\.FUNCTIONS \| \{'certify_tests\.grow\.default': maker"
     ):
         crown(own, BALL)
-    functions = bounds.FUNCTIONS | {"certify_tests.grow.default": lambda node: catalogue.exp()}
+    functions = bounds.FUNCTIONS | {"certify_tests.grow.default": lambda node: elementary.exp()}
     assert explain(own, X, functions=functions).supported
     own, known = capture(own, X), capture(known, X)
     for method in (ibp, crown, crown_ibp, fast_lin, partial(alpha_crown, steps=1), forward_linear):

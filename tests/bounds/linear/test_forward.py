@@ -97,7 +97,7 @@ def test_every_operation_is_explained_with_rule_place_and_remedy():
 
     explanation = explain(Odd(), torch.rand(1, 3))
     rules = {part.operation: part.rule for part in explanation.operations}
-    assert rules["aten.relu.default"] == "Rectifier"
+    assert rules["aten.relu.default"] == "ReLURelaxation"
     assert rules["aten.mul.Tensor"] == rules["aten.add.Tensor"] == "affine"
     assert rules["aten.lgamma.default"] == ""
     assert not explanation.supported

@@ -28,7 +28,7 @@ from bounds import (
     ibp,
     margin_bounds,
 )
-from bounds.relaxations.relu import Rectifier
+from bounds.relaxations.relu import ReLURelaxation
 from certify import attacks, certified_radius, reference
 
 NETWORKS = (
@@ -302,13 +302,13 @@ def test_a_wrong_line_is_seen(monkeypatch: pytest.MonkeyPatch):
     model = dense(nn.ReLU(), 3, 6, 6, 2)
     ball = LpBall(torch.randn(4, 3, generator=generator(2), dtype=torch.float64), 0.3, low=None, high=None)
     assert escapes(model, ball, crown(model, ball), 2000) == 0
-    whole = Rectifier._upper_line
+    whole = ReLURelaxation._upper_line
 
-    def flat(self: Rectifier, x: Interval) -> tuple[Tensor, Tensor]:
+    def flat(self: ReLURelaxation, x: Interval) -> tuple[Tensor, Tensor]:
         slope, intercept = whole(self, x)
         return 0.9 * slope, 0.9 * intercept
 
-    monkeypatch.setattr(Rectifier, "_upper_line", flat)
+    monkeypatch.setattr(ReLURelaxation, "_upper_line", flat)
     assert escapes(model, ball, crown(model, ball), 2000) > 0
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bounds import Interval, LpBall, alpha_crown, capture, crown, crown_ibp, fast_lin, ibp
 from bounds.operations.affine import AFFINE
 from bounds.operations.transposes import linear
-from bounds.rows import Dense
+from bounds.rows import DenseRows
 
 WIDTH, BATCH = 4, 2
 ACTIVATIONS = {
@@ -116,7 +116,7 @@ def test_many_random_networks_are_enclosed(steps: list[Step], seed: int, radius:
 
 def _negated(node, rows, shapes):  # stands for a transpose
     (part,) = linear(node, rows, shapes)
-    return (Dense(-part.dense()),)
+    return (DenseRows(-part.dense()),)
 
 
 def _without_move(node, reach):  # stands for a spread

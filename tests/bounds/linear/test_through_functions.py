@@ -7,11 +7,11 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
-from bounds.linear.through_functions import Lines, Passage, through_lines, through_open, through_planes
+from bounds.linear.through_functions import Propagated, SharedLines, through_lines, through_planes, through_unstable
+from bounds.relaxations.activations import leaky_relu
 from bounds.relaxations.base import Planes
-from bounds.relaxations.catalogue import leaky_relu
-from bounds.relaxations.relu import Rectifier
-from bounds.rows import Dense, Rows, Windows, mirrored
+from bounds.relaxations.relu import ReLURelaxation
+from bounds.rows import DenseRows, PatchRows, Rows, mirrored
 from bounds.sets.balls import Interval
 
 INPUTS, SHAPE = 2, (3, 4, 5)
@@ -22,19 +22,19 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def dense() -> Rows:
-    return Dense(draw(INPUTS, 6, *SHAPE))
+    return DenseRows(draw(INPUTS, 6, *SHAPE))
 
 
 def windows() -> Rows:
     """Two places with three rows each, reaching beyond the map."""
     place = torch.tensor([[0, 5], [3, 2]])
-    return Windows(draw(INPUTS, 1, 2, 3, 3, 2, 3), place, (2, 3), (2, 1), (1, 1), SHAPE, False)
+    return PatchRows(draw(INPUTS, 1, 2, 3, 3, 2, 3), place, (2, 3), (2, 1), (1, 1), SHAPE, False)
 
 
 class Case(NamedTuple):
     """A rectifier on random intervals, some of them on one side of 0, behind a node with an offset."""
 
-    function: Rectifier
+    function: ReLURelaxation
     interval: Interval
     offset: Tensor
 
@@ -43,23 +43,23 @@ class Case(NamedTuple):
         middle = draw(INPUTS, *SHAPE, seed=1)
         radius = draw(INPUTS, *SHAPE, seed=2).abs()
         function = leaky_relu(slope)
-        assert isinstance(function, Rectifier)
+        assert isinstance(function, ReLURelaxation)
         return cls(function, Interval(middle - radius, middle + radius), draw(1, *SHAPE, seed=3))
 
 
-def plainly(case: Case, rows: Rows, planes: Planes, *, joint: bool) -> Passage:
+def plainly(case: Case, rows: Rows, planes: Planes, *, joint: bool) -> Propagated:
     """The plain way, with the offset of the parent counted behind the function."""
-    passage = through_planes(case.function, rows, planes, [case.interval.lower.shape], joint=joint, reach=[])
-    added = passage.parts[0].dot(case.offset)
-    if added.shape[1] < passage.constant.shape[1]:  # parallel lines leave opposite rows in one
+    propagated = through_planes(case.function, rows, planes, [case.interval.lower.shape], joint=joint, reach=[])
+    added = propagated.parts[0].dot(case.offset)
+    if added.shape[1] < propagated.constant.shape[1]:  # parallel lines leave opposite rows in one
         added = torch.cat([added, -added], 1)
-    return passage._replace(constant=passage.constant + added)
+    return propagated._replace(constant=propagated.constant + added)
 
 
-def lines_of(case: Case, planes: Planes) -> Lines:
+def lines_of(case: Case, planes: Planes) -> SharedLines:
     (low,), (high,), upper = planes.lower_slopes, planes.upper_slopes, planes.upper_intercept
     constants = low * case.offset, upper + high * case.offset
-    return Lines(low, None if low is high else high - low, *constants, draw(INPUTS, *SHAPE, seed=4).abs())
+    return SharedLines(low, None if low is high else high - low, *constants, draw(INPUTS, *SHAPE, seed=4).abs())
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -70,7 +70,9 @@ def test_shared_lines_are_shared_planes(rows: Rows, parallel: bool, joint: bool,
     case = Case.random(0.1)
     parents = (case.interval,)
     planes = (
-        case.function.parallel(*parents) if parallel else case.function.planes(case.function.free(*parents), *parents)
+        case.function.parallel(*parents)
+        if parallel
+        else case.function.planes(case.function.default_parameters(*parents), *parents)
     )
     lines = lines_of(case, planes)
     expected = plainly(case, rows, planes.at(rows), joint=joint)
@@ -78,9 +80,9 @@ def test_shared_lines_are_shared_planes(rows: Rows, parallel: bool, joint: bool,
         found = through_lines(rows, lines, joint=joint)
     assert torch.allclose(found.constant, expected.constant, rtol=1e-12, atol=1e-12)
     assert torch.allclose(found.parts[0].dense(), expected.parts[0].dense(), rtol=1e-12, atol=1e-12)
-    assert lines.doubt is not None
-    assert found.doubt is not None
-    assert torch.allclose(found.doubt, rows.size(lines.doubt), rtol=1e-12, atol=1e-12)
+    assert lines.rounding_error is not None
+    assert found.rounding_error is not None
+    assert torch.allclose(found.rounding_error, rows.size(lines.rounding_error), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.1])
@@ -88,7 +90,7 @@ def test_shared_lines_are_shared_planes(rows: Rows, parallel: bool, joint: bool,
 def test_planes_at_few_entries_are_planes_at_all(rows: Rows, slope: float):
     """Values, and gradients of coefficients and of the slopes that are free."""
     case = Case.random(slope)
-    rows = rows.cleaned() if isinstance(rows, Windows) else rows
+    rows = rows.cleaned()
     first = rows.values.ndim - len(SHAPE)
     at_rows = Interval(rows.at(case.interval.lower), rows.at(case.interval.upper))
     free = torch.rand(rows.values.shape, generator=generator(7), dtype=torch.float64).requires_grad_()
@@ -96,14 +98,14 @@ def test_planes_at_few_entries_are_planes_at_all(rows: Rows, slope: float):
     held = rows.with_values(values)
     every = plainly(case, held, case.function.planes((free,), at_rows), joint=False)
 
-    (opened,) = (part.flatten(first) for part in case.function.open(at_rows))
+    (opened,) = (part.flatten(first) for part in case.function.unstable(at_rows))
     count = int(opened.sum(-1).max())
     assert count < opened.shape[-1]
     index = opened.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
     few = Interval(*(end.flatten(first).gather(-1, index) for end in (at_rows.lower, at_rows.upper)))
     chosen = free.flatten(first).gather(-1, index.expand(*values.shape[:first], -1))
-    exact = case.function.planes(case.function.free(case.interval), case.interval).lower_slopes[0]
-    some = through_open(held, exact, index, case.function.planes((chosen,), few), case.offset)
+    exact = case.function.planes(case.function.default_parameters(case.interval), case.interval).lower_slopes[0]
+    some = through_unstable(held, exact, index, case.function.planes((chosen,), few), case.offset)
 
     assert torch.allclose(some.constant, every.constant, rtol=1e-12, atol=1e-12)
     assert torch.allclose(some.parts[0].dense(), every.parts[0].dense(), rtol=1e-12, atol=1e-12)
@@ -116,7 +118,7 @@ def test_planes_at_few_entries_are_planes_at_all(rows: Rows, slope: float):
 def test_opposite_rows_take_the_opposite_lines():
     """What ``joint`` adds is what the rows with the opposite sign have on their own; with any other lines it is not."""
     case, rows = Case.random(0.0), dense()
-    planes = case.function.planes(case.function.free(case.interval), case.interval)
+    planes = case.function.planes(case.function.default_parameters(case.interval), case.interval)
     lines = lines_of(case, planes)
     both, apart = through_lines(rows, lines, joint=True), through_lines(mirrored(rows), lines, joint=False)
     assert torch.allclose(both.constant, apart.constant, rtol=1e-12, atol=1e-12)

@@ -21,13 +21,14 @@ from bounds import (
     lipschitz_radius,
     margin_lipschitz,
 )
-from bounds.graph.captured import capture
+from bounds.graph.capturing import capture
 from bounds.linear.network import Network
 from bounds.lipschitz.layer_chain import chain_of
 from bounds.lipschitz.multipliers import programme_bound, proved
 from bounds.lipschitz.operator_norms import exact, matrix_norm, plane_norm, spectral_norm, without_stride
-from bounds.relaxations.catalogue import gelu, relu, silu, square, tanh
+from bounds.relaxations.activations import gelu, relu, silu, tanh
 from bounds.relaxations.derivative_range import slope_range
+from bounds.relaxations.elementary import square
 from bounds.relaxations.steps_and_waves import sign
 from bounds.sets.balls import Interval
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import LpBall, UnsupportedLayer, crown, ibp
-from bounds.graph.captured import capture
+from bounds.graph.capturing import capture
 
 X = torch.tensor([[0.3, -0.7, 1.1]], dtype=torch.float64)
 POINT = LpBall(X, 0.0, low=None, high=None)

@@ -1,4 +1,4 @@
-"""Planes of products, maxima, known ranges and rectifiers, for any free numbers: against exact values at all corners.
+"""Planes of products, maxima, known ranges and rectifiers, for any parameters: against exact values at all corners.
 
 A plane over a box is worst at a corner where the function is convex or concave along each axis, as these are on the
 side that matters; points inside cover the other.
@@ -16,8 +16,8 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
+from bounds.relaxations.activations import leaky_relu, relu
 from bounds.relaxations.base import NodeFunction, Planes
-from bounds.relaxations.catalogue import leaky_relu, relu
 from bounds.relaxations.multivariate import Choice, Leaking, Maximum, Product, Ranked, Within
 from bounds.sets.balls import Interval
 
@@ -59,8 +59,8 @@ def intervals(shape: tuple[int, ...], seed: int) -> Interval:
 
 
 def chosen(case: Case, parents: list[Interval], way: int) -> tuple[Tensor, ...]:
-    """Free numbers: the usual ones, then random ones within their limits, ends included."""
-    free = case.function.free(*parents)
+    """Parameters: the default ones, then random ones within their limits, ends included."""
+    free = case.function.default_parameters(*parents)
     if way == 0:
         return free
     draw, numbers = generator(way), []
@@ -144,7 +144,7 @@ def test_planes_touch(name: str):
     """At some corner each plane meets the function, up to rounding: of products and ReLU below and above always."""
     case = CASES[name]
     parents = boxes(case)
-    planes = case.function.planes(case.function.free(*parents), *parents)
+    planes = case.function.planes(case.function.default_parameters(*parents), *parents)
     size = np.ones(COUNT, np.longdouble)
     for part in parents:
         size = size * torch.maximum(part.lower.abs(), part.upper.abs()).flatten(1).amax(1).numpy()
@@ -152,7 +152,7 @@ def test_planes_touch(name: str):
     for x in tried(parents):
         for i, gap in enumerate(gaps(case, planes, x)):
             least[i] = np.minimum(least[i], gap.reshape(COUNT, -1).max(1))
-    free_corner = case.function.free(*parents)
+    free_corner = case.function.default_parameters(*parents)
     if isinstance(case.function, Product):  # means of two planes touch where one of them does only at its ends
         ends = [torch.zeros_like(free_corner[0]), torch.ones_like(free_corner[1])]
         planes = case.function.planes(tuple(ends), *parents)
@@ -166,11 +166,11 @@ def test_planes_touch(name: str):
 def test_the_largest_of_entries_of_which_one_dominates_is_itself():
     x = Interval(torch.tensor([[[2.0, 0.0, -1.0]]]).double(), torch.tensor([[[3.0, 1.0, 2.0]]]).double())
     function = Maximum((-1,), False)
-    planes = function.planes(function.free(x), x)
+    planes = function.planes(function.default_parameters(x), x)
     for slopes in (planes.lower_slopes[0], planes.upper_slopes[0]):
         torch.testing.assert_close(slopes, torch.tensor([[[1.0, 0.0, 0.0]]]).double(), rtol=0, atol=1e-8)
     assert planes.upper_intercept.abs().max() < 1e-12
-    assert not function.open(x)[0].any()
+    assert not function.unstable(x)[0].any()
 
 
 def test_a_known_range_cuts_the_interval():
@@ -190,7 +190,7 @@ def test_gradients_reach_the_free_numbers(name: str):
         center = torch.randn(40, *shape, generator=draw, dtype=torch.float64)
         width = torch.rand(40, *shape, generator=draw, dtype=torch.float64) + 0.5
         parents.append(Interval(center - width, center + width))
-    free = [number.clone() for number in case.function.free(*parents)]
+    free = [number.clone() for number in case.function.default_parameters(*parents)]
     for number, limits in zip(free, case.function.limits(*parents), strict=True):
         share = 0.2 + 0.6 * torch.rand(number.shape, generator=draw, dtype=torch.float64)
         number.copy_(limits.lower + share * (limits.upper - limits.lower)).requires_grad_()
@@ -220,7 +220,7 @@ MUTANTS: dict[str, Callable[[Planes, Interval], Planes]] = {
 def test_wrong_planes_are_seen(name: str):
     case = CASES[name]
     parents = boxes(case)
-    planes = case.function.planes(case.function.free(*parents), *parents)
+    planes = case.function.planes(case.function.default_parameters(*parents), *parents)
     assert violations(case, MUTANTS[name](planes, parents[0]), parents) > 0
 
 
@@ -229,7 +229,7 @@ def test_a_rectifier_with_a_secant_that_is_too_flat_is_seen():
     case = CASES["leaky relu"]
     parents = boxes(case)
     wrong = replace(case.function, negative_slope=0.2)
-    assert violations(case, wrong.planes(wrong.free(*parents), *parents), parents) > 0
+    assert violations(case, wrong.planes(wrong.default_parameters(*parents), *parents), parents) > 0
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
@@ -276,17 +276,17 @@ def test_planes_of_a_choice_are_sound_and_exact_where_it_is_known():
         for planes_of in (planes.lower_slopes, planes.upper_slopes):
             assert all((slope[entries] == exact).all() for slope, exact in zip(planes_of, slopes, strict=True))
         assert (planes.lower_intercept[entries] == 0).all()
-        assert not any(part[entries].any() for part in case.function.open(*parents))
+        assert not any(part[entries].any() for part in case.function.unstable(*parents))
 
 
 def test_a_plane_of_a_choice_with_the_wrong_end_is_seen():
     """The mutant: the largest difference below, where the least one belongs."""
     case, parents = choices()
-    planes = case.function.planes(case.function.free(*parents), *parents)
+    planes = case.function.planes(case.function.default_parameters(*parents), *parents)
     assert at_conditions(case, planes._replace(lower_slopes=planes.upper_slopes), parents) > 0
 
 
-def test_the_usual_planes_of_a_choice_are_better_at_the_centre():
+def test_the_default_planes_of_a_choice_are_better_at_the_centre():
     case, parents = choices()
     centers = [(part.lower + part.upper) / 2 for part in parents]
     centers[0] = torch.full_like(centers[0], 0.5)
@@ -298,10 +298,10 @@ def test_the_usual_planes_of_a_choice_are_better_at_the_centre():
         worst = (slopes[0].clamp(min=0) if above else slopes[0].clamp(max=0)) + slopes[1] * centers[1]
         return worst + slopes[2] * centers[2] + (planes.upper_intercept if above else planes.lower_intercept)
 
-    usual = case.function.free(*parents)
-    for share in (torch.zeros_like(usual[0]), torch.full_like(usual[0], 0.5), torch.ones_like(usual[0])):
-        assert (height(usual, above=False) >= height((share, share), above=False) - 1e-12).all()
-        assert (height(usual, above=True) <= height((share, share), above=True) + 1e-12).all()
+    default = case.function.default_parameters(*parents)
+    for share in (torch.zeros_like(default[0]), torch.full_like(default[0], 0.5), torch.ones_like(default[0])):
+        assert (height(default, above=False) >= height((share, share), above=False) - 1e-12).all()
+        assert (height(default, above=True) <= height((share, share), above=True) + 1e-12).all()
 
 
 # ------------------------------------------------------------------------------------------------ ranks and faint masks

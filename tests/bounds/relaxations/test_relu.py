@@ -8,19 +8,19 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
+from bounds.relaxations.activations import leaky_relu
 from bounds.relaxations.base import NodeFunction, Planes, kept_within
-from bounds.relaxations.catalogue import leaky_relu
 from bounds.relaxations.multivariate import Maximum
-from bounds.relaxations.relu import Rectifier
+from bounds.relaxations.relu import ReLURelaxation
 from bounds.sets.balls import Interval
 
 DTYPES = (torch.float32, torch.float64)
 SLOPES = (0.0, 0.25, 1.0)  # exact in every dtype
 
 
-def rectifier(slope: float) -> Rectifier:
+def rectifier(slope: float) -> ReLURelaxation:
     function = leaky_relu(slope)
-    assert isinstance(function, Rectifier)
+    assert isinstance(function, ReLURelaxation)
     return function
 
 
@@ -36,7 +36,7 @@ def intervals(dtype: torch.dtype) -> Interval:
     return Interval(*torch.cat([pairs, drawn]).T)
 
 
-def violations(function: Rectifier, x: Interval, planes: Planes) -> int:
+def violations(function: ReLURelaxation, x: Interval, planes: Planes) -> int:
     """Ends and kinks at which a plane is on the wrong side, and lines that go to infinity on the wrong side."""
     (lower,), (upper,) = planes.lower_slopes, planes.upper_slopes
     wrong = 0
@@ -59,7 +59,7 @@ def violations(function: Rectifier, x: Interval, planes: Planes) -> int:
 def test_planes_hold_exactly(dtype: torch.dtype, slope: float):
     function, x = rectifier(slope), intervals(dtype)
     free = torch.rand(x.lower.shape, generator=generator(2), dtype=dtype).clamp(min=slope)
-    for planes in (function.usual(x), function.planes((free,), x), function.parallel(x)):
+    for planes in (function.default_planes(x), function.planes((free,), x), function.parallel(x)):
         assert violations(function, x, planes) == 0
 
 
@@ -67,7 +67,7 @@ def test_planes_hold_exactly(dtype: torch.dtype, slope: float):
 @pytest.mark.parametrize("slope", SLOPES)
 def test_where_the_sign_is_known_planes_are_the_function(dtype: torch.dtype, slope: float):
     x = intervals(dtype)
-    planes = rectifier(slope).usual(x)
+    planes = rectifier(slope).default_planes(x)
     positive, negative = (x.lower >= 0) & (x.upper > 0), (x.upper <= 0) & (x.lower < 0)
     for part in (planes.lower_slopes[0], planes.upper_slopes[0]):
         assert (part[positive] == 1).all()
@@ -75,7 +75,7 @@ def test_where_the_sign_is_known_planes_are_the_function(dtype: torch.dtype, slo
     assert (planes.upper_intercept[positive | negative] <= 2 * torch.finfo(dtype).tiny).all()
 
 
-def test_usual_planes_are_those_of_the_usual_free_numbers():
+def test_default_planes_are_those_of_the_default_parameters():
     """Wherever the areas of the two choices differ by more than rounding."""
     x = intervals(torch.float64)
     clear = (x.lower + x.upper).abs() > 1e-9 * (x.upper - x.lower)
@@ -83,28 +83,28 @@ def test_usual_planes_are_those_of_the_usual_free_numbers():
     x = Interval(x.lower[finite], x.upper[finite])
     for slope in SLOPES:
         function = rectifier(slope)
-        usual, same = function.usual(x), function.planes(function.free(x), x)
-        opened = function.open(x)[0]
-        assert torch.equal(usual.lower_slopes[0][opened], same.lower_slopes[0][opened])
-        assert torch.equal(usual.upper_intercept, same.upper_intercept)
+        default, same = function.default_planes(x), function.planes(function.default_parameters(x), x)
+        unstable = function.unstable(x)[0]
+        assert torch.equal(default.lower_slopes[0][unstable], same.lower_slopes[0][unstable])
+        assert torch.equal(default.upper_intercept, same.upper_intercept)
 
 
 def test_an_intercept_rounded_to_nearest_is_seen(monkeypatch: pytest.MonkeyPatch):
     """The mutant: the height of the secant as it comes, which is below the function at one of the ends now and then."""
-    whole = Rectifier._upper_line
+    whole = ReLURelaxation._upper_line
 
-    def to_nearest(self: Rectifier, x: Interval) -> tuple[Tensor, Tensor]:
+    def to_nearest(self: ReLURelaxation, x: Interval) -> tuple[Tensor, Tensor]:
         slope, _ = whole(self, x)
         return slope, -(slope * x.lower.clamp(max=0)).nan_to_num(nan=0.0)
 
     function, x = rectifier(0.0), intervals(torch.float64)
-    monkeypatch.setattr(Rectifier, "_upper_line", to_nearest)
-    assert violations(function, x, function.usual(x)) > 0
+    monkeypatch.setattr(ReLURelaxation, "_upper_line", to_nearest)
+    assert violations(function, x, function.default_planes(x)) > 0
 
 
 def test_training_sees_no_infinite_gradient_at_zero():
     zero = torch.zeros(3, requires_grad=True)
-    planes = rectifier(0.0).usual(Interval(zero, zero.clone()))
+    planes = rectifier(0.0).default_planes(Interval(zero, zero.clone()))
     (planes.upper_slopes[0].sum() + planes.upper_intercept.sum()).backward()
     assert zero.grad is not None
     assert (zero.grad == 0).all()
@@ -115,10 +115,10 @@ def test_training_sees_no_infinite_gradient_at_zero():
     [leaky_relu(0.0), leaky_relu(0.25), Maximum((-1,), keepdim=False)],
     ids=["relu", "leaky_relu", "maximum"],
 )
-def test_free_numbers_have_gradients_at_their_limits(function: NodeFunction):
+def test_parameters_have_gradients_at_their_limits(function: NodeFunction):
     """Ascents begin there. Catches ``clamp``, which passes no gradient at its ends in some versions of torch."""
     x = Interval(torch.tensor([[-1.0, -0.5, -2.0]]), torch.tensor([[3.0, 0.25, 1.0]]))
-    numbers = [number.clone().requires_grad_() for number in function.free(x)]
+    numbers = [number.clone().requires_grad_() for number in function.default_parameters(x)]
     limits = function.limits(x)
     assert any(
         ((number == end.lower) | (number == end.upper)).any() for number, end in zip(numbers, limits, strict=True)

@@ -18,10 +18,9 @@ from scipy import special
 from torch import Tensor
 
 from bounds import Interval, InvalidInput
-from bounds.relaxations import catalogue as scalar
-from bounds.relaxations import elementary
+from bounds.relaxations import activations, elementary
 from bounds.relaxations import steps_and_waves as periodic
-from bounds.relaxations.scalar import Lines, ScalarFunction
+from bounds.relaxations.scalar import LinePair, ScalarFunction
 
 Exact = Callable[[np.ndarray], np.ndarray]
 LONG = np.longdouble
@@ -71,45 +70,47 @@ class Case(NamedTuple):
 
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 CASES = {
-    "relu": Case(scalar.relu(), lambda x: np.maximum(x, 0)),
-    "leaky relu": Case(scalar.leaky_relu(0.1), leaky(0.1)),
-    "leaky relu, steep": Case(scalar.leaky_relu(1.5), leaky(1.5)),
-    "leaky relu, falling": Case(scalar.leaky_relu(-0.3), leaky(-0.3)),
-    "elu": Case(scalar.elu(), elu(1.0, 1.0, 1.0)),
-    "elu, steep": Case(scalar.elu(3.0), elu(3.0, 1.0, 1.0)),
-    "selu": Case(scalar.selu(), elu(*SELU, 1.0)),
-    "celu": Case(scalar.elu(0.7, 1.0, 1 / 0.7), elu(0.7, 1.0, 1 / 0.7)),
-    "relu6": Case(scalar.relu6(), lambda x: np.clip(x, 0, 6), (0.0, 6.0)),
-    "hardtanh": Case(scalar.hardtanh(-0.3, 0.9), lambda x: np.clip(x, -0.3, 0.9), (-0.3, 0.9)),
-    "clamp below": Case(scalar.clamp(low=-1.5), lambda x: np.maximum(x, -1.5), (-1.5,)),
-    "clamp above": Case(scalar.clamp(high=0.7), lambda x: np.minimum(x, 0.7), (0.7,)),
-    "hardsigmoid": Case(scalar.hardsigmoid(), lambda x: np.clip(x + 3, 0, 6) / 6, (-3.0, 3.0)),
-    "hardswish": Case(scalar.hardswish(), lambda x: x * np.clip(x + 3, 0, 6) / 6, (-3.0, -1.5, 0.0, 3.0)),
-    "abs": Case(scalar.absolute(), np.abs),
+    "relu": Case(activations.relu(), lambda x: np.maximum(x, 0)),
+    "leaky relu": Case(activations.leaky_relu(0.1), leaky(0.1)),
+    "leaky relu, steep": Case(activations.leaky_relu(1.5), leaky(1.5)),
+    "leaky relu, falling": Case(activations.leaky_relu(-0.3), leaky(-0.3)),
+    "elu": Case(activations.elu(), elu(1.0, 1.0, 1.0)),
+    "elu, steep": Case(activations.elu(3.0), elu(3.0, 1.0, 1.0)),
+    "selu": Case(activations.selu(), elu(*SELU, 1.0)),
+    "celu": Case(activations.elu(0.7, 1.0, 1 / 0.7), elu(0.7, 1.0, 1 / 0.7)),
+    "relu6": Case(activations.relu6(), lambda x: np.clip(x, 0, 6), (0.0, 6.0)),
+    "hardtanh": Case(activations.hardtanh(-0.3, 0.9), lambda x: np.clip(x, -0.3, 0.9), (-0.3, 0.9)),
+    "clamp below": Case(activations.clamp(low=-1.5), lambda x: np.maximum(x, -1.5), (-1.5,)),
+    "clamp above": Case(activations.clamp(high=0.7), lambda x: np.minimum(x, 0.7), (0.7,)),
+    "hardsigmoid": Case(activations.hardsigmoid(), lambda x: np.clip(x + 3, 0, 6) / 6, (-3.0, 3.0)),
+    "hardswish": Case(activations.hardswish(), lambda x: x * np.clip(x + 3, 0, 6) / 6, (-3.0, -1.5, 0.0, 3.0)),
+    "abs": Case(activations.absolute(), np.abs),
     "sign": Case(periodic.sign(), np.sign, (-1e-300, 0.0, 1e-300)),
     "floor": Case(periodic.floor(), np.floor, (-1.0, 0.0, 1.0, 2.0)),
-    "sigmoid": Case(scalar.sigmoid(), sigmoid),
-    "tanh": Case(scalar.tanh(), np.tanh),
-    "atan": Case(scalar.atan(), np.arctan),
-    "erf": Case(scalar.erf(), erf),
-    "softplus": Case(scalar.softplus(), switched(1.0, 20.0), (0.0, 20.0, 20 * (1 + 1e-14)), jump=2.1e-9),
-    "softplus, sharp": Case(scalar.softplus(4.0, 6.0), switched(4.0, 6.0), (0.0, 1.5, 1.5 * (1 + 1e-14)), jump=7e-4),
-    "silu": Case(scalar.silu(), lambda x: x * sigmoid(x), (-2.3993572805154677, -1.278464542761074, 2.3993572805)),
-    "mish": Case(scalar.mish(), lambda x: x * np.tanh(softplus(x)), (-2.2563763963607931, -1.1924312, 1.49057118)),
-    "gelu": Case(scalar.gelu(), gelu, (-math.sqrt(2), -0.7517915246935645, math.sqrt(2))),
-    "gelu, tanh": Case(scalar.gelu("tanh"), gelu_tanh, (-1.4185040087908284, -0.75246142207, 1.4185040087908284)),
-    "exp": Case(scalar.exp(), np.exp, (), "moderate"),
-    "log": Case(scalar.log(), np.log, (), "positive"),
-    "sqrt": Case(scalar.sqrt(), np.sqrt, (), "positive"),
-    "reciprocal": Case(scalar.reciprocal(), lambda x: 1 / x, (), "one sign"),
-    "square": Case(scalar.square(), lambda x: x * x),
-    "x ** 3": Case(scalar.power(3), lambda x: x**3),
-    "x ** 4": Case(scalar.power(4), lambda x: x**4),
-    "x ** -2": Case(scalar.power(-2), lambda x: x ** LONG(-2), (), "one sign"),
-    "x ** -3": Case(scalar.power(-3), lambda x: x ** LONG(-3), (), "one sign"),
-    "x ** 0.3": Case(scalar.power(0.3), lambda x: x ** LONG(0.3), (), "positive"),
-    "x ** 2.5": Case(scalar.power(2.5), lambda x: x ** LONG(2.5), (), "positive"),
-    "x ** -0.7": Case(scalar.power(-0.7), lambda x: x ** LONG(-0.7), (), "positive"),
+    "sigmoid": Case(activations.sigmoid(), sigmoid),
+    "tanh": Case(activations.tanh(), np.tanh),
+    "atan": Case(activations.atan(), np.arctan),
+    "erf": Case(activations.erf(), erf),
+    "softplus": Case(activations.softplus(), switched(1.0, 20.0), (0.0, 20.0, 20 * (1 + 1e-14)), jump=2.1e-9),
+    "softplus, sharp": Case(
+        activations.softplus(4.0, 6.0), switched(4.0, 6.0), (0.0, 1.5, 1.5 * (1 + 1e-14)), jump=7e-4
+    ),
+    "silu": Case(activations.silu(), lambda x: x * sigmoid(x), (-2.3993572805154677, -1.278464542761074, 2.3993572805)),
+    "mish": Case(activations.mish(), lambda x: x * np.tanh(softplus(x)), (-2.2563763963607931, -1.1924312, 1.49057118)),
+    "gelu": Case(activations.gelu(), gelu, (-math.sqrt(2), -0.7517915246935645, math.sqrt(2))),
+    "gelu, tanh": Case(activations.gelu("tanh"), gelu_tanh, (-1.4185040087908284, -0.75246142207, 1.4185040087908284)),
+    "exp": Case(elementary.exp(), np.exp, (), "moderate"),
+    "log": Case(elementary.log(), np.log, (), "positive"),
+    "sqrt": Case(elementary.sqrt(), np.sqrt, (), "positive"),
+    "reciprocal": Case(elementary.reciprocal(), lambda x: 1 / x, (), "one sign"),
+    "square": Case(elementary.square(), lambda x: x * x),
+    "x ** 3": Case(elementary.power(3), lambda x: x**3),
+    "x ** 4": Case(elementary.power(4), lambda x: x**4),
+    "x ** -2": Case(elementary.power(-2), lambda x: x ** LONG(-2), (), "one sign"),
+    "x ** -3": Case(elementary.power(-3), lambda x: x ** LONG(-3), (), "one sign"),
+    "x ** 0.3": Case(elementary.power(0.3), lambda x: x ** LONG(0.3), (), "positive"),
+    "x ** 2.5": Case(elementary.power(2.5), lambda x: x ** LONG(2.5), (), "positive"),
+    "x ** -0.7": Case(elementary.power(-0.7), lambda x: x ** LONG(-0.7), (), "positive"),
     "sinh": Case(elementary.sinh(), np.sinh, (), "moderate"),
     "cosh": Case(elementary.cosh(), np.cosh, (0.0,), "moderate"),
     "tan": Case(elementary.tan(), np.tan, (), "quarter turns"),
@@ -194,14 +195,14 @@ def samples(case: Case, interval: Interval, *more: Tensor) -> np.ndarray:
     return np.clip(np.concatenate([spread, special]), lower, upper).astype(np.float64).astype(LONG)
 
 
-def crossings(lines: Lines, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def crossings(lines: LinePair, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which intervals have a sample outside the lines."""
     low_slope, low, up_slope, up = (long(part) for part in lines)
     with np.errstate(invalid="ignore"):
         return ((y < low_slope * x + low) | (y > up_slope * x + up)).any(0)
 
 
-def touching(case: Case, interval: Interval, lines: Lines) -> list[Tensor]:
+def touching(case: Case, interval: Interval, lines: LinePair) -> list[Tensor]:
     """By the envelope theorem the points where the tightest lines with these slopes touch: -dt / dk."""
     slopes = [slope.detach().clone().requires_grad_() for slope in (lines.lower_slope, lines.upper_slope)]
     tight = case.function.lines_at(interval, *slopes)
@@ -216,7 +217,7 @@ def rounding(case: Case, interval: Interval, slope: Tensor, y: np.ndarray) -> np
     return 200 * np.finfo(np.float64).eps * (terms + case.function.absolute_error * (1 + reach)) + case.jump + 1e-300
 
 
-def assert_touches(case: Case, interval: Interval, lines: Lines) -> None:
+def assert_touches(case: Case, interval: Interval, lines: LinePair) -> None:
     """Each line comes as near to the function as rounding lets it."""
     at = touching(case, interval, lines)
     for point, slope, intercept in zip(at, (lines.lower_slope, lines.upper_slope), lines[1::2], strict=True):
@@ -261,7 +262,7 @@ def test_images_enclose_and_are_attained(name: str):
     interval = random_intervals(case, seed=4)
     image = case.function.interval(interval)
     flat = torch.zeros_like(interval.lower)
-    x = samples(case, interval, *touching(case, interval, Lines(flat, flat, flat, flat)))
+    x = samples(case, interval, *touching(case, interval, LinePair(flat, flat, flat, flat)))
     y = evaluate(case, x)
     assert (long(image.lower) <= y).all()
     assert (y <= long(image.upper)).all()
@@ -361,7 +362,7 @@ def test_lines_of_functions_that_repeat_beat_constants_in_mean_plus_worst_value(
 def test_relu_lines_are_those_of_crown():
     """Zhang et al. (2018), arXiv:1811.00866: chord above; below, slope 1 if u > -l; stable neurons are exact."""
     interval = Interval(*torch.tensor([[-1.0, -3.0, -4.0, 1.0, -2.0], [3.0, 1.0, 4.0, 5.0, -1.0]]).double())
-    lines = scalar.relu().lines(interval)
+    lines = activations.relu().lines(interval)
     assert lines.lower_slope.tolist() == [1, 0, 0, 1, 0]
     assert lines.lower_intercept.tolist() == [0, 0, 0, 0, 0]
     assert lines.upper_slope.tolist() == [0.75, 0.25, 0.5, 1, 0]
@@ -375,9 +376,9 @@ def test_the_slope_of_a_parametric_relu_belongs_to_its_channel():
     weight = torch.tensor([0.0, 0.25, 1.7, -0.5]).double()[:, None]
     draw = random_intervals(CASES["relu"], 20)
     interval = Interval(draw.lower.reshape(4, 5), draw.upper.reshape(4, 5))
-    lines = scalar.prelu(weight).lines(interval)
+    lines = activations.prelu(weight).lines(interval)
     for channel, slope in enumerate(weight.flatten().tolist()):
-        alone = scalar.leaky_relu(slope).lines(Interval(interval.lower[channel], interval.upper[channel]))
+        alone = activations.leaky_relu(slope).lines(Interval(interval.lower[channel], interval.upper[channel]))
         for ours, theirs in zip(lines, alone, strict=True):
             torch.testing.assert_close(ours[channel], theirs, rtol=1e-14, atol=1e-13)
 
@@ -385,9 +386,9 @@ def test_the_slope_of_a_parametric_relu_belongs_to_its_channel():
 @pytest.mark.parametrize(
     ("function", "low", "high", "attained"),
     [
-        (scalar.square(), 0.8, 1.2, (0.64, 1.44)),
-        (scalar.power(4), -1.5, -0.5, (0.0625, 5.0625)),
-        (scalar.leaky_relu(0.1), -2.0, -1.0, (-0.2, -0.1)),
+        (elementary.square(), 0.8, 1.2, (0.64, 1.44)),
+        (elementary.power(4), -1.5, -0.5, (0.0625, 5.0625)),
+        (activations.leaky_relu(0.1), -2.0, -1.0, (-0.2, -0.1)),
     ],
 )
 def test_where_another_library_is_unsound(function: ScalarFunction, low: float, high: float, attained):
@@ -405,7 +406,7 @@ def test_where_another_library_is_unsound(function: ScalarFunction, low: float, 
 # ------------------------------------------------------------------------------------------- the checker can go red
 
 
-def found(case: Case, interval: Interval, lines: Lines) -> float:
+def found(case: Case, interval: Interval, lines: LinePair) -> float:
     x = samples(case, interval)
     return float(crossings(lines, x, evaluate(case, x)).mean())
 
@@ -471,7 +472,7 @@ def test_gradients_are_those_of_finite_differences(name: str):
 def test_gradients_reach_the_interval_through_default_slopes():
     """The chord of ReLU: d/du of u / (u - l) is -l / (u - l) ** 2, of -u l / (u - l) it is (l / (u - l)) ** 2."""
     lower, upper = (torch.tensor([end], dtype=torch.float64, requires_grad=True) for end in (-1.0, 3.0))
-    lines = scalar.relu().lines(Interval(lower, upper))
+    lines = activations.relu().lines(Interval(lower, upper))
     torch.testing.assert_close(torch.autograd.grad(lines.upper_slope, upper, retain_graph=True)[0].item(), 1 / 16)
     torch.testing.assert_close(torch.autograd.grad(lines.upper_intercept, upper)[0].item(), 1 / 16)
 
@@ -520,14 +521,14 @@ def test_unbounded_and_huge_intervals_are_never_bounded_wrongly(name: str):
 @pytest.mark.parametrize(
     ("function", "low", "high"),
     [
-        (scalar.log(), 0.0, 1.0),
-        (scalar.log(), -1.0, 1.0),
-        (scalar.sqrt(), -1e-9, 1.0),
-        (scalar.reciprocal(), -1.0, 1.0),
-        (scalar.reciprocal(), 0.0, 1.0),
-        (scalar.power(-2), -1.0, 1.0),
-        (scalar.power(0.3), -1.0, 1.0),
-        (scalar.power(-0.7), 0.0, 1.0),
+        (elementary.log(), 0.0, 1.0),
+        (elementary.log(), -1.0, 1.0),
+        (elementary.sqrt(), -1e-9, 1.0),
+        (elementary.reciprocal(), -1.0, 1.0),
+        (elementary.reciprocal(), 0.0, 1.0),
+        (elementary.power(-2), -1.0, 1.0),
+        (elementary.power(0.3), -1.0, 1.0),
+        (elementary.power(-0.7), 0.0, 1.0),
         (elementary.tan(), 1.0, 2.0),
         (elementary.tan(), 3.0, 3.2),
         (elementary.asin(), 0.5, 1.0000001),
@@ -550,12 +551,12 @@ def test_there_is_no_bound_outside_of_the_domain(function: ScalarFunction, low: 
 @pytest.mark.parametrize(
     ("function", "ends", "image"),
     [
-        (scalar.relu(), (-math.inf, 3.0), (0.0, 3.0)),
-        (scalar.sigmoid(), (-math.inf, math.inf), (0.0, 1.0)),
-        (scalar.log(), (1.0, math.inf), (0.0, math.inf)),
-        (scalar.sqrt(), (0.0, math.inf), (0.0, math.inf)),
-        (scalar.log(), (math.inf, math.inf), (-math.inf, math.inf)),
-        (scalar.exp(), (0.0, 800.0), (1.0, math.inf)),
+        (activations.relu(), (-math.inf, 3.0), (0.0, 3.0)),
+        (activations.sigmoid(), (-math.inf, math.inf), (0.0, 1.0)),
+        (elementary.log(), (1.0, math.inf), (0.0, math.inf)),
+        (elementary.sqrt(), (0.0, math.inf), (0.0, math.inf)),
+        (elementary.log(), (math.inf, math.inf), (-math.inf, math.inf)),
+        (elementary.exp(), (0.0, 800.0), (1.0, math.inf)),
     ],
 )
 def test_images_of_unbounded_intervals(function: ScalarFunction, ends, image):
@@ -568,16 +569,16 @@ def test_images_of_unbounded_intervals(function: ScalarFunction, ends, image):
 def test_there_is_no_line_where_infinity_is_taken_from_infinity():
     interval = Interval(*torch.tensor([[0.0], [1e200]], dtype=torch.float64))
     steep = torch.tensor([1e200], dtype=torch.float64)
-    lines = scalar.power(4).lines_at(interval, steep, steep)
+    lines = elementary.power(4).lines_at(interval, steep, steep)
     assert [lines.upper_slope.item(), lines.upper_intercept.item()] == [0, math.inf]
 
 
 def test_images_that_have_to_stay_in_a_domain_do():
     """Rounding outward must not push an exponential or a square root below 0, where the next function ends."""
     wide = Interval(torch.tensor([-800.0, 0.0]).double(), torch.tensor([1.0, 0.0]).double())
-    assert (scalar.exp().interval(wide).lower >= 0).all()
-    assert (scalar.sigmoid().interval(wide).lower >= 0).all()
-    assert scalar.sqrt().interval(Interval(wide.lower[1:], wide.upper[1:])).lower.item() == 0
+    assert (elementary.exp().interval(wide).lower >= 0).all()
+    assert (activations.sigmoid().interval(wide).lower >= 0).all()
+    assert elementary.sqrt().interval(Interval(wide.lower[1:], wide.upper[1:])).lower.item() == 0
     assert periodic.sin().interval(Interval(-10 * wide.upper, 10 * wide.upper)).upper[0].item() == 1
 
 
@@ -600,11 +601,11 @@ def test_any_shape_and_any_device(name: str):
 
 def test_senseless_parameters_are_refused():
     for build in (
-        lambda: scalar.clamp(),
-        lambda: scalar.softplus(0.0),
-        lambda: scalar.elu(-1.0),
-        lambda: scalar.power(math.nan),
-        lambda: scalar.gelu("none of them"),
+        lambda: activations.clamp(),
+        lambda: activations.softplus(0.0),
+        lambda: activations.elu(-1.0),
+        lambda: elementary.power(math.nan),
+        lambda: activations.gelu("none of them"),
     ):
         with pytest.raises(InvalidInput):
             build()

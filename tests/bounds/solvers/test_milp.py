@@ -11,9 +11,9 @@ from oracles.networks import dense, grid
 from torch import Tensor, nn
 
 from bounds import Box, Graph, Interval, InvalidInput, LpBall, UnsupportedLayer, capture, crown, margin_bounds
-from bounds.solvers.affine_form import Form
+from bounds.solvers.affine_form import AffineForm
 from bounds.solvers.encoding import Encoding
-from bounds.solvers.milp import Search, milp_bounds, milp_margins
+from bounds.solvers.milp import BranchAndBound, milp_bounds, milp_margins
 from bounds.solvers.triangle import lp_bounds, lp_margins
 
 NETWORKS = ("mlp_relu", "mlp_relu_deep", "mlp_leaky", "cnn_relu", "cnn_bn_avgpool")
@@ -152,7 +152,7 @@ def test_a_maximum_without_one_of_its_entries_is_seen(monkeypatch: pytest.Monkey
     ball = LpBall(torch.tensor([[0.2, -0.1]]).double(), 0.7, low=None, high=None)
     whole = Encoding._curve
 
-    def short(self: Encoding, function: object, form: Form, interval: Interval, *rest: object) -> Form:
+    def short(self: Encoding, function: object, form: AffineForm, interval: Interval, *rest: object) -> AffineForm:
         found = whole(self, function, form, interval, *rest)
         return found._replace(matrix=0 * found.matrix, offset=0 * found.offset)
 
@@ -183,13 +183,13 @@ def test_a_wrong_big_m_is_seen(monkeypatch: pytest.MonkeyPatch):
     """The mutant: neurons that are held to both lines, so that what remains is empty or far too small."""
     model, graph, x = NETS["wide"], graph_of("wide"), torch.tensor([[0.3, 0.4]]).double()
     ball = LpBall(x, 1.0, low=None, high=None)
-    whole = Search.__init__
+    whole = BranchAndBound.__init__
 
-    def tight(self: Search, *arguments: object) -> None:
+    def tight(self: BranchAndBound, *arguments: object) -> None:
         whole(self, *arguments)
         self.loose = self.tight - 0.7 * (self.tight - self.loose)
 
-    monkeypatch.setattr(Search, "__init__", tight)
+    monkeypatch.setattr(BranchAndBound, "__init__", tight)
     label = model(x).argmax(1)
     found = milp_margins(graph, ball, label)
     assert (found.proved > found.reached + 1e-6).any()

@@ -157,5 +157,5 @@ def test_bad_input_is_refused():
     with pytest.raises(InvalidInput, match="labels must be class indices"):
         sdp_margins(model, ball, label + 3)
     wide = nn.Sequential(nn.Linear(2, 200), nn.ReLU(), nn.Linear(200, 2)).double()
-    with pytest.raises(InvalidInput, match="at most 100 entries of the input and open neurons"):
+    with pytest.raises(InvalidInput, match="at most 100 entries of the input and unstable neurons"):
         sdp_margins(wide, LpBall(X, 10.0, low=None, high=None), label)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bounds import Box, Graph, InvalidInput, LpBall, SparseBall, UnsupportedLayer, capture, crown, margin_bounds
 from bounds.operations.functions import Tables
-from bounds.relaxations.scalar import Lines, ScalarFunction
-from bounds.solvers.affine_form import Form, lowest, shifted
+from bounds.relaxations.scalar import LinePair, ScalarFunction
+from bounds.solvers.affine_form import AffineForm, lowest, shifted
 from bounds.solvers.encoding import encodings
 from bounds.solvers.linear_programme import LinearProgramme, Proposal
 from bounds.solvers.triangle import lp_bounds, lp_margins
@@ -121,7 +121,7 @@ def test_a_wrong_line_is_seen(monkeypatch: pytest.MonkeyPatch):
     """The mutant: upper lines that are 10 % too flat."""
     whole = ScalarFunction.lines
 
-    def flat(self: ScalarFunction, interval: object) -> Lines:
+    def flat(self: ScalarFunction, interval: object) -> LinePair:
         lines = whole(self, interval)
         return lines._replace(upper_slope=0.9 * lines.upper_slope, upper_intercept=0.9 * lines.upper_intercept)
 
@@ -226,7 +226,7 @@ def exactly(model: nn.Sequential, x: Tensor) -> list[Fraction]:
     return values
 
 
-def test_rounding_of_forms_is_within_their_doubt():
+def test_rounding_of_forms_is_within_their_rounding_error():
     """At single points, where nothing but rounding is left."""
     model, x = (
         dense(nn.ReLU(), 4, 20, 20, 20, 3, seed=2),
@@ -241,12 +241,15 @@ def test_rounding_of_forms_is_within_their_doubt():
             assert Fraction(low) <= value <= Fraction(high)
         values = (torch.tensordot(x[row], output.matrix, 1) + output.offset)[0].tolist()
         off += [abs(Fraction(value) - true) for value, true in zip(values, exact, strict=True)]
-        assert all(error <= Fraction(doubt) for error, doubt in zip(off[-3:], output.doubt[0].tolist(), strict=True))
+        assert all(
+            error <= Fraction(rounding_error)
+            for error, rounding_error in zip(off[-3:], output.rounding_error[0].tolist(), strict=True)
+        )
         assert float((upper - lower).max()) < 1e-11
     assert max(off) > 0
-    least, offset, doubt = torch.rand(3, 100, generator=generator(2), dtype=torch.float64)
-    found = shifted(least, Form(offset[None], offset, doubt))
-    for bound, *parts in zip(found.tolist(), least.tolist(), offset.tolist(), doubt.tolist(), strict=True):
+    least, offset, rounding_error = torch.rand(3, 100, generator=generator(2), dtype=torch.float64)
+    found = shifted(least, AffineForm(offset[None], offset, rounding_error))
+    for bound, *parts in zip(found.tolist(), least.tolist(), offset.tolist(), rounding_error.tolist(), strict=True):
         one, other, less = map(Fraction, parts)
         assert one + other - less - Fraction(1, 10**14) < Fraction(bound) <= one + other - less
 

@@ -37,7 +37,7 @@ def least_and_largest(x: Tensor, *, dim: int | None = None, keepdim: bool = Fals
     return amin(x, dims, keepdim), x.amax(dims, keepdim)
 
 
-def clamp(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def clamp_to_tensors(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     """Each entry between limits of its own."""
     x = x if low is None else maximum(x, low)
     return x if high is None else minimum(x, high)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from bounds.graph.known import within
+from bounds.decompositions.known import within
 
 
 def _standardized(x: Tensor, dims: list[int], epsilon: float, *, centered: bool = True) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from bounds.graph.known import shares
+from bounds.decompositions.known import shares
 
 
 def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:

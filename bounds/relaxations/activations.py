@@ -1,10 +1,9 @@
-"""The scalar functions that networks apply entry by entry, each with its pieces: a catalogue for linear bounds.
+"""Activation functions that networks apply entry by entry, each with its pieces.
 
 Every derivative keeps its relative accuracy in the tails, or its absolute one where the function says so.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +12,12 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
-from bounds.relaxations.piecewise import Piece, PiecewiseFunction
-from bounds.relaxations.relu import Rectifier
-from bounds.relaxations.scalar import SPECIAL, Map, bisect
+from bounds.relaxations.piecewise import Piece, PiecewiseFunction, linear_piece, tiny
+from bounds.relaxations.relu import ReLURelaxation
+from bounds.relaxations.scalar import SPECIAL, Map, bracketed
 
 _INFINITY = math.inf
 _ARITHMETIC = 4.0  # units of rounding of a few sums and products
-
-
-def _tiny(x: Tensor) -> float:
-    return torch.finfo(x.dtype).tiny
-
-
-def _line(slope: float | Tensor, offset: float = 0.0, start: float = -_INFINITY, end: float = _INFINITY) -> Piece:
-    """A linear piece."""
-    return Piece(lambda x: slope * x + offset, lambda x: slope * torch.ones_like(x), 0, None, start, end)
 
 
 # Piecewise linear functions
@@ -36,11 +26,11 @@ def _line(slope: float | Tensor, offset: float = 0.0, start: float = -_INFINITY,
 def leaky_relu(negative_slope: float | Tensor = 0.01) -> PiecewiseFunction:
     """``max(x, 0) + negative_slope min(x, 0)``, for any slope, also a tensor that broadcasts to the input (PReLU)."""
     if not isinstance(negative_slope, Tensor) and 0 <= negative_slope <= 1:
-        return _rectifier(float(negative_slope))
+        return _leaky_relu(float(negative_slope))
     slope = negative_slope.detach() if isinstance(negative_slope, Tensor) else negative_slope
     return PiecewiseFunction(
         value=lambda x: torch.where(x > 0, x, slope * x),
-        pieces=(_line(slope, end=0.0), _line(1.0, start=0.0)),
+        pieces=(linear_piece(slope, end=0.0), linear_piece(1.0, start=0.0)),
         curvature=torch.where(slope <= 1, 1, -1) if isinstance(slope, Tensor) else 1 if slope <= 1 else -1,
         relative_error=_ARITHMETIC,
     )
@@ -51,13 +41,13 @@ prelu = leaky_relu
 
 def relu() -> PiecewiseFunction:
     """``max(x, 0)``; its lower slope is 1 if the interval reaches farther above 0 than below, else 0."""
-    return _rectifier(0.0)
+    return _leaky_relu(0.0)
 
 
-def _rectifier(slope: float) -> Rectifier:
-    return Rectifier(
+def _leaky_relu(slope: float) -> ReLURelaxation:
+    return ReLURelaxation(
         value=torch.relu if slope == 0 else lambda x: torch.where(x > 0, x, slope * x),
-        pieces=(_line(slope, end=0.0), _line(1.0, start=0.0)),
+        pieces=(linear_piece(slope, end=0.0), linear_piece(1.0, start=0.0)),
         curvature=1,
         relative_error=_ARITHMETIC if slope else 0.0,
         range=(0.0, _INFINITY) if slope == 0 else (-_INFINITY, _INFINITY),
@@ -67,7 +57,7 @@ def _rectifier(slope: float) -> Rectifier:
 
 def absolute() -> PiecewiseFunction:
     """``|x|``."""
-    pieces = (_line(-1.0, end=0.0), _line(1.0, start=0.0))
+    pieces = (linear_piece(-1.0, end=0.0), linear_piece(1.0, start=0.0))
     return PiecewiseFunction(value=torch.abs, pieces=pieces, curvature=1, relative_error=0.0, range=(0.0, _INFINITY))
 
 
@@ -79,11 +69,11 @@ def clamp(low: float | None = None, high: float | None = None) -> PiecewiseFunct
     if math.isnan(start) or math.isnan(end):
         raise InvalidInput(f"low and high must be numbers, got {low} and {high}: repair them")
     start = min(start, end)  # high goes first, as in torch: all values become it where low exceeds it
-    pieces = [_line(1.0, start=start, end=end)]
+    pieces = [linear_piece(1.0, start=start, end=end)]
     if low is not None:
-        pieces.insert(0, _line(0.0, start, end=start))
+        pieces.insert(0, linear_piece(0.0, start, end=start))
     if high is not None:
-        pieces.append(_line(0.0, end, start=end))
+        pieces.append(linear_piece(0.0, end, start=end))
     return PiecewiseFunction(
         value=lambda x: x.clamp(start, end),
         pieces=tuple(pieces),
@@ -108,7 +98,7 @@ def hardsigmoid() -> PiecewiseFunction:
     rising = Piece(lambda x: (x + 3) / 6, lambda x: torch.ones_like(x) / 6, 0, None, -3.0, 3.0)
     return PiecewiseFunction(
         value=F.hardsigmoid,
-        pieces=(_line(0.0, end=-3.0), rising, _line(0.0, 1.0, start=3.0)),
+        pieces=(linear_piece(0.0, end=-3.0), rising, linear_piece(0.0, 1.0, start=3.0)),
         relative_error=_ARITHMETIC,
         range=(0.0, 1.0),
     )
@@ -119,7 +109,7 @@ def hardswish() -> PiecewiseFunction:
     bowl = Piece(lambda x: x * ((x + 3) / 6), lambda x: (2 * x + 3) / 6, 1, lambda k, *_: 3 * k - 1.5, -3.0, 3.0)
     return PiecewiseFunction(
         value=F.hardswish,
-        pieces=(_line(0.0, end=-3.0), bowl, _line(1.0, start=3.0)),
+        pieces=(linear_piece(0.0, end=-3.0), bowl, linear_piece(1.0, start=3.0)),
         relative_error=_ARITHMETIC,
         absolute_error=_ARITHMETIC,
         range=(-0.375, _INFINITY),
@@ -135,7 +125,7 @@ def _sigmoid_slope(x: Tensor) -> Tensor:
 
 def _sigmoid_root(slope: Tensor) -> Tensor:
     """The positive point where the sigmoid has the slope: logit(s) for s (1 - s) = slope."""
-    slope = slope.clamp(_tiny(slope), 0.25)
+    slope = slope.clamp(tiny(slope), 0.25)
     larger = (1 + (1 - 4 * slope).sqrt()) / 2
     return 2 * larger.log() - slope.log()  # 1 - s is slope / s
 
@@ -167,7 +157,7 @@ def atan() -> PiecewiseFunction:
     """The inverse tangent."""
     limit = math.nextafter(math.pi / 2, 2)
     return _s_shape(
-        torch.atan, lambda x: 1 / (1 + x * x), lambda k: (1 / k.clamp(_tiny(k), 1) - 1).sqrt(), limit=limit, low=-limit
+        torch.atan, lambda x: 1 / (1 + x * x), lambda k: (1 / k.clamp(tiny(k), 1) - 1).sqrt(), limit=limit, low=-limit
     )
 
 
@@ -177,7 +167,7 @@ def erf() -> PiecewiseFunction:
     return _s_shape(
         torch.erf,
         lambda x: scale * torch.exp(-x * x),
-        lambda k: (-(k / scale).clamp(_tiny(k), 1).log()).sqrt(),
+        lambda k: (-(k / scale).clamp(tiny(k), 1).log()).sqrt(),
         limit=1.0,
         low=-1.0,
         absolute_error=1.0,
@@ -196,12 +186,12 @@ def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Pie
         lambda x: height * torch.expm1(rate * x),
         lambda x: steepest * torch.exp(rate * x),
         1 if alpha else 0,
-        (lambda k, *_: (k / steepest).clamp(min=_tiny(k)).log() / rate) if alpha else None,
+        (lambda k, *_: (k / steepest).clamp(min=tiny(k)).log() / rate) if alpha else None,
         end=0.0,
     )
     return PiecewiseFunction(
         value=lambda x: torch.where(x > 0, scale * x, bend.value(x.clamp(max=0))),
-        pieces=(bend, _line(scale, start=0.0)),
+        pieces=(bend, linear_piece(scale, start=0.0)),
         curvature=1 if alpha * rate <= 1 else 0,
         absolute_error=0.0 if rate == 1 else max(height, steepest),
         range=(-height * (1 + 1e-6), _INFINITY),
@@ -225,12 +215,12 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> PiecewiseFunction:
         lambda x: _softplus(beta * x) / beta,
         lambda x: torch.sigmoid(beta * x),
         1,
-        lambda k, *_: torch.logit(k.clamp(_tiny(k), 1 - unit_roundoff(k.dtype))) / beta,
+        lambda k, *_: torch.logit(k.clamp(tiny(k), 1 - unit_roundoff(k.dtype))) / beta,
         end=edge + overlap,
     )
     return PiecewiseFunction(
         value=lambda x: F.softplus(x, beta, threshold),
-        pieces=(smooth, _line(1.0, start=edge - overlap)),
+        pieces=(smooth, linear_piece(1.0, start=edge - overlap)),
         curvature=1,
         absolute_error=0.0 if beta == 1 else max(1.0, 1 / beta),
         range=(min(0.0, edge - overlap), _INFINITY),
@@ -247,7 +237,7 @@ def _bent_twice(
             # Beyond 64 the derivative is 0 or 1 as far as float64 can tell. After 36 steps the bracket is so narrow
             # (2e-9) that the derivative is straight in it.
             ends = lower.clamp(-64, 64), upper.clamp(-64, 64)
-            bracket = bisect(lambda x: curvature * (derivative(x) - slope) > 0, *ends, steps=36)
+            bracket = bracketed(lambda x: curvature * (derivative(x) - slope) > 0, *ends, steps=36)
             left, right = bracket.lower, bracket.upper
             low, high = derivative(left), derivative(right)
             share = ((slope - low) / (high - low)).nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
@@ -321,96 +311,3 @@ def _gelu_tanh() -> PiecewiseFunction:
     return _bent_twice(
         lambda x: x * torch.sigmoid(rate * (x + cubic * x * x * x)), derivative, -bend, bend, -0.1700410, 8 * SPECIAL
     )
-
-
-# Exponentials, powers and waves
-
-
-def exp() -> PiecewiseFunction:
-    """The exponential function."""
-    pieces = (Piece(torch.exp, torch.exp, 1, lambda k, *_: k.clamp(min=_tiny(k)).log()),)
-    return PiecewiseFunction(value=torch.exp, pieces=pieces, curvature=1, range=(0.0, _INFINITY))
-
-
-def _positive(lower: Tensor, upper: Tensor) -> Tensor:
-    return lower > 0
-
-
-def _nonnegative(lower: Tensor, upper: Tensor) -> Tensor:
-    return lower >= 0
-
-
-def _one_sign(lower: Tensor, upper: Tensor) -> Tensor:
-    return (lower > 0) | (upper < 0)
-
-
-def log() -> PiecewiseFunction:
-    """The natural logarithm, on intervals above 0."""
-    pieces = (Piece(torch.log, torch.reciprocal, -1, lambda k, *_: 1 / k.clamp(min=_tiny(k)), start=0.0),)
-    return PiecewiseFunction(value=torch.log, pieces=pieces, curvature=-1, domain=_positive)
-
-
-def power(exponent: float) -> PiecewiseFunction:
-    """``x ** exponent``: everywhere for integers from 0, off 0 for negative ones, else on intervals from 0 on."""
-    p = float(exponent)
-    if not math.isfinite(p):
-        raise InvalidInput(f"exponent must be finite, got {exponent}")
-
-    def value(x: Tensor) -> Tensor:
-        return x**p
-
-    if p in (0.0, 1.0):
-        return PiecewiseFunction(value=value, pieces=(_line(p, 1 - p),), curvature=1, relative_error=0.0)
-    if p % 2 == 0 and p > 0:
-        pieces: tuple[Piece, ...] = (Piece(value, _power_slope(p), 1, _power_root(p)),)
-        return PiecewiseFunction(value=value, pieces=pieces, curvature=1, range=(0.0, _INFINITY))
-    bend = -1 if 0 < p < 1 else 1
-    right = Piece(value, _power_slope(p), bend, _power_root(p), start=0.0)
-    if p % 1 != 0:
-        domain = _positive if p < 0 else _nonnegative
-        rounded = (p * 1024) % 1 != 0  # the exponent in float32, or less 1, which multiplies by a logarithm below 710
-        return PiecewiseFunction(
-            value=value,
-            pieces=(right,),
-            curvature=bend,
-            domain=domain,
-            relative_error=SPECIAL + (710 * (abs(p) + 1) if rounded else 0),
-            range=(0.0, _INFINITY),
-        )
-    left = Piece(value, _power_slope(p), 1 if p % 2 == 0 else -1, _power_root(p, -1.0), end=0.0)
-    if p > 0:
-        return PiecewiseFunction(value=value, pieces=(left, right))
-    low = 0.0 if p % 2 == 0 else -_INFINITY
-    return PiecewiseFunction(value=value, pieces=(left, right), domain=_one_sign, range=(low, _INFINITY))
-
-
-def _power_slope(p: float) -> Map:
-    return lambda x: p * x ** (p - 1)
-
-
-def _power_root(p: float, sign: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Where the derivative has a slope: on one side of 0, or on both for an even exponent above 0."""
-
-    def root(slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        ratio = slope / p
-        if p > 0 and p % 2 == 0:
-            return ratio.sign() * ratio.abs() ** (1 / (p - 1))
-        ratio = ratio if sign > 0 or p % 2 == 1 else -ratio
-        return sign * ratio.clamp(min=_tiny(ratio)) ** (1 / (p - 1))
-
-    return root
-
-
-def square() -> PiecewiseFunction:
-    """``x ** 2``."""
-    return power(2)
-
-
-def sqrt() -> PiecewiseFunction:
-    """The square root, on intervals from 0 on; its gradient at 0 is infinite."""
-    return power(0.5)
-
-
-def reciprocal() -> PiecewiseFunction:
-    """``1 / x``, on intervals without 0."""
-    return power(-1)

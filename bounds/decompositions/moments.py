@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph.known import within
-from bounds.graph.pooling import amin
+from bounds.decompositions.known import within
+from bounds.decompositions.pooling import amin
 
 
 def variance(x: Tensor, dim: list[int], unbiased: bool = True, keepdim: bool = False) -> Tensor:
@@ -65,7 +65,7 @@ def vector_norm(
     return root
 
 
-def norm(x: Tensor, p: float | None = 2, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+def legacy_norm(x: Tensor, p: float | None = 2, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
     """A norm under its former name."""
     return vector_norm(x, 2 if p is None else p, list(dim) or None, keepdim)
 
@@ -81,7 +81,7 @@ def with_mean(moment: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tens
     return both
 
 
-def distance(x: Tensor, y: Tensor, p: float = 2.0) -> Tensor:
+def norm_of_difference(x: Tensor, y: Tensor, p: float = 2.0) -> Tensor:
     """The norm of a difference, of all entries."""
     return vector_norm(x - y, p)
 
@@ -135,7 +135,7 @@ def running_product(x: Tensor, dim: int) -> Tensor:
     return torch.stack(found, dim)
 
 
-def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def bilinear_form(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A form in two vectors for each output."""
     outputs, left, right = weight.shape
     of_left: Tensor = F.linear(x, weight.permute(0, 2, 1).reshape(outputs * right, left)).unflatten(

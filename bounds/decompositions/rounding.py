@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph.known import within
+from bounds.decompositions.known import within
 
 
 def trunc(x: Tensor) -> Tensor:

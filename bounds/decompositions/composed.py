@@ -87,24 +87,6 @@ def empty_like(x: Tensor, *, dtype: torch.dtype | None = None, **layout: object)
     return empty(x, list(x.shape), dtype=dtype)
 
 
-def bilinear(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``left^T W_k right + b_k`` for every output k; where ``right`` is constant, with all weights in one product."""
-    outputs, first, second = weight.shape
-    factors = (right @ weight.reshape(outputs * first, second).T).unflatten(-1, (outputs, first))
-    result = (left.unsqueeze(-2) * factors).sum(-1)
-    return result if bias is None else result + bias  # type: ignore[no-any-return]
-
-
-def add_product_of_entries(x: Tensor, left: Tensor, right: Tensor, *, value: float = 1) -> Tensor:
-    """``x + value * left * right``."""
-    return x + value * (left * right)
-
-
-def add_quotient_of_entries(x: Tensor, left: Tensor, right: Tensor, *, value: float = 1) -> Tensor:
-    """``x + value * left / right``."""
-    return x + value * (left / right)
-
-
 def add_sum_of_products(x: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """The sum of several matrix products and what is added to it."""
     return beta * x + alpha * (left @ right).sum(0)
@@ -138,9 +120,6 @@ COMPOSED: dict[torch._ops.OperatorBase, Callable[..., Tensor]] = {
     aten._fft_c2c.default: as_it_is,
     aten._fft_c2r.default: as_it_is,
     aten.scatter_reduce.two: scatter_reduce,
-    aten.bilinear.default: bilinear,
-    aten.addcmul.default: add_product_of_entries,
-    aten.addcdiv.default: add_quotient_of_entries,
     aten.addbmm.default: add_sum_of_products,
     aten.addr.default: add_outer_product,
 }

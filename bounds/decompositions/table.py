@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.graph import moments, order, recurrent, rounding
-from bounds.graph.attention import attention, log_softmax, logcumsumexp, logsumexp, softmax
-from bounds.graph.composed import COMPOSED, COMPOSED_EXACTLY
-from bounds.graph.einsum import add_product, einsum
-from bounds.graph.normalisation import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
-from bounds.graph.pooling import (
+from bounds.decompositions import moments, order, recurrent, rounding
+from bounds.decompositions.attention import attention, log_softmax, logcumsumexp, logsumexp, softmax
+from bounds.decompositions.composed import COMPOSED, COMPOSED_EXACTLY
+from bounds.decompositions.einsum import add_product, einsum
+from bounds.decompositions.normalisation import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from bounds.decompositions.pooling import (
     adaptive_max_pool,
     amin,
-    clamp,
+    clamp_to_tensors,
     largest_along,
     least_and_largest,
     max_pool,
@@ -31,7 +31,7 @@ from bounds.graph.pooling import (
     minimum,
     smallest_along,
 )
-from bounds.graph.upsampling import nearest, resized
+from bounds.decompositions.upsampling import nearest, resized
 
 aten = torch.ops.aten
 
@@ -43,7 +43,7 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def soft_shrink(x: Tensor, lambd: float = 0.5) -> Tensor:
-    """Towards 0 by a threshold, as two rectifiers."""
+    """Towards 0 by a threshold, as two ReLUs."""
     return F.relu(x - lambd) - F.relu(-x - lambd)
 
 
@@ -52,7 +52,7 @@ def hard_shrink(x: Tensor, lambd: float = 0.5) -> Tensor:
     return torch.where(x > lambd, x, torch.where(x < -lambd, x, torch.zeros_like(x)))
 
 
-def logit(x: Tensor, eps: float | None = None) -> Tensor:
+def clamped_logit(x: Tensor, eps: float | None = None) -> Tensor:
     """The inverse of the sigmoid, of numbers that are first clamped; without a limit it stays as it is."""
     return NotImplemented if eps is None else torch.logit(x.clamp(eps, 1 - eps))
 
@@ -93,10 +93,10 @@ EXACT: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...]]]
     aten.fmax.default: maximum,
     aten.fmin.default: minimum,
     aten.aminmax.default: least_and_largest,
-    aten.clamp.Tensor: clamp,
-    aten.clip.Tensor: clamp,
+    aten.clamp.Tensor: clamp_to_tensors,
+    aten.clip.Tensor: clamp_to_tensors,
     aten.clip.default: torch.clamp,
-    aten.clamp_min.Tensor: clamp,
+    aten.clamp_min.Tensor: clamp_to_tensors,
     aten.clamp_max.Tensor: minimum,
     aten.cummax.default: order.running_maximum,
     aten.cummin.default: order.running_minimum,
@@ -140,7 +140,7 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.rsqrt.default: lambda x: x**-0.5,
     aten.einsum.default: einsum,
     aten.linalg_vector_norm.default: moments.vector_norm,
-    aten.norm.ScalarOpt_dim: moments.norm,
+    aten.norm.ScalarOpt_dim: moments.legacy_norm,
     aten.addmm.default: add_product,
     aten.baddbmm.default: add_product,
     aten.addmv.default: add_product,
@@ -168,8 +168,8 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.var_mean.correction: moments.with_mean(moments.variance_corrected),
     aten.std_mean.dim: moments.with_mean(moments.standard_deviation),
     aten.std_mean.correction: moments.with_mean(moments.standard_deviation_corrected),
-    aten.norm.Scalar: moments.norm,
-    aten.dist.default: moments.distance,
+    aten.norm.Scalar: moments.legacy_norm,
+    aten.dist.default: moments.norm_of_difference,
     aten.cdist.default: moments.distances,
     aten.pairwise_distance.default: moments.pairwise_distance,
     aten.cosine_similarity.default: moments.cosine_similarity,
@@ -178,14 +178,14 @@ REWRITES: dict[torch._ops.OperatorBase, Callable[..., Tensor | tuple[Tensor, ...
     aten.arctan2.default: moments.angle,
     aten.prod.dim_int: moments.product,
     aten.cumprod.default: moments.running_product,
-    aten.bilinear.default: moments.bilinear,
+    aten.bilinear.default: moments.bilinear_form,
     aten.quantile.scalar: order.quantile,
     aten.addcmul.default: lambda x, left, right, *, value=1: x + value * (left * right),
     aten.addcdiv.default: lambda x, above, below, *, value=1: x + value * (above / below),
     aten.xlogy.Tensor: lambda x, y: x * y.log(),
     aten.xlogy.Scalar_Other: lambda x, y: x * math.log(y),
     aten.special_entr.default: lambda x: -(x * x.log()),
-    aten.logit.default: logit,
+    aten.logit.default: clamped_logit,
     aten.special_logit.default: lambda x, eps=None: torch.logit(x, eps),
     aten.float_power.Tensor_Scalar: lambda x, exponent: x**exponent,
     aten.special_log1p.default: lambda x: (1 + x).log(),

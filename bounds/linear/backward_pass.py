@@ -1,0 +1,241 @@
+r"""One backward pass: linear functions of a node as linear functions of the input, and their minima over the set.
+
+A lower bound of :math:`a \cdot h` for a node h is carried back to the input: through an affine node by its transpose,
+through a function by the plane below or above it that the sign of the coefficient asks for. What arrives at the input
+is a linear function, whose minimum over the perturbation set is known.
+
+Upper bounds are lower bounds of :math:`-a \cdot h`. Both are carried as one row until the first function parts them.
+
+Rounding is part of the bound: a coefficient that is off by :math:`\gamma |a| |W|` meets values of at most H, the
+known bound of the node, so that :math:`\gamma |a| (|W| H + |b|)` at every node, summed up, covers it.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bounds.errors import UnsupportedLayer
+from bounds.linear.network import is_box, largest
+from bounds.linear.through_functions import Through, through_lines
+from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.operations.affine import RESHAPE
+from bounds.operations.node import entries
+from bounds.relaxations.scalar import ScalarFunction
+from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
+from bounds.sets.balls import Interval, LpBall
+from bounds.sets.linear_minimum import OTHER_OPERATIONS, PerturbationSet, linear_minimum, norm_of
+
+if TYPE_CHECKING:
+    from bounds.linear.backward import Backward
+
+
+class Pass:
+    """One pass from a node to the input; arguments as in :meth:`bounds.linear.backward.Backward.bounds`.
+
+    Attributes:
+        total: constants and errors that have been met on the way.
+    """
+
+    def __init__(
+        self,
+        shared: "Backward",
+        name: str,
+        start: AnyRows,
+        region: PerturbationSet,
+        *,
+        both: bool,
+        choose: Through | None,
+        rounded: bool,
+        intervals: bool,
+    ) -> None:
+        self.shared = shared
+        self.name = name
+        self.start = start
+        self.region = region
+        self.both = both
+        self.choose = choose
+        self.rounded = rounded and shared.network.sound != "real"
+        self.intervals = intervals
+        self.total = _Sum(2 * start.count if both else start.count, shared.network.nodes[name].value)
+
+    def least(self) -> Tensor:
+        """Lower bounds (N, R), followed by those of the opposite functions where both are wanted."""
+        network = self.shared.network
+        rows: dict[str, AnyRows] = {self.name: self.start}
+        for current in reversed(network.order[: network.order.index(self.name) + 1]):
+            node = network.nodes[current]
+            if current not in rows or node.operation == "input":
+                continue
+            here = rows.pop(current)
+            if current in network.functions and self.intervals:
+                self._end_at(current, here.expanded())
+                continue
+            for parent, part in zip(node.parents, self._through(current, here), strict=True):
+                rows[parent] = self._joined(rows[parent], part, parent) if parent in rows else part
+                self._measure(rows[parent])
+        if rows:
+            (last,) = rows.values()
+            least = self._at_input(last.expanded())
+        else:
+            nothing = torch.zeros_like(self.total.constant)
+            least = self._with_constants(nothing, nothing)
+        return network.unless_overflowing(self.name, Interval(least, least)).lower if self.rounded else least
+
+    def _measure(self, part: AnyRows) -> None:
+        if not isinstance(part, UnitRows):
+            self.shared.widest[self.name] = max(self.shared.widest.get(self.name, 0), part.width)
+
+    def _joined(self, one: AnyRows, other: AnyRows, name: str) -> Rows:
+        """The sum of coefficients that reach a node on several ways."""
+        first, second = one.expanded(), other.expanded()
+        if first.count < second.count:
+            first = mirrored(first)
+        elif second.count < first.count:
+            second = mirrored(second)
+        summed = added(first, second)
+        if self.rounded:
+            unit = 2 * unit_roundoff(summed.values.dtype)
+            self.total.add_error(unit * summed.size(largest(self.shared.network.intervals[name])))
+        return summed
+
+    # ------------------------------------------------------------------------------------------------------ nodes
+
+    def _through(self, name: str, rows: AnyRows) -> tuple[AnyRows, ...]:
+        """Coefficients of the parents of a node."""
+        if name in self.shared.network.functions:
+            return self._through_function(name, rows.expanded())
+        return self._through_affine(name, rows, folded=name != self.name and self.shared.network.folded(name))
+
+    def _through_affine(self, name: str, rows: AnyRows, *, folded: bool) -> tuple[AnyRows, ...]:
+        """Coefficients of the parents; of a folded node, constants and errors are in the functions behind it."""
+        network = self.shared.network
+        node, rule = network.nodes[name], network.rules[name]
+        if node.batch != 0:
+            raise UnsupportedLayer(
+                f"{node.operation} mixes the dimension of inputs with others, which linear bounds do not follow; it "
+                f"stands at {node.origin}"
+            )
+        parents = tuple(network.intervals[parent].lower for parent in node.parents)
+        if rule is not RESHAPE and not folded:
+            start, _ = rule.at_zero(node, parents)
+            self.total.add(rows.dot(start))
+            if self.rounded and (error := network.rounding(name)) is not None:
+                self.total.add_error(rows.size(error))
+        parts = rule.transpose(node, rows, tuple(part.shape for part in parents))
+        if parts is not None:
+            return parts
+        values = rows.expanded().dense()
+        _, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
+        # Rows come first here: a parent that the node does not depend on, as of broadcast_tensors, has no rows yet.
+        return tuple(DenseRows(part.transpose(0, 1)) for part in torch.func.vmap(transpose, in_dims=1)(values))
+
+    def _through_function(self, name: str, rows: Rows) -> tuple[Rows, ...]:
+        function = self.shared.network.functions[name]
+        if not isinstance(function, ScalarFunction):
+            rows = DenseRows(rows.dense())
+        joint = self.both and rows.count < self.total.count  # lower and upper bound still in one row
+        if self.choose is not None:
+            rows = rows.cleaned()  # beyond the map are no planes
+            propagated = self.choose(name, mirrored(rows) if joint else rows, self.rounded)
+        elif isinstance(function, ScalarFunction):
+            propagated = through_lines(rows, self.shared.lines(name, self.rounded), joint=joint)
+        else:
+            planes = self.shared.default_planes(name).at(rows)
+            propagated = self.shared.through_planes(name, rows, planes, self.rounded, joint=joint)
+        self.total.add(propagated.constant, joint=False)
+        if propagated.rounding_error is not None:
+            self.total.add_error(propagated.rounding_error)
+        return propagated.parts
+
+    def _end_at(self, name: str, rows: Rows) -> None:
+        """End at a function, with the interval of its values."""
+        middle, gain, rounding_error = _in_interval(rows, self.shared.network.intervals[name])
+        self.total.add(middle)
+        self.total.gain(gain, rounding_error if self.rounded else torch.zeros_like(rounding_error))
+
+    # ------------------------------------------------------------------------------------------------------ input
+
+    def _at_input(self, rows: Rows) -> Tensor:
+        """Minima over the set of what has arrived at the input, with all constants and errors."""
+        region, network = self.region, self.shared.network
+        shape = network.nodes[network.order[0]].value.shape
+        if rows.count < self.total.count and not is_box(region):
+            rows = mirrored(rows)
+        if is_box(region):
+            hull = region.hull()
+            box = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+            middle, gain, rounding_error = _in_interval(rows, box)
+        elif isinstance(region, LpBall) and region.low is region.high is region.frozen_features is None:
+            middle, gain, rounding_error = _in_ball(rows, region, shape)
+        else:
+            values = rows.dense()
+            least = linear_minimum(values.reshape(*values.shape[:2], *region.center.shape[1:]), region)
+            middle, gain, rounding_error = least, torch.zeros_like(least), torch.zeros_like(least)
+        least = middle - gain
+        if least.shape[1] < self.total.count:
+            least = torch.cat([least, -middle - gain], 1)
+            rounding_error = torch.cat([rounding_error, rounding_error], 1)
+        return self._with_constants(least, rounding_error)
+
+    def _with_constants(self, least: Tensor, rounding_error: Tensor) -> Tensor:
+        bound = least + self.total.constant
+        if self.rounded:
+            rounding_error = (rounding_error + self.total.error) * (1 + 1e-3)
+            unit = (len(self.shared.network.order) + 8) * unit_roundoff(bound.dtype)
+            bound = bound - (rounding_error + unit * (least.abs() + self.total.sizes + rounding_error))
+        return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
+
+
+def _in_interval(rows: Rows, interval: Interval) -> tuple[Tensor, Tensor, Tensor]:
+    """The value at the centre of an interval, how far it falls within, and what rounding does to both."""
+    center = interval.lower + (interval.upper - interval.lower) / 2
+    radius = torch.maximum(interval.upper - center, center - interval.lower)
+    middle = rows.dot(center)
+    gain, size = rows.sums(rows.values.abs(), [radius, center.abs()]).unbind(2)
+    error = 2 * accumulated_error(entries(center) + 8, center.dtype)
+    return middle, gain, error * (size + gain) + torch.finfo(center.dtype).tiny * entries(center)
+
+
+def _in_ball(rows: Rows, region: LpBall, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+    """The value at the centre of an l_p ball, the fall by Hölder's inequality, and the error of both."""
+    rows = rows.cleaned()
+    center = region.center.reshape(shape)
+    slopes = rows.flat().abs()
+    middle = rows.dot(center)
+    gain = region.radii[:, None] * norm_of(slopes, region.dual_norm).squeeze(2)
+    powers = OTHER_OPERATIONS if 1 < region.dual_norm < torch.inf else 8
+    error = 2 * accumulated_error(slopes.shape[2] + powers, center.dtype)
+    lost = 4 * torch.finfo(center.dtype).tiny * (slopes.sum(2) + slopes.shape[2])
+    return middle, gain, error * (rows.size(center.abs()) + gain) + lost
+
+
+class _Sum:
+    """Constants and errors that have been met on the way, (N, count) each."""
+
+    def __init__(self, count: int, like: Tensor) -> None:
+        self.count = count
+        self.constant = like.new_zeros(len(like), count)
+        self.sizes = self.constant
+        self.error = self.constant
+
+    def add(self, value: Tensor, *, joint: bool = True) -> None:
+        """Add a constant; of rows for both bounds, the opposite ones have the opposite constant."""
+        if joint and value.shape[1] < self.count:
+            value = torch.cat([value, -value], 1)
+        self.constant = self.constant + value
+        self.sizes = self.sizes + value.abs()
+
+    def gain(self, value: Tensor, rounding_error: Tensor) -> None:
+        """Take something away from both bounds."""
+        if value.shape[1] < self.count:
+            value = torch.cat([value, value], 1)
+        self.add(-value)
+        self.add_error(rounding_error)
+
+    def add_error(self, value: Tensor) -> None:
+        """Add an error, the same for both bounds."""
+        if value.shape[1] < self.count:
+            value = torch.cat([value, value], 1)
+        self.error = self.error + value

@@ -1,0 +1,207 @@
+"""A network with intervals of all its nodes, improved by backward passes, and linear bounds on its outputs."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from bounds.linear.alpha import optimized
+from bounds.linear.backward import Backward
+from bounds.linear.network import Network, is_box
+from bounds.memory import MEMORY, in_chunks, keep_freed_memory
+from bounds.operations.node import entries
+from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
+from bounds.rows import DenseRows, UnitRows, wanted_first
+from bounds.sets.balls import Interval, LpBall
+from bounds.sets.linear_minimum import PerturbationSet
+
+# Rows that share a window cost less: so many more of them are bounded rather than each on its own.
+MORE_ROWS = 1.6
+SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
+
+
+class RefinedNetwork:
+    """A network with intervals of all its nodes, improved by backward passes, and linear bounds that rest on them.
+
+    :meth:`refine` finds the intervals, in a copy: those of the network that is handed in stay as they are.
+
+    Args:
+        network: the network.
+        start: intervals of all nodes that hold, as an earlier refinement found them. They are kept, except behind
+            nodes with a known interval.
+        known: intervals that hold besides, by node, as those of one side of a neuron. The bounds then speak of inputs
+            of the set for which these nodes lie in them.
+        tighten: improve intervals by backward passes wherever a function is unstable.
+        parallel: planes with the same slopes below and above.
+        steps: of ascent for the planes of each bound.
+        memory: bytes for coefficients.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        start: Mapping[str, Interval] | None = None,
+        known: Mapping[str, Interval] = MappingProxyType({}),
+        tighten: bool = False,
+        parallel: bool = False,
+        steps: int = 0,
+        memory: int = MEMORY,
+    ) -> None:
+        self.network = network.without_intervals()
+        self.start = start
+        self.known = known
+        self.tighten = tighten
+        self.steps = steps
+        self.memory = memory
+        self.backward = Backward(self.network, parallel=parallel)
+
+    def refine(self) -> Network:
+        """The network with its intervals; they are found once."""
+        network = self.network
+        if network.intervals:
+            return network
+        keep_freed_memory()
+        network.partial = bool(self.known) or self.start is not None
+        changed: set[str] = set()  # nodes with a known interval, and those behind them
+        straight, separate = self._near_the_input()
+        for name in network.order:
+            if name in self.known or not changed.isdisjoint(network.nodes[name].parents):
+                changed.add(name)
+            if self.start is not None and name not in changed:
+                network.accept(name, self.start[name])
+                continue
+            network.propagate(name)
+            for given in (self.start or {}, self.known):
+                if name in given:
+                    network.intervals[name] = network.intervals[name] & given[name]
+            self._improve(name, straight, separate)
+        return network
+
+    def _near_the_input(self) -> tuple[set[str], set[str]]:
+        """Nodes that no function parts from the input; of these, those with at most one entry of it behind each."""
+        straight: set[str] = set()
+        separate: set[str] = set()
+        for name, node in self.network.nodes.items():
+            if name not in self.network.functions and straight.issuperset(node.parents):
+                straight.add(name)
+            alone = len(node.parents) == 1 and separate.issuperset(node.parents) and name in straight
+            if node.operation == "input" or (alone and self.network.rules[name].transpose in SEPARATE):
+                separate.add(name)
+        return straight, separate
+
+    def _improve(self, name: str, straight: set[str], separate: set[str]) -> None:
+        """Tighten the interval of a node where backward passes may know more than intervals."""
+        network, box = self.network, is_box(self.network.ball)
+        node = network.nodes[name]
+        if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
+            return
+        # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one affine
+        # operation on a box, intervals know all.
+        exact = box and len(node.parents) == 1 and separate.issuperset(node.parents)
+        if name in straight and not box:
+            self._tighten(name, everywhere=True)
+        elif self.tighten and name != "output" and not exact:
+            self._tighten(name, everywhere=False)
+
+    def output(self) -> Interval:
+        """Linear bounds (N, K) on the outputs, where intervals are not tighter."""
+        value, interval = self.network.nodes["output"].value, self.refine().intervals["output"]
+        size = len(self.network.ball.center)
+        index = torch.arange(value.numel() // max(1, size), device=value.device).expand(size, -1)
+        linear = self._of_entries("output", index, self.network.ball)
+        return linear & Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper)))
+
+    def functions(self, rows: Tensor, *, target: float = torch.inf, intervals: bool = False) -> Tensor:
+        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone."""
+        value = self.refine().nodes["output"].value
+        values = rows.reshape(*rows.shape[:2], *value.shape[1:])
+
+        def bound(part: slice) -> Tensor:
+            start, ball = DenseRows(values[:, part]), self.network.ball
+            if self.steps:
+                return optimized(self.backward, "output", start, ball, steps=self.steps, both=False, target=target)
+            return self.backward.bounds("output", start, ball, intervals=intervals)
+
+        return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
+
+    def _tighten(self, name: str, everywhere: bool) -> None:
+        """Replace an interval by linear bounds, everywhere or where a function of it is unstable."""
+        network, interval = self.network, self.network.intervals[name]
+        wanted = torch.ones_like(interval.lower, dtype=torch.bool)
+        if not everywhere:
+            wanted = torch.stack([self._unstable(name, key) for key in network.consumers(name)]).any(0)
+        index, group = _places(wanted)
+        if index.numel() == 0:
+            return
+        # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
+        better = self._of_entries(name, index, _without_box(network.ball), group)
+        lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
+        lower = lower.scatter(1, index, torch.maximum(lower.gather(1, index), better.lower))
+        upper = upper.scatter(1, index, torch.minimum(upper.gather(1, index), better.upper))
+        network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
+
+    def _unstable(self, name: str, consumer: str) -> Tensor:
+        """Where bounds of a node are worth having for a function of it."""
+        network = self.network
+        parents = network.nodes[consumer].parents
+        for parent in parents:
+            if parent not in network.intervals:  # another parent comes later: all may matter
+                return torch.ones_like(network.intervals[name].lower, dtype=torch.bool)
+        unstable = network.functions[consumer].unstable(*network.parents(consumer))
+        return torch.stack([part for part, parent in zip(unstable, parents, strict=True) if parent == name]).any(0)
+
+    def _of_entries(self, name: str, index: Tensor, region: PerturbationSet, group: int = 1) -> Interval:
+        """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row, in groups of a place."""
+        value = self.network.nodes[name].value
+        groups = index.unflatten(1, (-1, group))
+
+        def bound(part: slice) -> Tensor:
+            start = UnitRows(groups[:, part].flatten(1), tuple(value.shape[1:]), value, group)
+            if self.steps:
+                found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
+            else:
+                found = self.backward.bounds(name, start, region, both=True)
+            return torch.stack(found.chunk(2, 1))
+
+        at_once = lambda: max(1, self._rows_at_once(name) // group)  # noqa: E731
+        lower, upper = torch.cat(list(in_chunks(bound, groups.shape[1], at_once)), 2)
+        return Interval(lower, -upper)
+
+    def _rows_at_once(self, name: str = "output") -> int:
+        """How many rows to bound at once; of nodes before, the widest is taken until it is known what rows need."""
+        network = self.network
+        before = network.order[: network.order.index(name) + 1]
+        widest = self.backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
+        value = network.nodes[name].value
+        tensors = 24 if self.steps else 16  # of the size of the coefficients of one node, at the same time
+        return max(1, self.memory // (tensors * 2 * widest * max(1, len(value)) * value.element_size()))
+
+
+def _places(wanted: Tensor) -> tuple[Tensor, int]:
+    """Entries (N, R) of a row that include all that are wanted, (N, *shape), and how many in turn share a place.
+
+    Inputs with fewer such entries have others bounded as well. In a map, rows of one place share their window: they
+    are taken together unless that means many more of them.
+    """
+    flat = wanted.reshape(len(wanted), -1)  # a node may be one number
+    most = int(flat.sum(1).max()) if flat.numel() else 0
+    if wanted.ndim == 4 and most:
+        here = wanted.flatten(2)  # (N, C, places)
+        places, group = int(here.any(1).sum(1).max()), int(here.sum(1).max())
+        if places * group <= MORE_ROWS * most:
+            place = wanted_first(here.any(1), places)
+            channel = wanted_first(
+                here.transpose(1, 2).gather(1, place[..., None].expand(-1, -1, here.shape[1])), group
+            )
+            return (channel * here.shape[2] + place[..., None]).flatten(1), group
+    return wanted_first(flat, most), 1
+
+
+def _without_box(region: PerturbationSet) -> PerturbationSet:
+    """A set that contains it and is cheaper to find minima over."""
+    if isinstance(region, LpBall) and region.norm != torch.inf:
+        return replace(region, low=None, high=None)
+    return region
