@@ -20,7 +20,7 @@ from bounds import Graph, InvalidInput, InvalidModel, checks, margin_bounds
 from bounds.circumstances import isolated
 from bounds.linear.methods import LinearBounds, margin_rows
 from bounds.linear.network import Network
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import PerturbationSet
 
 
 def epsilon_schedule(

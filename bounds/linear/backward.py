@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
-from bounds.linear.network import Network, is_box, largest
+from bounds.linear.network import Network, largest
 from bounds.linear.through_functions import Lines, Passage, through_lines, through_planes
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.affine import RESHAPE
@@ -26,8 +26,9 @@ from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import Rectifier
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import Dense, Rows, Units, Windows, added, mirrored
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import OTHER_OPERATIONS, PerturbationSet, linear_minimum, norm_of
+from bounds.sets.balls import Interval, LpBall, PerturbationSet
+from bounds.sets.linear_minimum import OTHER_OPERATIONS, linear_minimum
+from bounds.sets.moves import norm_of
 
 # The passage of rows through a function with planes of their own: name, rows, whether rounding matters.
 Choose = Callable[[str, Rows, bool], Passage]
@@ -249,9 +250,9 @@ class Backward:
     def _least(self, rows: Rows | Units, region: PerturbationSet, total: "_Sum", rounded: bool) -> Tensor:
         """Minima over the set of what has arrived at the input, with all constants and errors."""
         rows = rows.expanded() if isinstance(rows, Units) else rows
-        if rows.count < total.count and not is_box(region):
+        if rows.count < total.count and not region.is_box:
             rows = mirrored(rows)
-        if is_box(region):
+        if region.is_box:
             middle, gain, doubt = self._in_box(rows, region)
         elif isinstance(region, LpBall) and region.low is region.high is region.frozen_features is None:
             middle, gain, doubt = self._in_ball(rows, region)

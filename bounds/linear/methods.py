@@ -9,7 +9,6 @@ References:
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.alpha import optimized
 from bounds.linear.backward import Backward
-from bounds.linear.network import Network, is_box
+from bounds.linear.network import Network
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
@@ -27,8 +26,7 @@ from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import entries
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.rows import Dense, Units, wanted_first
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
 
 # Rows that share a window cost less: so many more of them are bounded rather than each on its own.
 MORE_ROWS = 1.6
@@ -231,7 +229,7 @@ class LinearBounds:
         self.steps = steps
         self.memory = memory
         self.backward = Backward(network, parallel=parallel)
-        box = is_box(network.ball)
+        box = network.ball.is_box
         straight: set[str] = set()  # nodes with no function between the input and them
         separate: set[str] = set()  # of these, with one entry of the input behind each of theirs at most
         for name in network.order:
@@ -292,8 +290,8 @@ class LinearBounds:
         index, group = _places(wanted)
         if index.numel() == 0:
             return
-        # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
-        better = self._of_entries(name, index, _without_box(network.ball), group)
+        # The box of valid inputs is in the interval already.
+        better = self._of_entries(name, index, network.ball.without_box(), group)
         lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
         lower = lower.scatter(1, index, torch.maximum(lower.gather(1, index), better.lower))
         upper = upper.scatter(1, index, torch.minimum(upper.gather(1, index), better.upper))
@@ -354,10 +352,3 @@ def _places(wanted: Tensor) -> tuple[Tensor, int]:
             )
             return (channel * here.shape[2] + place[..., None]).flatten(1), group
     return wanted_first(flat, most), 1
-
-
-def _without_box(region: PerturbationSet) -> PerturbationSet:
-    """A set that contains it and is cheaper to find minima over."""
-    if isinstance(region, LpBall) and region.norm != torch.inf:
-        return replace(region, low=None, high=None)
-    return region

@@ -13,7 +13,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.linear.intervals import layers_in_turn
 from bounds.memory import MEMORY
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import PerturbationSet
 from certify.models import frozen, predictions, probe
 from certify.results import Certificate
 
