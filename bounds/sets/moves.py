@@ -40,7 +40,7 @@ def gain_in_ball(
     slope, room = slopes / steepest, reach / _or_one(radius)
     gain = torch.minimum(in_box, (radius * norm_of(slopes, dual_norm)).squeeze(2))
     if norm == 1:
-        level, move = _greedy(slope, room)
+        level, move = steepest_first(slope, room, 1.0)
     elif not boxed:
         return gain, radius * _holder_move(slope, dual_norm)
     else:
@@ -52,15 +52,19 @@ def gain_in_ball(
     return torch.minimum(gain, in_both), radius * move
 
 
-def _greedy(slope: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
-    """The level (.., 1) of an l1 ball of radius 1, and the move that spends the radius on the steepest slopes first."""
-    sorted_slope, order = slope.sort(dim=2, descending=True)
-    sorted_room = room.gather(2, order)
-    spent = sorted_room.cumsum(2)
-    full = (spent <= 1).sum(2, keepdim=True)
-    level = F.pad(sorted_slope, (0, 1)).gather(2, full)
-    move = torch.minimum((1 - (spent - sorted_room)).clamp(min=0), sorted_room)
-    return level, torch.zeros_like(room).scatter(2, order, move)
+def steepest_first(slope: Tensor, room: Tensor, radius: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The move in an l_1 ball that spends the radius on the steepest slopes first.
+
+    Returns:
+        The slope (.., 1) at which the radius is spent, 0 where it is not; and the move (.., F), of at most ``room``.
+    """
+    sorted_slope, order = slope.sort(dim=-1, descending=True)
+    sorted_room = room.gather(-1, order)
+    spent = sorted_room.cumsum(-1)
+    full = (spent <= radius).sum(-1, keepdim=True)
+    level = F.pad(sorted_slope, (0, 1)).gather(-1, full)
+    move = torch.minimum((radius - (spent - sorted_room)).clamp(min=0), sorted_room)
+    return level, torch.zeros_like(room).scatter(-1, order, move)
 
 
 def _level(slope: Tensor, room: Tensor, p: float, q: float) -> Tensor:
