@@ -158,7 +158,7 @@ def _largest_proved(
 def _next_guess(
     proved: Tensor, failed: Tensor, line: Tensor, margins: tuple[Tensor, Tensor], reach: Tensor, *, halve: bool
 ) -> Tensor:
-    """Where a straight line would reach 0, kept well between what is proved and what has failed; or their middle."""
+    """The radius at which a straight line would reach 0, kept well between proved and failed; or their middle."""
     above, below = margins
     growing = torch.minimum(torch.fmin(line * 1.05, 4 * proved).clamp(min=1.2 * proved), reach)
     width = failed - proved

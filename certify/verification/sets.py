@@ -1,4 +1,4 @@
-"""Which perturbed inputs a verdict or a certificate speaks of: balls of a norm, or sets of the caller's own."""
+"""Perturbed inputs that a verdict or a certificate speaks of: balls of a norm, or sets of the caller's own."""
 
 import math
 from collections.abc import Callable

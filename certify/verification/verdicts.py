@@ -28,7 +28,7 @@ ATTACKED = (0.0, 1.0, 2.0, math.inf)  # norms for which there is an attack
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Verdict(Record):
-    """What is known of each input and its perturbations up to a radius.
+    """Verified, falsified or unknown: each input with its perturbations up to a radius.
 
     Attributes:
         label: (N,) int64, the predicted class; -1 where a logit is not finite.
@@ -133,7 +133,7 @@ def verify(
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
         predicted = predictions(model, x, batch_size) if len(x) else labels
-        state = _State(x, predicted, labels)
+        state = _Verdicts(x, predicted, labels)
         if attack and bool(state.open.any()):
             region.attack(model, x, labels, state, batch_size, generator)
         methods = LADDER[: LADDER.index(method) + 1] if method in LADDER else (method,)
@@ -168,7 +168,13 @@ class _Region:
     limits: Callable[[Tensor], tuple[Limit, Limit, Tensor | None]] | None
 
     def attack(
-        self, model: nn.Module, x: Tensor, labels: Tensor, state: "_State", batch_size: int, generator: Generator | None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        state: "_Verdicts",
+        batch_size: int,
+        generator: Generator | None,
     ) -> None:
         """Falsify the open rows for which the attack finds an input of the set."""
         if self.limits is None:
@@ -207,7 +213,7 @@ def _balls(
     family = family_of(x, norm, low, high, frozen_features, None)
     if epsilon is None:
         raise InvalidInput("epsilon must be given with norm, got None: pass the radius in units of the input")
-    radius = _radii(epsilon, x, family.order)
+    radius = _checked_epsilon(epsilon, x, family.order)
     limits = (lambda rows: (low, high, frozen_features)) if family.order in ATTACKED else None
     return _Region(family.order, radius, lambda rows: family(x[rows].detach(), radius[rows]), limits)
 
@@ -233,7 +239,7 @@ def _own(
     return _Region(math.nan, nothing, perturbation.rows, lambda rows: (sides[0][rows], sides[1][rows], None))
 
 
-def _radii(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
+def _checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
     """One radius for each row, float64."""
     if order == 0:
         checks.at_least("epsilon", epsilon, 0)  # type: ignore[arg-type]  # what is no integer is refused
@@ -251,8 +257,8 @@ def _radii(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
     return radius
 
 
-class _State:
-    """What is known of each row so far."""
+class _Verdicts:
+    """Verdicts on all rows so far."""
 
     def __init__(self, x: Tensor, predicted: Tensor, labels: Tensor) -> None:
         wrong = predicted != labels
