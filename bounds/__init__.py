@@ -31,8 +31,8 @@ from bounds.noise.ratio_test import NoiseRatioTest, noise_ratio_test
 from bounds.noise.traced_crossings import traced_crossings
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import Box, SparseBall, linear_minimum
+from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, SparseBall
+from bounds.sets.linear_minimum import linear_minimum
 from bounds.solvers.milp import Minimum, Range, milp_bounds, milp_margins
 from bounds.solvers.semidefinite import sdp_margins
 from bounds.solvers.triangle import lp_bounds, lp_margins
@@ -63,6 +63,7 @@ __all__ = [
     "NoiseRadius",
     "NoiseRatioTest",
     "Normalize",
+    "PerturbationSet",
     "Range",
     "RatioLaw",
     "SparseBall",

@@ -24,7 +24,7 @@ Level = Callable[[Tensor], Tensor]  # of points (N, *D), one number each, (N,)
 
 
 class BoundaryCurvature(NamedTuple):
-    """Of the principal curvatures at each point, (N,) float64: mean, its standard error, root mean square.
+    """Mean of the principal curvatures at each point, its standard error, and their root mean square, (N,) float64.
 
     Curvatures of both signs cancel in the mean, and not in the last.
     """
@@ -88,7 +88,7 @@ def normal_curvature(level: Level, points: Tensor, directions: Tensor) -> Tensor
 
 @isolated
 def gradient_change(level: Level, points: Tensor, *, step: float) -> Tensor:
-    """How much a gradient changes over a step, as a share of its length, (N,) float64.
+    """Change of a gradient over a step, as a share of its length, (N,) float64.
 
     The step has l_2 length ``step`` and equal size in all entries, along the signs of the gradient. In contrast to a
     second derivative this sees the kinks of a piecewise linear network; as a share it is the same for a multiple of the
@@ -184,7 +184,7 @@ class CurvatureBounds(NamedTuple):
 
 
 def curvature_bounds(gap: float, gradient: Tensor, curvature: float, eigenvector: Tensor) -> CurvatureBounds:
-    r"""How far a quadratic loss has to be followed to rise by a gap, from its gradient and its largest curvature.
+    r"""Bounds on the way to where a quadratic loss has risen by a gap, from its gradient and its largest curvature.
 
     Args:
         gap: threshold minus loss, at least 0.

@@ -1,4 +1,4 @@
-r"""What the literature proves about random against adversarial distances, with its conditions checked.
+r"""Theorems on random against adversarial distances, with their conditions checked.
 
 Throughout, r is the l_2 distance from an input to the boundary and D the number of its entries. Where an exact law is
 known, :class:`bounds.RatioLaw` is sharper than every bound here.
@@ -60,7 +60,7 @@ def flat_ratio_bound(features: int, dimension: int, *, delta: float, classes: in
     lower, upper = subspace_factors(dimension, delta)
     failures = 2 if checks.at_least("classes", classes, 2) == 2 else 2 * (classes + 1)
     scale = math.sqrt(features / dimension)
-    return RatioBound(math.sqrt(lower) * scale, math.sqrt(upper) * scale, _left(failures * delta, delta))
+    return RatioBound(math.sqrt(lower) * scale, math.sqrt(upper) * scale, _confidence_left(failures * delta, delta))
 
 
 def largest_curvature(features: int, dimension: int, *, delta: float, distance: float) -> float:
@@ -103,10 +103,12 @@ def curved_ratio_bound(
     lower, upper = subspace_factors(dimension, delta)
     scale = math.sqrt(features / dimension)
     failures = 4 if checks.at_least("classes", classes, 2) == 2 else 4 * (classes + 2)
-    return RatioBound(0.875 * math.sqrt(lower) * scale, 1.45 * math.sqrt(upper) * scale, _left(failures * delta, delta))
+    return RatioBound(
+        0.875 * math.sqrt(lower) * scale, 1.45 * math.sqrt(upper) * scale, _confidence_left(failures * delta, delta)
+    )
 
 
-def _left(failure: float, delta: float) -> float:
+def _confidence_left(failure: float, delta: float) -> float:
     if failure >= 1:
         raise InvalidInput(f"delta must be smaller, got {delta:g}, for which the theorem promises nothing")
     return 1 - failure
@@ -162,7 +164,7 @@ def lp_noise_factor(weight: Tensor, norm: float) -> float:
 
 
 def random_weight_factor(norm: float) -> float:
-    """What :func:`lp_noise_factor` of random normal weights, over sqrt(D), tends to; for norms above 1.
+    """Limit of :func:`lp_noise_factor` of random normal weights, over sqrt(D); for norms above 1.
 
     References:
         Franceschi, Fawzi, Fawzi (2018), arXiv:1802.07971, Proposition 1.

@@ -1,4 +1,4 @@
-"""What no classifier can do: lower bounds on adversarial error from data alone; accuracy against robustness."""
+"""Lower bounds on the adversarial error of all classifiers, from data alone; accuracy against robustness."""
 
 import math
 
@@ -53,7 +53,7 @@ def adversarial_error_bound(x: Tensor, y: Tensor, *, epsilon: float, norm: float
 
 
 def _distances(one: Tensor, two: Tensor, norm: float) -> Tensor:
-    """Of all pairs, by differences: torch otherwise multiplies out, and loses the digits of near pairs."""
+    """Distances of all pairs, by differences: torch otherwise multiplies out, and loses the digits of near pairs."""
     return torch.cdist(one, two, p=float(norm), compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -117,7 +117,12 @@ def current(ax: "Axes | None") -> "Axes":
 
 def labelled(ax: "Axes", norm: float) -> "Axes":
     """The axes of accuracy against radius, with their names."""
-    ax.set_xlabel(f"radius (l{'∞' if norm == math.inf else format(norm, 'g')}, input units)")
+    name = (
+        "of sets without a norm"
+        if math.isnan(norm)
+        else f"l{'∞' if norm == math.inf else format(norm, 'g')}, input units"
+    )
+    ax.set_xlabel(f"radius ({name})")
     ax.set_ylabel("accuracy")
     ax.set_ylim(0, 1)
     return ax

@@ -68,7 +68,7 @@ class Certificate(Record):
         label: (N,) int64, the predicted class; -1 where the logits of a base classifier are not finite.
         radius: (N,) float64, in units of the input; 0 where nothing is proved.
         abstained: (N,) bool, True where the method gives no statement at all; the radius is then 0.
-        norm: order of the norm.
+        norm: order of the norm; NaN where the radius is that of a family of sets of one's own.
         alpha: probability, per row, that the statement is wrong; 0 for a deterministic proof.
         subject: the classifier it speaks of, ``"base"`` or ``"smoothed(...)"``.
         method: name of the method.

@@ -21,7 +21,7 @@ from bounds.circumstances import isolated
 from bounds.linear.methods import margin_rows
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import PerturbationSet
 
 
 def epsilon_schedule(

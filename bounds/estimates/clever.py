@@ -152,7 +152,7 @@ Measure = Callable[[Tensor], Measured]
 
 
 class Sampled(NamedTuple):
-    """What was seen around the inputs, float64.
+    """Largest values and gradients found around the inputs, float64.
 
     Attributes:
         maxima: (N, T, num_batches).
@@ -196,17 +196,11 @@ def estimate(
     label = logits.argmax(1)
     others = other_classes(targets, label, logits.shape[1])
     margin = logits.double().gather(1, label[:, None]) - logits.double().gather(1, others)
-    empty = margin.new_zeros(0, others.shape[1])
-    parts = [Sampled(empty.new_zeros(*empty.shape, plan.num_batches), empty, empty, empty)]
-    for row in range(len(x)):
-        one = ball.row(row)
-        measure = measure_of(int(label[row]), others[row], margin[row])
-        parts.append(_sampled(model, one, row, (label[row], others[row]), measure, plan, ascent=order == 1))
-    sampled = Sampled(*(torch.cat(part) for part in zip(*parts, strict=True)))
-    fits = _fits(sampled, plan, resamples, torch.finfo(x.dtype).eps)
+    sampled = _of_all_inputs(model, ball, (label, others, margin), measure_of, plan, ascent=order == 1)
+    fits = _end_points(sampled, plan, resamples, torch.finfo(x.dtype).eps)
     full = score(margin, sampled.start, fits["target_lipschitz"]).nan_to_num(nan=0.0)  # 0 / 0: there is no margin
     radius = float(ball.radius)
-    names = _names(sampled, fits, full >= radius)
+    names = _statuses(sampled, fits, full >= radius)
     masked = sampled.dead >= MASKED
     scores = torch.where(masked, math.nan, full.clamp(max=radius))
     fits["target_lipschitz"] = torch.where(masked, math.nan, fits["target_lipschitz"])
@@ -247,7 +241,25 @@ def make_plan(num_batches: int, batch_size: int, chunk_size: int, generator: tor
     )
 
 
-def _sampled(
+def _of_all_inputs(
+    model: nn.Module,
+    ball: LpBall,
+    classes: tuple[Tensor, Tensor, Tensor],
+    measure_of: Callable[[int, Tensor, Tensor], Measure],
+    plan: Plan,
+    *,
+    ascent: bool,
+) -> Sampled:
+    """Samples around all inputs, whose labels (N,), targets (N, T) and margins (N, T) are given."""
+    empty = classes[2].new_zeros(0, classes[2].shape[1])
+    parts = [Sampled(empty.new_zeros(*empty.shape, plan.num_batches), empty, empty, empty)]
+    for row, (label, targets, margin) in enumerate(zip(*classes, strict=True)):
+        measure = measure_of(int(label), targets, margin)
+        parts.append(_of_one_input(model, ball.row(row), row, (label, targets), measure, plan, ascent=ascent))
+    return Sampled(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _of_one_input(
     model: nn.Module,
     ball: LpBall,
     row: int,
@@ -257,7 +269,7 @@ def _sampled(
     *,
     ascent: bool,
 ) -> Sampled:
-    """What is seen around one input."""
+    """Samples around one input, and what ascent reaches there."""
     label, targets = classes
     maxima, dead, points = sampled_maxima(ball, row, measure, plan)
     start = gradient_norms(model, ball.center, int(label), targets, ball.dual_norm).double()
@@ -270,12 +282,12 @@ def _sampled(
 
 
 def _source(plan: Plan, row: int, stream: int, like: Tensor) -> torch.Generator:
-    """Randomness of one input beside that of its batches."""
+    """Randomness of one input besides that of its batches."""
     return torch.Generator(like.device).manual_seed(stream_seed(plan.seed, row, plan.num_batches + stream))
 
 
-def _fits(sampled: Sampled, plan: Plan, resamples: int, eps: float) -> dict[str, Tensor]:
-    """What maxima say about their end point, (N, T) each; where they have atoms, the largest value stands for it."""
+def _end_points(sampled: Sampled, plan: Plan, resamples: int, eps: float) -> dict[str, Tensor]:
+    """End points fitted to maxima, (N, T) each; where they have atoms, the largest value stands for it."""
     values = sampled.maxima.flatten(0, 1).sort(1).values  # (M, B)
     largest, ascended = values[:, -1], sampled.ascended.flatten()
     gaps = values.diff(dim=1) > SAME * eps * largest[:, None]
@@ -299,7 +311,7 @@ def _fits(sampled: Sampled, plan: Plan, resamples: int, eps: float) -> dict[str,
     return {name: value.view(sampled.dead.shape) for name, value in found.items()}
 
 
-def _names(sampled: Sampled, fits: dict[str, Tensor], capped: Tensor) -> tuple[tuple[str, ...], ...]:
+def _statuses(sampled: Sampled, fits: dict[str, Tensor], capped: Tensor) -> tuple[tuple[str, ...], ...]:
     """The status of each target: the first that applies."""
     conditions = [sampled.dead >= MASKED, fits.pop("unknown"), capped, fits["shape"].isnan()]
     first = torch.stack([*conditions, torch.ones_like(capped)]).int().argmax(0)

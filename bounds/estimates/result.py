@@ -1,4 +1,4 @@
-"""What CLEVER returns: scores, and all that is known about how far to believe them."""
+"""Scores of CLEVER, and all that is known about how far to believe them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

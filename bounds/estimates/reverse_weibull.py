@@ -80,7 +80,7 @@ def fit_reverse_weibull(maxima: Tensor, *, interval: bool = True) -> ReverseWeib
 
 
 def bootstrap_p_values(fit: ReverseWeibull, size: int, resamples: int, generator: torch.Generator | None) -> Tensor:
-    """How often maxima drawn from a fit, and fitted anew, lie at least as far from their own fit, (M,).
+    """Share of maxima drawn from a fit, and fitted anew, that lie at least as far from their own fit, (M,).
 
     Tables of the Kolmogorov-Smirnov distance do not apply to a distribution that was fitted to the same numbers.
     A high value says that the shape of the distribution is right, and nothing about its end point.
@@ -136,7 +136,7 @@ def _log_mean_power(x: Tensor, rate: Tensor) -> Tensor:
 def _interval(
     below: Tensor, chosen: Tensor, likelihood: Tensor, shape: Tensor, top: Tensor, span: Tensor, *, known: bool
 ) -> dict[str, Tensor]:
-    """Where the likelihood ratio test does not refuse the end point.
+    """End points that the likelihood ratio test does not refuse.
 
     For shapes below 2 the usual distribution of the ratio does not apply; at 1 it has two degrees of freedom exactly,
     which is the widest case.

@@ -13,14 +13,14 @@ BLOCK = 64  # points drawn at once; part of the meaning of a seed
 
 
 class Measured(NamedTuple):
-    """Of points (B, *D): values (B, T), and where (B, T) nothing was to be seen since a derivative vanished."""
+    """Values (B, T) at points (B, *D), and where (B, T) nothing was to be seen since a derivative vanished."""
 
     values: Tensor
     dead: Tensor
 
 
 class Maxima(NamedTuple):
-    """Of one input.
+    """Maxima of the batches of one input.
 
     Attributes:
         largest: (T, num_batches) float64, of each batch.
@@ -34,7 +34,7 @@ class Maxima(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How many points are drawn and measured.
+    """Numbers of points that are drawn and measured.
 
     Attributes:
         num_batches: batches of one input.
@@ -61,7 +61,7 @@ def sampled_maxima(ball: LpBall, row: int, measure: Callable[[Tensor], Measured]
     )
     largest = values.new_full((values.shape[1], plan.num_batches), -torch.inf, dtype=torch.float64)
     dead = torch.zeros_like(unseen[0], dtype=torch.int64)
-    for points, batch in _chunks(_blocks(ball, row, plan), plan.chunk_size):
+    for points, batch in _chunks(_drawn_points(ball, row, plan), plan.chunk_size):
         values, unseen = measure(points)
         largest.scatter_reduce_(1, batch.to(values.device).expand_as(values.T), values.T.double(), "amax")
         top, place = values.max(0)
@@ -71,7 +71,7 @@ def sampled_maxima(ball: LpBall, row: int, measure: Callable[[Tensor], Measured]
     return Maxima(largest, dead.double() / (plan.num_batches * plan.batch_size), where)
 
 
-def _blocks(ball: LpBall, row: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+def _drawn_points(ball: LpBall, row: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
     """Points in blocks, each with the number of its batch."""
     sampler = UniformSampler(ball)
     generator = torch.Generator(ball.center.device)
@@ -83,7 +83,7 @@ def _blocks(ball: LpBall, row: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor
 
 
 def _chunks(blocks: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same points cut anew, into chunks of a given size; the last one may be smaller."""
+    """Points cut anew, into chunks of a given size; the last one may be smaller."""
     waiting: list[tuple[Tensor, Tensor]] = []
     rows = 0
     for block in blocks:

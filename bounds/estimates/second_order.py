@@ -79,7 +79,7 @@ def clever_second_order(
         return measure
 
     def score(margin: Tensor, slope: Tensor, curvature: Tensor) -> Tensor:
-        """Where the parabola reaches 0, in a form that does not cancel and serves for no curvature too."""
+        """Distance at which the parabola reaches 0, in a form that does not cancel and serves for no curvature too."""
         return 2 * margin / (slope + (slope.square() + 2 * margin * curvature).sqrt())
 
     with frozen(model):

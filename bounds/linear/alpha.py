@@ -20,8 +20,7 @@ from bounds.linear.through_functions import Propagated, through_unstable
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.rows import DenseRows, Rows, UnitRows, wanted_first
-from bounds.sets.balls import Interval
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
 
 RATE, DECAY = 0.1, 0.98  # of the ascent
 PATIENCE = 8  # steps after which a row has to have gained something

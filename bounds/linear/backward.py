@@ -11,7 +11,7 @@ from bounds.operations.node import entries
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.rows import AnyRows, Rows
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import PerturbationSet
 
 
 class Backward:

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
-from bounds.linear.network import is_box, largest
+from bounds.linear.network import largest
 from bounds.linear.through_functions import Through, through_lines
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.affine import RESHAPE
 from bounds.operations.node import entries
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import OTHER_OPERATIONS, PerturbationSet, linear_minimum, norm_of
+from bounds.sets.balls import Interval, LpBall, PerturbationSet
+from bounds.sets.linear_minimum import OTHER_OPERATIONS, linear_minimum
+from bounds.sets.moves import norm_of
 
 if TYPE_CHECKING:
     from bounds.linear.backward import Backward
@@ -161,9 +162,9 @@ class Pass:
         """Minima over the set of what has arrived at the input, with all constants and errors."""
         region, network = self.region, self.shared.network
         shape = network.nodes[network.order[0]].value.shape
-        if rows.count < self.total.count and not is_box(region):
+        if rows.count < self.total.count and not region.is_box:
             rows = mirrored(rows)
-        if is_box(region):
+        if region.is_box:
             hull = region.hull()
             box = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
             middle, gain, rounding_error = _in_interval(rows, box)

@@ -24,8 +24,8 @@ from bounds.numerics import accumulated_error, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import Node, entries
-from bounds.sets.balls import Interval
-from bounds.sets.linear_minimum import PerturbationSet, linear_minimum
+from bounds.sets.balls import Interval, PerturbationSet
+from bounds.sets.linear_minimum import linear_minimum
 
 
 class _Forms(NamedTuple):

@@ -29,8 +29,7 @@ from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import Interval, LpBall, PerturbationSet
 
 Rule = Callable[[nn.Module, Interval], Interval]
 Affine = nn.Linear | nn.Conv2d

@@ -13,8 +13,7 @@ from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker
-from bounds.sets.balls import LpBall
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import LpBall, PerturbationSet
 
 
 @isolated

@@ -22,8 +22,7 @@ from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
-from bounds.sets.balls import Interval
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
 
 
 @isolated

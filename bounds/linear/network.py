@@ -20,8 +20,7 @@ from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.relaxations.scalar import ScalarFunction
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
+from bounds.sets.balls import Interval, PerturbationSet, perturbation_set
 
 # What a bound speaks of, and which rounding errors it includes.
 MODES = ("real", "rounding", "deployed")
@@ -313,11 +312,6 @@ def _is_exact(function: NodeFunction) -> bool:
     """Whether it picks numbers and does not round."""
     exact = isinstance(function, PiecewiseFunction) and max(function.relative_error, function.absolute_error) < 0.5
     return exact or isinstance(function, Maximum)
-
-
-def is_box(region: PerturbationSet) -> bool:
-    """Whether its entries move independently of each other, so that intervals lose nothing of it."""
-    return isinstance(region, Box) or (isinstance(region, LpBall) and region.norm == math.inf)
 
 
 def largest(interval: Interval) -> Tensor:

@@ -1,7 +1,6 @@
 """A network with intervals of all its nodes, improved by backward passes, and linear bounds on its outputs."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -9,13 +8,12 @@ from torch import Tensor
 
 from bounds.linear.alpha import optimized
 from bounds.linear.backward import Backward
-from bounds.linear.network import Network, is_box
+from bounds.linear.network import Network
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.rows import DenseRows, UnitRows, wanted_first
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
 
 # Rows that share a window cost less: so many more of them are bounded rather than each on its own.
 MORE_ROWS = 1.6
@@ -94,7 +92,7 @@ class RefinedNetwork:
 
     def _improve(self, name: str, straight: set[str], separate: set[str]) -> None:
         """Tighten the interval of a node where backward passes may know more than intervals."""
-        network, box = self.network, is_box(self.network.ball)
+        network, box = self.network, self.network.ball.is_box
         node = network.nodes[name]
         if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
             return
@@ -137,7 +135,7 @@ class RefinedNetwork:
         if index.numel() == 0:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
-        better = self._of_entries(name, index, _without_box(network.ball), group)
+        better = self._of_entries(name, index, network.ball.without_box(), group)
         lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
         lower = lower.scatter(1, index, torch.maximum(lower.gather(1, index), better.lower))
         upper = upper.scatter(1, index, torch.minimum(upper.gather(1, index), better.upper))
@@ -198,10 +196,3 @@ def _places(wanted: Tensor) -> tuple[Tensor, int]:
             )
             return (channel * here.shape[2] + place[..., None]).flatten(1), group
     return wanted_first(flat, most), 1
-
-
-def _without_box(region: PerturbationSet) -> PerturbationSet:
-    """A set that contains it and is cheaper to find minima over."""
-    if isinstance(region, LpBall) and region.norm != torch.inf:
-        return replace(region, low=None, high=None)
-    return region

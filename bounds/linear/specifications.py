@@ -16,8 +16,7 @@ from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic, unit_roundoff
 from bounds.operations.node import entries
-from bounds.sets.balls import Interval
-from bounds.sets.linear_minimum import PerturbationSet, perturbation_set
+from bounds.sets.balls import Interval, PerturbationSet, perturbation_set
 
 
 @isolated

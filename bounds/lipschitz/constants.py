@@ -22,8 +22,7 @@ from bounds.lipschitz.operator_norms import UP, Matrix, matrix_norm
 from bounds.lipschitz.product import dual_norms, product_bound
 from bounds.models import frozen
 from bounds.numerics import accumulated_error, ieee_arithmetic
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
+from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, perturbation_set
 from bounds.solvers.semidefinite import SOLVERS
 
 LIPSCHITZ_METHODS = ("product", "eclipse", "sdp", "fast_lip", "recurjac", "local")

@@ -20,8 +20,7 @@ from bounds.lipschitz.layer_chain import LayerChain
 from bounds.lipschitz.operator_norms import UP, Matrix
 from bounds.numerics import accumulated_error
 from bounds.relaxations.relu import ReLURelaxation
-from bounds.sets.balls import Interval
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
 
 
 def interval_jacobian(chain: LayerChain, slopes: list[Interval], *, recursive: bool = False) -> Interval:

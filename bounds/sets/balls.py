@@ -1,7 +1,9 @@
-"""Perturbation sets: l_p balls, intersected with a box of valid inputs."""
+"""Perturbation sets: what every set tells the bounding methods; balls in a box, boxes, and few changed entries."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
+from bounds.sets.moves import gain_in_ball
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +45,86 @@ class Interval:
         return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
 
 
+class PerturbationSet(ABC):
+    """Inputs around a centre, one set for each of N inputs: the base of all sets, also of one's own.
+
+    A set of one's own has a ``center`` and defines :meth:`hull` and :meth:`largest_gain`. These are enough for the
+    bounds; :func:`certify.verify`, which leaves out rows that are decided, needs :meth:`rows` as well.
+
+    Attributes:
+        center: (N, *D) floating tensor, a point of each hull.
+    """
+
+    if TYPE_CHECKING:  # at run time a property here would be the default of a dataclass field of this name
+
+        @property
+        def center(self) -> Tensor:
+            """A point of each hull, (N, *D)."""
+
+    @abstractmethod
+    def hull(self) -> "Interval":
+        """A box around the set, (N, *D) each: every bound rests on it, so it must not be too small."""
+
+    @abstractmethod
+    def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest ``slopes @ t`` for moves ``0 <= t <= reach`` that the set allows, and a move that attains it.
+
+        A perturbed input is the centre plus or minus such a move, entry by entry on the side that is asked for. A set
+        that is not symmetric returns what no side exceeds. A gain that is too large is sound; it may fall below the
+        true one by the relative error of ``F + 64`` rounded operations, which the caller makes up for. The move serves
+        gradients alone.
+
+        Args:
+            slopes: (N, R, F), at least 0.
+            reach: (N, R, F), room within the hull in the direction of each move.
+
+        Returns:
+            The gain (N, R) and the move (N, R, F), in the dtype of the slopes.
+        """
+
+    def rows(self, index: Tensor) -> Self:
+        """The sets of some inputs, given by their places (B,).
+
+        Raises:
+            InvalidInput: a set of one's own that does not define it.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} must define rows(index) where sets are taken apart: return one with tensors of N "
+            f"rows indexed"
+        )
+
+    def without_box(self) -> "PerturbationSet":
+        """A set that contains this one and is cheaper to find minima over; itself if there is none."""
+        return self
+
+    @property
+    def is_box(self) -> bool:
+        """Whether its entries move independently of each other, so that it is its hull."""
+        return False
+
+
+def perturbation_set(ball: object) -> None:
+    """Refuse what is no perturbation set."""
+    if not isinstance(ball, PerturbationSet):
+        remedy = "bounds.Box(lower, upper)" if isinstance(ball, Interval) else "bounds.LpBall(x, radius, norm)"
+        raise InvalidInput(
+            f"the set must be an LpBall, a Box, a SparseBall or your own bounds.PerturbationSet, got "
+            f"{type(ball).__name__}: use {remedy}"
+        )
+    if isinstance(ball, LpBall | Box | SparseBall):  # these have been checked
+        return
+    checks.tensor("center", ball.center)
+    hull = ball.hull()
+    for name, side in (("lower", hull.lower), ("upper", hull.upper)):
+        if side.shape != ball.center.shape or side.dtype != ball.center.dtype:
+            raise InvalidInput(
+                f"hull().{name} of {type(ball).__name__} must have the shape {tuple(ball.center.shape)} and dtype "
+                f"{ball.center.dtype} of its center, got {tuple(side.shape)} of {side.dtype}: expand or convert it"
+            )
+
+
 @dataclass(frozen=True, eq=False)
-class LpBall:
+class LpBall(PerturbationSet):
     """All inputs within ``radius`` of ``center`` in an l_p norm, and inside the box [low, high].
 
     Args:
@@ -91,10 +172,23 @@ class LpBall:
             return math.inf
         return 1.0 if self.norm == math.inf else self.norm / (self.norm - 1)
 
+    @property
+    def is_box(self) -> bool:
+        """Whether the norm is l-infinity."""
+        return self.norm == math.inf
+
+    def rows(self, index: Tensor) -> "LpBall":
+        """The balls of some inputs, given by their places (B,)."""
+        return replace(self, center=self.center[index], radius=self.radii[index])
+
     def row(self, index: int) -> "LpBall":
         """The ball of one input."""
         one = slice(index, index + 1)
         return replace(self, center=self.center[one], radius=self.radii[one])
+
+    def without_box(self) -> "LpBall":
+        """A round ball without the box of valid inputs, which costs much to combine with it."""
+        return self if self.is_box else replace(self, low=None, high=None)
 
     def hull(self) -> Interval:
         """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
@@ -110,6 +204,110 @@ class LpBall:
             frozen = self.frozen_features.to(lower.device)
             lower, upper = torch.where(frozen, self.center, lower), torch.where(frozen, self.center, upper)
         return Interval(lower, upper)
+
+    def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest gain of moves in the ball and the box, see :class:`PerturbationSet`."""
+        own = self.center.dtype  # the radius was rounded to it
+        radius = self.radii.to(slopes.dtype) * (1 + 4 * unit_roundoff(own)) + torch.finfo(own).tiny
+        boxed = self.low is not None or self.high is not None
+        return gain_in_ball(slopes, reach, radius[:, None, None], self.norm, self.dual_norm, boxed=boxed)
+
+
+@dataclass(frozen=True, eq=False)
+class Box(Interval, PerturbationSet):
+    """All inputs between ``lower`` and ``upper``: a radius per feature, and features that are frozen.
+
+    Args:
+        lower: (N, *D) finite floating tensor.
+        upper: likewise, nowhere below ``lower``; equal to it where a feature is frozen.
+
+    Raises:
+        InvalidInput: sides that are not finite, differ in shape or dtype, or are exchanged.
+    """
+
+    def __post_init__(self) -> None:
+        checks.inputs(self.lower)
+        checks.inputs(self.upper)
+        if self.lower.shape != self.upper.shape or self.lower.dtype != self.upper.dtype:
+            raise InvalidInput(
+                f"lower and upper must have one shape and dtype, got {tuple(self.lower.shape)} of {self.lower.dtype} "
+                f"and {tuple(self.upper.shape)} of {self.upper.dtype}: convert or expand one of them"
+            )
+        if (self.lower > self.upper).any():
+            raise InvalidInput("lower must not exceed upper, but it does in some entry: exchange or widen them")
+
+    @property
+    def center(self) -> Tensor:
+        """The middle of the box; exact where a feature is frozen."""
+        return self.lower + (self.upper - self.lower) / 2
+
+    @property
+    def is_box(self) -> bool:
+        """Always true."""
+        return True
+
+    def rows(self, index: Tensor) -> "Box":
+        """The boxes of some inputs, given by their places (B,)."""
+        return Box(self.lower[index], self.upper[index])
+
+    def row(self, index: int) -> "Box":
+        """The box of one input."""
+        one = slice(index, index + 1)
+        return Box(self.lower[one], self.upper[one])
+
+    def hull(self) -> Interval:
+        """The box itself."""
+        return self
+
+    def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """The gain of moving every entry to its side, see :class:`PerturbationSet`."""
+        return (slopes * reach).sum(-1), reach
+
+
+@dataclass(frozen=True, eq=False)
+class SparseBall(PerturbationSet):
+    """All inputs that differ from ``center`` in at most ``changes`` entries, inside the box [low, high].
+
+    Args:
+        center: (N, *D) floating tensor, inside the box.
+        changes: how many entries of one input may change, at least 0.
+        low: lower side of the box: a number, or a tensor that broadcasts to one input.
+        high: upper side of the box, likewise.
+        frozen_features: bool, broadcasts to one input; True where every input equals the centre.
+
+    Raises:
+        InvalidInput: a centre outside the box or not finite, an open or empty box, a negative number of changes, a mask
+            that is not boolean.
+    """
+
+    center: Tensor
+    changes: int
+    low: Limit = 0.0
+    high: Limit = 1.0
+    frozen_features: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        checks.inputs(self.center, self.low, self.high)
+        checks.frozen_features(self.frozen_features, self.center)
+        checks.at_least("changes", self.changes, 0)
+        if self.low is None or self.high is None:
+            raise InvalidInput("low and high must be given, since a changed entry may go anywhere: pass both sides")
+
+    def hull(self) -> Interval:
+        """The whole box, or the centre if nothing may change; (N, *D) each."""
+        if self.changes == 0:
+            return Interval(self.center, self.center)
+        box = LpBall(self.center, math.inf, low=self.low, high=self.high, frozen_features=self.frozen_features)
+        return box.hull()
+
+    def rows(self, index: Tensor) -> "SparseBall":
+        """The sets of some inputs, given by their places (B,)."""
+        return replace(self, center=self.center[index])
+
+    def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+        """The gain of the entries that gain most, see :class:`PerturbationSet`."""
+        best = (slopes * reach).topk(min(self.changes, slopes.shape[2]), dim=2)
+        return best.values.sum(-1), torch.zeros_like(reach).scatter(2, best.indices, reach.gather(2, best.indices))
 
 
 def _exact(limit: float | Tensor, x: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class UniformSampler:
             return torch.zeros(count, 0, dtype=dtype, device=device), torch.ones(count, dtype=dtype, device=device)
         left, right = self.masses
         drawn = torch.rand(count, len(self.rest), generator=generator, dtype=dtype, device=device) * (left + right)
-        size = _inverse(self.norm, self.tilt, torch.where(drawn < left, drawn, drawn - left))
+        size = _width_of_mass(self.norm, self.tilt, torch.where(drawn < left, drawn, drawn - left))
         moved = torch.where(drawn < left, -torch.minimum(size, self.below), torch.minimum(size, self.above))
         total = torch.linalg.vector_norm(moved, self.norm, dim=1).double() ** self.norm
         power = len(self.open) / self.norm
@@ -218,7 +218,7 @@ class UniformSampler:
 
 
 def _inside(p: float, tilt: float, width: Tensor) -> Tensor:
-    """A multiple of its integral."""
+    """A multiple of the integral of the density."""
     if tilt == 0:
         return width
     return torch.from_numpy(special.gammainc(1 / p, tilt * width.cpu().numpy() ** p)).to(width)
@@ -232,14 +232,14 @@ def _outside(p: float, tilt: float, width: Tensor) -> Tensor:
 
 
 def _moment(p: float, tilt: float, width: Tensor) -> Tensor:
-    """The same multiple of the integral of t^p."""
+    """A multiple of the integral of t^p, the one of :func:`_inside`."""
     if tilt == 0:
         return width ** (p + 1) / (p + 1)
     return torch.from_numpy(special.gammainc(1 / p + 1, tilt * width.cpu().numpy() ** p)).to(width) / (p * tilt)
 
 
-def _inverse(p: float, tilt: float, mass: Tensor) -> Tensor:
-    """The width with a given mass."""
+def _width_of_mass(p: float, tilt: float, mass: Tensor) -> Tensor:
+    """The width with a given mass, of :func:`_inside`."""
     if tilt == 0:
         return mass
     if p == 1:

@@ -23,8 +23,7 @@ from bounds.operations.node import Node, entries
 from bounds.relaxations.activations import relu
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.scalar import ScalarFunction
-from bounds.sets.balls import Interval, LpBall
-from bounds.sets.linear_minimum import Box, PerturbationSet, perturbation_set
+from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, perturbation_set
 from bounds.solvers.affine_form import AffineForm, at_least_zero, lowest, padded
 from bounds.solvers.linear_programme import LinearProgramme
 
@@ -74,7 +73,7 @@ def followed(model: Source | Graph, ball: PerturbationSet) -> Graph:
         UnsupportedLayer: a network that cannot be captured.
     """
     perturbation_set(ball)
-    if not isinstance(ball, Box) and not (isinstance(ball, LpBall) and ball.norm in (1, math.inf)):
+    if not ball.is_box and _l1_ball(ball) is None:
         got = f"an LpBall of norm {ball.norm:g}" if isinstance(ball, LpBall) else f"a {type(ball).__name__}"
         raise InvalidInput(
             f"ball must be a Box or an LpBall of norm 1 or infinity, got {got}: use one around it, or bounds.crown"
@@ -96,6 +95,11 @@ def encodings(graph: Graph, ball: PerturbationSet, tighten: bool, tables: Tables
     for row in range(len(ball.center)):
         part = _row(ball, row)
         yield Encoding(propagated(graph, part, tables), part, tighten)
+
+
+def _l1_ball(ball: PerturbationSet) -> LpBall | None:
+    """An l_1 ball, which is a polyhedron though no box; or None."""
+    return ball if isinstance(ball, LpBall) and ball.norm == 1 else None
 
 
 def _row(ball: PerturbationSet, row: int) -> LpBall | Box:
@@ -126,7 +130,8 @@ class Encoding:
         self.forms: dict[str, AffineForm] = {}
         self.relus: list[UnstableReLUs] = []
         self.curved: list[str] = []
-        self.exact = not (isinstance(ball, LpBall) and ball.norm == 1 and not (ball.low is ball.high is None))
+        l1_ball = _l1_ball(ball)
+        self.exact = l1_ball is None or l1_ball.low is l1_ball.high is None
         self._rows: list[tuple[Tensor, Tensor]] = []  # matrix @ v >= right
         for name, node in network.nodes.items():
             if node.operation == "input":
@@ -144,13 +149,14 @@ class Encoding:
         places = self._add(hull.lower.flatten(), hull.upper.flatten())
         matrix = torch.eye(len(places), dtype=center.dtype, device=center.device).view(-1, *ball.center.shape)
         self.forms[name] = AffineForm(matrix, torch.zeros_like(ball.center), torch.zeros_like(ball.center))
-        if isinstance(ball, LpBall) and ball.norm == 1:
+        l1_ball = _l1_ball(ball)
+        if l1_ball is not None:
             farthest = torch.maximum(self.upper - center, center - self.lower) * (1 + 4 * unit_roundoff(center.dtype))
             distances = self._add(torch.zeros_like(farthest), farthest)
             there, apart = self.unit(places), self.unit(distances)
             self._require(apart - there, -center)
             self._require(apart + there, center)
-            radius = ball.radii * (1 + 4 * unit_roundoff(center.dtype)) + torch.finfo(center.dtype).tiny
+            radius = l1_ball.radii * (1 + 4 * unit_roundoff(center.dtype)) + torch.finfo(center.dtype).tiny
             self._require(-apart.sum(0, keepdim=True), -radius)
 
     def _add(self, lower: Tensor, upper: Tensor) -> Tensor:
@@ -354,9 +360,10 @@ class Encoding:
         """The outputs (K,) of the network at the input of a point (V,), which is moved into the set if need be."""
         center, hull = self.ball.center, self.ball.hull()
         x = point[: center.numel()].view_as(center).clamp(hull.lower, hull.upper)
-        if isinstance(self.ball, LpBall) and self.ball.norm == 1:
+        l1_ball = _l1_ball(self.ball)
+        if l1_ball is not None:
             move = x - center
-            x = center + move * (self.ball.radii / move.abs().sum()).clamp(max=1)
+            x = center + move * (l1_ball.radii / move.abs().sum()).clamp(max=1)
         values: dict[str, Tensor] = {}
         for name, node in self.network.nodes.items():
             values[name] = x if node.operation == "input" else node.function(*(values[key] for key in node.parents))

@@ -30,7 +30,7 @@ from bounds.linear.margins import margin_bounds
 from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import PerturbationSet
 from bounds.solvers.affine_form import AffineForm
 from bounds.solvers.encoding import Encoding, differences_from_label, encodings, followed
 from bounds.solvers.linear_programme import modelling, solved

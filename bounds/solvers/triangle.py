@@ -21,8 +21,7 @@ from bounds.linear.methods import crown
 from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
-from bounds.sets.balls import Interval
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
 from bounds.solvers.affine_form import lowest
 from bounds.solvers.encoding import differences_from_label, encodings, followed
 

@@ -1,21 +1,26 @@
 """Verified, falsified or unknown: one radius, by attack and by bounds from cheap to tight."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from bounds import Graph, checks, margin_bounds
+from bounds import AFFINE, FUNCTIONS, Affine, Box, Graph, PerturbationSet, checks, margin_bounds
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
+from bounds.operations.functions import Maker as FunctionMaker
+from bounds.sets.balls import perturbation_set
 from certify.attacks import minimal_perturbation
 from certify.models import frozen, predictions, probe
 from certify.results import Record
-from certify.verification.radius import bounded_form, least_margin, norm_of_set, outer_box, perturbations
+from certify.verification.radius import bounded_form, least_margin
+from certify.verification.sets import check_alone, check_around, family_of
 
 LADDER = ("ibp", "crown_ibp", "crown", "alpha_crown")  # what each row climbs until it is verified
 ATTACKED = (0.0, 1.0, 2.0, math.inf)  # norms for which there is an attack
@@ -23,7 +28,7 @@ ATTACKED = (0.0, 1.0, 2.0, math.inf)  # norms for which there is an attack
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Verdict(Record):
-    """What is known of each input and its perturbations up to a radius.
+    """Verified, falsified or unknown: each input with its perturbations up to a radius.
 
     Attributes:
         label: (N,) int64, the predicted class; -1 where a logit is not finite.
@@ -32,10 +37,11 @@ class Verdict(Record):
         margin: (N,) float64, the best proved lower bound on the least margin; above 0 where verified, minus infinity
             where no bound was asked for.
         adversarial: (N, *D), the input found; the clean input where none was.
-        distance: (N,) float64, of ``adversarial``, run through the model once more; infinite where none was found.
+        distance: (N,) float64, of ``adversarial``, run through the model once more; infinite where none was found. In
+            l-infinity where no norm was given.
         decided_by: for each row, ``"clean"``, ``"attack"``, the bounding method, or ``""`` where it is unknown.
-        epsilon: (N,) float64, the radius.
-        norm: order of the norm; 0 for the number of changed entries.
+        epsilon: (N,) float64, the radius; NaN for sets of one's own.
+        norm: order of the norm; 0 for the number of changed entries, NaN for sets of one's own.
         sound: the arithmetic that ``verified`` is about, see :func:`bounds.crown`.
         subject: the classifier it speaks of.
     """
@@ -63,18 +69,21 @@ def verify(
     x: Tensor,
     labels: Tensor,
     *,
-    norm: float,
-    epsilon: float | Tensor,
+    norm: float | None = None,
+    epsilon: float | Tensor | None = None,
     method: str = "alpha_crown",
     low: Limit = 0.0,
     high: Limit = 1.0,
     frozen_features: Tensor | None = None,
+    perturbation: PerturbationSet | None = None,
     attack: bool = True,
     steps: int = 20,
     sound: str = "rounding",
     batch_size: int = 64,
     memory: int = MEMORY,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
+    table: Mapping[str, Affine] = AFFINE,
+    functions: Mapping[str, FunctionMaker] = FUNCTIONS,
 ) -> Verdict:
     """Whether the model predicts the given label for all inputs of the ball and the box.
 
@@ -86,18 +95,24 @@ def verify(
         model: any network that ``torch.export`` follows.
         x: (N, *D), floating, finite, inside the box.
         labels: (N,) correct classes.
-        norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries.
+        norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries. None with
+            ``perturbation``, as epsilon.
         epsilon: the radius, a number or (N,) with one for each input, in units of the input; one integer for norm 0.
         method: the last bounding method to try; ``"fast_lin"`` is tried alone.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         frozen_features: bool, broadcasts to one input; True where no perturbation may change it.
-        attack: whether to look for adversarial examples, in l0, l1, l2 and l-infinity.
+        perturbation: for sets of one's own, instead of a norm, a radius and a box: N sets in float64, each of which
+            holds its input, with their :meth:`bounds.PerturbationSet.rows`.
+        attack: whether to look for adversarial examples, in l0, l1, l2 and l-infinity; of sets of one's own, in a
+            :class:`bounds.Box` alone.
         steps: of ascent for ``"alpha_crown"``.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
         batch_size: inputs bounded at once.
         memory: bytes that the coefficients of linear bounds may take.
         generator: source of the attack's random starts.
+        table: affine operations of captured networks, see :func:`bounds.crown`.
+        functions: makers of the functions of their other operations.
 
     Returns:
         A verdict for each input.
@@ -107,51 +122,124 @@ def verify(
         InvalidModel: see :func:`certify.models.probe`.
         UnsupportedLayer: the bounds know no rule for an operation.
     """
-    checks.inputs(x, low, high)
     checks.one_of("method", method, METHODS)
     batch_size = checks.at_least("batch_size", batch_size, 1)
-    checks.frozen_features(frozen_features, x)
-    order = norm_of_set(norm, low, high)
-    radius = _radii(epsilon, x, order)
+    if perturbation is None:
+        region: _Region = _balls(x, norm, epsilon, low, high, frozen_features)
+    else:
+        region = _own(x, norm, epsilon, frozen_features, perturbation)
     x = x.detach()
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
         predicted = predictions(model, x, batch_size) if len(x) else labels
-        state = _State(x, predicted, labels)
-        if attack and order in ATTACKED and bool(state.open.any()):
-            rows = state.open.nonzero().squeeze(1)
-            found = minimal_perturbation(
-                model,
-                x[rows],
-                labels[rows],
-                norm=order,
-                low=low,
-                high=high,
-                frozen_features=frozen_features,
-                batch_size=batch_size,
-                generator=generator,
-            )
-            state.falsify(rows, found.adversarial, found.distance, found.found & (found.distance <= radius[rows]))
+        state = _Verdicts(x, predicted, labels)
+        if attack and bool(state.open.any()):
+            region.attack(model, x, labels, state, batch_size, generator)
         methods = LADDER[: LADDER.index(method) + 1] if method in LADDER else (method,)
-        limits = (*outer_box(x, low, high), frozen_features)
+        bound = partial(margin_bounds, steps=steps, sound=sound, memory=memory, table=table, functions=functions)
         bounded: nn.Module | Graph = model
         with torch.no_grad():
             for current in methods:
                 if not bool(state.open.any()):
                     break
                 if not isinstance(bounded, Graph):  # captured once
-                    bounded = bounded_form(model, x, current, order, sound)
+                    bounded = bounded_form(model, x, current, region.order, sound)
                 for rows in state.open.nonzero().squeeze(1).split(batch_size):
-                    ball = perturbations(x[rows], radius[rows], order, limits)
-                    margins = margin_bounds(
-                        bounded, ball, labels[rows], current, steps=steps, sound=sound, memory=memory
-                    )
+                    margins = bound(bounded, region.rows(rows), labels[rows], current)
                     state.bound(rows, least_margin(margins, labels[rows]), current)
-    return state.verdict(radius, order, sound)
+    return state.verdict(region.epsilon, region.order, sound)
 
 
-def _radii(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """The perturbed inputs of each row, and how to attack them.
+
+    Attributes:
+        order: of the norm; NaN for sets of the caller's own.
+        epsilon: (N,) radii, likewise.
+        rows: the sets of some rows.
+        limits: low, high and frozen features of an attack on some rows, or None if there is no attack.
+    """
+
+    order: float
+    epsilon: Tensor
+    rows: Callable[[Tensor], PerturbationSet]
+    limits: Callable[[Tensor], tuple[Limit, Limit, Tensor | None]] | None
+
+    def attack(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        state: "_Verdicts",
+        batch_size: int,
+        generator: Generator | None,
+    ) -> None:
+        """Falsify the open rows for which the attack finds an input of the set."""
+        if self.limits is None:
+            return
+        rows = state.open.nonzero().squeeze(1)
+        low, high, frozen_features = self.limits(rows)
+        own = math.isnan(self.order)
+        found = minimal_perturbation(
+            model,
+            x[rows],
+            labels[rows],
+            norm=math.inf if own else self.order,
+            low=low,
+            high=high,
+            frozen_features=frozen_features,
+            batch_size=batch_size,
+            generator=generator,
+        )
+        if own:
+            hull, points = self.rows(rows).hull(), found.adversarial.double()  # of a Box, the set itself
+            inside = ((hull.lower <= points) & (points <= hull.upper)).flatten(1).all(1)
+        else:
+            inside = found.distance <= self.epsilon[rows]
+        state.falsify(rows, found.adversarial, found.distance, found.found & inside)
+
+
+def _balls(
+    x: Tensor,
+    norm: float | None,
+    epsilon: float | Tensor | None,
+    low: Limit,
+    high: Limit,
+    frozen_features: Tensor | None,
+) -> _Region:
+    """Balls of a norm within a box."""
+    family = family_of(x, norm, low, high, frozen_features, None)
+    if epsilon is None:
+        raise InvalidInput("epsilon must be given with norm, got None: pass the radius in units of the input")
+    radius = _checked_epsilon(epsilon, x, family.order)
+    limits = (lambda rows: (low, high, frozen_features)) if family.order in ATTACKED else None
+    return _Region(family.order, radius, lambda rows: family(x[rows].detach(), radius[rows]), limits)
+
+
+def _own(
+    x: Tensor,
+    norm: float | None,
+    epsilon: float | Tensor | None,
+    frozen_features: Tensor | None,
+    perturbation: PerturbationSet,
+) -> _Region:
+    """Sets of the caller's own, found to hold the inputs."""
+    checks.inputs(x)
+    check_alone(norm, frozen_features)
+    if epsilon is not None:
+        raise InvalidInput("epsilon must be left out with perturbation=, whose sets hold it: drop one of the two")
+    perturbation_set(perturbation)
+    check_around(perturbation, x.detach())
+    nothing = torch.full((len(x),), math.nan, dtype=torch.float64, device=x.device)
+    if not isinstance(perturbation, Box):
+        return _Region(math.nan, nothing, perturbation.rows, None)
+    sides = perturbation.lower, perturbation.upper
+    return _Region(math.nan, nothing, perturbation.rows, lambda rows: (sides[0][rows], sides[1][rows], None))
+
+
+def _checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
     """One radius for each row, float64."""
     if order == 0:
         checks.at_least("epsilon", epsilon, 0)  # type: ignore[arg-type]  # what is no integer is refused
@@ -159,7 +247,7 @@ def _radii(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
     if radius.ndim > 1:
         raise InvalidInput(
             f"epsilon must be a number or of shape ({len(x)},), got {tuple(radius.shape)}: for a radius per feature "
-            f"use bounds.margin_bounds over bounds.Box(x - radius, x + radius)"
+            f"use perturbation=bounds.Box(x - radius, x + radius)"
         )
     if radius.ndim > 0:
         checks.rows("epsilon", radius, len(x))
@@ -169,8 +257,8 @@ def _radii(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
     return radius
 
 
-class _State:
-    """What is known of each row so far."""
+class _Verdicts:
+    """Verdicts on all rows so far."""
 
     def __init__(self, x: Tensor, predicted: Tensor, labels: Tensor) -> None:
         wrong = predicted != labels

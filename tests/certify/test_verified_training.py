@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
 from oracles.networks import dense, grid
-from oracles.sorting import Sorted
+from oracles.unbounded import LogGamma
 from torch import Tensor, nn
 
 import certify.verified_training
@@ -417,7 +417,7 @@ def test_bad_arguments_of_losses_are_named(name: str):
     with pytest.raises(InvalidInput, match="class indices from 0 to 2, got 3"):
         loss_of(name, model, ball, y + 1)
     with pytest.raises(UnsupportedLayer):
-        loss_of(name, network(Sorted, 2, 4, 3), ball, y)
+        loss_of(name, network(LogGamma, 2, 4, 3), ball, y)
     if "beta" in LOSSES[name][1]:
         with pytest.raises(InvalidInput, match="beta must be at most 1"):
             loss_of(name, model, ball, y, beta=1.5)

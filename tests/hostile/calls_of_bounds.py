@@ -203,6 +203,6 @@ CALLS: dict[str, Call] = {**GRAPHS, **MODELS, **PURE}
 RECORDS = {
     *("DEFAULT_RULES", "BoundaryPoints", "BoundsError", "CleverEstimate", "Crossings", "Explanation"),
     *("InvalidConfiguration", "InvalidInput", "InvalidModel", "ManifestMismatch", "Minimum", "NoiseRadius"),
-    *("NoiseRatioTest", "Range", "UnsupportedLayer"),
+    *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
 }

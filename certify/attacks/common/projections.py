@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from bounds.sets.moves import steepest_first
 from certify.attacks.common.distances import UNIT, distance
 from certify.attacks.common.norms import clip, length, per_row
 
@@ -35,11 +36,8 @@ def maximize_in_box(gradient: Tensor, radius: Tensor, norm: float, room: Room) -
         amount = torch.minimum(cap, radius[:, None])
     elif norm == 2:
         amount = _stretched(size, cap, radius, most=math.inf)
-    else:  # the steepest entries first, each as far as the box allows
-        order = size.argsort(1, descending=True)
-        wanted = torch.minimum(cap, radius[:, None]).gather(1, order)
-        left = radius[:, None] - (wanted.cumsum(1) - wanted)
-        amount = torch.empty_like(size).scatter(1, order, torch.minimum(wanted, left.clamp(min=0)))
+    else:
+        _, amount = steepest_first(size, torch.minimum(cap, radius[:, None]), radius[:, None])
     return torch.where(size > 0, amount, 0.0).view_as(gradient).copysign(gradient)
 
 

@@ -10,7 +10,7 @@ from oracles.networks import dense, randomized
 from torch import Tensor, nn
 
 from bounds import Graph, InvalidInput, LpBall, SparseBall, capture, linear_minimum, margin_bounds, milp_margins
-from bounds.sets.linear_minimum import PerturbationSet
+from bounds.sets.balls import PerturbationSet
 from certify import certified_radius, verify
 
 FREE, ALL = 5, 8

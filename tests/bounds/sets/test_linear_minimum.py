@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 
 import mpmath
@@ -14,9 +13,11 @@ from oracles.devices import elsewhere
 from scipy.optimize import LinearConstraint, linprog, minimize, minimize_scalar
 from torch import Tensor
 
-from bounds import Interval, InvalidInput, LpBall
+from bounds import InvalidInput, LpBall
+from bounds.sets import balls, moves
 from bounds.sets import linear_minimum as concretize
-from bounds.sets.linear_minimum import Box, SparseBall, largest_gain, linear_minimum
+from bounds.sets.balls import Box, SparseBall
+from bounds.sets.linear_minimum import linear_minimum
 
 NORMS = [1.0, 1.1, 1.5, 2.0, 3.0, 20.0, math.inf]
 TIGHT = 1e-9  # relative to the sum of absolute values, many times the rounding bound of a float64 result
@@ -305,7 +306,7 @@ def test_bounds_by_powers_hold_in_sixty_digits(norm: float, boxed: bool, monkeyp
             cases.append((a, ball, minimum_in_sixty_digits(a, ball, 0.7)))
         assert all(mpmath.mpf(linear_minimum(a, ball).item()) <= exact for a, ball, exact in cases)
         monkeypatch.setattr(concretize, "accumulated_error", lambda *_: 0.0)
-        monkeypatch.setattr(concretize, "unit_roundoff", lambda _: 0.0)
+        monkeypatch.setattr(balls, "unit_roundoff", lambda _: 0.0)
         assert any(mpmath.mpf(linear_minimum(a, ball).item()) > exact for a, ball, exact in cases)
 
 
@@ -388,7 +389,7 @@ def test_coefficients_that_overflowed_prove_nothing(norm: float, value: float):
 
 @pytest.mark.parametrize("norm", [1.5, 2.0, 3.0])
 def test_mutant_that_ignores_the_box_is_caught(norm: float, monkeypatch):
-    monkeypatch.setattr(concretize, "_level", lambda slope, room, ball: torch.full_like(slope, math.inf))
+    monkeypatch.setattr(moves, "_level", lambda slope, room, p, q: torch.full_like(slope, math.inf))
     with pytest.raises(AssertionError):
         check_optimal(rows(4, 7, 3, 5), ball_in_box(norm))
 
@@ -407,21 +408,6 @@ def test_everything_stays_on_the_device_of_the_input(region):
     with elsewhere() as mode:
         linear_minimum(a, region).sum().backward()
     assert mode.host_reads == 0 or isinstance(region, SparseBall)  # whose hull checks its box
-
-
-def test_a_set_of_ones_own_needs_one_function():
-    @dataclass(frozen=True)
-    class Points:
-        center: Tensor
-
-        def hull(self) -> Interval:
-            return Interval(self.center, self.center)
-
-    points, a = Points(centers(2, 3)), rows(2, 4, 3)
-    with pytest.raises(InvalidInput, match="region must be an LpBall, Box or SparseBall, got Points: use one of these"):
-        linear_minimum(a, points)
-    largest_gain.register(Points, lambda region, slopes, reach: (0.0 * slopes.sum(-1), 0.0 * reach))
-    torch.testing.assert_close(linear_minimum(a, points), (a * points.center[:, None]).sum(2), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from oracles.devices import elsewhere
-from oracles.sorting import Sorted
+from oracles.unbounded import LogGamma
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel, Normalize, UnsupportedLayer
@@ -453,7 +453,7 @@ def test_model_and_tensors_come_back_as_they_were(failing: bool):
     """Catches a model left in evaluation mode, frozen, widened or with gradients, also after an error."""
     model = nn.Sequential(nn.Linear(7, 8), nn.Sequential(nn.Dropout(0.5), nn.ReLU()), nn.Linear(8, 3))
     if failing:
-        model.append(Sorted())
+        model.append(LogGamma())
     model.train()
     model[1][1].eval()
     model[0].bias.requires_grad_(False)

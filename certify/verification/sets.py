@@ -1,0 +1,126 @@
+"""Perturbed inputs that a verdict or a certificate speaks of: balls of a norm, or sets of the caller's own."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bounds import LpBall, PerturbationSet, SparseBall, checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from bounds.sets.balls import perturbation_set
+
+Maker = Callable[[Tensor, Tensor], PerturbationSet]  # of inputs (B, *D) in float64 and radii (B,), growing with these
+
+LARGEST = 1e6  # radius looked at in a family without an end, in units of the largest entry of an input, or of 1
+
+
+@dataclass(frozen=True, eq=False)
+class Balls:
+    """The balls of a norm within a box, whose sides are in float64; order 0 counts changed entries."""
+
+    order: float
+    low: Limit
+    high: Limit
+    frozen_features: Tensor | None
+
+    def __call__(self, x: Tensor, radius: Tensor) -> PerturbationSet:
+        """The perturbed inputs of each row, in float64; radii (N,), of which norm 0 takes one for all."""
+        limits = self.low, self.high, self.frozen_features
+        if self.order == 0:
+            return SparseBall(x.double(), int(radius.max()) if len(radius) else 0, *limits)
+        return LpBall(x.double(), radius, self.order, *limits)
+
+    def reach(self, x: Tensor) -> Tensor:
+        """Distance (N,) from each input to the farthest corner of the box; infinite where a side is open."""
+        box = LpBall(x, math.inf, self.order, self.low, self.high, self.frozen_features).hull()
+        farthest = torch.maximum(x - box.lower, box.upper - x).flatten(1)
+        distance: Tensor = torch.linalg.vector_norm(farthest, self.order, dim=1)
+        return distance
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Sets of the caller's own for every radius; no norm has a name for them."""
+
+    make: Maker
+    order: float = math.nan
+
+    def __call__(self, x: Tensor, radius: Tensor) -> PerturbationSet:
+        """The set of each row, found to hold its input."""
+        return check_around(self.make(x, radius), x)
+
+    def reach(self, x: Tensor) -> Tensor:
+        """No end is known."""
+        return x.new_full((len(x),), math.inf)
+
+
+def family_of(
+    x: Tensor,
+    norm: float | None,
+    low: Limit,
+    high: Limit,
+    frozen_features: Tensor | None,
+    perturbation: Maker | None,
+) -> Balls | Family:
+    """The sets that the arguments of a public function describe."""
+    if perturbation is not None:
+        check_alone(norm, frozen_features)
+        checks.inputs(x)
+        if isinstance(perturbation, PerturbationSet) or not callable(perturbation):
+            raise InvalidInput(
+                f"perturbation must be a function of x and radius that returns a set, got "
+                f"{type(perturbation).__name__}: pass lambda x, radius: YourSet(x, radius), or use certify.verify"
+            )
+        return Family(perturbation)
+    if norm is None:
+        raise InvalidInput("norm must be given, got None: pass norm=math.inf, or perturbation= for sets of your own")
+    checks.inputs(x, low, high)
+    checks.frozen_features(frozen_features, x)
+    return Balls(norm_of_set(norm, low, high), *outer_box(x, low, high), frozen_features)
+
+
+def check_alone(norm: float | None, frozen_features: Tensor | None) -> None:
+    """Refuse arguments of which sets of the caller's own know better."""
+    for name, value in (("norm", norm), ("frozen_features", frozen_features)):
+        if value is not None:
+            raise InvalidInput(f"{name} must be left out with perturbation=, whose sets hold it: drop one of the two")
+
+
+def check_around(region: PerturbationSet, x: Tensor) -> PerturbationSet:
+    """The sets, found to be in float64 and to hold their inputs (N, *D)."""
+    perturbation_set(region)
+    if region.center.shape != x.shape or region.center.dtype != torch.float64:
+        raise InvalidInput(
+            f"perturbation must give sets in float64 around inputs of shape {tuple(x.shape)}, got "
+            f"{tuple(region.center.shape)} of {region.center.dtype}: build them from x.double()"
+        )
+    hull = region.hull()
+    outside = ~((hull.lower <= x) & (x <= hull.upper)).flatten(1).all(1)  # True for NaN
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise InvalidInput(f"perturbation must give sets that hold their inputs, but that of row {row} does not: use x")
+    return region
+
+
+def norm_of_set(norm: float, low: Limit, high: Limit) -> float:
+    """The order of a norm, or 0 for the number of changed entries, which needs a box."""
+    if norm == 0:
+        if low is None or high is None:
+            raise InvalidInput("low and high must be given with norm=0: a changed entry may go anywhere between them")
+        return 0.0
+    return checks.norm(norm)
+
+
+def outer_box(x: Tensor, low: Limit, high: Limit) -> tuple[Limit, Limit]:
+    """The box in float64. Inputs are held against it in the dtype of ``x``, where it may lie farther out."""
+    return _outer_side(low, x, torch.minimum), _outer_side(high, x, torch.maximum)
+
+
+def _outer_side(side: Limit, x: Tensor, outer: Callable[[Tensor, Tensor], Tensor]) -> Limit:
+    if side is None:
+        return None
+    exact = torch.as_tensor(side, dtype=torch.float64, device=x.device)
+    return outer(exact, exact.to(x.dtype).double())
