@@ -87,7 +87,8 @@ def _planes(shape: torch.Size) -> tuple[int, int, int]:
 
 def _signs(task: Task, *shape: int) -> Tensor:
     """Random signs, (M, *shape)."""
-    return torch.where(task.streams.uniform(task.x.new_empty(len(task.x), *shape)) < 0.5, -1.0, 1.0).to(task.x.dtype)
+    chance = task.streams.uniform(task.x.new_empty(len(task.x), *shape))
+    return 1 - 2 * (chance < 0.5).to(chance)
 
 
 def _stripes(task: Task) -> Tensor:

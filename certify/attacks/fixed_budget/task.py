@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from certify.attacks.common.formats import Format
-from certify.attacks.common.gradients import foretells, gradient_of, mended, useless
+from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
 from certify.attacks.common.norms import clip, length, per_row, steepest_ascent
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
@@ -65,6 +65,7 @@ class Task:
     streams: Streams
     format: Format
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
+    mender: Mender = field(default_factory=Mender)
     outcome: Outcome = field(init=False)  # of all N
     rounding: Tensor = field(init=False)  # (M,) of the logits seen last
     rows: Tensor = field(init=False)  # (M,) their places in the outcome
@@ -134,7 +135,9 @@ class Task:
         """Loss of each row, (M,), and its gradient, (M, *D); 0 where the model cannot be differentiated."""
         losses, raw = self._raw_gradient(points, loss)
         lower, upper = self._finite_sides()
-        gradient, broken, still = mended(raw, points, lower, upper, lambda moved: self._raw_gradient(moved, loss)[1])
+        gradient, broken, still = self.mender.mended(
+            raw, points, lower, upper, lambda moved: self._raw_gradient(moved, loss)[1]
+        )
         self.outcome.blind[self.rows] &= useless(gradient, self.lower, self.upper)
         self.outcome.nonfinite[self.rows] |= broken
         self.outcome.broken[self.rows] |= still

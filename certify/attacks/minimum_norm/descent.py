@@ -85,7 +85,7 @@ def descend(
         failures = torch.where(lost, 0, failures)
         decay = 0.5 * (1 + math.cos(math.pi * step / steps))
         change = SHRINK[1] + (SHRINK[0] - SHRINK[1]) * decay
-        grown = radius * (1 + change * torch.where(distance.isfinite(), 1.0, 2.0))
+        grown = radius * (1 + change * (2 - distance.isfinite().to(radius)))
         radius = torch.where(success, distance * (1 - change), torch.minimum(grown, distance))
         if norm == 0:  # whole entries, at least one, and one less than the nearest success
             radius = torch.minimum(radius.clamp(min=1), distance - 1)

@@ -32,7 +32,7 @@ def bisect(search: Search, near: Tensor, steps: int, *, far: Tensor | None = Non
     """Walk from ``far``, the best points if None, to ``near`` as long as the prediction stays wrong."""
     far = search.best if far is None else far
     low = torch.zeros_like(search.distance)
-    high = torch.where(search.wrong(near), 0.0, 1.0)
+    high = (~search.wrong(near)).to(low)
     for _ in range(steps):
         middle = (low + high) / 2
         wrong = search.wrong(search.inside(near + per_row(middle, far) * (far - near)))

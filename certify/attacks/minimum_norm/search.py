@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from certify.attacks.common.formats import Format
-from certify.attacks.common.gradients import foretells, gradient_of, mended, useless
+from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
 from certify.attacks.common.norms import clip, length, onto_hyperplane, per_row
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.streams import Streams
@@ -35,6 +35,7 @@ class Search:
     format: Format  # of the inputs
     targets: Tensor | None = None  # (N,) the only class that counts as a success, any other than the label if None
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
+    mender: Mender = field(default_factory=Mender)
     stage: int = 0  # index of the attack that is running
     forward: int = 0
     backward: int = 0
@@ -145,7 +146,7 @@ class Search:
         def again(nudged: Tensor) -> Tensor:
             return self._raw_gradient(nudged, target)[1]
 
-        gradient, broken, still = mended(gradient, points, *self.sides(), again)
+        gradient, broken, still = self.mender.mended(gradient, points, *self.sides(), again)
         self.blind &= useless(gradient, self.low, self.high)
         self.nonfinite |= broken
         self.broken |= still

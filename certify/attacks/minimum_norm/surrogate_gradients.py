@@ -34,7 +34,7 @@ def leaky() -> TorchFunctionMode:
         Athalye, Carlini, Wagner (2018), Obfuscated gradients, Section 4.1 (the backward pass of another function),
         arXiv:1802.00420.
     """
-    return _OtherSlopes(lambda z: torch.where(z > 0, 1.0, SLOPE))
+    return _OtherSlopes(lambda z: (z > 0).to(z).clamp(min=SLOPE))
 
 
 def straight_through() -> TorchFunctionMode:

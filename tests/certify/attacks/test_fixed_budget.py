@@ -28,7 +28,7 @@ SINGLE = {
 ALL = {**SINGLE, "robust_accuracy": attacks.robust_accuracy}
 DETERMINISTIC = {"fgsm", "iterative_fgsm"}
 FEW = {"iterative_fgsm": {"steps": 8}, "pgd": {"steps": 8}, "apgd": {"steps": 8}, "targeted_apgd": {"steps": 5}}
-FEW |= {"square": {"queries": 30}, "robust_accuracy": {"steps": 3}, "fgsm": {}, "random_fgsm": {}}
+FEW |= {"square": {"queries": 60}, "robust_accuracy": {"steps": 3}, "fgsm": {}, "random_fgsm": {}}
 
 
 def attack(name: str, *arguments, few: bool = True, **options):
