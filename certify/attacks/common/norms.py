@@ -5,10 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Shape (N,) values so that they broadcast over (N, *D)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+from bounds.numerics import per_row
 
 
 def length(delta: Tensor, norm: float) -> Tensor:

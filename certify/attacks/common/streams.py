@@ -27,6 +27,12 @@ def checked_generator(generator: Generator | None) -> Generator | None:
     return generator
 
 
+def undrawn(generator: Generator | None) -> Generator:
+    """A generator for an attack that draws nothing: the given one, which is only checked, stays as it is."""
+    checked_generator(generator)
+    return Generator()
+
+
 class Streams:
     """The streams of some rows; each draw continues all of them.
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from certify.attacks.common.norms import per_row
+from bounds.numerics import per_row
 from certify.attacks.common.streams import Streams
-from certify.attacks.minimum_norm.search import Search
+from certify.attacks.search.state import MinimumNormState
 
 Slopes = Callable[[Tensor], Tensor]  # derivatives of a ReLU at what is in front of it
 
@@ -104,13 +104,13 @@ class _StraightThrough(TorchFunctionMode):
         return output.detach() + (z - z.detach())
 
 
-def wide_gradient(search: Search, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+def wide_gradient(state: MinimumNormState, points: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
     """The margin at the points (N,), and the mean of its leaky gradients there and at noisy copies (N, *D)."""
-    low, high = search.sides()
+    low, high = state.sides()
     with leaky():
-        margin, gradient = search.margin_and_gradient(points, target)
+        margin, gradient = state.margin_and_gradient(points, target)
         for _ in range(COPIES):
-            noise = search.streams.normal(points)
-            copy = search.inside(points + NOISE * (high - low) * noise)
-            gradient = gradient + search.margin_and_gradient(copy, target)[1]
+            noise = state.streams.normal(points)
+            copy = state.inside(points + NOISE * (high - low) * noise)
+            gradient = gradient + state.margin_and_gradient(copy, target)[1]
     return margin, gradient / (1 + COPIES)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from bounds.numerics import per_row
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
-from certify.attacks.common.norms import clip, length, onto_hyperplane, per_row
+from certify.attacks.common.norms import clip, length, onto_hyperplane
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.streams import Streams
 
@@ -21,7 +22,7 @@ FAR = 1e9  # stands for a distance that is infinite or not a number
 
 
 @dataclass
-class Search:
+class MinimumNormState:
     """Correctly classified inputs under attack: the model, the box, and the best point of each row so far."""
 
     model: nn.Module
@@ -64,7 +65,7 @@ class Search:
         size = per_row(length(self.x, math.inf), self.x)
         self._sides = torch.where(self.low.isinf(), -size, self.low), torch.where(self.high.isinf(), size, self.high)
 
-    def part(self, rows: Tensor) -> "Search":
+    def part(self, rows: Tensor) -> "MinimumNormState":
         """A search of some rows that goes on from what was found, with passes counted anew."""
         names = ("x", "labels", "low", "high")
         targets = None if self.targets is None else self.targets[rows]
@@ -80,7 +81,7 @@ class Search:
             setattr(part, name, getattr(self, name)[rows])
         return part
 
-    def put(self, rows: Tensor, part: "Search") -> None:
+    def put(self, rows: Tensor, part: "MinimumNormState") -> None:
         """Take over what a search of some rows found."""
         for name in FOUND:
             setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))

@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bounds.numerics import per_row
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
-from certify.attacks.common.norms import clip, length, per_row, steepest_ascent
+from certify.attacks.common.norms import clip, length, steepest_ascent
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 from certify.attacks.common.streams import Streams
@@ -51,7 +52,7 @@ class Outcome:
 
 
 @dataclass
-class Task:
+class FixedBudgetState:
     """The M of N inputs that still stand: passes go through here, are counted, and successes are kept."""
 
     model: nn.Module

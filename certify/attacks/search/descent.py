@@ -10,10 +10,11 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from certify.attacks.common.norms import length, per_row, project, project_l1_in_box, steepest_ascent
-from certify.attacks.minimum_norm.polish import polish
-from certify.attacks.minimum_norm.search import Search
-from certify.attacks.minimum_norm.surrogate_gradients import leaky
+from bounds.numerics import per_row
+from certify.attacks.common.norms import length, project, project_l1_in_box, steepest_ascent
+from certify.attacks.search.polish import polish
+from certify.attacks.search.state import MinimumNormState
+from certify.attacks.search.surrogate_gradients import leaky
 
 PATIENCE = 2  # failures in a row after which a descent goes back to its nearest success
 SHRINK = (0.2, 0.001)  # share by which a radius changes, at the first and at the last step
@@ -24,25 +25,27 @@ DENSE_STEP = {math.inf: (0.5, 0.001), 1.0: (1.0, 0.05), 0.0: (0.3, 0.3)}
 FIRST_SHARE, LATER_SHARE = 0.2, 1 / 1.5  # entries that a step in l_1 moves: of all, later of those that differ from x
 
 
-def inward(search: Search, target: Tensor | None, start: Tensor, steps: int, *, leak: bool = True) -> None:
+def descend_through_norms(
+    state: MinimumNormState, target: Tensor | None, start: Tensor, steps: int, *, leak: bool = True
+) -> None:
     """Descents in l_infinity, l_2, l_1 and l_0, each from where the one before ended, as far as the norm asks.
 
     A network trained against l_infinity attacks has minima of one or a few entries, behind regions where their
     gradient vanishes. From a success with many changed entries the way to them goes through successes. With
     ``leak`` the first descent sees neurons that are off.
     """
-    start = dense_descent(search, target, start, steps, leak=leak)
+    start = dense_descent(state, target, start, steps, leak=leak)
     more = 2 * steps // 3
-    if search.norm == math.inf:
-        descend(search, math.inf, target, start, more, dense=True)
-    if search.norm <= 1:
-        start = descend(search, 1.0, target, start, more, dense=True)
-    if search.norm == 0:
-        descend(search, 0.0, target, start, more, dense=True)
-        polish(search)
+    if state.norm == math.inf:
+        descend(state, math.inf, target, start, more, dense=True)
+    if state.norm <= 1:
+        start = descend(state, 1.0, target, start, more, dense=True)
+    if state.norm == 0:
+        descend(state, 0.0, target, start, more, dense=True)
+        polish(state)
 
 
-def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: int, *, leak: bool) -> Tensor:
+def dense_descent(state: MinimumNormState, target: Tensor | None, start: Tensor, steps: int, *, leak: bool) -> Tensor:
     """One search in l_2 that begins in l_infinity.
 
     Sign steps cross regions of vanishing gradients, in which a network trained against l_infinity attacks holds
@@ -52,15 +55,15 @@ def dense_descent(search: Search, target: Tensor | None, start: Tensor, steps: i
     third = steps // 3
     half = (steps - third) // 2
     with leaky() if leak else nullcontext():
-        start = descend(search, math.inf, target, start, third)
-    start = descend(search, 2.0, target, start, steps - third - half)
-    delta = start - search.x
+        start = descend(state, math.inf, target, start, third)
+    start = descend(state, 2.0, target, start, steps - third - half)
+    delta = start - state.x
     sharp = steepest_ascent(delta * delta.abs(), 2.0) * per_row(length(delta, 2.0), delta)
-    return descend(search, 2.0, target, search.inside(search.x + sharp), half)
+    return descend(state, 2.0, target, state.inside(state.x + sharp), half)
 
 
 def descend(
-    search: Search, norm: float, target: Tensor | None, start: Tensor, steps: int, *, dense: bool = False
+    state: MinimumNormState, norm: float, target: Tensor | None, start: Tensor, steps: int, *, dense: bool = False
 ) -> Tensor:
     """Projected gradient ascent in a ball whose radius follows each row; its nearest success, or where it ends.
 
@@ -68,14 +71,14 @@ def descend(
     in l_1 then moves all of them, and a step in l_0 is short; in l_infinity it goes along the gradient, not its signs.
     """
     points, nearest = start, start
-    distance = torch.full_like(search.distance, math.inf)
+    distance = torch.full_like(state.distance, math.inf)
     radius, failures = distance, torch.zeros_like(distance)
     for step in range(steps):
-        margin, gradient = search.margin_and_gradient(points, target)
-        size, success = length(points - search.x, norm), margin > 0
+        margin, gradient = state.margin_and_gradient(points, target)
+        size, success = length(points - state.x, norm), margin > 0
         if step == 0:  # the boundary is about as far as the linearised model says
-            ahead = length(search.onto_plane(gradient, -margin.clamp(max=0), points), norm)
-            radius = torch.minimum(size + ahead, torch.maximum(search.extent(norm), size))
+            ahead = length(state.onto_plane(gradient, -margin.clamp(max=0), points), norm)
+            radius = torch.minimum(size + ahead, torch.maximum(state.extent(norm), size))
         better = success & (size < distance)
         distance = torch.where(better, size, distance)
         nearest = torch.where(per_row(better, points), points, nearest)
@@ -90,14 +93,14 @@ def descend(
         if norm == 0:  # whole entries, at least one, and one less than the nearest success
             radius = torch.minimum(radius.clamp(min=1), distance - 1)
         # A coordinate at the edge of the box cannot follow a gradient that points outward.
-        moved = search.inside(torch.nextafter(points, torch.full_like(points, math.inf).copysign(gradient)))
+        moved = state.inside(torch.nextafter(points, torch.full_like(points, math.inf).copysign(gradient)))
         gradient = torch.where(moved == points, 0.0, gradient)
         if norm == 1 and not dense:
-            gradient = _largest(gradient, length(nearest - search.x, 0))
+            gradient = _largest(gradient, length(nearest - state.x, 0))
         first, last = DENSE_STEP[norm] if dense else STEP[norm]
         rate = last + (first - last) * decay
-        stepped = points + rate * _step(search, gradient, radius, norm, dense=dense)
-        points = _into_ball(search, torch.where(per_row(lost, points), nearest, stepped), radius, norm)
+        stepped = points + rate * _step(state, gradient, radius, norm, dense=dense)
+        points = _into_ball(state, torch.where(per_row(lost, points), nearest, stepped), radius, norm)
     return torch.where(per_row(distance.isfinite(), points), nearest, points)
 
 
@@ -110,7 +113,7 @@ def _largest(gradient: Tensor, changed: Tensor) -> Tensor:
     return torch.where((size >= smallest).view_as(gradient), gradient.sign(), 0.0)
 
 
-def _step(search: Search, gradient: Tensor, radius: Tensor, norm: float, *, dense: bool) -> Tensor:
+def _step(state: MinimumNormState, gradient: Tensor, radius: Tensor, norm: float, *, dense: bool) -> Tensor:
     """A step as long as the radius; in l_0, where a radius is a number of entries, as long as the box is wide."""
     if norm == math.inf and dense:
         return steepest_ascent(gradient, 2.0) * per_row(radius * math.sqrt(gradient[0].numel()), gradient)
@@ -121,14 +124,14 @@ def _step(search: Search, gradient: Tensor, radius: Tensor, norm: float, *, dens
     unit = direction / per_row(length(direction, order).clamp(min=torch.finfo(gradient.dtype).tiny), gradient)
     if norm == 1:
         return unit * per_row(radius, gradient)
-    low, high = search.sides()
+    low, high = state.sides()
     return unit * (high - low)
 
 
-def _into_ball(search: Search, points: Tensor, radius: Tensor, norm: float) -> Tensor:
+def _into_ball(state: MinimumNormState, points: Tensor, radius: Tensor, norm: float) -> Tensor:
     """Points of the ball and the box; in l_0 and l_1 the nearest ones."""
     if norm == 1:
-        room = torch.where(points > search.x, search.high - search.x, search.x - search.low)
-        return search.inside(search.x + project_l1_in_box(points - search.x, radius, room))
-    points = search.inside(points) if norm == 0 else points
-    return search.inside(search.x + project(points - search.x, radius, norm))
+        room = torch.where(points > state.x, state.high - state.x, state.x - state.low)
+        return state.inside(state.x + project_l1_in_box(points - state.x, radius, room))
+    points = state.inside(points) if norm == 0 else points
+    return state.inside(state.x + project(points - state.x, radius, norm))
