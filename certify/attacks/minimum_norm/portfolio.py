@@ -19,7 +19,7 @@ from certify.attacks.search.default_search import (
     search_blind_rows,
 )
 from certify.attacks.search.descent import descend, descend_through_norms
-from certify.attacks.search.driver import Stage
+from certify.attacks.search.driver import MINIMUM_NORM, Stage
 from certify.attacks.search.polish import polish
 from certify.attacks.search.state import MOST_TARGETS, MinimumNormState
 from certify.attacks.search.surrogate_gradients import jittered
@@ -43,11 +43,11 @@ def portfolio(norm: float, steps: int, restarts: int) -> dict[str, Stage]:
     stages["without gradients"] = lambda state: search_blind_rows(state, steps)
     if norm <= 1:
         stages["single entries"] = _single_entries
-    if norm >= 1:
+    if norm in MINIMUM_NORM["fast_adaptive_boundary"]:
         stages["fast_adaptive_boundary"] = lambda state: fast_adaptive_boundary_steps(state, steps, restarts)
-    if norm <= 1:
+    if norm in MINIMUM_NORM["sparsefool"]:
         stages["sparsefool"] = lambda state: sparsefool_steps(state, CROSSINGS)
-    if norm == 2:
+    if norm in MINIMUM_NORM["superdeepfool"]:
         stages["superdeepfool"] = lambda state: superdeepfool_steps(state, ROUNDS)
     if norm == math.inf:
         stages["deepfool"] = lambda state: deepfool_steps(state, state.x, CROSSINGS)

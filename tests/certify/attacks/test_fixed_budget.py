@@ -17,16 +17,8 @@ from certify.attacks.fixed_budget import driver as budget
 from certify.attacks.fixed_budget.losses import LOSSES
 
 NORMS = [1, 2, math.inf]
-SINGLE = {
-    "fgsm": attacks.fgsm,
-    "random_fgsm": attacks.random_fgsm,
-    "iterative_fgsm": attacks.iterative_fgsm,
-    "pgd": attacks.pgd,
-    "apgd": attacks.apgd,
-    "targeted_apgd": attacks.targeted_apgd,
-    "square": attacks.square,
-}
-ALL = {**SINGLE, "robust_accuracy": attacks.robust_accuracy}
+ALL = {name: getattr(attacks, name) for name in attacks.FIXED_BUDGET if name != "autoattack"}  # tested on its own
+SINGLE = {name: attack for name, attack in ALL.items() if name != "robust_accuracy"}
 DETERMINISTIC = {"fgsm", "iterative_fgsm"}
 FEW = {"iterative_fgsm": {"steps": 8}, "pgd": {"steps": 8}, "apgd": {"steps": 8}, "targeted_apgd": {"steps": 5}}
 FEW |= {"square": {"queries": 60}, "robust_accuracy": {"steps": 3}, "fgsm": {}, "random_fgsm": {}}

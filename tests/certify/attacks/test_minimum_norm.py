@@ -26,13 +26,7 @@ from certify.attacks.search.surrogate_gradients import jittered, leaky, wide_gra
 from certify.attacks.search.trust_region import tighten
 
 SERVED: dict[Callable, tuple[float, ...]] = {
-    attacks.minimal_perturbation: (0, 1, 2, math.inf),
-    attacks.deepfool: (2, math.inf),
-    attacks.superdeepfool: (2,),
-    attacks.fast_adaptive_boundary: (1, 2, math.inf),
-    attacks.carlini_wagner: (2,),
-    attacks.sparsefool: (0, 1),
-    attacks.boundary_walk: (1, 2, math.inf),
+    getattr(attacks, name): norms for name, norms in attacks.MINIMUM_NORM.items()
 }
 PAIRS = [(attack, norm) for attack, norms in SERVED.items() for norm in norms]
 BY_GRADIENTS = [(attack, norm) for attack, norm in PAIRS if attack is not attacks.boundary_walk and norm > 0]
