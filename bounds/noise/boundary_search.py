@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds.noise.crossings import beaten
+from bounds.noise.descent import Terrain, descend
 from bounds.numerics import per_row
 
 MOST_CLASSES = 9  # whose boundaries are linearised at a point, at most
@@ -15,8 +16,6 @@ OVERSHOOT = 1.02
 COARSE, FINE = 12, 40  # bisections on the way, and at the end
 LAST = 2  # steps onto planes that are bisected finely
 LONGER = 2  # steps of a descent for each onto planes
-PATIENCE = 2  # failures in a row after which a descent goes back to its nearest success
-SHRINK = 0.2, 0.001  # share by which a radius changes, at the first and at the last step
 STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02)}  # length of a step in units of the radius, likewise
 
 
@@ -65,7 +64,7 @@ class BoundaryProblem:
         return points, margins, self.behind(logits.detach())
 
     def gradient(self, margin: Tensor, points: Tensor) -> Tensor:
-        """Of each margin with respect to its point, within the subspace."""
+        """Gradient of each margin with respect to its point, within the subspace."""
         (gradient,) = torch.autograd.grad(margin.sum(), points, retain_graph=True)
         return self.within(gradient.nan_to_num(0.0, 0.0, 0.0))
 
@@ -171,66 +170,44 @@ def _descend_twice(problem: BoundaryProblem, nearest: Nearest, start: Tensor, st
     is not; steps of equal size in all entries cross them, steps along the gradient do not. Minima in l_2, in turn, are
     not in the corners where such steps end, and often sparse.
     """
-    move = _descend(problem, nearest, start, steps=steps, norm=math.inf)
-    move = _descend(problem, nearest, move, steps=steps, norm=2.0)
+    move = descend(_Subspace(problem, nearest, math.inf), start, steps)
+    move = descend(_Subspace(problem, nearest, 2.0), move, steps)
     squared = move * move.abs()
     sharp = problem.within(squared * per_row(_size(move, 2.0) / _size(squared, 2.0), move))
-    _descend(problem, nearest, sharp, steps=steps, norm=2.0)
+    descend(_Subspace(problem, nearest, 2.0), sharp, steps)
 
 
-def _descend(problem: BoundaryProblem, nearest: Nearest, start: Tensor, *, steps: int, norm: float) -> Tensor:
-    """Gradient steps in a ball that shrinks where the boundary is passed and grows where it is not.
+class _Subspace(Terrain):
+    """The moves of a subspace, which may be the whole space, without a box; balls in l_infinity or l_2."""
 
-    Returns:
-        The smallest move in that norm that passed the boundary, or where the steps end.
+    def __init__(self, problem: BoundaryProblem, nearest: Nearest, norm: float) -> None:
+        self.problem, self.nearest, self.norm, self.rates = problem, nearest, norm, STEP[norm]
 
-    References:
-        Rony et al. (2019), Decoupling direction and norm, arXiv:1811.09600; Pintor et al. (2021), arXiv:2102.12827.
-    """
-    move, smallest = start, start
-    reach = torch.full_like(problem.label, math.inf, dtype=start.dtype)
-    radius, failures = reach, torch.zeros_like(problem.label)
-    for step in range(steps):
-        points, margins, passed = problem.margins(move, 1)
-        gradient = problem.gradient(margins[:, 0], points)
-        size = _size(move, norm)
-        nearest.offer(move, passed)
-        if step == 0:
-            radius = size + _gap(margins[:, 0].detach(), gradient, norm)
-        closer = passed & (size < reach)
-        reach = torch.where(closer, size, reach)
-        smallest = torch.where(per_row(closer, move), move, smallest)
-        failures = torch.where(passed, 0, failures + 1)
-        lost = (failures > PATIENCE) & reach.isfinite()
-        failures = torch.where(lost, 0, failures)
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-        change, rate = (last + (first - last) * decay for first, last in (SHRINK, STEP[norm]))
-        grown = torch.where(reach.isfinite(), radius * (1 + change), radius * (1 + 2 * change))
-        radius = torch.where(passed, reach * (1 - change), torch.minimum(grown, reach))
-        stepped = move + per_row(rate * radius, move) * _steepest(problem, gradient, norm)
-        inside = _into_ball(problem, stepped, radius, norm)
-        move = torch.where(per_row(lost, move), smallest, inside)
-    return torch.where(per_row(reach.isfinite(), move), smallest, move)
+    def margin_and_gradient(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """At the input that is moved so; who is behind the boundary offers the move."""
+        points, margins, passed = self.problem.margins(places, 1)
+        gradient = self.problem.gradient(margins[:, 0], points)
+        self.nearest.offer(places, passed)
+        return margins[:, 0].detach(), gradient
 
+    def size(self, places: Tensor) -> Tensor:
+        return _size(places, self.norm)
 
-def _gap(margin: Tensor, gradient: Tensor, norm: float) -> Tensor:
-    """How far the boundary is if the margin is linear, (N,); 0 behind it, and where the gradient vanishes."""
-    slope = _size(gradient, 1 if norm == math.inf else 2)
-    return torch.where(gradient.flatten(1).any(1), -margin.clamp(max=0) / slope, 0.0)
+    def first_radius(self, places: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
+        slope = _size(gradient, 1 if self.norm == math.inf else 2)
+        return self.size(places) + torch.where(gradient.flatten(1).any(1), -margin.clamp(max=0) / slope, 0.0)
 
+    def step(self, places: Tensor, gradient: Tensor, radius: Tensor, nearest: Tensor) -> Tensor:
+        if self.norm == math.inf:
+            return per_row(radius, places) * self.problem.within(gradient.sign())
+        return per_row(radius / _size(gradient, 2.0), places) * gradient
 
-def _steepest(problem: BoundaryProblem, gradient: Tensor, norm: float) -> Tensor:
-    """A step along a gradient of the subspace, within it."""
-    if norm == math.inf:
-        return problem.within(gradient.sign())
-    return gradient / per_row(_size(gradient, 2.0), gradient)
-
-
-def _into_ball(problem: BoundaryProblem, move: Tensor, radius: Tensor, norm: float) -> Tensor:
-    """Moves of the subspace, made shorter within it."""
-    if norm == math.inf:
-        return problem.within(move.clamp(-per_row(radius, move), per_row(radius, move)))
-    return move * per_row((radius / _size(move, 2.0)).clamp(max=1.0), move)
+    def into_ball(self, places: Tensor, radius: Tensor) -> Tensor:
+        """Made shorter within the subspace."""
+        if self.norm == math.inf:
+            limit = per_row(radius, places)
+            return self.problem.within(places.clamp(-limit, limit))
+        return places * per_row((radius / self.size(places)).clamp(max=1.0), places)
 
 
 def _size(move: Tensor, norm: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far a model can be followed in random directions until its prediction changes, and how much noise changes it."""
+"""Crossings of the boundary along random lines, and the size of random noise that changes a prediction."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ CAP = 30.0  # in units of sqrt(D / m), how far lines and subspaces are followed 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Crossings:
-    """Where the prediction of a model first changes along random lines through its inputs, followed both ways.
+    """First changes of a prediction along random lines through the inputs, followed both ways.
 
     Attributes:
         label: (N,) int64, the predicted class of each input.
@@ -177,7 +177,7 @@ class _March:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoiseRadius:
-    """How much random noise it takes to change the prediction with a given probability, one row per input.
+    """Size of random noise that changes the prediction with a given probability, one row per input.
 
     Attributes:
         label: (N,) int64, the predicted class of each input.

@@ -1,4 +1,4 @@
-"""Which inputs an attack at a fixed budget may reach."""
+"""Threat models: the inputs that an attack may reach."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

@@ -49,7 +49,7 @@ def apgd(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands Auto-PGD from ``restarts`` starts, of ``steps`` steps each.
+    """Accuracy under Auto-PGD from ``restarts`` starts, of ``steps`` steps each.
 
     All starts are random; in l_1, the first is the input itself. What is made large is the ``loss``:
     ``"cross_entropy"``, the ``"margin"`` of the best other class over the label, or ``"dlr"``, that margin in units of
@@ -83,7 +83,7 @@ def targeted_apgd(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands Auto-PGD on the margin of one class after the other over the label.
+    """Accuracy under Auto-PGD on the margin of one class after the other over the label.
 
     The ``targets`` classes of the largest logits are aimed at, or all others if there are fewer, by ``steps`` steps
     each. Other arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.
@@ -147,7 +147,7 @@ def apgd_in_stages(state: FixedBudgetState, loss: LogitLoss, points: Tensor, ste
 
 @dataclass
 class _Iterate:
-    """Where each row stands: per-row tensors that are replaced and left out together."""
+    """The place of each row: per-row tensors that are replaced and left out together."""
 
     points: Tensor
     value: Tensor

@@ -56,7 +56,7 @@ def autoattack(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands the standard version of AutoAttack, run by the package pyautoattack and re-checked here.
+    """Accuracy under the standard version of AutoAttack, run by the package pyautoattack and re-checked here.
 
     Its limits are refused, since it fails on them or gives wrong numbers without a word: at least ten classes, images
     (N, C, H, W) in float32 within [0, 1], one budget, no ``frozen_features``. It does not say what found an input, nor
@@ -103,7 +103,7 @@ def autoattack(
 def _attacked(
     attack_class: type, model: nn.Module, x: Tensor, labels: Tensor, threat: BoundedThreat, settings: Settings
 ) -> Tensor:
-    """Where the standard version ends, (N, *D)."""
+    """Points at which the standard version ends, (N, *D)."""
     generator, norm, epsilon = settings.generator, NORMS[threat.norm], float(threat.epsilon)
     draw = torch.randint(2**31 - 1, (1,), device=generator.device if generator else "cpu", generator=generator)
     with torch.random.fork_rng():  # it seeds the global generator

@@ -32,7 +32,7 @@ def fgsm(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands one step to where the linearised cross-entropy is largest within the budget and the box.
+    """Accuracy under one step to where the linearised cross-entropy is largest within the budget and the box.
 
     In l_infinity this is the fast gradient sign method. Nothing is drawn: ``generator`` is there because all attacks
     are called alike. Arguments, result and errors as in
@@ -58,7 +58,7 @@ def random_fgsm(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands a random step of half the budget and then one along the gradient: R+FGSM.
+    """Accuracy under a random step of half the budget and then one along the gradient: R+FGSM.
 
     Arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.
 
@@ -84,7 +84,7 @@ def iterative_fgsm(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands ``steps`` projected gradient steps from the input itself: the basic iterative method.
+    """Accuracy under ``steps`` projected gradient steps from the input itself: the basic iterative method.
 
     Nothing is drawn: ``generator`` is there because all attacks are called alike. Other arguments, result and errors as
     in :func:`certify.attacks.robust_accuracy`.
@@ -113,7 +113,7 @@ def pgd(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands ``steps`` projected gradient steps on the cross-entropy, from ``restarts`` random starts.
+    """Accuracy under ``steps`` projected gradient steps on the cross-entropy, from ``restarts`` random starts.
 
     The projection is exact for the ball and the box together; in l_1 each step moves a few entries only. Other
     arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.

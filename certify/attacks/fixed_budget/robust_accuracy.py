@@ -28,7 +28,7 @@ def robust_accuracy(
     generator: torch.Generator | None = None,
     first_index: int = 0,
 ) -> AttackedAccuracy:
-    """Which inputs withstand the standard attacks at a budget: an upper bound on the robust accuracy.
+    """Accuracy under the standard attacks at a budget: an upper bound on the robust accuracy.
 
     Auto-PGD on the cross-entropy; then the nearest adversarial inputs that a minimum-norm search finds, drawn into the
     ball; then Auto-PGD on the margins of up to nine other classes, one after the other. Each attack sees only the rows

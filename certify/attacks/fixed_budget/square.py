@@ -37,7 +37,7 @@ def square(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands a random search over square windows of the input, without any gradient.
+    """Accuracy under a random search over square windows of the input, without any gradient.
 
     The last two dimensions of an input are the plane of the windows, the ones before are channels; the windows of a
     flat input are runs of entries. Each input takes ``queries`` forward passes, and the model need not be

@@ -25,7 +25,7 @@ Round = TypeVar("Round")
 
 @dataclass
 class Outcome:
-    """What an attack on a batch of N inputs came to."""
+    """Outcome of an attack on a batch of N inputs."""
 
     adversarial: Tensor  # (N, *D) the first adversarial points, x where there is none yet
     found: Tensor  # (N,) bool
@@ -180,7 +180,7 @@ class FixedBudgetState:
         return self.format.within(pull_within(points, self.x, radius, self.norm), self.x, radius, self.norm)
 
     def leap(self, points: Tensor, gradient: Tensor, radius: Tensor) -> Tensor:
-        """Where the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""
+        """Points at which the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""
         room = self.lower - points, self.upper - points
         return self.project(points + maximize_in_box(gradient, radius, self.norm, room))
 

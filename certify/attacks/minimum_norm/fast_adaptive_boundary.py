@@ -13,7 +13,7 @@ from certify.attacks.search.polish import polish
 from certify.attacks.search.state import MinimumNormState
 from certify.results import Witness
 
-LEAN = 0.1  # most weight of the projection of x, beside that of the current point (alpha_max)
+LEAN = 0.1  # most weight of the projection of x, next to that of the current point (alpha_max)
 BEYOND = 1.05  # length of a step in units of the distance to the plane (eta)
 BACK = 0.9  # share of the perturbation that is kept after a success (beta)
 

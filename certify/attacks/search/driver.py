@@ -86,7 +86,7 @@ def run(
 
 @dataclass
 class _Findings:
-    """What the search found for all rows, before it was run through the model again."""
+    """Findings of the search for all rows, before it was run through the model again."""
 
     adversarial: Tensor  # (N, *D), the inputs themselves where there is none
     winner: Tensor  # (N,) the stage that found it, -1 where none ran

@@ -137,7 +137,7 @@ class MinimumNormState:
         return margin.detach(), gradient, points.detach()
 
     def _gradient(self, margin: Tensor, points: Tensor) -> Tensor:
-        """Of each margin with respect to its point, counted where the model can be differentiated."""
+        """Gradient of each margin with respect to its point, counted where the model can be differentiated."""
         self.backward += margin.requires_grad
         return gradient_of(margin, points)
 

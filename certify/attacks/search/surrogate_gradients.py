@@ -23,7 +23,7 @@ RECTIFIERS = (torch.relu, Tensor.relu, F.relu)
 STEPS = ("round", "floor", "ceil", "trunc", "fix", "sign", "detach", "softmax", "sigmoid")
 PASSED_THROUGH = {F.softmax, *(getattr(place, name) for place in (torch, Tensor) for name in STEPS)}
 SLOPE = 0.1  # of a ReLU below 0
-COPIES = 4  # noisy ones beside the point itself
+COPIES = 4  # noisy ones next to the point itself
 NOISE = 0.14  # standard deviation, in units of the range of an entry
 
 

@@ -93,7 +93,7 @@ def gradient_masking(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> GradientMaskingReport:
-    """Which inputs show symptoms of masked gradients.
+    """Symptoms of masked gradients, for each input.
 
     Six symptoms are looked for: gradients that are 0; gradients that are not finite; a black-box attack that succeeds
     where those with gradients fail; adversarial inputs that are met only from outside of the budget; a loss that many

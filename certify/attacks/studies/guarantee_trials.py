@@ -46,7 +46,7 @@ class Trials:
         self.predictions: list[SmoothedPrediction] = []
 
     def level(self, alpha: float) -> float:
-        """Of each test, for ``alpha`` over all rows; so many draws have to be able to refute something."""
+        """Level of each test, for ``alpha`` over all rows; so many draws have to be able to refute something."""
         level = alpha / len(self.rows)
         needed = 0.5**self.draws * (self.classifier.num_classes - 1)
         if not needed < level:

@@ -1,4 +1,4 @@
-"""How often random noise of a given norm changes a prediction."""
+"""Accuracy under random noise of a given norm."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ DISTRIBUTIONS = ("sphere", "ball", "gaussian")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoiseAccuracy(Record):
-    """How often inputs are classified correctly under random noise.
+    """Counts of correct predictions under random noise.
 
     Attributes:
         label: (N,) int64, what the model predicts for the clean input; -1 where its logits are not finite.
@@ -88,7 +88,7 @@ def noise_accuracy(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> NoiseAccuracy:
-    """How often each input is classified correctly under random noise of a given size.
+    """Number of correct predictions of each input under random noise of a given size.
 
     Args:
         model: maps (N, *D) to logits (N, K).

@@ -61,7 +61,7 @@ class SmoothedWitness(Witness):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SmoothedAttackedAccuracy(AttackedAccuracy):
-    """What is left of the accuracy of a smoothed classifier after an attack at a fixed budget.
+    """The accuracy that is left of a smoothed classifier after an attack at a fixed budget.
 
     ``misclassified`` includes the rows whose clean prediction is an abstention. ``margin`` and ``blind`` are about
     the logarithms of the mean softmax probabilities that the attack followed.
@@ -182,7 +182,7 @@ def smoothed_robust_accuracy(
     alpha: float = 1e-3,
     generator: torch.Generator | None = None,
 ) -> SmoothedAttackedAccuracy:
-    """Which inputs a smoothed classifier still gets right after an attack at a budget: an upper bound on all it could.
+    """Attacked accuracy of a smoothed classifier at a budget: an upper bound on its robust accuracy.
 
     Projected gradient ascent on the margin of the logarithms of the mean softmax probabilities, from the input itself;
     one prediction on fresh draws then judges where it ended. ``epsilon`` as in :func:`robust_accuracy`, everything
@@ -226,7 +226,7 @@ def smoothed_robust_accuracy(
 
 @dataclass
 class _Ended:
-    """Where the search on mean softmax probabilities ended, for all rows."""
+    """Ends of the search on mean softmax probabilities, for all rows."""
 
     points: Tensor  # (N, *D), the inputs themselves where it did not run
     backward: Tensor  # (N,) passes
@@ -280,7 +280,7 @@ def _confirmed(
 def _points_within(
     votes: Votes, attacked: Tensor, threat: BoundedThreat, draws: int, steps: int
 ) -> tuple[Tensor, Outcome]:
-    """Where projected gradient ascent within the budget ends for the rows (N,) bool, (N, *D), and what it met."""
+    """Ends of projected gradient ascent within the budget for the rows (N,) bool, (N, *D), and what it met."""
     x, labels, form, sides = votes.x, votes.labels, Format(votes.x.dtype), threat.sides(votes.x)
     streams, budgets = Streams.of(votes.generator, len(x), x.device), threat.budgets(x)
     outcome, points = Outcome.blank(x.to(form.working)), x.clone()
@@ -312,7 +312,7 @@ def _crossings(votes: Votes, attacked: Tensor, at: Callable[[Tensor, Tensor], Te
 
 
 def _fallen(votes: Votes, attacked: Tensor, points: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows (N,) bool fresh draws return another class for at their points, and that class, or the label."""
+    """Rows (N,) bool for which fresh draws return another class at their points, and that class, or the label."""
     found, other = torch.zeros_like(attacked), label.clone()
     rows = (attacked & (points != votes.x).flatten(1).any(1)).nonzero().squeeze(1)
     predicted, unclear = votes.predicted(points[rows], rows)
@@ -321,7 +321,7 @@ def _fallen(votes: Votes, attacked: Tensor, points: Tensor, label: Tensor) -> tu
 
 
 def _ascend_on_soft_votes(state: FixedBudgetState, steps: int) -> Tensor:
-    """Where ever shorter projected gradient steps on the margin end, or a random search where gradients say nothing."""
+    """Ends of ever shorter projected gradient steps on the margin, or a random search where gradients say nothing."""
     points = state.x
     for step in range(steps):
         _, gradient = state.loss_and_gradient(points, state.untargeted(margin))

@@ -1,4 +1,4 @@
-"""One perturbation for all inputs, and how often it changes predictions beside random noise of its size."""
+"""One perturbation for all inputs, and how often it changes predictions compared with random noise of its size."""
 
 import math
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class UniversalPerturbation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoolingRate(Record):
-    """How often one perturbation changes the prediction, and how often random noise of the same norm does.
+    """Shares of predictions changed by one perturbation, and by random noise of the same norm.
 
     Attributes:
         label: (N,) int64, what the model predicts for the clean input; -1 where its logits are not finite.
@@ -86,7 +86,7 @@ class FoolingRate(Record):
         return share_interval(self.fooled, alpha)
 
     def noise_interval(self, alpha: float = 0.05) -> tuple[float, float]:
-        """The same for the noise."""
+        """Confidence interval for the noise."""
         return share_interval(self.fooled_by_noise, alpha)
 
 
@@ -178,7 +178,7 @@ class _Climb:
         self.width = leads[leads.isfinite()].abs().median().clamp(min=torch.finfo(x.dtype).tiny)
 
     def _lead(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Of the best other class at inputs, (N,)."""
+        """Lead of the best other class at inputs, (N,)."""
         return margin(logits_of(self.model, points, self.format)[0], labels)
 
     def run(self, start: Tensor, steps: int) -> None:
@@ -194,7 +194,7 @@ class _Climb:
         self._gradient(point, self.width)
 
     def _gradient(self, point: Tensor, width: Tensor) -> Tensor:
-        """Of the sum of clamped margins, (1, *D); the point is remembered if it fools more inputs than any before."""
+        """Gradient of the sum of clamped margins, (1, *D); the point that fools most inputs is remembered."""
         fooled, gradient = 0, torch.zeros_like(point)
         for x, labels in zip(*self.batches, strict=True):
             moved = point.clone().requires_grad_()
@@ -235,7 +235,7 @@ def fooling_rate(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> FoolingRate:
-    """How often a perturbation changes predictions, beside random noise of the same norm.
+    """Share of predictions that a perturbation changes, next to random noise of the same norm.
 
     Changed predictions are counted, not errors: the labels of the inputs do not matter.
 
