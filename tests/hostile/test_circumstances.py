@@ -45,6 +45,7 @@ PACKAGES = {
 shared_case = cache(case)
 PURE = calls_of_bounds.PURE | calls_of_certify.PURE
 WITH_MODEL = [name for name in CALLS if name not in PURE and not name.startswith(("smoothing.Cons", "smoothing.Ens"))]
+SEEING = {"attacks.robustness_figures"}  # searches whose nearest points need gradients through ReLUs that are off
 every_call = pytest.mark.parametrize("name", CALLS)
 
 
@@ -158,7 +159,8 @@ def check_model(name: str, own: Case) -> object:
 def test_models_of_every_kind_are_understood_or_refused_in_one_line(name: str, circumstance: str):
     usual = shared_case()
     found = check_model(name, altered(fresh(usual), MODELS[circumstance](usual.model)))
-    if found is not None and "unsupported" not in str(found):  # rows that say so are the clear line of an evaluation
+    hidden = circumstance == "scripted" and name in SEEING  # a script shows nobody its ReLUs: other points are found
+    if found is not None and "unsupported" not in str(found) and not hidden:  # such rows are an evaluation's clear line
         assert_same(found, ordinary(name))
 
 

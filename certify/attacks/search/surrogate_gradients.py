@@ -5,7 +5,9 @@ network say nothing about it. Others are about to saturate. The values of the ne
 uphill is a guess.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,17 +29,17 @@ COPIES = 4  # noisy ones next to the point itself
 NOISE = 0.14  # standard deviation, in units of the range of an entry
 
 
-def leaky() -> TorchFunctionMode:
+def leaky() -> AbstractContextManager[object]:
     """Inside, ReLUs let a share of the gradient through where they are off; their outputs do not change.
 
     References:
         Athalye, Carlini, Wagner (2018), Obfuscated gradients, Section 4.1 (the backward pass of another function),
         arXiv:1802.00420.
     """
-    return _OtherSlopes(lambda z: (z > 0).to(z).clamp(min=SLOPE))
+    return _uncompiled(_OtherSlopes(lambda z: (z > 0).to(z).clamp(min=SLOPE)))
 
 
-def straight_through() -> TorchFunctionMode:
+def straight_through() -> AbstractContextManager[object]:
     """Inside, steps such as rounding, signs, detached values, saturated probabilities have the slope of the identity.
 
     For the model alone: whoever attacks it needs values that are detached.
@@ -46,10 +48,10 @@ def straight_through() -> TorchFunctionMode:
         Athalye, Carlini, Wagner (2018), Obfuscated gradients, Section 4.1.1 (the straight-through estimator),
         arXiv:1802.00420.
     """
-    return _StraightThrough()
+    return _uncompiled(_StraightThrough())
 
 
-def jittered(streams: Streams) -> TorchFunctionMode:
+def jittered(streams: Streams) -> AbstractContextManager[object]:
     """Inside, gradients are those of linear regions drawn at random, near ones rather than far ones.
 
     Noise in front of each ReLU, on the scale of its inputs, decides whether the gradient passes.
@@ -59,7 +61,15 @@ def jittered(streams: Streams) -> TorchFunctionMode:
         noise = streams.normal(z)
         return z + per_row(z.abs().flatten(1).mean(1), z) * noise > 0
 
-    return _OtherSlopes(slopes)
+    return _uncompiled(_OtherSlopes(slopes))
+
+
+@contextmanager
+def _uncompiled(mode: TorchFunctionMode) -> Iterator[None]:
+    """The mode, with compiled models run as they were written: the compiler would trace into the mode."""
+    compiled = "torch._dynamo" in sys.modules  # a model that is compiled has loaded it, which takes a second
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), mode:
+        yield
 
 
 class _OtherSlopes(TorchFunctionMode):
