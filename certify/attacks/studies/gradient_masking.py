@@ -140,7 +140,8 @@ def gradient_masking(
 
     clean = attacked(near, {"look": _look})
     stepped = attacked(near, {"iterative_fgsm": partial(pgd_steps, steps=steps)})
-    others = {"square": partial(square_steps, queries=queries), "from_outside": from_outside(steps, restarts=3)}
+    square: Attack = partial(square_steps, queries=queries)
+    others = {"square": square, "from_outside": from_outside(steps, restarts=3)}
     broken = attacked(near, {**standard, **others})
     return GradientMaskingReport(
         label=clean.label,
