@@ -16,6 +16,11 @@ from bounds.errors import InvalidInput
 SPECIAL_FUNCTION_ERROR = 8 * 2.0**-52
 
 
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (N,) values so that they broadcast over (N, *D)."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
 def round_down(x: Tensor, relative_error: float = SPECIAL_FUNCTION_ERROR) -> Tensor:
     """A float64 number at most the exact value that ``x`` approximates within ``relative_error``.
 

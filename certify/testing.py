@@ -150,7 +150,8 @@ def assert_sound_bounds(
     import torch
 
     from bounds import InvalidInput, checks, crown
-    from certify.attacks.common.norms import clip, per_row, project, steepest_ascent
+    from bounds.numerics import per_row
+    from certify.attacks.common.norms import clip, project, steepest_ascent
     from certify.attacks.common.threat import sides
     from certify.attacks.studies.noise_accuracy import unit_noise
     from certify.models import frozen, probe

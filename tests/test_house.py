@@ -139,7 +139,7 @@ DIRECTION = {
         {"classifiers", "data_sets"},
         {"outputs"},
     ],
-    "certify.attacks": [{"common"}, {"minimum_norm"}, {"fixed_budget"}, {"studies"}],
+    "certify.attacks": [{"common"}, {"search"}, {"minimum_norm", "fixed_budget"}, {"studies"}],
 }
 
 

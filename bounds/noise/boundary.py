@@ -9,8 +9,9 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.models import frozen
-from bounds.noise.boundary_search import Problem, rows, search
+from bounds.noise.boundary_search import BoundaryProblem, search
 from bounds.noise.crossings import predicted_labels
+from bounds.numerics import per_row
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,7 +83,7 @@ def nearest_boundary(
         for part in torch.arange(len(x), device=x.device).split(batch_size) if len(x) else ():
             own = basis[part] if basis is not None and basis.ndim > x.ndim else basis
             aim = None if aims is None else aims[part]
-            problem = Problem(model=model, x=x[part].detach(), label=label[part], basis=own, target=aim)
+            problem = BoundaryProblem(model=model, x=x[part].detach(), label=label[part], basis=own, target=aim)
             results.append(search(problem, steps))
     if not results:
         return BoundaryPoints(label=label, distance=x.new_zeros(0).double(), perturbation=x.clone(), other=label)
@@ -91,7 +92,7 @@ def nearest_boundary(
     return BoundaryPoints(
         label=label,
         distance=distance,
-        perturbation=torch.where(rows(found, x), perturbation, 0.0),
+        perturbation=torch.where(per_row(found, x), perturbation, 0.0),
         other=torch.where(found, other, label),
     )
 

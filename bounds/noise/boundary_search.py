@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bounds.noise.crossings import beaten
+from bounds.noise.descent import Terrain, descend
+from bounds.numerics import per_row
 
 MOST_CLASSES = 9  # whose boundaries are linearised at a point, at most
 AIMED_AT = 2  # likeliest classes that get a descent of their own
@@ -14,13 +16,11 @@ OVERSHOOT = 1.02
 COARSE, FINE = 12, 40  # bisections on the way, and at the end
 LAST = 2  # steps onto planes that are bisected finely
 LONGER = 2  # steps of a descent for each onto planes
-PATIENCE = 2  # failures in a row after which a descent goes back to its nearest success
-SHRINK = 0.2, 0.001  # share by which a radius changes, at the first and at the last step
 STEP = {math.inf: (0.5, 0.02), 2.0: (0.2, 0.02)}  # length of a step in units of the radius, likewise
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Problem:
+class BoundaryProblem:
     """Inputs, the boundary that is looked for, and the subspace in which it is."""
 
     model: nn.Module
@@ -46,9 +46,9 @@ class Problem:
         high = torch.ones_like(low)
         for _ in range(times):
             middle = (low + high) / 2
-            passed = self.passed(rows(middle, move) * move)
+            passed = self.passed(per_row(middle, move) * move)
             low, high = torch.where(passed, low, middle), torch.where(passed, middle, high)
-        return rows(high, move) * move
+        return per_row(high, move) * move
 
     def margins(self, move: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
         """The points, the margins (N, J) of the likeliest other classes over the label there, and who is behind."""
@@ -64,7 +64,7 @@ class Problem:
         return points, margins, self.behind(logits.detach())
 
     def gradient(self, margin: Tensor, points: Tensor) -> Tensor:
-        """Of each margin with respect to its point, within the subspace."""
+        """Gradient of each margin with respect to its point, within the subspace."""
         (gradient,) = torch.autograd.grad(margin.sum(), points, retain_graph=True)
         return self.within(gradient.nan_to_num(0.0, 0.0, 0.0))
 
@@ -89,12 +89,12 @@ class Nearest:
         """Keep what is shorter; (N,) bool, where it is."""
         length = move.flatten(1).double().norm(dim=1)
         shorter: Tensor = passed & (length < self.length)
-        self.move = torch.where(rows(shorter, move), move, self.move)
+        self.move = torch.where(per_row(shorter, move), move, self.move)
         self.length = torch.where(shorter, length, self.length)
         return shorter
 
 
-def search(problem: Problem, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def search(problem: BoundaryProblem, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest moves found behind the boundary, their lengths, infinite where there is none, and the classes there.
 
     Onto tangent planes from the inputs, which is exact where boundaries are flat; then descents from the inputs, also
@@ -116,7 +116,7 @@ def search(problem: Problem, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     return move, torch.where(found, move.flatten(1).double().norm(dim=1), math.inf), other
 
 
-def _towards_single_classes(problem: Problem) -> list[Problem]:
+def _towards_single_classes(problem: BoundaryProblem) -> list[BoundaryProblem]:
     if problem.target is not None:
         return []
     with torch.no_grad():
@@ -125,7 +125,7 @@ def _towards_single_classes(problem: Problem) -> list[Problem]:
     return [replace(problem, target=target) for target in likeliest.T]
 
 
-def _onto_planes(problem: Problem, nearest: Nearest, steps: int, bisections: int = COARSE) -> None:
+def _onto_planes(problem: BoundaryProblem, nearest: Nearest, steps: int, bisections: int = COARSE) -> None:
     """Steps that begin where the last one ended, until the boundary is passed.
 
     Then from the boundary towards the foot of the perpendicular onto its tangent plane, by a part that is halved where
@@ -136,14 +136,14 @@ def _onto_planes(problem: Problem, nearest: Nearest, steps: int, bisections: int
         onward, foot = _steps_to_plane(problem, move)
         with torch.no_grad():
             known = nearest.length.isfinite()
-            turned = nearest.move + rows(part, move) * (foot - nearest.move)
-            trial = OVERSHOOT * torch.where(rows(known, move), turned, move + onward)
+            turned = nearest.move + per_row(part, move) * (foot - nearest.move)
+            trial = OVERSHOOT * torch.where(per_row(known, move), turned, move + onward)
             shorter = nearest.offer(problem.bisected(trial, bisections), problem.passed(trial))
             part = torch.where(shorter | ~known, (2 * part).clamp(max=1.0), part / 2)
-            move = torch.where(rows(nearest.length.isfinite(), move), nearest.move, trial)
+            move = torch.where(per_row(nearest.length.isfinite(), move), nearest.move, trial)
 
 
-def _steps_to_plane(problem: Problem, move: Tensor) -> tuple[Tensor, Tensor]:
+def _steps_to_plane(problem: BoundaryProblem, move: Tensor) -> tuple[Tensor, Tensor]:
     """The shortest steps to a boundary linearised at ``x + move``, from there and from x, (N, *D) each.
 
     Among the boundaries to the likeliest classes, that which is nearest to where the step begins.
@@ -154,90 +154,63 @@ def _steps_to_plane(problem: Problem, move: Tensor) -> tuple[Tensor, Tensor]:
     for margin in margins.unbind(1):
         gradient = problem.gradient(margin, points)
         length = _size(gradient, 2.0)
-        unit = gradient / rows(length, move)
+        unit = gradient / per_row(length, move)
         gap = -margin.detach() / length
         for which, level in enumerate((gap, gap + (unit * move).flatten(1).sum(1))):
             closer = level.abs() < least[which]
             least[which] = torch.where(closer, level.abs(), least[which])
-            steps[which] = torch.where(rows(closer, move), unit * rows(level, move), steps[which])
+            steps[which] = torch.where(per_row(closer, move), unit * per_row(level, move), steps[which])
     return steps[0], steps[1]
 
 
-def _descend_twice(problem: Problem, nearest: Nearest, start: Tensor, steps: int) -> None:
+def _descend_twice(problem: BoundaryProblem, nearest: Nearest, start: Tensor, steps: int) -> None:
     """A descent in l_infinity and one in l_2 from where it ends, half of which begins with large entries made larger.
 
     Networks trained against l_infinity attacks have regions where gradients are small and point to where the boundary
     is not; steps of equal size in all entries cross them, steps along the gradient do not. Minima in l_2, in turn, are
     not in the corners where such steps end, and often sparse.
     """
-    move = _descend(problem, nearest, start, steps=steps, norm=math.inf)
-    move = _descend(problem, nearest, move, steps=steps, norm=2.0)
+    move = descend(_Subspace(problem, nearest, math.inf), start, steps)
+    move = descend(_Subspace(problem, nearest, 2.0), move, steps)
     squared = move * move.abs()
-    sharp = problem.within(squared * rows(_size(move, 2.0) / _size(squared, 2.0), move))
-    _descend(problem, nearest, sharp, steps=steps, norm=2.0)
+    sharp = problem.within(squared * per_row(_size(move, 2.0) / _size(squared, 2.0), move))
+    descend(_Subspace(problem, nearest, 2.0), sharp, steps)
 
 
-def _descend(problem: Problem, nearest: Nearest, start: Tensor, *, steps: int, norm: float) -> Tensor:
-    """Gradient steps in a ball that shrinks where the boundary is passed and grows where it is not.
+class _Subspace(Terrain):
+    """The moves of a subspace, which may be the whole space, without a box; balls in l_infinity or l_2."""
 
-    Returns:
-        The smallest move in that norm that passed the boundary, or where the steps end.
+    def __init__(self, problem: BoundaryProblem, nearest: Nearest, norm: float) -> None:
+        self.problem, self.nearest, self.norm, self.rates = problem, nearest, norm, STEP[norm]
 
-    References:
-        Rony et al. (2019), Decoupling direction and norm, arXiv:1811.09600; Pintor et al. (2021), arXiv:2102.12827.
-    """
-    move, smallest = start, start
-    reach = torch.full_like(problem.label, math.inf, dtype=start.dtype)
-    radius, failures = reach, torch.zeros_like(problem.label)
-    for step in range(steps):
-        points, margins, passed = problem.margins(move, 1)
-        gradient = problem.gradient(margins[:, 0], points)
-        size = _size(move, norm)
-        nearest.offer(move, passed)
-        if step == 0:
-            radius = size + _gap(margins[:, 0].detach(), gradient, norm)
-        closer = passed & (size < reach)
-        reach = torch.where(closer, size, reach)
-        smallest = torch.where(rows(closer, move), move, smallest)
-        failures = torch.where(passed, 0, failures + 1)
-        lost = (failures > PATIENCE) & reach.isfinite()
-        failures = torch.where(lost, 0, failures)
-        decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-        change, rate = (last + (first - last) * decay for first, last in (SHRINK, STEP[norm]))
-        grown = torch.where(reach.isfinite(), radius * (1 + change), radius * (1 + 2 * change))
-        radius = torch.where(passed, reach * (1 - change), torch.minimum(grown, reach))
-        stepped = move + rows(rate * radius, move) * _steepest(problem, gradient, norm)
-        inside = _into_ball(problem, stepped, radius, norm)
-        move = torch.where(rows(lost, move), smallest, inside)
-    return torch.where(rows(reach.isfinite(), move), smallest, move)
+    def margin_and_gradient(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """At the input that is moved so; who is behind the boundary offers the move."""
+        points, margins, passed = self.problem.margins(places, 1)
+        gradient = self.problem.gradient(margins[:, 0], points)
+        self.nearest.offer(places, passed)
+        return margins[:, 0].detach(), gradient
 
+    def size(self, places: Tensor) -> Tensor:
+        return _size(places, self.norm)
 
-def _gap(margin: Tensor, gradient: Tensor, norm: float) -> Tensor:
-    """How far the boundary is if the margin is linear, (N,); 0 behind it, and where the gradient vanishes."""
-    slope = _size(gradient, 1 if norm == math.inf else 2)
-    return torch.where(gradient.flatten(1).any(1), -margin.clamp(max=0) / slope, 0.0)
+    def first_radius(self, places: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
+        slope = _size(gradient, 1 if self.norm == math.inf else 2)
+        return self.size(places) + torch.where(gradient.flatten(1).any(1), -margin.clamp(max=0) / slope, 0.0)
 
+    def step(self, places: Tensor, gradient: Tensor, radius: Tensor, nearest: Tensor) -> Tensor:
+        if self.norm == math.inf:
+            return per_row(radius, places) * self.problem.within(gradient.sign())
+        return per_row(radius / _size(gradient, 2.0), places) * gradient
 
-def _steepest(problem: Problem, gradient: Tensor, norm: float) -> Tensor:
-    """A step along a gradient of the subspace, within it."""
-    if norm == math.inf:
-        return problem.within(gradient.sign())
-    return gradient / rows(_size(gradient, 2.0), gradient)
-
-
-def _into_ball(problem: Problem, move: Tensor, radius: Tensor, norm: float) -> Tensor:
-    """Moves of the subspace, made shorter within it."""
-    if norm == math.inf:
-        return problem.within(move.clamp(-rows(radius, move), rows(radius, move)))
-    return move * rows((radius / _size(move, 2.0)).clamp(max=1.0), move)
+    def into_ball(self, places: Tensor, radius: Tensor) -> Tensor:
+        """Made shorter within the subspace."""
+        if self.norm == math.inf:
+            limit = per_row(radius, places)
+            return self.problem.within(places.clamp(-limit, limit))
+        return places * per_row((radius / self.size(places)).clamp(max=1.0), places)
 
 
 def _size(move: Tensor, norm: float) -> Tensor:
     """Norm of each row, (N,), above 0."""
     size: Tensor = move.flatten(1).norm(dim=1, p=norm)
     return size.clamp(min=torch.finfo(move.dtype).tiny)
-
-
-def rows(values: Tensor, like: Tensor) -> Tensor:
-    """Values (N,), shaped to broadcast over rows (N, *D)."""
-    return values.view(-1, *[1] * (like.ndim - 1))

@@ -1,4 +1,4 @@
-"""How far a model can be followed in random directions until its prediction changes, and how much noise changes it."""
+"""Crossings of the boundary along random lines, and the size of random noise that changes a prediction."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.gradients import all_logits
 from bounds.models import frozen
+from bounds.numerics import per_row
 from bounds.statistics.proportions import clopper_pearson_lower, clopper_pearson_upper
 
 CAP = 30.0  # in units of sqrt(D / m), how far lines and subspaces are followed unless a limit is given
@@ -19,7 +20,7 @@ CAP = 30.0  # in units of sqrt(D / m), how far lines and subspaces are followed 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Crossings:
-    """Where the prediction of a model first changes along random lines through its inputs, followed both ways.
+    """First changes of a prediction along random lines through the inputs, followed both ways.
 
     Attributes:
         label: (N,) int64, the predicted class of each input.
@@ -139,7 +140,7 @@ class _March:
             sign = 1 - 2 * side[chosen].to(lines.dtype)
             low, high = ends[step_] * self.limits[row], ends[step_ + 1] * self.limits[row]
             origins, label = self.x[row], self.label[row]
-            line = lines[ray_] * sign.view(-1, *[1] * (lines.ndim - 1))
+            line = lines[ray_] * per_row(sign, lines)
             for _ in range(bisections):
                 middle = (low + high) / 2
                 passed = self.changed(origins, label, line, middle[:, None])[:, 0]
@@ -176,7 +177,7 @@ class _March:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoiseRadius:
-    """How much random noise it takes to change the prediction with a given probability, one row per input.
+    """Size of random noise that changes the prediction with a given probability, one row per input.
 
     Attributes:
         label: (N,) int64, the predicted class of each input.
@@ -302,7 +303,7 @@ def _noise(like: Tensor, norm: float | None, generator: torch.Generator | None) 
     signs = torch.empty_like(power).uniform_(-1, 1, generator=generator)
     rest = power.new_empty(len(power)).exponential_(generator=generator)
     total = power.flatten(1).sum(1) + rest
-    size: Tensor = (power / total.view(-1, *[1] * (power.ndim - 1))).pow(1 / norm)
+    size: Tensor = (power / per_row(total, power)).pow(1 / norm)
     return size.copysign(signs).to(like.dtype)
 
 
@@ -314,7 +315,7 @@ def unit_directions(like: Tensor, generator: torch.Generator | None) -> Tensor:
     drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
     drawn.normal_(generator=checks.generator(generator))
     length: Tensor = drawn.flatten(1).norm(dim=1)
-    return drawn / length.view(-1, *[1] * (like.ndim - 1))
+    return drawn / per_row(length, like)
 
 
 def absolute_cosine(lines: Tensor, along: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from bounds.errors import InvalidInput
 from bounds.noise.boundary import BoundaryPoints, nearest_boundary, random_basis
 from bounds.noise.crossings import CAP, Crossings, default_limit, random_crossings
 from bounds.noise.flat_boundaries import FlatBoundaries, flat_boundaries
+from bounds.numerics import per_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -329,7 +330,7 @@ def _least_distances(minimal: Minimal | None, near: BoundaryPoints, x: Tensor) -
     if given.shape == x.shape:
         move, given = given, given.flatten(1).double().norm(dim=1)
         closer = (given < near.distance) & (given > 0)
-        toward = torch.where(closer.view(-1, *[1] * (x.ndim - 1)), move.to(x.dtype), toward)
+        toward = torch.where(per_row(closer, x), move.to(x.dtype), toward)
     for distances in (given, certified):
         if distances is not None and not (checks.rows("minimal", distances, len(x)) >= 0).all():
             raise InvalidInput("minimal must hold distances of at least 0, and no NaN")

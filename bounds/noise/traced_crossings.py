@@ -11,6 +11,7 @@ from bounds.graph.captured import Graph
 from bounds.graph.capturing import capture
 from bounds.models import frozen
 from bounds.noise.crossings import Crossings, absolute_cosine, checked_rays, predicted_labels, unit_directions
+from bounds.numerics import per_row
 from bounds.operations.affine import affine
 from bounds.operations.functions import function_of
 from bounds.operations.node import Node
@@ -81,13 +82,12 @@ def _first_changes(graph: Graph, origins: Tensor, lines: Tensor, label: Tensor, 
     count = len(lines)
     origins, label = torch.cat([origins, origins]), torch.cat([label, label])
     lines, reach = torch.cat([lines, -lines]), torch.cat([limits, limits])
-    wide = (-1, *[1] * (lines.ndim - 1))
     place, distance = torch.zeros_like(reach), torch.full_like(reach, math.inf)
     open_, evaluations = torch.ones_like(label, dtype=torch.bool), 0
     nodes = graph.bind(origins)
     while open_.any():
         at = place + STEP * torch.cat([limits, limits])
-        value, slope, kink = _piece(nodes, origins + at.view(wide) * lines, lines)
+        value, slope, kink = _piece(nodes, origins + per_row(at, lines) * lines, lines)
         evaluations += len(lines)
         margin, rate = (part.gather(1, label[:, None]) - part for part in (value, slope))
         # The label itself, with margin and rate 0, is never passed.

@@ -1,7 +1,8 @@
-"""Attacks: inputs that break a model, each re-checked before it is believed; and random noise beside them."""
+"""Attacks: inputs that break a model, each re-checked before it is believed; and random noise next to them."""
 
 from certify.attacks.fixed_budget.auto_pgd import apgd, targeted_apgd
 from certify.attacks.fixed_budget.autoattack import autoattack
+from certify.attacks.fixed_budget.driver import FIXED_BUDGET
 from certify.attacks.fixed_budget.gradient_sign import fgsm, iterative_fgsm, pgd, random_fgsm
 from certify.attacks.fixed_budget.robust_accuracy import robust_accuracy
 from certify.attacks.fixed_budget.square import square
@@ -12,6 +13,7 @@ from certify.attacks.minimum_norm.fast_adaptive_boundary import fast_adaptive_bo
 from certify.attacks.minimum_norm.minimal_perturbation import minimal_perturbation
 from certify.attacks.minimum_norm.sparsefool import sparsefool
 from certify.attacks.minimum_norm.superdeepfool import superdeepfool
+from certify.attacks.search.driver import MINIMUM_NORM
 from certify.attacks.studies.gradient_masking import GradientMaskingReport, gradient_masking
 from certify.attacks.studies.noise_accuracy import NoiseAccuracy, noise_accuracy
 from certify.attacks.studies.robustness_figures import NormFigures, RobustnessFigures, robustness_figures
@@ -24,6 +26,8 @@ from certify.attacks.studies.smoothed import (
 from certify.attacks.studies.universal import FoolingRate, UniversalPerturbation, fooling_rate, universal_perturbation
 
 __all__ = [
+    "FIXED_BUDGET",
+    "MINIMUM_NORM",
     "FoolingRate",
     "GradientMaskingReport",
     "NoiseAccuracy",

@@ -19,7 +19,8 @@ from bounds import LpBall, checks
 from bounds.checks import Limit
 from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput, InvalidModel
-from certify.attacks.common.norms import clip, inner_side, per_row, project, steepest_ascent
+from bounds.numerics import per_row
+from certify.attacks.common.norms import clip, inner_side, project, steepest_ascent
 from certify.attacks.fixed_budget.losses import log_mean_softmax
 from certify.models import frozen
 

@@ -307,5 +307,6 @@ RECORDS = {
     *("SplittingCertificate", "TopKCertificate"),
     *("FoolingRate", "GradientMaskingReport", "NoiseAccuracy", "NormFigures", "RobustnessFigures"),
     *("SmoothedAttackedAccuracy", "SmoothedWitness", "UniversalPerturbation"),
+    *("FIXED_BUDGET", "MINIMUM_NORM"),
     *("CorruptionAccuracy", "certify_reference", "certify_generator"),
 }

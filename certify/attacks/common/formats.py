@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bounds import checks
+from bounds.numerics import per_row
 from certify.attacks.common.distances import distance
-from certify.attacks.common.norms import per_row
 
 
 @dataclass(frozen=True)

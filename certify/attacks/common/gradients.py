@@ -18,34 +18,54 @@ def gradient_of(values: Tensor, points: Tensor) -> Tensor:
     return torch.zeros_like(points) if slope is None else slope
 
 
-def mended(
-    gradient: Tensor, points: Tensor, low: Tensor, high: Tensor, again: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A gradient whose entries are finite: where they were not, slopes from a little further inside the box.
+class Mender:
+    """Makes gradients finite: where they are not, it takes slopes from a little further inside the box.
 
-    A square root has an infinite slope at 0, where many pixels lie, and a product of it with 0 is no number. Entries
-    that are not finite there either become 0.
-
-    Args:
-        gradient: (N, *D).
-        points: (N, *D) where it was taken.
-        low: (N, *D) lower side of the box, finite.
-        high: (N, *D) upper side of the box.
-        again: the gradient at other points.
-
-    Returns:
-        The gradient, the rows (N,) bool in which an entry that may move was not finite, and those that still have one.
+    A square root has an infinite slope at 0, where many pixels lie, and a product of it with 0 is no number. Most
+    models have no such gradient, and to ask holds the device up. So the host asks at the gradients 1, 2, 4, 8, ...
+    whether any was broken so far, and at every gradient once one was.
     """
-    broken = ~gradient.isfinite() & (high > low)
-    rows = broken.flatten(1).any(1)
-    if not rows.any():
-        return gradient.nan_to_num(0.0, 0.0, 0.0), rows, rows
-    inward = INWARD * (high - low)
-    moved = torch.where(points > (low + high) / 2, points - inward, points + inward)
-    second = again(torch.where(broken, moved, points))
-    gradient = torch.where(broken, second, gradient)
-    still = (~gradient.isfinite() & broken).flatten(1).any(1)
-    return gradient.nan_to_num(0.0, 0.0, 0.0), rows, still
+
+    def __init__(self) -> None:
+        self.taken, self.needed = 0, False
+        self.seen: Tensor | bool = False
+
+    def mended(
+        self, gradient: Tensor, points: Tensor, low: Tensor, high: Tensor, again: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A gradient whose entries are finite; those that are not further inside either become 0.
+
+        Args:
+            gradient: (N, *D).
+            points: (N, *D) where it was taken.
+            low: (N, *D) lower side of the box, finite.
+            high: (N, *D) upper side of the box.
+            again: the gradient at other points.
+
+        Returns:
+            The gradient, the rows (N,) bool in which an entry that may move was not finite, and those that still have
+            one.
+        """
+        broken = ~gradient.isfinite() & (high > low)
+        rows = broken.flatten(1).any(1)
+        if not self._asks(rows):
+            return gradient.nan_to_num(0.0, 0.0, 0.0), rows, torch.zeros_like(rows)
+        inward = INWARD * (high - low)
+        moved = torch.where(points > (low + high) / 2, points - inward, points + inward)
+        second = again(torch.where(broken, moved, points))
+        gradient = torch.where(broken, second, gradient)
+        still = (~gradient.isfinite() & broken).flatten(1).any(1)
+        return gradient.nan_to_num(0.0, 0.0, 0.0), rows, still
+
+    def _asks(self, rows: Tensor) -> bool:
+        """Whether the gradient of some row is known to be broken."""
+        self.taken += 1
+        if self.needed:
+            return bool(rows.any())
+        self.seen = self.seen | rows.any()
+        if self.taken & (self.taken - 1) == 0:
+            self.needed = bool(self.seen)
+        return self.needed
 
 
 def foretells(

@@ -5,10 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Shape (N,) values so that they broadcast over (N, *D)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+from bounds.numerics import per_row
 
 
 def length(delta: Tensor, norm: float) -> Tensor:
@@ -68,7 +65,7 @@ def onto_hyperplane(gradient: Tensor, level: Tensor, up: Tensor, down: Tensor, n
         arXiv:1907.02044, for l_1, l_2 and l_infinity.
     """
     scale = length(gradient, math.inf).clamp(min=torch.finfo(gradient.dtype).tiny)
-    direction = gradient.sign() * per_row(torch.where(level < 0, -1.0, 1.0), gradient)
+    direction = gradient.sign() * per_row(1 - 2 * (level < 0).to(level), gradient)
     room = torch.where(direction > 0, up, down).clamp(max=_far(gradient)).flatten(1)
     slope = (gradient.abs() / per_row(scale, gradient)).flatten(1)
     level = level.abs() / scale

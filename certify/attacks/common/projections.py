@@ -9,9 +9,10 @@ import math
 import torch
 from torch import Tensor
 
+from bounds.numerics import per_row
 from bounds.sets.moves import steepest_first
 from certify.attacks.common.distances import UNIT, distance
-from certify.attacks.common.norms import clip, length, per_row
+from certify.attacks.common.norms import clip, length
 
 Room = tuple[Tensor, Tensor]
 

@@ -27,6 +27,12 @@ def checked_generator(generator: Generator | None) -> Generator | None:
     return generator
 
 
+def undrawn(generator: Generator | None) -> Generator:
+    """A generator for an attack that draws nothing: the given one, which is only checked, stays as it is."""
+    checked_generator(generator)
+    return Generator()
+
+
 class Streams:
     """The streams of some rows; each draw continues all of them.
 
@@ -61,15 +67,16 @@ class Streams:
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high) of the shape and dtype of ``like``, (N, ...)."""
-        return low + (high - low) * self._unit(like)
+        return (low + (high - low) * self._unit(like)).to(like.dtype)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and dtype of ``like``, (N, ...)."""
         # From the middles of the 2^24 cells: never infinite.
-        return torch.erfinv((2 * self._unit(like) - (1 - 2.0**-24)).clamp(max=1 - 2.0**-24)) * math.sqrt(2)
+        middle = (2 * self._unit(like) - (1 - 2.0**-24)).clamp(max=1 - 2.0**-24)
+        return (torch.erfinv(middle) * math.sqrt(2)).to(like.dtype)
 
     def _unit(self, like: Tensor) -> Tensor:
-        """Multiples of 2^-24 in [0, 1)."""
+        """Multiples of 2^-24 in [0, 1), at least in float32, which holds them all."""
         self.draws += 1
         keys, count = self.keys, len(like)
         if count != len(keys):  # inside of a model, rows may be folded into others
@@ -84,7 +91,7 @@ class Streams:
         z ^= (z >> 15) & 0x1FFFF
         z *= MIXERS_32[1]
         z ^= (z >> 16) & 0xFFFF
-        return (((z >> 8) & 0xFFFFFF).to(like.dtype) * 2.0**-24).view(like.shape)
+        return (((z >> 8) & 0xFFFFFF).to(torch.promote_types(like.dtype, torch.float32)) * 2.0**-24).view(like.shape)
 
 
 def _wrapped(number: int) -> int:

@@ -1,10 +1,10 @@
-"""Which inputs an attack at a fixed budget may reach."""
+"""Threat models: the inputs that an attack may reach."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from bounds import checks
 from bounds.checks import Limit
@@ -60,19 +60,34 @@ class Threat:
     """The inputs that an attack may reach; arguments as in :func:`certify.attacks.robust_accuracy`."""
 
     norm: float
-    epsilon: float | Tensor
     low: Limit = 0.0
     high: Limit = 1.0
     frozen_features: Tensor | None = None
 
-    def check(self, x: Tensor, *, per_row: bool = False) -> None:
+    def check(self, x: Tensor, *, per_row: bool = False, norms: tuple[float, ...] = NORMS) -> None:
         """Refuse what is no set of inputs around ``x``; a box or mask ``per_row`` only where the caller serves it."""
-        checked_norm(self.norm, NORMS)
+        checked_norm(self.norm, norms)
         if per_row:
             check_box(x, self.low, self.high, self.frozen_features)
         else:
             checks.inputs(x, self.low, self.high)
             checks.frozen_features(self.frozen_features, x)
+
+    def sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest value of each entry, (N, *D) each, as the function of that name returns them."""
+        return sides(x, self.low, self.high, self.frozen_features)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundedThreat(Threat):
+    """The inputs that an attack may reach, within a distance of epsilon."""
+
+    _: KW_ONLY
+    epsilon: float | Tensor
+
+    def check(self, x: Tensor, *, per_row: bool = False, norms: tuple[float, ...] = NORMS) -> None:
+        """Refuse what is no set of inputs around ``x``, or no budget for each of them."""
+        super().check(x, per_row=per_row, norms=norms)
         if isinstance(self.epsilon, Tensor):
             if self.epsilon.shape not in ((), (len(x),)):
                 raise InvalidInput(
@@ -88,6 +103,13 @@ class Threat:
         """Epsilon of each row, (N,) float64."""
         return torch.as_tensor(self.epsilon, dtype=torch.float64, device=x.device).expand(len(x)).clone()
 
-    def sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Lowest and highest value of each entry, (N, *D) each, as the function of that name returns them."""
-        return sides(x, self.low, self.high, self.frozen_features)
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """The settings of a run that say nothing about the attack; as in :func:`certify.attacks.minimal_perturbation`."""
+
+    batch_size: int = 500
+    generator: Generator | None = None
+    targets: Tensor | None = None
+    grid: int | None = None
+    first_index: int = 0

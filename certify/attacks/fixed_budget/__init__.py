@@ -1,4 +1,4 @@
 """Attacks that look for any adversarial example within a given distance.
 
-May import ``common`` and ``minimum_norm``.
+May import ``common`` and ``search``.
 """

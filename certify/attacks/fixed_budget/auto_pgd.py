@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from certify.attacks.common.norms import per_row
-from certify.attacks.common.threat import Threat
+from bounds.numerics import per_row
+from certify.attacks.common.threat import BoundedThreat, Settings
 from certify.attacks.fixed_budget.driver import Attack, run
 from certify.attacks.fixed_budget.losses import LOSSES, target_margin
-from certify.attacks.fixed_budget.task import LogitLoss, Task
+from certify.attacks.fixed_budget.state import FixedBudgetState, LogitLoss
 from certify.results import AttackedAccuracy
 
 MOST_TARGETS = 9
@@ -49,7 +49,7 @@ def apgd(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands Auto-PGD from ``restarts`` starts, of ``steps`` steps each.
+    """Accuracy under Auto-PGD from ``restarts`` starts, of ``steps`` steps each.
 
     All starts are random; in l_1, the first is the input itself. What is made large is the ``loss``:
     ``"cross_entropy"``, the ``"margin"`` of the best other class over the label, or ``"dlr"``, that margin in units of
@@ -63,16 +63,9 @@ def apgd(
     checks.one_of("loss", loss, tuple(LOSSES))
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
-    return run(
-        model,
-        x,
-        labels,
-        threat=Threat(norm, epsilon, low, high, frozen_features),
-        attacks={f"apgd({loss})": untargeted(loss, steps, restarts)},
-        method="apgd",
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
+    attack = {f"apgd({loss})": untargeted(loss, steps, restarts)}
+    return run("apgd", attack, model, x, labels, threat, Settings(batch_size, generator))
 
 
 def targeted_apgd(
@@ -90,26 +83,26 @@ def targeted_apgd(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands Auto-PGD on the margin of one class after the other over the label.
+    """Accuracy under Auto-PGD on the margin of one class after the other over the label.
 
     The ``targets`` classes of the largest logits are aimed at, or all others if there are fewer, by ``steps`` steps
     each. Other arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.
     """
     checks.at_least("targets", targets, 1)
     checks.at_least("steps", steps, 1)
-    threat = Threat(norm, epsilon, low, high, frozen_features)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
     attack = {"targeted_apgd": targeted(targets, steps)}
-    return run(model, x, labels, threat=threat, attacks=attack, batch_size=batch_size, generator=generator)
+    return run("targeted_apgd", attack, model, x, labels, threat, Settings(batch_size, generator))
 
 
 def untargeted(loss: str, steps: int, restarts: int) -> Attack:
     """The attack behind :func:`apgd`."""
 
-    def attack(task: Task) -> None:
-        if loss == "dlr" and task.num_classes < 3:
+    def attack(state: FixedBudgetState) -> None:
+        if loss == "dlr" and state.num_classes < 3:
             raise InvalidInput('loss="dlr" needs at least 3 classes, got 2: use loss="margin"')
-        for restart in task.while_standing(range(restarts)):
-            _ascend(task, task.untargeted(LOSSES[loss]), steps, scattered=restart > 0)
+        for restart in state.while_standing(range(restarts)):
+            _ascend(state, state.untargeted(LOSSES[loss]), steps, scattered=restart > 0)
 
     return attack
 
@@ -117,83 +110,83 @@ def untargeted(loss: str, steps: int, restarts: int) -> Attack:
 def targeted(targets: int, steps: int) -> Attack:
     """The attack behind :func:`targeted_apgd`."""
 
-    def attack(task: Task) -> None:
-        task.rank_targets(targets)
-        for rank in task.while_standing(range(task.targets.shape[1])):
-            loss = partial(_toward, task, rank)
-            _, gradient = task.loss_and_gradient(task.x, loss)
-            task.logits(task.leap(task.x, gradient, task.radius))  # settles the rows whose boundary is flat
-            if len(task.drop_found()):
-                _ascend(task, loss, steps)
+    def attack(state: FixedBudgetState) -> None:
+        state.rank_targets(targets)
+        for rank in state.while_standing(range(state.targets.shape[1])):
+            loss = partial(_toward, state, rank)
+            _, gradient = state.loss_and_gradient(state.x, loss)
+            state.logits(state.leap(state.x, gradient, state.radius))  # settles the rows whose boundary is flat
+            if len(state.drop_found()):
+                _ascend(state, loss, steps)
 
     return attack
 
 
-def _toward(task: Task, rank: int, logits: Tensor) -> Tensor:
-    return target_margin(logits, task.labels, task.targets[:, rank])
+def _toward(state: FixedBudgetState, rank: int, logits: Tensor) -> Tensor:
+    return target_margin(logits, state.labels, state.targets[:, rank])
 
 
-def _ascend(task: Task, loss: LogitLoss, steps: int, *, scattered: bool = False) -> None:
+def _ascend(state: FixedBudgetState, loss: LogitLoss, steps: int, *, scattered: bool = False) -> None:
     """One run of the attack from a random start; in l_1 from the input itself, unless ``scattered``.
 
     In l_1 it begins in larger balls, in which less is in its way, and goes on from what it found there.
     """
-    if task.norm != 1:
-        climb(task, loss, task.random_start(), steps)
+    if state.norm != 1:
+        apgd_steps(state, loss, state.random_start(), steps)
         return
     # What is dense at the start hardly becomes sparse.
-    climb_in_stages(task, loss, task.random_start() if scattered else task.x, steps)
+    apgd_in_stages(state, loss, state.random_start() if scattered else state.x, steps)
 
 
-def climb_in_stages(task: Task, loss: LogitLoss, points: Tensor, steps: int) -> None:
+def apgd_in_stages(state: FixedBudgetState, loss: LogitLoss, points: Tensor, steps: int) -> None:
     """Auto-PGD in balls that shrink to the last one, from given points."""
     for factor, share in L1_STAGES:
-        task.widened = factor
-        points = climb(task, loss, task.project(points), max(1, round(share * steps)))
+        state.widened = factor
+        points = apgd_steps(state, loss, state.project(points), max(1, round(share * steps)))
 
 
 @dataclass
-class _State:
-    """Where each row stands: per-row tensors that are replaced and left out together."""
+class _Iterate:
+    """The place of each row: per-row tensors that are replaced and left out together."""
 
     points: Tensor
     value: Tensor
     gradient: Tensor
 
-    def take(self, other: "_State", rows: Tensor) -> "_State":
+    def take(self, other: "_Iterate", rows: Tensor) -> "_Iterate":
         """A copy in which the rows (M,) bool come from another one."""
         mask = per_row(rows, self.points)
-        return _State(
+        return _Iterate(
             torch.where(mask, other.points, self.points),
             torch.where(rows, other.value, self.value),
             torch.where(mask, other.gradient, self.gradient),
         )
 
-    def keep(self, rows: Tensor) -> "_State":
+    def keep(self, rows: Tensor) -> "_Iterate":
         """A copy of some rows."""
-        return _State(self.points[rows], self.value[rows], self.gradient[rows])
+        return _Iterate(self.points[rows], self.value[rows], self.gradient[rows])
 
 
-def climb(task: Task, loss: LogitLoss, start: Tensor, steps: int) -> Tensor:
+def apgd_steps(state: FixedBudgetState, loss: LogitLoss, start: Tensor, steps: int) -> Tensor:
     """Auto-PGD from given points; the best points of the rows that still stand."""
-    rule = _Sparse(task, start, steps) if task.norm == 1 else _Halving(task, steps)
-    now = _State(start, *task.loss_and_gradient(start, loss))
+    rule = _Sparse(state, start, steps) if state.norm == 1 else _Halving(state, steps)
+    now = _Iterate(start, *state.loss_and_gradient(start, loss))
     best, previous = now, start
     for step in range(1, steps + 1):
-        moved = task.project(now.points + rule.step(now))
-        if task.norm != 1 and step > 1:
+        moved = state.project(now.points + rule.step(now))
+        if state.norm != 1 and step > 1:
             ahead = MOMENTUM * (moved - now.points) + (1 - MOMENTUM) * (now.points - previous)
-            moved = task.project(now.points + ahead)
-        if step == steps and task.widened == 1:
-            task.logits(moved)
+            moved = state.project(now.points + ahead)
+        if step == steps and state.widened == 1:
+            state.logits(moved)
             break
         previous, before = now.points, now.value
-        now = _State(moved, *task.loss_and_gradient(moved, loss))
+        now = _Iterate(moved, *state.loss_and_gradient(moved, loss))
         rule.rows["raised"] += now.value > before
         best = best.take(now, now.value > best.value)
         if step == rule.next_look:
             now = now.take(best, rule.look(best))
-            keep = task.drop_found()
+            keep = state.drop_found()
             if not len(keep):
                 break
             now, best, previous = now.keep(keep), best.keep(keep), previous[keep]
@@ -204,19 +197,19 @@ def climb(task: Task, loss: LogitLoss, start: Tensor, steps: int) -> Tensor:
 class _Halving:
     """Step sizes in l_2 and l_infinity: halved, with a return to the best point, where progress was slow."""
 
-    def __init__(self, task: Task, steps: int) -> None:
-        self.task, self.steps = task, steps
-        size = 2 * task.radius
+    def __init__(self, state: FixedBudgetState, steps: int) -> None:
+        self.state, self.steps = state, steps
+        size = 2 * state.radius
         never = torch.full_like(size, -math.inf)
         self.rows = {"size": size, "last_size": size, "last_best": never, "raised": torch.zeros_like(size)}
         self.window = max(1, math.ceil(FIRST_WINDOW * steps))
         self.next_look = self.window
 
-    def step(self, now: _State) -> Tensor:
+    def step(self, now: _Iterate) -> Tensor:
         """The next step, (M, *D)."""
-        return per_row(self.rows["size"], now.points) * self.task.direction(now.points, now.gradient)
+        return per_row(self.rows["size"], now.points) * self.state.direction(now.points, now.gradient)
 
-    def look(self, best: _State) -> Tensor:
+    def look(self, best: _Iterate) -> Tensor:
         """Choose the next step sizes; the rows that go back to their best point, (M,) bool."""
         size, raised = self.rows["size"], self.rows["raised"]
         idle = (size == self.rows["last_size"]) & (best.value == self.rows["last_best"])
@@ -235,33 +228,33 @@ class _Halving:
 class _Sparse:
     """Steps in l_1: they move about as many entries as the best perturbation has, and shrink while that holds."""
 
-    def __init__(self, task: Task, start: Tensor, steps: int) -> None:
-        self.task = task
-        if task.widened == L1_STAGES[0][0]:
-            count = torch.full_like(task.radius, max(1.0, L1_SPARSITY * start[0].numel()))
+    def __init__(self, state: FixedBudgetState, start: Tensor, steps: int) -> None:
+        self.state = state
+        if state.widened == L1_STAGES[0][0]:
+            count = torch.full_like(state.radius, max(1.0, L1_SPARSITY * start[0].numel()))
         else:
             count = self._denser(start)
-        size = L1_STEPS[0] * task.radius
+        size = L1_STEPS[0] * state.radius
         self.rows = {"count": count, "size": size, "raised": torch.zeros_like(size)}
         self.window = max(1, round(L1_WINDOW * steps))
         self.next_look = self.window
 
-    def step(self, now: _State) -> Tensor:
+    def step(self, now: _Iterate) -> Tensor:
         """The next step, (M, *D)."""
-        return per_row(self.rows["size"], now.points) * self.task.direction(
+        return per_row(self.rows["size"], now.points) * self.state.direction(
             now.points, now.gradient, self.rows["count"]
         )
 
     def _denser(self, points: Tensor) -> Tensor:
         """Number of entries that the next steps move, (M,)."""
-        changed = (points != self.task.x).flatten(1).sum(1)
+        changed = (points != self.state.x).flatten(1).sum(1)
         return (changed / L1_DENSER).clamp(min=1).to(points.dtype)
 
-    def look(self, best: _State) -> Tensor:
+    def look(self, best: _Iterate) -> Tensor:
         """Choose the next steps; the rows that go back to their best point, (M,) bool."""
         count = self._denser(best.points)
         sparser = count < 0.95 * self.rows["count"]
-        largest, smallest = (share * self.task.radius for share in L1_STEPS)
+        largest, smallest = (share * self.state.radius for share in L1_STEPS)
         shrunk = torch.maximum(self.rows["size"] / L1_SHRINK, smallest)
         self.rows = {**self.rows, "count": count, "size": torch.where(sparser, largest, shrunk)}
         self.next_look += self.window

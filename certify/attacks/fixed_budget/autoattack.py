@@ -1,4 +1,4 @@
-"""AutoAttack, from the package pyautoattack: a second implementation beside the attacks of this package."""
+"""AutoAttack, from the package pyautoattack: a second implementation next to the attacks of this package."""
 
 import math
 from importlib import import_module
@@ -12,9 +12,9 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.passes import examine
 from certify.attacks.common.projections import pull_within
-from certify.attacks.common.threat import Threat
+from certify.attacks.common.threat import BoundedThreat, Settings
 from certify.attacks.fixed_budget.driver import verdict
-from certify.attacks.fixed_budget.task import Outcome
+from certify.attacks.fixed_budget.state import Outcome
 from certify.models import frozen
 from certify.results import AttackedAccuracy
 
@@ -56,7 +56,7 @@ def autoattack(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands the standard version of AutoAttack, run by the package pyautoattack and re-checked here.
+    """Accuracy under the standard version of AutoAttack, run by the package pyautoattack and re-checked here.
 
     Its limits are refused, since it fails on them or gives wrong numbers without a word: at least ten classes, images
     (N, C, H, W) in float32 within [0, 1], one budget, no ``frozen_features``. It does not say what found an input, nor
@@ -72,7 +72,7 @@ def autoattack(
     References:
         Croce, Hein (2020), arXiv:2003.01690; Croce, Hein (2021), arXiv:2103.01208, for l_1.
     """
-    threat = Threat(norm, epsilon, low, high, frozen_features)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
     threat.check(x)
     checks.positive("epsilon", epsilon)
     checks.at_least("batch_size", batch_size, 1)
@@ -80,6 +80,8 @@ def autoattack(
     attack_class = _imported()
     x = x.detach()
     outcome = Outcome.blank(x)
+    outcome.blind[:] = False
+    settings = Settings(batch_size, generator)
     with frozen(model), torch.no_grad():
         model, num_classes, labels, clean = examine(model, x, labels, batch_size)
         if num_classes < FEWEST_CLASSES and len(x):
@@ -88,31 +90,29 @@ def autoattack(
             )
         rows, counting = (clean == labels).nonzero().squeeze(1), _Counting(model)
         if len(rows):
-            draw = torch.randint(2**31 - 1, (1,), device=generator.device if generator else "cpu", generator=generator)
-            with torch.random.fork_rng():  # it seeds the global generator
-                attack = attack_class(
-                    counting, norm=NORMS[norm], eps=float(epsilon), seed=int(draw), device=x.device, version="standard"
-                )
-                points, _ = attack.run_standard_evaluation(x[rows], labels[rows], batch_size=batch_size)
+            points = _attacked(attack_class, counting, x[rows], labels[rows], threat, settings)
             outcome.adversarial[rows] = pull_within(points, x[rows], threat.budgets(x[rows]), norm)
             outcome.forward[rows] = -(-counting.forward_rows // len(rows))
             outcome.backward[rows] = -(-counting.backward_rows // len(rows))
-        outcome.blind[:] = False
         names = ["autoattack"] * len(x)
         return verdict(
-            model,
-            x,
-            labels,
-            clean,
-            threat=threat,
-            outcome=outcome,
-            winner=names,
-            method="autoattack",
-            batch_size=batch_size,
+            "autoattack", model, x, labels, clean, threat=threat, outcome=outcome, winner=names, settings=settings
         )
 
 
-def _require_supported(x: Tensor, threat: Threat) -> None:
+def _attacked(
+    attack_class: type, model: nn.Module, x: Tensor, labels: Tensor, threat: BoundedThreat, settings: Settings
+) -> Tensor:
+    """Points at which the standard version ends, (N, *D)."""
+    generator, norm, epsilon = settings.generator, NORMS[threat.norm], float(threat.epsilon)
+    draw = torch.randint(2**31 - 1, (1,), device=generator.device if generator else "cpu", generator=generator)
+    with torch.random.fork_rng():  # it seeds the global generator
+        attack = attack_class(model, norm=norm, eps=epsilon, seed=int(draw), device=x.device, version="standard")
+        points: Tensor = attack.run_standard_evaluation(x, labels, batch_size=settings.batch_size)[0]
+    return points
+
+
+def _require_supported(x: Tensor, threat: BoundedThreat) -> None:
     """One message for everything that AutoAttack cannot do."""
     low, high = threat.low, threat.high
     wrong = []

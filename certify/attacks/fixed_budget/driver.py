@@ -8,91 +8,89 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.circumstances import isolated
+from bounds.numerics import per_row
 from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
-from certify.attacks.common.norms import clip, per_row
+from certify.attacks.common.norms import clip
 from certify.attacks.common.passes import examine
 from certify.attacks.common.streams import Streams
-from certify.attacks.common.threat import Threat
-from certify.attacks.fixed_budget.task import Outcome, Task
+from certify.attacks.common.threat import NORMS, BoundedThreat, Settings
+from certify.attacks.fixed_budget.state import FixedBudgetState, Outcome
 from certify.models import frozen, predictions
 from certify.results import AttackedAccuracy
 
-Attack = Callable[[Task], None]
+Attack = Callable[[FixedBudgetState], None]
+
+
+FIXED_BUDGET: dict[str, tuple[float, ...]] = dict.fromkeys(
+    (
+        *("apgd", "autoattack", "fgsm", "iterative_fgsm", "pgd"),
+        *("random_fgsm", "robust_accuracy", "square", "targeted_apgd"),
+    ),
+    NORMS,
+)
+"""Names of the attacks of :mod:`certify.attacks` at a fixed budget, with the orders of the norms that each serves."""
 
 
 @isolated
 def run(
+    name: str,
+    attacks: Mapping[str, Attack],
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
-    *,
-    threat: Threat,
-    attacks: Mapping[str, Attack],
-    batch_size: int,
-    generator: torch.Generator | None = None,
-    method: str = "",
-    first_index: int = 0,
+    threat: BoundedThreat,
+    settings: Settings,
 ) -> AttackedAccuracy:
     """The verdict on attacks that are tried one after the other, each on the rows still standing.
 
-    The method of the result is named after the attacks, unless it has a name of its own.
+    Args:
+        name: of the method of the result.
+        attacks: what to run, by the names that ``attack`` gives.
+        model: as in :func:`certify.attacks.robust_accuracy`.
+        x: likewise.
+        labels: likewise.
+        threat: norm, budget and box.
+        settings: batches and seed.
     """
     threat.check(x, per_row=True)
-    checks.at_least("batch_size", batch_size, 1)
-    form, given = Format(x.dtype), x.detach()
-    x, (lower, upper) = given.to(form.working), (side.to(form.working) for side in threat.sides(given))
-    epsilon, whole, winner = threat.budgets(x), Outcome.blank(x), [""] * len(x)
+    batch_size = checks.at_least("batch_size", settings.batch_size, 1)
+    form, given, norm = Format(x.dtype), x.detach(), float(threat.norm)
+    sides, epsilon = threat.sides(given), threat.budgets(given)
+    whole, winner = Outcome.blank(given.to(form.working)), [""] * len(x)
     with frozen(model), torch.no_grad():
         model, num_classes, labels, clean = examine(model, given, labels, batch_size)
-        streams = Streams.of(generator, len(x), x.device, checks.at_least("first_index", first_index, 0))
+        first = checks.at_least("first_index", settings.first_index, 0)
+        streams = Streams.of(settings.generator, len(x), x.device, first)
         attacked = (clean == labels).nonzero().squeeze(1)
         for rows in attacked.split(batch_size) if len(attacked) else ():
-            task = Task(
-                model,
-                x[rows],
-                labels[rows],
-                float(threat.norm),
-                epsilon[rows],
-                lower[rows],
-                upper[rows],
-                num_classes,
-                streams.rows(rows),
-                form,
-            )
-            standing = torch.ones_like(task.outcome.found)
-            for name, attack in task.while_standing(attacks.items()):
-                attack(task)
-                for row in rows[standing & task.outcome.found].tolist():
-                    winner[row] = name
-                standing = ~task.outcome.found
-            whole.put(rows, task.outcome)
-        method = method or "+".join(attacks)
+            x, low, high = (tensor[rows].to(form.working) for tensor in (given, *sides))
+            stream = streams.rows(rows)
+            state = FixedBudgetState(model, x, labels[rows], norm, epsilon[rows], low, high, num_classes, stream, form)
+            standing = torch.ones_like(state.outcome.found)
+            for attack_name, attack in state.while_standing(attacks.items()):
+                attack(state)
+                for row in rows[standing & state.outcome.found].tolist():
+                    winner[row] = attack_name
+                standing = ~state.outcome.found
+            whole.put(rows, state.outcome)
         return verdict(
-            model,
-            given,
-            labels,
-            clean,
-            threat=threat,
-            outcome=whole,
-            winner=winner,
-            method=method,
-            batch_size=batch_size,
+            name, model, given, labels, clean, threat=threat, outcome=whole, winner=winner, settings=settings
         )
 
 
 def verdict(
+    name: str,
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
     clean: Tensor,
     *,
-    threat: Threat,
+    threat: BoundedThreat,
     outcome: Outcome,
     winner: Sequence[str],
-    method: str,
-    batch_size: int,
+    settings: Settings,
 ) -> AttackedAccuracy:
     """The outcome after its re-check: the model is run once more on each stored input that is allowed."""
     epsilon, right = threat.budgets(x), clean == labels
@@ -102,7 +100,7 @@ def verdict(
     claimed = (within & right & (adversarial != x).flatten(1).any(1)).nonzero().squeeze(1)
     predicted = clean.clone()
     if len(claimed):
-        predicted[claimed] = predictions(model, adversarial[claimed], batch_size)
+        predicted[claimed] = predictions(model, adversarial[claimed], settings.batch_size)
     found = (predicted != labels) & (predicted >= 0)
     forward = outcome.forward + 1
     forward[claimed] += 1
@@ -118,9 +116,9 @@ def verdict(
         margin=outcome.margin,
         blind=(outcome.blind | outcome.broken | outcome.unforetold) & right,
         symptoms=symptoms(outcome.blind & right, outcome.nonfinite & right, outcome.unforetold & right),
-        attack=tuple(name if fell else "" for name, fell in zip(winner, found.tolist(), strict=True)),
+        attack=tuple(by if fell else "" for by, fell in zip(winner, found.tolist(), strict=True)),
         forward_passes=forward,
         backward_passes=outcome.backward,
         norm=float(threat.norm),
-        method=method,
+        method=name,
     )

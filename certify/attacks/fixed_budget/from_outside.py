@@ -6,13 +6,13 @@ nowhere; the search for the nearest adversarial input does not care where the ba
 
 import torch
 
-from certify.attacks.common.norms import per_row
-from certify.attacks.fixed_budget.auto_pgd import climb, climb_in_stages
+from bounds.numerics import per_row
+from certify.attacks.fixed_budget.auto_pgd import apgd_in_stages, apgd_steps
 from certify.attacks.fixed_budget.driver import Attack
 from certify.attacks.fixed_budget.losses import margin
-from certify.attacks.fixed_budget.task import Task
-from certify.attacks.minimum_norm.default_search import descend_with_restarts
-from certify.attacks.minimum_norm.search import Search
+from certify.attacks.fixed_budget.state import FixedBudgetState
+from certify.attacks.search.default_search import descend_with_restarts
+from certify.attacks.search.state import MinimumNormState
 
 REACH = 10.0  # how far the search goes along each entry, in units of epsilon
 
@@ -20,27 +20,27 @@ REACH = 10.0  # how far the search goes along each entry, in units of epsilon
 def from_outside(steps: int, restarts: int) -> Attack:
     """The nearest adversarial inputs that a minimum-norm search finds, drawn into the ball by Auto-PGD."""
 
-    def attack(task: Task) -> None:
-        norm = 2.0 if task.norm == 1 else task.norm
-        reach = per_row(REACH * task.radius, task.x)  # no search where the box is open and nothing leads back
-        low, high = torch.maximum(task.lower, task.x - reach), torch.minimum(task.upper, task.x + reach)
-        search = Search(
-            task.model, task.x, task.labels, norm, low, high, task.num_classes, task.streams, format=task.format
+    def attack(state: FixedBudgetState) -> None:
+        norm = 2.0 if state.norm == 1 else state.norm
+        reach = per_row(REACH * state.radius, state.x)  # no search where the box is open and nothing leads back
+        low, high = torch.maximum(state.lower, state.x - reach), torch.minimum(state.upper, state.x + reach)
+        outside = MinimumNormState(
+            state.model, state.x, state.labels, norm, low, high, state.num_classes, state.streams, format=state.format
         )
-        search.surrogate = task.surrogate
-        descend_with_restarts(search, steps, restarts)
-        points = search.best
-        task.outcome.forward[task.rows] += search.forward + search.more_forward
-        task.outcome.backward[task.rows] += search.backward
-        task.outcome.blind[task.rows] &= search.blind
-        task.outcome.broken[task.rows] |= search.broken
-        if task.norm == 1:
-            climb_in_stages(task, task.untargeted(margin), points, steps)
+        outside.surrogate = state.surrogate
+        descend_with_restarts(outside, steps, restarts)
+        points = outside.best
+        state.outcome.forward[state.rows] += outside.forward + outside.more_forward
+        state.outcome.backward[state.rows] += outside.backward
+        state.outcome.blind[state.rows] &= outside.blind
+        state.outcome.broken[state.rows] |= outside.broken
+        if state.norm == 1:
+            apgd_in_stages(state, state.untargeted(margin), points, steps)
             return
-        points = task.project(points)
-        task.logits(points)
-        keep = task.drop_found()
+        points = state.project(points)
+        state.logits(points)
+        keep = state.drop_found()
         if len(keep):
-            climb(task, task.untargeted(margin), points[keep], steps)
+            apgd_steps(state, state.untargeted(margin), points[keep], steps)
 
     return attack

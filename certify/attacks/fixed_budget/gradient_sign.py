@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.norms import per_row
-from certify.attacks.common.threat import Threat
+from bounds.numerics import per_row
+from certify.attacks.common.streams import undrawn
+from certify.attacks.common.threat import BoundedThreat, Settings
 from certify.attacks.fixed_budget.driver import run
 from certify.attacks.fixed_budget.losses import cross_entropy
-from certify.attacks.fixed_budget.task import Task
+from certify.attacks.fixed_budget.state import FixedBudgetState
 from certify.results import AttackedAccuracy
 
 CROSSING = 2.5  # length of all steps together, in units of epsilon
@@ -31,7 +32,7 @@ def fgsm(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands one step to where the linearised cross-entropy is largest within the budget and the box.
+    """Accuracy under one step to where the linearised cross-entropy is largest within the budget and the box.
 
     In l_infinity this is the fast gradient sign method. Nothing is drawn: ``generator`` is there because all attacks
     are called alike. Arguments, result and errors as in
@@ -40,8 +41,8 @@ def fgsm(
     References:
         Goodfellow, Shlens, Szegedy (2015), Explaining and harnessing adversarial examples, arXiv:1412.6572.
     """
-    threat = Threat(norm, epsilon, low, high, frozen_features)
-    return run(model, x, labels, threat=threat, attacks={"fgsm": one_step}, batch_size=batch_size, generator=generator)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
+    return run("fgsm", {"fgsm": one_step}, model, x, labels, threat, Settings(batch_size, undrawn(generator)))
 
 
 def random_fgsm(
@@ -57,16 +58,16 @@ def random_fgsm(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands a random step of half the budget and then one along the gradient: R+FGSM.
+    """Accuracy under a random step of half the budget and then one along the gradient: R+FGSM.
 
     Arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.
 
     References:
         Tramer et al. (2018), Ensemble adversarial training, section 4.1, arXiv:1705.07204.
     """
-    threat = Threat(norm, epsilon, low, high, frozen_features)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
     attack = {"random_fgsm": random_and_one_step}
-    return run(model, x, labels, threat=threat, attacks=attack, batch_size=batch_size, generator=generator)
+    return run("random_fgsm", attack, model, x, labels, threat, Settings(batch_size, generator))
 
 
 def iterative_fgsm(
@@ -83,7 +84,7 @@ def iterative_fgsm(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands ``steps`` projected gradient steps from the input itself: the basic iterative method.
+    """Accuracy under ``steps`` projected gradient steps from the input itself: the basic iterative method.
 
     Nothing is drawn: ``generator`` is there because all attacks are called alike. Other arguments, result and errors as
     in :func:`certify.attacks.robust_accuracy`.
@@ -92,10 +93,9 @@ def iterative_fgsm(
         Kurakin, Goodfellow, Bengio (2017), Adversarial examples in the physical world, arXiv:1607.02533.
     """
     checks.at_least("steps", steps, 1)
-    threat = Threat(norm, epsilon, low, high, frozen_features)
-    attack = partial(climb, steps=steps)
-    attacks = {"iterative_fgsm": attack}
-    return run(model, x, labels, threat=threat, attacks=attacks, batch_size=batch_size, generator=generator)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
+    attack = {"iterative_fgsm": partial(pgd_steps, steps=steps)}
+    return run("iterative_fgsm", attack, model, x, labels, threat, Settings(batch_size, undrawn(generator)))
 
 
 def pgd(
@@ -113,7 +113,7 @@ def pgd(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> AttackedAccuracy:
-    """What withstands ``steps`` projected gradient steps on the cross-entropy, from ``restarts`` random starts.
+    """Accuracy under ``steps`` projected gradient steps on the cross-entropy, from ``restarts`` random starts.
 
     The projection is exact for the ball and the box together; in l_1 each step moves a few entries only. Other
     arguments, result and errors as in :func:`certify.attacks.robust_accuracy`.
@@ -125,40 +125,40 @@ def pgd(
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
 
-    def attack(task: Task) -> None:
-        for _ in task.while_standing(range(restarts)):
-            climb(task, task.random_start(), steps=steps)
+    def attack(state: FixedBudgetState) -> None:
+        for _ in state.while_standing(range(restarts)):
+            pgd_steps(state, state.random_start(), steps=steps)
 
-    threat = Threat(norm, epsilon, low, high, frozen_features)
-    return run(model, x, labels, threat=threat, attacks={"pgd": attack}, batch_size=batch_size, generator=generator)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
+    return run("pgd", {"pgd": attack}, model, x, labels, threat, Settings(batch_size, generator))
 
 
-def one_step(task: Task) -> None:
+def one_step(state: FixedBudgetState) -> None:
     """The attack behind :func:`fgsm`."""
-    _leap(task, task.x, task.radius)
+    _leap(state, state.x, state.radius)
 
 
-def random_and_one_step(task: Task) -> None:
+def random_and_one_step(state: FixedBudgetState) -> None:
     """The attack behind :func:`random_fgsm`: the random step is the steepest one of a random linear function."""
-    noise = task.streams.normal(task.x)
-    _leap(task, task.leap(task.x, noise, task.radius / 2), task.radius / 2)
+    noise = state.streams.normal(state.x)
+    _leap(state, state.leap(state.x, noise, state.radius / 2), state.radius / 2)
 
 
-def _leap(task: Task, points: Tensor, radius: Tensor) -> None:
+def _leap(state: FixedBudgetState, points: Tensor, radius: Tensor) -> None:
     """One step from the points to where the linearised loss is largest."""
-    _, gradient = task.loss_and_gradient(points, task.untargeted(cross_entropy))
-    task.logits(task.leap(points, gradient, radius))
+    _, gradient = state.loss_and_gradient(points, state.untargeted(cross_entropy))
+    state.logits(state.leap(points, gradient, radius))
 
 
-def climb(task: Task, start: Tensor | None = None, *, steps: int) -> None:
+def pgd_steps(state: FixedBudgetState, start: Tensor | None = None, *, steps: int) -> None:
     """The attack behind :func:`iterative_fgsm` and :func:`pgd`: steps of equal length, which could cross the ball."""
-    loss, points = task.untargeted(cross_entropy), task.x if start is None else start
+    loss, points = state.untargeted(cross_entropy), state.x if start is None else start
     for step in range(1, steps + 1):
-        _, gradient = task.loss_and_gradient(points, loss)
-        move = task.direction(points, gradient) * per_row(task.radius * (CROSSING / steps), points)
-        points = task.project(points + move)
+        _, gradient = state.loss_and_gradient(points, loss)
+        move = state.direction(points, gradient) * per_row(state.radius * (CROSSING / steps), points)
+        points = state.project(points + move)
         if step % LOOK == 0:
-            points = points[task.drop_found()]
+            points = points[state.drop_found()]
             if not len(points):
                 return
-    task.logits(points)
+    state.logits(points)

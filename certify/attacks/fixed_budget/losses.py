@@ -1,4 +1,4 @@
-"""What attacks make large: functions of logits (N, K) and labels (N,), one number (N,) per row."""
+"""Losses that attacks make large: functions of logits (N, K) and labels (N,), one number (N,) per row."""
 
 import math
 from collections.abc import Callable

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.threat import Threat
+from certify.attacks.common.threat import BoundedThreat, Settings
 from certify.attacks.fixed_budget.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.fixed_budget.driver import run
 from certify.attacks.fixed_budget.from_outside import from_outside
@@ -28,7 +28,7 @@ def robust_accuracy(
     generator: torch.Generator | None = None,
     first_index: int = 0,
 ) -> AttackedAccuracy:
-    """Which inputs withstand the standard attacks at a budget: an upper bound on the robust accuracy.
+    """Accuracy under the standard attacks at a budget: an upper bound on the robust accuracy.
 
     Auto-PGD on the cross-entropy; then the nearest adversarial inputs that a minimum-norm search finds, drawn into the
     ball; then Auto-PGD on the margins of up to nine other classes, one after the other. Each attack sees only the rows
@@ -68,19 +68,12 @@ def robust_accuracy(
         Croce, Hein (2021), Mind the box, arXiv:2103.01208, for l_1.
     """
     checks.at_least("steps", steps, 1)
-    return run(
-        model,
-        x,
-        labels,
-        threat=Threat(norm, epsilon, low, high, frozen_features),
-        attacks={
-            "apgd(cross_entropy)": untargeted("cross_entropy", steps, restarts=1),
-            "from_outside": from_outside(steps, restarts=3),
-            "targeted_apgd": targeted(MOST_TARGETS, steps),
-            **without_gradients(steps),
-        },
-        method="robust_accuracy",
-        batch_size=batch_size,
-        generator=generator,
-        first_index=first_index,
-    )
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
+    portfolio = {
+        "apgd(cross_entropy)": untargeted("cross_entropy", steps, restarts=1),
+        "from_outside": from_outside(steps, restarts=3),
+        "targeted_apgd": targeted(MOST_TARGETS, steps),
+        **without_gradients(steps),
+    }
+    settings = Settings(batch_size, generator, first_index=first_index)
+    return run("robust_accuracy", portfolio, model, x, labels, threat, settings)

@@ -3,12 +3,12 @@
 from contextlib import nullcontext
 from functools import partial
 
-from certify.attacks.fixed_budget.auto_pgd import climb, climb_in_stages
+from certify.attacks.fixed_budget.auto_pgd import apgd_in_stages, apgd_steps
 from certify.attacks.fixed_budget.driver import Attack
 from certify.attacks.fixed_budget.losses import margin
-from certify.attacks.fixed_budget.square import search
-from certify.attacks.fixed_budget.task import Task
-from certify.attacks.minimum_norm.surrogate_gradients import straight_through
+from certify.attacks.fixed_budget.square import square_steps
+from certify.attacks.fixed_budget.state import FixedBudgetState
+from certify.attacks.search.surrogate_gradients import straight_through
 
 QUERIES = 1000  # of the square attack, whatever the number of gradient steps
 
@@ -18,25 +18,25 @@ def without_gradients(steps: int) -> dict[str, Attack]:
     return {"straight_through": partial(_straight_through, steps=steps), "square": _square}
 
 
-def _straight_through(task: Task, steps: int) -> None:
+def _straight_through(state: FixedBudgetState, steps: int) -> None:
     """Auto-PGD on the margin with slopes of the identity for rounding, signs and detached values."""
-    unguided = task.unguided()
-    task.keep((unguided & ~task.outcome.found[task.rows]).nonzero().squeeze(1))
-    if not len(task.rows):
+    unguided = state.unguided()
+    state.keep((unguided & ~state.outcome.found[state.rows]).nonzero().squeeze(1))
+    if not len(state.rows):
         return
-    rows = task.rows
-    task.outcome.blind[rows] = True
-    task.surrogate = straight_through
-    task.loss_and_gradient(task.x, task.untargeted(margin))
-    if not task.outcome.blind[rows].all():
-        if task.norm == 1:
-            climb_in_stages(task, task.untargeted(margin), task.x, steps)
+    rows = state.rows
+    state.outcome.blind[rows] = True
+    state.surrogate = straight_through
+    state.loss_and_gradient(state.x, state.untargeted(margin))
+    if not state.outcome.blind[rows].all():
+        if state.norm == 1:
+            apgd_in_stages(state, state.untargeted(margin), state.x, steps)
         else:
-            climb(task, task.untargeted(margin), task.random_start(), steps)
-    task.outcome.blind[rows] = True  # what slopes of a stand-in say, the model does not
-    task.surrogate = nullcontext
+            apgd_steps(state, state.untargeted(margin), state.random_start(), steps)
+    state.outcome.blind[rows] = True  # what slopes of a stand-in say, the model does not
+    state.surrogate = nullcontext
 
 
-def _square(task: Task) -> None:
-    if len(task.rows):
-        search(task, QUERIES)
+def _square(state: FixedBudgetState) -> None:
+    if len(state.rows):
+        square_steps(state, QUERIES)

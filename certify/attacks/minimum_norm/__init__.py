@@ -1,4 +1,4 @@
-"""Attacks that look for the nearest adversarial example.
+"""Attacks that look for the nearest adversarial example, each its idea alone.
 
-May import ``common``.
+May import ``common`` and ``search``.
 """

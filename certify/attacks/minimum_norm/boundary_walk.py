@@ -1,16 +1,14 @@
 """A decision-based attack: only predicted classes are looked at, no logits and no gradients."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.threat import checked_norm
-from certify.attacks.minimum_norm.driver import witness_of
-from certify.attacks.minimum_norm.search import Search
-from certify.attacks.minimum_norm.without_gradients import try_without_gradients, walk_by_classes
+from certify.attacks.common.threat import Settings, Threat
+from certify.attacks.search.driver import run
+from certify.attacks.search.state import MinimumNormState
+from certify.attacks.search.without_gradients import boundary_walk_steps, try_without_gradients
 from certify.results import Witness
 
 
@@ -33,19 +31,19 @@ def boundary_walk(
     Each step draws points around the best one, estimates from their classes the normal of the boundary there, and
     goes towards the point of that plane, within the box, which is nearest to x. For models without useful
     gradients; where gradients exist, attacks that use them find nearer points with fewer passes.
-    For arguments, checks and result see :func:`minimal_perturbation`.
+    Checks and result are those of :func:`minimal_perturbation`.
 
     Args:
-        model: maps (N, *D) to logits (N, K); only their order counts.
-        x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        model: see :func:`minimal_perturbation`; only the order of its logits counts.
+        x: likewise.
+        labels: likewise.
         norm: 1, 2 or ``math.inf``.
-        low: lower side of the box.
-        high: upper side of the box.
-        frozen_features: bool, True where x must stay.
+        low: see :func:`minimal_perturbation`.
+        high: likewise.
+        frozen_features: likewise.
         steps: estimates of the normal.
         probes: forward passes for the first estimate; the t-th takes sqrt(t) times as many.
-        batch_size: inputs attacked at once.
+        batch_size: see :func:`minimal_perturbation`.
         generator: source of starting points and probes.
 
     Raises:
@@ -59,20 +57,9 @@ def boundary_walk(
     checks.at_least("steps", steps, 1)
     checks.at_least("probes", probes, 1)
 
-    def attack(search: Search) -> None:
-        try_without_gradients(search)
-        walk_by_classes(search, steps, probes)
+    def attack(state: MinimumNormState) -> None:
+        try_without_gradients(state)
+        boundary_walk_steps(state, steps, probes)
 
-    return witness_of(
-        "boundary_walk",
-        {"boundary_walk": attack},
-        model,
-        x,
-        labels,
-        norm=checked_norm(norm, (1, 2, math.inf)),
-        low=low,
-        high=high,
-        frozen_features=frozen_features,
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat, settings = Threat(norm, low, high, frozen_features), Settings(batch_size, generator)
+    return run("boundary_walk", {"boundary_walk": attack}, model, x, labels, threat, settings)

@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.norms import length, per_row
-from certify.attacks.minimum_norm.driver import checked_norm, witness_of
-from certify.attacks.minimum_norm.polish import polish
-from certify.attacks.minimum_norm.search import Search
+from bounds.numerics import per_row
+from certify.attacks.common.norms import length
+from certify.attacks.common.streams import undrawn
+from certify.attacks.common.threat import Settings, Threat
+from certify.attacks.search.driver import run
+from certify.attacks.search.polish import polish
+from certify.attacks.search.state import MinimumNormState
 from certify.results import Witness
 
 GROWTH = 10.0  # factor of the constant as long as no constant has succeeded
@@ -38,20 +41,20 @@ def carlini_wagner(
     Minimises the squared l_2 distance plus a constant times the margin by which the label leads, with Adam, in a
     variable whose hyperbolic tangent spans the box (an entry with an open side moves freely). The constant of each
     row is searched for by bisection, from the one at which a linear classifier would balance the two terms.
-    For arguments, checks and result see :func:`minimal_perturbation`.
+    Checks and result are those of :func:`minimal_perturbation`.
 
     Args:
-        model: maps (N, *D) to logits (N, K), differentiable.
-        x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        model: see :func:`minimal_perturbation`.
+        x: likewise.
+        labels: likewise.
         norm: 2.
-        low: lower side of the box.
-        high: upper side of the box.
-        frozen_features: bool, True where x must stay.
+        low: see :func:`minimal_perturbation`.
+        high: likewise.
+        frozen_features: likewise.
         steps: steps of Adam for each constant.
         searches: constants tried.
         rate: step size in the new variable.
-        batch_size: inputs attacked at once.
+        batch_size: see :func:`minimal_perturbation`.
         generator: not needed, since nothing is drawn; there because all attacks are called alike.
 
     Raises:
@@ -66,52 +69,41 @@ def carlini_wagner(
     checks.at_least("searches", searches, 1)
     checks.positive("rate", rate)
 
-    def attack(search: Search) -> None:
-        search_constants(search, steps, searches, rate)
-        polish(search)
+    def attack(state: MinimumNormState) -> None:
+        carlini_wagner_steps(state, steps, searches, rate)
+        polish(state)
 
-    return witness_of(
-        "carlini_wagner",
-        {"carlini_wagner": attack},
-        model,
-        x,
-        labels,
-        norm=checked_norm(norm, (2,)),
-        low=low,
-        high=high,
-        frozen_features=frozen_features,
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat, settings = Threat(norm, low, high, frozen_features), Settings(batch_size, undrawn(generator))
+    return run("carlini_wagner", {"carlini_wagner": attack}, model, x, labels, threat, settings)
 
 
-def search_constants(search: Search, steps: int, searches: int, rate: float) -> None:
+def carlini_wagner_steps(state: MinimumNormState, steps: int, searches: int, rate: float) -> None:
     """Bisection on the constant of each row: smaller after a success, larger after a failure."""
-    margin, gradient = search.margin_and_gradient(search.x, None)
+    margin, gradient = state.margin_and_gradient(state.x, None)
     slope = length(gradient, 2).clamp(min=torch.finfo(gradient.dtype).tiny)
     constant = (-2 * margin / slope / slope).nan_to_num(1.0, 1.0, 1.0)  # the multiplier of a linear classifier
     lower, upper = torch.zeros_like(constant), torch.full_like(constant, math.inf)
     for _ in range(searches):
-        success = _minimise(search, constant, steps, rate)
+        success = _minimise(state, constant, steps, rate)
         lower, upper = torch.where(success, lower, constant), torch.where(success, constant, upper)
         constant = torch.where(upper.isinf(), GROWTH * constant, (lower + upper) / 2)
 
 
-def _minimise(search: Search, constant: Tensor, steps: int, rate: float) -> Tensor:
+def _minimise(state: MinimumNormState, constant: Tensor, steps: int, rate: float) -> Tensor:
     """Adam on distance and weighted margin; whether it met a misclassified point, (N,)."""
-    low, high = search.sides()
+    low, high = state.sides()
     middle, half = (low + high) / 2, (high - low) / 2
-    bounded = search.low.isfinite() & search.high.isfinite()
-    share = ((search.x - middle) / half).nan_to_num(0.0, 0.0, 0.0).clamp(-EDGE, EDGE)
+    bounded = state.low.isfinite() & state.high.isfinite()
+    share = ((state.x - middle) / half).nan_to_num(0.0, 0.0, 0.0).clamp(-EDGE, EDGE)
     variable = torch.where(bounded, torch.atanh(share), share)
     average, square = torch.zeros_like(variable), torch.zeros_like(variable)
     success = torch.zeros_like(constant, dtype=torch.bool)
     for step in range(1, steps + 1):
         bend = torch.where(bounded, torch.tanh(variable), variable)
-        points = search.inside(middle + half * bend)
-        margin, gradient = search.margin_and_gradient(points, None)
+        points = state.inside(middle + half * bend)
+        margin, gradient = state.margin_and_gradient(points, None)
         success |= margin > 0
-        pull = 2 * (points - search.x) - per_row(constant * (margin <= 0), points) * gradient
+        pull = 2 * (points - state.x) - per_row(constant * (margin <= 0), points) * gradient
         slope = pull * half * torch.where(bounded, 1 - bend * bend, 1.0)
         average = DECAY[0] * average + (1 - DECAY[0]) * slope
         square = DECAY[1] * square + (1 - DECAY[1]) * slope * slope

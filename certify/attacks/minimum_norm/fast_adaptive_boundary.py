@@ -1,19 +1,19 @@
 """Fast adaptive boundary attack: walk along the boundary on its linearisations, always leaning towards x."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.norms import length, per_row
-from certify.attacks.minimum_norm.driver import checked_norm, witness_of
-from certify.attacks.minimum_norm.polish import polish
-from certify.attacks.minimum_norm.search import Search
+from bounds.numerics import per_row
+from certify.attacks.common.norms import length
+from certify.attacks.common.threat import Settings, Threat
+from certify.attacks.search.driver import run
+from certify.attacks.search.polish import polish
+from certify.attacks.search.state import MinimumNormState
 from certify.results import Witness
 
-LEAN = 0.1  # most weight of the projection of x, beside that of the current point (alpha_max)
+LEAN = 0.1  # most weight of the projection of x, next to that of the current point (alpha_max)
 BEYOND = 1.05  # length of a step in units of the distance to the plane (eta)
 BACK = 0.9  # share of the perturbation that is kept after a success (beta)
 
@@ -37,19 +37,19 @@ def fast_adaptive_boundary(
     Each step projects the current point and x onto the boundary linearised at the current point, within the box and
     in the norm of the attack, and goes beyond a mean of the two. The first restart follows the runner-up class, each
     later one the nearest class that none has aimed at, from a random point (the targeted version of the attack).
-    For arguments, checks and result see :func:`minimal_perturbation`.
+    Checks and result are those of :func:`minimal_perturbation`.
 
     Args:
-        model: maps (N, *D) to logits (N, K), differentiable.
-        x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        model: see :func:`minimal_perturbation`.
+        x: likewise.
+        labels: likewise.
         norm: 1, 2 or ``math.inf``.
-        low: lower side of the box.
-        high: upper side of the box.
-        frozen_features: bool, True where x must stay.
+        low: see :func:`minimal_perturbation`.
+        high: likewise.
+        frozen_features: likewise.
         steps: projections of each restart, two forward passes and a backward pass each.
         restarts: searches per input.
-        batch_size: inputs attacked at once.
+        batch_size: see :func:`minimal_perturbation`.
         generator: source of random starts.
 
     Raises:
@@ -63,45 +63,34 @@ def fast_adaptive_boundary(
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
 
-    def attack(search: Search) -> None:
-        walk_with_restarts(search, steps, restarts)
-        polish(search)
+    def attack(state: MinimumNormState) -> None:
+        fast_adaptive_boundary_steps(state, steps, restarts)
+        polish(state)
 
-    return witness_of(
-        "fast_adaptive_boundary",
-        {"fast_adaptive_boundary": attack},
-        model,
-        x,
-        labels,
-        norm=checked_norm(norm, (1, 2, math.inf)),
-        low=low,
-        high=high,
-        frozen_features=frozen_features,
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat, settings = Threat(norm, low, high, frozen_features), Settings(batch_size, generator)
+    return run("fast_adaptive_boundary", {"fast_adaptive_boundary": attack}, model, x, labels, threat, settings)
 
 
-def walk_with_restarts(search: Search, steps: int, restarts: int) -> None:
+def fast_adaptive_boundary_steps(state: MinimumNormState, steps: int, restarts: int) -> None:
     """Walks towards the runner-up, then towards the nearest classes that none has aimed at."""
-    tried = nn.functional.one_hot(search.labels, search.num_classes).bool()
-    _walk(search, None, search.x, steps)
+    tried = nn.functional.one_hot(state.labels, state.num_classes).bool()
+    _walk(state, None, state.x, steps)
     for _ in range(restarts - 1):
-        tried = tried.scatter(1, search.reached[:, None], True)
-        target, _, _ = search.nearest_boundary(search.best, search.x, tried)
+        tried = tried.scatter(1, state.reached[:, None], True)
+        target, _, _ = state.nearest_boundary(state.best, state.x, tried)
         tried = tried.scatter(1, target[:, None], True)
-        _walk(search, target, search.random_start(), steps)
+        _walk(state, target, state.random_start(), steps)
 
 
-def _walk(search: Search, target: Tensor | None, points: Tensor, steps: int) -> None:
+def _walk(state: MinimumNormState, target: Tensor | None, points: Tensor, steps: int) -> None:
     for _ in range(steps):
-        margin, gradient = search.margin_and_gradient(points, target)
-        offset = (gradient * (points - search.x)).flatten(1).sum(1)
-        near = search.onto_plane(gradient, -margin, points)
-        far = search.onto_plane(gradient, offset - margin, search.x)
-        sizes = length(near, search.norm), length(far, search.norm)
+        margin, gradient = state.margin_and_gradient(points, target)
+        offset = (gradient * (points - state.x)).flatten(1).sum(1)
+        near = state.onto_plane(gradient, -margin, points)
+        far = state.onto_plane(gradient, offset - margin, state.x)
+        sizes = length(near, state.norm), length(far, state.norm)
         weight = per_row((sizes[0] / (sizes[0] + sizes[1])).nan_to_num(0.0).clamp(max=LEAN), points)
-        points = (1 - weight) * (points + BEYOND * near) + weight * (search.x + BEYOND * far)
-        points = search.inside(points)
-        back = search.inside(search.x + BACK * (points - search.x))
-        points = torch.where(per_row(search.wrong(points), points), back, points)
+        points = (1 - weight) * (points + BEYOND * near) + weight * (state.x + BEYOND * far)
+        points = state.inside(points)
+        back = state.inside(state.x + BACK * (points - state.x))
+        points = torch.where(per_row(state.wrong(points), points), back, points)

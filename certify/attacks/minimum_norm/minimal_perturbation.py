@@ -1,13 +1,12 @@
 """Minimum-norm attack: the smallest perturbation found that changes a prediction."""
 
-import math
-
 from torch import Generator, Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.minimum_norm.driver import checked_norm, witness_of
+from certify.attacks.common.threat import Settings, Threat, checked_norm
 from certify.attacks.minimum_norm.portfolio import portfolio
+from certify.attacks.search.driver import MINIMUM_NORM, run
 from certify.results import Witness
 
 METHODS = ("descents", "best")
@@ -85,24 +84,13 @@ def minimal_perturbation(
         Rony et al. (2019), arXiv:1811.09600, and Pintor et al. (2021), arXiv:2102.12827, for radii that follow the
         input; Croce, Hein (2021), arXiv:2103.01208, for l_1; Cinà et al. (2025), arXiv:2402.01879, for steps in l_0.
     """
-    norm = checked_norm(norm, (0, 1, 2, math.inf))
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
     best = checks.one_of("method", method, METHODS) == "best"
+    threat = Threat(checked_norm(norm, MINIMUM_NORM["minimal_perturbation"]), low, high, frozen_features)
+    settings = Settings(batch_size, generator, targets, grid, first_index)
     stages = portfolio(norm, steps, restarts)
-    return witness_of(
-        "minimal_perturbation(best)" if best else "minimal_perturbation",
-        stages if best else {name: stages[name] for name in ("descents", "without gradients")},
-        model,
-        x,
-        labels,
-        norm=norm,
-        low=low,
-        high=high,
-        frozen_features=frozen_features,
-        batch_size=batch_size,
-        generator=generator,
-        targets=targets,
-        grid=grid,
-        first_index=checks.at_least("first_index", first_index, 0),
-    )
+    if best:
+        return run("minimal_perturbation(best)", stages, model, x, labels, threat, settings)
+    first = {name: stages[name] for name in ("descents", "without gradients")}
+    return run("minimal_perturbation", first, model, x, labels, threat, settings)

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.common.norms import onto_hyperplane, per_row
-from certify.attacks.minimum_norm.deepfool import cross
-from certify.attacks.minimum_norm.driver import checked_norm, witness_of
-from certify.attacks.minimum_norm.polish import polish
-from certify.attacks.minimum_norm.search import Search
+from bounds.numerics import per_row
+from certify.attacks.common.norms import onto_hyperplane
+from certify.attacks.common.streams import undrawn
+from certify.attacks.common.threat import Settings, Threat
+from certify.attacks.minimum_norm.deepfool import deepfool_steps
+from certify.attacks.search.driver import run
+from certify.attacks.search.polish import polish
+from certify.attacks.search.state import MinimumNormState
 from certify.results import Witness
 
 BEYOND = 3.0  # the plane lies that far behind the boundary, in units of the step of DeepFool (lambda)
@@ -35,18 +38,18 @@ def sparsefool(
 
     Each step lets DeepFool cross the boundary in l_2, takes the normal there, and moves the entries with the largest
     slopes to their sides of the box until the plane is met. In l_0, changes that are not needed are taken back.
-    For arguments, checks and result see :func:`minimal_perturbation`.
+    Checks and result are those of :func:`minimal_perturbation`.
 
     Args:
-        model: maps (N, *D) to logits (N, K), differentiable.
-        x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        model: see :func:`minimal_perturbation`.
+        x: likewise.
+        labels: likewise.
         norm: 0 or 1.
-        low: lower side of the box.
-        high: upper side of the box.
-        frozen_features: bool, True where x must stay.
+        low: see :func:`minimal_perturbation`.
+        high: likewise.
+        frozen_features: likewise.
         steps: crossings at most.
-        batch_size: inputs attacked at once.
+        batch_size: see :func:`minimal_perturbation`.
         generator: not needed, since nothing is drawn; there because all attacks are called alike.
 
     Raises:
@@ -58,36 +61,25 @@ def sparsefool(
     """
     checks.at_least("steps", steps, 1)
 
-    def attack(search: Search) -> None:
-        fill(search, steps)
-        polish(search)
+    def attack(state: MinimumNormState) -> None:
+        sparsefool_steps(state, steps)
+        polish(state)
 
-    return witness_of(
-        "sparsefool",
-        {"sparsefool": attack},
-        model,
-        x,
-        labels,
-        norm=checked_norm(norm, (0, 1)),
-        low=low,
-        high=high,
-        frozen_features=frozen_features,
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat, settings = Threat(norm, low, high, frozen_features), Settings(batch_size, undrawn(generator))
+    return run("sparsefool", {"sparsefool": attack}, model, x, labels, threat, settings)
 
 
-def fill(search: Search, steps: int) -> None:
+def sparsefool_steps(state: MinimumNormState, steps: int) -> None:
     """Steps along the fewest entries, from x until the prediction changes; the search remembers the success."""
-    points = search.x
+    points = state.x
     for _ in range(steps):
-        wrong = search.wrong(points)
+        wrong = state.wrong(points)
         if wrong.all():
             break
-        in_l2 = dataclasses.replace(search, norm=2.0)
-        crossed = cross(in_l2, points, CROSSING)
-        search.forward, search.backward = in_l2.forward, in_l2.backward
-        _, gradient = search.margin_and_gradient(crossed, None)
+        in_l2 = dataclasses.replace(state, norm=2.0)
+        crossed = deepfool_steps(in_l2, points, CROSSING)
+        state.forward, state.backward = in_l2.forward, in_l2.backward
+        _, gradient = state.margin_and_gradient(crossed, None)
         level = BEYOND * (gradient * (crossed - points)).flatten(1).sum(1)
-        step = onto_hyperplane(gradient, level, search.high - points, points - search.low, 1)
-        points = torch.where(per_row(wrong, points), points, search.inside(points + step))
+        step = onto_hyperplane(gradient, level, state.high - points, points - state.low, 1)
+        points = torch.where(per_row(wrong, points), points, state.inside(points + step))

@@ -5,10 +5,12 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
-from certify.attacks.minimum_norm.deepfool import cross
-from certify.attacks.minimum_norm.driver import checked_norm, witness_of
-from certify.attacks.minimum_norm.polish import polish
-from certify.attacks.minimum_norm.search import Search
+from certify.attacks.common.streams import undrawn
+from certify.attacks.common.threat import Settings, Threat
+from certify.attacks.minimum_norm.deepfool import deepfool_steps
+from certify.attacks.search.driver import run
+from certify.attacks.search.polish import polish
+from certify.attacks.search.state import MinimumNormState
 from certify.results import Witness
 
 CROSSING = 20  # steps of DeepFool at most
@@ -31,18 +33,18 @@ def superdeepfool(
 
     DeepFool ends where it first crosses a boundary, not where that is nearest. Each round puts x onto the boundary
     linearised there, within the box, which turns the perturbation towards the normal, and starts DeepFool again.
-    For arguments, checks and result see :func:`minimal_perturbation`.
+    Checks and result are those of :func:`minimal_perturbation`.
 
     Args:
-        model: maps (N, *D) to logits (N, K), differentiable.
-        x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        model: see :func:`minimal_perturbation`.
+        x: likewise.
+        labels: likewise.
         norm: 2.
-        low: lower side of the box.
-        high: upper side of the box.
-        frozen_features: bool, True where x must stay.
+        low: see :func:`minimal_perturbation`.
+        high: likewise.
+        frozen_features: likewise.
         rounds: crossings, each followed by a projection.
-        batch_size: inputs attacked at once.
+        batch_size: see :func:`minimal_perturbation`.
         generator: not needed, since nothing is drawn; there because all attacks are called alike.
 
     Raises:
@@ -54,30 +56,19 @@ def superdeepfool(
     """
     checks.at_least("rounds", rounds, 1)
 
-    def attack(search: Search) -> None:
-        turn(search, rounds)
-        polish(search)
+    def attack(state: MinimumNormState) -> None:
+        superdeepfool_steps(state, rounds)
+        polish(state)
 
-    return witness_of(
-        "superdeepfool",
-        {"superdeepfool": attack},
-        model,
-        x,
-        labels,
-        norm=checked_norm(norm, (2,)),
-        low=low,
-        high=high,
-        frozen_features=frozen_features,
-        batch_size=batch_size,
-        generator=generator,
-    )
+    threat, settings = Threat(norm, low, high, frozen_features), Settings(batch_size, undrawn(generator))
+    return run("superdeepfool", {"superdeepfool": attack}, model, x, labels, threat, settings)
 
 
-def turn(search: Search, rounds: int) -> None:
+def superdeepfool_steps(state: MinimumNormState, rounds: int) -> None:
     """Crossings and projections in turn; the search remembers the nearest success."""
-    points = search.x
+    points = state.x
     for _ in range(rounds):
-        crossed = cross(search, points, CROSSING)
-        _, gradient = search.margin_and_gradient(crossed, None)
-        level = (gradient * (crossed - search.x)).flatten(1).sum(1)
-        points = search.inside(search.x + search.onto_plane(gradient, level, search.x))
+        crossed = deepfool_steps(state, points, CROSSING)
+        _, gradient = state.margin_and_gradient(crossed, None)
+        level = (gradient * (crossed - state.x)).flatten(1).sum(1)
+        points = state.inside(state.x + state.onto_plane(gradient, level, state.x))

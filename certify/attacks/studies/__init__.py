@@ -1,4 +1,4 @@
-"""What attacks tell about a network: gradient masking, universal perturbations, smoothed classifiers.
+"""Studies of a network by attacks: gradient masking, universal perturbations, smoothed classifiers.
 
 May import every other room of ``certify.attacks``.
 """

@@ -1,6 +1,7 @@
 """Whether gradients lead attacks astray, which makes a model look robust that is not."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,14 +12,14 @@ from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from certify.attacks.common.norms import length
-from certify.attacks.common.threat import Threat
+from certify.attacks.common.threat import BoundedThreat, Settings
 from certify.attacks.fixed_budget.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.fixed_budget.driver import Attack, run
 from certify.attacks.fixed_budget.from_outside import from_outside
-from certify.attacks.fixed_budget.gradient_sign import climb
+from certify.attacks.fixed_budget.gradient_sign import pgd_steps
 from certify.attacks.fixed_budget.losses import cross_entropy
-from certify.attacks.fixed_budget.square import search
-from certify.attacks.fixed_budget.task import Task
+from certify.attacks.fixed_budget.square import square_steps
+from certify.attacks.fixed_budget.state import FixedBudgetState
 from certify.results import AttackedAccuracy, Record
 
 TOLERATED = 0.02  # share of the rows that may show a symptom by chance
@@ -92,7 +93,7 @@ def gradient_masking(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> GradientMaskingReport:
-    """Which inputs show symptoms of masked gradients.
+    """Symptoms of masked gradients, for each input.
 
     Six symptoms are looked for: gradients that are 0; gradients that are not finite; a black-box attack that succeeds
     where those with gradients fail; adversarial inputs that are met only from outside of the budget; a loss that many
@@ -124,41 +125,43 @@ def gradient_masking(
     """
     checks.at_least("steps", steps, 1)
     checks.at_least("queries", queries, 1)
-    near = Threat(norm, epsilon, low, high, frozen_features)
+    near = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
     near.check(x)
     if not (near.budgets(x) > 0).all():
         raise InvalidInput("epsilon must be above 0 in every row: without a budget there is nothing to compare")
-    far = Threat(norm, _farthest(x, near) if unbounded is None else unbounded, low, high, frozen_features)
+    far = replace(near, epsilon=_farthest(x, near) if unbounded is None else unbounded)
     standard: dict[str, Attack] = {
         "apgd": untargeted("cross_entropy", steps, restarts=1),
         "targeted_apgd": targeted(MOST_TARGETS, steps),
     }
-    attacked = partial(run, model, x, labels, batch_size=batch_size, generator=generator)
-    clean = attacked(threat=near, attacks={"look": _look})
-    stepped = attacked(threat=near, attacks={"iterative_fgsm": partial(climb, steps=steps)})
-    others: dict[str, Attack] = {
-        "square": partial(search, queries=queries),
-        "from_outside": from_outside(steps, restarts=3),
-    }
-    broken = attacked(threat=near, attacks={**standard, **others})
 
-    def fell_to(name: str) -> Tensor:
-        return torch.tensor([winner == name for winner in broken.attack], dtype=torch.bool, device=x.device)
+    def attacked(threat: BoundedThreat, attacks: Mapping[str, Attack]) -> AttackedAccuracy:
+        return run("gradient_masking", attacks, model, x, labels, threat, Settings(batch_size, generator))
 
+    clean = attacked(near, {"look": _look})
+    stepped = attacked(near, {"iterative_fgsm": partial(pgd_steps, steps=steps)})
+    square: Attack = partial(square_steps, queries=queries)
+    others = {"square": square, "from_outside": from_outside(steps, restarts=3)}
+    broken = attacked(near, {**standard, **others})
     return GradientMaskingReport(
         label=clean.label,
         examined=~clean.misclassified,
         zero_gradient=_showing("zero_gradient", clean),
         nonfinite_gradient=_showing("nonfinite_gradient", clean, stepped, broken),
-        black_box_only=fell_to("square"),
-        from_outside_only=fell_to("from_outside"),
+        black_box_only=_fell_to("square", broken),
+        from_outside_only=_fell_to("from_outside", broken),
         stalled=stepped.robust & (stepped.margin >= clean.margin - ROUNDING * clean.margin.abs()),
-        unbreakable=attacked(threat=far, attacks=standard).robust,
+        unbreakable=attacked(far, standard).robust,
         clean_margin=clean.margin,
         reached_margin=stepped.margin,
         unbounded_epsilon=far.budgets(x),
         norm=float(norm),
     )
+
+
+def _fell_to(name: str, result: AttackedAccuracy) -> Tensor:
+    """(N,) bool: rows that one of the attacks broke."""
+    return torch.tensor([winner == name for winner in result.attack], dtype=torch.bool, device=result.label.device)
 
 
 def _showing(name: str, *results: AttackedAccuracy) -> Tensor:
@@ -167,12 +170,12 @@ def _showing(name: str, *results: AttackedAccuracy) -> Tensor:
     return torch.tensor(shown, dtype=torch.bool, device=results[0].label.device).view(len(shown), -1).any(0)
 
 
-def _look(task: Task) -> None:
+def _look(state: FixedBudgetState) -> None:
     """Only the gradient at the inputs."""
-    task.loss_and_gradient(task.x, task.untargeted(cross_entropy))
+    state.loss_and_gradient(state.x, state.untargeted(cross_entropy))
 
 
-def _farthest(x: Tensor, threat: Threat) -> Tensor:
+def _farthest(x: Tensor, threat: BoundedThreat) -> Tensor:
     """Distance of each input to the farthest corner of the box, (N,) float64."""
     if threat.low is None or threat.high is None:
         raise InvalidInput("a box with an open side has no farthest corner: state a budget with unbounded=")

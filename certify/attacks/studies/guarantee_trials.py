@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bounds import clopper_pearson_upper
 from bounds.errors import InvalidInput
-from certify.attacks.common.norms import clip, length, per_row
+from bounds.numerics import per_row
+from certify.attacks.common.norms import clip, length
 from certify.attacks.studies.noise_accuracy import unit_noise
 from certify.attacks.studies.smoothed import smoothed_robust_accuracy
 from certify.results import SmoothedPrediction, SmoothingCertificate
@@ -45,7 +46,7 @@ class Trials:
         self.predictions: list[SmoothedPrediction] = []
 
     def level(self, alpha: float) -> float:
-        """Of each test, for ``alpha`` over all rows; so many draws have to be able to refute something."""
+        """Level of each test, for ``alpha`` over all rows; so many draws have to be able to refute something."""
         level = alpha / len(self.rows)
         needed = 0.5**self.draws * (self.classifier.num_classes - 1)
         if not needed < level:

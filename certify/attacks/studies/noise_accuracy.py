@@ -1,4 +1,4 @@
-"""How often random noise of a given norm changes a prediction."""
+"""Accuracy under random noise of a given norm."""
 
 import math
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from bounds import checks, clopper_pearson_interval
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
+from bounds.numerics import per_row
 from certify.attacks.common.formats import Format
-from certify.attacks.common.norms import clip, inner_side, length, per_row
+from certify.attacks.common.norms import clip, inner_side, length
 from certify.attacks.common.passes import examine
 from certify.attacks.common.streams import checked_generator
-from certify.attacks.common.threat import Threat
+from certify.attacks.common.threat import BoundedThreat
 from certify.models import frozen, predictions
 from certify.results import Record, share_interval
 
@@ -23,7 +24,7 @@ DISTRIBUTIONS = ("sphere", "ball", "gaussian")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoiseAccuracy(Record):
-    """How often inputs are classified correctly under random noise.
+    """Counts of correct predictions under random noise.
 
     Attributes:
         label: (N,) int64, what the model predicts for the clean input; -1 where its logits are not finite.
@@ -87,7 +88,7 @@ def noise_accuracy(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> NoiseAccuracy:
-    """How often each input is classified correctly under random noise of a given size.
+    """Number of correct predictions of each input under random noise of a given size.
 
     Args:
         model: maps (N, *D) to logits (N, K).
@@ -110,7 +111,7 @@ def noise_accuracy(
         InvalidInput: a bad argument.
         InvalidModel: see :func:`certify.models.probe`.
     """
-    threat = Threat(norm, epsilon, low, high, frozen_features)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
     threat.check(x)
     checks.at_least("draws", draws, 1)
     checks.at_least("batch_size", batch_size, 1)
@@ -132,8 +133,7 @@ def noise_accuracy(
             noise = torch.zeros_like(precise)
             if free.any():
                 noise[:, free] = unit_noise(precise[:, free], norm, distribution, generator)
-            noisy = precise + noise * per_row(epsilon[rows].to(working), noise)
-            noisy = clip(noisy.to(x.dtype), *box)
+            noisy = clip((precise + noise * per_row(epsilon[rows].to(working), noise)).to(x.dtype), *box)
             right = predictions(model, noisy, batch_size) == labels[rows]
             correct.index_add_(0, rows, right.long())
             first[rows[copies % draws == 0]] = right[copies % draws == 0]

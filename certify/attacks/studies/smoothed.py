@@ -14,18 +14,19 @@ from torch import Tensor
 from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import in_deployed_precision
+from bounds.numerics import per_row
 from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
-from certify.attacks.common.norms import clip, per_row
+from certify.attacks.common.norms import clip
 from certify.attacks.common.streams import Streams
-from certify.attacks.common.threat import Threat
+from certify.attacks.common.threat import BoundedThreat, Threat
 from certify.attacks.fixed_budget.losses import margin
-from certify.attacks.fixed_budget.square import search as square_search
-from certify.attacks.fixed_budget.task import Outcome, Task
-from certify.attacks.minimum_norm.default_search import descend_with_restarts
-from certify.attacks.minimum_norm.search import Search
-from certify.attacks.minimum_norm.without_gradients import walk_by_classes
+from certify.attacks.fixed_budget.square import square_steps
+from certify.attacks.fixed_budget.state import FixedBudgetState, Outcome
+from certify.attacks.search.default_search import descend_with_restarts
+from certify.attacks.search.state import MinimumNormState
+from certify.attacks.search.without_gradients import boundary_walk_steps
 from certify.attacks.studies.smoothed_votes import Votes, parts
 from certify.models import frozen
 from certify.results import AttackedAccuracy, Witness
@@ -60,7 +61,7 @@ class SmoothedWitness(Witness):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SmoothedAttackedAccuracy(AttackedAccuracy):
-    """What is left of the accuracy of a smoothed classifier after an attack at a fixed budget.
+    """The accuracy that is left of a smoothed classifier after an attack at a fixed budget.
 
     ``misclassified`` includes the rows whose clean prediction is an abstention. ``margin`` and ``blind`` are about
     the logarithms of the mean softmax probabilities that the attack followed.
@@ -135,42 +136,13 @@ def smoothed_minimal_perturbation(
     """
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
-    threat = Threat(norm, 0.0, low, high, frozen_features)
+    threat = Threat(norm, low, high, frozen_features)
     votes = Votes.of(smoothed, threat, x, labels, n=n, alpha=alpha, looks=1 + len(OUTWARD), generator=generator)
     x, labels = votes.x, votes.labels
     label, abstained = votes.predicted(x)
     right = (label == labels) | abstained
-    lower, upper = threat.sides(x)
-    backward, shown = torch.zeros_like(labels), torch.zeros(3, len(x), dtype=torch.bool, device=x.device)
-    blind, points, form = shown[0].clone(), x.clone(), Format(x.dtype)
-    streams = Streams.of(generator, len(x), x.device)
-    for rows, soft in parts(votes, right, draws):
-        start, low_, high_ = (tensor[rows].to(form.working) for tensor in (x, lower, upper))
-        classes, stream = smoothed.num_classes, streams.rows(rows)
-        search = Search(soft, start, labels[rows], norm, low_, high_, classes, stream, form)
-        with frozen(smoothed.model), torch.no_grad():
-            descend_with_restarts(search, steps, restarts)
-            _walk_where_blind(search)
-        points[rows] = search.best.to(x.dtype)
-        votes.passes[rows] += draws * (search.forward + search.more_forward)
-        backward[rows] += draws * search.backward
-        blind[rows] = search.blind | search.broken
-        shown[:, rows] = torch.stack([search.blind, search.nonfinite, search.unforetold])
-
-    def at(rows: Tensor, share: Tensor) -> Tensor:
-        moved = x[rows] + per_row(share.to(x.dtype), x) * (points - x)[rows]
-        return votes.on_grid(clip(moved, lower[rows], upper[rows]), rows)
-
-    share = _crossings(votes, right & (points != x).flatten(1).any(1), at)
-    adversarial, other = x.clone(), label.clone()
-    found = ~right
-    for farther in OUTWARD:
-        rows = (right & share.isfinite() & ~found).nonzero().squeeze(1)
-        tried = at(rows, farther * share[rows])
-        inside = (clip(tried, lower[rows], upper[rows]) == tried).flatten(1).all(1)
-        predicted, unclear = votes.predicted(tried, rows)
-        hit = inside & ~unclear & (predicted != labels[rows])
-        adversarial[rows[hit]], other[rows[hit]], found[rows[hit]] = tried[hit], predicted[hit], True
+    ended = _near_points(votes, right, threat, draws, steps, restarts)
+    adversarial, other, found = _confirmed(votes, right, threat, ended.points, label)
     return SmoothedWitness(
         label=label,
         distance=torch.where(found, distance(adversarial, x, norm), math.inf),
@@ -179,11 +151,11 @@ def smoothed_minimal_perturbation(
         adversarial_label=other,
         norm=float(norm),
         queries=max(votes.passes.tolist(), default=0),
-        backward_passes=max(backward.tolist(), default=0),
-        blind=blind,
-        symptoms=symptoms(*shown),
+        backward_passes=max(ended.backward.tolist(), default=0),
+        blind=ended.blind,
+        symptoms=symptoms(*ended.shown),
         queries_per_row=votes.passes,
-        backward_passes_per_row=backward,
+        backward_passes_per_row=ended.backward,
         method="smoothed_minimal_perturbation",
         subject=votes.subject,
         abstained=abstained,
@@ -210,33 +182,22 @@ def smoothed_robust_accuracy(
     alpha: float = 1e-3,
     generator: torch.Generator | None = None,
 ) -> SmoothedAttackedAccuracy:
-    """Which inputs a smoothed classifier still gets right after an attack at a budget: an upper bound on all it could.
+    """Attacked accuracy of a smoothed classifier at a budget: an upper bound on its robust accuracy.
 
     Projected gradient ascent on the margin of the logarithms of the mean softmax probabilities, from the input itself;
     one prediction on fresh draws then judges where it ended. ``epsilon`` as in :func:`robust_accuracy`, everything
     else as in :func:`smoothed_minimal_perturbation`.
     """
     checks.at_least("steps", steps, 1)
-    threat = Threat(norm, epsilon, low, high, frozen_features)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
     votes = Votes.of(smoothed, threat, x, labels, n=n, alpha=alpha, looks=2, generator=generator)
     x, labels = votes.x, votes.labels
     label, abstained = votes.predicted(x)
     right = (label == labels) & ~abstained
-    streams, form, sides = Streams.of(generator, len(x), x.device), Format(x.dtype), threat.sides(x)
-    budgets, outcome, points = threat.budgets(x), Outcome.blank(x.to(form.working)), x.clone()
-    for rows, soft in parts(votes, right, draws):
-        start, lower, upper = (tensor[rows].to(form.working) for tensor in (x, *sides))
-        classes, stream = smoothed.num_classes, streams.rows(rows)
-        task = Task(soft, start, labels[rows], norm, budgets[rows], lower, upper, classes, stream, form)
-        with frozen(smoothed.model), torch.no_grad():
-            ended = _ascend(task, steps).to(x.dtype)
-        points[rows] = _allowed(votes, ended, rows, norm, budgets[rows])
-        outcome.put(rows, task.outcome)
-    rows = (right & (points != x).flatten(1).any(1)).nonzero().squeeze(1)
-    predicted, unclear = votes.predicted(points[rows], rows)
-    found, other = ~right & ~abstained, label.clone()
-    hit = rows[~unclear & (predicted != labels[rows])]
-    found[hit], other[rows] = True, predicted
+    budgets = threat.budgets(x)
+    points, outcome = _points_within(votes, right, threat, draws, steps)
+    found, other = _fallen(votes, right, points, label)
+    found |= ~right & ~abstained
     adversarial = torch.where(per_row(found, x), points, x)
     return SmoothedAttackedAccuracy(
         label=label,
@@ -263,6 +224,77 @@ def smoothed_robust_accuracy(
     )
 
 
+@dataclass
+class _Ended:
+    """Ends of the search on mean softmax probabilities, for all rows."""
+
+    points: Tensor  # (N, *D), the inputs themselves where it did not run
+    backward: Tensor  # (N,) passes
+    blind: Tensor  # (N,) bool, gradients said nothing
+    shown: Tensor  # (3, N) bool, symptoms
+
+
+def _near_points(votes: Votes, attacked: Tensor, threat: Threat, draws: int, steps: int, restarts: int) -> _Ended:
+    """The nearest points that the search of :func:`minimal_perturbation` finds for the rows (N,) bool."""
+    x, labels, form, sides = votes.x, votes.labels, Format(votes.x.dtype), threat.sides(votes.x)
+    shown = torch.zeros(3, len(x), dtype=torch.bool, device=x.device)
+    ended = _Ended(x.clone(), torch.zeros_like(labels), shown[0].clone(), shown)
+    streams = Streams.of(votes.generator, len(x), x.device)
+    for rows, soft in parts(votes, attacked, draws):
+        start, low, high = (tensor[rows].to(form.working) for tensor in (x, *sides))
+        classes, stream = votes.classifier.num_classes, streams.rows(rows)
+        state = MinimumNormState(soft, start, labels[rows], threat.norm, low, high, classes, stream, form)
+        with frozen(votes.classifier.model), torch.no_grad():
+            descend_with_restarts(state, steps, restarts)
+            _walk_where_blind(state)
+        votes.passes[rows] += draws * (state.forward + state.more_forward)
+        ended.points[rows] = state.best.to(x.dtype)
+        ended.backward[rows] += draws * state.backward
+        ended.blind[rows] = state.blind | state.broken
+        ended.shown[:, rows] = torch.stack([state.blind, state.nonfinite, state.unforetold])
+    return ended
+
+
+def _confirmed(
+    votes: Votes, attacked: Tensor, threat: Threat, points: Tensor, label: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs on the ways through the points (N, *D) at which fresh draws return another class, these, and for whom."""
+    x, labels, (lower, upper) = votes.x, votes.labels, threat.sides(votes.x)
+
+    def at(rows: Tensor, share: Tensor) -> Tensor:
+        moved = x[rows] + per_row(share.to(x.dtype), x) * (points - x)[rows]
+        return votes.on_grid(clip(moved, lower[rows], upper[rows]), rows)
+
+    share = _crossings(votes, attacked & (points != x).flatten(1).any(1), at)
+    adversarial, other, found = x.clone(), label.clone(), ~attacked
+    for farther in OUTWARD:
+        rows = (attacked & share.isfinite() & ~found).nonzero().squeeze(1)
+        tried = at(rows, farther * share[rows])
+        inside = (clip(tried, lower[rows], upper[rows]) == tried).flatten(1).all(1)
+        predicted, unclear = votes.predicted(tried, rows)
+        hit = inside & ~unclear & (predicted != labels[rows])
+        adversarial[rows[hit]], other[rows[hit]], found[rows[hit]] = tried[hit], predicted[hit], True
+    return adversarial, other, found
+
+
+def _points_within(
+    votes: Votes, attacked: Tensor, threat: BoundedThreat, draws: int, steps: int
+) -> tuple[Tensor, Outcome]:
+    """Ends of projected gradient ascent within the budget for the rows (N,) bool, (N, *D), and what it met."""
+    x, labels, form, sides = votes.x, votes.labels, Format(votes.x.dtype), threat.sides(votes.x)
+    streams, budgets = Streams.of(votes.generator, len(x), x.device), threat.budgets(x)
+    outcome, points = Outcome.blank(x.to(form.working)), x.clone()
+    for rows, soft in parts(votes, attacked, draws):
+        start, low, high = (tensor[rows].to(form.working) for tensor in (x, *sides))
+        classes, stream, budget = votes.classifier.num_classes, streams.rows(rows), budgets[rows]
+        state = FixedBudgetState(soft, start, labels[rows], threat.norm, budget, low, high, classes, stream, form)
+        with frozen(votes.classifier.model), torch.no_grad():
+            ended = _ascend_on_soft_votes(state, steps).to(x.dtype)
+        points[rows] = _allowed(votes, ended, rows, threat.norm, budget)
+        outcome.put(rows, state.outcome)
+    return points, outcome
+
+
 def _crossings(votes: Votes, attacked: Tensor, at: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Shares (N,) float64 of the way from x through each point at which votes cease to be unclear; infinite if none."""
     near = torch.zeros(len(attacked), dtype=torch.float64, device=attacked.device)
@@ -279,29 +311,38 @@ def _crossings(votes: Votes, attacked: Tensor, at: Callable[[Tensor, Tensor], Te
     return far
 
 
-def _ascend(task: Task, steps: int) -> Tensor:
-    """Where ever shorter projected gradient steps on the margin end, or a random search where gradients say nothing."""
-    points = task.x
+def _fallen(votes: Votes, attacked: Tensor, points: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N,) bool for which fresh draws return another class at their points, and that class, or the label."""
+    found, other = torch.zeros_like(attacked), label.clone()
+    rows = (attacked & (points != votes.x).flatten(1).any(1)).nonzero().squeeze(1)
+    predicted, unclear = votes.predicted(points[rows], rows)
+    found[rows], other[rows] = ~unclear & (predicted != votes.labels[rows]), predicted
+    return found, other
+
+
+def _ascend_on_soft_votes(state: FixedBudgetState, steps: int) -> Tensor:
+    """Ends of ever shorter projected gradient steps on the margin, or a random search where gradients say nothing."""
+    points = state.x
     for step in range(steps):
-        _, gradient = task.loss_and_gradient(points, task.untargeted(margin))
-        size = task.radius * (2 * CROSSING / steps * (1 - step / steps))
-        points = task.project(points + per_row(size, points) * task.direction(points, gradient))
-    outcome, x = task.outcome, task.x
-    task.keep((outcome.blind | outcome.broken).nonzero().squeeze(1))
-    if len(task.rows):
-        square_search(task, BLIND_QUERIES)
+        _, gradient = state.loss_and_gradient(points, state.untargeted(margin))
+        size = state.radius * (2 * CROSSING / steps * (1 - step / steps))
+        points = state.project(points + per_row(size, points) * state.direction(points, gradient))
+    outcome, x = state.outcome, state.x
+    state.keep((outcome.blind | outcome.broken).nonzero().squeeze(1))
+    if len(state.rows):
+        square_steps(state, BLIND_QUERIES)
     fell = (outcome.blind | outcome.broken) & outcome.found
     return torch.where(per_row(fell, x), outcome.adversarial, points)
 
 
-def _walk_where_blind(search: Search) -> None:
+def _walk_where_blind(state: MinimumNormState) -> None:
     """By classes alone, for the rows whose gradients said nothing."""
-    rows = (search.blind | search.broken).nonzero().squeeze(1)
+    rows = (state.blind | state.broken).nonzero().squeeze(1)
     if len(rows):
-        part = search.part(rows)
-        walk_by_classes(part, *BLIND_WALK)
-        search.put(rows, part)
-        search.more_forward[rows] += part.forward + part.more_forward
+        part = state.part(rows)
+        boundary_walk_steps(part, *BLIND_WALK)
+        state.put(rows, part)
+        state.more_forward[rows] += part.forward + part.more_forward
 
 
 def _allowed(votes: Votes, points: Tensor, rows: Tensor, norm: float, epsilon: Tensor) -> Tensor:

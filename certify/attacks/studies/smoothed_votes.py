@@ -76,7 +76,7 @@ class Votes:
         return self.classifier.subject(self.distribution)
 
     def predicted(self, points: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Labels of points beside the given rows, all if None, and whether the prediction is an abstention."""
+        """Labels of points near the given rows, all if None, and whether the prediction is an abstention."""
         if len(points) == 0:
             return self.labels[:0], torch.zeros_like(self.labels[:0], dtype=torch.bool)
         prediction = self.classifier.predict(points, self.n, self.alpha, generator=self.generator)
@@ -84,7 +84,7 @@ class Votes:
         return prediction.label, prediction.abstained
 
     def wrong(self, points: Tensor, rows: Tensor) -> Tensor:
-        """Where the classifier clearly returns another label, (M,) bool."""
+        """(M,) bool: the classifier clearly returns another label."""
         label, abstained = self.predicted(points, rows)
         return ~abstained & (label != self.labels[rows])
 

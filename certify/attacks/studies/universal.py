@@ -1,4 +1,4 @@
-"""One perturbation for all inputs, and how often it changes predictions beside random noise of its size."""
+"""One perturbation for all inputs, and how often it changes predictions compared with random noise of its size."""
 
 import math
 from dataclasses import dataclass
@@ -10,14 +10,15 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
+from bounds.numerics import per_row
 from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import gradient_of
-from certify.attacks.common.norms import clip, inner_side, length, per_row, project, steepest_ascent
+from certify.attacks.common.norms import clip, inner_side, length, project, steepest_ascent
 from certify.attacks.common.passes import logits_of, probed
 from certify.attacks.common.projections import pull_within
 from certify.attacks.common.streams import checked_generator
-from certify.attacks.common.threat import Threat
+from certify.attacks.common.threat import BoundedThreat, Threat
 from certify.attacks.fixed_budget.losses import margin
 from certify.attacks.studies.noise_accuracy import unit_noise
 from certify.models import frozen, predictions
@@ -50,7 +51,7 @@ class UniversalPerturbation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FoolingRate(Record):
-    """How often one perturbation changes the prediction, and how often random noise of the same norm does.
+    """Shares of predictions changed by one perturbation, and by random noise of the same norm.
 
     Attributes:
         label: (N,) int64, what the model predicts for the clean input; -1 where its logits are not finite.
@@ -85,7 +86,7 @@ class FoolingRate(Record):
         return share_interval(self.fooled, alpha)
 
     def noise_interval(self, alpha: float = 0.05) -> tuple[float, float]:
-        """The same for the noise."""
+        """Confidence interval for the noise."""
         return share_interval(self.fooled_by_noise, alpha)
 
 
@@ -134,7 +135,7 @@ def universal_perturbation(
         Moosavi-Dezfooli et al. (2017), Universal adversarial perturbations, equation (1), arXiv:1610.08401; Shafahi et
         al. (2020), Universal adversarial training, section 4, arXiv:1811.11304, for ascent on a clamped loss.
     """
-    threat = Threat(norm, checks.positive("epsilon", epsilon), low, high, frozen_features)
+    threat = BoundedThreat(norm, low, high, frozen_features, epsilon=checks.positive("epsilon", epsilon))
     threat.check(x)
     checks.at_least("number of inputs", len(x), 1)
     checks.at_least("batch_size", batch_size, 1)
@@ -164,7 +165,7 @@ def universal_perturbation(
 class _Climb:
     """Ascent of one perturbation (1, *D) over all inputs, and the best one of all that were looked at."""
 
-    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, threat: Threat, batch_size: int) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, threat: BoundedThreat, batch_size: int) -> None:
         self.model, self.threat, self.format = model, threat, Format(x.dtype)
         box = inner_side(threat.low, x, math.inf), inner_side(threat.high, x, -math.inf)
         self.box = [None if side is None else side.to(self.format.working) for side in box]
@@ -177,7 +178,7 @@ class _Climb:
         self.width = leads[leads.isfinite()].abs().median().clamp(min=torch.finfo(x.dtype).tiny)
 
     def _lead(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Of the best other class at inputs, (N,)."""
+        """Lead of the best other class at inputs, (N,)."""
         return margin(logits_of(self.model, points, self.format)[0], labels)
 
     def run(self, start: Tensor, steps: int) -> None:
@@ -193,7 +194,7 @@ class _Climb:
         self._gradient(point, self.width)
 
     def _gradient(self, point: Tensor, width: Tensor) -> Tensor:
-        """Of the sum of clamped margins, (1, *D); the point is remembered if it fools more inputs than any before."""
+        """Gradient of the sum of clamped margins, (1, *D); the point that fools most inputs is remembered."""
         fooled, gradient = 0, torch.zeros_like(point)
         for x, labels in zip(*self.batches, strict=True):
             moved = point.clone().requires_grad_()
@@ -234,7 +235,7 @@ def fooling_rate(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> FoolingRate:
-    """How often a perturbation changes predictions, beside random noise of the same norm.
+    """Share of predictions that a perturbation changes, next to random noise of the same norm.
 
     Changed predictions are counted, not errors: the labels of the inputs do not matter.
 
@@ -255,7 +256,7 @@ def fooling_rate(
     References:
         Moosavi-Dezfooli et al. (2017), Universal adversarial perturbations, arXiv:1610.08401.
     """
-    Threat(norm, 0.0, low, high).check(x)
+    Threat(norm, low, high).check(x)
     checks.at_least("number of inputs", len(x), 1)
     checks.at_least("batch_size", batch_size, 1)
     if checks.tensor("perturbation", perturbation).shape != x.shape[1:]:

@@ -13,9 +13,9 @@ from bounds import InvalidInput, InvalidModel
 from certify import attacks
 from certify.attacks.common.streams import Streams
 
-BUDGET = ("fgsm", "random_fgsm", "iterative_fgsm", "pgd", "apgd", "targeted_apgd", "square", "robust_accuracy")
-NEAREST = {"deepfool": 2, "superdeepfool": 2, "fast_adaptive_boundary": math.inf, "carlini_wagner": 2}
-NEAREST |= {"sparsefool": 0, "boundary_walk": 1, "minimal_perturbation": math.inf}
+BUDGET = [name for name in attacks.FIXED_BUDGET if name != "autoattack"]  # which needs ten classes, and a package
+NEAREST = {name: norms[-1] for name, norms in attacks.MINIMUM_NORM.items()}
+NEAREST |= {"sparsefool": 0, "boundary_walk": 1}
 FEW = {"steps": 5, "queries": 20, "rounds": 2, "probes": 5, "searches": 2, "restarts": 2}
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from oracles.devices import elsewhere
 from oracles.halfspace import generator
 from oracles.linear import LinearClassifier
 from torch import Tensor, nn
 
 from certify import attacks
-from certify.attacks.common.gradients import mended
+from certify.attacks.common.gradients import Mender
+from certify.attacks.common.streams import Streams
 
 
 class Behind(nn.Module):
@@ -112,10 +114,33 @@ def test_slopes_are_taken_inside_of_the_box():
         assert moved.tolist() == [[pytest.approx(1e-3), 0.5, pytest.approx(0.999)]]
         return torch.tensor([[3.0, 7.0, math.nan]])
 
-    gradient, broken, still = mended(torch.tensor([[math.nan, 2.0, math.inf]]), points, low, high, again)
+    gradient, broken, still = Mender().mended(torch.tensor([[math.nan, 2.0, math.inf]]), points, low, high, again)
     assert gradient.tolist() == [[3.0, 2.0, 0.0]]
     assert broken.item()
     assert still.item()
+
+
+def test_gradients_that_break_late_are_noticed_without_a_wait_at_each():
+    """The host asks at the gradients 1, 2, 4, 8, ...: those that break at the fifth are mended from the eighth on."""
+    points, low, high, mender = torch.full((1, 2), 0.5), torch.zeros(1, 2), torch.ones(1, 2), Mender()
+    found = []
+    for count in range(1, 101):
+        slope = torch.tensor([[math.nan if count >= 5 else 2.0, 1.0]])
+        found.append(mender.mended(slope, points, low, high, lambda moved: torch.full_like(moved, 3.0))[0][0, 0].item())
+    assert found == [2.0] * 4 + [0.0] * 3 + [3.0] * 93
+    finite, gradient = Mender(), torch.ones(1, 2)
+    with elsewhere() as mode:
+        for _ in range(100):
+            finite.mended(gradient, points, low, high, lambda moved: moved)
+    assert mode.host_reads == 7
+
+
+def test_numbers_in_half_precision_are_finite():
+    """2^24 steps do not fit into half precision: they are counted in single precision."""
+    like = torch.zeros(1, 100_000, dtype=torch.float16)
+    streams = Streams.of(generator(), 1, like.device)
+    assert streams.normal(like).isfinite().all()
+    assert abs(float(streams.uniform(like).float().mean()) - 0.5) < 0.01
 
 
 class Loose(nn.Module):

@@ -15,8 +15,8 @@ from certify.attacks.common import passes
 from certify.attacks.common.formats import Format
 from certify.attacks.common.norms import project, steepest_ascent
 from certify.attacks.common.streams import Streams
-from certify.attacks.minimum_norm import polish
-from certify.attacks.minimum_norm.search import Search
+from certify.attacks.search import polish
+from certify.attacks.search.state import MinimumNormState
 
 NORMS = [2, math.inf]
 SHAPES = [(7,), (3, 5), (2, 5, 7)]
@@ -202,10 +202,10 @@ def test_two_classes_leave_one_to_aim_at():
         labels = torch.full((4,), label)
         model, x, _ = problem((7,), 2, 4)
         open_side = torch.full_like(x, math.inf)
-        search = Search(
+        state = MinimumNormState(
             model, x, labels, 2.0, -open_side, open_side, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype)
         )
-        target, _, _ = search.nearest_boundary(x, x, torch.ones(4, 2, dtype=torch.bool))
+        target, _, _ = state.nearest_boundary(x, x, torch.ones(4, 2, dtype=torch.bool))
         assert (target == 1 - label).all()
 
 
@@ -297,10 +297,10 @@ def test_every_witness_is_checked_again(spoil: str, monkeypatch: pytest.MonkeyPa
     model, x, y = problem((3, 5), 3, 7)
     original = polish.bisect
 
-    def spoiled(search, *rest, **options):
-        original(search, *rest, **options)
-        search.best = search.best + 10 if spoil == "outside the box" else search.x.clone()
-        search.distance = torch.full_like(search.distance, 1e-9)
+    def spoiled(state, *rest, **options):
+        original(state, *rest, **options)
+        state.best = state.best + 10 if spoil == "outside the box" else state.x.clone()
+        state.distance = torch.full_like(state.distance, 1e-9)
 
     monkeypatch.setattr(polish, "bisect", spoiled)
     witness = minimal_perturbation(model, x, y, norm=2)

@@ -20,19 +20,13 @@ from certify import attacks, certified_radius, reference
 from certify.attacks.common import norms as geometry
 from certify.attacks.common.formats import Format
 from certify.attacks.common.streams import Streams
-from certify.attacks.minimum_norm.entry_exchange import exchange
-from certify.attacks.minimum_norm.search import Search
-from certify.attacks.minimum_norm.surrogate_gradients import jittered, leaky, wide_gradient
-from certify.attacks.minimum_norm.trust_region import tighten
+from certify.attacks.search.entry_exchange import exchange_entries
+from certify.attacks.search.state import MinimumNormState
+from certify.attacks.search.surrogate_gradients import jittered, leaky, wide_gradient
+from certify.attacks.search.trust_region import tighten
 
 SERVED: dict[Callable, tuple[float, ...]] = {
-    attacks.minimal_perturbation: (0, 1, 2, math.inf),
-    attacks.deepfool: (2, math.inf),
-    attacks.superdeepfool: (2,),
-    attacks.fast_adaptive_boundary: (1, 2, math.inf),
-    attacks.carlini_wagner: (2,),
-    attacks.sparsefool: (0, 1),
-    attacks.boundary_walk: (1, 2, math.inf),
+    getattr(attacks, name): norms for name, norms in attacks.MINIMUM_NORM.items()
 }
 PAIRS = [(attack, norm) for attack, norms in SERVED.items() for norm in norms]
 BY_GRADIENTS = [(attack, norm) for attack, norm in PAIRS if attack is not attacks.boundary_walk and norm > 0]
@@ -473,10 +467,10 @@ def test_entries_are_judged_by_what_they_do():
             return torch.stack([lead, torch.zeros_like(lead)], 1)
 
     x, y = torch.zeros(3, 40, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
-    search = Search(Bent(), x, y, 0.0, x, x + 1, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype))
+    state = MinimumNormState(Bent(), x, y, 0.0, x, x + 1, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype))
     with torch.no_grad():
-        exchange(search, None, search.x, 12)
-    assert search.distance.tolist() == [2, 2, 2]
+        exchange_entries(state, None, state.x, 12)
+    assert state.distance.tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("norm", [0.0, 1.0])
@@ -486,20 +480,20 @@ def test_entries_that_hold_a_place_for_nothing_are_exchanged(norm: float):
     model.weight.copy_(torch.tensor([[1.0] * 6 + [4.0] * 2 + [0.0] * 4, [0.0] * 12]))
     model.bias.copy_(torch.tensor([-3.0, 0.0]))
     x, y = torch.zeros(4, 12, dtype=torch.float64), torch.ones(4, dtype=torch.long)
-    search = Search(model, x, y, norm, x, x + 1, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype))
+    state = MinimumNormState(model, x, y, norm, x, x + 1, 2, Streams.of(generator(), len(x), x.device), Format(x.dtype))
     start = torch.tensor([1.0] * 6 + [0.0] * 6, dtype=torch.float64).expand(4, 12)
     with torch.no_grad():
-        search.logits(start)
-        exchange(search, None, start, 60)
-    assert (search.distance <= {0: 1, 1: 0.85}[norm]).all()
-    assert (search.distance >= {0: 1, 1: 0.75}[norm]).all()
+        state.logits(start)
+        exchange_entries(state, None, start, 60)
+    assert (state.distance <= {0: 1, 1: 0.85}[norm]).all()
+    assert (state.distance >= {0: 1, 1: 0.75}[norm]).all()
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
 def test_steps_within_a_shrinking_region_end_at_the_boundary(norm: float):
     """On a linear model, whose wide gradients are its gradients, in a box that cuts some entries off."""
     model, x, y = problem((7,), 2, 5)
-    search = Search(
+    state = MinimumNormState(
         model,
         x,
         y,
@@ -511,12 +505,12 @@ def test_steps_within_a_shrinking_region_end_at_the_boundary(norm: float):
         Format(x.dtype),
     )
     with torch.no_grad():
-        narrow, wide = (slopes(search, x, None) for slopes in (Search.margin_and_gradient, wide_gradient))
+        narrow, wide = (slopes(state, x, None) for slopes in (MinimumNormState.margin_and_gradient, wide_gradient))
         torch.testing.assert_close(narrow, wide)
-        tighten(search, None, x, 60, reach=(1.0, 1e-4), wide=True)
+        tighten(state, None, x, 60, reach=(1.0, 1e-4), wide=True)
     exact = within_box(model, x, 0, 1, norm) if norm == 1 else model.distance_in_box(x, norm, 0, 1)
-    assert (search.distance >= exact * (1 - 1e-9)).all()
-    torch.testing.assert_close(search.distance, exact, rtol=2e-3, atol=0)
+    assert (state.distance >= exact * (1 - 1e-9)).all()
+    torch.testing.assert_close(state.distance, exact, rtol=2e-3, atol=0)
 
 
 def test_random_regions_are_near_ones():

@@ -9,8 +9,9 @@ from oracles.halfspace import generator
 from scipy import optimize
 from torch import Tensor
 
+from bounds.numerics import per_row
 from certify.attacks.common.distances import distance
-from certify.attacks.common.norms import length, per_row, shortest_above
+from certify.attacks.common.norms import length, shortest_above
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 
 NORMS = [1, 2, math.inf]

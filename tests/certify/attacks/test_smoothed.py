@@ -18,6 +18,7 @@ from certify.smoothing import Ablation, Gaussian, Laplace, Uniform
 SIGMA = 0.25
 OPEN = {"low": None, "high": None}
 SURE = 1e-7  # of each row, so that all tests together raise a false alarm with probability below 1e-5
+APART = 1.03  # of two points that fresh draws are asked about, one after the other, the farther to the nearer
 LATE = 10 * SIGMA / math.sqrt(10_000)  # how far behind the boundary 10,000 votes are clear for certain, with some room
 
 
@@ -33,13 +34,13 @@ def problem(shape: tuple[int, ...], rows: int, noise=None, **options):
 
 @pytest.mark.parametrize("shape", [(7,), (2, 5, 7)])
 def test_witnesses_of_a_halfspace_are_near_the_exact_distance(shape: tuple[int, ...]):
-    """Never nearer than exact; farther by no more than the votes need to be clear."""
+    """Never nearer than exact; farther by no more than the votes need to be clear, and the next point that is asked."""
     smoothed, x, y = problem(shape, 5)
     witness = smoothed_minimal_perturbation(smoothed, x, y, alpha=SURE, generator=generator(2), **OPEN)
     exact = smoothed.model.distance(x)
     assert witness.found.all()
     assert (witness.distance >= exact).all()
-    assert (witness.distance <= 1.01 * exact + LATE).all()
+    assert (witness.distance <= APART * (exact + LATE)).all()
     assert witness.alpha == SURE
     assert (witness.adversarial_label == 1 - y).all()
     stated = (witness.adversarial - x).flatten(1).norm(dim=1)

@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bounds.numerics import per_row
 from certify.attacks.common.formats import Format
-from certify.attacks.common.gradients import foretells, gradient_of, mended, useless
-from certify.attacks.common.norms import clip, length, per_row, steepest_ascent
+from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
+from certify.attacks.common.norms import clip, length, steepest_ascent
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 from certify.attacks.common.streams import Streams
@@ -24,7 +25,7 @@ Round = TypeVar("Round")
 
 @dataclass
 class Outcome:
-    """What an attack on a batch of N inputs came to."""
+    """Outcome of an attack on a batch of N inputs."""
 
     adversarial: Tensor  # (N, *D) the first adversarial points, x where there is none yet
     found: Tensor  # (N,) bool
@@ -51,7 +52,7 @@ class Outcome:
 
 
 @dataclass
-class Task:
+class FixedBudgetState:
     """The M of N inputs that still stand: passes go through here, are counted, and successes are kept."""
 
     model: nn.Module
@@ -65,6 +66,7 @@ class Task:
     streams: Streams
     format: Format
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
+    mender: Mender = field(default_factory=Mender)
     outcome: Outcome = field(init=False)  # of all N
     rounding: Tensor = field(init=False)  # (M,) of the logits seen last
     rows: Tensor = field(init=False)  # (M,) their places in the outcome
@@ -134,7 +136,9 @@ class Task:
         """Loss of each row, (M,), and its gradient, (M, *D); 0 where the model cannot be differentiated."""
         losses, raw = self._raw_gradient(points, loss)
         lower, upper = self._finite_sides()
-        gradient, broken, still = mended(raw, points, lower, upper, lambda moved: self._raw_gradient(moved, loss)[1])
+        gradient, broken, still = self.mender.mended(
+            raw, points, lower, upper, lambda moved: self._raw_gradient(moved, loss)[1]
+        )
         self.outcome.blind[self.rows] &= useless(gradient, self.lower, self.upper)
         self.outcome.nonfinite[self.rows] |= broken
         self.outcome.broken[self.rows] |= still
@@ -176,7 +180,7 @@ class Task:
         return self.format.within(pull_within(points, self.x, radius, self.norm), self.x, radius, self.norm)
 
     def leap(self, points: Tensor, gradient: Tensor, radius: Tensor) -> Tensor:
-        """Where the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""
+        """Points at which the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""
         room = self.lower - points, self.upper - points
         return self.project(points + maximize_in_box(gradient, radius, self.norm, room))
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from bounds.numerics import per_row
 from certify.attacks.common.formats import Format
-from certify.attacks.common.gradients import foretells, gradient_of, mended, useless
-from certify.attacks.common.norms import clip, length, onto_hyperplane, per_row
+from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
+from certify.attacks.common.norms import clip, length, onto_hyperplane
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.streams import Streams
 
@@ -21,7 +22,7 @@ FAR = 1e9  # stands for a distance that is infinite or not a number
 
 
 @dataclass
-class Search:
+class MinimumNormState:
     """Correctly classified inputs under attack: the model, the box, and the best point of each row so far."""
 
     model: nn.Module
@@ -35,6 +36,7 @@ class Search:
     format: Format  # of the inputs
     targets: Tensor | None = None  # (N,) the only class that counts as a success, any other than the label if None
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
+    mender: Mender = field(default_factory=Mender)
     stage: int = 0  # index of the attack that is running
     forward: int = 0
     backward: int = 0
@@ -63,7 +65,7 @@ class Search:
         size = per_row(length(self.x, math.inf), self.x)
         self._sides = torch.where(self.low.isinf(), -size, self.low), torch.where(self.high.isinf(), size, self.high)
 
-    def part(self, rows: Tensor) -> "Search":
+    def part(self, rows: Tensor) -> "MinimumNormState":
         """A search of some rows that goes on from what was found, with passes counted anew."""
         names = ("x", "labels", "low", "high")
         targets = None if self.targets is None else self.targets[rows]
@@ -79,7 +81,7 @@ class Search:
             setattr(part, name, getattr(self, name)[rows])
         return part
 
-    def put(self, rows: Tensor, part: "Search") -> None:
+    def put(self, rows: Tensor, part: "MinimumNormState") -> None:
         """Take over what a search of some rows found."""
         for name in FOUND:
             setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))
@@ -135,7 +137,7 @@ class Search:
         return margin.detach(), gradient, points.detach()
 
     def _gradient(self, margin: Tensor, points: Tensor) -> Tensor:
-        """Of each margin with respect to its point, counted where the model can be differentiated."""
+        """Gradient of each margin with respect to its point, counted where the model can be differentiated."""
         self.backward += margin.requires_grad
         return gradient_of(margin, points)
 
@@ -145,7 +147,7 @@ class Search:
         def again(nudged: Tensor) -> Tensor:
             return self._raw_gradient(nudged, target)[1]
 
-        gradient, broken, still = mended(gradient, points, *self.sides(), again)
+        gradient, broken, still = self.mender.mended(gradient, points, *self.sides(), again)
         self.blind &= useless(gradient, self.low, self.high)
         self.nonfinite |= broken
         self.broken |= still

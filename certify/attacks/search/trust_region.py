@@ -9,22 +9,23 @@ import math
 import torch
 from torch import Tensor
 
-from certify.attacks.common.norms import length, per_row, shortest_above
-from certify.attacks.minimum_norm.search import Search
-from certify.attacks.minimum_norm.surrogate_gradients import wide_gradient
+from bounds.numerics import per_row
+from certify.attacks.common.norms import length, shortest_above
+from certify.attacks.search.state import MinimumNormState
+from certify.attacks.search.surrogate_gradients import wide_gradient
 
 FAR_REACH, NEAR_REACH = (0.6, 0.06), (0.2, 0.01)  # of the first and the last step of a walk's two parts
 BEYOND = 1.0  # margin that is aimed at, in units of what the steepest entry gains within its reach
 
 
-def walk(search: Search, target: Tensor | None, start: Tensor, steps: int) -> None:
+def walk(state: MinimumNormState, target: Tensor | None, start: Tensor, steps: int) -> None:
     """From ``start`` by wide gradients towards a class, and from there by those of the nearest linear regions."""
-    end = tighten(search, target, start, steps // 5, reach=FAR_REACH, wide=True)
-    tighten(search, None, end, 3 * steps // 10, reach=NEAR_REACH)
+    end = tighten(state, target, start, steps // 5, reach=FAR_REACH, wide=True)
+    tighten(state, None, end, 3 * steps // 10, reach=NEAR_REACH)
 
 
 def tighten(
-    search: Search,
+    state: MinimumNormState,
     target: Tensor | None,
     points: Tensor,
     steps: int,
@@ -35,32 +36,32 @@ def tighten(
     """The nearest success on a way on which each step solves the linearised problem, or the end of the way.
 
     Args:
-        search: in l_1, l_2 or l_infinity.
+        state: in l_1, l_2 or l_infinity.
         target: (N,) the class aimed at, the runner-up if None.
         points: (N, *D) where it begins, a success or not.
         steps: a forward and a backward pass each, and as many more as a wide gradient takes.
         reach: how far an entry may go in the first and the last step, in units of the largest change of the best point.
         wide: linearise by wide gradients.
     """
-    low, high = search.sides()
-    largest = per_row(length(search.best - search.x, math.inf), points)
-    unit = torch.where(per_row(search.distance.isfinite(), points), largest, high - low)
-    nearest, distance = points, torch.full_like(search.distance, math.inf)
+    low, high = state.sides()
+    largest = per_row(length(state.best - state.x, math.inf), points)
+    unit = torch.where(per_row(state.distance.isfinite(), points), largest, high - low)
+    nearest, distance = points, torch.full_like(state.distance, math.inf)
     first, last = reach
     for step in range(steps):
-        margin, gradient = (wide_gradient if wide else Search.margin_and_gradient)(search, points, target)
-        size = length(points - search.x, search.norm)
+        margin, gradient = (wide_gradient if wide else MinimumNormState.margin_and_gradient)(state, points, target)
+        size = length(points - state.x, state.norm)
         closer = (margin > 0) & (size < distance)
         nearest, distance = torch.where(per_row(closer, points), points, nearest), torch.where(closer, size, distance)
         share = first * (last / first) ** (step / max(steps - 1, 1))
-        points = _along_boundary(search, points, margin, gradient, share * unit)
-    search.logits(points)
+        points = _along_boundary(state, points, margin, gradient, share * unit)
+    state.logits(points)
     return torch.where(per_row(distance.isfinite(), points), nearest, points)
 
 
-def _along_boundary(search: Search, points: Tensor, margin: Tensor, gradient: Tensor, reach: Tensor) -> Tensor:
+def _along_boundary(state: MinimumNormState, points: Tensor, margin: Tensor, gradient: Tensor, reach: Tensor) -> Tensor:
     """Argmin of ||z - x|| over z in the box, within ``reach`` of the points and behind the linearised boundary."""
-    delta = points - search.x
-    lower, upper = search.inside(points - reach) - search.x, search.inside(points + reach) - search.x
+    delta = points - state.x
+    lower, upper = state.inside(points - reach) - state.x, state.inside(points + reach) - state.x
     level = (gradient * delta).flatten(1).sum(1) - margin + BEYOND * length(gradient * reach, math.inf)
-    return search.inside(search.x + shortest_above(gradient, level, lower, upper, search.norm))
+    return state.inside(state.x + shortest_above(gradient, level, lower, upper, state.norm))
