@@ -17,7 +17,7 @@ from certify.models import probe
 from certify.results import RadiusDecision, SmoothedPrediction, SmoothingCertificate
 from certify.smoothing.classifiers.estimation import class_bounds, draw_until, votes_for
 from certify.smoothing.classifiers.noisy_model import Grid, NoisyModel
-from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 from certify.smoothing.noises.base import Noise
 
 # Relative error allowed to SciPy's incomplete beta function at 1/2; measured up to 2e-13 for 100,000 draws.
@@ -173,7 +173,6 @@ class SmoothedClassifier(NoisyModel):
             abstained=torch.ones_like(label, dtype=torch.bool),
             norm=self.noise.norm,
             alpha=alpha,
-            subject=self.subject(sampling.distribution),
             method="smoothing",
             counts=torch.zeros_like(selection[:, :-1]),
             selection_counts=selection[:, :-1],
@@ -185,12 +184,7 @@ class SmoothedClassifier(NoisyModel):
             sequential=tolerance is not None,
             n=n,
             n0=n0,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(self.model, x),
-            domain=self.noise.domain,
+            **self.provenance(sampling),
         )
         if tolerance is not None:
             return self._extended(empty, sampling, n, tolerance)
@@ -302,13 +296,7 @@ class SmoothedClassifier(NoisyModel):
             norm=self.noise.norm,
             alpha=alpha,
             n0=n0,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(self.model, x),
-            domain=self.noise.domain,
-            subject=self.subject(sampling.distribution),
+            **self.provenance(sampling),
         )
 
     def look(self, model: nn.Module, seen: Tensor, batch_size: int) -> None:

@@ -14,10 +14,10 @@ from bounds import checks, clopper_pearson_lower, clopper_pearson_upper
 from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from bounds.numerics import complement, lowered, raised, round_down, round_up
-from certify.results import Certificate
+from certify.results import Certificate, Drawn
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.smoothing.classifiers.estimation import votes_for
-from certify.smoothing.drawing.votes import Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 
 LARGEST_SHIFT = 40.0  # in units of sigma: beyond it no probability in double precision is certified
@@ -26,7 +26,7 @@ TAIL_ERROR = 1e-11  # relative, of a normal tail up to there; the rounding of it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TopKCertificate(Certificate):
+class TopKCertificate(Drawn, Certificate):
     """Radii within which a given class stays among the k likeliest of a smoothed classifier.
 
     ``label`` is the class asked about, not a prediction. So :meth:`certified` with the correct labels, and a
@@ -39,11 +39,6 @@ class TopKCertificate(Certificate):
         p_lower: (N,) float64, lower confidence bound of the probability of ``label``.
         p_upper: (N, k) float64, upper bounds of the k largest probabilities of other classes, in descending order.
         n: draws per input.
-        seed: run seed.
-        first_index: index of row 0 in its data set.
-        noise_group: consecutive inputs that share their noise draws.
-        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
-        precision: dtype in which the model answers.
     """
 
     k: int
@@ -52,11 +47,6 @@ class TopKCertificate(Certificate):
     p_lower: Tensor
     p_upper: Tensor
     n: int
-    seed: int
-    first_index: int
-    noise_group: int
-    sampling: str
-    precision: str
 
 
 @in_deployed_precision
@@ -117,7 +107,6 @@ def certify_top_k(
         abstained=~certified,
         norm=smoothed.noise.norm,
         alpha=alpha,
-        subject=f"top-{k} of {smoothed.subject(sampling.distribution)}",
         method="top-k smoothing",
         k=k,
         counts=votes[:, :-1],
@@ -125,11 +114,7 @@ def certify_top_k(
         p_lower=lower,
         p_upper=upper,
         n=n,
-        seed=sampling.seed,
-        first_index=first_index,
-        noise_group=smoothed.noise_group,
-        sampling=sampling.distribution.sampling,
-        precision=precision_name(smoothed.model, x),
+        **smoothed.provenance(sampling, f"top-{k} of "),
     )
 
 

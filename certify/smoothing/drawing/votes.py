@@ -98,7 +98,7 @@ class Sampling:
         x: (N, *D).
         distribution: of the noise.
         seed: run seed.
-        indices: index of each row in its data set.
+        indices: index of each row in its data set, consecutive.
         batch_size: rows of a forward pass, at most.
         noise_group: consecutive indices that share their draws.
         chosen: rows of ``x`` to draw for, (M,) int64; all if None.
@@ -108,7 +108,7 @@ class Sampling:
     x: Tensor
     distribution: Distribution
     seed: int
-    indices: Sequence[int]
+    indices: range
     batch_size: int = 1000
     noise_group: int = 1
     chosen: Tensor | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bounds.errors import InvalidInput, InvalidModel
 from certify.models import frozen, probe
-from certify.results import Record
+from certify.results import Drawn
 from certify.smoothing.classifiers.noisy_model import Grid, NoisyModel
 from certify.smoothing.drawing.votes import Sampling, Stage, noise_groups, precision
 from certify.smoothing.noises.base import Gaussian
@@ -21,7 +21,7 @@ SHIFT_ERROR = 1e-11  # relative, of a shifted normal probability; the rounding o
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OutputCertificate(Record):
+class OutputCertificate(Drawn):
     """Base of statements about a smoothed model whose output is no class, one row per input.
 
     Attributes:
@@ -30,24 +30,12 @@ class OutputCertificate(Record):
         norm: order of the norm of perturbations.
         alpha: probability, per row, that the statement is wrong.
         n: draws per input.
-        seed: run seed.
-        first_index: index of row 0 in its data set.
-        noise_group: consecutive inputs that share their noise draws.
-        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
-        precision: dtype in which the model answers.
-        subject: the smoothed model.
     """
 
     radius: float
     norm: float
     alpha: float
     n: int
-    seed: int
-    first_index: int
-    noise_group: int
-    sampling: str
-    precision: str
-    subject: str
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """A copy on ``device``. Every dtype stays, whatever is asked for: rounding could break what bounds promise."""

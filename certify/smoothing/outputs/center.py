@@ -29,7 +29,7 @@ from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from bounds.numerics import round_up
 from certify.smoothing.classifiers.noisy_model import Grid
-from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 from certify.smoothing.outputs.base import (
     NoisyOutputs,
@@ -173,12 +173,7 @@ class CenterSmoothing:
             norm=noise.norm,
             alpha=alpha,
             n=n,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.outputs.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(sampling.model, x),
-            subject=f"center of {self.outputs.subject(sampling.distribution)}",
+            **self.outputs.provenance(sampling, "center of "),
         )
 
     def _center(self, values: Tensor, candidates: int) -> Tensor:

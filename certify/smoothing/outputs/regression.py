@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import in_deployed_precision
 from certify.smoothing.classifiers.noisy_model import Grid
-from certify.smoothing.drawing.votes import Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 from certify.smoothing.outputs.base import (
     NoisyOutputs,
@@ -167,12 +167,7 @@ class SmoothedRegressor:
             norm=noise.norm,
             alpha=alpha,
             n=n,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.outputs.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(sampling.model, x),
-            subject=f"quantile(p={quantile}) of {self.outputs.subject(sampling.distribution)}",
+            **self.outputs.provenance(sampling, f"quantile(p={quantile}) of "),
         )
 
 
