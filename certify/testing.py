@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Bound = Callable[[nn.Module, LpBall], Interval]
 
 SHOWN = 5  # rows of a failure that are written out
-INSIDE = 1 - 1e-6  # share of a certified radius that is gone, so that rounding does not lead out of it
+SEARCHED_SHARE = 1 - 1e-6  # of each radius, so that rounding does not lead out of the ball
 TOLERANCE = 1e-9  # relative, of logits that are computed in float64
 
 P = ParamSpec("P")
@@ -334,7 +334,7 @@ def _reached_logits(
     from certify.attacks.common.threat import sides
     from certify.attacks.studies.noise_accuracy import unit_noise
 
-    x, radii = ball.center.double(), ball.radii.double() * INSIDE
+    x, radii = ball.center.double(), ball.radii.double() * SEARCHED_SHARE
     box = sides(x, ball.low, ball.high, ball.frozen_features)
     order = ball.norm if ball.norm in (1, 2, math.inf) else 1 if ball.norm < 2 else 2  # a ball inside the given one
     lowest = torch.full((len(x), classes), math.inf, dtype=torch.float64, device=x.device)

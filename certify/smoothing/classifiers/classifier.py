@@ -166,36 +166,17 @@ class SmoothedClassifier(NoisyModel):
                 raise InvalidInput(f"bound must be 'binary' where a tolerance is given, got {bound!r}")
         sampling = self.sampling(x, n0 if tolerance is not None else n, draw_run_seed(generator), first_index)
         selection = sampling.votes(self.num_classes, n0, Stage.SELECTION)
-        label = selection[:, :-1].argmax(1)
-        empty = SmoothingCertificate(
-            label=label,
-            radius=torch.zeros_like(label, dtype=torch.float64),
-            abstained=torch.ones_like(label, dtype=torch.bool),
-            norm=self.noise.norm,
-            alpha=alpha,
-            method="smoothing",
-            counts=torch.zeros_like(selection[:, :-1]),
-            selection_counts=selection[:, :-1],
-            invalid=torch.zeros_like(label),
-            p_lower=torch.zeros_like(label, dtype=torch.float64),
-            p_upper=torch.ones_like(label, dtype=torch.float64),
-            two_class=torch.zeros_like(label, dtype=torch.bool),
-            draws=torch.zeros_like(label),
-            sequential=tolerance is not None,
-            n=n,
-            n0=n0,
-            **self.provenance(sampling),
-        )
+        start = self._without_estimate(selection, sampling, n=n, n0=n0, alpha=alpha, sequential=tolerance is not None)
         if tolerance is not None:
-            return self._extended(empty, sampling, n, tolerance)
+            return self._extended(start, sampling, n, tolerance)
         if bound == "selected":
-            two_class = self._two_class_pays(x, selection, label, n, alpha)
+            two_class = self._two_class_pays(x, selection, start.label, n, alpha)
         else:
-            two_class = torch.full_like(empty.two_class, bound == "two-class")
+            two_class = torch.full_like(start.two_class, bound == "two-class")
         votes = sampling.votes(self.num_classes, n, Stage.ESTIMATION)
-        lower, upper = class_bounds(votes, label, n, alpha, two_class, sampling.error)
+        lower, upper = class_bounds(votes, start.label, n, alpha, two_class, sampling.error)
         return dataclasses.replace(
-            empty,
+            start,
             radius=self._radius(x, lower, upper, two_class),
             abstained=~(lower > upper),
             counts=votes[:, :-1],
@@ -203,7 +184,7 @@ class SmoothedClassifier(NoisyModel):
             p_lower=lower,
             p_upper=upper,
             two_class=two_class,
-            draws=torch.full_like(label, n),
+            draws=torch.full_like(start.label, n),
         )
 
     @in_deployed_precision
@@ -321,6 +302,33 @@ class SmoothedClassifier(NoisyModel):
         if not torch.equal(selection, certificate.selection_counts.to(x.device)):
             raise InvalidInput("x and the model must be those of the certificate, but their selection votes differ")
         return sampling
+
+    def _without_estimate(
+        self, selection: Tensor, sampling: Sampling, *, n: int, n0: int, alpha: float, sequential: bool
+    ) -> SmoothingCertificate:
+        """Certificate that abstains everywhere: the label is chosen by votes (N, K + 1), and nothing is estimated."""
+        counts = selection[:, :-1]
+        label = counts.argmax(1)
+        zeros = torch.zeros_like(label, dtype=torch.float64)
+        return SmoothingCertificate(
+            label=label,
+            radius=zeros,
+            abstained=torch.ones_like(label, dtype=torch.bool),
+            norm=self.noise.norm,
+            alpha=alpha,
+            method="smoothing",
+            counts=torch.zeros_like(counts),
+            selection_counts=counts,
+            invalid=torch.zeros_like(label),
+            p_lower=zeros,
+            p_upper=torch.ones_like(zeros),
+            two_class=torch.zeros_like(label, dtype=torch.bool),
+            draws=torch.zeros_like(label),
+            sequential=sequential,
+            n=n,
+            n0=n0,
+            **self.provenance(sampling),
+        )
 
     def _radius(self, x: Tensor, lower: Tensor, upper: Tensor, two_class: Tensor) -> Tensor:
         binary = self.noise.radius_at(x, lower)

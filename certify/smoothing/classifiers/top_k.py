@@ -183,7 +183,9 @@ def _radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> tuple[Tensor, Ten
     others = round_up(torch.special.ndtri(together))
 
     def holds(shift: Tensor) -> Tensor:
-        return t * _normal(own - shift) * (1 - TAIL_ERROR) > _normal(others + shift) * (1 + TAIL_ERROR)
+        return t * _normal_probability(own - shift) * (1 - TAIL_ERROR) > _normal_probability(others + shift) * (
+            1 + TAIL_ERROR
+        )
 
     # The left side falls and the right side grows with the shift, so `low` stays on the side that is certified.
     low = torch.zeros_like(together)
@@ -197,7 +199,7 @@ def _radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> tuple[Tensor, Ten
     return round_down(sigma * shift).clamp(min=0.0), certified.any(1)
 
 
-def _normal(z: Tensor) -> Tensor:
+def _normal_probability(z: Tensor) -> Tensor:
     """The normal distribution function; torch.special.ndtr loses digits in its tail."""
     tail: Tensor = torch.special.erfc(-z / 2**0.5)
     return tail / 2

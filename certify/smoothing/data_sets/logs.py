@@ -84,7 +84,7 @@ def read_certification_log(
     if column is not None:
         checks.one_of("column", column, tuple(RADII))
     try:
-        rows = _rows(Path(path), *([column] if column else ()))
+        rows = _read_rows(Path(path), *([column] if column else ()))
         name = column or next((name for name in RADII if rows and name in rows[0]), "radius")
         printed = _floats([_printed(row[name], None, None) for row in rows])
         if not printed.isfinite().all():
@@ -122,7 +122,7 @@ def read_vote_log(path: Path | str, *, sigma: float, n: int, alpha: float = 1e-3
     checks.probability("alpha", alpha)
     n, noise = checks.at_least("n", n, 1), Gaussian(sigma)
     try:
-        rows = _rows(Path(path), "count")
+        rows = _read_rows(Path(path), "count")
         counts = _integers(rows, "count")
         if not ((counts >= 0) & (counts <= n)).all():
             raise ValueError(f"a count must lie between 0 and n = {n}")
@@ -177,7 +177,7 @@ def _log(
     return CertificationLog(certificate, labels, _integers(rows, "idx"), times)
 
 
-def _rows(path: Path, *further: str) -> list[dict[str, str]]:
+def _read_rows(path: Path, *further: str) -> list[dict[str, str]]:
     """The lines of the file by the names of its columns, each as long as the first, without padding."""
     text = path.read_text(encoding="utf-8-sig").splitlines()
     delimiter = "\t" if not text or "\t" in text[0] else ","

@@ -63,12 +63,12 @@ class ColumnAblation(PatchAblation):
 
     def positions(self, height: int, width: int) -> int:
         """Number of bands: one for each column."""
-        _fits("columns", self.columns, width)
+        _require_fit("columns", self.columns, width)
         return width
 
     def kept(self, position: Tensor, height: int, width: int) -> Tensor:
         """(B, height, width) bool: the pixels of the bands at the given positions, (B,) int64."""
-        return _window(position, width, self.columns)[:, None, :].expand(-1, height, -1)
+        return _circular_window(position, width, self.columns)[:, None, :].expand(-1, height, -1)
 
     def hits(self, side: int, height: int, width: int) -> int:
         """Bands that a square patch of ``side`` pixels touches."""
@@ -101,13 +101,16 @@ class BlockAblation(PatchAblation):
 
     def positions(self, height: int, width: int) -> int:
         """Number of blocks: one for each pixel."""
-        _fits("side", self.side, min(height, width))
+        _require_fit("side", self.side, min(height, width))
         return height * width
 
     def kept(self, position: Tensor, height: int, width: int) -> Tensor:
         """(B, height, width) bool: the pixels of the blocks at the given positions, (B,) int64, row by row."""
         rows, columns = position // width, position % width
-        return _window(rows, height, self.side)[:, :, None] & _window(columns, width, self.side)[:, None, :]
+        return (
+            _circular_window(rows, height, self.side)[:, :, None]
+            & _circular_window(columns, width, self.side)[:, None, :]
+        )
 
     def hits(self, side: int, height: int, width: int) -> int:
         """Blocks that a square patch of ``side`` pixels touches: as many rows of them as columns, or all."""
@@ -239,12 +242,12 @@ class PatchSmoothedClassifier:
         )
 
 
-def _window(start: Tensor, length: int, size: int) -> Tensor:
+def _circular_window(start: Tensor, length: int, size: int) -> Tensor:
     """(B, length) bool: the ``size`` places of a circle of ``length`` from each start, (B,), on."""
     return (torch.arange(length, device=start.device) - start[:, None]) % length < size
 
 
-def _fits(name: str, size: int, largest: int) -> None:
+def _require_fit(name: str, size: int, largest: int) -> None:
     """Refuse a band that is larger than the image."""
     if size > largest:
         raise InvalidInput(f"{name} must be at most {largest} for images of this size, got {size}: use a smaller band")

@@ -213,7 +213,7 @@ class OnGrid(Distribution):
 
     def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Fill with integers, which are looked up for all blocks at once."""
-        return _rounded(self.noise, self.steps, raw.device).draw_blocks_(raw, generators)
+        return _rounded_law(self.noise, self.steps, raw.device).draw_blocks_(raw, generators)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add integers, which is exact, and scale once: the result depends on nothing but the sum."""
@@ -221,11 +221,11 @@ class OnGrid(Distribution):
 
     def error(self, entries: int) -> float:
         """Every entry contributes the error of its law."""
-        return entries * _rounded(self.noise, self.steps, torch.device("cpu")).error
+        return entries * _rounded_law(self.noise, self.steps, torch.device("cpu")).error
 
 
 @lru_cache(maxsize=32)
-def _rounded(noise: Additive, steps: int, device: torch.device) -> IntegerLaw:
+def _rounded_law(noise: Additive, steps: int, device: torch.device) -> IntegerLaw:
     """The law of ``round(steps * noise)``."""
     reach = int(np.ceil(noise.reach * steps))
     tails = noise.upper_tail((np.arange(reach + 1) + 0.5) / steps)  # above 1/2, 3/2, ... steps

@@ -248,7 +248,7 @@ class DiscreteNoise(CountingNoise):
         pairs = [(Fraction(a), 1 - Fraction(b)) for a, b in zip(*values, strict=True)]
         radius, open_ = [0.0] * len(pairs), list(range(len(pairs)))
         for r, masses in enumerate(_evidence_masses(Fraction(self.keep_probability), self.levels - 1)):
-            open_ = [row for row in open_ if sum(_left(masses, p) for p in pairs[row]) > 1]
+            open_ = [row for row in open_ if sum(_least_probability(masses, p) for p in pairs[row]) > 1]
             if not open_ or r == len(self.thresholds):
                 break
             for row in open_:
@@ -282,7 +282,7 @@ def _matching(first: list[int], second: list[int], amount: Fraction) -> tuple[in
     raise AssertionError("amounts never exceed 1")
 
 
-def _left(masses: list[int], p: Fraction) -> Fraction:
+def _least_probability(masses: list[int], p: Fraction) -> Fraction:
     """Least probability that a class of probability ``p`` can have at the changed input."""
     return Fraction(*_matching(masses, masses[::-1], p))
 

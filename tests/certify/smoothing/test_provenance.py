@@ -37,7 +37,10 @@ CALLS = {
     "certify": (lambda **options: CLASSIFIER.certify(X, n=100, **options), NAME),
     "certify_at": (lambda **options: CLASSIFIER.certify_at(X, 0.1, max_samples=100, **options), NAME),
     "incremental": (incremental, NAME),
-    "top-k": (lambda **options: certify_top_k(CLASSIFIER, X, torch.ones(2), 1, n=100, **options), f"top-1 of {NAME}"),
+    "top-k": (
+        lambda **options: certify_top_k(CLASSIFIER, X, torch.tensor([1, 1]), 1, n=100, **options),
+        f"top-1 of {NAME}",
+    ),
     "regression": (lambda **options: REGRESSOR.certify(X, 0.1, n=100, **options), f"quantile(p=0.5) of {NAME}"),
     "center": (center, f"center of {NAME}"),
 }
