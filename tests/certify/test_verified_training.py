@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
 from oracles.networks import dense, grid
-from oracles.sorting import Sorted
 from torch import Tensor, nn
 
 import certify.verified_training
@@ -405,6 +404,13 @@ def test_bad_schedules_are_named(schedule: Callable[..., float], changes: dict[s
         schedule(0.5, **{"start": 1.0, "end": 2.0} | changes)
 
 
+class Angles(nn.Module):
+    """An operation without a rule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(x).angle()
+
+
 @each_loss
 def test_bad_arguments_of_losses_are_named(name: str):
     model, (x, y) = network(nn.ReLU, 2, 3), batch()
@@ -417,7 +423,7 @@ def test_bad_arguments_of_losses_are_named(name: str):
     with pytest.raises(InvalidInput, match="class indices from 0 to 2, got 3"):
         loss_of(name, model, ball, y + 1)
     with pytest.raises(UnsupportedLayer):
-        loss_of(name, network(Sorted, 2, 4, 3), ball, y)
+        loss_of(name, network(Angles, 2, 4, 3), ball, y)
     if "beta" in LOSSES[name][1]:
         with pytest.raises(InvalidInput, match="beta must be at most 1"):
             loss_of(name, model, ball, y, beta=1.5)
