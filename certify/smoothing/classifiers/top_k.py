@@ -22,7 +22,7 @@ from certify.smoothing.noises.base import Gaussian
 
 LARGEST_SHIFT = 40.0  # in units of sigma: beyond it no probability in double precision is certified
 SHIFT_STEPS = 64  # halvings of that interval
-TAIL_ERROR = 1e-11  # relative, of a normal tail up to there; the rounding of its argument has most of it
+NORMAL_TAIL_ERROR = 1e-11  # relative, of a normal tail up to there; the rounding of its argument has most of it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -183,8 +183,8 @@ def _radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> tuple[Tensor, Ten
     others = round_up(torch.special.ndtri(together))
 
     def holds(shift: Tensor) -> Tensor:
-        return t * _normal_probability(own - shift) * (1 - TAIL_ERROR) > _normal_probability(others + shift) * (
-            1 + TAIL_ERROR
+        return t * _normal_probability(own - shift) * (1 - NORMAL_TAIL_ERROR) > _normal_probability(others + shift) * (
+            1 + NORMAL_TAIL_ERROR
         )
 
     # The left side falls and the right side grows with the shift, so `low` stays on the side that is certified.

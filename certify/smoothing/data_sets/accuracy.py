@@ -20,15 +20,12 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval, clopper_pearson_lower
 from bounds.errors import InvalidInput
-from bounds.numerics import round_down
+from bounds.numerics import BETA_FUNCTION_ERROR, round_down
 from certify.curves import CertifiedAccuracyCurve
 from certify.results import Certificate
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Relative error allowed to SciPy's incomplete beta function and to sums of its values.
-TAIL_ERROR = 1e-9
 
 Radii = float | Sequence[float] | Tensor
 
@@ -179,7 +176,7 @@ def wrong_with_risk(certificate: Certificate, risk: float) -> int:
     shortfalls = [_binomial_shortfall(int(size), alpha, risk) for size in sizes]
     union, t = int(np.dot(quantiles, repeats)), float(np.dot(shortfalls, repeats))
     # Lifting t also covers t = s, an integer that S never exceeds.
-    return min(union, math.ceil(t * (1 + TAIL_ERROR)) - 1, len(certificate))
+    return min(union, math.ceil(t * (1 + BETA_FUNCTION_ERROR)) - 1, len(certificate))
 
 
 def _noise_positions(certificate: Certificate) -> NDArray[np.int64]:
@@ -194,7 +191,7 @@ def _noise_positions(certificate: Certificate) -> NDArray[np.int64]:
 def _binomial_tails(trials: int, p: float) -> NDArray[np.float64]:
     """P(X > k) for k = 0, ..., trials, rounded up."""
     k = np.arange(trials, dtype=np.float64)
-    return np.append(special.betainc(k + 1, trials - k, p) * (1 + TAIL_ERROR), 0.0)
+    return np.append(special.betainc(k + 1, trials - k, p) * (1 + BETA_FUNCTION_ERROR), 0.0)
 
 
 def _binomial_quantile(trials: int, p: float, risk: float) -> int:

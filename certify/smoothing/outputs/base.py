@@ -10,13 +10,13 @@ from scipy import special
 from torch import Tensor, nn
 
 from bounds.errors import InvalidInput, InvalidModel
+from bounds.numerics import BETA_FUNCTION_ERROR
 from certify.models import frozen, probe
 from certify.results import Drawn
 from certify.smoothing.classifiers.noisy_model import Grid, NoisyModel
 from certify.smoothing.drawing.votes import Sampling, Stage, noise_groups, precision
 from certify.smoothing.noises.base import Gaussian
 
-TAIL_ERROR = 1e-9  # relative, allowed to SciPy's incomplete beta function; measured up to 2e-13
 SHIFT_ERROR = 1e-11  # relative, of a shifted normal probability; the rounding of its argument has most of it
 
 
@@ -132,6 +132,6 @@ def upper_rank(p: float, n: int, alpha: float) -> int:
     """
 
     def reaches(k: int) -> bool:
-        return float(special.betainc(k, n - k + 1, p)) * (1 + TAIL_ERROR) <= alpha
+        return float(special.betainc(k, n - k + 1, p)) * (1 + BETA_FUNCTION_ERROR) <= alpha
 
     return 1 + bisect.bisect_left(range(1, n + 1), True, key=reaches)
