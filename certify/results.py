@@ -1,4 +1,4 @@
-"""What methods return. The type says what the numbers promise.
+"""Results of methods. The type says what the numbers promise.
 
 A :class:`Certificate` is proved, or proved with probability at least ``1 - alpha``. A :class:`Witness` is an
 input that breaks the model and therefore an upper bound. An :class:`Estimate` promises nothing. They never share a
@@ -273,7 +273,7 @@ class Estimate(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttackedAccuracy(Record):
-    """What is left of the accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
+    """Accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
 
     Every adversarial input was run through the model once more after the attack, and was measured in float64. That a
     row is ``robust`` means that these attacks found nothing, and proves nothing.

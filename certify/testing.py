@@ -62,8 +62,8 @@ def assert_certified(
 ) -> "Verdict":
     """The verdict, if at least a share of the inputs is proved to keep their labels within ``epsilon``.
 
-    False-alarm rate: 0 for inputs that a counter-example is shown for. That nothing is proved may be due to the bounds,
-    and the message tells the two apart.
+    False-alarm rate: 0 for inputs with a counter-example. Bounds that are too loose also make the assertion fail; the
+    message tells the two cases apart.
 
     Args:
         model: maps (N, *D) to logits (N, K).
@@ -127,8 +127,8 @@ def assert_sound_bounds(
 ) -> "Interval":
     """The bounds, if no logit of any perturbed input that was tried lies outside of them.
 
-    Tried are random points of the ball, random points of its surface, and, for each logit and side, points that steps
-    along the gradient lead to. False-alarm rate: 0, since a logit outside refutes the bounds; it is computed in
+    The assertion tries random points of the ball, random points of its surface and, for each logit and side, points
+    along gradient steps. False-alarm rate: 0, since a logit outside refutes the bounds; it is computed in
     float64, with a tolerance of 1e-9 of the largest logit.
 
     Args:
@@ -187,15 +187,16 @@ def assert_noise_law(
 ) -> "NoiseRatioTest":
     """The test, if random noise has to be about sqrt(D) times as large as the worst perturbation.
 
-    Precisely, if the effective dimension of the model around the inputs may be that of flat boundaries; with ``flat``,
-    if the boundaries may be flat as well, which fewer networks pass. False-alarm rate: about ``alpha`` for an affine
-    classifier, twice that with ``flat``; not stated where the search does not find the nearest boundary.
+    The criterion is that the effective dimension of the model around the inputs may be that of flat boundaries. With
+    ``flat``, the whole law of flat boundaries has to fit, too, which it does for fewer networks. False-alarm rate:
+    about ``alpha`` for an affine classifier, twice that with ``flat``; not stated where the search does not find the
+    nearest boundary.
 
     Args:
         model: maps (N, *D) to logits (N, K), differentiable.
         x: (N, *D), ten inputs or more for a narrow interval.
         flat: whether flatness is asserted, too.
-        minimal: what is known of the distances to the boundary, see :func:`bounds.noise_ratio_test`.
+        minimal: known distances to the boundary, see :func:`bounds.noise_ratio_test`.
         directions: random lines through each input.
         alpha: of the interval and of the test of flatness.
         generator: source of all randomness.
@@ -379,7 +380,7 @@ def _require_certificate_of(x: "Tensor", certificate: "SmoothingCertificate") ->
 
 
 def _require_own_record(smoothed: "SmoothedClassifier", x: "Tensor", certificate: "SmoothingCertificate") -> None:
-    """Fail where the record speaks of another classifier or of another norm than the one at hand certifies in."""
+    """Fail where the record is about another classifier, norm or domain than that of ``smoothed``."""
     from certify.smoothing.drawing.distributions import on_grid
 
     subject = smoothed.subject(on_grid(smoothed.noise.distribution, smoothed.grid, x))

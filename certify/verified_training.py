@@ -3,11 +3,11 @@ r"""Losses that train a network for its own certificates: upper bounds on the cr
 Write :math:`v_j = f_j - f_y` for the logits f and the correct class y. The cross-entropy is
 :math:`\log \sum_j e^{v_j}`, and lower bounds :math:`m_j \le -v_j` over a set, as of :func:`bounds.margin_bounds`,
 bound it from above by :math:`\log \sum_j e^{-m_j}`. A loss takes a batch and returns a scalar to call
-``.backward()`` on; that it is an upper bound holds up to rounding errors. A loss promises nothing about a trained
+``.backward()`` on; it is an upper bound up to rounding errors. A loss promises nothing about a trained
 network; the certificate comes from :func:`certify.certified_radius` or another verifier.
 
-Bounds speak of the network in evaluation mode: of normalisation over the batch, they see the running statistics.
-The clean part of a loss sees the mode that the caller has set.
+Bounds are about the network in evaluation mode, with the running statistics of batch normalisation. The clean part
+of a loss runs in the mode that the caller has set.
 """
 
 import math
@@ -79,8 +79,8 @@ def worst_case_logits(margins: Tensor, labels: Tensor) -> Tensor:
     """Logits (N, K), 0 at the label, whose cross-entropy is at least that of every input the margins hold for.
 
     Args:
-        margins: (N, K) lower bounds on ``logit_label - logit_k``, as of :func:`bounds.margin_bounds`; what stands at
-            the label does not matter.
+        margins: (N, K) lower bounds on ``logit_label - logit_k``, as of :func:`bounds.margin_bounds`; entries at
+            the label are ignored.
         labels: (N,) correct classes.
 
     Raises:
@@ -145,9 +145,9 @@ def crown_ibp_loss(
 
     Args:
         model: see :func:`ibp_loss`.
-        ball: likewise.
-        labels: likewise.
-        kappa: likewise; the authors try 0 throughout, and from 1 to 0 or to 0.5.
+        ball: see :func:`ibp_loss`.
+        labels: see :func:`ibp_loss`.
+        kappa: see :func:`ibp_loss`; the authors try 0 throughout, and from 1 to 0 or to 0.5.
         beta: weight of the linear bounds, from 0 to 1. The authors lower it from 1 to 0 while the radius grows,
             ``beta = 1 - epsilon / largest_epsilon``; at 0, linear bounds are not computed.
         graph: see :func:`ibp_loss`; here every model needs it.

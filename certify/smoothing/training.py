@@ -82,7 +82,7 @@ def smoothadv_loss(
         draws: the number m of noise draws per input; the authors use 1 to 8.
         steps: steps of the attack; the authors use 1 to 10. Each costs about as much as the training step itself.
         low: lower side of the box of valid inputs; None for no limit.
-        high: upper side of the box, likewise.
+        high: upper side of the box; None for no limit.
         generator: draws the noise, on the device of ``x``; torch's default if None.
 
     Returns:
@@ -116,7 +116,7 @@ def smoothed_pgd(
 
     Projected gradient ascent on :math:`-\log \hat F(x')_y` within :math:`\|x' - x\|_2 \le \epsilon` and the box, from
     x itself, in steps of length :math:`2 \epsilon / T`. It attacks the smoothed classifier, not the mean of the losses
-    under noise; that an input found is misclassified is not checked. All steps see the same draws. The model runs in
+    under noise; whether an input found is misclassified is not checked. All steps see the same draws. The model runs in
     evaluation mode, so that batch statistics stay as they are, and the gradients of its weights are left alone.
 
     Args:
@@ -127,7 +127,7 @@ def smoothed_pgd(
         epsilon: l_2 radius, in units of the input, one number or (N,).
         steps: the number T of steps.
         low: lower side of the box of valid inputs; None for no limit.
-        high: upper side of the box, likewise.
+        high: upper side of the box; None for no limit.
 
     Raises:
         InvalidInput: a bad argument.

@@ -26,19 +26,19 @@ Bound = Literal["binary", "two-class", "selected"]
 class SmoothedClassifier(NoisyModel):
     """The classifier that returns the class a model most often gives under noise.
 
-    Inputs that are multiples of 1/255, as 8-bit images are, get noise that is drawn and added in integers, so that
-    certificates hold for the classifier as it runs and not for real numbers only. It is the smoothed version of the
-    model behind a rounding to that grid, and its name says so.
+    Inputs that are multiples of 1/255, such as 8-bit images, get noise that is drawn and added in integers. So
+    certificates hold for the classifier as it runs, not only in real arithmetic. The smoothed model then begins with
+    a rounding to that grid, and its name says so.
 
     Args:
         model: maps (N, *O) to logits (N, K), deterministic and row by row; normalisation belongs inside it. Weights
             in half precision get inputs in half precision, rounded after the noise.
         noise: distribution of the perturbation, in units of the input.
         num_classes: K.
-        batch_size: rows of a forward pass; a matter of memory and speed only. Where memory ends, it is halved.
-        noise_group: this many consecutive inputs share their noise draws. 1 makes all inputs independent; more
-            saves most of the cost of drawing where the network is small. The statement about each single input
-            is unchanged, and records say how many share.
+        batch_size: rows of a forward pass; it affects memory and speed only, and is halved where memory runs out.
+        noise_group: number of consecutive inputs that share their noise draws. 1 makes all inputs independent; larger
+            groups save most of the cost of drawing where the network is small. The statement about each single
+            input stays the same, and records hold the number.
         grid: steps per unit of the grid that inputs lie on; ``"auto"`` takes 255 if all inputs of a call lie on it
             and the noise knows grids; None draws noise in floating point, and records say so.
 
@@ -122,11 +122,11 @@ class SmoothedClassifier(NoisyModel):
         generator: torch.Generator | None = None,
         first_index: int = 0,
     ) -> SmoothingCertificate:
-        """Radius within which the smoothed classifier keeps its label, the largest that the draws support.
+        """Largest radius, supported by the draws, within which the smoothed classifier keeps its label.
 
         For each row, the statement "the smoothed classifier returns ``label`` for every input within
-        ``radius``" is false with probability at most ``alpha``. It speaks of the smoothed classifier, not of
-        the model, and of each row by itself.
+        ``radius``" is false with probability at most ``alpha``. It is about the smoothed classifier, not
+        about the model, and about each row by itself.
 
         Args:
             x: (N, *D), floating and finite.
@@ -138,14 +138,14 @@ class SmoothedClassifier(NoisyModel):
                 ``"two-class"`` also bounds that of every other class from above, with half of alpha for each, which
                 pays where many classes share the rest; ``"selected"`` chooses between them, for each row, from the
                 draws that select the class.
-            tolerance: stop drawing for a row as soon as its radius can grow by this much at most. The bounds then
-                hold at every moment, at the price of a slightly smaller radius (1 % at n = 100,000), and
-                :meth:`extend` may add draws.
+            tolerance: stop drawing for a row as soon as further draws can raise its radius by at most this much. The
+                bounds then hold at every moment, so that :meth:`extend` may add draws; the radius is slightly
+                smaller for it (1 % at n = 100,000).
             generator: supplies the run seed (one draw from it).
             first_index: index of row 0 in its data set.
 
         Returns:
-            A certificate; rows abstain where nothing can be said.
+            A certificate; rows abstain where nothing is certified.
 
         Raises:
             InvalidInput: a bad argument.
@@ -188,7 +188,7 @@ class SmoothedClassifier(NoisyModel):
     def extend(
         self, certificate: SmoothingCertificate, x: Tensor, n: int, *, tolerance: float = 0.0
     ) -> SmoothingCertificate:
-        """The certificate after more draws, which is legitimate since its bounds hold at every moment.
+        """Certificate after more draws. Its bounds hold at every moment, so that draws may be added.
 
         The certificate may come from a file: its draws are continued with fresh blocks of the same seed.
 
@@ -222,10 +222,10 @@ class SmoothedClassifier(NoisyModel):
     ) -> RadiusDecision:
         """Whether the smoothed classifier keeps its label within one given radius.
 
-        Draws until the answer is clear: inputs that are decided leave, so that easy ones cost a few hundred draws
-        instead of a hundred thousand. The moments of looking are fixed beforehand, so that neither the batch size
-        nor other rows change an answer. For each row, it is certified falsely with
-        probability at most ``alpha``, whatever the moment at which its draws end. A row that is decided but
+        Each input is drawn for until its answer is clear, so that easy inputs cost a few hundred draws instead of a
+        hundred thousand. The numbers of draws after which the test is evaluated are fixed beforehand, so that neither
+        the batch size nor other rows change an answer. Each row is certified falsely with probability at most
+        ``alpha``, however many draws it takes. A row that is decided but
         not certified has a probability below the one needed, with the same confidence.
 
         Args:
@@ -282,7 +282,7 @@ class SmoothedClassifier(NoisyModel):
         probe(model, seen, self.num_classes, batch_size=batch_size)
 
     def sampling_of(self, certificate: SmoothingCertificate, x: Tensor, draws: int) -> Sampling:
-        """The noise behind a certificate, after checking that this classifier made it for the inputs (N, *D).
+        """Noise behind a certificate, after checking that this classifier made it for the inputs (N, *D).
 
         Raises:
             InvalidInput: a certificate of another classifier or of other inputs.
@@ -332,7 +332,7 @@ class SmoothedClassifier(NoisyModel):
         return torch.where(two_class, self.noise.radius_at(x, lower, upper), binary) if two_class.any() else binary
 
     def _two_class_pays(self, x: Tensor, selection: Tensor, label: Tensor, n: int, alpha: float) -> Tensor:
-        """Where the two-class bound would be the larger if n draws voted as the selection draws did."""
+        """(N,) bool: the two-class radius would be larger if n draws voted as the selection draws did."""
         expected = selection * n // selection.sum(1, keepdim=True).clamp(min=1)
         radii = []
         for choice in (False, True):
@@ -378,6 +378,6 @@ class SmoothedClassifier(NoisyModel):
 
 
 def _check_open_ended(alpha: float, tolerance: float) -> None:
-    """What bounds that hold at every moment ask for, before anything is drawn."""
+    """Raise InvalidInput unless bounds that hold at every moment exist for these arguments."""
     checks.at_most("alpha", alpha, LARGEST_ALPHA)
     checks.nonnegative("tolerance", tolerance)

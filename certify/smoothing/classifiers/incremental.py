@@ -60,8 +60,8 @@ def certify_incrementally(
     classes in the certificate does not help.
 
     It takes ``n0 + 2 n`` forward passes per input, half of them of the original model. The draws are not those of the
-    certificate, so that n may be chosen after a look at it. Compared with spending the same passes on certifying the
-    modified model from scratch, the gain is moderate, and a loss where votes are nearly unanimous, since even
+    certificate, so that n may be chosen after a look at it. Compared with the same passes spent on certifying the
+    modified model from scratch, the gain is moderate. It is a loss where votes are nearly unanimous, since even
     without a lost vote the probability falls by ``-log(alpha) / n``: with a certificate of 100,000 draws, n = 2,000 and
     one lost vote in a thousand, the radius is larger by 0.035 sigma for a ``p_lower`` up to 0.95, equal at 0.99 and
     smaller by 0.11 sigma at 0.999.

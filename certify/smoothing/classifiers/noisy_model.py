@@ -1,4 +1,4 @@
-"""A model under noise: what every smoothed model has in common, whatever it returns."""
+"""A model under noise: the common base of smoothed models, whatever they return."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from certify.smoothing.drawing.distributions import Distribution, on_grid
 from certify.smoothing.drawing.votes import Sampling, precision, precision_name
 from certify.smoothing.noises.base import Noise
 
-# Rows of a trial batch, of which a fixed size would show, and the part of all draws that it may cost beyond them.
+# Smallest trial batch, large enough to show a model that asks for a fixed batch size. A larger one takes at most this
+# part (one in 32) of all draws.
 PROBED = 32
 
 Grid = int | Literal["auto"] | None

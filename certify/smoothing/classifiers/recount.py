@@ -1,4 +1,4 @@
-"""What a certificate states against what its own votes allow."""
+"""Check that a certificate states no more than its own votes allow."""
 
 import dataclasses
 

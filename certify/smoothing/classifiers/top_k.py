@@ -20,9 +20,9 @@ from certify.smoothing.classifiers.estimation import votes_for
 from certify.smoothing.drawing.votes import Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 
-LARGEST_SHIFT = 40.0  # in units of sigma: beyond it no probability in double precision is certified
+LARGEST_SHIFT = 40.0  # in units of sigma; no float64 probability certifies a larger one
 SHIFT_STEPS = 64  # halvings of that interval
-NORMAL_TAIL_ERROR = 1e-11  # relative, of a normal tail up to there; the rounding of its argument has most of it
+NORMAL_TAIL_ERROR = 1e-11  # relative, of a normal tail up to that shift, most of it from rounding the argument
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -174,7 +174,7 @@ def top_k_radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> Tensor:
 
 
 def _radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """The radius, and whether anything is certified."""
+    """Radii (N,), and (N,) bool: anything is certified."""
     k = p_upper.shape[1]
     t = torch.arange(1, k + 1, dtype=torch.float64, device=p_lower.device)
     together = round_up(p_upper.flip(1).cumsum(1), k * 2.0**-52)

@@ -51,7 +51,7 @@ def read_certification_log(
     This is the format of the code of Cohen et al. (2019) and of its many descendants. That code prints radii to
     nearest with three significant digits, so that one may exceed what was proved by up to half a percent; others print
     a fixed number of decimals. By default the radii are taken as printed, which reproduces published figures;
-    ``significant_digits=3`` or ``decimals=4`` gives radii that were proved. Neither sigma nor alpha stands in a log.
+    ``significant_digits=3`` or ``decimals=4`` gives radii that were proved. A log contains neither sigma nor alpha.
 
     Args:
         path: the file. Names of columns may be padded with spaces; ``sample_idx`` and ``prediction`` are known, too.

@@ -1,7 +1,7 @@
-"""Earlier radii from the same votes, for comparison curves: all hold, none exceeds that of the noise itself.
+"""Radii of earlier papers from the same votes, for comparison. All hold, and none exceeds that of the noise itself.
 
-Each is the largest of many bounds, one for every value of a free parameter. Values are tried on a grid, so that what
-comes out is a bound too, and close to the largest.
+Each is the largest of many bounds, one for every value of a parameter. The values are tried on a grid, so that the
+result is a bound, too, and close to the largest.
 """
 
 import math
@@ -13,7 +13,7 @@ from bounds import checks
 from bounds.numerics import complement, round_down, round_up
 from certify.smoothing.noises.base import Gaussian, Laplace, Noise
 
-PARAMETER_VALUES = 1024  # of a free parameter
+PARAMETER_VALUES = 1024  # grid of the parameter of a bound
 FORMULA_ERROR = 1e-12  # absolute, of the argument of the logarithm in Li's bound
 
 

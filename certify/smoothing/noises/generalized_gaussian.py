@@ -22,7 +22,7 @@ SMALLEST_SHAPE = 2  # of the gamma law, d / 2 - k, likewise
 QUADRATURE_NODES = 513  # of the quadrature
 TAIL = 1e-14  # probability beyond the first and the last node, together less than twice this
 QUADRATURE_ERROR = 1e-9  # allowed to each probability; twice the nodes change it by less than 1e-12
-SMALLEST_RADIUS = 1e-6  # over sigma, that is looked for
+SMALLEST_RADIUS = 1e-6  # smallest radius, over sigma, that is computed
 TABLE = 64  # radii from which others are interpolated
 SHARE = 1 - 1e-6  # of an interpolated radius that is tried, so that it passes
 
@@ -35,9 +35,9 @@ class GeneralizedGaussian(Noise):
     are those of the worst classifier with the same probability (Neyman and Pearson), by numerical quadrature. The
     set where the likelihood ratio of the noise at x to that at :math:`x + \delta` exceeds a number has probability
     p at x and q at :math:`x + \delta`, and no set of the same p has a smaller q. Any such set with p at most
-    ``p_lower`` and q above 1/2 proves the radius, and this is asked of the set that is found, with 1e-9 to spare on
-    both sides. So a poor search costs radius but never the guarantee, and errors of quadrature are covered a
-    thousand times over; they are known from other numbers of nodes and digits, not bounded by a theorem.
+    ``p_lower`` and q above 1/2 proves the radius. The set that the search finds is checked for this, with 1e-9 to
+    spare on both sides. So a poor search makes the radius smaller, but never wrong. Quadrature errors were measured
+    with other numbers of nodes and digits and are covered a thousand times over; no theorem bounds them.
 
     A proof for a shift of norm r is one for all shorter ones: the optimal sets compare p and q by integrals of
     :math:`\min(p(x), \lambda p(x - \delta))`, which are volumes of intersections of two balls, one for each level,
@@ -80,7 +80,7 @@ class GeneralizedGaussian(Noise):
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return RadialEntries(self.sigma, self.dimension, self.k)
 
     def check(self, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Models with any output under Gaussian noise, and the order statistics that bound what they return."""
+"""Models with any output under Gaussian noise, and the order statistics that bound their outputs."""
 
 import bisect
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from certify.smoothing.classifiers.noisy_model import Grid, NoisyModel
 from certify.smoothing.drawing.votes import Sampling, Stage, noise_groups, precision
 from certify.smoothing.noises.base import Gaussian
 
-SHIFT_ERROR = 1e-11  # relative, of a shifted normal probability; the rounding of its argument has most of it
+SHIFT_ERROR = 1e-11  # relative, of a shifted normal probability, most of it from rounding the argument
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,7 +25,7 @@ class OutputCertificate(Drawn):
     """Base of statements about a smoothed model whose output is no class, one row per input.
 
     Attributes:
-        label: (N, *O), what the smoothed model returns, as estimated.
+        label: (N, *O), estimate of the output of the smoothed model.
         radius: bound of the perturbation, in units of the input.
         norm: order of the norm of perturbations.
         alpha: probability, per row, that the statement is wrong.
@@ -38,12 +38,12 @@ class OutputCertificate(Drawn):
     n: int
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """A copy on ``device``. Every dtype stays, whatever is asked for: rounding could break what bounds promise."""
+        """A copy on ``device``. Dtypes stay, whatever ``dtype`` is: rounding could make bounds wrong."""
         return super().to(device)
 
 
 class NoisyOutputs(NoisyModel):
-    """A model of any output under Gaussian noise: what percentile smoothing and center smoothing share.
+    """A model with any output under Gaussian noise, the common base of percentile smoothing and center smoothing.
 
     Args:
         model: maps (N, *D) to one tensor (N, *O), deterministic and row by row.
