@@ -27,7 +27,8 @@ from bounds.lipschitz.constants import lipschitz_bound, lipschitz_radius, margin
 from bounds.noise.boundary import BoundaryPoints, nearest_boundary, random_basis
 from bounds.noise.crossings import Crossings, NoiseRadius, noise_radius, random_crossings
 from bounds.noise.ratio_law import MulticlassRatioLaw, RatioLaw, affine_ratio_law
-from bounds.noise.ratio_test import NoiseRatioTest, noise_ratio_test
+from bounds.noise.ratio_result import NoiseRatioTest
+from bounds.noise.ratio_test import noise_ratio_test
 from bounds.noise.traced_crossings import traced_crossings
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS

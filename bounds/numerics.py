@@ -15,6 +15,10 @@ from bounds.errors import InvalidInput
 # Relative error allowed to a correctly implemented special function in float64: eight units in the last place.
 SPECIAL_FUNCTION_ERROR = 8 * 2.0**-52
 
+# Relative error allowed to SciPy's incomplete beta function as a binomial tail. The error grows with the number of
+# trials; against 40 digits, up to 3e-13 was measured for 10**5 trials and up to 6e-12 for 10**8.
+BETA_FUNCTION_ERROR = 1e-9
+
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """Shape (N,) values so that they broadcast over (N, *D)."""

@@ -1,6 +1,6 @@
-"""Common corruptions of images at five severities: accuracy under them, with intervals, beside other accuracies.
+"""Accuracy under common corruptions of images at five severities, with intervals, next to other accuracies.
 
-They say how a model fares when nobody is out to harm it. Nothing here is a certificate.
+Corruptions are not adversarial, and nothing here is a certificate.
 """
 
 import math
@@ -111,12 +111,12 @@ CORRUPTIONS: Mapping[str, Corruption] = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CorruptionAccuracy:
-    """Which inputs are classified correctly under which corruption.
+    """Correctness of each input under each corruption.
 
     Attributes:
-        clean: (N,) bool, without any.
+        clean: (N,) bool, without corruption.
         correct: by name, (S, N) bool, one row for each severity.
-        severities: the S of them.
+        severities: the S severities, from 1 to 5.
     """
 
     clean: Tensor
@@ -124,7 +124,7 @@ class CorruptionAccuracy:
     severities: tuple[int, ...]
 
     def mean_accuracy(self) -> float:
-        """Over all corruptions and severities."""
+        """Mean of the accuracies under all corruptions and severities."""
         return float(torch.stack([rows.double().mean() for rows in self.correct.values()]).mean())
 
     def to_dataframe(self, others: Mapping[str, Tensor] | None = None, *, alpha: float = 0.05) -> "pd.DataFrame":
@@ -132,7 +132,7 @@ class CorruptionAccuracy:
 
         Args:
             others: further outcomes of the same inputs, (N,) bool by name, such as ``certificate.certified(y, 0.1)``
-                and ``attacked.robust``, to stand beside these.
+                and ``attacked.robust``, for further rows of the table.
             alpha: of each interval.
         """
         import pandas as pd

@@ -1,4 +1,4 @@
-"""What methods return. The type says what the numbers promise.
+"""Results of methods. The type says what the numbers promise.
 
 A :class:`Certificate` is proved, or proved with probability at least ``1 - alpha``. A :class:`Witness` is an
 input that breaks the model and therefore an upper bound. An :class:`Estimate` promises nothing. They never share a
@@ -96,7 +96,31 @@ class Certificate(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SmoothingCertificate(Certificate):
+class Drawn(Record):
+    """Base of statements that rest on noise draws: what the draws are a function of, and what the statement is about.
+
+    Attributes:
+        subject: the smoothed model.
+        domain: the perturbed inputs that the statement is about, ``"any input"`` or a part of them.
+        seed: run seed; noise is a function of it, the index of the input and the block of draws.
+        first_index: index of row 0 in its data set.
+        noise_group: consecutive inputs that share their noise draws; 1 makes all inputs independent.
+        sampling: how noisy inputs are made; with ``"floating point"`` the theorem holds up to the rounding of noisy
+            inputs, with all others exactly.
+        precision: dtype in which the model answers.
+    """
+
+    subject: str
+    domain: str
+    seed: int
+    first_index: int
+    noise_group: int
+    sampling: str
+    precision: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SmoothingCertificate(Drawn, Certificate):
     """Certificates of a smoothed classifier, with the counts behind them.
 
     Attributes:
@@ -110,12 +134,6 @@ class SmoothingCertificate(Certificate):
         sequential: whether the bounds hold at every moment, so that more draws may follow; else ``draws`` is ``n``.
         n: most estimation draws per input.
         n0: selection draws per input.
-        seed: run seed; noise is a function of it, the index of the input and the block of draws.
-        first_index: index of row 0 in its data set.
-        noise_group: consecutive inputs that share their noise draws; 1 makes all inputs independent.
-        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
-        precision: dtype in which the model answers.
-        domain: the perturbed inputs that the statement is about, ``"any input"`` or a part of them.
     """
 
     counts: Tensor
@@ -128,16 +146,10 @@ class SmoothingCertificate(Certificate):
     sequential: bool
     n: int
     n0: int
-    seed: int
-    first_index: int
-    noise_group: int
-    sampling: str
-    precision: str
-    domain: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RadiusDecision(Record):
+class RadiusDecision(Drawn):
     """Whether one given radius is certified, decided on as few draws as it takes.
 
     Attributes:
@@ -150,13 +162,6 @@ class RadiusDecision(Record):
         norm: order of the norm.
         alpha: probability, per row, that a certified row is wrong.
         n0: selection draws per input.
-        seed: run seed.
-        first_index: index of row 0 in its data set.
-        noise_group: consecutive inputs that share their noise draws.
-        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
-        precision: dtype in which the model answers.
-        domain: the perturbed inputs that the statement is about, ``"any input"`` or a part of them.
-        subject: the smoothed classifier.
     """
 
     certified: Tensor
@@ -167,13 +172,6 @@ class RadiusDecision(Record):
     norm: float
     alpha: float
     n0: int
-    seed: int
-    first_index: int
-    noise_group: int
-    sampling: str
-    precision: str
-    domain: str
-    subject: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -275,7 +273,7 @@ class Estimate(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttackedAccuracy(Record):
-    """What is left of the accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
+    """Accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
 
     Every adversarial input was run through the model once more after the attack, and was measured in float64. That a
     row is ``robust`` means that these attacks found nothing, and proves nothing.

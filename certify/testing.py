@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Bound = Callable[[nn.Module, LpBall], Interval]
 
 SHOWN = 5  # rows of a failure that are written out
-INSIDE = 1 - 1e-6  # share of a certified radius that is gone, so that rounding does not lead out of it
+SEARCHED_SHARE = 1 - 1e-6  # of each radius, so that rounding does not lead out of the ball
 TOLERANCE = 1e-9  # relative, of logits that are computed in float64
 
 P = ParamSpec("P")
@@ -62,8 +62,8 @@ def assert_certified(
 ) -> "Verdict":
     """The verdict, if at least a share of the inputs is proved to keep their labels within ``epsilon``.
 
-    False-alarm rate: 0 for inputs that a counter-example is shown for. That nothing is proved may be due to the bounds,
-    and the message tells the two apart.
+    False-alarm rate: 0 for inputs with a counter-example. Bounds that are too loose also make the assertion fail; the
+    message tells the two cases apart.
 
     Args:
         model: maps (N, *D) to logits (N, K).
@@ -107,8 +107,8 @@ def assert_certified(
             )
     raise AssertionError(
         _message(
-            f"{share:.1%} of {len(x)} inputs are proved to keep their labels within {_size(epsilon)} in the norm "
-            f"{norm:g}, less than {at_least:.1%}",
+            f"{share:.1%} of {len(x)} inputs are proved to keep their labels within {_radius_in_words(epsilon)} "
+            f"in the norm {norm:g}, less than {at_least:.1%}",
             lines,
             len(rows),
         )
@@ -127,8 +127,8 @@ def assert_sound_bounds(
 ) -> "Interval":
     """The bounds, if no logit of any perturbed input that was tried lies outside of them.
 
-    Tried are random points of the ball, random points of its surface, and, for each logit and side, points that steps
-    along the gradient lead to. False-alarm rate: 0, since a logit outside refutes the bounds; it is computed in
+    The assertion tries random points of the ball, random points of its surface and, for each logit and side, points
+    along gradient steps. False-alarm rate: 0, since a logit outside refutes the bounds; it is computed in
     float64, with a tolerance of 1e-9 of the largest logit.
 
     Args:
@@ -150,48 +150,18 @@ def assert_sound_bounds(
     import torch
 
     from bounds import InvalidInput, checks, crown
-    from bounds.numerics import per_row
-    from certify.attacks.common.norms import clip, project, steepest_ascent
-    from certify.attacks.common.threat import sides
-    from certify.attacks.studies.noise_accuracy import unit_noise
     from certify.models import frozen, probe
 
     checks.at_least("samples", samples, 2)
     checks.at_least("steps", steps, 0)
     _require_rows(ball.center)
     interval = (crown if bound is None else bound)(model, ball)
-    x, exact = ball.center.double(), copy.deepcopy(model).double()
-    inside = sides(x, ball.low, ball.high, ball.frozen_features)
-    radii = ball.radii.double() * INSIDE
-    if not interval.lower.shape == interval.upper.shape == (shape := exact(x[:1]).expand(len(x), -1).shape):
-        raise InvalidInput(f"bound must give an interval of shapes {tuple(shape)}, got {tuple(interval.lower.shape)}")
-    order = ball.norm if ball.norm in (1, 2, math.inf) else 1 if ball.norm < 2 else 2  # that ball lies within
-    lowest = torch.full_like(interval.lower, math.inf, dtype=torch.float64)
-    highest = -lowest
-
-    def visit(points: "Tensor") -> "Tensor":
-        logits: Tensor = exact(points)
-        torch.minimum(lowest, logits.detach(), out=lowest)
-        torch.maximum(highest, logits.detach(), out=highest)
-        return logits
-
+    exact = copy.deepcopy(model).double()
     with frozen(exact), torch.enable_grad():
-        probe(exact, x)
-        with torch.no_grad():
-            visit(x)
-            for i in range(samples):
-                noise = unit_noise(x, order, "ball" if i % 2 else "sphere", generator)
-                visit(clip(x + noise * per_row(radii, noise), *inside))
-        for k in range(interval.lower.shape[1]):
-            for sign in (1.0, -1.0):
-                point = x
-                for _ in range(steps):
-                    point = point.detach().requires_grad_()
-                    (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
-                    move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
-                    delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
-                    point = clip(x + delta, *inside)
-                visit(point)
+        shape = (len(ball.center), probe(exact, ball.center.double()))
+        if not interval.lower.shape == interval.upper.shape == shape:
+            raise InvalidInput(f"bound must give an interval of shapes {shape}, got {tuple(interval.lower.shape)}")
+        lowest, highest = _reached_logits(exact, ball, shape[1], samples, steps, generator)
     slack = TOLERANCE * torch.maximum(lowest.abs(), highest.abs()).amax().clamp(min=1)
     sound = (interval.lower.double() <= lowest + slack) & (highest - slack <= interval.upper.double())  # False for NaN
     if bool(sound.all()):
@@ -217,15 +187,16 @@ def assert_noise_law(
 ) -> "NoiseRatioTest":
     """The test, if random noise has to be about sqrt(D) times as large as the worst perturbation.
 
-    Precisely, if the effective dimension of the model around the inputs may be that of flat boundaries; with ``flat``,
-    if the boundaries may be flat as well, which fewer networks pass. False-alarm rate: about ``alpha`` for an affine
-    classifier, twice that with ``flat``; not stated where the search does not find the nearest boundary.
+    The criterion is that the effective dimension of the model around the inputs may be that of flat boundaries. With
+    ``flat``, the whole law of flat boundaries has to fit, too, which it does for fewer networks. False-alarm rate:
+    about ``alpha`` for an affine classifier, twice that with ``flat``; not stated where the search does not find the
+    nearest boundary.
 
     Args:
         model: maps (N, *D) to logits (N, K), differentiable.
         x: (N, *D), ten inputs or more for a narrow interval.
         flat: whether flatness is asserted, too.
-        minimal: what is known of the distances to the boundary, see :func:`bounds.noise_ratio_test`.
+        minimal: known distances to the boundary, see :func:`bounds.noise_ratio_test`.
         directions: random lines through each input.
         alpha: of the interval and of the test of flatness.
         generator: source of all randomness.
@@ -289,21 +260,13 @@ def assert_smoothing_guarantee(
         InvalidInput: a bad argument; a norm without random perturbations; so few draws that nothing could be refuted.
     """
     __tracebackhide__ = True
-    from bounds import InvalidInput, checks
+    from bounds import checks
     from certify.attacks.studies.guarantee_trials import Trials
-    from certify.results import SmoothingCertificate
     from certify.smoothing.classifiers.recount import unsupported
 
     checks.at_least("perturbations", perturbations, 0)
     checks.probability("alpha", alpha)
-    if not isinstance(certificate, SmoothingCertificate):
-        raise InvalidInput(
-            f"certificate must be that of SmoothedClassifier.certify, with its votes, got {type(certificate).__name__}"
-        )
-    if certificate.norm not in (1, 2, math.inf):
-        raise InvalidInput(f"certificate must be in the norm 1, 2 or math.inf, got {certificate.norm}")
-    if len(checks.inputs(x)) != len(certificate):
-        raise InvalidInput(f"x must hold the {len(certificate)} inputs of the certificate, got {len(x)}")
+    _require_certificate_of(x, certificate)
     certificate = certificate.to(x.device)
     _require_own_record(smoothed, x, certificate)
     wrong = unsupported(smoothed, x, certificate)
@@ -362,8 +325,63 @@ def _require_rows(x: "Tensor") -> None:
         raise InvalidInput("x must hold at least one input: an assertion about none would always pass")
 
 
+def _reached_logits(
+    exact: "nn.Module", ball: "LpBall", classes: int, samples: int, steps: int, generator: "torch.Generator | None"
+) -> "tuple[Tensor, Tensor]":
+    """Smallest and largest value (N, K) of each logit of a float64 model, over all perturbed inputs that are tried."""
+    import torch
+
+    from bounds.numerics import per_row
+    from certify.attacks.common.norms import clip, project, steepest_ascent
+    from certify.attacks.common.threat import sides
+    from certify.attacks.studies.noise_accuracy import unit_noise
+
+    x, radii = ball.center.double(), ball.radii.double() * SEARCHED_SHARE
+    box = sides(x, ball.low, ball.high, ball.frozen_features)
+    order = ball.norm if ball.norm in (1, 2, math.inf) else 1 if ball.norm < 2 else 2  # a ball inside the given one
+    lowest = torch.full((len(x), classes), math.inf, dtype=torch.float64, device=x.device)
+    highest = -lowest
+
+    def visit(points: "Tensor") -> "Tensor":
+        logits: Tensor = exact(points)
+        torch.minimum(lowest, logits.detach(), out=lowest)
+        torch.maximum(highest, logits.detach(), out=highest)
+        return logits
+
+    with torch.no_grad():
+        visit(x)
+        for i in range(samples):
+            noise = unit_noise(x, order, "ball" if i % 2 else "sphere", generator)
+            visit(clip(x + noise * per_row(radii, noise), *box))
+    for k in range(classes):
+        for sign in (1.0, -1.0):
+            point = x
+            for _ in range(steps):
+                point = point.detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
+                move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
+                delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
+                point = clip(x + delta, *box)
+            visit(point)
+    return lowest, highest
+
+
+def _require_certificate_of(x: "Tensor", certificate: "SmoothingCertificate") -> None:
+    from bounds import InvalidInput, checks
+    from certify.results import SmoothingCertificate
+
+    if not isinstance(certificate, SmoothingCertificate):
+        raise InvalidInput(
+            f"certificate must be that of SmoothedClassifier.certify, with its votes, got {type(certificate).__name__}"
+        )
+    if certificate.norm not in (1, 2, math.inf):
+        raise InvalidInput(f"certificate must be in the norm 1, 2 or math.inf, got {certificate.norm}")
+    if len(checks.inputs(x)) != len(certificate):
+        raise InvalidInput(f"x must hold the {len(certificate)} inputs of the certificate, got {len(x)}")
+
+
 def _require_own_record(smoothed: "SmoothedClassifier", x: "Tensor", certificate: "SmoothingCertificate") -> None:
-    """Fail where the record speaks of another classifier or of another norm than the one at hand certifies in."""
+    """Fail where the record is about another classifier, norm or domain than that of ``smoothed``."""
     from certify.smoothing.drawing.distributions import on_grid
 
     subject = smoothed.subject(on_grid(smoothed.noise.distribution, smoothed.grid, x))
@@ -376,7 +394,7 @@ def _require_own_record(smoothed: "SmoothedClassifier", x: "Tensor", certificate
             raise AssertionError(f"the certificates speak {name} {stated}, the smoothed classifier gives those {own}")
 
 
-def _size(epsilon: "float | Tensor") -> str:
+def _radius_in_words(epsilon: "float | Tensor") -> str:
     return f"{epsilon:g}" if isinstance(epsilon, float | int) else "the radius of each row"
 
 

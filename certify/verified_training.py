@@ -3,11 +3,11 @@ r"""Losses that train a network for its own certificates: upper bounds on the cr
 Write :math:`v_j = f_j - f_y` for the logits f and the correct class y. The cross-entropy is
 :math:`\log \sum_j e^{v_j}`, and lower bounds :math:`m_j \le -v_j` over a set, as of :func:`bounds.margin_bounds`,
 bound it from above by :math:`\log \sum_j e^{-m_j}`. A loss takes a batch and returns a scalar to call
-``.backward()`` on; that it is an upper bound holds up to rounding errors. A loss promises nothing about a trained
+``.backward()`` on; it is an upper bound up to rounding errors. A loss promises nothing about a trained
 network; the certificate comes from :func:`certify.certified_radius` or another verifier.
 
-Bounds speak of the network in evaluation mode: of normalisation over the batch, they see the running statistics.
-The clean part of a loss sees the mode that the caller has set.
+Bounds are about the network in evaluation mode, with the running statistics of batch normalisation. The clean part
+of a loss runs in the mode that the caller has set.
 """
 
 import math
@@ -49,7 +49,7 @@ def epsilon_schedule(
     epsilon, mid = checks.nonnegative("epsilon", epsilon), checks.probability("mid", mid)
     if not 1 <= beta < math.inf:
         raise InvalidInput(f"beta must be a finite number of at least 1, got {beta!r}")
-    progress = _progress(step, start, end)
+    progress = _schedule_progress(step, start, end)
     corner, slope = float(mid**beta), float(beta * mid ** (beta - 1))  # where a = 1 changes into its tangent
     reached = float(progress**beta) if progress <= mid else corner + slope * (progress - mid)
     full = corner + slope * (1 - mid)
@@ -72,16 +72,16 @@ def kappa_schedule(step: float, *, start: float, end: float, first: float = 1.0,
     References:
         Gowal et al. (2018), On the effectiveness of interval bound propagation, arXiv:1810.12715, section 3.
     """
-    first, last = _share("first", first), _share("last", last)
-    return first + (last - first) * _progress(step, start, end)
+    first, last = _checked_weight("first", first), _checked_weight("last", last)
+    return first + (last - first) * _schedule_progress(step, start, end)
 
 
 def worst_case_logits(margins: Tensor, labels: Tensor) -> Tensor:
     """Logits (N, K), 0 at the label, whose cross-entropy is at least that of every input the margins hold for.
 
     Args:
-        margins: (N, K) lower bounds on ``logit_label - logit_k``, as of :func:`bounds.margin_bounds`; what stands at
-            the label does not matter.
+        margins: (N, K) lower bounds on ``logit_label - logit_k``, as of :func:`bounds.margin_bounds`; entries at
+            the label are ignored.
         labels: (N,) correct classes.
 
     Raises:
@@ -135,7 +135,7 @@ def ibp_loss(
         Gowal et al. (2018), On the effectiveness of interval bound propagation, arXiv:1810.12715, section 3.
     """
     margins = margin_bounds(model if graph is None else graph, ball, labels, "ibp")
-    return _mixed(model, ball, labels, kappa, robust_loss(margins, labels))
+    return _mixed_with_clean(model, ball, labels, kappa, robust_loss(margins, labels))
 
 
 @isolated
@@ -146,9 +146,9 @@ def crown_ibp_loss(
 
     Args:
         model: see :func:`ibp_loss`.
-        ball: likewise.
-        labels: likewise.
-        kappa: likewise; the authors try 0 throughout, and from 1 to 0 or to 0.5.
+        ball: see :func:`ibp_loss`.
+        labels: see :func:`ibp_loss`.
+        kappa: see :func:`ibp_loss`; the authors try 0 throughout, and from 1 to 0 or to 0.5.
         beta: weight of the linear bounds, from 0 to 1. The authors lower it from 1 to 0 while the radius grows,
             ``beta = 1 - epsilon / largest_epsilon``; at 0, linear bounds are not computed.
         graph: see :func:`ibp_loss`; here every model needs it.
@@ -164,12 +164,12 @@ def crown_ibp_loss(
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,
         arXiv:1906.06316, section 3.
     """
-    beta = _share("beta", beta)
-    bounded, rows = _differences(model if graph is None else graph, ball, labels)
+    beta = _checked_weight("beta", beta)
+    bounded, rows = _bounded_margins(model if graph is None else graph, ball, labels)
     margins = bounded.functions(rows, intervals=True)
     if beta > 0:
         margins = beta * bounded.functions(rows) + (1 - beta) * margins
-    return _mixed(model, ball, labels, kappa, robust_loss(margins, labels))
+    return _mixed_with_clean(model, ball, labels, kappa, robust_loss(margins, labels))
 
 
 @isolated
@@ -190,8 +190,8 @@ def fused_crown_ibp_loss(
         Xu et al. (2020), Automatic perturbation analysis for scalable certified robustness and beyond,
         arXiv:2002.12920 (loss fusion; there the exponential is a node of the network).
     """
-    beta = _share("beta", beta)
-    bounded, rows = _differences(model if graph is None else graph, ball, labels)
+    beta = _checked_weight("beta", beta)
+    bounded, rows = _bounded_margins(model if graph is None else graph, ball, labels)
     margins, opposite = bounded.functions(torch.cat([rows, -rows], 1), intervals=True).chunk(2, 1)
     upper = worst_case_logits(margins, labels)
     lower = -worst_case_logits(opposite, labels)
@@ -203,7 +203,7 @@ def fused_crown_ibp_loss(
         total = beta * (largest + (intercept - slope * shift).sum(1)) + (1 - beta) * total
     # The exact total is positive; rounding may take it below.
     worst = shift.squeeze(1) + total.clamp(min=torch.finfo(total.dtype).tiny).log()
-    return _mixed(model, ball, labels, kappa, worst.mean())
+    return _mixed_with_clean(model, ball, labels, kappa, worst.mean())
 
 
 def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -233,7 +233,7 @@ def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None
         nn.init.normal_(layer.weight, 0.0, math.sqrt(2 * math.pi) / inputs, generator=generator)
 
 
-def _differences(model: nn.Module | Graph, ball: PerturbationSet, labels: Tensor) -> tuple[RefinedNetwork, Tensor]:
+def _bounded_margins(model: nn.Module | Graph, ball: PerturbationSet, labels: Tensor) -> tuple[RefinedNetwork, Tensor]:
     """The network with its intervals, and the rows (N, K, K) of the functions ``f_label - f_j``."""
     network = Network(model, ball, sound="real")  # rounding errors would cost a third of the time
     return RefinedNetwork(network), margin_rows(network, labels)
@@ -247,17 +247,17 @@ def _lines_above_exp(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return slope, torch.maximum(lower.exp() - slope * lower, upper.exp() - slope * upper)
 
 
-def _mixed(model: nn.Module, ball: PerturbationSet, labels: Tensor, kappa: float, worst: Tensor) -> Tensor:
-    kappa = _share("kappa", kappa)
+def _mixed_with_clean(model: nn.Module, ball: PerturbationSet, labels: Tensor, kappa: float, worst: Tensor) -> Tensor:
+    kappa = _checked_weight("kappa", kappa)
     return kappa * F.cross_entropy(model(ball.center), labels.long().to(ball.center.device)) + (1 - kappa) * worst
 
 
-def _progress(step: float, start: float, end: float) -> float:
+def _schedule_progress(step: float, start: float, end: float) -> float:
     """From 0 at ``start`` to 1 at ``end``."""
     if not start < end:
         raise InvalidInput(f"start must lie before end, got {start!r} and {end!r}: exchange or part them")
     return min(max((step - start) / (end - start), 0.0), 1.0)
 
 
-def _share(name: str, value: float) -> float:
+def _checked_weight(name: str, value: float) -> float:
     return checks.at_most(name, checks.nonnegative(name, value), 1.0)

@@ -107,15 +107,13 @@ def flat_boundaries(model: nn.Module, x: Tensor, upper: Tensor, *, batch_size: i
         classes = model(x[:1]).shape[1]
     if classes == 2:
         return FlatBoundaries(x[0].numel(), [])
-    found = []
-    for shift in range(1, classes):
-        target = (label + shift) % classes
-        found.append(nearest_boundary(model, x, target=target, batch_size=batch_size))
+    # All classes of all inputs are searched together, since most of the time of a small pass is overhead.
+    target = (label[:, None] + torch.arange(1, classes, device=x.device)) % classes  # (N, K - 1)
+    found = nearest_boundary(model, x.repeat_interleave(classes - 1, 0), target=target.flatten(), batch_size=batch_size)
     tangents = []
-    for i in range(len(x)):
-        met = [points for points in found if points.found[i]]
-        moves = torch.stack([points.perturbation[i].flatten().double() for points in met])
-        distances = torch.stack([points.distance[i] for points in met])
+    for i, reached in enumerate(found.found.view_as(target)):
+        moves = found.perturbation.view(*target.shape, -1)[i, reached].double()
+        distances = found.distance.view_as(target)[i, reached]
         distances = distances.clamp(min=upper[i]).scatter(0, distances.argmin(0, keepdim=True), upper[i])
         tangents.append((moves / moves.norm(dim=1, keepdim=True), distances))
     return FlatBoundaries(x[0].numel(), tangents)

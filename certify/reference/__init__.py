@@ -1,7 +1,7 @@
 """The embedded default: four small trained networks and the first 1,000 Fashion-MNIST test images.
 
 Trained and stored by ``examples/train_reference.py``. The images are Zalando's, under the MIT licence in
-``LICENSE-fashion-mnist`` beside them.
+``LICENSE-fashion-mnist`` next to them.
 """
 
 import json
@@ -58,7 +58,7 @@ def load(name: str = "ibp", count: int = 1000) -> Reference:
 
     Args:
         name: how it was trained: ``"plain"``, with Gaussian ``"noise"`` of sigma 0.25, against ``"pgd"`` at
-            l-infinity 0.1, or by interval bounds (``"ibp"``) at l-infinity 0.1, beside noise of up to sigma 0.25.
+            l-infinity 0.1, or by interval bounds (``"ibp"``) at l-infinity 0.1, with noise of up to sigma 0.25 as well.
         count: number of images, from 1 to 1000.
 
     Raises:
@@ -84,6 +84,6 @@ def images(count: int = 1000) -> tuple[Tensor, Tensor]:
 
 
 def accuracies() -> dict[str, dict[str, float]]:
-    """What each network was measured at when it was stored, on the whole test set of 10,000 images."""
+    """Accuracies of each network on the whole test set of 10,000 images, measured when it was stored."""
     stated: dict[str, dict[str, float]] = json.loads((FOLDER / "accuracies.json").read_text())
     return stated

@@ -50,7 +50,7 @@ def gaussian_augmentation_loss(
         Lecuyer et al. (2019), arXiv:1802.03471, section III; Cohen et al. (2019), arXiv:1902.02918, section 3.3.
     """
     noise = _draw(x, sigma, draws, generator)
-    logits = _logits(model, x, noise)
+    logits = _noisy_logits(model, x, noise)
     return _cross_entropy(logits, checks.labels(y, len(x), logits.shape[2]))
 
 
@@ -83,7 +83,7 @@ def smoothadv_loss(
         draws: the number m of noise draws per input; the authors use 1 to 8.
         steps: steps of the attack; the authors use 1 to 10. Each costs about as much as the training step itself.
         low: lower side of the box of valid inputs; None for no limit.
-        high: upper side of the box, likewise.
+        high: upper side of the box; None for no limit.
         generator: draws the noise, on the device of ``x``; torch's default if None.
 
     Returns:
@@ -98,7 +98,7 @@ def smoothadv_loss(
     """
     noise = _draw(x, sigma, draws, generator)
     adversarial = smoothed_pgd(model, x, y, noise=noise, epsilon=epsilon, steps=steps, low=low, high=high)
-    return _cross_entropy(_logits(model, adversarial, noise), y.long())
+    return _cross_entropy(_noisy_logits(model, adversarial, noise), y.long())
 
 
 @in_deployed_precision
@@ -117,7 +117,7 @@ def smoothed_pgd(
 
     Projected gradient ascent on :math:`-\log \hat F(x')_y` within :math:`\|x' - x\|_2 \le \epsilon` and the box, from
     x itself, in steps of length :math:`2 \epsilon / T`. It attacks the smoothed classifier, not the mean of the losses
-    under noise; that an input found is misclassified is not checked. All steps see the same draws. The model runs in
+    under noise; whether an input found is misclassified is not checked. All steps see the same draws. The model runs in
     evaluation mode, so that batch statistics stay as they are, and the gradients of its weights are left alone.
 
     Args:
@@ -128,7 +128,7 @@ def smoothed_pgd(
         epsilon: l_2 radius, in units of the input, one number or (N,).
         steps: the number T of steps.
         low: lower side of the box of valid inputs; None for no limit.
-        high: upper side of the box, likewise.
+        high: upper side of the box; None for no limit.
 
     Raises:
         InvalidInput: a bad argument.
@@ -145,11 +145,11 @@ def smoothed_pgd(
     delta = torch.zeros_like(x)
     with frozen(model):
         with torch.no_grad():
-            y = checks.labels(y, len(x), _logits(model, x[:1], noise[:1, :1]).shape[2])
+            y = checks.labels(y, len(x), _noisy_logits(model, x[:1], noise[:1, :1]).shape[2])
         for _ in range(steps):
             with torch.enable_grad():
                 points = (x + delta).requires_grad_()
-                loss = F.nll_loss(log_mean_softmax(_logits(model, points, noise)), y, reduction="sum")
+                loss = F.nll_loss(log_mean_softmax(_noisy_logits(model, points, noise)), y, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, points)
             delta = delta + 2 / steps * per_row(radius, x) * steepest_ascent(gradient, 2)
             delta = project(clip(x + delta, *sides) - x, radius, 2)
@@ -196,7 +196,7 @@ def consistency_loss(
     """
     weight, entropy_weight = checks.nonnegative("weight", weight), checks.nonnegative("entropy_weight", entropy_weight)
     noise = _draw(x, sigma, draws, generator)
-    logits = _logits(model, x, noise)
+    logits = _noisy_logits(model, x, noise)
     log_each, log_mean = F.log_softmax(logits, 2), log_mean_softmax(logits)
     mean = log_mean.exp()
     divergence = (mean * (log_mean - log_each)).sum(2).mean()
@@ -252,7 +252,7 @@ def macer_loss(
         checks.positive("beta", beta),
     )
     noise = _draw(x, sigma, draws, generator)
-    logits = _logits(model, x, noise)
+    logits = _noisy_logits(model, x, noise)
     y = checks.labels(y, len(x), logits.shape[2])
     log_p = log_mean_softmax(beta * logits)
     others = log_p.scatter(1, y[:, None], -math.inf)
@@ -271,7 +271,7 @@ def _draw(x: Tensor, sigma: float, draws: int, generator: torch.Generator | None
     return x.new_empty(shape).normal_(0, checks.positive("sigma", sigma), generator=generator)
 
 
-def _logits(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
+def _noisy_logits(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
     """Logits (m, N, K) of every input under every draw, in single precision at least."""
     noisy = (x + noise).flatten(0, 1)
     logits: Tensor = model(noisy)

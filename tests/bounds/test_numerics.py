@@ -3,11 +3,20 @@
 import math
 from fractions import Fraction
 
+import mpmath
 import pytest
 import torch
+from scipy import special
 
 from bounds import InvalidInput
-from bounds.numerics import SPECIAL_FUNCTION_ERROR, accumulated_error, round_down, round_up, unit_roundoff
+from bounds.numerics import (
+    BETA_FUNCTION_ERROR,
+    SPECIAL_FUNCTION_ERROR,
+    accumulated_error,
+    round_down,
+    round_up,
+    unit_roundoff,
+)
 
 ERRORS = (0.0, SPECIAL_FUNCTION_ERROR, 1e-9)
 NUMBERS = (0.0, -0.0, 1.0, -1.0, 1 / 3, -2 / 3, 1e-300, -1e-300, 5e-324, -5e-324, 1e300, -1.7e308, 1 - 2.0**-53)
@@ -74,3 +83,19 @@ def test_sums_without_a_useful_bound_are_refused():
     assert accumulated_error(1000, torch.float16) < 1
     with pytest.raises(InvalidInput, match=r"sums of 1024 terms in torch\.float16 have no useful error bound"):
         accumulated_error(1024, torch.float16)
+
+
+@pytest.mark.parametrize(("trials", "p", "least"), [(10, 0.3, 3), (1000, 0.5, 679), (10**6, 0.5, 504_856)])
+def test_the_incomplete_beta_function_is_far_closer_to_binomial_tails_than_it_is_taken_for(
+    trials: int, p: float, least: int
+):
+    """Tails were rounded up by 1e-12 for the error of the function, which is more from a million trials on."""
+    with mpmath.workdps(40):
+        odds = mpmath.mpf(p) / (1 - mpmath.mpf(p))
+        exponent = least * mpmath.log(odds) + trials * mpmath.log(1 - mpmath.mpf(p))
+        term = total = mpmath.binomial(trials, least) * mpmath.exp(exponent)
+        for k in range(least, min(trials, least + 20_000)):
+            term *= odds * (trials - k) / (k + 1)
+            total += term
+        error = abs(special.betainc(least, trials - least + 1.0, p) / total - 1)
+    assert error < BETA_FUNCTION_ERROR / 100

@@ -11,17 +11,14 @@ from torch import Tensor, nn
 from bounds import checks, log_evidence_above, log_evidence_below, sequential_lower
 from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
-from bounds.numerics import complement, lowered, round_up
+from bounds.numerics import BETA_FUNCTION_ERROR, complement, lowered, round_up
 from bounds.statistics.sequential import LARGEST_ALPHA
 from certify.models import probe
 from certify.results import RadiusDecision, SmoothedPrediction, SmoothingCertificate
 from certify.smoothing.classifiers.estimation import class_bounds, draw_until, votes_for
 from certify.smoothing.classifiers.noisy_model import Grid, NoisyModel
-from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 from certify.smoothing.noises.base import Noise
-
-# Relative error allowed to SciPy's incomplete beta function at 1/2; measured up to 2e-13 for 100,000 draws.
-TAIL_ERROR = 1e-12
 
 Bound = Literal["binary", "two-class", "selected"]
 
@@ -29,19 +26,19 @@ Bound = Literal["binary", "two-class", "selected"]
 class SmoothedClassifier(NoisyModel):
     """The classifier that returns the class a model most often gives under noise.
 
-    Inputs that are multiples of 1/255, as 8-bit images are, get noise that is drawn and added in integers, so that
-    certificates hold for the classifier as it runs and not for real numbers only. It is the smoothed version of the
-    model behind a rounding to that grid, and its name says so.
+    Inputs that are multiples of 1/255, such as 8-bit images, get noise that is drawn and added in integers. So
+    certificates hold for the classifier as it runs, not only in real arithmetic. The smoothed model then begins with
+    a rounding to that grid, and its name says so.
 
     Args:
         model: maps (N, *O) to logits (N, K), deterministic and row by row; normalisation belongs inside it. Weights
             in half precision get inputs in half precision, rounded after the noise.
         noise: distribution of the perturbation, in units of the input.
         num_classes: K.
-        batch_size: rows of a forward pass; a matter of memory and speed only. Where memory ends, it is halved.
-        noise_group: this many consecutive inputs share their noise draws. 1 makes all inputs independent; more
-            saves most of the cost of drawing where the network is small. The statement about each single input
-            is unchanged, and records say how many share.
+        batch_size: rows of a forward pass; it affects memory and speed only, and is halved where memory runs out.
+        noise_group: number of consecutive inputs that share their noise draws. 1 makes all inputs independent; larger
+            groups save most of the cost of drawing where the network is small. The statement about each single
+            input stays the same, and records hold the number.
         grid: steps per unit of the grid that inputs lie on; ``"auto"`` takes 255 if all inputs of a call lie on it
             and the noise knows grids; None draws noise in floating point, and records say so.
 
@@ -99,7 +96,7 @@ class SmoothedClassifier(NoisyModel):
         # Two-sided exact test of `first` successes in `first + second` at 1/2: twice the upper tail.
         both, k = (first + second).cpu().numpy(), first.cpu().numpy()
         tail = special.betainc(k.clip(min=1), both - k + 1.0, 0.5)
-        p_value = round_up(torch.from_numpy(2 * tail), TAIL_ERROR).clamp(max=1.0).to(x.device)
+        p_value = round_up(torch.from_numpy(2 * tail), BETA_FUNCTION_ERROR).clamp(max=1.0).to(x.device)
         p_value = torch.where(first > second, p_value, 1.0)
         return SmoothedPrediction(
             label=label,
@@ -125,11 +122,11 @@ class SmoothedClassifier(NoisyModel):
         generator: torch.Generator | None = None,
         first_index: int = 0,
     ) -> SmoothingCertificate:
-        """Radius within which the smoothed classifier keeps its label, the largest that the draws support.
+        """Largest radius, supported by the draws, within which the smoothed classifier keeps its label.
 
         For each row, the statement "the smoothed classifier returns ``label`` for every input within
-        ``radius``" is false with probability at most ``alpha``. It speaks of the smoothed classifier, not of
-        the model, and of each row by itself.
+        ``radius``" is false with probability at most ``alpha``. It is about the smoothed classifier, not
+        about the model, and about each row by itself.
 
         Args:
             x: (N, *D), floating and finite.
@@ -141,14 +138,14 @@ class SmoothedClassifier(NoisyModel):
                 ``"two-class"`` also bounds that of every other class from above, with half of alpha for each, which
                 pays where many classes share the rest; ``"selected"`` chooses between them, for each row, from the
                 draws that select the class.
-            tolerance: stop drawing for a row as soon as its radius can grow by this much at most. The bounds then
-                hold at every moment, at the price of a slightly smaller radius (1 % at n = 100,000), and
-                :meth:`extend` may add draws.
+            tolerance: stop drawing for a row as soon as further draws can raise its radius by at most this much. The
+                bounds then hold at every moment, so that :meth:`extend` may add draws; the radius is slightly
+                smaller for it (1 % at n = 100,000).
             generator: supplies the run seed (one draw from it).
             first_index: index of row 0 in its data set.
 
         Returns:
-            A certificate; rows abstain where nothing can be said.
+            A certificate; rows abstain where nothing is certified.
 
         Raises:
             InvalidInput: a bad argument.
@@ -166,42 +163,17 @@ class SmoothedClassifier(NoisyModel):
                 raise InvalidInput(f"bound must be 'binary' where a tolerance is given, got {bound!r}")
         sampling = self.sampling(x, n0 if tolerance is not None else n, draw_run_seed(generator), first_index)
         selection = sampling.votes(self.num_classes, n0, Stage.SELECTION)
-        label = selection[:, :-1].argmax(1)
-        empty = SmoothingCertificate(
-            label=label,
-            radius=torch.zeros_like(label, dtype=torch.float64),
-            abstained=torch.ones_like(label, dtype=torch.bool),
-            norm=self.noise.norm,
-            alpha=alpha,
-            subject=self.subject(sampling.distribution),
-            method="smoothing",
-            counts=torch.zeros_like(selection[:, :-1]),
-            selection_counts=selection[:, :-1],
-            invalid=torch.zeros_like(label),
-            p_lower=torch.zeros_like(label, dtype=torch.float64),
-            p_upper=torch.ones_like(label, dtype=torch.float64),
-            two_class=torch.zeros_like(label, dtype=torch.bool),
-            draws=torch.zeros_like(label),
-            sequential=tolerance is not None,
-            n=n,
-            n0=n0,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(self.model, x),
-            domain=self.noise.domain,
-        )
+        start = self._without_estimate(selection, sampling, n=n, n0=n0, alpha=alpha, sequential=tolerance is not None)
         if tolerance is not None:
-            return self._extended(empty, sampling, n, tolerance)
+            return self._extended(start, sampling, n, tolerance)
         if bound == "selected":
-            two_class = self._two_class_pays(x, selection, label, n, alpha)
+            two_class = self._two_class_pays(x, selection, start.label, n, alpha)
         else:
-            two_class = torch.full_like(empty.two_class, bound == "two-class")
+            two_class = torch.full_like(start.two_class, bound == "two-class")
         votes = sampling.votes(self.num_classes, n, Stage.ESTIMATION)
-        lower, upper = class_bounds(votes, label, n, alpha, two_class, sampling.error)
+        lower, upper = class_bounds(votes, start.label, n, alpha, two_class, sampling.error)
         return dataclasses.replace(
-            empty,
+            start,
             radius=self._radius(x, lower, upper, two_class),
             abstained=~(lower > upper),
             counts=votes[:, :-1],
@@ -209,14 +181,14 @@ class SmoothedClassifier(NoisyModel):
             p_lower=lower,
             p_upper=upper,
             two_class=two_class,
-            draws=torch.full_like(label, n),
+            draws=torch.full_like(start.label, n),
         )
 
     @in_deployed_precision
     def extend(
         self, certificate: SmoothingCertificate, x: Tensor, n: int, *, tolerance: float = 0.0
     ) -> SmoothingCertificate:
-        """The certificate after more draws, which is legitimate since its bounds hold at every moment.
+        """Certificate after more draws. Its bounds hold at every moment, so that draws may be added.
 
         The certificate may come from a file: its draws are continued with fresh blocks of the same seed.
 
@@ -250,10 +222,10 @@ class SmoothedClassifier(NoisyModel):
     ) -> RadiusDecision:
         """Whether the smoothed classifier keeps its label within one given radius.
 
-        Draws until the answer is clear: inputs that are decided leave, so that easy ones cost a few hundred draws
-        instead of a hundred thousand. The moments of looking are fixed beforehand, so that neither the batch size
-        nor other rows change an answer. For each row, it is certified falsely with
-        probability at most ``alpha``, whatever the moment at which its draws end. A row that is decided but
+        Each input is drawn for until its answer is clear, so that easy inputs cost a few hundred draws instead of a
+        hundred thousand. The numbers of draws after which the test is evaluated are fixed beforehand, so that neither
+        the batch size nor other rows change an answer. Each row is certified falsely with probability at most
+        ``alpha``, however many draws it takes. A row that is decided but
         not certified has a probability below the one needed, with the same confidence.
 
         Args:
@@ -302,13 +274,7 @@ class SmoothedClassifier(NoisyModel):
             norm=self.noise.norm,
             alpha=alpha,
             n0=n0,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(self.model, x),
-            domain=self.noise.domain,
-            subject=self.subject(sampling.distribution),
+            **self.provenance(sampling),
         )
 
     def look(self, model: nn.Module, seen: Tensor, batch_size: int) -> None:
@@ -316,7 +282,7 @@ class SmoothedClassifier(NoisyModel):
         probe(model, seen, self.num_classes, batch_size=batch_size)
 
     def sampling_of(self, certificate: SmoothingCertificate, x: Tensor, draws: int) -> Sampling:
-        """The noise behind a certificate, after checking that this classifier made it for the inputs (N, *D).
+        """Noise behind a certificate, after checking that this classifier made it for the inputs (N, *D).
 
         Raises:
             InvalidInput: a certificate of another classifier or of other inputs.
@@ -334,12 +300,39 @@ class SmoothedClassifier(NoisyModel):
             raise InvalidInput("x and the model must be those of the certificate, but their selection votes differ")
         return sampling
 
+    def _without_estimate(
+        self, selection: Tensor, sampling: Sampling, *, n: int, n0: int, alpha: float, sequential: bool
+    ) -> SmoothingCertificate:
+        """Certificate that abstains everywhere: the label is chosen by votes (N, K + 1), and nothing is estimated."""
+        counts = selection[:, :-1]
+        label = counts.argmax(1)
+        zeros = torch.zeros_like(label, dtype=torch.float64)
+        return SmoothingCertificate(
+            label=label,
+            radius=zeros,
+            abstained=torch.ones_like(label, dtype=torch.bool),
+            norm=self.noise.norm,
+            alpha=alpha,
+            method="smoothing",
+            counts=torch.zeros_like(counts),
+            selection_counts=counts,
+            invalid=torch.zeros_like(label),
+            p_lower=zeros,
+            p_upper=torch.ones_like(zeros),
+            two_class=torch.zeros_like(label, dtype=torch.bool),
+            draws=torch.zeros_like(label),
+            sequential=sequential,
+            n=n,
+            n0=n0,
+            **self.provenance(sampling),
+        )
+
     def _radius(self, x: Tensor, lower: Tensor, upper: Tensor, two_class: Tensor) -> Tensor:
         binary = self.noise.radius_at(x, lower)
         return torch.where(two_class, self.noise.radius_at(x, lower, upper), binary) if two_class.any() else binary
 
     def _two_class_pays(self, x: Tensor, selection: Tensor, label: Tensor, n: int, alpha: float) -> Tensor:
-        """Where the two-class bound would be the larger if n draws voted as the selection draws did."""
+        """(N,) bool: the two-class radius would be larger if n draws voted as the selection draws did."""
         expected = selection * n // selection.sum(1, keepdim=True).clamp(min=1)
         radii = []
         for choice in (False, True):
@@ -385,6 +378,6 @@ class SmoothedClassifier(NoisyModel):
 
 
 def _check_open_ended(alpha: float, tolerance: float) -> None:
-    """What bounds that hold at every moment ask for, before anything is drawn."""
+    """Raise InvalidInput unless bounds that hold at every moment exist for these arguments."""
     checks.at_most("alpha", alpha, LARGEST_ALPHA)
     checks.nonnegative("tolerance", tolerance)

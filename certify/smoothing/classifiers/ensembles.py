@@ -1,9 +1,9 @@
 """Several models as one base classifier.
 
-A smoothed certificate asks of its base classifier only that it be a fixed function of one input. So the certificate
-of a :class:`certify.SmoothedClassifier` whose model is an ensemble holds as it is, for that ensemble smoothed; what
-averaging adds is votes that agree more often, and so larger radii. A denoiser before a classifier needs no
-class at all: ``nn.Sequential(denoiser, classifier)`` is the base classifier of denoised smoothing.
+A smoothed certificate needs a base classifier that is a fixed function of one input, and nothing else. So the
+certificate of a :class:`certify.SmoothedClassifier` whose model is an ensemble holds for the smoothed ensemble.
+Averaging makes votes agree more often, and so radii larger. A denoiser before a classifier needs no class of its own:
+``nn.Sequential(denoiser, classifier)`` is the base classifier of denoised smoothing.
 
 References:
     Horváth, Müller, Fischer, Vechev (2022), Boosting randomized smoothing with variance reduced classifiers,
@@ -54,8 +54,8 @@ class Consensus(nn.Module):
     """An ensemble that asks only its first members where these agree.
 
     Where the first ``k`` models give an input the same class, their mean is the answer, else the mean of all of them.
-    The class is decided input by input, so that the classifier is a fixed function of one input. It is not
-    that of the whole ensemble: a certificate speaks of this one.
+    The class is decided input by input, so that the classifier is a fixed function of one input. It differs
+    from the whole ensemble, and a certificate is about this classifier.
 
     The remaining models see only the rows that need them. As with every network, logits may differ in their last bits
     with the number of rows of a forward pass, and here that number depends on the other rows. On a GPU each forward

@@ -9,8 +9,9 @@ from bounds import clopper_pearson_lower, clopper_pearson_upper
 from bounds.numerics import complement, lowered, raised
 from certify.smoothing.drawing.votes import NOISE_BLOCK, Sampling, Stage
 
-# Sequential sampling looks again after one block for every this many before, at least one: often enough to stop early,
-# and seldom enough to fill batches. Part of the meaning of a seed: another value stops at other moments.
+# Sequential sampling draws one more block for every so many blocks before, at least one, and then evaluates its test
+# again: often enough to stop early, and seldom enough to fill batches. Part of the meaning of a seed, since another
+# value stops at other moments.
 BLOCKS_PER_BLOCK = 8
 
 
@@ -25,9 +26,9 @@ def class_bounds(
     """Bounds (N,) of the probabilities of the label, from below, and of every other class, from above.
 
     Both hold at once with probability at least ``1 - alpha``. Where ``two_class`` is False, the upper bound is what the
-    lower one leaves. Where it is True, each has half of alpha. The likeliest other class, whichever it is, has at
-    most the largest of the other counts, and the upper bound grows with the count: so the bound at the largest count
-    covers it, without a share of alpha for each of the other classes.
+    lower one leaves. Where it is True, each has half of alpha. The count of the likeliest other class is at
+    most the largest of the other counts, and the upper bound grows with the count. So the bound at the largest count
+    covers that class, and the other classes need no share of alpha.
 
     Args:
         votes: (N, K + 1) int64, of ``n`` draws each; the last column voted for no class.
@@ -62,7 +63,7 @@ def draw_until(
 
     ``settled(rows, successes, done)`` says which of some rows, all with ``done`` draws, need no more. Rows with the
     fewest draws go first, all of them in one run whose batches gather across rows; a row looks at moments that
-    depend on its own draws alone. ``votes`` and ``draws`` are what was counted before.
+    depend on its own draws alone. ``votes`` and ``draws`` are the counts before.
     """
     votes = label.new_zeros(len(label), num_classes + 1) if votes is None else votes.clone()
     draws = torch.zeros_like(label) if draws is None else draws.clone()

@@ -14,16 +14,17 @@ from bounds import checks, clopper_pearson_upper
 from bounds.circumstances import in_deployed_precision
 from bounds.numerics import raised, round_down
 from certify.models import frozen, probe
-from certify.results import Certificate, SmoothingCertificate
+from certify.results import Certificate, Drawn, SmoothingCertificate
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
-from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed, precision, precision_name
+from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed, precision
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class IncrementalCertificate(Certificate):
+class IncrementalCertificate(Drawn, Certificate):
     """Certificates of a smoothed modified classifier, made from those of the original.
 
-    ``alpha`` is that of the original certificate plus that of the bound of lost votes.
+    ``alpha`` is that of the original certificate plus that of the bound of lost votes; ``seed`` is that of the draws
+    through both models, and ``precision`` the dtype in which the modified one answers.
 
     Attributes:
         p_lower: (N,) float64, lower bound of the probability of ``label`` for the modified model.
@@ -31,24 +32,12 @@ class IncrementalCertificate(Certificate):
         loss_upper: (N,) float64, upper confidence bound of their probability; 1 where nothing was drawn, because the
             original certificate abstains.
         draws: (N,) int64, draws through both models.
-        seed: run seed of these draws.
-        first_index: index of row 0 in its data set.
-        noise_group: consecutive inputs that share their noise draws.
-        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
-        precision: dtype in which the modified model answers.
-        domain: the perturbed inputs that the statement is about, ``"any input"`` or a part of them.
     """
 
     p_lower: Tensor
     lost: Tensor
     loss_upper: Tensor
     draws: Tensor
-    seed: int
-    first_index: int
-    noise_group: int
-    sampling: str
-    precision: str
-    domain: str
 
 
 @in_deployed_precision
@@ -71,8 +60,8 @@ def certify_incrementally(
     classes in the certificate does not help.
 
     It takes ``n0 + 2 n`` forward passes per input, half of them of the original model. The draws are not those of the
-    certificate, so that n may be chosen after a look at it. Compared with spending the same passes on certifying the
-    modified model from scratch, the gain is moderate, and a loss where votes are nearly unanimous, since even
+    certificate, so that n may be chosen after a look at it. Compared with the same passes spent on certifying the
+    modified model from scratch, the gain is moderate. It is a loss where votes are nearly unanimous, since even
     without a lost vote the probability falls by ``-log(alpha) / n``: with a certificate of 100,000 draws, n = 2,000 and
     one lost vote in a thousand, the radius is larger by 0.035 sigma for a ``p_lower`` up to 0.95, equal at 0.99 and
     smaller by 0.11 sigma at 0.999.
@@ -114,18 +103,12 @@ def certify_incrementally(
         abstained=~(p_lower > 0.5),
         norm=given.norm,
         alpha=given.alpha + alpha,
-        subject=given.subject,
         method="incremental smoothing",
         p_lower=p_lower,
         lost=lost,
         loss_upper=loss_upper,
         draws=torch.where(given.p_lower > 0.5, n, 0),
-        seed=sampling.seed,
-        first_index=given.first_index,
-        noise_group=original.noise_group,
-        sampling=sampling.distribution.sampling,
-        precision=precision_name(modified, x),
-        domain=original.noise.domain,
+        **original.provenance(replace(sampling, model=modified)),
     )
 
 

@@ -1,7 +1,7 @@
-"""A model under noise: what every smoothed model has in common, whatever it returns."""
+"""A model under noise: the common base of smoothed models, whatever they return."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,11 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from certify.models import frozen
 from certify.smoothing.drawing.distributions import Distribution, on_grid
-from certify.smoothing.drawing.votes import Sampling, precision
+from certify.smoothing.drawing.votes import Sampling, precision, precision_name
 from certify.smoothing.noises.base import Noise
 
-# Rows of a trial batch, of which a fixed size would show, and the part of all draws that it may cost beyond them.
+# Smallest trial batch, large enough to show a model that asks for a fixed batch size. A larger one takes at most this
+# part (one in 32) of all draws.
 PROBED = 32
 
 Grid = int | Literal["auto"] | None
@@ -73,3 +74,15 @@ class NoisyModel(ABC):
             batch_size=self.batch_size,
             noise_group=self.noise_group,
         )
+
+    def provenance(self, sampling: Sampling, statistic: str = "") -> dict[str, Any]:
+        """Fields of :class:`certify.results.Drawn`, for a statement about this model, or a ``statistic`` of it."""
+        return {
+            "subject": statistic + self.subject(sampling.distribution),
+            "domain": self.noise.domain,
+            "seed": sampling.seed,
+            "first_index": sampling.indices.start,
+            "noise_group": sampling.noise_group,
+            "sampling": sampling.distribution.sampling,
+            "precision": precision_name(sampling.model, sampling.x),
+        }

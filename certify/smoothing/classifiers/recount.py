@@ -1,4 +1,4 @@
-"""What a certificate states against what its own votes allow."""
+"""Check that a certificate states no more than its own votes allow."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.smoothing.classifiers.estimation import class_bounds, votes_for
 from certify.smoothing.drawing.distributions import on_grid
 
-SLACK = 1 + 1e-9  # relative, for special functions of another version than wrote the record
+RECOUNT_SLACK = 1 + 1e-9  # relative, for special functions of another version than wrote the record
 
 
 def unsupported(smoothed: SmoothedClassifier, x: Tensor, certificate: SmoothingCertificate) -> list[tuple[int, str]]:
@@ -32,7 +32,7 @@ def unsupported(smoothed: SmoothedClassifier, x: Tensor, certificate: SmoothingC
     votes = torch.cat([stated.counts, stated.invalid[:, None]], 1)
     shown = votes.sum(1) == stated.draws
     shown &= (stated.draws <= stated.n) if stated.sequential else (stated.draws == stated.n)
-    lower, upper = _bounds(smoothed, x, stated, votes)
+    lower, upper = _bounds_from_votes(smoothed, x, stated, votes)
     radius = smoothed.noise.radius_at(x, lower)
     radius = torch.where(stated.two_class, smoothed.noise.radius_at(x, lower, upper), radius)
     nothing = torch.zeros_like(radius)
@@ -41,9 +41,9 @@ def unsupported(smoothed: SmoothedClassifier, x: Tensor, certificate: SmoothingC
         (~shown, "its votes are not as many as its draws", votes.sum(1), stated.draws),
         (stated.abstained & (stated.radius > 0), "it abstains and states a radius", stated.radius, nothing),
         (~stated.abstained & ~(lower > upper), "it does not abstain, but the label is no likelier", lower, upper),
-        (~(stated.p_lower <= lower * SLACK), "p_lower is above what its votes allow", stated.p_lower, lower),
-        (~(stated.p_upper * SLACK >= upper), "p_upper is below what its votes allow", stated.p_upper, upper),
-        (~(stated.radius <= radius * SLACK), "its radius is above what its votes allow", stated.radius, radius),
+        (~(stated.p_lower <= lower * RECOUNT_SLACK), "p_lower is above what its votes allow", stated.p_lower, lower),
+        (~(stated.p_upper * RECOUNT_SLACK >= upper), "p_upper is below what its votes allow", stated.p_upper, upper),
+        (~(stated.radius <= radius * RECOUNT_SLACK), "its radius is above what its votes allow", stated.radius, radius),
     ]  # no comparison with NaN passes
     return [
         (row, f"{reason}: {float(first[row]):.9g} against {float(second[row]):.9g}")
@@ -53,7 +53,7 @@ def unsupported(smoothed: SmoothedClassifier, x: Tensor, certificate: SmoothingC
     ]
 
 
-def _bounds(
+def _bounds_from_votes(
     smoothed: SmoothedClassifier, x: Tensor, stated: SmoothingCertificate, votes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Bounds (N,) of the probability of the label and of every other class, that the votes allow."""

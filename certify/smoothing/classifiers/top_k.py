@@ -14,19 +14,19 @@ from bounds import checks, clopper_pearson_lower, clopper_pearson_upper
 from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from bounds.numerics import complement, lowered, raised, round_down, round_up
-from certify.results import Certificate
+from certify.results import Certificate, Drawn
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.smoothing.classifiers.estimation import votes_for
-from certify.smoothing.drawing.votes import Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 
-LARGEST_SHIFT = 40.0  # in units of sigma: beyond it no probability in double precision is certified
+LARGEST_SHIFT = 40.0  # in units of sigma; no float64 probability certifies a larger one
 SHIFT_STEPS = 64  # halvings of that interval
-TAIL_ERROR = 1e-11  # relative, of a normal tail up to there; the rounding of its argument has most of it
+NORMAL_TAIL_ERROR = 1e-11  # relative, of a normal tail up to that shift, most of it from rounding the argument
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TopKCertificate(Certificate):
+class TopKCertificate(Drawn, Certificate):
     """Radii within which a given class stays among the k likeliest of a smoothed classifier.
 
     ``label`` is the class asked about, not a prediction. So :meth:`certified` with the correct labels, and a
@@ -39,11 +39,6 @@ class TopKCertificate(Certificate):
         p_lower: (N,) float64, lower confidence bound of the probability of ``label``.
         p_upper: (N, k) float64, upper bounds of the k largest probabilities of other classes, in descending order.
         n: draws per input.
-        seed: run seed.
-        first_index: index of row 0 in its data set.
-        noise_group: consecutive inputs that share their noise draws.
-        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
-        precision: dtype in which the model answers.
     """
 
     k: int
@@ -52,11 +47,6 @@ class TopKCertificate(Certificate):
     p_lower: Tensor
     p_upper: Tensor
     n: int
-    seed: int
-    first_index: int
-    noise_group: int
-    sampling: str
-    precision: str
 
 
 @in_deployed_precision
@@ -117,7 +107,6 @@ def certify_top_k(
         abstained=~certified,
         norm=smoothed.noise.norm,
         alpha=alpha,
-        subject=f"top-{k} of {smoothed.subject(sampling.distribution)}",
         method="top-k smoothing",
         k=k,
         counts=votes[:, :-1],
@@ -125,11 +114,7 @@ def certify_top_k(
         p_lower=lower,
         p_upper=upper,
         n=n,
-        seed=sampling.seed,
-        first_index=first_index,
-        noise_group=smoothed.noise_group,
-        sampling=sampling.distribution.sampling,
-        precision=precision_name(smoothed.model, x),
+        **smoothed.provenance(sampling, f"top-{k} of "),
     )
 
 
@@ -189,7 +174,7 @@ def top_k_radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> Tensor:
 
 
 def _radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """The radius, and whether anything is certified."""
+    """Radii (N,), and (N,) bool: anything is certified."""
     k = p_upper.shape[1]
     t = torch.arange(1, k + 1, dtype=torch.float64, device=p_lower.device)
     together = round_up(p_upper.flip(1).cumsum(1), k * 2.0**-52)
@@ -198,7 +183,9 @@ def _radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> tuple[Tensor, Ten
     others = round_up(torch.special.ndtri(together))
 
     def holds(shift: Tensor) -> Tensor:
-        return t * _normal(own - shift) * (1 - TAIL_ERROR) > _normal(others + shift) * (1 + TAIL_ERROR)
+        return t * _normal_probability(own - shift) * (1 - NORMAL_TAIL_ERROR) > _normal_probability(others + shift) * (
+            1 + NORMAL_TAIL_ERROR
+        )
 
     # The left side falls and the right side grows with the shift, so `low` stays on the side that is certified.
     low = torch.zeros_like(together)
@@ -212,7 +199,7 @@ def _radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> tuple[Tensor, Ten
     return round_down(sigma * shift).clamp(min=0.0), certified.any(1)
 
 
-def _normal(z: Tensor) -> Tensor:
+def _normal_probability(z: Tensor) -> Tensor:
     """The normal distribution function; torch.special.ndtr loses digits in its tail."""
     tail: Tensor = torch.special.erfc(-z / 2**0.5)
     return tail / 2

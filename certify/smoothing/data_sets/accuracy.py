@@ -1,9 +1,9 @@
 """Statements about a whole data set, from one certificate per input.
 
-Each row of a smoothing certificate is wrong with probability at most alpha, so that among many rows some may be. The
-share of rows certified is therefore no lower bound of the share that is robust; :func:`certified_accuracy_at_least`
-says what is. A row is right or wrong as a whole: where it is right, the classifier keeps its label within the row's
-radius and hence within every smaller one. So a bound on the number of wrong rows corrects all radii at once.
+Each row of a smoothing certificate is wrong with probability at most alpha. Among many rows some may be wrong, so the
+share of certified rows is no lower bound of the share of robust rows; :func:`certified_accuracy_at_least` gives one. A
+row is right or wrong as a whole: where it is right, the classifier keeps its label within the row's radius and hence
+within every smaller one. So a bound on the number of wrong rows corrects all radii at once.
 """
 
 import math
@@ -20,15 +20,12 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval, clopper_pearson_lower
 from bounds.errors import InvalidInput
-from bounds.numerics import round_down
+from bounds.numerics import BETA_FUNCTION_ERROR, round_down
 from certify.curves import CertifiedAccuracyCurve
 from certify.results import Certificate
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Relative error allowed to SciPy's incomplete beta function and to sums of its values.
-TAIL_ERROR = 1e-9
 
 Radii = float | Sequence[float] | Tensor
 
@@ -38,7 +35,7 @@ Radii = float | Sequence[float] | Tensor
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CertifiedAccuracyStatement:
-    """What certificates of a data set prove about it as a whole; ``str()`` gives it in words.
+    """Statement about a whole data set that its certificates prove; ``str()`` gives it in words.
 
     Attributes:
         radius: the radii asked about, in units of the input.
@@ -139,7 +136,7 @@ def certified_accuracy_at_least(
 
 
 def checked(certificate: Certificate) -> Certificate:
-    """The certificate, after a look at whether it is one."""
+    """The certificate; InvalidInput for anything else."""
     if not isinstance(certificate, Certificate):
         raise InvalidInput(f"certificate must be a Certificate, such as certify returns, got {certificate!r:.80}")
     return certificate
@@ -149,8 +146,8 @@ def wrong_certificates_at_most(certificate: Certificate, confidence: float = 0.9
     r"""Number of wrong rows that is not exceeded with probability at least ``confidence``.
 
     Independent rows, each wrong with probability at most alpha, have at most Binomial(N, alpha) wrong ones in the
-    usual stochastic order, so the quantile of that distribution holds. Rows of a record that says nothing of its
-    noise, such as a log, are taken as independent; others as those of consecutive inputs, as ``certify`` returns them.
+    usual stochastic order, so the quantile of that distribution holds. Rows of a record without ``noise_group``,
+    such as a log, are taken as independent; other rows as those of consecutive inputs, as ``certify`` returns them.
 
     Rows that share noise (``noise_group`` above 1) may be wrong together. Rows in the same position of their groups
     are independent, so the number wrong is :math:`S = \sum_j S_j` over k positions, each :math:`S_j` at most a
@@ -179,7 +176,7 @@ def wrong_with_risk(certificate: Certificate, risk: float) -> int:
     shortfalls = [_binomial_shortfall(int(size), alpha, risk) for size in sizes]
     union, t = int(np.dot(quantiles, repeats)), float(np.dot(shortfalls, repeats))
     # Lifting t also covers t = s, an integer that S never exceeds.
-    return min(union, math.ceil(t * (1 + TAIL_ERROR)) - 1, len(certificate))
+    return min(union, math.ceil(t * (1 + BETA_FUNCTION_ERROR)) - 1, len(certificate))
 
 
 def _noise_positions(certificate: Certificate) -> NDArray[np.int64]:
@@ -194,7 +191,7 @@ def _noise_positions(certificate: Certificate) -> NDArray[np.int64]:
 def _binomial_tails(trials: int, p: float) -> NDArray[np.float64]:
     """P(X > k) for k = 0, ..., trials, rounded up."""
     k = np.arange(trials, dtype=np.float64)
-    return np.append(special.betainc(k + 1, trials - k, p) * (1 + TAIL_ERROR), 0.0)
+    return np.append(special.betainc(k + 1, trials - k, p) * (1 + BETA_FUNCTION_ERROR), 0.0)
 
 
 def _binomial_quantile(trials: int, p: float, risk: float) -> int:
@@ -214,8 +211,8 @@ def _binomial_shortfall(trials: int, p: float, risk: float) -> float:
 def average_certified_radius(certificate: Certificate, labels: Tensor) -> float:
     """Mean over all inputs of the certified radius, with 0 for inputs that are wrong or abstained (ACR).
 
-    As counted, without a correction for certificates that may be wrong. A few easy inputs can raise it much, while
-    hard ones lose: read it beside :func:`certified_quantiles`.
+    It is not corrected for certificates that may be wrong. A few easy inputs can raise it much, while
+    hard ones lose: read it together with :func:`certified_quantiles`.
 
     Raises:
         InvalidInput: no rows, labels of another shape.
@@ -284,12 +281,12 @@ def abstention_rate(certificate: Certificate, confidence: float = 0.95) -> Abste
 def certificate_table(
     certificates: Mapping[str, Certificate], labels: Tensor, radii: Sequence[float] = (0.0,), confidence: float = 0.999
 ) -> "pd.DataFrame":
-    """One row per certificate of the same inputs: what papers report, and what it proves.
+    """Table with one row per certificate of the same inputs: figures as papers report them, and corrected ones.
 
     Columns: inputs, alpha, abstained (share), acr, median_radius (of the correct rows, the lower of two middle ones),
     and for each radius r the certified accuracy as counted, ``accuracy@r``, and corrected, ``at_least@r``. Each row
     holds with probability at least ``confidence`` by itself; to choose the best one, use
-    :class:`~certify.smoothing.envelope.CertifiedAccuracyEnvelope`.
+    :class:`~certify.smoothing.CertifiedAccuracyEnvelope`.
 
     Args:
         certificates: by name, each of the same N inputs.

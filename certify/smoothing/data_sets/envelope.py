@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class CertifiedAccuracyEnvelope:
     """Best certified accuracy of several classifiers at each radius, as papers report it over sigma.
 
-    It belongs to the family, not to any classifier: another sigma is another smoothed classifier, and at each radius
-    the best one is taken. No single classifier has to reach the envelope at two radii. :meth:`best` says which one
-    attains it.
+    It belongs to the family, not to any single classifier: each sigma gives another smoothed classifier, and the best
+    one is taken at each radius. No single classifier has to reach the envelope at two radii. :meth:`best` tells which
+    one attains it.
 
     Args:
         certificates: at least one, of the same N inputs and norm; their subjects name them.
@@ -88,7 +88,7 @@ class CertifiedAccuracyEnvelope:
         color: str | None = None,
         radii: Sequence[float] | Tensor | None = None,
     ) -> "Axes":
-        """Draw the envelope on ``ax`` (the current axes if None), beside curves, and return the axes.
+        """Draw the envelope on ``ax`` (the current axes if None), next to curves, and return the axes.
 
         Between two radii it takes the lower value, like a certified curve.
         """

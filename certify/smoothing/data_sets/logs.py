@@ -51,7 +51,7 @@ def read_certification_log(
     This is the format of the code of Cohen et al. (2019) and of its many descendants. That code prints radii to
     nearest with three significant digits, so that one may exceed what was proved by up to half a percent; others print
     a fixed number of decimals. By default the radii are taken as printed, which reproduces published figures;
-    ``significant_digits=3`` or ``decimals=4`` gives radii that were proved. Neither sigma nor alpha stands in a log.
+    ``significant_digits=3`` or ``decimals=4`` gives radii that were proved. A log contains neither sigma nor alpha.
 
     Args:
         path: the file. Names of columns may be padded with spaces; ``sample_idx`` and ``prediction`` are known, too.
@@ -84,7 +84,7 @@ def read_certification_log(
     if column is not None:
         checks.one_of("column", column, tuple(RADII))
     try:
-        rows = _rows(Path(path), *([column] if column else ()))
+        rows = _read_rows(Path(path), *([column] if column else ()))
         name = column or next((name for name in RADII if rows and name in rows[0]), "radius")
         printed = _floats([_printed(row[name], None, None) for row in rows])
         if not printed.isfinite().all():
@@ -122,7 +122,7 @@ def read_vote_log(path: Path | str, *, sigma: float, n: int, alpha: float = 1e-3
     checks.probability("alpha", alpha)
     n, noise = checks.at_least("n", n, 1), Gaussian(sigma)
     try:
-        rows = _rows(Path(path), "count")
+        rows = _read_rows(Path(path), "count")
         counts = _integers(rows, "count")
         if not ((counts >= 0) & (counts <= n)).all():
             raise ValueError(f"a count must lie between 0 and n = {n}")
@@ -177,7 +177,7 @@ def _log(
     return CertificationLog(certificate, labels, _integers(rows, "idx"), times)
 
 
-def _rows(path: Path, *further: str) -> list[dict[str, str]]:
+def _read_rows(path: Path, *further: str) -> list[dict[str, str]]:
     """The lines of the file by the names of its columns, each as long as the first, without padding."""
     text = path.read_text(encoding="utf-8-sig").splitlines()
     delimiter = "\t" if not text or "\t" in text[0] else ","

@@ -1,4 +1,4 @@
-"""Votes over all cases of a finite noise, counted exactly: what a derandomised smoothed classifier rests on."""
+"""Exact votes over all cases of a finite noise, the basis of derandomised smoothed classifiers."""
 
 from collections.abc import Callable
 
@@ -44,7 +44,7 @@ def count_all(
     Args:
         model: maps encoded inputs to logits (B, K).
         x: (N, *D).
-        encode: maps B inputs and their cases, (B,) int64, to what the model sees.
+        encode: maps B inputs and their cases, (B,) int64, to inputs of the model.
         cases: number of cases per input.
         num_classes: K.
         batch_size: rows of a forward pass, at most; a batch holds cases of several inputs where it is larger.

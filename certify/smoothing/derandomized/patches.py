@@ -1,7 +1,7 @@
 """Certificates against patches: a smoothed classifier that sees one band of the image at a time.
 
-A patch cannot change the vote of a band that it does not touch, and touches few of them, wherever it is and whatever
-it shows. All bands are counted, so that the certificates are certain.
+A patch touches few bands, wherever it is and whatever it shows, and cannot change the votes of the others. The votes
+of all bands are counted, so that certificates are certain.
 """
 
 from abc import ABC, abstractmethod
@@ -39,7 +39,7 @@ class PatchAblation(ABC):
 
 @dataclass(frozen=True)
 class ColumnAblation(PatchAblation):
-    """Bands of adjacent columns, one beginning at every column; those at the right border go on at the left one.
+    """Bands of adjacent columns, one beginning at every column; bands at the right border continue at the left one.
 
     A patch m columns wide touches ``m + columns - 1`` of them, or all.
 
@@ -63,12 +63,12 @@ class ColumnAblation(PatchAblation):
 
     def positions(self, height: int, width: int) -> int:
         """Number of bands: one for each column."""
-        _fits("columns", self.columns, width)
+        _require_fit("columns", self.columns, width)
         return width
 
     def kept(self, position: Tensor, height: int, width: int) -> Tensor:
         """(B, height, width) bool: the pixels of the bands at the given positions, (B,) int64."""
-        return _window(position, width, self.columns)[:, None, :].expand(-1, height, -1)
+        return _circular_window(position, width, self.columns)[:, None, :].expand(-1, height, -1)
 
     def hits(self, side: int, height: int, width: int) -> int:
         """Bands that a square patch of ``side`` pixels touches."""
@@ -77,7 +77,7 @@ class ColumnAblation(PatchAblation):
 
 @dataclass(frozen=True)
 class BlockAblation(PatchAblation):
-    """Square blocks, one beginning at every pixel; those at a border go on at the opposite one.
+    """Square blocks, one beginning at every pixel; blocks at a border continue at the opposite one.
 
     A square patch of side m touches ``(m + side - 1) ** 2`` of them, or all.
 
@@ -101,13 +101,16 @@ class BlockAblation(PatchAblation):
 
     def positions(self, height: int, width: int) -> int:
         """Number of blocks: one for each pixel."""
-        _fits("side", self.side, min(height, width))
+        _require_fit("side", self.side, min(height, width))
         return height * width
 
     def kept(self, position: Tensor, height: int, width: int) -> Tensor:
         """(B, height, width) bool: the pixels of the blocks at the given positions, (B,) int64, row by row."""
         rows, columns = position // width, position % width
-        return _window(rows, height, self.side)[:, :, None] & _window(columns, width, self.side)[:, None, :]
+        return (
+            _circular_window(rows, height, self.side)[:, :, None]
+            & _circular_window(columns, width, self.side)[:, None, :]
+        )
 
     def hits(self, side: int, height: int, width: int) -> int:
         """Blocks that a square patch of ``side`` pixels touches: as many rows of them as columns, or all."""
@@ -115,7 +118,7 @@ class BlockAblation(PatchAblation):
 
 
 def ablate(x: Tensor, kept: Tensor) -> Tensor:
-    """What the base classifier sees: the channels x and 1 - x of the kept pixels, and 0 in both elsewhere.
+    """Ablated inputs: the channels x and 1 - x of the kept pixels, and 0 in both elsewhere.
 
     A hidden pixel differs from every visible one, black or white, since the two channels of these sum to 1. Train
     the base classifier on it, with positions drawn at random.
@@ -172,7 +175,7 @@ class PatchSmoothedClassifier:
             row.
         ablation: the bands.
         num_classes: K.
-        batch_size: rows of a forward pass; a matter of memory and speed only.
+        batch_size: rows of a forward pass; it affects memory and speed only.
 
     Raises:
         InvalidInput: num_classes below 2, batch_size below 1, ablation no :class:`PatchAblation`.
@@ -184,7 +187,7 @@ class PatchSmoothedClassifier:
 
     def __init__(self, model: nn.Module, ablation: PatchAblation, *, num_classes: int, batch_size: int = 1000) -> None:
         if not isinstance(ablation, PatchAblation):
-            raise InvalidInput(f"ablation must be an PatchAblation such as ColumnAblation(columns=4), got {ablation!r}")
+            raise InvalidInput(f"ablation must be a PatchAblation such as ColumnAblation(columns=4), got {ablation!r}")
         self.model = model
         self.ablation = ablation
         self.num_classes = checks.at_least("num_classes", num_classes, 2)
@@ -201,11 +204,11 @@ class PatchSmoothedClassifier:
 
         The statement is certain: whatever replaces the pixels of one square of that side, anywhere in the image,
         the smoothed classifier returns ``label``. It speaks of the smoothed classifier, not of the model. A band
-        with a NaN logit is one without a vote, and may turn into a vote for any class where the patch touches it,
-        so it counts like every other.
+        with a NaN logit has no vote. A patch that touches it may turn it into a vote for any class, so it counts
+        like every other band.
 
-        The proof takes the model for one function of its input; the rounding errors by which logits differ between
-        batch sizes are outside of it.
+        The proof takes the model as one function of its input. It does not cover the rounding errors by which logits
+        differ between batch sizes.
 
         Args:
             x: (N, C, H, W), floating and finite.
@@ -239,12 +242,12 @@ class PatchSmoothedClassifier:
         )
 
 
-def _window(start: Tensor, length: int, size: int) -> Tensor:
-    """(B, length) bool: the ``size`` places of a circle of ``length`` from each start, (B,), on."""
+def _circular_window(start: Tensor, length: int, size: int) -> Tensor:
+    """(B, length) bool: ``size`` places from each start (B,) onwards, on a circle of ``length`` places."""
     return (torch.arange(length, device=start.device) - start[:, None]) % length < size
 
 
-def _fits(name: str, size: int, largest: int) -> None:
+def _require_fit(name: str, size: int, largest: int) -> None:
     """Refuse a band that is larger than the image."""
     if size > largest:
         raise InvalidInput(f"{name} must be at most {largest} for images of this size, got {size}: use a smaller band")

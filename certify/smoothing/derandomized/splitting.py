@@ -75,8 +75,8 @@ class DerandomizedSplitting:
     In case o = 0, ..., levels - 1 the cut of entry i stands at ``((t_i + o) % levels + 1/2) / steps_per_unit``, in
     the middle of a grid step, and the model sees :func:`split` of the input. The template t is drawn once, by
     ``numpy.random.RandomState(seed).randint(levels)`` over the shape of an input, a stream that NumPy keeps as it is
-    for all versions. With the seed it is a part of the classifier, equal for all inputs and in every run: another
-    seed is another classifier. It does not matter for the guarantee.
+    for all versions. With the seed it is a part of the classifier, equal for all inputs and in every run. Another
+    seed gives another classifier; the guarantee does not depend on it.
 
     Args:
         model: maps (N, *D) to logits (N, K), deterministic and row by row; trained on inputs with splitting noise,
@@ -85,7 +85,7 @@ class DerandomizedSplitting:
             The largest radius is half of it, in steps.
         num_classes: K.
         seed: seed of the template, from 0 to 2^32 - 1.
-        batch_size: rows of a forward pass; a matter of memory and speed only.
+        batch_size: rows of a forward pass; it affects memory and speed only.
         steps_per_unit: inputs hold multiples of one over this; 255 for images of 8 bits.
 
     Raises:
@@ -135,11 +135,11 @@ class DerandomizedSplitting:
         The statement is certain, not only probable: the smoothed classifier returns ``label`` for every input on
         the same grid, in [0, 1], at a distance of ``steps`` grid steps or less. It says nothing of inputs between
         grid points, and speaks of the smoothed classifier, not of the model. Moving by m steps changes what the
-        model sees in at most m cases. A case with a NaN logit is one without a vote, and may turn into a vote for
-        any class like every other case, so it takes part in this count.
+        model sees in at most m cases. A case with a NaN logit has no vote. Like every other case it may turn
+        into a vote for any class, so it takes part in this count.
 
-        The proof takes the model for one function of its input; the rounding errors by which logits differ between
-        batch sizes are outside of it.
+        The proof takes the model as one function of its input. It does not cover the rounding errors by which logits
+        differ between batch sizes.
 
         Args:
             x: (N, *D), floating, of multiples of ``1 / steps_per_unit`` in [0, 1] up to the rounding of its dtype.

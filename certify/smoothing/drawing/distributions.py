@@ -1,4 +1,4 @@
-"""How noisy inputs are drawn. Radii are the concern of :mod:`certify.smoothing.noises.base`."""
+"""Distributions that noisy inputs are drawn from. Radii are in :mod:`certify.smoothing.noises.base`."""
 
 import math
 from abc import ABC, abstractmethod
@@ -26,12 +26,12 @@ LARGEST_INPUT = 2**23
 class Distribution(ABC):
     """A randomization of inputs.
 
-    Raw randomness knows no input; it meets inputs in :meth:`perturb_`, so that many inputs can share it. Everything
-    before the model is computed in at least single precision.
+    Raw randomness does not depend on inputs, so that many inputs can share it; :meth:`perturb_` combines the two.
+    Everything before the model is computed in at least single precision.
 
     Attributes:
         sampling: how noisy inputs are made. ``"floating point"`` adds floating-point numbers, for which a theorem
-            about real numbers holds up to their rounding only; all others have no such gap.
+            about real numbers holds up to rounding errors only. The others have no such gap.
     """
 
     sampling: ClassVar[str] = "floating point"
@@ -52,7 +52,7 @@ class Distribution(ABC):
 
     @property
     def suffix(self) -> str:
-        """What it adds to the name of a smoothed classifier."""
+        """Addition to the name of a smoothed classifier."""
         return ""
 
     def check(self, x: Tensor) -> None:  # noqa: B027  # most take any input
@@ -75,7 +75,7 @@ class Distribution(ABC):
         return 0.0
 
     def on_grid(self, steps: int) -> "Distribution | None":
-        """The same for inputs that are multiples of ``1 / steps``, free of rounding; None if there is none."""
+        """Counterpart for inputs that are multiples of ``1 / steps``, free of rounding; None if there is none."""
         return None
 
     def sample(self, x: Tensor, draws: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
@@ -132,7 +132,7 @@ class NormalEntries(Additive):
 
     @property
     def reach(self) -> float:
-        """2 * Phi(-9.2) is 3.6e-20."""
+        """9.2 standard deviations: 2 * Phi(-9.2) is 3.6e-20."""
         return 9.2 * self.sigma
 
 
@@ -154,7 +154,7 @@ class LaplaceEntries(Additive):
 
     @property
     def reach(self) -> float:
-        """Where the two tails together have 2**-64."""
+        """The two tails beyond it together have probability 2**-64."""
         return 64 * math.log(2) * self.scale
 
 
@@ -213,7 +213,7 @@ class OnGrid(Distribution):
 
     def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Fill with integers, which are looked up for all blocks at once."""
-        return _rounded(self.noise, self.steps, raw.device).draw_blocks_(raw, generators)
+        return _rounded_law(self.noise, self.steps, raw.device).draw_blocks_(raw, generators)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add integers, which is exact, and scale once: the result depends on nothing but the sum."""
@@ -221,18 +221,18 @@ class OnGrid(Distribution):
 
     def error(self, entries: int) -> float:
         """Every entry contributes the error of its law."""
-        return entries * _rounded(self.noise, self.steps, torch.device("cpu")).error
+        return entries * _rounded_law(self.noise, self.steps, torch.device("cpu")).error
 
 
 @lru_cache(maxsize=32)
-def _rounded(noise: Additive, steps: int, device: torch.device) -> IntegerLaw:
+def _rounded_law(noise: Additive, steps: int, device: torch.device) -> IntegerLaw:
     """The law of ``round(steps * noise)``."""
     reach = int(np.ceil(noise.reach * steps))
     tails = noise.upper_tail((np.arange(reach + 1) + 0.5) / steps)  # above 1/2, 3/2, ... steps
     half = np.append(-np.diff(tails), tails[-1])  # 1, 2, ..., and the tail beyond, added to the last cell
     masses = np.concatenate([half[::-1], [1 - 2 * tails[0]], half])
-    # Each tail is off by a relative error and by that of its argument, which moves it by at most a few of them; what
-    # lies beyond the last cell has less than 2**-63.
+    # Each tail has a relative error of its own and that of its argument, which is a few times as large at most. The
+    # tail beyond the last cell is below 2**-63.
     error = 8 * SPECIAL_FUNCTION_ERROR * float(tails.sum()) + 2.0**-63
     return IntegerLaw.of(masses, -len(half), error, device)
 

@@ -1,9 +1,9 @@
 """Noise for inputs on a grid, such as 8-bit images, drawn and added as integers.
 
-A floating-point sum of an input and noise betrays the input: some numbers are sums of a noise and one input, and not
-of any noise and another, so that a classifier can tell the two apart whose real-valued noise it could not. Rounding
-the noisy input to the grid hides that, and the theorem covers it: rounding belongs to the classifier. Since the input
-is on the grid, rounding the sum is adding rounded noise.
+A floating-point sum of an input and noise betrays the input: some numbers are sums of noise and one input, but not of
+noise and another input. So a classifier can tell two inputs apart that it could not tell apart under real-valued
+noise. Rounding the noisy input to the grid hides the difference. The theorem covers this rounding as a part of the
+classifier. Since the input lies on the grid, rounding the sum means adding rounded noise.
 
 References:
     Voracek, Hein (2023), Sound randomized smoothing in floating-point arithmetics, ICLR.
@@ -43,12 +43,12 @@ class IntegerLaw(NamedTuple):
 
     @classmethod
     def of(cls, masses: FloatArray, lowest: int, error: float, device: torch.device) -> "IntegerLaw":
-        """The law of cells with the given masses, the i-th for ``lowest + i``; ``error`` is what they are off by."""
+        """The law of cells with the given masses, the i-th for ``lowest + i``; ``error`` bounds theirs."""
         cumulative = [0]
         for mass in masses:  # exact: a float64 number times a power of two, as an integer
             numerator, denominator = float(mass).as_integer_ratio()
             cumulative.append(cumulative[-1] + (numerator << BITS) // denominator)
-        # What rounding down left over, or had too much, changes the last cells.
+        # The excess or deficit of the rounded masses goes to the last cells.
         cells = np.minimum(np.array(cumulative[1:-1], dtype=object), 2**BITS).astype(np.uint64)
         off_by = abs(2**BITS - cumulative[-1]) + len(masses)
         thresholds = torch.from_numpy(np.minimum(cells, 2**BITS - 1).astype(np.int64))

@@ -48,8 +48,8 @@ def block_seed(seed: int, stage: Stage, group: int, block: int) -> int:
     """64-bit seed of one block of noise.
 
     PyTorch's CPU generator reads only the low 32 bits of a seed. Stages and blocks are counted in these, so that
-    no two blocks of one input share a seed; those of two inputs do by chance, for a thousand inputs of a hundred
-    blocks somewhere with probability 0.02. On a GPU all 64 bits count.
+    no two blocks of one input share a seed. Blocks of two inputs may share one by chance: among a thousand inputs of
+    a hundred blocks, some do with probability 0.02. On a GPU all 64 bits count.
     """
     if block >= BLOCKS_PER_STAGE:
         raise InvalidInput(f"draws per input must stay below {BLOCKS_PER_STAGE * NOISE_BLOCK}")
@@ -91,14 +91,14 @@ def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sampling:
-    """A model on fixed inputs under noise: all that a draw is a function of.
+    """A model on fixed inputs under noise: everything that determines a draw.
 
     Attributes:
         model: takes (B, *O), deterministic and row by row.
         x: (N, *D).
         distribution: of the noise.
         seed: run seed.
-        indices: index of each row in its data set.
+        indices: index of each row in its data set, consecutive.
         batch_size: rows of a forward pass, at most.
         noise_group: consecutive indices that share their draws.
         chosen: rows of ``x`` to draw for, (M,) int64; all if None.
@@ -108,7 +108,7 @@ class Sampling:
     x: Tensor
     distribution: Distribution
     seed: int
-    indices: Sequence[int]
+    indices: range
     batch_size: int = 1000
     noise_group: int = 1
     chosen: Tensor | None = None
@@ -119,7 +119,7 @@ class Sampling:
         return self.distribution.error(math.prod(self.x.shape[1:]))
 
     def rows(self, chosen: Tensor) -> "Sampling":
-        """The same for some of the rows of ``x``, given by their numbers (M,)."""
+        """This sampling for some of the rows of ``x``, given by their numbers (M,)."""
         return replace(self, chosen=chosen)
 
     def _inputs(self, start: int, stop: int) -> Tensor:
@@ -155,7 +155,7 @@ class Sampling:
             batch.flush()
 
     def _chunks(self) -> Iterator[list[tuple[int, slice]]]:
-        """Groups of inputs, so many at a time as have a batch of inputs together: memory knows no number of inputs."""
+        """Groups of inputs, about one batch of inputs at a time, so that memory does not grow with their number."""
         chunk: list[tuple[int, slice]] = []
         rows_drawn = self.indices if self.chosen is None else [self.indices[row] for row in self.chosen.tolist()]
         for group, rows in noise_groups(rows_drawn, self.noise_group):
@@ -186,7 +186,7 @@ class Sampling:
 
 
 class _Batch:
-    """Noisy inputs on their way to the model, gathered across inputs until a forward pass is full."""
+    """Noisy inputs that wait for the model, gathered across inputs until a forward pass is full."""
 
     def __init__(
         self,
@@ -223,7 +223,7 @@ class _Batch:
             self.filled, done = place.stop, done + count
 
     def flush(self) -> None:
-        """Run the model on what is gathered; where memory ends, on half of it at a time from then on."""
+        """Run the model on the gathered inputs; where memory runs out, on half as many at a time from then on."""
         start = 0
         while start < self.filled:
             part = slice(start, min(start + self.largest, self.filled))
@@ -247,7 +247,7 @@ def precision(model: nn.Module, x: Tensor) -> torch.dtype:
 
 
 def precision_name(model: nn.Module, x: Tensor) -> str:
-    """What the model computes in, for records: autocast lowers all that is not double precision."""
+    """Name of the dtype that the model computes in, for records. Autocast lowers all but double precision."""
     device, dtype = x.device.type, precision(model, x)
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         return f"{torch.get_autocast_dtype(device)} (autocast)".removeprefix("torch.")

@@ -1,7 +1,7 @@
-"""Noises as certificates: what radius follows from a probability under them.
+"""Noises, and the radii that follow from probabilities under them.
 
-All radii have the units of the input; noise is put on the raw input, before any normalisation inside the model. How a
-noise is drawn is the concern of its distribution, see :mod:`certify.smoothing.drawing.distributions`.
+All radii have the units of the input. Noise is added to the raw input, before any normalisation inside the model. The
+distributions of noisy inputs are in :mod:`certify.smoothing.drawing.distributions`.
 """
 
 import math
@@ -25,13 +25,13 @@ class Noise(ABC):
 
     @property
     def domain(self) -> str:
-        """The perturbed inputs that a certificate speaks of, for records."""
+        """Perturbed inputs that a certificate is about, for records."""
         return "any input"
 
     @property
     @abstractmethod
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
 
     @abstractmethod
     def _radius(self, p: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ class Noise(ABC):
         return round_up(self._probability(radii(radius))).clamp(max=1.0)
 
     def check(self, x: Tensor) -> None:  # noqa: B027  # most certificates suit any input
-        """Raise InvalidInput where the certificate does not speak of these inputs (N, *D)."""
+        """Raise InvalidInput where the certificate does not hold for inputs such as these (N, *D)."""
 
     def radius_at(self, x: Tensor, p_lower: Tensor, p_upper: Tensor | None = None) -> Tensor:
-        """Like :meth:`radius`, (N,), for the inputs (N, *D): larger where it pays to know where they lie."""
+        """Like :meth:`radius`, (N,), for the inputs (N, *D); some noises give larger radii for known inputs."""
         return self.radius(p_lower, p_upper)
 
     def probability_needed_at(self, x: Tensor, radius: float) -> Tensor:
@@ -142,7 +142,7 @@ class Gaussian(Noise):
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return NormalEntries(self.sigma)
 
     def _radius(self, p: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class Laplace(Noise):
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return LaplaceEntries(self.scale)
 
     def _radius(self, p: Tensor) -> Tensor:
@@ -249,12 +249,12 @@ class Uniform(OverlapNoise):
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return UniformEntries(self.half_width)
 
 
 class InNorm(Noise):
-    """A noise whose radii are stated in another norm, by the inequality between the two norms.
+    """A noise with radii in another norm, by the inequality between the two norms.
 
     The smoothed classifier stays the same. In a higher norm the radius is divided by
     ``dimension ** (1 / noise.norm - 1 / norm)``, in a lower one it stays as it is.
@@ -286,12 +286,12 @@ class InNorm(Noise):
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return self.noise.distribution
 
     @property
     def domain(self) -> str:
-        """As for the noise."""
+        """Domain of the noise."""
         return self.noise.domain
 
     def check(self, x: Tensor) -> None:
@@ -300,11 +300,11 @@ class InNorm(Noise):
         self.noise.check(x)
 
     def radius_at(self, x: Tensor, p_lower: Tensor, p_upper: Tensor | None = None) -> Tensor:
-        """As for the noise, converted."""
+        """Radius of the noise, converted to the norm."""
         return self._converted(self.noise.radius_at(x, p_lower, p_upper))
 
     def probability_needed_at(self, x: Tensor, radius: float) -> Tensor:
-        """As for the noise, of the larger radius."""
+        """Probability that the noise needs for the radius in its own norm."""
         return self.noise.probability_needed_at(x, radius * self.ratio * (1 + 2.0**-52))
 
     def _radius(self, p: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Earlier radii from the same votes, for comparison curves: all hold, none exceeds that of the noise itself.
+"""Radii of earlier papers from the same votes, for comparison. All hold, and none exceeds that of the noise itself.
 
-Each is the largest of many bounds, one for every value of a free parameter. Values are tried on a grid, so that what
-comes out is a bound too, and close to the largest.
+Each is the largest of many bounds, one for every value of a parameter. The values are tried on a grid, so that the
+result is a bound, too, and close to the largest.
 """
 
 import math
@@ -13,7 +13,7 @@ from bounds import checks
 from bounds.numerics import complement, round_down, round_up
 from certify.smoothing.noises.base import Gaussian, Laplace, Noise
 
-VALUES = 1024  # of a free parameter
+PARAMETER_VALUES = 1024  # grid of the parameter of a bound
 FORMULA_ERROR = 1e-12  # absolute, of the argument of the logarithm in Li's bound
 
 
@@ -44,7 +44,7 @@ def lecuyer_radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> Tensor:
     (tensor([0.3903], dtype=torch.float64), tensor([1.2816], dtype=torch.float64))
     """
     a, b = (p.unsqueeze(-1) for p in _pair(p_lower, p_upper))
-    share = torch.arange(1, VALUES + 1, dtype=torch.float64, device=p_lower.device) / VALUES
+    share = torch.arange(1, PARAMETER_VALUES + 1, dtype=torch.float64, device=p_lower.device) / PARAMETER_VALUES
     epsilon = share * (0.5 * (a / b).log()).clamp(min=0.0, max=1.0)
     delta = round_down(round_down(a - round_up((2 * epsilon).exp() * b)) / (1 + epsilon.exp()))
     radius = sigma * epsilon / torch.sqrt(2 * torch.log(1.25 / delta.clamp(min=0.0)))  # 0 at delta 0
@@ -66,7 +66,7 @@ def li_radius(p_lower: Tensor, p_upper: Tensor, sigma: float) -> Tensor:
     tensor([1.0319], dtype=torch.float64)
     """
     a, b = (p.unsqueeze(-1) for p in _pair(p_lower, p_upper))
-    excess = torch.logspace(-2, 3, VALUES, dtype=torch.float64, device=p_lower.device)  # order - 1
+    excess = torch.logspace(-2, 3, PARAMETER_VALUES, dtype=torch.float64, device=p_lower.device)  # order - 1
     powers = torch.stack(torch.broadcast_tensors(-excess * a.log(), -excess * b.log()))
     mean = torch.exp(-(powers.logsumexp(0) - math.log(2)) / excess)
     rest = (1 - a - b + 2 * mean + FORMULA_ERROR).clamp(max=1.0)

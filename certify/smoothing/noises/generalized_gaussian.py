@@ -19,10 +19,10 @@ from certify.smoothing.noises.base import Noise, require_entries
 
 SMALLEST_DIMENSION = 32  # below, the law of a direction's angle is not smooth enough for the quadrature
 SMALLEST_SHAPE = 2  # of the gamma law, d / 2 - k, likewise
-NODES = 513  # of the quadrature
+QUADRATURE_NODES = 513  # of the quadrature
 TAIL = 1e-14  # probability beyond the first and the last node, together less than twice this
 QUADRATURE_ERROR = 1e-9  # allowed to each probability; twice the nodes change it by less than 1e-12
-SMALLEST_RADIUS = 1e-6  # over sigma, that is looked for
+SMALLEST_RADIUS = 1e-6  # smallest radius, over sigma, that is computed
 TABLE = 64  # radii from which others are interpolated
 SHARE = 1 - 1e-6  # of an interpolated radius that is tried, so that it passes
 
@@ -35,9 +35,9 @@ class GeneralizedGaussian(Noise):
     are those of the worst classifier with the same probability (Neyman and Pearson), by numerical quadrature. The
     set where the likelihood ratio of the noise at x to that at :math:`x + \delta` exceeds a number has probability
     p at x and q at :math:`x + \delta`, and no set of the same p has a smaller q. Any such set with p at most
-    ``p_lower`` and q above 1/2 proves the radius, and this is asked of the set that is found, with 1e-9 to spare on
-    both sides. So a poor search costs radius but never the guarantee, and errors of quadrature are covered a
-    thousand times over; they are known from other numbers of nodes and digits, not bounded by a theorem.
+    ``p_lower`` and q above 1/2 proves the radius. The set that the search finds is checked for this, with 1e-9 to
+    spare on both sides. So a poor search makes the radius smaller, but never wrong. Quadrature errors were measured
+    with other numbers of nodes and digits and are covered a thousand times over; no theorem bounds them.
 
     A proof for a shift of norm r is one for all shorter ones: the optimal sets compare p and q by integrals of
     :math:`\min(p(x), \lambda p(x - \delta))`, which are volumes of intersections of two balls, one for each level,
@@ -80,7 +80,7 @@ class GeneralizedGaussian(Noise):
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return RadialEntries(self.sigma, self.dimension, self.k)
 
     def check(self, x: Tensor) -> None:
@@ -95,7 +95,7 @@ class GeneralizedGaussian(Noise):
         return torch.where(above, self._radius(torch.where(above, p_lower, 0.75)), 0.0)
 
     def _probability(self, radius: Tensor) -> Tensor:
-        largest = _table(self.dimension, self.k).radius[-1]  # which needs 1 and more
+        largest = _radius_table(self.dimension, self.k).radius[-1]  # which needs 1 and more
 
         def needed(r: FloatArray) -> FloatArray:
             return np.where(r > 0, _needed(r.clip(SMALLEST_RADIUS, largest), self.dimension, self.k)[0], 0.5)
@@ -119,7 +119,7 @@ def _mass(r: FloatArray, evidence: FloatArray, dimension: int, k: int) -> FloatA
     """
     m, scale = dimension / 2 - k, math.sqrt(dimension / (dimension - 2 * k))
     low, high = special.gammaincinv(m, TAIL), special.gammainccinv(m, TAIL)
-    z = np.linspace(math.log(low / m), math.log(high / m), NODES)
+    z = np.linspace(math.log(low / m), math.log(high / m), QUADRATURE_NODES)
     weight = np.exp(m * (z - np.expm1(z)))
     t, rho = m * np.exp(z), scale * np.sqrt(2 * m * np.exp(z))
     r, evidence = r[:, None], evidence[:, None]
@@ -148,25 +148,25 @@ def _needed(r: FloatArray, dimension: int, k: int) -> tuple[FloatArray, FloatArr
     return np.where(proved, _mass(r, -high, dimension, k), 1.0), high
 
 
-class _Table(NamedTuple):
+class _RadiusTable(NamedTuple):
     radius: FloatArray  # ascending from 0 to one that needs probability 1
     needed: FloatArray
     evidence: FloatArray
 
 
 @lru_cache(maxsize=32)
-def _table(dimension: int, k: int) -> _Table:
+def _radius_table(dimension: int, k: int) -> _RadiusTable:
     last = np.array([4.0])
     while _needed(last, dimension, k)[0] < 1:
         last = 1.25 * last
     radius = last * np.linspace(0, 1, TABLE) ** 2  # closer together near 0
     needed, evidence = _needed(radius[1:], dimension, k)
-    return _Table(radius, np.maximum.accumulate(np.append(0.5, needed)), np.append(0.0, evidence))
+    return _RadiusTable(radius, np.maximum.accumulate(np.append(0.5, needed)), np.append(0.0, evidence))
 
 
 def _proved_radius(p: FloatArray, dimension: int, k: int) -> FloatArray:
     """Radii for probabilities above 1/2: interpolated and then proved, or else the next one of the table below."""
-    table = _table(dimension, k)
+    table = _radius_table(dimension, k)
     fallback = table.radius[np.searchsorted(table.needed, p, side="right") - 1]
     inner = (table.needed < 1) & (table.radius > 0)
     radius, needed, evidence = (np.asarray(column)[inner] for column in table)

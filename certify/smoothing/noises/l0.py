@@ -1,4 +1,4 @@
-"""Noises for perturbations of few entries or pixels, whose radii are whole numbers and exact.
+"""Noises against changes of few entries or pixels. Their radii are whole numbers, and exact.
 
 Thresholds are fractions of whole numbers. A float64 probability exceeds a fraction if and only if it exceeds the
 largest float64 number that is not above it, so that tables of these decide exactly.
@@ -22,7 +22,7 @@ from certify.smoothing.drawing.distributions import Distribution, require_grid
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
 from certify.smoothing.noises.base import Noise, radii
 
-LARGEST_RADIUS = 500  # of discrete noise that is looked for
+LARGEST_RADIUS = 500  # largest radius of discrete noise that is computed
 
 
 class CountingNoise(Noise):
@@ -62,7 +62,7 @@ def _floor(numerator: int, denominator: int) -> float:
 class Ablation(CountingNoise):
     r"""Randomized ablation: the model sees ``keep`` pixels, chosen at random, and certifies a number of changed ones.
 
-    A pixel is all channels at one place. A change of r of d pixels goes unseen if none of them is kept, with the
+    A pixel is all channels at one place. If r of d pixels change, the model sees none of them with the
     probability :math:`u = \binom{d-r}{k} / \binom{d}{k}`. So the probability of a class changes by :math:`1 - u` at
     most, and the label stays as long as :math:`p_A - p_B > 2 (1 - u)`.
 
@@ -97,12 +97,12 @@ class Ablation(CountingNoise):
 
     @property
     def domain(self) -> str:
-        """The perturbed inputs that a certificate speaks of, for records."""
+        """Perturbed inputs that a certificate is about, for records."""
         return "inputs in [0, 1]"
 
     @property
     def distribution(self) -> Distribution:
-        """How ablated inputs are drawn."""
+        """Distribution that ablated inputs are drawn from."""
         return KeptPixels(self.keep, self.pixels)
 
     def check(self, x: Tensor) -> None:
@@ -133,7 +133,7 @@ def _ablation_thresholds(keep: int, pixels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class KeptPixels(Distribution):
-    """Inputs of which a random subset of the pixels is kept, all subsets of the size being equally likely."""
+    """Inputs with a random subset of their pixels kept. All subsets of one size are equally likely."""
 
     keep: int
     pixels: int
@@ -164,7 +164,7 @@ class KeptPixels(Distribution):
         return encoded.new_empty(draws, *encoded.shape[2:])
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        """Fill with 1 for pixels that are kept and 0 for others: those with the largest of random keys are kept."""
+        """Fill with 1 for pixels that are kept and 0 for others. The pixels with the largest random keys are kept."""
         keys = torch.empty(len(raw), self.pixels, dtype=torch.int64, device=raw.device).random_(generator=generator)
         raw.zero_().view(len(raw), self.pixels).scatter_(1, keys.topk(self.keep, sorted=False).indices, 1.0)
         return raw
@@ -174,11 +174,11 @@ class KeptPixels(Distribution):
         return torch.mul(encoded.unsqueeze(1), raw.unsqueeze(1), out=out)
 
     def error(self, entries: int) -> float:
-        """Probability that two of the keys, which have 63 bits, are equal: without that, subsets are equally likely."""
+        """Probability that two of the 63-bit keys are equal. Subsets are equally likely where all keys differ."""
         return math.comb(self.pixels, 2) * 2.0**-63
 
     def on_grid(self, steps: int) -> Distribution:
-        """The same, which does not compute with values of pixels."""
+        """This distribution, which does not compute with values of pixels."""
         return self
 
 
@@ -186,9 +186,9 @@ class KeptPixels(Distribution):
 class DiscreteNoise(CountingNoise):
     r"""Noise on a grid of values: each entry stays, or takes any of the other values with equal probability.
 
-    The radius is the largest number r of changed entries at which the label still leads for the worst classifier with
-    the same probabilities (Neyman and Pearson), of 500 at most. Only the changed entries matter to that, whatever
-    their values are. Each contributes :math:`\pm \ln(\kappa / \beta)` or 0 to the logarithm of the likelihood ratio,
+    The radius is the largest number r of changed entries, up to 500, at which the label still leads for the worst
+    classifier with the same probabilities (Neyman and Pearson). Only the number of changed entries matters, not
+    their values. Each contributes :math:`\pm \ln(\kappa / \beta)` or 0 to the logarithm of the likelihood ratio,
     with the probabilities :math:`\kappa`, :math:`\beta = (1 - \kappa) / K` and :math:`(K - 1) \beta`, where K is the
     number of other values.
 
@@ -222,12 +222,12 @@ class DiscreteNoise(CountingNoise):
 
     @property
     def domain(self) -> str:
-        """The perturbed inputs that a certificate speaks of, for records."""
+        """Perturbed inputs that a certificate is about, for records."""
         return f"multiples of 1/{self.levels - 1} in [0, 1]"
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return ReplacedValues(float(self.keep_probability), self.levels)
 
     def check(self, x: Tensor) -> None:
@@ -240,15 +240,15 @@ class DiscreteNoise(CountingNoise):
         return _discrete_thresholds(Fraction(self.keep_probability), self.levels - 1)
 
     def _radius_between(self, p_lower: Tensor, p_upper: Tensor) -> Tensor:
-        """Largest r at which what is left of p_A exceeds what p_B can become, in exact arithmetic, row by row.
+        """Largest r at which the least value of p_A exceeds the largest value of p_B, in exact arithmetic, row by row.
 
-        What p_B can become is all but what is left of 1 - p_B.
+        The largest value of p_B is one minus the least value of 1 - p_B.
         """
         values = (p.flatten().tolist() for p in (p_lower, p_upper))
         pairs = [(Fraction(a), 1 - Fraction(b)) for a, b in zip(*values, strict=True)]
         radius, open_ = [0.0] * len(pairs), list(range(len(pairs)))
         for r, masses in enumerate(_evidence_masses(Fraction(self.keep_probability), self.levels - 1)):
-            open_ = [row for row in open_ if sum(_left(masses, p) for p in pairs[row]) > 1]
+            open_ = [row for row in open_ if sum(_least_probability(masses, p) for p in pairs[row]) > 1]
             if not open_ or r == len(self.thresholds):
                 break
             for row in open_:
@@ -259,7 +259,7 @@ class DiscreteNoise(CountingNoise):
 def _evidence_masses(keep: Fraction, others: int) -> Iterator[list[int]]:
     """For r = 0, 1, ... changed entries, integers in proportion to the probabilities of evidence -r, ..., r.
 
-    That is, under the noise of the unchanged input; under that of the changed one they are the same in reverse.
+    These are the probabilities at the unchanged input. At the changed input they are the same in reverse order.
     Evidence of s means a likelihood ratio of ``(keep / beta)**s``.
     """
     other = keep.denominator - keep.numerator
@@ -282,7 +282,7 @@ def _matching(first: list[int], second: list[int], amount: Fraction) -> tuple[in
     raise AssertionError("amounts never exceed 1")
 
 
-def _left(masses: list[int], p: Fraction) -> Fraction:
+def _least_probability(masses: list[int], p: Fraction) -> Fraction:
     """Least probability that a class of probability ``p`` can have at the changed input."""
     return Fraction(*_matching(masses, masses[::-1], p))
 
@@ -301,7 +301,7 @@ def _discrete_thresholds(keep: Fraction, others: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ReplacedValues(Distribution):
-    """Values of which each is replaced by another one with the probability ``1 - keep_probability``."""
+    """Values that are each replaced by another one with probability ``1 - keep_probability``."""
 
     keep_probability: float
     levels: int
@@ -337,7 +337,7 @@ class ReplacedValues(Distribution):
         return entries * _offsets(self, torch.device("cpu")).error
 
     def on_grid(self, steps: int) -> Distribution | None:
-        """The same, if the grid is."""
+        """This distribution if its grid has as many steps, else None."""
         return self if steps == self.levels - 1 else None
 
 

@@ -62,12 +62,12 @@ class UniformInBox(OverlapNoise):
 
     @property
     def domain(self) -> str:
-        """The perturbed inputs that a certificate speaks of, for records."""
+        """Perturbed inputs that a certificate is about, for records."""
         return f"inputs in [{self.low:g}, {self.high:g}]"
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return Uniform(self.half_width).distribution
 
     def check(self, x: Tensor) -> None:
@@ -136,7 +136,7 @@ class SplittingNoise(OverlapNoise):
     place drawn for each entry, see :func:`certify.smoothing.derandomized.splitting.split`.
 
     Proof. The model sees a difference between x and :math:`x + \delta` only if a cut falls between :math:`x_i` and
-    :math:`x_i + \delta_i` for some i. Cuts are :math:`2w` apart and lie uniformly, so that one does with probability
+    :math:`x_i + \delta_i` for some i. Cuts are :math:`2w` apart at a uniform place, so that one does with probability
     :math:`\min(1, |\delta_i| / 2w)`; by the union bound, the probability of every class changes by at most
     :math:`\|\delta\|_1 / 2w`. On a grid with :math:`L = 2w \cdot steps` steps from cut to cut, cuts lie in the
     middle of steps, at one of L places with equal probability. Between grid points that are m steps apart lie m of
@@ -161,12 +161,12 @@ class SplittingNoise(OverlapNoise):
 
     @property
     def domain(self) -> str:
-        """The perturbed inputs that a certificate speaks of, for records."""
+        """Perturbed inputs that a certificate is about, for records."""
         return "inputs in [0, 1]"
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return RandomCuts(self.half_width)
 
     def check(self, x: Tensor) -> None:
@@ -189,7 +189,7 @@ class RandomCuts(Distribution):
         return raw.uniform_(0.0, 2 * self.half_width, generator=generator)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
-        """Show between which cuts every entry lies."""
+        """Write the midpoint between the two cuts around every entry."""
         return out.copy_(split(encoded.unsqueeze(1), raw, self.half_width))
 
     def on_grid(self, steps: int) -> Distribution | None:
@@ -243,7 +243,7 @@ class RandomCutsOnGrid(Distribution):
         return _equal(self.levels, raw.device).draw_blocks_(raw, generators)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
-        """Show between which cuts every entry lies: integers and halves of them, until one division at the end."""
+        """Write the midpoint between the two cuts around every entry, in integers and halves until one division."""
         interval = ((encoded.unsqueeze(1) - raw) / self.levels).ceil_()  # no rounding error reaches an integer
         upper = interval.mul_(self.levels).add_(raw + 0.5)
         lower = upper - self.levels

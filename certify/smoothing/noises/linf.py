@@ -51,7 +51,7 @@ class UniformLInf(Noise):
 
     @property
     def distribution(self) -> Distribution:
-        """How noisy inputs are drawn."""
+        """Distribution that noisy inputs are drawn from."""
         return Uniform(self.half_width).distribution
 
     def check(self, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Models with any output under Gaussian noise, and the order statistics that bound what they return."""
+"""Models with any output under Gaussian noise, and the order statistics that bound their outputs."""
 
 import bisect
 from collections.abc import Iterator
@@ -10,52 +10,40 @@ from scipy import special
 from torch import Tensor, nn
 
 from bounds.errors import InvalidInput, InvalidModel
+from bounds.numerics import BETA_FUNCTION_ERROR
 from certify.models import frozen, probe
-from certify.results import Record
+from certify.results import Drawn
 from certify.smoothing.classifiers.noisy_model import Grid, NoisyModel
 from certify.smoothing.drawing.votes import Sampling, Stage, noise_groups, precision
 from certify.smoothing.noises.base import Gaussian
 
-TAIL_ERROR = 1e-9  # relative, allowed to SciPy's incomplete beta function; measured up to 2e-13
-SHIFT_ERROR = 1e-11  # relative, of a shifted normal probability; the rounding of its argument has most of it
+SHIFT_ERROR = 1e-11  # relative, of a shifted normal probability, most of it from rounding the argument
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OutputCertificate(Record):
+class OutputCertificate(Drawn):
     """Base of statements about a smoothed model whose output is no class, one row per input.
 
     Attributes:
-        label: (N, *O), what the smoothed model returns, as estimated.
+        label: (N, *O), estimate of the output of the smoothed model.
         radius: bound of the perturbation, in units of the input.
         norm: order of the norm of perturbations.
         alpha: probability, per row, that the statement is wrong.
         n: draws per input.
-        seed: run seed.
-        first_index: index of row 0 in its data set.
-        noise_group: consecutive inputs that share their noise draws.
-        sampling: how noisy inputs are made; only of ``"floating point"`` the theorem holds up to rounding alone.
-        precision: dtype in which the model answers.
-        subject: the smoothed model.
     """
 
     radius: float
     norm: float
     alpha: float
     n: int
-    seed: int
-    first_index: int
-    noise_group: int
-    sampling: str
-    precision: str
-    subject: str
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """A copy on ``device``. Every dtype stays, whatever is asked for: rounding could break what bounds promise."""
+        """A copy on ``device``. Dtypes stay, whatever ``dtype`` is: rounding could make bounds wrong."""
         return super().to(device)
 
 
 class NoisyOutputs(NoisyModel):
-    """A model of any output under Gaussian noise: what percentile smoothing and center smoothing share.
+    """A model with any output under Gaussian noise, the common base of percentile smoothing and center smoothing.
 
     Args:
         model: maps (N, *D) to one tensor (N, *O), deterministic and row by row.
@@ -144,6 +132,6 @@ def upper_rank(p: float, n: int, alpha: float) -> int:
     """
 
     def reaches(k: int) -> bool:
-        return float(special.betainc(k, n - k + 1, p)) * (1 + TAIL_ERROR) <= alpha
+        return float(special.betainc(k, n - k + 1, p)) * (1 + BETA_FUNCTION_ERROR) <= alpha
 
     return 1 + bisect.bisect_left(range(1, n + 1), True, key=reaches)

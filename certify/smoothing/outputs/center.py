@@ -2,8 +2,8 @@ r"""Center smoothing: certificates for outputs that are compared by a distance, 
 
 Write r(z, x) for the smallest radius of a ball about the point z that holds at least half of what a model returns
 under Gaussian noise at x. The smoothed model returns, for every x, a point whose r(., x) is small: at most 2 gamma
-times that of any point. The center of the smallest such ball qualifies, and so does the best of the outputs; which
-one it is does not matter.
+times that of any point. The center of the smallest such ball qualifies, and so does the best of the outputs; any
+of them will do.
 
 **Why its output moves little.** Let a ball of radius R about a point c hold, at every input x' within the perturbation,
 more than half of the outputs. Then some point has r(., x') <= R, so the smoothed output z at x' has a ball of radius
@@ -29,7 +29,7 @@ from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
 from bounds.numerics import round_up
 from certify.smoothing.classifiers.noisy_model import Grid
-from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 from certify.smoothing.outputs.base import (
     NoisyOutputs,
@@ -80,8 +80,8 @@ class CenterSmoothing:
             half precision as numbers in single precision.
         noise: Gaussian, in units of the input.
         gamma: factor of the relaxed triangle inequality, at least 1: 1 for a metric, 2 for its square.
-        batch_size: rows of a forward pass; a matter of memory and speed only.
-        noise_group: this many consecutive inputs share their noise draws.
+        batch_size: rows of a forward pass; it affects memory and speed only.
+        noise_group: number of consecutive inputs that share their noise draws.
         grid: as for :class:`certify.SmoothedClassifier`; the model is then that behind a rounding to the grid.
 
     Raises:
@@ -135,7 +135,7 @@ class CenterSmoothing:
             n: noise draws per input for the estimate. Below ``log(alpha) / log(Phi(radius / sigma))`` every row
                 abstains.
             n0: separate draws per input that choose the center; their outputs are kept meanwhile.
-            candidates: how many of these are tried, each against all of them.
+            candidates: number of these that are tried as centers, each against all of them.
             alpha: failure probability, per row.
             generator: supplies the run seed (one draw from it).
             first_index: index of row 0 in its data set.
@@ -173,16 +173,11 @@ class CenterSmoothing:
             norm=noise.norm,
             alpha=alpha,
             n=n,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.outputs.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(sampling.model, x),
-            subject=f"center of {self.outputs.subject(sampling.distribution)}",
+            **self.outputs.provenance(sampling, "center of "),
         )
 
     def _center(self, values: Tensor, candidates: int) -> Tensor:
-        """Of the first draws, that with the smallest median distance to all of (M, n0, *O), (M, *O)."""
+        """Centers (M, *O): among the first draws of (M, n0, *O), the one with the smallest median distance to all."""
         others = values.flatten(0, 1)
         best = values[:, 0]
         smallest = torch.full((len(values),), torch.inf, dtype=torch.float64, device=values.device)

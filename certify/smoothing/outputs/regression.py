@@ -1,9 +1,9 @@
 r"""Percentile smoothing: certified intervals for models that return numbers.
 
 The smoothed regressor returns, for every entry of the output, the p-quantile of what the model returns under Gaussian
-noise, :math:`h_p(x) = \inf \{ y : P(f(x + \epsilon) \le y) \ge p \}`; the median for p = 1/2. A mean would be moved
-without limit by a few noisy outputs, a quantile is not: within an l_2 distance r it stays between the quantiles of
-:math:`\Phi(\Phi^{-1}(p) \mp r / \sigma)` at x, and these are bounded by order statistics of draws at x.
+noise, :math:`h_p(x) = \inf \{ y : P(f(x + \epsilon) \le y) \ge p \}`; the median for p = 1/2. A few noisy
+outputs can move a mean without limit, but not a quantile: within an l_2 distance r it stays between the quantiles of
+:math:`\Phi(\Phi^{-1}(p) \mp r / \sigma)` at x, and order statistics of draws at x bound these.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import in_deployed_precision
 from certify.smoothing.classifiers.noisy_model import Grid
-from certify.smoothing.drawing.votes import Stage, draw_run_seed, precision_name
+from certify.smoothing.drawing.votes import Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 from certify.smoothing.outputs.base import (
     NoisyOutputs,
@@ -75,13 +75,13 @@ class PercentileCertificate(OutputCertificate):
 
 
 class SmoothedRegressor:
-    """The regressor that returns a quantile of what a model returns under Gaussian noise.
+    """The regressor that returns a quantile of the outputs of a model under Gaussian noise.
 
     Args:
         model: maps (N, *D) to one tensor (N, *O), deterministic and row by row; normalisation belongs inside it.
         noise: Gaussian, in units of the input.
-        batch_size: rows of a forward pass; a matter of memory and speed only.
-        noise_group: this many consecutive inputs share their noise draws.
+        batch_size: rows of a forward pass; it affects memory and speed only.
+        noise_group: number of consecutive inputs that share their noise draws.
         grid: as for :class:`certify.SmoothedClassifier`; the regressor is then that behind a rounding to the grid.
 
     Raises:
@@ -119,10 +119,10 @@ class SmoothedRegressor:
 
         For each row, the statement that all entries of the smoothed output lie in ``[lower, upper]`` at all inputs
         within ``radius`` is false with probability at most ``alpha``. Each side of each of m entries has
-        ``alpha / (2 m)``; more draws are needed for more entries, but only as many as its logarithm asks for.
+        ``alpha / (2 m)``; more entries need more draws, by a logarithmic factor only.
 
-        All n outputs of an input are kept until they are sorted: 16 bytes or so for each of their entries, times the
-        inputs that share their noise or fill a batch, however many inputs there are.
+        All n outputs of an input are kept until they are sorted: about 16 bytes for each of their entries, times the
+        number of inputs that share their noise or fill a batch. The number of all inputs does not matter.
 
         Args:
             x: (N, *D), floating and finite.
@@ -167,12 +167,7 @@ class SmoothedRegressor:
             norm=noise.norm,
             alpha=alpha,
             n=n,
-            seed=sampling.seed,
-            first_index=first_index,
-            noise_group=self.outputs.noise_group,
-            sampling=sampling.distribution.sampling,
-            precision=precision_name(sampling.model, x),
-            subject=f"quantile(p={quantile}) of {self.outputs.subject(sampling.distribution)}",
+            **self.outputs.provenance(sampling, f"quantile(p={quantile}) of "),
         )
 
 

@@ -33,7 +33,12 @@ class Ball(nn.Module):
 def test_a_plane_passes(features: int):
     model = Halfspace(torch.randn(features, generator=generator(), dtype=torch.float64), bias=0.3)
     x = torch.randn(12, features, generator=generator(1), dtype=torch.float64)
-    found = noise_ratio_test(model, x, directions=60, alpha=1e-4, generator=generator(2))
+    stages: list[tuple[int, int]] = []
+    found = noise_ratio_test(
+        model, x, directions=60, alpha=1e-4, generator=generator(2), progress=lambda *stage: stages.append(stage)
+    )
+    count = 3 + len(found.dimensions)
+    assert stages == [(done, count) for done in range(1, count + 1)]
     assert found.law_holds
     assert found.boundary_is_flat
     assert found.expected_effective_dimension == features

@@ -80,7 +80,7 @@ def test_twice_the_nodes_give_the_same(dimension: int, k: int, monkeypatch):
     r = np.repeat([1e-3, 0.1, 0.7, 2.0, 4.0, 8.0], 5)
     evidence = np.tile([-1.0, -0.5, 0.0, 0.5, 1.0], 6) * r**2
     whole = _mass(r, evidence, dimension, k)
-    monkeypatch.setattr(generalized_gaussian, "NODES", 2 * generalized_gaussian.NODES - 1)
+    monkeypatch.setattr(generalized_gaussian, "QUADRATURE_NODES", 2 * generalized_gaussian.QUADRATURE_NODES - 1)
     assert np.abs(_mass(r, evidence, dimension, k) - whole).max() < QUADRATURE_ERROR / 1000
 
 

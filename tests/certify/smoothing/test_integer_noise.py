@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import SmoothedClassifier
 from certify.smoothing import Gaussian, Laplace, Noise, Uniform
-from certify.smoothing.drawing.distributions import OnGrid, _rounded
+from certify.smoothing.drawing.distributions import OnGrid, _rounded_law
 from certify.smoothing.drawing.integer_noise import BITS, GUIDE_BITS, IntegerLaw, grid_integers
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ each_noise = pytest.mark.parametrize("name", NOISES)
 
 
 def law_of(noise: Noise, steps: int = 255) -> IntegerLaw:
-    return _rounded(noise.distribution, steps, CPU)
+    return _rounded_law(noise.distribution, steps, CPU)
 
 
 def probabilities(law: IntegerLaw) -> list[Fraction]:

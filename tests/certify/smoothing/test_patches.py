@@ -198,7 +198,7 @@ def test_record_says_what_it_speaks_of():
         (lambda m, x: certify(m, ColumnAblation(1), x.flatten(1)), r"x must have shape \(N, C, H, W\), got \(4096, 12"),
         (lambda m, x: certify(m, ColumnAblation(1), x * math.nan), "row 0 holds NaN or infinity"),
         (lambda m, x: certify(m, ColumnAblation(1), x.repeat(1, 2, 1, 1)), r"does not accept x of shape \(5, 4, 3, 4"),
-        (lambda m, x: certify(m, 4, x), "ablation must be an PatchAblation such as ColumnAblation"),
+        (lambda m, x: certify(m, 4, x), "ablation must be a PatchAblation such as ColumnAblation"),
         (lambda m, x: certify(m, ColumnAblation(1), x, batch_size=0), "batch_size must be an integer of at least 1"),
         (lambda m, x: certify(m, ColumnAblation(1), x[:2]).certified(torch.zeros(3), 1), "labels must have shape"),
         (lambda m, x: ColumnAblation(0), "columns must be an integer of at least 1, got 0"),
