@@ -123,7 +123,7 @@ def class_logits(output: object, count: int) -> Tensor:
 
 
 def tolerance(model: nn.Module, logits: Tensor) -> float:
-    """How far answers for one input may differ between batches, absolute: sums run in other orders there."""
+    """The absolute difference that answers for one input may have between batches: sums run in other orders there."""
     dtypes = {logits.dtype, *(weight.dtype for weight in model.parameters())}
     unit = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
     if logits.is_cuda:

@@ -67,7 +67,7 @@ class DenseRows:
         return x
 
     def by_row(self, x: Tensor) -> Tensor:
-        """What :meth:`at` or :meth:`grouped` gave, as (N, R, ..)."""
+        """A result of :meth:`at` or :meth:`grouped`, as (N, R, ..)."""
         return x.expand(-1, self.count, *x.shape[2:])
 
     def flat(self) -> Tensor:
@@ -163,7 +163,7 @@ class PatchRows:
         return x.reshape(len(x), *self.values.shape[1:4], *x.shape[2:])
 
     def by_row(self, x: Tensor) -> Tensor:
-        """What :meth:`at` or :meth:`grouped` gave, as (N, R, ..)."""
+        """A result of :meth:`at` or :meth:`grouped`, as (N, R, ..)."""
         return x.expand(-1, *self.values.shape[1:4], *x.shape[4:]).flatten(1, 3)
 
     def flat(self) -> Tensor:
@@ -204,7 +204,7 @@ class PatchRows:
         return _framed(whole.flatten(1, 3), _margins(self.shape, padded, self.padding, inward=True))
 
     def in_windows(self, padding: tuple[int, int], size: tuple[int, int]) -> "PatchRows":
-        """The same in larger windows that begin ``padding`` before the map."""
+        """The rows in larger windows that begin ``padding`` before the map."""
         top, left = (new - old for new, old in zip(padding, self.padding, strict=True))
         bottom, right = size[0] - top - self.values.shape[5], size[1] - left - self.values.shape[6]
         return replace(self, values=F.pad(self.values, (left, right, top, bottom)), padding=padding)
@@ -236,7 +236,7 @@ class UnitRows:
         return x.reshape(len(x), -1).expand(len(self.index), -1).gather(1, self.index)
 
     def size(self, x: Tensor) -> Tensor:
-        """The same."""
+        """(N, R) entries of (N, *shape): coefficients are 1."""
         return self.dot(x)
 
     def split(self) -> tuple[Tensor, Tensor]:
@@ -311,7 +311,7 @@ def _framed(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
 def _margins(
     shape: tuple[int, ...] | torch.Size, padded: list[int], padding: tuple[int, int], *, inward: bool
 ) -> tuple[int, int, int, int]:
-    """What to add to a map on each side to get what all windows cover; with ``inward``, the way back."""
+    """Zeros to add to a map on each side for the windows to cover; with ``inward``, the way back."""
     before = (padding[1], padding[0])
     after = (padded[1] - padding[1] - shape[2], padded[0] - padding[0] - shape[1])
     sign = -1 if inward else 1

@@ -64,7 +64,7 @@ def as_it_is(*args: object, **kwargs: object) -> Tensor:
 
 
 def copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    """What stands in ``x`` after the source was written to it."""
+    """The values of ``x`` after the source was written to it."""
     return source.to(x.dtype).expand(x.shape).clone()
 
 

@@ -1,4 +1,4 @@
-"""What is known of a number beyond its formula."""
+"""Ranges of values that are known beyond their formula."""
 
 import torch
 from torch import Tensor

@@ -12,7 +12,7 @@ Cell = Callable[[Tensor, State, Weights], State]
 
 
 def _both(x: Tensor, hidden: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """What input and state contribute to the gates."""
+    """Contributions of input and state to the gates."""
     biases: Sequence[Tensor | None] = weights[2:4] if len(weights) > 3 else (None, None)
     return F.linear(x, weights[0], biases[0]), F.linear(hidden, weights[1], biases[1])
 

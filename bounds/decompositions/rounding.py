@@ -16,7 +16,7 @@ def trunc(x: Tensor) -> Tensor:
 
 
 def frac(x: Tensor) -> Tensor:
-    """What rounding towards 0 leaves."""
+    """The part that rounding towards 0 leaves."""
     found: Tensor = within(x - trunc(x), -1.0, 1.0)
     return found
 
@@ -55,14 +55,14 @@ def _between(remainder: Tensor, divisor: Tensor | float, least: float) -> Tensor
 
 
 def remainder(x: Tensor | float, y: Tensor | float) -> Tensor:
-    """What the floor of a quotient leaves; it has the sign of the divisor."""
+    """The remainder of the floor of a quotient; it has the sign of the divisor."""
     if not _floating(x, y):
         return NotImplemented  # type: ignore[no-any-return]  # the operation stays as it is
     return _between(x - y * floor_divide(x, y), y, 0.0)
 
 
 def fmod(x: Tensor | float, y: Tensor | float) -> Tensor:
-    """What a quotient rounded towards 0 leaves; it has the sign of the dividend."""
+    """The remainder of a quotient rounded towards 0; it has the sign of the dividend."""
     if not _floating(x, y):
         return NotImplemented  # type: ignore[no-any-return]  # the operation stays as it is
     return _between(x - y * divide(x, y, rounding_mode="trunc"), y, -1.0)

@@ -82,7 +82,7 @@ def nearest(x: Tensor, output_size: Sequence[int] | None, scale_factors: Sequenc
 def _axes(
     x: Tensor, output_size: Sequence[int] | None, factors: Sequence[float] | None
 ) -> list[tuple[int, list[int], float | None]]:
-    """Of all dimensions but inputs and channels: which one, its old and its new size, and the factor if it is given."""
+    """Dimensions of the map, each with its old and its new size, and the factor if it is given."""
     axes: list[tuple[int, list[int], float | None]] = []
     for dim in range(2, x.ndim):
         factor = None if factors is None else float(factors[dim - 2])

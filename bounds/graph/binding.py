@@ -182,7 +182,7 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _returned(signature: ExportGraphSignature, outputs: Any) -> Any:  # noqa: ANN401  # whatever the model returns
-    """What the model returns, without what it writes to its input."""
+    """The results that the model returns, without those that it writes to its input."""
     kinds = [spec.kind for spec in signature.output_specs]
     if not isinstance(outputs, tuple | list) or len(kinds) != len(outputs):
         return outputs

@@ -1,4 +1,4 @@
-"""What keeps a captured program from being one fixed function of each input: random numbers, and other inputs."""
+"""Obstacles to bounds in a captured program: random numbers, and inputs that depend on each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ def _values(node: fx.Node) -> list[fx.Node]:
 def ancestors(
     graph: fx.Graph, parents: Callable[[fx.Node], list[fx.Node]] = lambda node: node.all_input_nodes
 ) -> set[fx.Node]:
-    """What the output is made of, by the parents of nodes."""
+    """Nodes that the output is made of, by the parents of nodes."""
     (output,) = (node for node in graph.nodes if node.op == "output")
     found, waiting = set(), [output]
     while waiting:

@@ -1,4 +1,4 @@
-"""Which rule bounds use for each operation of a network, and what to do about those that have none."""
+"""Rules that bounds use for the operations of a network, and remedies for those that have none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

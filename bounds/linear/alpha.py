@@ -28,7 +28,7 @@ LEAST_GAIN = 1e-3  # in that many steps, of its distance from the value at the c
 
 
 class _Places(NamedTuple):
-    """Where a function has parameters: at few entries if it is linear at the others, else at all.
+    """The entries at which a function has parameters: few if it is linear at the others, else all.
 
     Attributes:
         planes: as a function of the parameters there.
@@ -99,7 +99,7 @@ class Parameters:
         return [number.requires_grad_() for numbers in self.values.values() for number in numbers]
 
     def chosen(self, rows: Tensor) -> "Parameters":
-        """Those of some rows (N, R'), given by their places."""
+        """The parameters of some rows (N, R'), given by their places."""
         part = Parameters(self._backward)
         part.values = {name: [_rows(number, rows) for number in numbers] for name, numbers in self.values.items()}
         return part
@@ -206,7 +206,7 @@ class _Ascent:
 def _keep_best(
     best: Tensor, record: dict[str, list[Tensor]], bound: Tensor, parameters: Parameters, sides: Tensor
 ) -> None:
-    """Where a row has come higher than before, remember how high and how."""
+    """Remember the best bound of each row, and the parameters that gave it."""
     old = best.gather(1, sides)
     better = bound > old
     best.scatter_(1, sides, torch.where(better, bound, old))

@@ -92,7 +92,7 @@ class Backward:
         return self._lines[name, rounded]
 
     def _line_error(self, name: str, planes: Planes) -> Tensor:
-        """What rounding may change behind a function of one variable for a coefficient of size 1, entry by entry."""
+        """The rounding error behind a function of one variable for a coefficient of size 1, entry by entry."""
         network, function, (parent,) = self.network, self.network.functions[name], self.network.parents(name)
         (low,), (high,) = planes.lower_slopes, planes.upper_slopes
         if isinstance(function, ReLURelaxation):  # also for any slope that is chosen later
@@ -113,7 +113,7 @@ class Backward:
         return rounding_error + more * network.deployed_error(name) if network.sound == "deployed" else rounding_error
 
     def offset(self, name: str) -> Tensor | None:
-        """What the parent of a function is at zero, (N, *shape), if it is folded in its functions."""
+        """The value at zero (N, *shape) of the parent of a function, if it is folded into its functions."""
         found = self._at_zero(name)
         return None if found is None else found[0]
 

@@ -175,14 +175,14 @@ class _Propagation:
         return _Forms(lower, below - error, upper, above + error)
 
     def _error(self, terms: int, size: Tensor) -> Tensor:
-        """What rounding may do to columns and constants, for all inputs of the set."""
+        """The rounding error of columns and constants, for all inputs of the set."""
         if self.network.sound == "real":
             return torch.zeros_like(size)
         error = 2 * accumulated_error(terms + self.reach.shape[1] + 32, size.dtype)
         return error * size * (1 + error) + torch.finfo(size.dtype).tiny
 
     def _range(self, form: _Forms) -> Interval:
-        """What the forms say of each entry over the set."""
+        """The interval of each entry over the set, by the forms."""
         ball, shape = self.network.ball, form.below.shape
         least = []
         for columns, constant in ((form.lower, form.below), (-form.upper, -form.above)):

@@ -70,7 +70,7 @@ class _AffineMap:
         return Interval.around(self.apply(center, self.weight, self.bias), self.spread(radius), self.gamma)
 
     def spread(self, radius: Tensor) -> Tensor:
-        """How far outputs move with an input, and what rounding and underflow may take from bias and sum."""
+        """The move of outputs with an input, and all that rounding and underflow may take from bias and sum."""
         lost = self.bias.abs() * self.gamma + torch.finfo(self.bias.dtype).tiny
         return self.apply(radius, self.weight.abs(), lost)
 
@@ -277,7 +277,7 @@ class _LinearStart:
         return cls(ball.center, torch.zeros_like(ball.center), free)
 
     def through(self, layer: nn.Module) -> "_LinearStart | None":
-        """The same ball behind one more layer; None if the layer is not entry-wise and linear."""
+        """The ball behind one more layer; None if the layer is not entry-wise and linear."""
         if type(layer) in (nn.Identity, nn.Dropout):
             return self
         if type(layer) is nn.Flatten:

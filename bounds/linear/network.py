@@ -218,7 +218,7 @@ class Network:
     # --------------------------------------------------------------------------------------------------- rounding
 
     def rounding(self, name: str) -> Tensor | None:
-        """What rounding can change in the value of an affine node, for coefficients and offset; None for nothing.
+        """The rounding error in the value of an affine node, of coefficients and offset; None for nothing.
 
         In deployed mode also what it changes in the network itself.
         """
@@ -239,7 +239,7 @@ class Network:
         return self._errors[name]
 
     def _deployed_size(self, name: str) -> Tensor:
-        """What float32 may have added up for a node, in absolute values.
+        """The sum of all that float32 may have added up for a node, in absolute values.
 
         Batch normalisation is written as ``(x - mean) scale + bias``, and may run as ``x scale + (bias - mean scale)``,
         where large terms cancel: sizes are those before anything cancels.
@@ -251,7 +251,7 @@ class Network:
         return rule.moved(node, reach) + rule.at_zero(node, reach)[1]
 
     def deployed_error(self, name: str, found: Interval | None = None) -> Tensor:
-        """What rounding in float32, in any order of summation, can change in the value of a node itself."""
+        """The rounding error of float32, in any order of summation, in the value of a node itself."""
         node, unit = self.nodes[name], torch.float32
         tiny = torch.finfo(unit).tiny
         if name in self.rules:

@@ -142,7 +142,7 @@ class RefinedNetwork:
         network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
 
     def _unstable(self, name: str, consumer: str) -> Tensor:
-        """Where bounds of a node are worth having for a function of it."""
+        """Entries of a node whose bounds are worth having for a function of it."""
         network = self.network
         parents = network.nodes[consumer].parents
         for parent in parents:
@@ -169,7 +169,7 @@ class RefinedNetwork:
         return Interval(lower, -upper)
 
     def _rows_at_once(self, name: str = "output") -> int:
-        """How many rows to bound at once; of nodes before, the widest is taken until it is known what rows need."""
+        """The number of rows to bound at once; the widest node before counts until it is known what rows need."""
         network = self.network
         before = network.order[: network.order.index(name) + 1]
         widest = self.backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)

@@ -1,4 +1,4 @@
-"""How coefficients pass backward through a function: the planes below and above it, by the sign of each coefficient.
+"""The backward step through a function: planes below and above it, by the sign of each coefficient.
 
 A coefficient above 0 takes the lower plane, one below 0 the upper. With ``joint``, lower bounds of the opposite
 functions are wanted too, which take the other planes: from here on they are rows of their own, after the first. No
@@ -17,7 +17,7 @@ from bounds.rows import Rows
 
 
 class Propagated(NamedTuple):
-    """What is behind a function.
+    """Result of one backward step through a nonlinear function.
 
     Attributes:
         parts: coefficients of each parent.
@@ -151,7 +151,7 @@ def through_unstable(rows: Rows, slope: Tensor, index: Tensor, planes: Planes, o
 
 
 class _ThroughUnstable(torch.autograd.Function):
-    """What :func:`through_unstable` computes, of flattened coefficients; only these and lower slopes have gradients."""
+    """The computation of :func:`through_unstable`, of flattened coefficients; these and lower slopes have gradients."""
 
     @staticmethod
     def forward(

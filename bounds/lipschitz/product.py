@@ -103,7 +103,7 @@ def node_norm(network: Network, name: str, place: int, order: float) -> float:
     column = float(weights.max()) * (1 + gamma)
 
     def stretch(weights: Tensor) -> float:
-        """How far the node, without its offset, stretches the entries of the largest weight: a norm from below."""
+        """The stretch of the entries of the largest weight by the node, without its offset: a norm from below."""
         start = (weights >= weights.max()).to(weights)
         image = node.function(*parts[:place], start, *parts[place + 1 :]) - rule.at_zero(node, tuple(parts))[0]
         return float(image.norm() / start.norm())

@@ -1,4 +1,4 @@
-"""What is known of each operation of a captured network."""
+"""Rules for each operation of a captured network."""
 
 from bounds.operations.affine import AFFINE as AFFINE
 from bounds.operations.affine import Affine as Affine

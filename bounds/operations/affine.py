@@ -1,4 +1,4 @@
-"""What bounds need to know of each affine operation: a table, which a caller may extend.
+"""The table of affine operations, with all that bounds need to know of them; a caller may extend it.
 
 An affine operation is evaluated, transposed by its vector-Jacobian product, and needs one line here. What remains to be
 said is how far its output moves with an interval, entry by entry. A transpose of its own, from
@@ -47,7 +47,7 @@ class Affine:
     transpose: Transpose = transposes.none
 
     def moved(self, node: Node, reach: tuple[Tensor, ...]) -> Tensor:
-        """How far the output moves at most if the parents move by ``reach``, at least 0."""
+        """The largest move of the output if the parents move by ``reach``, at least 0."""
         single = node.single
         if single is None:
             return self.spread(node, reach)
@@ -159,13 +159,13 @@ def _copies(node: Node, parents: tuple[Tensor, ...]) -> int:
 
 
 def _fan_in(node: Node, parents: tuple[Tensor, ...]) -> int:
-    """Of a weight (out, in, ...), or of a transposed one, whichever is more, and the bias."""
+    """Terms summed for an output of a weight (out, in, ...) or of a transposed one, whichever is more, and the bias."""
     weight: Tensor = node.arguments[1]
     return max(weight[0].numel(), weight[:, 0].numel()) + 1
 
 
 def _fan_out(node: Node, parents: tuple[Tensor, ...]) -> int:
-    """Of a weight (out, in, ...)."""
+    """Terms summed for one input by the transpose of a weight (out, in, ...)."""
     weight: Tensor = node.arguments[1]
     return weight[:, 0].numel()
 

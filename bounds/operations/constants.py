@@ -47,7 +47,7 @@ class Constant:
     cache: dict[torch.dtype, Any] = field(default_factory=dict)
 
     def error(self, dtype: torch.dtype) -> Any:  # noqa: ANN401  # one tensor or several, like the value
-        """How far the value computed in ``dtype`` may lie from that in real arithmetic; infinite without a rule."""
+        """A bound on the error of the value computed in ``dtype``, against real arithmetic; infinite without a rule."""
         if dtype not in self.cache:
             with torch.no_grad():
                 self.cache[dtype] = self._error(dtype)
@@ -168,7 +168,7 @@ def _unmoved(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # 
 
 
 def _cast(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Of what has been computed: evaluated in float64, and rounded where it runs."""
+    """Error of a cast of a computed constant: evaluated in float64, and rounded where it runs."""
     target = constant.options.get("dtype") or dtype
     if not target.is_floating_point:
         return errors[0] if _are_zero(errors) else None
@@ -218,13 +218,13 @@ def _of_sizes(constant: Constant, sizes: list[Tensor]) -> Tensor:
 
 
 def _more(after: Tensor, before: Tensor, errors: Errors) -> Tensor:
-    """How much a function of absolute values grows with errors; both computed in float64."""
+    """The growth of a function of absolute values with errors; both computed in float64."""
     grown = (after - before) + 2.0**-50 * after
     return torch.zeros_like(after) if _are_zero(errors) else grown
 
 
 def _divided(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Of which the divisor stays away from 0; a number in its place is exact."""
+    """Error of a quotient whose divisor stays away from 0; a number in its place is exact."""
     size, unit = constant.value.abs(), unit_roundoff(dtype)
     numerator: Any
     least: Any
@@ -293,7 +293,7 @@ def _function(units: int, steepest: float = math.inf) -> Rule:
 
 
 def _inverse(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """Of numbers on one side of 0."""
+    """Error of the inverse of numbers on one side of 0."""
     return _function(2)(constant, errors, dtype) if bool((constant.parents[0].value.abs() > errors[0]).all()) else None
 
 

@@ -1,4 +1,4 @@
-"""Which function stands behind an operation of a captured network that is not affine."""
+"""Functions behind the operations of a captured network that are not affine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +115,7 @@ def _celu(alpha: float = 1.0) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """What a caller of bounds lets them know of operations.
+    """Tables of operations that a caller hands to bounds.
 
     Attributes:
         affine: operations that are affine in their data.
@@ -143,7 +143,7 @@ def function_of(node: Node, table: Mapping[str, Maker] = FUNCTIONS) -> NodeFunct
 
 
 def remedy(node: Node) -> str:
-    """What to do about an operation without a rule."""
+    """The remedy for an operation without a rule."""
     return (
         f"Write it with operations that have a rule; or pass functions=bounds.FUNCTIONS | "
         f"{{{node.operation!r}: maker}}, where maker takes the node and returns its function (see bounds.relaxations), "

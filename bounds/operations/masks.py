@@ -106,7 +106,7 @@ def _parts(node: Node, x: Node, suffix: str, allowed: Tensor | None = None) -> l
 
 
 def _behind(owner: Node, x: Node, nodes: Nodes, made: list[Node], least: float = FAINT) -> _Masked | None:
-    """What is behind the constant masks on the way to a node; nodes on that way are made anew."""
+    """The node behind the constant masks on the way to a node; nodes on that way are made anew."""
     moved, filled = x.operation in _MOVES or _scales(x), _filled(x)
     before = _behind(owner, nodes[x.parents[0]], nodes, made, least) if moved or filled is not None else None
     if moved:
@@ -166,7 +166,7 @@ def _scales(x: Node) -> bool:
 
 
 def _filled(x: Node) -> tuple[Tensor, Tensor, bool] | None:
-    """Where a node has constants in place of its parent, or added to it, which ones, and whether they are added."""
+    """Entries with a constant in place of the parent, or added to it; the constants, and whether they are added."""
     like, (first, *rest) = x.value, (*x.arguments, None)[:4]
 
     def tensor(value: Any) -> Tensor:  # noqa: ANN401  # a number or a tensor

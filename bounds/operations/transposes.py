@@ -178,7 +178,7 @@ def _phases(weight: Tensor, stride: int) -> Tensor:
 def _full_transpose(
     node: Node, values: Tensor, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int], groups: int
 ) -> Tensor:
-    """What blocks (M, C, h, w) behind a convolution take from the blocks before it, without any padding."""
+    """Coefficients before a convolution, from blocks (M, C, h, w) behind it, without any padding."""
     entries = values.shape[1:].numel()
     spans = [
         (count - 1) * step + gap * (size - 1) + 1

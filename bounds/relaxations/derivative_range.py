@@ -47,7 +47,7 @@ def slope_range(function: NodeFunction, inputs: Interval) -> Interval:
 
 
 def _derivative_error(slope: Tensor, function: PiecewiseFunction) -> Tensor:
-    """How far a computed derivative may be off."""
+    """A bound on the rounding error of a computed derivative."""
     if function.relative_error == 0 and function.absolute_error == 0:
         return torch.zeros_like(slope)
     units = (2 * function.relative_error + 2) * slope.abs() + function.absolute_error + 1

@@ -83,7 +83,7 @@ def _power_slope(p: float) -> Map:
 
 
 def _power_root(p: float, sign: float = 1.0) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Where the derivative has a slope: on one side of 0, or on both for an even exponent above 0."""
+    """The points where the derivative has a slope: on one side of 0, or on both for an even exponent above 0."""
 
     def root(slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         ratio = slope / p

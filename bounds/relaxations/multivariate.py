@@ -135,7 +135,7 @@ class Maximum(NodeFunction):
         return (candidates & several,)
 
     def aligned(self, coefficients: Tensor) -> Tensor:
-        """The same coefficient for every entry."""
+        """The coefficient of the node, for every entry."""
         if not self.keepdim:
             ndim = coefficients.ndim + len(self.dims)
             for dim in sorted(ndim + dim for dim in self.dims):
@@ -190,7 +190,7 @@ class Ranked(NodeFunction):
         return ((~self._entry(x).any(-1, keepdim=True)).expand_as(x.lower),)
 
     def aligned(self, coefficients: Tensor) -> Tensor:
-        """The same coefficient for every entry."""
+        """The coefficient of the node, for every entry."""
         return coefficients.unsqueeze(-1)
 
     def combined(self, products: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class Ranked(NodeFunction):
         return products.sum(-1)
 
     def _entry(self, x: Interval) -> Tensor:
-        """Where the entry of that rank is, if all others are known to lie above or below it: one place, or none."""
+        """The place of the entry of that rank, if all others are known to lie above or below it: one, or none."""
         count = x.lower.shape[-1]
         itself = torch.eye(count, dtype=torch.bool, device=x.lower.device)
         above = (x.lower.unsqueeze(-2) >= x.upper.unsqueeze(-1)) & ~itself  # the other one, along the last dimension
@@ -213,7 +213,7 @@ def _ends(x: Interval) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Choice(NodeFunction):
-    r"""Of a condition c, 0 or 1, and two entries a and b: a where it is 1, b where it is 0.
+    r"""The choice by a condition c, 0 or 1, between two entries: a where it is 1, b where it is 0.
 
     Where the condition is known, it is that entry. Else, with :math:`a - b \in [\underline{d}, \overline{d}]`, two
     planes lie below, :math:`b + \underline{d} c` and :math:`a - \overline{d} (1 - c)`, and two above, with the other
@@ -262,7 +262,7 @@ class Choice(NodeFunction):
         return Planes(tuple(below), low, tuple(above), high)
 
     def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Where the condition is not known; of the entries, where they may be chosen and are no point."""
+        """Entries whose condition is not known; for the two values, those that may be chosen and are no point."""
         c, a, b = parents
         yes, no = _known(c)
         unknown = ~(yes | no)
@@ -270,7 +270,7 @@ class Choice(NodeFunction):
 
 
 def _known(c: Interval) -> tuple[Tensor, Tensor]:
-    """Where a condition is known to be 1, and to be 0: of numbers that are nothing else, a bound that excludes one."""
+    """Masks of conditions known to be 1, and to be 0: numbers that are nothing else, by a bound that excludes one."""
     return c.lower > 0, c.upper < 1
 
 
@@ -330,7 +330,7 @@ class Within(NodeFunction):
     high: float
 
     def range_of(self, *parents: Interval) -> Interval:
-        """What the range leaves of the interval."""
+        """The part of the interval within the range."""
         (x,) = parents
         return Interval(x.lower.clamp(min=self.low), x.upper.clamp(max=self.high))
 

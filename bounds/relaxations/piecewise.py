@@ -79,7 +79,7 @@ class PiecewiseFunction(ScalarFunction):
 
     @torch.no_grad()
     def slopes(self, inside: Interval) -> Interval:
-        """Those at the ends and at the inflection points, on both sides of a kink."""
+        """The range of slopes at the ends and at the inflection points, on both sides of a kink."""
         found = []
         for piece in self.pieces:
             lower, upper = inside.lower.clamp(min=piece.start), inside.upper.clamp(max=piece.end)

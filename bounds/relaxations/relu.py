@@ -72,7 +72,7 @@ class ReLURelaxation(PiecewiseFunction):
         return Planes((slope,), None, (slope,), intercept)
 
     def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Where the sign is not known."""
+        """Entries whose sign is not known."""
         (x,) = parents
         return (~(x.lower >= 0) & ~(x.upper <= 0),)
 

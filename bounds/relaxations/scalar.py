@@ -108,7 +108,7 @@ class ScalarFunction(NodeFunction):
         return _as_planes(self.lines_at(interval, lower_slope, upper_slope))
 
     def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
-        """Where the two lines differ by more than rounding."""
+        """Entries where the two lines differ by more than rounding."""
         (interval,) = parents
         lines = self.lines(interval)
         x = (interval.lower + interval.upper) / 2
@@ -189,7 +189,7 @@ class ScalarFunction(NodeFunction):
         return reduce(_farther, candidates)[1]
 
     def _measured(self, candidate: Candidate, slope: Tensor, side: int) -> tuple[Tensor, Candidate]:
-        """How far a candidate may reach outward with all its errors, and the candidate with these as its slack."""
+        """The reach of a candidate outward with all its errors, and the candidate with these as its slack."""
         slack = self._outward(candidate, slope)
         reach = side * (candidate.value - slope * candidate.point) + slack
         # NaN comes of overflow: it is taken for the worst, not for the least.

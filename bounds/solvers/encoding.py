@@ -268,7 +268,7 @@ class Encoding:
         order = grouped(interval.lower).argsort(dim=-1, descending=True)
 
         def ranked(part: Tensor) -> Tensor:
-            """The same in the order of their lower ends, after which fewer of them matter."""
+            """Entries in the order of their lower ends, after which fewer of them matter."""
             rows = grouped(part)
             return rows.gather(-1, order.expand(rows.shape))
 

@@ -24,7 +24,7 @@ from bounds.numerics import accumulated_error
 
 
 class Proposal(NamedTuple):
-    """What a solver says of a programme; nothing in it is proved.
+    """The answer of a solver to a programme; nothing in it is proved.
 
     Attributes:
         multipliers: (R,), zeros where it says nothing; a ray where it claims that there is no point.

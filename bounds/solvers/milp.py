@@ -182,7 +182,7 @@ class BranchAndBound:
         self.programme = replace(base, matrix=torch.cat(matrices), right=torch.cat([self.base, self.loose]))
 
     def minima(self, rows: Tensor) -> Minimum:
-        """Of linear functions (B, K) of the outputs, (B,) each."""
+        """Minima of linear functions (B, K) of the outputs, (B,) each."""
         found = [self._minimum(row) for row in rows]
         proved, reached = (rows.new_tensor([minimum[i] for minimum in found]) for i in (0, 1))
         return Minimum(proved, reached)
@@ -229,7 +229,7 @@ class BranchAndBound:
         return int(torch.where(unstable, distance * (weight + 1e-6), -1.0).argmax())
 
     def _distances(self, point: Tensor) -> Tensor:
-        """How far neurons are above their function at a point of the programme."""
+        """The height of neurons above their function at a point of the programme."""
         distances = []
         for part in self.encoding.relus:
             z = point[: len(part.before.matrix)] @ part.before.matrix + part.before.offset

@@ -103,7 +103,7 @@ class Affines(NamedTuple):
 
 
 class Multipliers(NamedTuple):
-    """Of the linear rows (at least 0), of the products, and of the squares ``y_i^2 = 1`` and ``<= 1`` (at most 0)."""
+    """Multipliers of linear rows (at least 0), of products, and of squares ``y_i^2 = 1`` and ``<= 1`` (at most 0)."""
 
     rows: Tensor
     products: Tensor
@@ -116,7 +116,7 @@ class SemidefiniteProgramme:
     Attributes:
         rows: nonnegative functions.
         above: ``h - z`` of each unstable neuron.
-        beside: ``h - slope z`` of each, of which one or the other is 0.
+        partner: ``h - slope z`` of each, of which one or the other is 0.
     """
 
     def __init__(self, encoding: Encoding) -> None:
@@ -132,13 +132,13 @@ class SemidefiniteProgramme:
         linear = encoding.programme()
         self.rows = self.scaled(AffineForm(linear.matrix.T, -linear.right, torch.zeros_like(linear.right)))
         above: list[Affines] = []
-        beside: list[Affines] = []
+        partner: list[Affines] = []
         for part in encoding.relus:
-            for slope, collected in ((torch.ones_like(part.slope), above), (part.slope, beside)):
+            for slope, collected in ((torch.ones_like(part.slope), above), (part.slope, partner)):
                 collected.append(self.scaled(encoding.apart(part.places, part.before, slope, torch.zeros_like(slope))))
         nothing = self.rows.vectors[:0], self.rows.rounding_error[:0]
-        self.above, self.beside = (
-            Affines(*map(torch.cat, zip(nothing, *part, strict=True))) for part in (above, beside)
+        self.above, self.partner = (
+            Affines(*map(torch.cat, zip(nothing, *part, strict=True))) for part in (above, partner)
         )
 
     def scaled(self, form: AffineForm) -> Affines:
@@ -160,28 +160,28 @@ class SemidefiniteProgramme:
         rows, products, squares = multipliers
         rows = rows.clamp(min=0)
         linear = cost.vectors[0] - rows @ self.rows.vectors
-        matrix = -self.above.vectors.T @ (products[:, None] * self.beside.vectors)
+        matrix = -self.above.vectors.T @ (products[:, None] * self.partner.vectors)
         matrix[0] += linear
         matrix = (matrix + matrix.T) / 2
         least = least_eigenvalue(matrix - torch.diag(squares))
         value = squares[0] + least + (squares[1:] + least).clamp(max=0).sum()
         # What the true functions may add to the computed ones: errors of the factors, and rounding of the sums.
-        above, beside = self.above, self.beside
+        above, partner = self.above, self.partner
         inexact = (
-            above.rounding_error * beside.reach
-            + beside.rounding_error * above.reach
-            + above.rounding_error * beside.rounding_error
+            above.rounding_error * partner.reach
+            + partner.rounding_error * above.reach
+            + above.rounding_error * partner.rounding_error
         )
         terms = len(rows) + len(products) + len(squares) + 16
         underflow = torch.finfo(rows.dtype).tiny * terms**2
         rounding_error = cost.rounding_error[0] + rows @ self.rows.rounding_error + products.abs() @ inexact + underflow
-        size = cost.reach[0] + rows @ self.rows.reach + products.abs() @ (above.reach * beside.reach)
+        size = cost.reach[0] + rows @ self.rows.reach + products.abs() @ (above.reach * partner.reach)
         size = size + squares.abs().sum() + len(squares) * least.abs()
         bound = value - (rounding_error * (1 + 1e-9) + 2 * accumulated_error(terms, size.dtype) * size)
         return torch.where(bound < math.inf, bound, -math.inf)
 
     def propose(self, cost: Affines, solver: str) -> Multipliers:
-        """What the solver says; zeros where it says nothing."""
+        """Multipliers from the solver; zeros where it gives none."""
         problem = self._problem
         sizes = len(self.rows.vectors), len(self.above.vectors), len(self.middle), 1
         values = [None] * 4
@@ -199,11 +199,11 @@ class SemidefiniteProgramme:
         """The programme with its cost as a parameter, so that it is compiled once."""
         cvxpy = modelling()
         size = len(self.middle) + 1
-        rows, above, beside = (part.vectors.cpu().numpy() for part in (self.rows, self.above, self.beside))
+        rows, above, partner = (part.vectors.cpu().numpy() for part in (self.rows, self.above, self.partner))
         outer, cost = cvxpy.Variable((size, size), PSD=True), cvxpy.Parameter(size, name="cost")
         constraints = [
             rows @ outer[0] >= 0,
-            cvxpy.sum(cvxpy.multiply(above @ outer, beside), axis=1) == 0,
+            cvxpy.sum(cvxpy.multiply(above @ outer, partner), axis=1) == 0,
             cvxpy.diag(outer)[1:] <= 1,
             outer[0, 0] == 1,
         ]

@@ -86,7 +86,7 @@ def test_margins_hold_whatever_the_solver_says(monkeypatch: pytest.MonkeyPatch):
 def programme_of(rows: Tensor) -> SemidefiniteProgramme:
     """Of functions (J, V + 1) that are nonnegative, and no neurons."""
     programme, none = object.__new__(SemidefiniteProgramme), Affines(rows[:0], rows[:0, 0])
-    programme.rows, programme.above, programme.beside = Affines(rows, torch.zeros_like(rows[:, 0])), none, none
+    programme.rows, programme.above, programme.partner = Affines(rows, torch.zeros_like(rows[:, 0])), none, none
     return programme
 
 
@@ -112,7 +112,7 @@ def test_negative_multipliers_of_rows_prove_nothing():
 def test_a_positive_square_adds_nothing():
     """The set is x = 0, where the function is 1; the multiplier -2 of x * x = 0 adds 2 x^2, which is at least 0."""
     programme, x = programme_of(torch.zeros(0, 2).double()), torch.tensor([[0.0, 1.0]]).double()
-    programme.above = programme.beside = Affines(x, torch.zeros(1).double())
+    programme.above = programme.partner = Affines(x, torch.zeros(1).double())
     function = Affines(torch.tensor([[1.0, 0.0]]).double(), torch.zeros(1).double())
     multipliers = Multipliers(x[0, :0], torch.tensor([-2.0]).double(), torch.tensor([1.0, 2.0]).double())
     assert 1 - 1e-12 < float(programme.proved(function, multipliers)) <= 1
