@@ -37,9 +37,9 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "a sparse ball allows one change less",
-        "bounds/sets/linear_minimum.py",
-        "topk(min(region.changes, slopes.shape[2]), dim=2)",
-        "topk(min(max(region.changes - 1, 0), slopes.shape[2]), dim=2)",
+        "bounds/sets/balls.py",
+        "topk(min(self.changes, slopes.shape[2]), dim=2)",
+        "topk(min(max(self.changes - 1, 0), slopes.shape[2]), dim=2)",
         "tests/bounds/sets",
     ),
 )
