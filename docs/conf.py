@@ -33,7 +33,7 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 88
 
 # Shapes such as (N, *D) are written plainly in docstrings, where reStructuredText would take the star for emphasis.
-SHAPE = re.compile(r"(?<![`\w])\((?=[^()`]*\*)[A-Z0-9*][\w*]*(?:, [\w*]+)*,?\)(?!`)")
+SHAPE = re.compile(r"(?<![`\w])\((?=[^()`]*\*)[\w.*]+(?:, [\w*]+)*,?\)(?!`)")
 
 
 def shapes_as_code(app: Sphinx, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:

@@ -73,7 +73,7 @@ def test_a_wrong_page_is_seen(tmp_path: Path):
 
 def test_the_reference_holds_every_public_name_once():
     text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
-    entries = re.findall(r"^\.\. auto\w+:: (\S+)$", text, re.MULTILINE)
+    entries = re.findall(r"^\.\. (?:auto\w+|py:data):: (\S+)$", text, re.MULTILINE)
     assert len(entries) == len(set(entries))
     documented = {id(_resolved(entry)) for entry in entries}
     for package in map(importlib.import_module, EXPORTING):
