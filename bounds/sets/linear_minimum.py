@@ -42,8 +42,8 @@ def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
 
     Args:
         coefficients: (N, R, *D) floating tensor, R linear functions for each of N inputs.
-        region: N perturbation sets around inputs of shape ``*D``: :class:`LpBall`, :class:`Box`, :class:`SparseBall`, or
-            a :class:`PerturbationSet` of one's own.
+        region: N perturbation sets around inputs of shape ``*D``: :class:`LpBall`, :class:`Box`, :class:`SparseBall`,
+            or a :class:`PerturbationSet` of one's own.
 
     Returns:
         (N, R) tensor.
