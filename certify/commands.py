@@ -39,14 +39,12 @@ def demo(
         inputs: Number of images, from 1 to 1000.
     """
     from bounds import checks
-    from certify.config import Config, DataSource, MethodTables, ModelSource
-    from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
+    from certify.config import Config, DataSource, ModelSource
 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     config = Config(
         model=ModelSource(network=network),
         data=DataSource(count=inputs),
-        methods=MethodTables(smoothing=Smoothing(), ibp=IntervalBounds(), attack=MinimalPerturbation()),
     )
     return _run(config, output)
 

@@ -137,6 +137,23 @@ class SmoothingCertificate(Certificate):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class VerdictCertificate(Certificate):
+    """Verdicts at one radius as certificates: of that radius where verified, of 0 elsewhere.
+
+    Attributes:
+        verdict: N names, ``"verified"``, ``"falsified"`` or ``"unknown"``.
+        decided_by: N names, of what decided the row; empty where it is unknown.
+        adversarial: (N, *D), the input that falsified the row; the clean input where none did.
+        distance: (N,) float64, of ``adversarial``; infinite where none was found.
+    """
+
+    verdict: tuple[str, ...]
+    decided_by: tuple[str, ...]
+    adversarial: Tensor
+    distance: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RadiusDecision(Record):
     """Whether one given radius is certified, decided on as few draws as it takes.
 

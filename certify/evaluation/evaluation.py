@@ -290,7 +290,11 @@ def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str
     """Records and tensors of a run, each with what the other needs."""
     records = list(run.records().values())
     settings = run.manifest["configuration"].get("methods", {})
-    alphas = {name: settings[name]["alpha"] for name in settings.keys() & BY_NAME if "alpha" in settings[name]}
+    alphas = {
+        name: table["alpha"]
+        for name, table in settings.items()
+        if "alpha" in table and table.get("class", name) in BY_NAME
+    }
     require_whole(records, run.path / "records.jsonl", alphas)
     tensors = {record["unit"]: run.tensors(record["unit"]) for record in records}
     for record in records:

@@ -10,7 +10,7 @@ from bounds.errors import InvalidInput
 from certify.attacks.common.distances import distance
 from certify.attacks.studies.smoothed import SmoothedWitness
 from certify.evaluation.manifest import norm_key
-from certify.results import Certificate, Estimate, Record, SmoothingCertificate, Witness
+from certify.results import Certificate, Estimate, Record, SmoothingCertificate, VerdictCertificate, Witness
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
@@ -36,6 +36,19 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
             row["sampling"] = certificate.sampling
         rows.append(row)
     return rows
+
+
+def with_verdicts(
+    rows: Sequence[dict[str, Any]], certificate: VerdictCertificate, clean: Tensor, norms: Sequence[float]
+) -> list[dict[str, Any]]:
+    """The rows of certificates with their verdicts, and the distances of the inputs that falsified some of them."""
+    distances = {norm_key(norm): distance(certificate.adversarial, clean, norm).tolist() for norm in norms}
+    more: list[dict[str, Any]] = []
+    for i, verdict in enumerate(certificate.verdict):
+        more.append({"verdict": verdict, "decided_by": certificate.decided_by[i]})
+        if verdict == "falsified":
+            more[i]["distances"] = {norm: values[i] for norm, values in distances.items()}
+    return [{**row, **added} for row, added in zip(rows, more, strict=True)]
 
 
 def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:

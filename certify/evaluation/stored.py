@@ -75,6 +75,9 @@ class _Row(msgspec.Struct):
     capped: bool | None = None
     reach: Size | None = None
     reason: str | None = None
+    frozen: Text | None = None
+    verdict: Literal["verified", "falsified", "unknown"] | None = None
+    decided_by: str | None = None
 
     def __post_init__(self) -> None:
         for norm in self.distances:

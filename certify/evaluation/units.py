@@ -8,9 +8,10 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput, UnsupportedLayer
 from certify.evaluation.manifest import norm_key
-from certify.evaluation.rows import certificate_rows, estimate_rows, witness_rows
+from certify.evaluation.rows import certificate_rows, estimate_rows, with_verdicts, witness_rows
 from certify.methods import Method, Problem
-from certify.results import Estimate, Witness
+from certify.methods.frozen import WithFrozenFeatures
+from certify.results import Estimate, VerdictCertificate, Witness
 
 
 class Unit(NamedTuple):
@@ -37,7 +38,8 @@ def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, firs
     """
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise InvalidInput(f"methods must have different names, got {', '.join(names)}")
+        remedy = f'give each settings of its own name, such as {type(methods[0]).__name__}(name="...")'
+        raise InvalidInput(f"methods must have different names, got {', '.join(names)}: {remedy}")
     for norm in norms:
         if not any(norm in method.norms for method in methods):
             raise InvalidInput(f"none of the methods ({', '.join(names) or 'none given'}) serves the norm {norm:g}")
@@ -90,6 +92,7 @@ def run_unit(
     """
     started, rows = time.perf_counter(), unit.rows
     tensors: dict[str, Tensor] = {}
+    frozen = unit.method.frozen_name(problem) if isinstance(unit.method, WithFrozenFeatures) else ""
     clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
     try:
         result = unit.method.run(problem, rows, unit.norm)
@@ -104,6 +107,10 @@ def run_unit(
             kind, details = "estimate", estimate_rows(result.cpu(), targets)
         else:
             kind, details = "certificate", certificate_rows(result.cpu(), targets)
+            if isinstance(result, VerdictCertificate):
+                details = with_verdicts(details, result.cpu(), clean, norms)
+                tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
+        details = [{**detail, "frozen": frozen} for detail in details] if frozen else details
     labels = problem.y[rows].tolist()
     shared = [
         {"index": problem.place(rows) + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}

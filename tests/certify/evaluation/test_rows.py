@@ -18,11 +18,13 @@ from certify.methods import (
     BY_NAME,
     Clever,
     IntervalBounds,
+    Lipschitz,
     Method,
     MinimalPerturbation,
     Problem,
     SmoothedAttack,
     Smoothing,
+    Verify,
 )
 from certify.results import Certificate, Witness
 
@@ -125,10 +127,12 @@ SMALL = {
         MinimalPerturbation(steps=2, restarts=1),
         SmoothedAttack(draws=2, steps=1, restarts=1, n=40),
         Clever(num_batches=2, batch_size=4),
+        Lipschitz(),
+        Verify(epsilon=0.01, steps=2),
     )
 }
 QUICK = ("smoothing", "ibp", "attack", "clever")
-LINEAR = ("crown", "crown_ibp", "alpha_crown")
+LINEAR = ("crown", "crown_ibp", "alpha_crown", "lipschitz", "verify")
 ALONE = [
     pytest.param(name, supported, labels, marks=() if name in QUICK and labels == "wrong" else pytest.mark.slow)
     for name in BY_NAME
