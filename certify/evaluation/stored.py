@@ -84,6 +84,18 @@ class _Row(msgspec.Struct):
             _order(norm)
 
 
+class _Promise(msgspec.Struct):
+    kind: Literal["certificate", "estimate", "witness", "unsupported"]
+    alpha: Alpha
+    subject: Text
+    arithmetic: Literal["", "real", "rounding", "deployed"]
+    within: Size | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "estimate" and self.within is None:
+            raise ValueError("Expected `within` of an estimate")
+
+
 class Record(msgspec.Struct):
     """What every record has."""
 
@@ -94,9 +106,20 @@ class Record(msgspec.Struct):
     seconds: Size
     rows: Annotated[list[_Row], Meta(min_length=1)]
     tensors_sha256: str | None = None
+    promise: _Promise | None = None
 
     def __post_init__(self) -> None:
         _order(self.norm)
+        if self.promise is not None:
+            self._require_one_promise(self.promise)
+
+    def _require_one_promise(self, promise: _Promise) -> None:
+        if promise.kind != self.kind:
+            raise ValueError(f"Expected the promise of a {self.kind}, got {promise.kind}")
+        for row in self.rows:
+            said = (row.alpha or 0.0, row.subject)
+            if said != (promise.alpha, promise.subject):
+                raise ValueError(f"Expected alpha and subject of row {row.index} as promised, got {said}")
 
 
 # What the rows of each kind of result cannot do without, and the statuses that they may have.

@@ -8,6 +8,7 @@ import torch
 
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.report import norm_name
+from certify.results import Promise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,7 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     """
     rows = []
     for record in {record["unit"]: record for record in reversed(list(records))}.values():
+        promise = _promise(record)
         for row in record["rows"]:
             abstained = row.get("abstained", row["status"] == "abstained")
             predicted = None if abstained or row.get("prediction") == -1 else row.get("prediction")
@@ -37,6 +39,7 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
                 "norm": float(record["norm"]),
                 "method": record["method"],
                 "kind": record["kind"],
+                "promise": promise,
                 "seconds": record["seconds"] / len(record["rows"]),
                 "predicted": predicted,  # -1 in a record: a row without finite logits has no class
                 "correct": predicted == row["label"],
@@ -82,8 +85,7 @@ def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> Accur
         kind = CertifiedAccuracyCurve
         limits = [row["certified_radius"] if row["correct"] else -math.inf for row in rows]
     limit = torch.tensor(limits, dtype=torch.float64)
-    alpha = max(row.get("alpha") or 0.0 for row in rows)
-    return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=alpha)
+    return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=promise_of(rows).alpha)
 
 
 def summary_of(rows: Sequence[Row]) -> "pd.DataFrame":
@@ -109,7 +111,7 @@ def _line(norm: float, method: str, subject: str, rows: Sequence[Row]) -> Row:
         "norm": norm_name(norm),
         "method": method,
         "subject": subject,
-        "promise": _promise(treated),
+        "promise": str(promise_of(rows)),
         "inputs": len(rows),
         "correct": None if kind == "unsupported" else len(right),
         "certified": statuses.count("certified") if kind == "certificate" else None,
@@ -121,13 +123,20 @@ def _line(norm: float, method: str, subject: str, rows: Sequence[Row]) -> Row:
     }
 
 
-def _promise(rows: Sequence[Row]) -> str:
-    """What the numbers of a method promise."""
-    kind, alpha = rows[0]["kind"], max(row.get("alpha") or 0.0 for row in rows)
-    if kind == "unsupported":
-        return "none: a layer is not supported"
-    if kind == "witness":
-        return f"upper bound with probability {1 - alpha:g}" if alpha else "upper bound, re-checked"
-    if kind == "estimate":
-        return f"none: an estimate, of points within {rows[0]['reach']:g}"
-    return f"lower bound with probability {1 - alpha:g}" if alpha > 0 else "lower bound, proved"
+def _promise(record: Mapping[str, Any]) -> Promise:
+    """What all rows of a record promise; from the rows, where an earlier version wrote the record."""
+    if record.get("promise") is not None:
+        return Promise(**record["promise"])
+    rows = record["rows"]
+    return Promise(
+        kind=record["kind"],
+        alpha=max(row.get("alpha") or 0.0 for row in rows),
+        subject=rows[0]["subject"],
+        within=rows[0].get("reach"),
+    )
+
+
+def promise_of(rows: Sequence[Row]) -> Promise:
+    """The weakest promise of the rows of a method, of those that it could treat if there are any."""
+    promises: list[Promise] = [row["promise"] for row in rows]
+    return max(promises, key=lambda promise: (promise.kind != "unsupported", promise.alpha))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from certify.evaluation.manifest import norm_key
 from certify.evaluation.rows import certificate_rows, estimate_rows, with_verdicts, witness_rows
 from certify.methods import Method, Problem
 from certify.methods.frozen import WithFrozenFeatures
-from certify.results import Estimate, VerdictCertificate, Witness
+from certify.results import Estimate, Promise, VerdictCertificate, Witness
 
 
 class Unit(NamedTuple):
@@ -97,9 +98,10 @@ def run_unit(
     try:
         result = unit.method.run(problem, rows, unit.norm)
     except UnsupportedLayer as error:
-        kind = "unsupported"
+        kind, promise = "unsupported", Promise(kind="unsupported")
         details = [{"status": kind, "subject": "base", "reason": str(error)}] * (rows.stop - rows.start)
     else:
+        promise = Promise.of(result)
         if isinstance(result, Witness):
             kind, details = "witness", witness_rows(result.cpu(), clean, targets, norms)
             tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
@@ -120,6 +122,7 @@ def run_unit(
         "unit": unit.name,
         "method": unit.method.name,
         "kind": kind,
+        "promise": asdict(promise),
         "norm": norm_key(unit.norm),
         "seconds": time.perf_counter() - started,
         "rows": shared,

@@ -51,7 +51,7 @@ def plain_noise(noise: Noise) -> dict[str, Any]:
         InvalidInput: it does not keep its arguments under their names, or they are no plain values.
     """
     names = {kind: name for name, kind in NOISES.items()}
-    values = {"name": names.get(type(noise)) or reference_of(type(noise))}
+    values: dict[str, Any] = {"name": names.get(type(noise)) or reference_of(type(noise))}
     for parameter in parameters_of(type(noise)):
         if not hasattr(noise, parameter):
             raise InvalidInput(

@@ -14,6 +14,7 @@ from certify.report.figures import is_picture, norm_figures, perturbation_pictur
 from certify.report.noise_figure import noise_figure
 from certify.report.sentences import doubts, masking_sentence, no_curves
 from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
+from certify.results import PROVED, Promise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,22 +101,23 @@ class _Column:
     norm: float
     method: str
     subject: str
-    kind: Kind
+    promise: Promise
     rows: "pd.DataFrame"
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its numbers, which decides where they stand and how they are rounded."""
+        if self.promise.kind == "certificate":
+            return "probable" if self.promise.alpha > 0 else "proof"
+        kinds: dict[str, Kind] = {"estimate": "estimate", "witness": "witness"}
+        return kinds.get(self.promise.kind, "none")
 
 
 def _columns(rows: "pd.DataFrame") -> Iterator[_Column]:
     for (norm, method, subject), part in rows.groupby(["norm", "method", "subject"], sort=True):
-        kind: Kind = "proof"
-        if (part.status == "unsupported").all():
-            kind = "none"
-        elif (part.kind == "estimate").all():
-            kind = "estimate"
-        elif part.certified_radius.isna().all():
-            kind = "witness"
-        elif part.alpha.max() > 0:
-            kind = "probable"
-        yield _Column(float(str(norm)), str(method), str(subject), kind, part)
+        # The weakest, of the rows that the method could treat if there are any.
+        promise = max(part.promise, key=lambda promise: (promise.kind != "unsupported", promise.alpha))
+        yield _Column(float(str(norm)), str(method), str(subject), promise, part)
 
 
 def _sentences(columns: Sequence[_Column], count: int) -> tuple[str, str]:
@@ -152,10 +154,11 @@ def _promise(column: _Column) -> str:
         return "every adversarial example was checked again, and its distance is an upper bound"
     if column.kind == "proof":
         about = "the model" if column.subject == "base" else subject
-        return f"{BOUNDS.get(column.method, f'{column.method} bounds')} are proofs about {about} in real arithmetic"
+        proofs = BOUNDS.get(column.method, f"{column.method} bounds")
+        return f"{proofs} are proofs about {about} {PROVED[column.promise.arithmetic]}"
     name = "smoothed" if column.subject.startswith("smoothed(") else column.method
     other = "" if column.subject == "base" else f" and speaks of {subject}, not of the model itself"
-    return f"each {name} certificate is false with probability at most {float(column.rows.alpha.max())!r}{other}"
+    return f"each {name} certificate is false with probability at most {column.promise.alpha!r}{other}"
 
 
 def _methods(summary: "pd.DataFrame", columns: Sequence[_Column]) -> Iterator[dict[str, str]]:

@@ -290,3 +290,31 @@ def test_verdicts_are_certificates_of_one_radius(tmp_path: Path):
     }
     assert Verify(epsilon=0.1).norms == (1.0, 2.0, math.inf)
     assert Verify(epsilon=2.0).norms == (0.0, 1.0, 2.0, math.inf)
+
+
+SAID = {
+    "real": ("lower bound, proved up to rounding errors", "about the model in real arithmetic, up to rounding errors"),
+    "rounding": ("lower bound, proved", "about the model in real arithmetic, with rounding errors included"),
+    "deployed": ("lower bound, proved of the float32 network", "about the model as it runs in float32"),
+}
+
+
+@pytest.mark.parametrize("sound", SAID)
+def test_table_and_page_say_which_arithmetic_a_proof_is_about(sound: str, tmp_path: Path):
+    """The page said "in real arithmetic" whatever was asked."""
+    evaluate(*problem(), norms=2, methods=IntervalBounds(sound=sound), output=tmp_path / "run")
+    loaded = Evaluation.load(tmp_path / "run")
+    assert loaded.summary()["promise"].tolist() == [SAID[sound][0]]
+    loaded.to_html(tmp_path / "page.html")
+    assert f"Interval bounds are proofs {SAID[sound][1]}." in (tmp_path / "page.html").read_text()
+
+
+def test_rows_that_break_the_promise_of_their_record_are_refused(tmp_path: Path):
+    evaluate(*problem(), norms=2, methods=Smoothing(n=50, n0=5), output=tmp_path / "run")
+    path = tmp_path / "run/records.jsonl"
+    (record,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert record["promise"]["alpha"] == 0.001
+    for change in ({"alpha": 0.0}, {"subject": "base"}, {"kind": "witness"}):
+        path.write_text(json.dumps({**record, "promise": {**record["promise"], **change}}) + "\n")
+        with pytest.raises(InvalidConfiguration, match="line 1 is damaged: Expected"):
+            Evaluation.load(tmp_path / "run")
