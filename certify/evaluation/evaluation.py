@@ -21,7 +21,7 @@ from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import curves_of, dataframe, rows_of, summary_of
 from certify.evaluation.units import run_unit, units_done, units_of
 from certify.methods import BY_NAME, Method, Problem, methods_of
-from certify.models import frozen, probe
+from certify.models import frozen, probe, probed_once
 from certify.report import Page, norm_name, render
 from certify.smoothing.drawing.distributions import lie_on_grid
 
@@ -253,6 +253,37 @@ def evaluate(
     checks.at_least("batch_size", batch_size, 1)
     chosen, orders = methods_of(methods), _orders(norms)
     units = units_of(chosen, orders, len(x), first_index)
+    with probed_once():
+        problem, logits = _problem(model, x, labels, low, high, seed, batch_size, first_index, _stated(on_grid, x))
+        manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
+        run = None if output is None else RunDirectory.open(output, manifest)
+        stored, tensors = ([], {}) if run is None else _stored(run)
+        records = {record["unit"]: record for record in stored}
+        # A row without finite logits has no class.
+        base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
+        for done, unit in enumerate(units, start=1):
+            name = unit.name
+            if name not in records:
+                records[name], tensors[name] = run_unit(unit, problem, base, orders)
+                if run is not None:
+                    run.append(records[name], tensors[name])
+            if progress is not None:
+                progress(name, done, len(units))
+    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
+
+
+def _problem(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    low: Limit,
+    high: Limit,
+    seed: int,
+    batch_size: int,
+    first_index: int,
+    stated_on_grid: bool | None,
+) -> tuple[Problem, Tensor]:
+    """What every method is run on, after looking at the model, and its logits (N, K) for the clean inputs."""
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
         problem = Problem(
@@ -265,25 +296,10 @@ def evaluate(
             seed=seed,
             batch_size=int(batch_size),
             first_index=int(first_index),
-            stated_on_grid=_stated(on_grid, x),
+            stated_on_grid=stated_on_grid,
         )
         with torch.no_grad():
-            logits = torch.cat([model(part) for part in problem.x.split(batch_size)])
-    # A row without finite logits has no class.
-    base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
-    manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
-    run = None if output is None else RunDirectory.open(output, manifest)
-    stored, tensors = ([], {}) if run is None else _stored(run)
-    records = {record["unit"]: record for record in stored}
-    for done, unit in enumerate(units, start=1):
-        name = unit.name
-        if name not in records:
-            records[name], tensors[name] = run_unit(unit, problem, base, orders)
-            if run is not None:
-                run.append(records[name], tensors[name])
-        if progress is not None:
-            progress(name, done, len(units))
-    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
+            return problem, torch.cat([model(part) for part in problem.x.split(batch_size)])
 
 
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:

@@ -1,5 +1,6 @@
 """evaluate(): one table of what is proved and what was broken, its check, its resumption."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -11,7 +12,8 @@ from oracles.unbounded import LogGamma
 from torch import Tensor, nn
 
 from bounds import InvalidInput, ManifestMismatch
-from certify import Evaluation, evaluate, reference
+from certify import Evaluation, evaluate, models, reference
+from certify.evaluation import evaluation as evaluation_module
 from certify.methods import (
     IntervalBounds,
     LinearBounds,
@@ -305,3 +307,28 @@ def test_bad_input_gives_one_clear_exception(change: dict, message: str):
     with pytest.raises(InvalidInput, match=message) as caught:
         evaluate(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_probed_once(monkeypatch: pytest.MonkeyPatch):
+    """Each unit of each method probed it anew: five rows, a few times over."""
+    looked = []
+    original = models._probed
+    monkeypatch.setattr(models, "_probed", lambda model, *rest: looked.append(model) or original(model, *rest))
+    model, x, y = reference.load("ibp", 25)
+    passes = []
+    hook = model.register_forward_hook(lambda module, given, output: passes.append(len(given[0])))
+    chosen = [IntervalBounds(), MinimalPerturbation(steps=2, restarts=1)]
+    table = evaluate(model, x, y, methods=chosen).to_dataframe()
+    together, few = len(looked), len(passes)
+    looked.clear()
+    passes.clear()
+    monkeypatch.setattr(evaluation_module, "probed_once", contextlib.nullcontext)
+    again = evaluate(model, x, y, methods=chosen).to_dataframe()
+    many = len(passes)
+    assert (together, len(looked)) == (1, 5)
+    models.probe(model, x, batch_size=25)
+    hook.remove()
+    assert many - few == 4 * (len(passes) - many) > 0
+    assert table.drop(columns="seconds").equals(again.drop(columns="seconds"))
+    with pytest.raises(InvalidInput):  # nothing is remembered from one evaluation to the next
+        evaluate(_Random(), x, y)
