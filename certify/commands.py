@@ -199,18 +199,17 @@ def _write_report(evaluation: "Evaluation", directory: Path) -> None:
 
 
 def _print_summary(evaluation: "Evaluation") -> None:
-    from certify.report import rounded_down, rounded_up
-    from certify.report.sentences import doubts
+    import pandas as pd
 
-    table = evaluation.summary()
-    # A printed bound is still a bound: radii are rounded down, distances up.
-    table["median"] = [
-        (rounded_down if certifies else rounded_up)(median)
-        for certifies, median in zip(table["certified"].notna(), table["median"], strict=True)
-    ]
-    shown = table.drop(columns=[name for name in ("blind", "symptoms") if not table[name].fillna(0).any()])
-    print(shown.to_string(index=False, na_rep="-", float_format="{:.1f}".format))
-    for sentence in doubts(table):
+    from certify.report.columns import COLUMNS, printed
+    from certify.report.sentences import doubts
+    from certify.report.words import NOTHING
+
+    lines = evaluation.lines()
+    columns = printed(COLUMNS, lines, "table")
+    shown = pd.DataFrame({column.name: [column.text(line) for line in lines] for column in columns})
+    print(shown.replace(NOTHING, "-").to_string(index=False))
+    for sentence in doubts(evaluation.summary()):
         print(f"note: {sentence}")
 
 

@@ -18,11 +18,12 @@ from certify.evaluation.comparisons import Contradiction, Outside, comparable, c
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import require_whole
-from certify.evaluation.tables import curves_of, dataframe, rows_of, summary_of
+from certify.evaluation.tables import curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import run_unit, units_done, units_of
 from certify.methods import BY_NAME, Method, Problem, methods_of
 from certify.models import frozen, probe, probed_once
 from certify.report import Page, norm_name, render
+from certify.report.columns import COLUMNS, Column, Line
 from certify.smoothing.drawing.distributions import lie_on_grid
 
 if TYPE_CHECKING:
@@ -100,13 +101,18 @@ class Evaluation:
         right = {row["index"]: row["base_prediction"] == row["label"] for row in self.rows()}
         return float(sum(right.values()) / len(right)) if right else math.nan
 
-    def summary(self) -> "pd.DataFrame":
+    def lines(self) -> list[Line]:
+        """Results by norm and method: what the columns of :meth:`summary` are made from."""
+        return lines_of(self.rows())
+
+    def summary(self, columns: Sequence[Column] = COLUMNS) -> "pd.DataFrame":
         """One row per norm and method: what it promises, how often it succeeded, the cost.
 
         ``correct`` counts the rows whose class, or whose top class where the subject abstains, is the label, and
         ``median`` is that of their radii or distances. ``blind`` counts the searches that saw no gradient but 0.
+        ``columns`` may hold some of one's own besides :data:`certify.report.COLUMNS`.
         """
-        return summary_of(self.rows())
+        return summary_of(self.lines(), columns)
 
     def check(self) -> list[Contradiction]:
         """Certificates refuted by a witness of the same subject, found in whatever norm; empty if all agree."""
@@ -147,7 +153,12 @@ class Evaluation:
         return missed
 
     def to_html(
-        self, path: Path | str, *, noise: NoiseRatioTest | None = None, masking: "GradientMaskingReport | None" = None
+        self,
+        path: Path | str,
+        *,
+        noise: NoiseRatioTest | None = None,
+        masking: "GradientMaskingReport | None" = None,
+        columns: Sequence[Column] = COLUMNS,
     ) -> None:
         """Write the page: one self-contained HTML file.
 
@@ -155,16 +166,22 @@ class Evaluation:
             path: of the file; its folder is made if it is not there.
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
+            columns: of the table of methods.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        path, page = Path(path), render(self._page(noise, masking))
+        path, page = Path(path), render(self._page(noise, masking, columns))
         with reported(f"page {path} cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
 
-    def _page(self, noise: NoiseRatioTest | None, masking: "GradientMaskingReport | None" = None) -> Page:
+    def _page(
+        self,
+        noise: NoiseRatioTest | None,
+        masking: "GradientMaskingReport | None" = None,
+        columns: Sequence[Column] = COLUMNS,
+    ) -> Page:
         pairs = []
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
@@ -188,6 +205,8 @@ class Evaluation:
             pairs=pairs,
             noise=noise,
             masking=masking,
+            lines=self.lines(),
+            columns=columns,
         )
 
 
@@ -309,7 +328,7 @@ def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str
     alphas = {
         name: table["alpha"]
         for name, table in settings.items()
-        if "alpha" in table and table.get("class", name) in BY_NAME
+        if "alpha" in table and table.get("class", name) in tuple(BY_NAME)
     }
     require_whole(records, run.path / "records.jsonl", alphas)
     tensors = {record["unit"]: run.tensors(record["unit"]) for record in records}

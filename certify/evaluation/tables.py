@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
-from certify.report import norm_name
+from certify.report.columns import VALUES, Column, Line
 from certify.results import Promise
 
 if TYPE_CHECKING:
@@ -15,13 +15,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 NUMBERS = ["certified_radius", "estimated_distance", "attack_distance", "alpha"]
-COLUMNS = [
+ROW_COLUMNS = [
     *["index", "label", "base_prediction", "prediction", "predicted", "correct", "subject", "norm", "method"],
     *["status", *NUMBERS, "seconds"],
 ]
-SUMMARY = ["norm", "method", "subject", "promise", "inputs", "correct", "certified", "broken", "blind", "symptoms"]
-SUMMARY += ["median", "seconds"]
-VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance", "witness": "attack_distance"}
 
 
 def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -61,8 +58,8 @@ def dataframe(rows: Sequence[Row]) -> "pd.DataFrame":
     """The rows as a table: fixed columns first, then what single methods add."""
     import pandas as pd
 
-    names = {name for row in rows for name in row} - set(COLUMNS)
-    columns = [*COLUMNS, *sorted(names | {"kind"})]
+    names = {name for row in rows for name in row} - set(ROW_COLUMNS)
+    columns = [*ROW_COLUMNS, *sorted(names | {"kind"})]
     types = dict.fromkeys(NUMBERS, "float") | {"predicted": "Int64", "correct": "bool"}
     return pd.DataFrame(rows, columns=columns).astype(types)
 
@@ -88,39 +85,24 @@ def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> Accur
     return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=promise_of(rows).alpha)
 
 
-def summary_of(rows: Sequence[Row]) -> "pd.DataFrame":
-    """One row per norm, method and subject."""
-    import pandas as pd
-
+def lines_of(rows: Sequence[Row]) -> list[Line]:
+    """One line per norm, method and subject."""
     grouped: dict[tuple[float, str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row["norm"], row["method"], row["subject"]), []).append(row)
-    table = pd.DataFrame([_line(*key, part) for key, part in grouped.items()], columns=SUMMARY)
-    return table.astype(dict.fromkeys(["correct", "certified", "broken", "blind"], "Int64"))
+    return [Line(*key, promise_of(part), part) for key, part in grouped.items()]
 
 
-def _line(norm: float, method: str, subject: str, rows: Sequence[Row]) -> Row:
+def summary_of(lines: Sequence[Line], columns: Sequence[Column]) -> "pd.DataFrame":
+    """The columns of a table, a row for each line."""
     import pandas as pd
 
-    treated = [row for row in rows if row["kind"] != "unsupported"] or rows
-    kind, statuses = treated[0]["kind"], [row["status"] for row in rows]
-    right = [row for row in treated if row.get("prediction") == row["label"]]  # an abstention counts by its top class
-    values = pd.Series([row.get(VALUES.get(kind, "")) for row in right], dtype=float)
-    blind = [row["blind"] for row in rows if "blind" in row]
-    return {
-        "norm": norm_name(norm),
-        "method": method,
-        "subject": subject,
-        "promise": str(promise_of(rows)),
-        "inputs": len(rows),
-        "correct": None if kind == "unsupported" else len(right),
-        "certified": statuses.count("certified") if kind == "certificate" else None,
-        "broken": statuses.count("found") if kind == "witness" else None,
-        "blind": sum(blind) if blind else None,
-        "symptoms": ", ".join(dict.fromkeys(name for row in rows for name in row.get("symptoms", ()))),
-        "median": float(values.median()),
-        "seconds": sum(row["seconds"] for row in rows),
-    }
+    there = [column for column in columns if "table" in column.places]
+    table = pd.DataFrame(
+        [[column.of(line) for column in there] for line in lines], columns=[column.name for column in there]
+    )
+    counts = [name for name in ("correct", "certified", "broken", "blind") if name in table]
+    return table.astype(dict.fromkeys(counts, "Int64"))
 
 
 def _promise(record: Mapping[str, Any]) -> Promise:

@@ -75,6 +75,8 @@ def _tables(key: str, value: object) -> Iterator[tuple[str, str, Table]]:
 def _with_class(value: object, kind: str, place: str) -> Table:
     if not isinstance(value, dict):
         raise InvalidConfiguration(f"{place} must be a table of settings, got {value!r}")
+    if not isinstance(value.get("class", ""), str):
+        raise InvalidConfiguration(f'{place} class must be a text such as "my_module:Mine", got {value["class"]!r}')
     return {"class": kind, **value}
 
 

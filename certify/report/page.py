@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
+from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.noise_figure import noise_figure
 from certify.report.sentences import doubts, masking_sentence, no_curves
@@ -26,6 +27,7 @@ KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "none")  
 
 NEIGHBOURS = 6  # pictures per norm, at most
 ROWS = 2000  # inputs in a table, at most
+HEADS = ("norm", "method", "subject", "promise")  # columns of the table of methods that hold text
 BOUNDS = {"ibp": "interval bounds", "crown": "linear bounds"}
 
 
@@ -46,6 +48,8 @@ class Page:
         pairs: for each attacked input its record, the norm, the clean and the adversarial input (*D).
         noise: how random noise compares with adversarial perturbations, if that was tested.
         masking: whether gradients lead attacks astray, if that was tested.
+        lines: results by norm and method, for the table of methods.
+        columns: of that table.
     """
 
     manifest: Mapping[str, Any]
@@ -60,6 +64,8 @@ class Page:
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
     noise: NoiseRatioTest | None
     masking: "GradientMaskingReport | None" = None
+    lines: Sequence[Line] = ()
+    columns: Sequence[Column] = COLUMNS
 
 
 def render(page: Page) -> str:
@@ -80,12 +86,12 @@ def render(page: Page) -> str:
         outside=page.outside,
         comparisons=page.comparisons,
         unfinished=page.unfinished,
-        estimates=any(column.kind == "estimate" for column in columns),
         figures=[svg(figure) for figure in figures.values()],
         no_curves="" if figures else no_curves(page.summary),
         doubts=doubts(page.summary),
         masking="" if page.masking is None else masking_sentence(page.masking),
-        methods=list(_methods(page.summary, columns)),
+        methods=list(_methods(page, columns)),
+        method_columns=[column for column in printed(page.columns, page.lines, "page") if column.name not in HEADS],
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
         noise=[] if page.noise is None else str(page.noise).splitlines(),
         noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
@@ -161,28 +167,15 @@ def _promise(column: _Column) -> str:
     return f"each {name} certificate is false with probability at most {column.promise.alpha!r}{other}"
 
 
-def _methods(summary: "pd.DataFrame", columns: Sequence[_Column]) -> Iterator[dict[str, str]]:
-    """The summary as text: certificates and witnesses in columns of their own."""
-    known = {(row["norm"], row["method"], row["subject"]): row for row in summary.to_dict("records")}
+def _methods(page: Page, columns: Sequence[_Column]) -> Iterator[dict[str, Any]]:
+    """The lines as text, in the order of their kinds: certificates and witnesses in columns of their own."""
+    known = {(line.norm, line.method, line.subject): line for line in page.lines}
     for column in columns:
-        row = known[norm_name(column.norm), column.method, column.subject]
-        text = {name: str(row[name]) for name in ("norm", "method", "subject", "promise", "inputs")}
-        text |= dict.fromkeys(
-            ("correct", "certified", "median_radius", "median_estimate", "broken", "median_distance"), NOTHING
-        )
-        text["blind"] = ""
-        if column.kind != "none":
-            text["correct"] = str(row["correct"])
-        if column.kind == "witness":
-            text |= {"broken": str(row["broken"]), "median_distance": rounded_up(row["median"])}
-            if isinstance(row["blind"], int) and row["blind"]:
-                text["blind"] = f"{row['blind']} blind"
-        elif column.kind == "estimate":
-            text |= {"median_estimate": estimated(row["median"])}
-        elif column.kind != "none":
-            text |= {"certified": str(row["certified"]), "median_radius": rounded_down(row["median"])}
+        line = known[column.norm, column.method, column.subject]
+        text: dict[str, Any] = {each.name: each.text(line) for each in page.columns}
+        blind = sum(row.get("blind") is True for row in line.rows)
         reasons = column.rows.reason.dropna().unique() if "reason" in column.rows else ()
-        yield text | {"seconds": f"{row['seconds']:.1f}", "reason": "; ".join(reasons)}
+        yield text | {"doubt": f"{blind} blind" * bool(blind), "reason": "; ".join(reasons)}
 
 
 def _galleries(page: Page) -> Iterator[tuple[float, list[dict[str, str]]]]:

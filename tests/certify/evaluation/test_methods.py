@@ -28,6 +28,7 @@ from certify.methods import (
 )
 from certify.methods.noises import NOISES, noise_of, plain_noise
 from certify.methods.tables import methods_from, table_of
+from certify.report import COLUMNS, Column
 from certify.smoothing import (
     Ablation,
     DiscreteNoise,
@@ -140,6 +141,7 @@ REFUSED = {
     "[methods.verify]": "missing required field `epsilon`",
     '[methods.mine]\nclass = "nowhere:Mine"': "class 'nowhere:Mine' failed: ModuleNotFoundError",
     '[methods.mine]\nclass = "math:floor"': r"\[methods.mine\] must be one of smoothing, .*, got 'math:floor'",
+    "[methods.mine]\nclass = [1]": r"class must be a text such as .*, got \[1\]",
     "methods = 3": "methods must be tables",
     "[methods]\nibp = 3": r"\[methods.ibp\] must be a table of settings, got 3",
 }
@@ -318,3 +320,23 @@ def test_rows_that_break_the_promise_of_their_record_are_refused(tmp_path: Path)
         path.write_text(json.dumps({**record, "promise": {**record["promise"], **change}}) + "\n")
         with pytest.raises(InvalidConfiguration, match="line 1 is damaged: Expected"):
             Evaluation.load(tmp_path / "run")
+
+
+def test_an_own_column_stands_in_table_and_page(tmp_path: Path):
+    share = Column(
+        name="share",
+        title="share certified",
+        of=lambda line: (line.statuses("certificate", "certified") or 0) / len(line.rows),
+        rounding=lambda line, value: f"{100 * value:.0f} %",
+    )
+    evaluation = evaluate(*problem(), norms=2, methods=[IntervalBounds(), MinimalPerturbation(steps=2, restarts=1)])
+    columns = [*COLUMNS, share]
+    summary = evaluation.summary(columns).set_index("method")
+    table = evaluation.to_dataframe()
+    assert summary.share["ibp"] == (table[table.method == "ibp"].status == "certified").mean() > 0
+    evaluation.to_html(tmp_path / "page.html", columns=columns)
+    text = (tmp_path / "page.html").read_text()
+    assert '<th class="number">share certified</th>' in text
+    assert f'<td class="number">{100 * summary.share["ibp"]:.0f} %</td>' in text
+    assert "median estimate" not in text  # an optional column without a value
+    assert list(evaluation.summary()) == [column.name for column in COLUMNS if "table" in column.places]
