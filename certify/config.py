@@ -22,7 +22,7 @@ class _Table(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 
 
 class ModelSource(_Table, frozen=True):
-    """Where the model comes from: exactly one of ``network``, ``build`` and ``exported``.
+    """Source of the model: exactly one of ``network``, ``build`` and ``exported``.
 
     Attributes:
         network: name of a reference network.
@@ -42,7 +42,7 @@ class ModelSource(_Table, frozen=True):
 
 
 class DataSource(_Table, frozen=True):
-    """Where the inputs come from.
+    """Source of the inputs.
 
     Attributes:
         file: ``.npz`` with ``x`` (N, *D) and ``y`` (N,); without it, the reference images.

@@ -1,4 +1,4 @@
-"""What is proved against what was found: contradictions, and estimates that lie outside of both."""
+"""Certificates against witnesses: contradictions, and estimates that lie outside of both."""
 
 import math
 from collections.abc import Mapping, Sequence

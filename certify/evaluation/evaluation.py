@@ -1,4 +1,4 @@
-"""All methods on the same inputs: per input and norm, what is proved beside what was broken."""
+"""All methods on the same inputs: per input and norm, what is proved next to what was broken."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -273,7 +273,7 @@ def evaluate(
     chosen, orders = methods_of(methods), _orders(norms)
     units = units_of(chosen, orders, len(x), first_index)
     with probed_once():
-        problem, logits = _problem(model, x, labels, low, high, seed, batch_size, first_index, _stated(on_grid, x))
+        problem, logits = _problem(model, x, labels, (low, high), seed, batch_size, first_index, _stated(on_grid, x))
         manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
@@ -295,22 +295,21 @@ def _problem(
     model: nn.Module,
     x: Tensor,
     labels: Tensor,
-    low: Limit,
-    high: Limit,
+    box: tuple[Limit, Limit],
     seed: int,
     batch_size: int,
     first_index: int,
     stated_on_grid: bool | None,
 ) -> tuple[Problem, Tensor]:
-    """What every method is run on, after looking at the model, and its logits (N, K) for the clean inputs."""
+    """The problem that every method is run on, after looking at the model, and its logits (N, K) for clean inputs."""
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
         problem = Problem(
             model=model,
             x=x.detach(),
             y=checks.labels(labels, len(x), num_classes).to(x.device),
-            low=low,
-            high=high,
+            low=box[0],
+            high=box[1],
             num_classes=num_classes,
             seed=seed,
             batch_size=int(batch_size),
@@ -357,7 +356,7 @@ def _orders(norms: object) -> list[float]:
 
 
 def _stated(on_grid: bool | None, x: Tensor) -> bool | None:
-    """What is said of the whole data set; it must not be false for the part at hand."""
+    """The statement about the whole data set, which must not be false for the part at hand."""
     if on_grid not in (None, True, False):
         raise InvalidInput(f"on_grid must be True, False or None, got {on_grid!r}")
     if on_grid and not lie_on_grid(x):

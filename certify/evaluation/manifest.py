@@ -1,4 +1,4 @@
-"""What determines the results of an evaluation, for its manifest."""
+"""Manifest of an evaluation: all that determines its results."""
 
 import hashlib
 import platform

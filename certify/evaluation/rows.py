@@ -14,7 +14,7 @@ from certify.results import Certificate, Estimate, Record, SmoothingCertificate,
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
-    """What stands in the record of each certificate, in plain numbers."""
+    """Rows of certificates, in plain numbers."""
     rows, wrong = [], _wrong(certificate, labels)
     for i, radius in enumerate(certificate.radius.tolist()):
         if not 0 <= radius < math.inf:
@@ -52,7 +52,7 @@ def with_verdicts(
 
 
 def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
-    """What stands in the record of each witness, in plain numbers; its distance in every norm of the run."""
+    """Rows of witnesses, in plain numbers, with their distances in every norm of the run."""
     distances = {norm_key(norm): distance(witness.adversarial, clean, norm).tolist() for norm in norms}
     rows, wrong = [], _wrong(witness, labels)
     for i, found in enumerate(witness.found.tolist()):
@@ -74,7 +74,7 @@ def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequenc
 
 
 def estimate_rows(estimate: Estimate, labels: Tensor) -> list[dict[str, Any]]:
-    """What stands in the record of each estimate, in plain numbers; no score where there is none."""
+    """Rows of estimates, in plain numbers, without a score where there is none."""
     rows, wrong = [], _wrong(estimate, labels)
     for i, score in enumerate(estimate.score.tolist()):
         row: dict[str, Any] = {

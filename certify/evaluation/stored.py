@@ -1,4 +1,4 @@
-"""What must stand in the files of a run, so that whatever passes can be shown and compared."""
+"""Checks of the files of a run, so that whatever passes can be shown and compared."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ class _Units(msgspec.Struct):
 
 
 class _Configuration(msgspec.Struct):
-    """What every configuration in a manifest has."""
+    """Keys of every configuration in a manifest."""
 
     units: int
     inputs: Index = 0
@@ -43,7 +43,7 @@ class _Source(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct):
-    """What every manifest has; the rest differs between versions."""
+    """Keys of every manifest; the rest differs between versions."""
 
     configuration: _Configuration
     source: _Source
@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct):
 
 
 class _Row(msgspec.Struct):
-    """What every row of a record has."""
+    """Keys of every row of a record."""
 
     index: Index
     label: Class
@@ -97,7 +97,7 @@ class _Promise(msgspec.Struct):
 
 
 class Record(msgspec.Struct):
-    """What every record has."""
+    """Keys of every record."""
 
     unit: Text
     method: Text

@@ -106,7 +106,7 @@ def summary_of(lines: Sequence[Line], columns: Sequence[Column]) -> "pd.DataFram
 
 
 def _promise(record: Mapping[str, Any]) -> Promise:
-    """What all rows of a record promise; from the rows, where an earlier version wrote the record."""
+    """Promise of all rows of a record; from the rows, where an earlier version wrote the record."""
     if record.get("promise") is not None:
         return Promise(**record["promise"])
     rows = record["rows"]

@@ -56,7 +56,7 @@ def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, firs
 def units_done(
     names: Collection[str], plan: Mapping[str, Mapping[str, Any]], count: int, first_index: int
 ) -> tuple[int, int]:
-    """How many of the names are units of a run, and how many it has, from what its manifest says of its methods."""
+    """Numbers of the names that are units of a run, and of all its units, from the plan in its manifest."""
     pairs = {f"{method}/{norm}": plan[method]["rows_per_unit"] for method in plan for norm in plan[method]["norms"]}
     units = sum(len(_blocks(size, count, first_index)) for size in pairs.values())
     done = 0

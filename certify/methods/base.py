@@ -1,4 +1,4 @@
-"""What every method of an evaluation has: its settings, checked, and one call on the problem."""
+"""Base of the methods of an evaluation: settings, checked, and one call on the problem."""
 
 import math
 from abc import abstractmethod

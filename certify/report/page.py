@@ -33,7 +33,7 @@ BOUNDS = {"ibp": "interval bounds", "crown": "linear bounds"}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Page:
-    """What the page shows.
+    """Content of the page.
 
     Attributes:
         manifest: versions, device, seed, configuration and hashes.
@@ -127,7 +127,7 @@ def _columns(rows: "pd.DataFrame") -> Iterator[_Column]:
 
 
 def _sentences(columns: Sequence[_Column], count: int) -> tuple[str, str]:
-    """What was done, and what the numbers promise."""
+    """Sentences that say what was done, and what the numbers promise."""
     certified = [column for column in columns if column.kind in ("proof", "probable")]
     attacked = [column for column in columns if column.kind == "witness"]
     done = []
