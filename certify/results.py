@@ -275,7 +275,7 @@ class Estimate(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttackedAccuracy(Record):
-    """Accuracy that is left after attacks at a fixed budget: an upper bound on the robust accuracy.
+    """Accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
 
     Every adversarial input was run through the model once more after the attack, and was measured in float64. That a
     row is ``robust`` means that these attacks found nothing, and proves nothing.
