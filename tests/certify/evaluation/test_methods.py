@@ -290,6 +290,10 @@ def test_verdicts_are_certificates_of_one_radius(tmp_path: Path):
         10,
         11,
     }
+    open_ = Verify(epsilon=epsilon, method="ibp", attack=False)
+    unknown = evaluate(model, x, y, norms=math.inf, methods=open_).to_dataframe()
+    assert "unknown" in set(unknown.verdict)
+    assert unknown.certified_radius.tolist() == [epsilon * (verdict == "verified") for verdict in unknown.verdict]
     assert Verify(epsilon=0.1).norms == (1.0, 2.0, math.inf)
     assert Verify(epsilon=2.0).norms == (0.0, 1.0, 2.0, math.inf)
 
