@@ -39,14 +39,12 @@ def demo(
         inputs: Number of images, from 1 to 1000.
     """
     from bounds import checks
-    from certify.config import Config, DataSource, MethodTables, ModelSource
-    from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
+    from certify.config import Config, DataSource, ModelSource
 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     config = Config(
         model=ModelSource(network=network),
         data=DataSource(count=inputs),
-        methods=MethodTables(smoothing=Smoothing(), ibp=IntervalBounds(), attack=MinimalPerturbation()),
     )
     return _run(config, output)
 
@@ -201,18 +199,17 @@ def _write_report(evaluation: "Evaluation", directory: Path) -> None:
 
 
 def _print_summary(evaluation: "Evaluation") -> None:
-    from certify.report import rounded_down, rounded_up
-    from certify.report.sentences import doubts
+    import pandas as pd
 
-    table = evaluation.summary()
-    # A printed bound is still a bound: radii are rounded down, distances up.
-    table["median"] = [
-        (rounded_down if certifies else rounded_up)(median)
-        for certifies, median in zip(table["certified"].notna(), table["median"], strict=True)
-    ]
-    shown = table.drop(columns=[name for name in ("blind", "symptoms") if not table[name].fillna(0).any()])
-    print(shown.to_string(index=False, na_rep="-", float_format="{:.1f}".format))
-    for sentence in doubts(table):
+    from certify.report.columns import COLUMNS, printed
+    from certify.report.sentences import doubts
+    from certify.report.words import NOTHING
+
+    lines = evaluation.lines()
+    columns = printed(COLUMNS, lines, "table")
+    shown = pd.DataFrame({column.name: [column.text(line) for line in lines] for column in columns})
+    print(shown.replace(NOTHING, "-").to_string(index=False))
+    for sentence in doubts(evaluation.summary()):
         print(f"note: {sentence}")
 
 

@@ -9,21 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
-from certify.methods import (
-    STANDARD,
-    Checked,
-    Clever,
-    Count,
-    IntervalBounds,
-    LinearBounds,
-    LinearBoundsBehindIntervals,
-    Method,
-    MinimalPerturbation,
-    OptimisedLinearBounds,
-    Positive,
-    SmoothedAttack,
-    Smoothing,
-)
+from certify.importing import in_folder
+from certify.methods.base import Checked, Count, Method, Positive
+from certify.methods.choice import STANDARD
+from certify.methods.tables import methods_from
 
 Norm = Annotated[float, Meta(ge=0)] | Literal["inf"]  # 0 counts changed entries, other orders are at least 1
 
@@ -33,7 +22,7 @@ class _Table(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 
 
 class ModelSource(_Table, frozen=True):
-    """Where the model comes from: exactly one of ``network``, ``build`` and ``exported``.
+    """Source of the model: exactly one of ``network``, ``build`` and ``exported``.
 
     Attributes:
         network: name of a reference network.
@@ -53,7 +42,7 @@ class ModelSource(_Table, frozen=True):
 
 
 class DataSource(_Table, frozen=True):
-    """Where the inputs come from.
+    """Source of the inputs.
 
     Attributes:
         file: ``.npz`` with ``x`` (N, *D) and ``y`` (N,); without it, the reference images.
@@ -77,19 +66,6 @@ class DataSource(_Table, frozen=True):
             raise InvalidConfiguration("[data] divide_by needs a file: the reference images lie in [0, 1] already")
 
 
-class MethodTables(_Table, frozen=True):
-    """Settings of the methods to run; a method without a table is not run."""
-
-    smoothing: Smoothing | None = None
-    ibp: IntervalBounds | None = None
-    crown_ibp: LinearBoundsBehindIntervals | None = None
-    crown: LinearBounds | None = None
-    alpha_crown: OptimisedLinearBounds | None = None
-    clever: Clever | None = None
-    attack: MinimalPerturbation | None = None
-    smoothed_attack: SmoothedAttack | None = None
-
-
 class Requirement(_Table, frozen=True):
     """A threshold: the share of inputs that ``method`` certifies (or fails to break) at ``radius``."""
 
@@ -100,12 +76,12 @@ class Requirement(_Table, frozen=True):
 
 
 class Config(_Table, frozen=True):
-    """A whole configuration."""
+    """A whole configuration; ``methods`` are those to run, the standard ones if there are none."""
 
     model: ModelSource
     data: DataSource = DataSource()
     norms: Annotated[list[Norm], Meta(min_length=1)] | None = None
-    methods: MethodTables = MethodTables()
+    methods: list[Any] = msgspec.field(default_factory=list)  # of Method
     require: list[Requirement] = msgspec.field(default_factory=list)
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     batch_size: Count = 1000
@@ -130,10 +106,8 @@ class Config(_Table, frozen=True):
                 )
 
     def chosen_methods(self) -> list[Method]:
-        """The methods to run; the standard ones if no table names any."""
-        given = self.methods
-        tables = (getattr(given, field) for field in given.__struct_fields__)
-        return [method for method in tables if method is not None] or list(STANDARD)
+        """The methods to run; the standard ones if none are named."""
+        return list(self.methods or STANDARD)
 
     def norm_orders(self) -> list[float]:
         """The norms as numbers; those of 2 and infinity that a chosen method serves, if the file names none."""
@@ -167,12 +141,12 @@ def read_config(path: Path | str) -> Config:
     try:
         values = msgspec.toml.decode(path.read_bytes())
         _check_numbers(values)
-        config = msgspec.convert(values, Config)
+        folder = path.resolve().parent
+        config = msgspec.convert({**values, "methods": methods_from(values.get("methods", {}), folder)}, Config)
     except OSError as error:
         raise InvalidConfiguration(f"configuration {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, too deep, or a key with a wrong value
         raise InvalidConfiguration(f"configuration {path}: {_one_line(error)}") from error
-    folder = path.resolve().parent
 
     def absolute(file: str | None) -> str | None:
         return None if file is None else str(folder / file)
@@ -180,10 +154,8 @@ def read_config(path: Path | str) -> Config:
     model = msgspec.structs.replace(
         config.model, weights=absolute(config.model.weights), exported=absolute(config.model.exported)
     )
-    if model.build is not None and ":" in model.build:
-        module, function = model.build.split(":", 1)
-        if (folder / f"{module}.py").exists():
-            model = msgspec.structs.replace(model, build=f"{folder / module}.py:{function}")
+    if model.build is not None:
+        model = msgspec.structs.replace(model, build=in_folder(model.build, folder))
     data = msgspec.structs.replace(config.data, file=absolute(config.data.file))
     return msgspec.structs.replace(config, model=model, data=data)
 
@@ -221,7 +193,7 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
         values = {
             **manifest["source"],
             "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]],
-            "methods": stored["methods"],
+            "methods": methods_from(stored["methods"]),
             "seed": manifest["seed"],
             "batch_size": stored["batch_size"],
         }

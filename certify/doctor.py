@@ -1,4 +1,4 @@
-"""What this installation can do, and what it can do for a given model and data."""
+"""Abilities of this installation, by itself and for a given model and data."""
 
 import platform
 from collections.abc import Iterator

@@ -1,12 +1,6 @@
 """Models and data from files, as a configuration names them."""
 
-import contextlib
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +13,7 @@ from bounds import InvalidConfiguration, InvalidModel, Normalize
 from certify import reference
 from certify.config import DataSource, ModelSource
 from certify.exported import load_exported
+from certify.importing import importable, imported
 
 
 def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
@@ -117,46 +112,17 @@ def _reason(error: Exception) -> str:
 
 
 def _build(reference_to_function: str) -> nn.Module:
-    module_name, _, function_name = reference_to_function.rpartition(":")
-    if not module_name:
-        raise InvalidConfiguration(f"[model] build must be module:function, got {reference_to_function!r}")
+    function: Any = imported("[model] build", reference_to_function)
     try:
-        with _importable(module_name):
-            function: Callable[[], object] = getattr(_import(module_name), function_name)
+        with importable(reference_to_function.rpartition(":")[0]):
             model = function()
-    except (Exception, SystemExit) as error:  # whatever a foreign module raises
+    except (Exception, SystemExit) as error:  # whatever a foreign function raises
         raise InvalidConfiguration(
             f"[model] build {reference_to_function!r} failed: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(model, nn.Module):
         raise InvalidModel(f"{reference_to_function} must return a torch.nn.Module, got {type(model).__name__}")
     return model
-
-
-def _import(name: str) -> ModuleType:
-    path = Path(name)
-    if path.suffix != ".py":
-        return importlib.import_module(name)
-    own_name = f"_certify_build_{path.stem}"  # no other module is called so; one of the plain name may be in use
-    specification = importlib.util.spec_from_file_location(own_name, path)
-    if specification is None or specification.loader is None:
-        raise ImportError(f"{name} is no Python file")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[own_name] = module  # dataclasses and pickle look there
-    specification.loader.exec_module(module)
-    return module
-
-
-@contextlib.contextmanager
-def _importable(name: str) -> Iterator[None]:
-    """While a module is imported from its file, it may import its neighbours, as a script may."""
-    before = list(sys.path)
-    if Path(name).suffix == ".py":
-        sys.path.insert(0, str(Path(name).parent))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def _load_weights(model: nn.Module, file: str) -> None:

@@ -1,4 +1,4 @@
-"""What is proved against what was found: contradictions, and estimates that lie outside of both."""
+"""Certificates against witnesses: contradictions, and estimates that lie outside of both."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def comparable(rows: Rows) -> list[tuple[Mapping[str, Any], float]]:
     nearest = _nearest_witnesses(rows)
     # A radius around a wrong prediction says nothing about the distance at which it becomes wrong.
     right = [row for row in rows if row["kind"] == "certificate" and row["correct"]]
-    return [(row, nearest[_key(row)]) for row in right if _key(row) in nearest]
+    return [(row, nearest[_about(row)]) for row in right if _about(row) in nearest]
 
 
 def contradictions(rows: Rows) -> list[Contradiction]:
@@ -71,12 +71,12 @@ def outside(rows: Rows) -> list[Outside]:
     nearest = _nearest_witnesses(rows)
     proved: dict[tuple[int, float, str], float] = {}
     for row in rows:
-        if row["kind"] == "certificate" and row["correct"]:
+        if row["kind"] == "certificate" and row["correct"] and not _frozen(row):
             proved[_key(row)] = max(row["certified_radius"], proved.get(_key(row), 0.0))
     found = []
     for row in rows:
         estimate, key = row.get("estimated_distance"), _key(row)
-        low, high = proved.get(key, 0.0), nearest.get(key, math.inf)
+        low, high = proved.get(key, 0.0), nearest.get(_about(row), math.inf)
         if estimate is not None and not low <= estimate <= high:
             found.append(Outside(row["index"], row["norm"], row["method"], estimate, low, high, row["capped"]))
     return found
@@ -86,11 +86,24 @@ def _key(row: Mapping[str, Any]) -> tuple[int, float, str]:
     return row["index"], row["norm"], row["subject"]
 
 
-def _nearest_witnesses(rows: Rows) -> dict[tuple[int, float, str], float]:
-    """Smallest distance of a witness by input, norm and subject; each witness counts in all norms of the run."""
-    nearest: dict[tuple[int, float, str], float] = {}
+def _frozen(row: Mapping[str, Any]) -> str:
+    """A name of the features that keep their values in what the row speaks of; empty if there are none."""
+    return row.get("frozen") or ""
+
+
+def _about(row: Mapping[str, Any]) -> tuple[int, float, str, str]:
+    return *_key(row), _frozen(row)
+
+
+def _nearest_witnesses(rows: Rows) -> dict[tuple[int, float, str, str], float]:
+    """Smallest distance of a witness by input, norm, subject and frozen features.
+
+    Each witness counts in all norms of the run, and one that keeps some features also where none need be kept.
+    """
+    nearest: dict[tuple[int, float, str, str], float] = {}
     for row in rows:
-        for norm, distance in row.get("distances", {}).items():
-            key = (row["index"], float(norm), row["subject"])
-            nearest[key] = min(distance, nearest.get(key, math.inf))
+        for norm, distance in (row.get("distances") or {}).items():
+            for frozen in {_frozen(row), ""}:
+                key = (row["index"], float(norm), row["subject"], frozen)
+                nearest[key] = min(distance, nearest.get(key, math.inf))
     return nearest

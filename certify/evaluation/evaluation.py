@@ -1,4 +1,4 @@
-"""All methods on the same inputs: per input and norm, what is proved beside what was broken."""
+"""All methods on the same inputs: per input and norm, what is proved next to what was broken."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,12 @@ from certify.evaluation.comparisons import Contradiction, Outside, comparable, c
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import require_whole
-from certify.evaluation.tables import curves_of, dataframe, rows_of, summary_of
+from certify.evaluation.tables import curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import run_unit, units_done, units_of
 from certify.methods import BY_NAME, Method, Problem, methods_of
-from certify.models import frozen, probe
+from certify.models import frozen, probe, probed_once
 from certify.report import Page, norm_name, render
+from certify.report.columns import COLUMNS, Column, Line
 from certify.smoothing.drawing.distributions import lie_on_grid
 
 if TYPE_CHECKING:
@@ -100,13 +101,18 @@ class Evaluation:
         right = {row["index"]: row["base_prediction"] == row["label"] for row in self.rows()}
         return float(sum(right.values()) / len(right)) if right else math.nan
 
-    def summary(self) -> "pd.DataFrame":
+    def lines(self) -> list[Line]:
+        """Results by norm and method: what the columns of :meth:`summary` are made from."""
+        return lines_of(self.rows())
+
+    def summary(self, columns: Sequence[Column] = COLUMNS) -> "pd.DataFrame":
         """One row per norm and method: what it promises, how often it succeeded, the cost.
 
         ``correct`` counts the rows whose class, or whose top class where the subject abstains, is the label, and
         ``median`` is that of their radii or distances. ``blind`` counts the searches that saw no gradient but 0.
+        ``columns`` may hold some of one's own besides :data:`certify.report.COLUMNS`.
         """
-        return summary_of(self.rows())
+        return summary_of(self.lines(), columns)
 
     def check(self) -> list[Contradiction]:
         """Certificates refuted by a witness of the same subject, found in whatever norm; empty if all agree."""
@@ -147,7 +153,12 @@ class Evaluation:
         return missed
 
     def to_html(
-        self, path: Path | str, *, noise: NoiseRatioTest | None = None, masking: "GradientMaskingReport | None" = None
+        self,
+        path: Path | str,
+        *,
+        noise: NoiseRatioTest | None = None,
+        masking: "GradientMaskingReport | None" = None,
+        columns: Sequence[Column] = COLUMNS,
     ) -> None:
         """Write the page: one self-contained HTML file.
 
@@ -155,16 +166,22 @@ class Evaluation:
             path: of the file; its folder is made if it is not there.
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
+            columns: of the table of methods.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        path, page = Path(path), render(self._page(noise, masking))
+        path, page = Path(path), render(self._page(noise, masking, columns))
         with reported(f"page {path} cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
 
-    def _page(self, noise: NoiseRatioTest | None, masking: "GradientMaskingReport | None" = None) -> Page:
+    def _page(
+        self,
+        noise: NoiseRatioTest | None,
+        masking: "GradientMaskingReport | None" = None,
+        columns: Sequence[Column] = COLUMNS,
+    ) -> Page:
         pairs = []
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
@@ -188,6 +205,8 @@ class Evaluation:
             pairs=pairs,
             noise=noise,
             masking=masking,
+            lines=self.lines(),
+            columns=columns,
         )
 
 
@@ -253,44 +272,63 @@ def evaluate(
     checks.at_least("batch_size", batch_size, 1)
     chosen, orders = methods_of(methods), _orders(norms)
     units = units_of(chosen, orders, len(x), first_index)
+    with probed_once():
+        problem, logits = _problem(model, x, labels, (low, high), seed, batch_size, first_index, _stated(on_grid, x))
+        manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
+        run = None if output is None else RunDirectory.open(output, manifest)
+        stored, tensors = ([], {}) if run is None else _stored(run)
+        records = {record["unit"]: record for record in stored}
+        # A row without finite logits has no class.
+        base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
+        for done, unit in enumerate(units, start=1):
+            name = unit.name
+            if name not in records:
+                records[name], tensors[name] = run_unit(unit, problem, base, orders)
+                if run is not None:
+                    run.append(records[name], tensors[name])
+            if progress is not None:
+                progress(name, done, len(units))
+    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
+
+
+def _problem(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    box: tuple[Limit, Limit],
+    seed: int,
+    batch_size: int,
+    first_index: int,
+    stated_on_grid: bool | None,
+) -> tuple[Problem, Tensor]:
+    """The problem that every method is run on, after looking at the model, and its logits (N, K) for clean inputs."""
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
         problem = Problem(
             model=model,
             x=x.detach(),
             y=checks.labels(labels, len(x), num_classes).to(x.device),
-            low=low,
-            high=high,
+            low=box[0],
+            high=box[1],
             num_classes=num_classes,
             seed=seed,
             batch_size=int(batch_size),
             first_index=int(first_index),
-            stated_on_grid=_stated(on_grid, x),
+            stated_on_grid=stated_on_grid,
         )
         with torch.no_grad():
-            logits = torch.cat([model(part) for part in problem.x.split(batch_size)])
-    # A row without finite logits has no class.
-    base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
-    manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
-    run = None if output is None else RunDirectory.open(output, manifest)
-    stored, tensors = ([], {}) if run is None else _stored(run)
-    records = {record["unit"]: record for record in stored}
-    for done, unit in enumerate(units, start=1):
-        name = unit.name
-        if name not in records:
-            records[name], tensors[name] = run_unit(unit, problem, base, orders)
-            if run is not None:
-                run.append(records[name], tensors[name])
-        if progress is not None:
-            progress(name, done, len(units))
-    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
+            return problem, torch.cat([model(part) for part in problem.x.split(batch_size)])
 
 
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:
     """Records and tensors of a run, each with what the other needs."""
     records = list(run.records().values())
     settings = run.manifest["configuration"].get("methods", {})
-    alphas = {name: settings[name]["alpha"] for name in settings.keys() & BY_NAME if "alpha" in settings[name]}
+    alphas = {
+        name: table["alpha"]
+        for name, table in settings.items()
+        if "alpha" in table and table.get("class", name) in tuple(BY_NAME)
+    }
     require_whole(records, run.path / "records.jsonl", alphas)
     tensors = {record["unit"]: run.tensors(record["unit"]) for record in records}
     for record in records:
@@ -318,7 +356,7 @@ def _orders(norms: object) -> list[float]:
 
 
 def _stated(on_grid: bool | None, x: Tensor) -> bool | None:
-    """What is said of the whole data set; it must not be false for the part at hand."""
+    """The statement about the whole data set, which must not be false for the part at hand."""
     if on_grid not in (None, True, False):
         raise InvalidInput(f"on_grid must be True, False or None, got {on_grid!r}")
     if on_grid and not lie_on_grid(x):

@@ -1,4 +1,4 @@
-"""What determines the results of an evaluation, for its manifest."""
+"""Manifest of an evaluation: all that determines its results."""
 
 import hashlib
 import platform
@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
 from bounds.checks import Limit
 from certify.methods import Method, Problem
+from certify.methods.tables import table_of
 
 
 def norm_key(norm: float) -> str:
@@ -50,7 +50,7 @@ def manifest_of(
         "seed": problem.seed,
         "configuration": {
             "norms": [norm_key(norm) for norm in norms],
-            "methods": {method.name: msgspec.to_builtins(method) for method in methods},
+            "methods": {method.name: table_of(method) for method in methods},
             "low": _shown(problem.low),
             "high": _shown(problem.high),
             "batch_size": problem.batch_size,

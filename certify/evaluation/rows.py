@@ -10,11 +10,11 @@ from bounds.errors import InvalidInput
 from certify.attacks.common.distances import distance
 from certify.attacks.studies.smoothed import SmoothedWitness
 from certify.evaluation.manifest import norm_key
-from certify.results import Certificate, Estimate, Record, SmoothingCertificate, Witness
+from certify.results import Certificate, Estimate, Record, SmoothingCertificate, VerdictCertificate, Witness
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
-    """What stands in the record of each certificate, in plain numbers."""
+    """Rows of certificates, in plain numbers."""
     rows, wrong = [], _wrong(certificate, labels)
     for i, radius in enumerate(certificate.radius.tolist()):
         if not 0 <= radius < math.inf:
@@ -38,8 +38,21 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
     return rows
 
 
+def with_verdicts(
+    rows: Sequence[dict[str, Any]], certificate: VerdictCertificate, clean: Tensor, norms: Sequence[float]
+) -> list[dict[str, Any]]:
+    """The rows of certificates with their verdicts, and the distances of the inputs that falsified some of them."""
+    distances = {norm_key(norm): distance(certificate.adversarial, clean, norm).tolist() for norm in norms}
+    more: list[dict[str, Any]] = []
+    for i, verdict in enumerate(certificate.verdict):
+        more.append({"verdict": verdict, "decided_by": certificate.decided_by[i]})
+        if verdict == "falsified":
+            more[i]["distances"] = {norm: values[i] for norm, values in distances.items()}
+    return [{**row, **added} for row, added in zip(rows, more, strict=True)]
+
+
 def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
-    """What stands in the record of each witness, in plain numbers; its distance in every norm of the run."""
+    """Rows of witnesses, in plain numbers, with their distances in every norm of the run."""
     distances = {norm_key(norm): distance(witness.adversarial, clean, norm).tolist() for norm in norms}
     rows, wrong = [], _wrong(witness, labels)
     for i, found in enumerate(witness.found.tolist()):
@@ -61,7 +74,7 @@ def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequenc
 
 
 def estimate_rows(estimate: Estimate, labels: Tensor) -> list[dict[str, Any]]:
-    """What stands in the record of each estimate, in plain numbers; no score where there is none."""
+    """Rows of estimates, in plain numbers, without a score where there is none."""
     rows, wrong = [], _wrong(estimate, labels)
     for i, score in enumerate(estimate.score.tolist()):
         row: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What must stand in the files of a run, so that whatever passes can be shown and compared."""
+"""Checks of the files of a run, so that whatever passes can be shown and compared."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ class _Units(msgspec.Struct):
 
 
 class _Configuration(msgspec.Struct):
-    """What every configuration in a manifest has."""
+    """Keys of every configuration in a manifest."""
 
     units: int
     inputs: Index = 0
@@ -43,7 +43,7 @@ class _Source(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct):
-    """What every manifest has; the rest differs between versions."""
+    """Keys of every manifest; the rest differs between versions."""
 
     configuration: _Configuration
     source: _Source
@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct):
 
 
 class _Row(msgspec.Struct):
-    """What every row of a record has."""
+    """Keys of every row of a record."""
 
     index: Index
     label: Class
@@ -75,14 +75,29 @@ class _Row(msgspec.Struct):
     capped: bool | None = None
     reach: Size | None = None
     reason: str | None = None
+    frozen: Text | None = None
+    verdict: Literal["verified", "falsified", "unknown"] | None = None
+    decided_by: str | None = None
 
     def __post_init__(self) -> None:
         for norm in self.distances:
             _order(norm)
 
 
+class _Promise(msgspec.Struct):
+    kind: Literal["certificate", "estimate", "witness", "unsupported"]
+    alpha: Alpha
+    subject: Text
+    arithmetic: Literal["", "real", "rounding", "deployed"]
+    within: Size | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "estimate" and self.within is None:
+            raise ValueError("Expected `within` of an estimate")
+
+
 class Record(msgspec.Struct):
-    """What every record has."""
+    """Keys of every record."""
 
     unit: Text
     method: Text
@@ -91,9 +106,20 @@ class Record(msgspec.Struct):
     seconds: Size
     rows: Annotated[list[_Row], Meta(min_length=1)]
     tensors_sha256: str | None = None
+    promise: _Promise | None = None
 
     def __post_init__(self) -> None:
         _order(self.norm)
+        if self.promise is not None:
+            self._require_one_promise(self.promise)
+
+    def _require_one_promise(self, promise: _Promise) -> None:
+        if promise.kind != self.kind:
+            raise ValueError(f"Expected the promise of a {self.kind}, got {promise.kind}")
+        for row in self.rows:
+            said = (row.alpha or 0.0, row.subject)
+            if said != (promise.alpha, promise.subject):
+                raise ValueError(f"Expected alpha and subject of row {row.index} as promised, got {said}")
 
 
 # What the rows of each kind of result cannot do without, and the statuses that they may have.

@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
-from certify.report import norm_name
+from certify.report.columns import VALUES, Column, Line
+from certify.results import Promise
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
 NUMBERS = ["certified_radius", "estimated_distance", "attack_distance", "alpha"]
-COLUMNS = [
+ROW_COLUMNS = [
     *["index", "label", "base_prediction", "prediction", "predicted", "correct", "subject", "norm", "method"],
     *["status", *NUMBERS, "seconds"],
 ]
-SUMMARY = ["norm", "method", "subject", "promise", "inputs", "correct", "certified", "broken", "blind", "symptoms"]
-SUMMARY += ["median", "seconds"]
-VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance", "witness": "attack_distance"}
 
 
 def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -30,6 +28,7 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     """
     rows = []
     for record in {record["unit"]: record for record in reversed(list(records))}.values():
+        promise = _promise(record)
         for row in record["rows"]:
             abstained = row.get("abstained", row["status"] == "abstained")
             predicted = None if abstained or row.get("prediction") == -1 else row.get("prediction")
@@ -37,6 +36,7 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
                 "norm": float(record["norm"]),
                 "method": record["method"],
                 "kind": record["kind"],
+                "promise": promise,
                 "seconds": record["seconds"] / len(record["rows"]),
                 "predicted": predicted,  # -1 in a record: a row without finite logits has no class
                 "correct": predicted == row["label"],
@@ -58,8 +58,8 @@ def dataframe(rows: Sequence[Row]) -> "pd.DataFrame":
     """The rows as a table: fixed columns first, then what single methods add."""
     import pandas as pd
 
-    names = {name for row in rows for name in row} - set(COLUMNS)
-    columns = [*COLUMNS, *sorted(names | {"kind"})]
+    names = {name for row in rows for name in row} - set(ROW_COLUMNS)
+    columns = [*ROW_COLUMNS, *sorted(names | {"kind"})]
     types = dict.fromkeys(NUMBERS, "float") | {"predicted": "Int64", "correct": "bool"}
     return pd.DataFrame(rows, columns=columns).astype(types)
 
@@ -82,52 +82,43 @@ def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> Accur
         kind = CertifiedAccuracyCurve
         limits = [row["certified_radius"] if row["correct"] else -math.inf for row in rows]
     limit = torch.tensor(limits, dtype=torch.float64)
-    alpha = max(row.get("alpha") or 0.0 for row in rows)
-    return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=alpha)
+    return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=promise_of(rows).alpha)
 
 
-def summary_of(rows: Sequence[Row]) -> "pd.DataFrame":
-    """One row per norm, method and subject."""
-    import pandas as pd
-
+def lines_of(rows: Sequence[Row]) -> list[Line]:
+    """One line per norm, method and subject."""
     grouped: dict[tuple[float, str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row["norm"], row["method"], row["subject"]), []).append(row)
-    table = pd.DataFrame([_line(*key, part) for key, part in grouped.items()], columns=SUMMARY)
-    return table.astype(dict.fromkeys(["correct", "certified", "broken", "blind"], "Int64"))
+    return [Line(*key, promise_of(part), part) for key, part in grouped.items()]
 
 
-def _line(norm: float, method: str, subject: str, rows: Sequence[Row]) -> Row:
+def summary_of(lines: Sequence[Line], columns: Sequence[Column]) -> "pd.DataFrame":
+    """The columns of a table, a row for each line."""
     import pandas as pd
 
-    treated = [row for row in rows if row["kind"] != "unsupported"] or rows
-    kind, statuses = treated[0]["kind"], [row["status"] for row in rows]
-    right = [row for row in treated if row.get("prediction") == row["label"]]  # an abstention counts by its top class
-    values = pd.Series([row.get(VALUES.get(kind, "")) for row in right], dtype=float)
-    blind = [row["blind"] for row in rows if "blind" in row]
-    return {
-        "norm": norm_name(norm),
-        "method": method,
-        "subject": subject,
-        "promise": _promise(treated),
-        "inputs": len(rows),
-        "correct": None if kind == "unsupported" else len(right),
-        "certified": statuses.count("certified") if kind == "certificate" else None,
-        "broken": statuses.count("found") if kind == "witness" else None,
-        "blind": sum(blind) if blind else None,
-        "symptoms": ", ".join(dict.fromkeys(name for row in rows for name in row.get("symptoms", ()))),
-        "median": float(values.median()),
-        "seconds": sum(row["seconds"] for row in rows),
-    }
+    there = [column for column in columns if "table" in column.places]
+    table = pd.DataFrame(
+        [[column.of(line) for column in there] for line in lines], columns=[column.name for column in there]
+    )
+    counts = [name for name in ("correct", "certified", "broken", "blind") if name in table]
+    return table.astype(dict.fromkeys(counts, "Int64"))
 
 
-def _promise(rows: Sequence[Row]) -> str:
-    """What the numbers of a method promise."""
-    kind, alpha = rows[0]["kind"], max(row.get("alpha") or 0.0 for row in rows)
-    if kind == "unsupported":
-        return "none: a layer is not supported"
-    if kind == "witness":
-        return f"upper bound with probability {1 - alpha:g}" if alpha else "upper bound, re-checked"
-    if kind == "estimate":
-        return f"none: an estimate, of points within {rows[0]['reach']:g}"
-    return f"lower bound with probability {1 - alpha:g}" if alpha > 0 else "lower bound, proved"
+def _promise(record: Mapping[str, Any]) -> Promise:
+    """Promise of all rows of a record; from the rows, where an earlier version wrote the record."""
+    if record.get("promise") is not None:
+        return Promise(**record["promise"])
+    rows = record["rows"]
+    return Promise(
+        kind=record["kind"],
+        alpha=max(row.get("alpha") or 0.0 for row in rows),
+        subject=rows[0]["subject"],
+        within=rows[0].get("reach"),
+    )
+
+
+def promise_of(rows: Sequence[Row]) -> Promise:
+    """The weakest promise of the rows of a method, of those that it could treat if there are any."""
+    promises: list[Promise] = [row["promise"] for row in rows]
+    return max(promises, key=lambda promise: (promise.kind != "unsupported", promise.alpha))

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from bounds.errors import InvalidInput, UnsupportedLayer
 from certify.evaluation.manifest import norm_key
-from certify.evaluation.rows import certificate_rows, estimate_rows, witness_rows
+from certify.evaluation.rows import certificate_rows, estimate_rows, with_verdicts, witness_rows
 from certify.methods import Method, Problem
-from certify.results import Estimate, Witness
+from certify.methods.frozen import WithFrozenFeatures
+from certify.results import Estimate, Promise, VerdictCertificate, Witness
 
 
 class Unit(NamedTuple):
@@ -37,7 +39,8 @@ def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, firs
     """
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise InvalidInput(f"methods must have different names, got {', '.join(names)}")
+        remedy = f'give each settings of its own name, such as {type(methods[0]).__name__}(name="...")'
+        raise InvalidInput(f"methods must have different names, got {', '.join(names)}: {remedy}")
     for norm in norms:
         if not any(norm in method.norms for method in methods):
             raise InvalidInput(f"none of the methods ({', '.join(names) or 'none given'}) serves the norm {norm:g}")
@@ -53,7 +56,7 @@ def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, firs
 def units_done(
     names: Collection[str], plan: Mapping[str, Mapping[str, Any]], count: int, first_index: int
 ) -> tuple[int, int]:
-    """How many of the names are units of a run, and how many it has, from what its manifest says of its methods."""
+    """Numbers of the names that are units of a run, and of all its units, from the plan in its manifest."""
     pairs = {f"{method}/{norm}": plan[method]["rows_per_unit"] for method in plan for norm in plan[method]["norms"]}
     units = sum(len(_blocks(size, count, first_index)) for size in pairs.values())
     done = 0
@@ -90,13 +93,15 @@ def run_unit(
     """
     started, rows = time.perf_counter(), unit.rows
     tensors: dict[str, Tensor] = {}
+    frozen = unit.method.frozen_name(problem) if isinstance(unit.method, WithFrozenFeatures) else ""
     clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
     try:
         result = unit.method.run(problem, rows, unit.norm)
     except UnsupportedLayer as error:
-        kind = "unsupported"
+        kind, promise = "unsupported", Promise(kind="unsupported")
         details = [{"status": kind, "subject": "base", "reason": str(error)}] * (rows.stop - rows.start)
     else:
+        promise = Promise.of(result)
         if isinstance(result, Witness):
             kind, details = "witness", witness_rows(result.cpu(), clean, targets, norms)
             tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
@@ -104,6 +109,10 @@ def run_unit(
             kind, details = "estimate", estimate_rows(result.cpu(), targets)
         else:
             kind, details = "certificate", certificate_rows(result.cpu(), targets)
+            if isinstance(result, VerdictCertificate):
+                details = with_verdicts(details, result.cpu(), clean, norms)
+                tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
+        details = [{**detail, "frozen": frozen} for detail in details] if frozen else details
     labels = problem.y[rows].tolist()
     shared = [
         {"index": problem.place(rows) + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
@@ -113,6 +122,7 @@ def run_unit(
         "unit": unit.name,
         "method": unit.method.name,
         "kind": kind,
+        "promise": asdict(promise),
         "norm": norm_key(unit.norm),
         "seconds": time.perf_counter() - started,
         "rows": shared,

@@ -80,7 +80,7 @@ def curve_figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
 
 
 def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "dict[float, Figure]":
-    """What :func:`curve_figure` shows, as one figure per norm, with the same styles in all."""
+    """Curves of :func:`curve_figure` as one figure per norm, with the same styles in all."""
     drawn = _drawn(curves)
     styles = _styles(drawn)
     return {
@@ -113,7 +113,7 @@ def _figure(drawn: Sequence[_Drawn], clean_accuracy: float | None, styles: Mappi
 
 
 def curve_label(curve: AccuracyCurve) -> str:
-    """What a curve promises, by which method, about which classifier."""
+    """Promise of a curve, its method and its classifier, in words."""
     if not isinstance(curve, CertifiedAccuracyCurve):
         promise = "no attack found"
     else:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
+from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.noise_figure import noise_figure
 from certify.report.sentences import doubts, masking_sentence, no_curves
 from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
+from certify.results import PROVED, Promise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,12 +27,13 @@ KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "none")  
 
 NEIGHBOURS = 6  # pictures per norm, at most
 ROWS = 2000  # inputs in a table, at most
+HEADS = ("norm", "method", "subject", "promise")  # columns of the table of methods that hold text
 BOUNDS = {"ibp": "interval bounds", "crown": "linear bounds"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Page:
-    """What the page shows.
+    """Content of the page.
 
     Attributes:
         manifest: versions, device, seed, configuration and hashes.
@@ -45,6 +48,8 @@ class Page:
         pairs: for each attacked input its record, the norm, the clean and the adversarial input (*D).
         noise: how random noise compares with adversarial perturbations, if that was tested.
         masking: whether gradients lead attacks astray, if that was tested.
+        lines: results by norm and method, for the table of methods.
+        columns: of that table.
     """
 
     manifest: Mapping[str, Any]
@@ -59,6 +64,8 @@ class Page:
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
     noise: NoiseRatioTest | None
     masking: "GradientMaskingReport | None" = None
+    lines: Sequence[Line] = ()
+    columns: Sequence[Column] = COLUMNS
 
 
 def render(page: Page) -> str:
@@ -79,12 +86,12 @@ def render(page: Page) -> str:
         outside=page.outside,
         comparisons=page.comparisons,
         unfinished=page.unfinished,
-        estimates=any(column.kind == "estimate" for column in columns),
         figures=[svg(figure) for figure in figures.values()],
         no_curves="" if figures else no_curves(page.summary),
         doubts=doubts(page.summary),
         masking="" if page.masking is None else masking_sentence(page.masking),
-        methods=list(_methods(page.summary, columns)),
+        methods=list(_methods(page, columns)),
+        method_columns=[column for column in printed(page.columns, page.lines, "page") if column.name not in HEADS],
         galleries=[(norm_name(norm), cards) for norm, cards in _galleries(page)],
         noise=[] if page.noise is None else str(page.noise).splitlines(),
         noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
@@ -100,26 +107,27 @@ class _Column:
     norm: float
     method: str
     subject: str
-    kind: Kind
+    promise: Promise
     rows: "pd.DataFrame"
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its numbers, which decides where they stand and how they are rounded."""
+        if self.promise.kind == "certificate":
+            return "probable" if self.promise.alpha > 0 else "proof"
+        kinds: dict[str, Kind] = {"estimate": "estimate", "witness": "witness"}
+        return kinds.get(self.promise.kind, "none")
 
 
 def _columns(rows: "pd.DataFrame") -> Iterator[_Column]:
     for (norm, method, subject), part in rows.groupby(["norm", "method", "subject"], sort=True):
-        kind: Kind = "proof"
-        if (part.status == "unsupported").all():
-            kind = "none"
-        elif (part.kind == "estimate").all():
-            kind = "estimate"
-        elif part.certified_radius.isna().all():
-            kind = "witness"
-        elif part.alpha.max() > 0:
-            kind = "probable"
-        yield _Column(float(str(norm)), str(method), str(subject), kind, part)
+        # The weakest, of the rows that the method could treat if there are any.
+        promise = max(part.promise, key=lambda promise: (promise.kind != "unsupported", promise.alpha))
+        yield _Column(float(str(norm)), str(method), str(subject), promise, part)
 
 
 def _sentences(columns: Sequence[_Column], count: int) -> tuple[str, str]:
-    """What was done, and what the numbers promise."""
+    """Sentences that say what was done, and what the numbers promise."""
     certified = [column for column in columns if column.kind in ("proof", "probable")]
     attacked = [column for column in columns if column.kind == "witness"]
     done = []
@@ -152,34 +160,22 @@ def _promise(column: _Column) -> str:
         return "every adversarial example was checked again, and its distance is an upper bound"
     if column.kind == "proof":
         about = "the model" if column.subject == "base" else subject
-        return f"{BOUNDS.get(column.method, f'{column.method} bounds')} are proofs about {about} in real arithmetic"
+        proofs = BOUNDS.get(column.method, f"{column.method} bounds")
+        return f"{proofs} are proofs about {about} {PROVED[column.promise.arithmetic]}"
     name = "smoothed" if column.subject.startswith("smoothed(") else column.method
     other = "" if column.subject == "base" else f" and speaks of {subject}, not of the model itself"
-    return f"each {name} certificate is false with probability at most {float(column.rows.alpha.max())!r}{other}"
+    return f"each {name} certificate is false with probability at most {column.promise.alpha!r}{other}"
 
 
-def _methods(summary: "pd.DataFrame", columns: Sequence[_Column]) -> Iterator[dict[str, str]]:
-    """The summary as text: certificates and witnesses in columns of their own."""
-    known = {(row["norm"], row["method"], row["subject"]): row for row in summary.to_dict("records")}
+def _methods(page: Page, columns: Sequence[_Column]) -> Iterator[dict[str, Any]]:
+    """The lines as text, in the order of their kinds: certificates and witnesses in columns of their own."""
+    known = {(line.norm, line.method, line.subject): line for line in page.lines}
     for column in columns:
-        row = known[norm_name(column.norm), column.method, column.subject]
-        text = {name: str(row[name]) for name in ("norm", "method", "subject", "promise", "inputs")}
-        text |= dict.fromkeys(
-            ("correct", "certified", "median_radius", "median_estimate", "broken", "median_distance"), NOTHING
-        )
-        text["blind"] = ""
-        if column.kind != "none":
-            text["correct"] = str(row["correct"])
-        if column.kind == "witness":
-            text |= {"broken": str(row["broken"]), "median_distance": rounded_up(row["median"])}
-            if isinstance(row["blind"], int) and row["blind"]:
-                text["blind"] = f"{row['blind']} blind"
-        elif column.kind == "estimate":
-            text |= {"median_estimate": estimated(row["median"])}
-        elif column.kind != "none":
-            text |= {"certified": str(row["certified"]), "median_radius": rounded_down(row["median"])}
+        line = known[column.norm, column.method, column.subject]
+        text: dict[str, Any] = {each.name: each.text(line) for each in page.columns}
+        blind = sum(row.get("blind") is True for row in line.rows)
         reasons = column.rows.reason.dropna().unique() if "reason" in column.rows else ()
-        yield text | {"seconds": f"{row['seconds']:.1f}", "reason": "; ".join(reasons)}
+        yield text | {"doubt": f"{blind} blind" * bool(blind), "reason": "; ".join(reasons)}
 
 
 def _galleries(page: Page) -> Iterator[tuple[float, list[dict[str, str]]]]:

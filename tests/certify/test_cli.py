@@ -210,7 +210,14 @@ CASES = {
         "x must lie in the declared range [0, 1], got values from 0 to 255",
     ),
     "unknown key": ({"model": 'network = "ibp"\ncolour = 1'}, "unknown field `colour`"),
-    "wrong type": ({"model": 'network = "ibp"', "rest": "[methods.smoothing2]\nn = 2"}, "unknown field `smoothing2`"),
+    "unknown method": (
+        {"model": 'network = "ibp"', "rest": "[methods.smoothing2]\nn = 2"},
+        "[methods.smoothing2] must be one of smoothing, ibp, ",
+    ),
+    "unknown setting": (
+        {"model": 'network = "ibp"', "rest": "[methods.crown]\nn = 2"},
+        "[methods.crown]: Object contains unknown field `n`",
+    ),
     "wrong value": ({"model": 'network = "ibp"', "data": "count = 0"}, "Expected `int` >= 1"),
     "no such network": ({"model": 'network = "big"'}, "name must be one of plain, noise, pgd, ibp, got 'big'"),
     "no model": ({"model": ""}, "must name exactly one of network, build and exported, got none"),

@@ -203,4 +203,4 @@ def test_a_configuration_may_ask_for_attacks_in_every_norm_and_on_the_smoothed_c
     config = read_config(tmp_path / "config.toml")
     assert config.norm_orders() == [0.0, 1.0, math.inf]
     assert [method.name for method in config.chosen_methods()] == ["attack", "smoothed_attack"]
-    assert config.methods.smoothed_attack.sigma == 0.5
+    assert config.methods[1].sigma == 0.5

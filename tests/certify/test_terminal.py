@@ -17,7 +17,7 @@ from oracles.commands import certify, start
 
 NETWORK = """
 import torch
-from oracles.sorting import Sorted
+from oracles.unbounded import LogGamma
 from torch import nn
 
 def make():
@@ -25,7 +25,7 @@ def make():
     return nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
 
 def unsupported():
-    return nn.Sequential(make(), Sorted()).eval()
+    return nn.Sequential(make(), LogGamma()).eval()
 """
 CONFIG = {
     **{"norms": [2, "inf"], "seed": 3, "batch_size": 7, "device": "cpu"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles.sorting import Sorted
+from oracles.unbounded import LogGamma
 from torch import Tensor, nn
 
 from bounds import InvalidInput
@@ -18,11 +18,13 @@ from certify.methods import (
     BY_NAME,
     Clever,
     IntervalBounds,
+    Lipschitz,
     Method,
     MinimalPerturbation,
     Problem,
     SmoothedAttack,
     Smoothing,
+    Verify,
 )
 from certify.results import Certificate, Witness
 
@@ -125,10 +127,12 @@ SMALL = {
         MinimalPerturbation(steps=2, restarts=1),
         SmoothedAttack(draws=2, steps=1, restarts=1, n=40),
         Clever(num_batches=2, batch_size=4),
+        Lipschitz(),
+        Verify(epsilon=0.01, steps=2),
     )
 }
 QUICK = ("smoothing", "ibp", "attack", "clever")
-LINEAR = ("crown", "crown_ibp", "alpha_crown")
+LINEAR = ("crown", "crown_ibp", "alpha_crown", "lipschitz", "verify")
 ALONE = [
     pytest.param(name, supported, labels, marks=() if name in QUICK and labels == "wrong" else pytest.mark.slow)
     for name in BY_NAME
@@ -171,7 +175,7 @@ def test_the_table_gives_the_numbers_of_the_curves(names: tuple[str, ...]):
 def test_every_method_may_run_alone(name: str, supported: bool, labels: str, tmp_path: Path):
     model, x, y = problem(3)
     if not supported:
-        model = nn.Sequential(model, Sorted()).eval()
+        model = nn.Sequential(model, LogGamma()).eval()
         y = model(x).argmax(1)
     x, y = (x[:1], y[:1]) if labels == "single" else (x, y if labels == "right" else (y + 1) % 3)
     evaluation = evaluate(model, x, y, norms=[2], methods=[SMALL[name]])

@@ -1,0 +1,44 @@
+"""Methods that :func:`certify.evaluate` can run: each is its settings and one call.
+
+To add a method, write a class like these, give it a name and the norms it serves, and pass it to
+``evaluate(methods=[...])`` or name it in a configuration.
+"""
+
+from certify.methods.base import Checked, Count, Method, Positive, Probability, Problem
+from certify.methods.choice import BY_NAME, METHODS, STANDARD, methods_of
+from certify.methods.proofs import (
+    IntervalBounds,
+    LinearBounds,
+    LinearBoundsBehindIntervals,
+    Lipschitz,
+    OptimisedLinearBounds,
+    ProvedRadius,
+    Verify,
+)
+from certify.methods.searches import Clever, MinimalPerturbation, estimate_of
+from certify.methods.smoothed import SmoothedAttack, Smoothing
+
+__all__ = [
+    "BY_NAME",
+    "METHODS",
+    "STANDARD",
+    "Checked",
+    "Clever",
+    "Count",
+    "IntervalBounds",
+    "LinearBounds",
+    "LinearBoundsBehindIntervals",
+    "Lipschitz",
+    "Method",
+    "MinimalPerturbation",
+    "OptimisedLinearBounds",
+    "Positive",
+    "Probability",
+    "Problem",
+    "ProvedRadius",
+    "SmoothedAttack",
+    "Smoothing",
+    "Verify",
+    "estimate_of",
+    "methods_of",
+]

@@ -1,0 +1,117 @@
+"""Base of the methods of an evaluation: settings, checked, and one call on the problem."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, ClassVar
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from bounds.sets.uniform import stream_seed
+from certify.results import Certificate, Estimate, Witness
+from certify.smoothing.drawing.distributions import lie_on_grid
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Probability = Annotated[float, Meta(gt=0, lt=1)]
+Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f/\\]+\Z", max_length=100)]  # it names units of work and files
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """A model with labelled inputs: what every method of one evaluation is run on.
+
+    Attributes:
+        model: maps (N, *D) to logits (N, K).
+        x: (N, *D), inputs.
+        y: (N,) int64, correct classes.
+        low: lower side of the box.
+        high: upper side of the box.
+        num_classes: K.
+        seed: run seed.
+        batch_size: rows of a forward pass, at most.
+        first_index: place of the first input in its data set.
+        stated_on_grid: whether all inputs of that data set are 8-bit; None if these are all of it.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    low: Limit
+    high: Limit
+    num_classes: int
+    seed: int
+    batch_size: int
+    first_index: int = 0
+    stated_on_grid: bool | None = None
+
+    @cached_property
+    def on_grid(self) -> bool:
+        """Whether all inputs are 8-bit: asked of the whole data set, so that no slice of it decides for itself."""
+        return lie_on_grid(self.x) if self.stated_on_grid is None else self.stated_on_grid
+
+    def place(self, rows: slice) -> int:
+        """Place of the first of these rows in the data set."""
+        return self.first_index + int(rows.start)
+
+    def generator(self, place: int = 0) -> torch.Generator:
+        """A fresh generator on the device of the inputs: of the run's seed, and of its own for every other place.
+
+        Seeds that are added up would give input 50 of one run the draws of input 0 of the run of the 50th seed after.
+        """
+        seed = stream_seed(self.seed, place, 0) if place else self.seed
+        return torch.Generator(self.x.device).manual_seed(seed)
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """A struct whose fields keep their declared types and bounds also when it is built from Python.
+
+    >>> from certify.methods import Smoothing
+    >>> Smoothing(n=0)
+    Traceback (most recent call last):
+    bounds.errors.InvalidInput: Smoothing(n=0): Expected `int` >= 1
+    """
+
+    def __post_init__(self) -> None:
+        # msgspec itself checks values only when it decodes. Field by field, or convert() would call this again.
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            shown = f"{type(self).__name__}({field.name}={value!r})"
+            try:
+                msgspec.convert(value, field.type)
+            except ValueError as error:
+                raise InvalidInput(f"{shown}: {error}") from error
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(f"{shown}: Expected a finite number")
+
+
+class Method(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one method. Its results for a slice of rows depend on nothing but these and the problem.
+
+    ``name`` tells the methods of one run apart: give several settings of one class different names.
+    """
+
+    norms: ClassVar[tuple[float, ...]]
+    rows_per_unit: ClassVar[int]  # inputs in one unit of work: what a kill can lose at most
+
+    name: Name = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = Method.__dict__["name"].__get__(self)
+        if given not in ("", self.name):  # an attribute of the class hides the setting
+            raise InvalidInput(
+                f"name={given!r} is lost, as {type(self).__name__} calls itself {self.name!r} whatever is asked: write "
+                f"`name: str = {self.name!r}` in that class"
+            )
+
+    @abstractmethod
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate | Estimate | Witness:
+        """Results for the given rows, in one norm."""
+        raise NotImplementedError

@@ -1,0 +1,158 @@
+"""Deterministic proofs about the model: certified radii, verdicts at one radius, Lipschitz bounds."""
+
+import math
+from typing import Literal
+
+import torch
+
+from certify.methods.base import Count, Method, Name, Positive, Problem
+from certify.methods.frozen import WithFrozenFeatures
+from certify.results import Certificate, VerdictCertificate
+from certify.verification.lipschitz import lipschitz_certificate
+from certify.verification.radius import certified_radius
+from certify.verification.verdicts import verify
+
+Sound = Literal["rounding", "real", "deployed"]
+
+
+class ProvedRadius(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by a bounding method; the settings are those of :func:`certify.certified_radius`."""
+
+    norms = (0.0, 1.0, 2.0, math.inf)
+    bounds = ""  # the bounding method
+
+    tolerance: Positive = 1e-3
+    sound: Sound = "rounding"
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
+        """Deterministic certificates of the model."""
+        return certified_radius(
+            problem.model,
+            problem.x[rows],
+            problem.y[rows],
+            norm=norm,
+            method=self.bounds or self.name,
+            low=problem.low,
+            high=problem.high,
+            frozen_features=self.mask(problem),
+            tolerance=self.tolerance,
+            sound=self.sound,
+        )
+
+
+class IntervalBounds(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by interval bound propagation."""
+
+    bounds = "ibp"
+    rows_per_unit = 100
+
+    name: Name = "ibp"
+
+
+class LinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by backward linear bounds (CROWN): tighter than intervals, and slower by far."""
+
+    bounds = "crown"
+    rows_per_unit = 10
+
+    name: Name = "crown"
+    tolerance: Positive = 1e-2
+
+
+class LinearBoundsBehindIntervals(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by one backward pass behind intervals (CROWN-IBP): between intervals and CROWN."""
+
+    bounds = "crown_ibp"
+    rows_per_unit = 50
+
+    name: Name = "crown_ibp"
+    tolerance: Positive = 1e-2
+
+
+class OptimisedLinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by linear bounds with planes chosen by ascent (alpha-CROWN): the tightest, and the slowest."""
+
+    bounds = "alpha_crown"
+    rows_per_unit = 5
+
+    name: Name = "alpha_crown"
+    tolerance: Positive = 1e-2
+
+
+class Verify(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Verdicts at one radius, by an attack and by bounds from cheap to tight, as certificates.
+
+    The radius of a row is ``epsilon`` where the model is verified up to it, and 0 elsewhere: nothing larger was asked,
+    and nothing smaller. Each row also keeps the verdict, ``verified``, ``falsified`` or ``unknown``. The input that
+    falsified a row counts as a witness: a certified radius of any method beyond it is a contradiction.
+    The settings are those of :func:`certify.verify`; ``epsilon`` has no default, as its unit is that of the norm.
+    """
+
+    rows_per_unit = 10
+
+    name: Name = "verify"
+    epsilon: Positive
+    method: Literal["ibp", "crown_ibp", "crown", "alpha_crown", "fast_lin"] = "alpha_crown"
+    attack: bool = True
+    steps: Count = 20
+    sound: Sound = "rounding"
+
+    @property
+    def norms(self) -> tuple[float, ...]:  # type: ignore[override]  # elsewhere a constant of the class
+        """The norms with an attack; a number of changed entries is a whole one."""
+        return (*((0.0,) if self.epsilon.is_integer() else ()), 1.0, 2.0, math.inf)
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
+        """Certificates of radius ``epsilon`` or 0."""
+        found = verify(
+            problem.model,
+            problem.x[rows],
+            problem.y[rows],
+            norm=norm,
+            epsilon=int(self.epsilon) if norm == 0 else self.epsilon,
+            method=self.method,
+            low=problem.low,
+            high=problem.high,
+            frozen_features=self.mask(problem),
+            attack=self.attack,
+            steps=self.steps,
+            sound=self.sound,
+            generator=problem.generator(problem.place(rows)),
+        )
+        pairs = zip(found.verified.tolist(), found.falsified.tolist(), strict=True)
+        return VerdictCertificate(
+            label=found.label,
+            radius=torch.where(found.verified, found.epsilon, 0.0),
+            abstained=torch.zeros_like(found.verified),
+            norm=found.norm,
+            alpha=0.0,
+            subject=found.subject,
+            method=self.name,
+            sound=found.sound,
+            verdict=tuple("verified" if proved else "falsified" if broken else "unknown" for proved, broken in pairs),
+            decided_by=found.decided_by,
+            adversarial=found.adversarial,
+            distance=found.distance,
+        )
+
+
+class Lipschitz(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Certified radius by Lipschitz constants of the margins; see :func:`certify.lipschitz_certificate`."""
+
+    norms = (1.0, 2.0, math.inf)
+    rows_per_unit = 50
+
+    name: Name = "lipschitz"
+    method: Literal["product", "eclipse", "sdp", "fast_lip", "recurjac", "local"] = "product"
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
+        """Deterministic certificates of the model."""
+        return lipschitz_certificate(
+            problem.model,
+            problem.x[rows],
+            problem.y[rows],
+            norm=norm,
+            method=self.method,
+            low=problem.low,
+            high=problem.high,
+        )
