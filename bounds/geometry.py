@@ -41,8 +41,8 @@ def boundary_curvature(
     """Mean curvature of a level set, by the trace of its shape operator, and the size of its curvatures.
 
     With the unit normal n and P = I - n n', the shape operator is ``P H P / |gradient|``, whatever function has the
-    level set. Its trace over D - 1 is estimated from Hessian products with random tangents (Hutchinson); positive where the
-    set bends away from the direction of the gradient, as a sphere does for the distance from its centre.
+    level set. Its trace over D - 1 is estimated from Hessian products with random tangents (Hutchinson); positive where
+    the set bends away from the direction of the gradient, as a sphere does for the distance from its centre.
 
     Args:
         level: such as the margin between two logits, twice differentiable, row by row.

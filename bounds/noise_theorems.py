@@ -291,8 +291,8 @@ def mean_distance_bound(scores: Tensor, signs: Tensor, *, tau: float, gamma: flo
     """Upper bound on the mean distance of inputs to the zero set of a score f.
 
     Holds where every distance is at most ``tau |f|^gamma``: of affine scores with gamma 1 and tau one over the length
-    of the weight, where it is an equality; of a quadratic x'Ax with gamma 1/2 and tau the larger of one over the roots of
-    the extreme eigenvalues, in absolute value.
+    of the weight, where it is an equality; of a quadratic x'Ax with gamma 1/2 and tau the larger of one over the roots
+    of the extreme eigenvalues, in absolute value.
 
     Args:
         scores: (N,), f at each input.
