@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from oracles.devices import elsewhere
+from oracles.halfspace import generator
 from torch import Tensor, nn
 
 from bounds import DEFAULT_RULES, Interval, LpBall, Normalize, capture, ibp, margin_bounds
@@ -73,10 +74,6 @@ ZOO: dict[str, tuple[tuple[int, ...], Callable[[], nn.Sequential]]] = {
     ),
     "tokens": ((3, 4), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3))),
 }
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(name: str, seed: int = 0) -> tuple[nn.Sequential, tuple[int, ...]]:

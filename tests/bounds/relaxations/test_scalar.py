@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from oracles.devices import elsewhere
+from oracles.halfspace import generator
 from scipy import special
 from torch import Tensor
 
@@ -140,10 +141,6 @@ def evaluate(case: Case, x: np.ndarray) -> np.ndarray:
 
 
 every_function = pytest.mark.parametrize("name", CASES)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_intervals(case: Case, count: int = COUNT, seed: int = 0) -> Interval:

@@ -2,11 +2,12 @@
 
 import inspect
 import math
+from functools import partial
 
 import pytest
 import torch
 from oracles.halfspace import generator
-from oracles.linear import LinearClassifier
+from oracles.linear import vectors
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel
@@ -17,12 +18,7 @@ BUDGET = ("fgsm", "random_fgsm", "iterative_fgsm", "pgd", "apgd", "targeted_apgd
 NEAREST = {"deepfool": 2, "superdeepfool": 2, "fast_adaptive_boundary": math.inf, "carlini_wagner": 2}
 NEAREST |= {"sparsefool": 0, "boundary_walk": 1, "minimal_perturbation": math.inf}
 FEW = {"steps": 5, "queries": 20, "rounds": 2, "probes": 5, "searches": 2, "restarts": 2}
-
-
-def problem(dtype: torch.dtype = torch.float32, rows: int = 5) -> tuple[LinearClassifier, Tensor, Tensor]:
-    model = LinearClassifier(6, 3, dtype, generator(2))
-    x = (0.5 + 0.1 * torch.randn(rows, 6, generator=generator(3), dtype=torch.float64)).to(dtype)
-    return model, x, model(x).argmax(1)
+problem = partial(vectors, 6)
 
 
 def run(name: str, model: nn.Module, x: Tensor, y: Tensor, **change):
@@ -47,7 +43,7 @@ def test_half_precision(name: str, dtype: torch.dtype):
     if name in BUDGET:
         assert (result.distance <= 0.2)[result.found].all()
     else:
-        exact = LinearClassifier.distance(model.double(), x.double(), max(NEAREST[name], 1))
+        exact = model.double().distance(x.double(), max(NEAREST[name], 1))
         assert (result.distance >= 0.99 * exact).all()
 
 
@@ -88,14 +84,14 @@ def test_all_are_called_alike_and_bad_calls_are_told_what_to_do(name: str):
 @pytest.mark.parametrize("name", ["random_fgsm", "pgd", "square", "fast_adaptive_boundary"])
 def test_rows_draw_from_streams_of_their_own(name: str):
     """Catches draws that a row shares with its batch: alone or among others it gets the same ones."""
-    model, x, y = problem(torch.float64, rows=6)
+    model, x, y = problem(torch.float64, batch=6)
     whole, parts = run(name, model, x, y), run(name, model, x, y, batch_size=2)
     torch.testing.assert_close(parts.distance, whole.distance, rtol=1e-9, atol=0)
     torch.testing.assert_close(parts.adversarial, whole.adversarial, rtol=1e-9, atol=1e-12)
 
 
 def test_slices_of_a_data_set_attack_like_the_whole():
-    model, x, y = problem(torch.float64, rows=6)
+    model, x, y = problem(torch.float64, batch=6)
     whole = run("minimal_perturbation", model, x, y, norm=1)
     part = run("minimal_perturbation", model, x[4:], y[4:], norm=1, first_index=4)
     torch.testing.assert_close(part.adversarial, whole.adversarial[4:], rtol=1e-9, atol=1e-12)

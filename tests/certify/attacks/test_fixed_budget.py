@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
-from oracles.linear import LinearClassifier
+from oracles.linear import LinearClassifier, problem
 from torch import Tensor, nn
 
 from bounds import InvalidInput, clopper_pearson_interval
@@ -35,14 +35,6 @@ def attack(name: str, *arguments, few: bool = True, **options):
     """One of all attacks, with few steps."""
     source = {} if name in DETERMINISTIC else {"generator": generator()}
     return ALL[name](*arguments, **source, **(FEW[name] if few else {}), **options)
-
-
-def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64):
-    """A linear classifier with inputs well inside the unit box, each labelled as it is predicted."""
-    source = generator(classes + batch + len(shape))
-    model = LinearClassifier(math.prod(shape), classes, dtype, source)
-    x = (0.5 + 0.1 * torch.randn(batch, *shape, generator=source, dtype=torch.float64)).clamp(0.2, 0.8).to(dtype)
-    return model, x, model(x).argmax(1)
 
 
 def l1_distance_in_box(model: LinearClassifier, x: Tensor, low: float, high: float) -> Tensor:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from oracles.halfspace import generator
-from oracles.linear import LinearClassifier
+from oracles.linear import vectors
 from torch import Tensor, nn
 
 from certify import attacks
@@ -37,12 +38,7 @@ MASKED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
-def problem(dtype: torch.dtype = torch.float32) -> tuple[LinearClassifier, Tensor, Tensor]:
-    model = LinearClassifier(12, 3, dtype, generator(2))
-    x = (0.5 + 0.1 * torch.randn(4, 12, generator=generator(3), dtype=torch.float64)).to(dtype)
-    return model, x, model(x).argmax(1)
-
-
+problem = partial(vectors, 12, batch=4)
 QUICK = ("round", "classes")  # the others take a second each
 
 

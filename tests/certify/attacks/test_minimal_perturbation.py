@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from oracles.halfspace import generator
-from oracles.linear import LinearClassifier
+from oracles.linear import problem
+from oracles.models import Divide
 from torch import Tensor, nn
 
 from bounds import InvalidInput
@@ -20,14 +21,6 @@ from certify.attacks.minimum_norm.search import Search
 
 NORMS = [2, math.inf]
 SHAPES = [(7,), (3, 5), (2, 5, 7)]
-
-
-def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64):
-    """A linear classifier with inputs well inside the unit box, each labelled as it is predicted."""
-    source = generator(classes + batch + len(shape))
-    model = LinearClassifier(math.prod(shape), classes, dtype, source)
-    x = (0.5 + 0.1 * torch.randn(batch, *shape, generator=source, dtype=torch.float64)).clamp(0.2, 0.8).to(dtype)
-    return model, x, model(x).argmax(1)
 
 
 # ---------------------------------------------------------------------------------------------------- closed forms
@@ -331,14 +324,9 @@ def test_witnesses_on_trained_networks(name: str, norm: float):
 def test_scaling_the_input_scales_the_distance(norm: float):
     model, x, y = problem((7,), 3, 7)
     near = minimal_perturbation(model, x, y, norm=norm, generator=generator())
-    scaled = nn.Sequential(_Divide(), model)
+    scaled = nn.Sequential(Divide(8), model)
     far = minimal_perturbation(scaled, 8 * x, y, norm=norm, high=8.0, generator=generator())
     torch.testing.assert_close(far.distance, 8 * near.distance, rtol=1e-4, atol=0)
-
-
-class _Divide(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 8
 
 
 def test_a_box_per_feature_freezes_what_it_pins():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from oracles.halfspace import generator
-from oracles.linear import LinearClassifier
+from oracles.linear import LinearClassifier, problem
 from oracles.piecewise import exact_distance
 from scipy.optimize import linprog
 from torch import Tensor, nn
@@ -48,14 +48,6 @@ def named(value: object) -> str:
 def short(attack: Callable, steps: int) -> dict[str, int]:
     """Fewer steps for the attacks that descend or walk; the others stop by themselves or need what they take."""
     return {"steps": steps} if attack in (attacks.minimal_perturbation, attacks.fast_adaptive_boundary) else {}
-
-
-def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64):
-    """A linear classifier with inputs well inside the unit box, each labelled as it is predicted."""
-    source = generator(classes + batch + len(shape))
-    model = LinearClassifier(math.prod(shape), classes, dtype, source)
-    x = (0.5 + 0.1 * torch.randn(batch, *shape, generator=source, dtype=torch.float64)).clamp(0.2, 0.8).to(dtype)
-    return model, x, model(x).argmax(1)
 
 
 # ---------------------------------------------------------------------------------------------------- closed forms

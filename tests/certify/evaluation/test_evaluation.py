@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.models import Random
 from oracles.sorting import Sorted
 from torch import Tensor, nn
 
@@ -264,11 +265,6 @@ def test_an_unsupported_model_loses_one_method_and_not_the_others():
     assert {curve.method for curve in evaluation.curves()} == {"smoothing", "attack"}
 
 
-class _Random(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :3] + torch.rand(len(x), 3)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -278,7 +274,7 @@ class _Random(nn.Module):
         ({"labels": torch.tensor([0, 3])}, "labels must be class indices from 0 to 2, got 3 in row 1"),
         ({"labels": torch.eye(3)[:2]}, "pass class indices, not one-hot rows"),
         ({"labels": torch.tensor([0.0, 1.0])}, r"labels must be integers, got torch.float32"),
-        ({"model": _Random()}, r"the model draws random numbers, aten\.rand"),
+        ({"model": Random(3)}, r"the model draws random numbers, aten\.rand"),
         ({"methods": "all"}, "methods must be one of standard, smoothing, ibp, .*, or a list of these, got 'all'"),
         ({"methods": ["ibp", "magic"]}, "methods must be one of .*, got 'magic'"),
         ({"methods": [3]}, "methods must be one of .*, got 3"),

@@ -10,6 +10,7 @@ import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
 from oracles.memory import live_tensors
+from oracles.models import Coupled, Divide, Random
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel, clopper_pearson_lower
@@ -179,20 +180,11 @@ def test_record_keeps_what_the_certificate_rests_on(halfspace: Halfspace, x: Ten
 
 def test_scaling_input_and_sigma_scales_the_radius(halfspace: Halfspace, x: Tensor):
     radius = SmoothedClassifier(halfspace, Gaussian(SIGMA), num_classes=2).certify(x, n=500, generator=generator())
-    scaled = nn.Sequential(_Divide(4.0), halfspace)
+    scaled = nn.Sequential(Divide(4.0), halfspace)
     fourfold = SmoothedClassifier(scaled, Gaussian(4 * SIGMA), num_classes=2).certify(
         4 * x, n=500, generator=generator()
     )
     torch.testing.assert_close(fourfold.radius, 4 * radius.radius, rtol=1e-12, atol=0)
-
-
-class _Divide(nn.Module):
-    def __init__(self, divisor: float) -> None:
-        super().__init__()
-        self.divisor = divisor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / self.divisor
 
 
 def test_generator_supplies_one_draw_and_nothing_else_matters(halfspace: Halfspace, x: Tensor):
@@ -289,21 +281,11 @@ def test_bad_input_gives_one_clear_line(call, message: str, halfspace: Halfspace
     assert "\n" not in str(caught.value)
 
 
-class _Random(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :2] + 1e-3 * torch.rand(len(x), 2)
-
-
-class _Coupled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :2] - x.flatten(1)[:, :2].mean(0)
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_Random(), r"the model draws random numbers, aten\.rand"),
-        (_Coupled(), "depend on the other rows of its batch"),
+        (Random(2), r"the model draws random numbers, aten\.rand"),
+        (Coupled(), "depend on the other rows of its batch"),
         (nn.Flatten(0), r"must return logits of shape \(N, K\)"),
     ],
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from oracles.devices import elsewhere
+from oracles.halfspace import generator
 from oracles.sorting import Sorted
 from torch import Tensor, nn
 
@@ -21,10 +22,6 @@ NORMS = (1.0, 2.0, math.inf)
 CLASSES = (2, 3, 10)
 TOLERANCE = 1e-3
 SHAPES = [(7,), (2, 3, 5)]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Linear(nn.Sequential):
