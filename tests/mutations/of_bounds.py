@@ -42,7 +42,7 @@ SETS = (
         "the hull of a ball is not rounded outward",
         "bounds/sets/balls.py",
         "slack = 4 * u * (self.center.abs() + radius) + tiny",
-        "slack = 0 * (u + tiny) * radius",
+        "slack = 0 * (u + tiny) * self.center.abs()",
         "tests/bounds/sets/test_balls.py",
     ),
     Mutant(
@@ -81,21 +81,21 @@ RELAXATIONS = (
         "bounds/relaxations/scalar.py",
         "return torch.where(rounded, total * (1 + 16 * unit), torch.zeros_like(total))",
         "return torch.where(rounded, candidate.slack, torch.zeros_like(total))",
-        "tests/bounds/relaxations/test_scalar.py",
+        "tests/bounds/relaxations/test_scalar.py -k float32_lines",
     ),
     Mutant(
         "a line above is moved to the inner side",
         "bounds/relaxations/scalar.py",
         "- slope * point + side * slack",
         "- slope * point - side * slack",
-        "tests/bounds/relaxations/test_scalar.py",
+        "tests/bounds/relaxations/test_scalar.py -k float32_lines",
     ),
     Mutant(
         "slopes of a function are not rounded outward",
         "bounds/relaxations/derivative_range.py",
         "return unit_roundoff(slope.dtype) * units",
         "return 0 * units",
-        "tests/bounds/lipschitz tests/bounds/relaxations",
+        "tests/bounds/lipschitz/test_constants.py",
     ),
 )
 
@@ -146,13 +146,6 @@ GRAPH = (
         "tests/bounds/graph/test_known_ranges.py",
     ),
     Mutant(
-        "statistics of the batch are let through",
-        "bounds/graph/conditions.py",
-        'if "batch_norm" in name and',
-        'if "batch_norm" in name and name == "" and',
-        "tests/bounds/graph/test_conditions.py",
-    ),
-    Mutant(
         "random numbers are let through",
         "bounds/graph/conditions.py",
         "if not draws(node.target, node.args, node.kwargs):",
@@ -164,14 +157,14 @@ GRAPH = (
         "bounds/graph/conditions.py",
         "any(isinstance(dim, int) and dim % ndim == batch for dim in dims)",
         "any(isinstance(dim, int) and dim == batch for dim in dims)",
-        "tests/bounds/graph/test_conditions.py",
+        "tests/bounds/graph/test_conditions.py -k any_scale",
     ),
     Mutant(
         "a remainder may not reach its divisor",
         "bounds/graph/rounding.py",
         "size = math.nextafter(abs(divisor), math.inf)",
         "size = 0.9 * abs(divisor)",
-        "tests/bounds/graph",
+        "tests/bounds/graph/test_nonlinear_operations.py",
     ),
     Mutant(
         "a cosine is cut at less than 1",

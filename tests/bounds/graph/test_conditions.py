@@ -185,6 +185,7 @@ COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
     "flip, small": lambda x: x + 1e-4 * x.flip(0),
     "flip, smaller than rounding": lambda x: x + 1e-12 * x.flip(0),
     "mean, small": lambda x: x - 1e-6 * x.mean(0),
+    "mean, counted from the end": lambda x: x - x.mean(-2),
     "mean of all": lambda x: x - x.mean(),
     "statistics": lambda x: F.batch_norm(x, None, None, training=True),
     "statistics where none are stored": nn.BatchNorm1d(4, track_running_stats=False).eval(),
@@ -207,7 +208,7 @@ COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
         {
             "roll by 2",
             "flip, smaller than rounding",
-            "mean, small",
+            "mean, counted from the end",
             "statistics",
             "sort",
             "product",

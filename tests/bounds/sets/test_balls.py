@@ -76,6 +76,14 @@ def test_an_infinite_radius_is_the_whole_box():
     assert (hull.upper == 2).all()
 
 
+@pytest.mark.parametrize("limit", [0.1, 0.3, 0.7, 0.9])
+def test_sides_that_single_precision_does_not_hold_are_rounded_outward(limit: float):
+    """To nearest, 0.7 and 0.9 would be smaller."""
+    hull = LpBall(torch.zeros(1, 1), 10.0, low=-limit, high=limit).hull()
+    assert limit <= hull.upper.double().item() < limit + 2.0**-23
+    assert -limit - 2.0**-23 < hull.lower.double().item() <= -limit
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
