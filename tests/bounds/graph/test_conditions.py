@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles.halfspace import generator
+from oracles.selection import some
 from torch import Tensor, nn
 
 import bounds
@@ -40,11 +41,6 @@ from bounds.relaxations import catalogue
 X = torch.rand(4, 4, generator=generator(1))
 BALL = LpBall(X, 0.1)
 LABELS = torch.zeros(4, dtype=torch.int64)
-
-
-def some(cases: dict[str, Callable[[Tensor], Tensor]], often: set[str]) -> list[object]:
-    """All names of cases, of which some are tried often and the others where time is no matter."""
-    return [name if name in often else pytest.param(name, marks=pytest.mark.slow) for name in cases]
 
 
 class Made(nn.Module):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles.selection import crossed
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
@@ -277,17 +278,18 @@ def matrix_of(layer: nn.Module, shape: tuple[int, ...]) -> np.ndarray:
     return images.detach().flatten(1).T.numpy()
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, math.inf])
-@pytest.mark.parametrize(
-    ("layers", "shape"),
-    [
-        ([nn.Linear(7, 30), nn.ReLU(), nn.Linear(30, 3)], (7,)),
-        ([nn.Linear(5, 40, bias=False), nn.Tanh(), nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 2)], (5,)),
-        ([nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(150, 2)], (1, 5, 5)),
-        ([nn.Conv1d(2, 9, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)], (2, 6)),
-        ([nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 1)], (6,)),
-    ],
-    ids=["expanding", "deep", "convolution", "sequence", "one logit"],
+@crossed(
+    ("order", [1, 2, 3, math.inf]),
+    (
+        ("layers", "shape"),
+        [
+            ([nn.Linear(7, 30), nn.ReLU(), nn.Linear(30, 3)], (7,)),
+            ([nn.Linear(5, 40, bias=False), nn.Tanh(), nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 2)], (5,)),
+            ([nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(150, 2)], (1, 5, 5)),
+            ([nn.Conv1d(2, 9, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)], (2, 6)),
+            ([nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 1)], (6,)),
+        ],
+    ),
 )
 def test_the_product_of_norms_is_just_that_where_layers_expand(
     layers: list[nn.Module], shape: tuple[int, ...], order: float

@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracles.halfspace import generator
 from oracles.linear import vectors
+from oracles.selection import crossed
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel
@@ -29,8 +30,7 @@ def run(name: str, model: nn.Module, x: Tensor, y: Tensor, **change):
     return attack(model, x, y, **{**norm, **few, "generator": generator(), **change})
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", [*BUDGET, *NEAREST])
+@crossed(("dtype", [torch.float16, torch.bfloat16]), ("name", [*BUDGET, *NEAREST]))
 def test_half_precision(name: str, dtype: torch.dtype):
     """What is stored is what the model misclassifies, in its own dtype; a budget holds for the rounded input."""
     model, x, y = problem(dtype)

@@ -7,6 +7,7 @@ import torch
 from oracles.halfspace import generator
 from oracles.linear import problem
 from oracles.models import Divide
+from oracles.selection import crossed
 from torch import Tensor, nn
 
 from bounds import InvalidInput
@@ -26,10 +27,7 @@ SHAPES = [(7,), (3, 5), (2, 5, 7)]
 # ---------------------------------------------------------------------------------------------------- closed forms
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("classes", [2, 10])
-@pytest.mark.parametrize("batch", [1, 7])
-@pytest.mark.parametrize("shape", SHAPES)
+@crossed(("norm", NORMS), ("classes", [2, 10]), ("batch", [1, 7]), ("shape", SHAPES))
 def test_distance_of_a_linear_classifier(shape: tuple[int, ...], batch: int, classes: int, norm: float):
     """Catches a step that is not steepest in its norm, a wrong class aimed at, a bisection that stops early."""
     model, x, y = problem(shape, classes, batch)
@@ -302,8 +300,7 @@ def test_every_witness_is_checked_again(spoil: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", reference.NETWORKS)
+@crossed(("norm", NORMS), ("name", reference.NETWORKS))
 def test_witnesses_on_trained_networks(name: str, norm: float):
     """Misclassified, in the box, at the distance stated, and never nearer than what is proved."""
     model, x, y = reference.load(name, 20)

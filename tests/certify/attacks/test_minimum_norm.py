@@ -12,6 +12,7 @@ import torch
 from oracles.halfspace import generator
 from oracles.linear import LinearClassifier, problem
 from oracles.piecewise import exact_distance
+from oracles.selection import crossed
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
@@ -53,8 +54,7 @@ def short(attack: Callable, steps: int) -> dict[str, int]:
 # ---------------------------------------------------------------------------------------------------- closed forms
 
 
-@pytest.mark.parametrize(("attack", "norm"), BY_GRADIENTS, ids=named)
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@crossed((("attack", "norm"), BY_GRADIENTS), ("classes", [2, 3, 10]), ids=named)
 def test_distance_of_a_linear_classifier(attack: Callable, norm: float, classes: int):
     model, x, y = problem((3, 5), classes, 4)
     exact = model.distance(x, norm)
@@ -112,8 +112,7 @@ def test_distance_within_a_tight_box(attack: Callable, norm: float):
         assert (witness.distance <= exact * (1 + slack))[reachable].all()
 
 
-@pytest.mark.parametrize("attack", [attacks.minimal_perturbation, attacks.sparsefool], ids=named)
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@crossed(("attack", [attacks.minimal_perturbation, attacks.sparsefool]), ("classes", [2, 3, 10]), ids=named)
 def test_number_of_entries_of_a_linear_classifier(attack: Callable, classes: int):
     model, x, _ = problem((3, 5), classes, 7)
     x = x.clamp(0.4, 0.6)

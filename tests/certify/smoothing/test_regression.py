@@ -8,6 +8,7 @@ import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
 from oracles.models import Coupled, Holes, Random
+from oracles.selection import crossed
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel
@@ -48,10 +49,9 @@ def test_ranks_of_the_published_example():
     assert percentile_ranks(0.5, 0.36 / 0.25, 2000, 5e-6) == (101, 1900)
 
 
-@pytest.mark.parametrize("n", [1, 7, 100, 2000])
-@pytest.mark.parametrize("quantile", [0.02, 0.5, 0.9])
-@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("alpha", [0.3, 1e-2, 1e-6])
+@crossed(
+    ("n", [1, 7, 100, 2000]), ("quantile", [0.02, 0.5, 0.9]), ("shift", [0.0, 0.5, 2.0]), ("alpha", [0.3, 1e-2, 1e-6])
+)
 def test_ranks_have_exactly_the_coverage_stated_and_no_slack(n: int, quantile: float, shift: float, alpha: float):
     """An order statistic misses the quantile of a continuous output with a binomial probability: no sampling."""
     z = scipy.stats.norm.ppf(quantile)

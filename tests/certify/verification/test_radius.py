@@ -11,6 +11,7 @@ import pytest
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
+from oracles.selection import crossed
 from oracles.sorting import Sorted
 from torch import Tensor, nn
 
@@ -74,9 +75,7 @@ def changed(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------ linear classifiers
 
 
-@pytest.mark.parametrize("classes", CLASSES)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("norm", [2.0, 3.0, math.inf])
+@crossed(("classes", CLASSES), ("shape", SHAPES), ("norm", [2.0, 3.0, math.inf]))
 def test_radius_of_a_linear_classifier_is_its_distance(norm: float, shape: tuple[int, ...], classes: int):
     """Catches a radius above the truth, a needless factor sqrt(D), and a method that certifies nothing."""
     model, x = Linear(shape, classes), inputs(shape)

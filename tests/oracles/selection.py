@@ -1,0 +1,27 @@
+"""Which cases of a test are in the default run: the others are slow, and run with ``-m slow``."""
+
+from collections.abc import Callable, Iterable
+from itertools import product
+
+import pytest
+
+Axis = tuple[str | tuple[str, ...], Iterable[object]]  # names of arguments as for parametrize, and their values
+
+
+def some(cases: Iterable[object], often: Iterable[object]) -> list[object]:
+    """All cases, of which some are tried often: one for each mechanism."""
+    often = list(often)
+    return [case if case in often else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+def crossed(*axes: Axis, ids: Callable[[object], str] | None = None) -> pytest.MarkDecorator:
+    """All combinations of the values of several arguments, of which few are tried often: each value occurs in one."""
+    names = tuple(name for one, _ in axes for name in ((one,) if isinstance(one, str) else one))
+    sides = [[(value,) if isinstance(one, str) else value for value in values] for one, values in axes]
+    longest = max(len(side) for side in sides)
+    often = {tuple(i % len(side) for side in sides) for i in range(longest)}
+    cases = []
+    for places in product(*(range(len(side)) for side in sides)):
+        values = [part for side, place in zip(sides, places, strict=True) for part in side[place]]
+        cases.append(pytest.param(*values, marks=() if places in often else pytest.mark.slow))
+    return pytest.mark.parametrize(names, cases, ids=ids)
