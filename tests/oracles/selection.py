@@ -9,9 +9,10 @@ Axis = tuple[str | tuple[str, ...], Iterable[object]]  # names of arguments as f
 
 
 def some(cases: Iterable[object], often: Iterable[object]) -> list[object]:
-    """All cases, of which some are tried often: one for each mechanism."""
+    """All cases, of which some are tried often: one for each mechanism. A tuple holds several arguments."""
     often = list(often)
-    return [case if case in often else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    rows = [(case in often, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [pytest.param(*row, marks=() if quick else pytest.mark.slow) for quick, row in rows]
 
 
 def crossed(*axes: Axis, ids: Callable[[object], str] | None = None) -> pytest.MarkDecorator:

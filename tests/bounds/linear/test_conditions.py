@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from oracles.selection import some
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -158,7 +159,7 @@ class Overflowing(nn.Module):
         return torch.cat([5 - h, 0 * h], 1)
 
 
-@pytest.mark.parametrize("not_a_number", [False, True])
+@pytest.mark.parametrize("not_a_number", some([False, True], [True]))
 def test_overflow_is_never_certified(not_a_number: bool):
     model = Overflowing(not_a_number=not_a_number).eval()
     found = model(torch.tensor([[1.15]]))[0]

@@ -137,8 +137,8 @@ def test_weights_outside_of_the_module_that_ask_for_gradients(depends: float):
     for attack in (attacks.pgd, attacks.apgd, attacks.targeted_apgd):
         assert attack(model, x, y, norm=math.inf, epsilon=0.2, steps=5, **options).found.all() == bool(depends)
     assert attacks.robust_accuracy(model, x, y, norm=2, epsilon=1.0, steps=2, **options).found.all() == bool(depends)
-    for norm in (0, 1, 2, math.inf):
-        witness = attacks.minimal_perturbation(model, x, y, norm=norm, steps=5, **options)
+    for norm in (0, 2):
+        witness = attacks.minimal_perturbation(model, x, y, norm=norm, steps=3, **options)
         assert witness.found.all() == bool(depends)
         assert witness.blind.all() != bool(depends)
     attacks.deepfool(model, x, y, norm=2, **options)

@@ -7,7 +7,7 @@ import torch
 from oracles.halfspace import generator
 from oracles.linear import problem
 from oracles.models import Divide
-from oracles.selection import crossed
+from oracles.selection import crossed, some
 from torch import Tensor, nn
 
 from bounds import InvalidInput
@@ -67,7 +67,7 @@ def test_distance_within_a_tight_box(norm: float):
     assert (witness.distance <= exact * (1 + 1e-4))[reachable].all()
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", some(NORMS, [2]))
 def test_small_networks_against_a_dense_grid(norm: float):
     """In the plane, every point of a grid is a candidate: the attack finds what is there, nearly always the nearest."""
     torch.manual_seed(1)
@@ -106,7 +106,7 @@ class Thresholds(nn.Module):
 def test_sparse_minima_behind_vanishing_gradients_are_found():
     """Catches an l_2 descent along the gradient alone: it raises all 49 pixels and ends three times as far."""
     ratios = []
-    for seed in range(6):
+    for seed in range(2):
         model = Thresholds(49, generator(seed))
         x = torch.zeros(3, 49, dtype=torch.float64)
         one_pixel = ((0.2 + 0.3 * model.weight) / (1.02 * model.weight)).min()
@@ -242,7 +242,7 @@ def test_a_witness_lies_on_the_boundary():
     assert (nearer == y)[witness.distance > 0].double().mean() > 0.9
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", some(NORMS, [2]))
 def test_nothing_found_is_reported_as_nothing_found(norm: float):
     x = torch.rand(4, 6, generator=generator())
     witness = minimal_perturbation(Constant(), x, torch.ones(4, dtype=torch.long), norm=norm)
