@@ -52,7 +52,7 @@ def run(page: Path, folder: Path) -> None:
 
 def rows() -> list[object]:
     """Pages with code; those that take seconds are run with the slow tests."""
-    slow = {"start", "noise_and_geometry", "attacks", "certify_your_network"}
+    slow = {"start", "noise_and_geometry", "attacks", "certify_your_network", "gate_in_ci", "clever_and_lipschitz"}
     marks = {page: [pytest.mark.slow] if page.stem in slow else [] for page in PAGES if with_code(page)}
     return [pytest.param(page, marks=mark, id=page.stem) for page, mark in marks.items()]
 

@@ -37,6 +37,7 @@ def test_certified_accuracy_curves(tmp_path, monkeypatch, capsys):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_sampling_throughput(monkeypatch, capsys):
     """At toy size, only to see that it runs: a time is never a test."""
     arguments = ("--inputs", 2, "--draws", 100, "--batch", 50, "--runs", 1)
@@ -46,6 +47,7 @@ def test_sampling_throughput(monkeypatch, capsys):
     assert all(line[f"{kind} noise, shared by 100"] > 0 for line in lines for kind in ("float", "grid"))
 
 
+@pytest.mark.slow
 def test_clever_benchmark(monkeypatch, capsys):
     """At toy size, only to see that it runs."""
     arguments = ("--networks", "reference", "--batches", 2, "--size", 8, "--runs", 1)
@@ -110,6 +112,7 @@ def test_training_of_the_reference_networks_learns(loss: str):
     assert script["measure"](model, x.clamp(0, 1), y)["clean"] > 0.95
 
 
+@pytest.mark.slow
 def test_noise_crossings_benchmark(monkeypatch, capsys):
     """At toy size, only to see that it runs."""
     arguments = ("--inputs", 1, "--lines", 20, "--batch", 100, "--runs", 1)

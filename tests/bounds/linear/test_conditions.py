@@ -170,6 +170,8 @@ def test_overflow_is_never_certified(not_a_number: bool):
             model, x, labels, norm=math.inf, epsilon=0.2, high=2.0, sound="deployed", attack=False, method=method
         )
         assert verdict.verified.tolist() == [False, True], method  # up to 2.1e38 it is fine
+        if method not in ("ibp", "crown"):  # the search for a radius takes many of these bounds
+            continue
         radius = certified_radius(model, x, labels, norm=math.inf, high=2.0, sound="deployed", method=method).radius
         assert (radius <= torch.finfo(torch.float32).max / 3e38 - x[:, 0].double()).all()
         assert (radius > 0.1).tolist()[1], method

@@ -241,7 +241,7 @@ def in_other_order(layer: nn.Module, x: Tensor, *, folded: bool) -> Tensor:
 def test_normalised_networks_in_float32_lie_within_their_bounds():
     """In each order of operations, and as PyTorch runs them; bounds of real arithmetic are seen to fail."""
     inside = 0
-    for seed in range(3):
+    for seed in range(2):
         model, x = normalised(seed), torch.rand(6, 1, 3, 3, generator=generator(seed))
         graph, ball = capture(model, x), LpBall(x.double(), 0.0, low=None, high=None)
         found, bare = crown(graph, ball, sound="deployed"), crown(graph, ball)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles.selection import crossed
+from oracles.selection import crossed, some
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
@@ -173,7 +173,9 @@ def test_smooth_networks_stay_below_their_bounds(activation):
         assert bound <= 4 * float(torch.linalg.matrix_norm(slopes, 2).max())
 
 
-@pytest.mark.parametrize("method", ["product", "eclipse", "fast_lip", "recurjac", "local"])
+@pytest.mark.parametrize(
+    "method", some(["product", "eclipse", "fast_lip", "recurjac", "local"], ["fast_lip", "recurjac"])
+)
 def test_boxes_and_changes_of_few_entries_are_served(method: str):
     """A box of one size is a ball; slopes in an uneven one are sampled; few changed entries are no convex set.
 

@@ -176,6 +176,7 @@ def test_nearest_boundary_of_a_ball_and_of_nothing():
     assert (nothing.perturbation == 0).all()
 
 
+@pytest.mark.slow
 def test_nearest_boundary_of_a_network_that_hides_its_gradients(monkeypatch: pytest.MonkeyPatch):
     """As near as an attack with other steps, and the mutant that follows planes alone is not."""
     model, x, _ = reference.load("pgd", 10)

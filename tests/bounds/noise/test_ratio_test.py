@@ -71,6 +71,7 @@ def test_several_classes_need_the_law_of_several():
     assert found.slope == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 def test_inside_a_sphere_nothing_passes_and_far_outside_of_it_only_the_effective_dimension():
     near = torch.randn(10, 20, generator=generator(), dtype=torch.float64)
     near = near / near.norm(dim=1, keepdim=True)
@@ -153,6 +154,7 @@ def test_few_inputs_of_a_curved_boundary_are_not_undecided_for_their_number():
     assert "does not hold" in str(found)
 
 
+@pytest.mark.slow
 def test_certified_distances_widen_the_interval_and_contradictions_are_refused():
     model = Halfspace(torch.randn(10, generator=generator(), dtype=torch.float64), bias=0.3)
     x = torch.randn(6, 10, generator=generator(1), dtype=torch.float64)

@@ -239,7 +239,7 @@ def test_default_lines_enclose_and_touch(name: str):
     assert_touches(case, interval, lines)
 
 
-@every_function
+@some_functions
 def test_lines_of_any_slopes_enclose_and_touch(name: str):
     """Slopes of the size of the function's own and of 1, both signs, zero and the chord for some."""
     case = CASES[name]

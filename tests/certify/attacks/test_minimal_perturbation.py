@@ -67,6 +67,7 @@ def test_distance_within_a_tight_box(norm: float):
     assert (witness.distance <= exact * (1 + 1e-4))[reachable].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", some(NORMS, [2]))
 def test_small_networks_against_a_dense_grid(norm: float):
     """In the plane, every point of a grid is a candidate: the attack finds what is there, nearly always the nearest."""
@@ -317,7 +318,7 @@ def test_witnesses_on_trained_networks(name: str, norm: float):
 # ------------------------------------------------------------------------------------------------------------- laws
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", some(NORMS, [math.inf]))
 def test_scaling_the_input_scales_the_distance(norm: float):
     model, x, y = problem((7,), 3, 7)
     near = minimal_perturbation(model, x, y, norm=norm, generator=generator())
@@ -357,6 +358,7 @@ def test_the_same_generator_gives_the_same_witness():
     assert not torch.equal(one.adversarial, other.adversarial)
 
 
+@pytest.mark.slow
 def test_more_steps_and_restarts_do_not_hurt_much_and_are_counted():
     model, x, y = reference.load("plain", 10)
     few = minimal_perturbation(model, x, y, norm=2, steps=10, restarts=1)

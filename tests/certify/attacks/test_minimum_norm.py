@@ -525,6 +525,7 @@ def test_random_regions_are_near_ones():
     torch.testing.assert_close(share, torch.tensor([0.8413, 0.1587]), rtol=0, atol=0.015)  # about six deviations
 
 
+@pytest.mark.slow
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():
     model, x, y = reference.load("pgd", 3)
     options = {"norm": 1, "steps": 10, "restarts": 2}
