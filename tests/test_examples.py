@@ -22,6 +22,7 @@ def test_an_example_is_read_in_one_sitting(name: str):
     assert len((EXAMPLES / name).read_text().splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_certify_your_network(tmp_path, monkeypatch, capsys):
     run("certify_your_network.py", "--output", tmp_path, monkeypatch=monkeypatch)
     table = capsys.readouterr().out

@@ -176,6 +176,7 @@ def test_killed_and_resumed_it_is_the_same_run(tmp_path: Path):
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_with_rate_and_time_left(project: Path):
     told = certify("run", "config.toml", "--output", "out", cwd=project, told=Terminal())
     assert "100%" in told
@@ -407,6 +408,7 @@ def test_a_report_that_cannot_be_written_is_refused_in_one_line(finished: Path):
     assert "out/report.html cannot be written: Is a directory" in refusal("report", "out", cwd=finished.parent)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_new_thresholds_and_a_moved_data_file(project: Path):
     write(project, model='network = "ibp"')
     np.savez(project / "data.npz", x=(reference.images(2)[0] * 255).round().to(torch.uint8).numpy(), y=[9, 2])

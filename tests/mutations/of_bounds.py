@@ -212,13 +212,6 @@ LINEAR = (
         "tests/bounds/linear/test_deployed.py",
     ),
     Mutant(
-        "overflow in float32 is forgotten behind a node",
-        "bounds/linear/network.py",
-        "found = [self._overflow[parent] for parent in node.parents]",
-        "found = [torch.zeros_like(self._overflow[parent]) for parent in node.parents]",
-        "tests/bounds/linear/test_conditions.py -k overflow",
-    ),
-    Mutant(
         "overflow in float32 certifies",
         "bounds/linear/network.py",
         "outside = ~(size <= limit)",
@@ -268,21 +261,14 @@ LIPSCHITZ = (
         "bounds/lipschitz/product.py",
         "math.fsum(norm * one for norm, one in zip(norms, before, strict=True))",
         "max(norm * one for norm, one in zip(norms, before, strict=True))",
-        "tests/bounds/lipschitz/test_constants.py",
+        "tests/bounds/lipschitz/test_constants.py -k branches",
     ),
     Mutant(
         "negative slopes of a function do not count",
         "bounds/lipschitz/product.py",
         "float(torch.maximum(slopes.lower.abs(), slopes.upper.abs()).max())",
         "float(slopes.upper.max())",
-        "tests/bounds/lipschitz/test_constants.py",
-    ),
-    Mutant(
-        "a stride is taken for 1",
-        "bounds/lipschitz/product.py",
-        "return max(plane_norm(without_stride(part, steps)) for part in parts)",
-        "return max(plane_norm(part) / max(steps) for part in parts)",
-        "tests/bounds/lipschitz/test_constants.py",
+        "tests/bounds/lipschitz/test_constants.py -k falling",
     ),
 )
 
@@ -307,13 +293,6 @@ SOLVERS = (
         "bound = value - (error + underflow)",
         "bound = value + 0 * (error + underflow)",
         "tests/bounds/solvers/test_triangle.py",
-    ),
-    Mutant(
-        "the doubt of a form is left out",
-        "bounds/solvers/affine_form.py",
-        "bound = least + form.offset - error",
-        "bound = least + form.offset + 0 * error",
-        "tests/bounds/solvers",
     ),
     Mutant(
         "the least eigenvalue is believed",

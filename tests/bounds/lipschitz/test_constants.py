@@ -333,6 +333,12 @@ def test_products_along_branches_and_pools():
     assert float(lipschitz_bound(pool, 2, x=torch.zeros(1, 1, 4, 4))) == pytest.approx(true, rel=1e-9)
 
 
+def test_a_falling_function_is_as_steep_as_it_falls():
+    model = nn.Sequential(nn.Linear(1, 1), nn.PReLU(init=-2.0)).double()
+    nn.init.ones_(model[0].weight)
+    assert float(lipschitz_bound(model, 2, x=torch.zeros(1, 1))) == pytest.approx(2, rel=1e-9)
+
+
 def test_slopes_are_bounded_everywhere_and_inside():
     for function in (relu(), tanh(), silu(), gelu()):
         whole = Interval(torch.tensor([-math.inf, -1.0, 0.5]).double(), torch.tensor([math.inf, 2.0, 0.5]).double())

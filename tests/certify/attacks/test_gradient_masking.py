@@ -165,6 +165,7 @@ def test_a_class_that_always_wins_is_unbreakable():
     assert "zero_gradient" not in shown.flags
 
 
+@pytest.mark.slow
 def test_the_square_attack_breaks_what_gradients_do_not():
     """The very case for which it is there, on the same inputs and budgets."""
     plain, x, y = reference.load("plain", 30)

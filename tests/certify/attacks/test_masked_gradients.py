@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracles.halfspace import generator
 from oracles.linear import vectors
+from oracles.selection import some
 from torch import Tensor, nn
 
 from certify import attacks
@@ -81,7 +82,7 @@ def test_quantised_inputs_in_the_other_norms(norm: float):
     )
 
 
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("norm", some([1, 2, math.inf], [math.inf]))
 def test_slopes_that_are_no_numbers_do_not_weaken_the_search(norm: float):
     """The square root of black pixels, squared: the same function, whose gradient is no number where pixels are 0."""
     linear, x, y = problem()

@@ -89,6 +89,7 @@ def test_what_is_wrong_already_is_falsified_as_it_is(model: Affine, x: Tensor):
     assert torch.equal(found.adversarial, x)
 
 
+@pytest.mark.slow
 def test_a_trained_network():
     """Attacks and proofs exclude each other, whoever goes first; tighter methods verify at least as many."""
     model, x, y = reference.load("ibp", 12)
