@@ -118,6 +118,14 @@ def test_a_draw_with_a_nan_logit_votes_for_no_class():
 # ------------------------------------------------------------------------------------------------------ certificates
 
 
+def test_draws_that_choose_the_class_do_not_judge_it(halfspace: Halfspace, x: torch.Tensor):
+    """As many of both: on the same draws the counts would be the same."""
+    certificate = SmoothedClassifier(halfspace, Gaussian(SIGMA), num_classes=2).certify(
+        x, n=400, n0=400, generator=generator()
+    )
+    assert not torch.equal(certificate.counts, certificate.selection_counts)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_radius_of_a_halfspace_is_never_above_the_distance_and_comes_close(dtype: torch.dtype):
     model = Halfspace(torch.randn(35, generator=generator(1)).to(dtype))
