@@ -11,6 +11,7 @@ from oracles.halfspace import Halfspace, generator
 from bounds import InvalidInput, clopper_pearson_lower, clopper_pearson_upper, log_evidence_above
 from certify import SmoothedClassifier, reference
 from certify.smoothing import Gaussian
+from certify.smoothing.drawing.votes import Sampling
 
 SIGMA = 0.5
 
@@ -42,6 +43,13 @@ def test_what_is_certified_has_the_evidence_for_it():
     evidence = log_evidence_above(decision.successes, decision.draws, needed)
     assert decision.certified.sum() > 10
     assert (evidence[decision.certified] >= math.log(1000)).all()
+
+
+def test_the_error_of_the_noise_is_added_to_what_a_radius_needs(monkeypatch: pytest.MonkeyPatch):
+    model, x = Halfspace(torch.ones(1)), torch.tensor([[0.9]])
+    assert smoothed(model).certify_at(x, radius=0.4, generator=generator()).certified.all()
+    monkeypatch.setattr(Sampling, "error", property(lambda _: 0.4))
+    assert not smoothed(model).certify_at(x, radius=0.4, generator=generator()).decided.any()
 
 
 @pytest.mark.slow
