@@ -260,16 +260,10 @@ def test_functions_fit_on_a_screen_and_only_public_ones_have_many_parameters():
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_first_lines_of_docstrings_stand_alone(package: str):
-    named = [(name, path, node) for name, tree in TREES.items() for path, node in described(tree)]
-    lines = [(f"{name}.{path}", (ast.get_docstring(node) or "").split("\n")[0]) for name, path, node in named]
-    own = [(where, line) for where, line in lines if where.startswith(package)]
-    assert [(where, line) for where, line in own if line.startswith(NO_FIRST_LINE)] == []
-
-
-def described(tree: ast.Module) -> Iterator[tuple[str, ast.Module | ast.ClassDef | Function]]:
-    """Modules, classes and functions."""
-    yield "", tree
-    yield from ((node.name, node) for node in ast.walk(tree) if isinstance(node, Function | ast.ClassDef))
+    own = [(name, node) for name, tree in TREES.items() if name.startswith(package) for node in ast.walk(tree)]
+    kinds = ast.Module | ast.ClassDef | Function
+    said = [(name, ast.get_docstring(node) or "") for name, node in own if isinstance(node, kinds)]
+    assert [(name, text.split("\n")[0]) for name, text in said if text.startswith(NO_FIRST_LINE)] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
