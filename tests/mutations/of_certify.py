@@ -70,13 +70,6 @@ ATTACKS = (
         "tests/certify/attacks/test_minimum_norm.py tests/certify/attacks/test_minimal_perturbation.py",
     ),
     Mutant(
-        "success within rounding counts in a fixed budget",
-        "certify/attacks/fixed_budget/task.py",
-        "beaten = -lead > rounding",
-        "beaten = -lead > -rounding",
-        "tests/certify/attacks/test_fixed_budget.py tests/certify/attacks/test_calls.py",
-    ),
-    Mutant(
         "a witness outside of the box counts",
         "certify/attacks/minimum_norm/driver.py",
         "found = inside & (predicted >= 0) &",
