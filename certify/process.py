@@ -1,4 +1,4 @@
-"""How the program ends, and what it writes on terminals that do not know all characters."""
+"""Ends of the program, and writing on terminals that do not know all characters."""
 
 import codecs
 import contextlib

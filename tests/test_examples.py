@@ -22,6 +22,7 @@ def test_an_example_is_read_in_one_sitting(name: str):
     assert len((EXAMPLES / name).read_text().splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_certify_your_network(tmp_path, monkeypatch, capsys):
     run("certify_your_network.py", "--output", tmp_path, monkeypatch=monkeypatch)
     table = capsys.readouterr().out
@@ -37,6 +38,7 @@ def test_certified_accuracy_curves(tmp_path, monkeypatch, capsys):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_sampling_throughput(monkeypatch, capsys):
     """At toy size, only to see that it runs: a time is never a test."""
     arguments = ("--inputs", 2, "--draws", 100, "--batch", 50, "--runs", 1)
@@ -46,6 +48,7 @@ def test_sampling_throughput(monkeypatch, capsys):
     assert all(line[f"{kind} noise, shared by 100"] > 0 for line in lines for kind in ("float", "grid"))
 
 
+@pytest.mark.slow
 def test_clever_benchmark(monkeypatch, capsys):
     """At toy size, only to see that it runs."""
     arguments = ("--networks", "reference", "--batches", 2, "--size", 8, "--runs", 1)
@@ -110,6 +113,7 @@ def test_training_of_the_reference_networks_learns(loss: str):
     assert script["measure"](model, x.clamp(0, 1), y)["clean"] > 0.95
 
 
+@pytest.mark.slow
 def test_noise_crossings_benchmark(monkeypatch, capsys):
     """At toy size, only to see that it runs."""
     arguments = ("--inputs", 1, "--lines", 20, "--batch", 100, "--runs", 1)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from mutants import MUTANTS, Mutant
+from mutants import MUTANTS
+from mutations.mutant import Mutant
 
 ROOT = Path(__file__).parents[1]
 

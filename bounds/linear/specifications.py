@@ -31,7 +31,7 @@ def specification_bounds(
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Tensor:
-    r"""How far outputs stay away from unsafe sets: above 0, no input of a ball leads into that set.
+    r"""Distance of outputs from unsafe sets: above 0, no input of a ball leads into that set.
 
     A set :math:`\{y : A y \le b\}` is one of outputs that meet several inequalities at once. The result is a lower
     bound on :math:`\min_x \max_i (A f(x) - b)_i`, with the guarantee and the conditions of :func:`bounds.crown`. It

@@ -115,14 +115,12 @@ def reciprocal() -> PiecewiseFunction:
 
 def _turning_at(
     turn: float,
-    value: Map,
-    derivative: Map,
+    maps: tuple[Map, Map],
     roots: tuple[Map, Map],
     first: int,
     ends: tuple[float, float] = (-_INFINITY, _INFINITY),
     *,
-    low: float = -_INFINITY,
-    high: float = _INFINITY,
+    range: tuple[float, float] = (-_INFINITY, _INFINITY),
     absolute_error: float = 0.0,
     closed: bool = True,
 ) -> PiecewiseFunction:
@@ -130,16 +128,15 @@ def _turning_at(
 
     Args:
         turn: the inflection point.
-        value: of the function.
-        derivative: of the function.
+        maps: the function and its derivative.
         roots: of a slope, the points before and behind the inflection point where the derivative is equal to it.
         first: its curvature before the inflection point.
         ends: of its domain.
-        low: the function is nowhere below.
-        high: the function is nowhere above.
+        range: the function lies nowhere outside.
         absolute_error: of values and derivatives, in units of rounding.
         closed: whether the ends belong to the domain.
     """
+    value, derivative = maps
     pieces = (
         Piece(value, derivative, first, lambda k, *_: roots[0](k), start=ends[0], end=turn),
         Piece(value, derivative, -first, lambda k, *_: roots[1](k), start=turn, end=ends[1]),
@@ -148,9 +145,7 @@ def _turning_at(
     def domain(lower: Tensor, upper: Tensor) -> Tensor:
         return (lower >= ends[0]) & (upper <= ends[1]) if closed else (lower > ends[0]) & (upper < ends[1])
 
-    return PiecewiseFunction(
-        value=value, pieces=pieces, range=(low, high), domain=domain, absolute_error=absolute_error
-    )
+    return PiecewiseFunction(value=value, pieces=pieces, range=range, domain=domain, absolute_error=absolute_error)
 
 
 def _even(root: Map) -> tuple[Map, Map]:
@@ -160,7 +155,7 @@ def _even(root: Map) -> tuple[Map, Map]:
 
 def sinh() -> PiecewiseFunction:
     """The hyperbolic sine."""
-    return _turning_at(0.0, torch.sinh, torch.cosh, _even(lambda k: torch.acosh(k.clamp(min=1))), -1)
+    return _turning_at(0.0, (torch.sinh, torch.cosh), _even(lambda k: torch.acosh(k.clamp(min=1))), -1)
 
 
 def cosh() -> PiecewiseFunction:
@@ -174,8 +169,7 @@ def tan() -> PiecewiseFunction:
     limit = 1.5707963  # just below pi / 2
     return _turning_at(
         0.0,
-        torch.tan,
-        lambda x: 1 + torch.tan(x) ** 2,
+        (torch.tan, lambda x: 1 + torch.tan(x) ** 2),
         _even(lambda k: torch.atan((k - 1).clamp(min=0).sqrt())),
         -1,
         (-limit, limit),
@@ -196,14 +190,19 @@ def _inverse_root(slope: Tensor) -> Tensor:
 def asin() -> PiecewiseFunction:
     """The arc sine, on intervals in [-1, 1]."""
     limit = math.nextafter(math.pi / 2, 2)
-    return _turning_at(0.0, torch.asin, _inverse_slope, _even(_inverse_root), -1, (-1.0, 1.0), low=-limit, high=limit)
+    return _turning_at(0.0, (torch.asin, _inverse_slope), _even(_inverse_root), -1, (-1.0, 1.0), range=(-limit, limit))
 
 
 def acos() -> PiecewiseFunction:
     """The arc cosine, on intervals in [-1, 1]."""
     limit = math.nextafter(math.pi, 4)
     return _turning_at(
-        0.0, torch.acos, lambda x: -_inverse_slope(x), _even(_inverse_root), 1, (-1.0, 1.0), low=0.0, high=limit
+        0.0,
+        (torch.acos, lambda x: -_inverse_slope(x)),
+        _even(_inverse_root),
+        1,
+        (-1.0, 1.0),
+        range=(0.0, limit),
     )
 
 
@@ -214,7 +213,7 @@ def asinh() -> PiecewiseFunction:
         inverse = 1 / slope.clamp(tiny(slope), 1)
         return ((inverse - 1) * (inverse + 1)).sqrt()
 
-    return _turning_at(0.0, torch.asinh, lambda x: 1 / torch.hypot(x, torch.ones_like(x)), _even(root), 1)
+    return _turning_at(0.0, (torch.asinh, lambda x: 1 / torch.hypot(x, torch.ones_like(x))), _even(root), 1)
 
 
 def acosh() -> PiecewiseFunction:
@@ -239,8 +238,7 @@ def atanh() -> PiecewiseFunction:
     """The inverse hyperbolic tangent, on intervals in (-1, 1)."""
     return _turning_at(
         0.0,
-        torch.atanh,
-        lambda x: 1 / ((1 - x) * (1 + x)),
+        (torch.atanh, lambda x: 1 / ((1 - x) * (1 + x))),
         _even(lambda k: (1 - 1 / k.clamp(min=1)).sqrt()),
         -1,
         (-1.0, 1.0),
@@ -259,8 +257,7 @@ def logit() -> PiecewiseFunction:
 
     return _turning_at(
         0.5,
-        lambda x: x.log() - torch.log1p(-x),
-        lambda x: 1 / (x * (1 - x)),
+        (lambda x: x.log() - torch.log1p(-x), lambda x: 1 / (x * (1 - x))),
         (smaller, larger),
         -1,
         (0.0, 1.0),
@@ -274,12 +271,10 @@ def erfc() -> PiecewiseFunction:
     scale = 2 / math.sqrt(math.pi)
     return _turning_at(
         0.0,
-        torch.erfc,
-        lambda x: -scale * torch.exp(-x * x),
+        (torch.erfc, lambda x: -scale * torch.exp(-x * x)),
         _even(lambda k: (-(-k / scale).clamp(tiny(k), 1).log()).sqrt()),
         -1,
-        low=0.0,
-        high=2.0,
+        range=(0.0, 2.0),
         absolute_error=2.0,
     )
 
@@ -289,12 +284,10 @@ def normal_distribution() -> PiecewiseFunction:
     scale = 1 / math.sqrt(2 * math.pi)
     return _turning_at(
         0.0,
-        lambda x: torch.erfc(-x / math.sqrt(2)) / 2,
-        lambda x: scale * torch.exp(-x * x / 2),
+        (lambda x: torch.erfc(-x / math.sqrt(2)) / 2, lambda x: scale * torch.exp(-x * x / 2)),
         _even(lambda k: (-2 * (k / scale).clamp(tiny(k), 1).log()).sqrt()),
         1,
-        low=0.0,
-        high=1.0,
+        range=(0.0, 1.0),
         absolute_error=SPECIAL,
     )
 

@@ -19,7 +19,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
-from certify.evaluation.stored import Manifest, Record
+from certify.evaluation.stored import Manifest, StoredRecord
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
 # since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not
@@ -119,7 +119,7 @@ class RunDirectory:
         for number, line in enumerate(self._finished_lines(), start=1):
             try:
                 record = msgspec.json.decode(line)
-                checked = msgspec.convert(record, Record)
+                checked = msgspec.convert(record, StoredRecord)
             except (ValueError, RecursionError) as error:
                 raise InvalidConfiguration(f"{self.path}/records.jsonl: line {number} is damaged: {error}") from error
             digest = record.pop("tensors_sha256", None)

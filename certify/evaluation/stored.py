@@ -96,7 +96,7 @@ class _Promise(msgspec.Struct):
             raise ValueError("Expected `within` of an estimate")
 
 
-class Record(msgspec.Struct):
+class StoredRecord(msgspec.Struct):
     """Keys of every record."""
 
     unit: Text

@@ -118,6 +118,7 @@ def test_run_then_report_then_check(project: Path):
     certify("check", "out", cwd=project)
 
 
+@pytest.mark.slow
 def test_the_same_network_in_three_forms_gives_the_same_records(project: Path):
     certify("run", "config.toml", "--output", "built", cwd=project)
     model, x = make().eval(), reference.images(3)[0]
@@ -142,6 +143,7 @@ def radii(folder: Path) -> list[float]:
     return [row["certified_radius"] for record in found for row in record["rows"]]
 
 
+@pytest.mark.slow
 def test_normalisation_belongs_to_the_model(project: Path):
     """Mean and std of the configuration act inside the model: radii keep the units of the input."""
     write(project, model='network = "ibp"', data="count = 3", rest="")
@@ -174,6 +176,7 @@ def test_killed_and_resumed_it_is_the_same_run(tmp_path: Path):
     assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_with_rate_and_time_left(project: Path):
     told = certify("run", "config.toml", "--output", "out", cwd=project, told=Terminal())
     assert "100%" in told
@@ -412,6 +415,7 @@ def test_a_report_that_cannot_be_written_is_refused_in_one_line(finished: Path):
     assert "out/report.html cannot be written: Is a directory" in refusal("report", "out", cwd=finished.parent)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_new_thresholds_and_a_moved_data_file(project: Path):
     write(project, model='network = "ibp"')
     np.savez(project / "data.npz", x=(reference.images(2)[0] * 255).round().to(torch.uint8).numpy(), y=[9, 2])
@@ -430,6 +434,7 @@ def test_a_run_goes_on_with_new_thresholds_and_a_moved_data_file(project: Path):
     certify("resume", "out", cwd=project, expect=1)
 
 
+@pytest.mark.slow
 def test_the_verdict_says_how_much_was_compared(project: Path):
     write(project, model='network = "ibp"', data="count = 2")
     told = certify("run", "config.toml", "--output", "out", cwd=project)

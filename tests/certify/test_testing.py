@@ -110,6 +110,7 @@ def test_bounds_that_are_no_numbers_are_caught_and_the_box_is_kept():
 # ------------------------------------------------------------------------------------------------------------ noise law
 
 
+@pytest.mark.slow
 def test_noise_law_of_a_plane_and_of_a_sphere():
     model, x, _ = halfspace()
     found = assert_noise_law(model, x, flat=True, alpha=1e-4, generator=generator())

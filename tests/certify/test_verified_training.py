@@ -238,7 +238,11 @@ def test_linear_bounds_are_closer_than_intervals():
 
 
 @each_loss
-@pytest.mark.parametrize(("activation", "norm"), [(nn.ReLU, math.inf), (nn.Tanh, 2.0)], ids=["relu", "tanh"])
+@pytest.mark.parametrize(
+    ("activation", "norm"),
+    [(nn.ReLU, math.inf), pytest.param(nn.Tanh, 2.0, marks=pytest.mark.slow)],
+    ids=["relu", "tanh"],
+)
 def test_gradients_are_finite_differences(name: str, activation: type[nn.Module], norm: float):
     model, (x, y) = network(activation, 2, 3, 3), batch()
     ball = LpBall(x, RADIUS, norm)
@@ -362,6 +366,7 @@ def trained(loss: Callable[[nn.Module, float], Tensor], steps: int = 120) -> nn.
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ibp", "crown_ibp", "fused"])
 def test_training_raises_what_is_proved(name: str):
     x, y = blobs(60)

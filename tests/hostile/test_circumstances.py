@@ -20,6 +20,7 @@ from hostile.circumstances import (
     halved,
 )
 from hostile.results import assert_same, nothing_left_behind
+from oracles.selection import some
 from torch import Tensor
 
 import bounds
@@ -47,6 +48,13 @@ PURE = calls_of_bounds.PURE | calls_of_certify.PURE
 WITH_MODEL = [name for name in CALLS if name not in PURE and not name.startswith(("smoothing.Cons", "smoothing.Ens"))]
 SEEING = {"attacks.robustness_figures"}  # searches whose nearest points need gradients through ReLUs that are off
 every_call = pytest.mark.parametrize("name", CALLS)
+
+# Of those that run a model: one of each kind, for the default run.
+QUICK = ["bounds.alpha_crown", "bounds.crown.deployed", "bounds.ibp", "bounds.capture", "bounds.lipschitz_bound"]
+QUICK += ["bounds.specification_bounds", "bounds.nearest_boundary", "bounds.geometry.hessian_eigenvalues"]
+QUICK += ["attacks.pgd", "attacks.fast_adaptive_boundary", "smoothing.SmoothedClassifier.certify_at"]
+QUICK += ["smoothing.CenterSmoothing.certify", "smoothing.certify_top_k", "smoothing.macer_loss"]
+QUICK += ["certify.certified_radius", "corruptions.gaussian_noise", "verified_training.robust_loss"]
 
 
 def pairs(names: Iterable[str], circumstances: Iterable[str]) -> pytest.MarkDecorator:
@@ -119,7 +127,7 @@ def test_the_comparison_can_fail():
 # ------------------------------------------------------------------------------------------------------ circumstances
 
 
-@every_call
+@pytest.mark.parametrize("name", some(CALLS, [*PURE, *QUICK]))
 def test_inference_mode_and_autocast_change_nothing(name: str):
     check_mode(name, "inference_mode and autocast")
 

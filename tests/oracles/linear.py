@@ -3,19 +3,20 @@
 import math
 
 import torch
+from oracles.halfspace import generator
 from torch import Tensor, nn
 
 
 class LinearClassifier(nn.Module):
     """K classes over inputs of any shape."""
 
-    def __init__(self, features: int, classes: int, dtype: torch.dtype, generator: torch.Generator) -> None:
+    def __init__(self, features: int, classes: int, dtype: torch.dtype, source: torch.Generator) -> None:
         super().__init__()
         self.linear = nn.Linear(features, classes, dtype=dtype)
         with torch.no_grad():
-            self.linear.weight.copy_(torch.randn(classes, features, generator=generator, dtype=torch.float64))
+            self.linear.weight.copy_(torch.randn(classes, features, generator=source, dtype=torch.float64))
             level = self.linear.weight.double().sum(1) / 2  # logits at the centre of the unit box
-            self.linear.bias.copy_(torch.randn(classes, generator=generator, dtype=torch.float64) / 2 - level)
+            self.linear.bias.copy_(torch.randn(classes, generator=source, dtype=torch.float64) / 2 - level)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x.flatten(1))
@@ -55,3 +56,21 @@ class LinearClassifier(nn.Module):
             reached = (-(normal * moved).sum(1) >= gap * (1 - 1e-9)) & (normal.abs().sum(1) > 0)
             best = torch.minimum(best, torch.where(reached, moved.norm(norm, dim=1), math.inf))
         return best
+
+
+Problem = tuple[LinearClassifier, Tensor, Tensor]
+
+
+def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64) -> Problem:
+    """A linear classifier with inputs well inside the unit box, each labelled as it is predicted."""
+    source = generator(classes + batch + len(shape))
+    model = LinearClassifier(math.prod(shape), classes, dtype, source)
+    x = (0.5 + 0.1 * torch.randn(batch, *shape, generator=source, dtype=torch.float64)).clamp(0.2, 0.8).to(dtype)
+    return model, x, model(x).argmax(1)
+
+
+def vectors(features: int, dtype: torch.dtype = torch.float32, batch: int = 5) -> Problem:
+    """Three classes over vectors, which are labelled as they are predicted."""
+    model = LinearClassifier(features, 3, dtype, generator(2))
+    x = (0.5 + 0.1 * torch.randn(batch, features, generator=generator(3), dtype=torch.float64)).to(dtype)
+    return model, x, model(x).argmax(1)

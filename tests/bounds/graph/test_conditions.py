@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles.halfspace import generator
+from oracles.selection import some
 from torch import Tensor, nn
 
 import bounds
@@ -40,11 +41,6 @@ from bounds.relaxations import elementary
 X = torch.rand(4, 4, generator=generator(1))
 BALL = LpBall(X, 0.1)
 LABELS = torch.zeros(4, dtype=torch.int64)
-
-
-def some(cases: dict[str, Callable[[Tensor], Tensor]], often: set[str]) -> list[object]:
-    """All names of cases, of which some are tried often and the others where time is no matter."""
-    return [name if name in often else pytest.param(name, marks=pytest.mark.slow) for name in cases]
 
 
 class Made(nn.Module):
@@ -186,6 +182,7 @@ COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
     "flip, small": lambda x: x + 1e-4 * x.flip(0),
     "flip, smaller than rounding": lambda x: x + 1e-12 * x.flip(0),
     "mean, small": lambda x: x - 1e-6 * x.mean(0),
+    "mean, counted from the end": lambda x: x - x.mean(-2),
     "mean of all": lambda x: x - x.mean(),
     "statistics": lambda x: F.batch_norm(x, None, None, training=True),
     "statistics where none are stored": nn.BatchNorm1d(4, track_running_stats=False).eval(),
@@ -208,7 +205,7 @@ COUPLED: dict[str, Callable[[Tensor], Tensor]] = {
         {
             "roll by 2",
             "flip, smaller than rounding",
-            "mean, small",
+            "mean, counted from the end",
             "statistics",
             "sort",
             "product",

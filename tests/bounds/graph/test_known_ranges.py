@@ -35,6 +35,17 @@ def test_standardised_values_reach_the_end_of_their_range(centered: bool, count:
             assert reached <= end[0, 0].item() <= limit * (1 + 2e-6)
 
 
+def test_a_cosine_reaches_1():
+    class Cosine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.cosine_similarity(x, torch.ones_like(x))[:, None]
+
+    for sign in (1.0, -1.0):
+        found = crown(Cosine(), LpBall(torch.full((1, 3), sign).double(), 0.0, low=None, high=None))
+        assert found.lower.item() <= sign <= found.upper.item()
+        assert found.upper.item() - found.lower.item() < 1e-5
+
+
 @pytest.mark.parametrize("count", SIZES)
 def test_softmax_reaches_0_and_1(count: int):
     point, model = 400 * extreme(count, centered=True), nn.Softmax(1)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from oracles.selection import some
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -158,7 +159,7 @@ class Overflowing(nn.Module):
         return torch.cat([5 - h, 0 * h], 1)
 
 
-@pytest.mark.parametrize("not_a_number", [False, True])
+@pytest.mark.parametrize("not_a_number", some([False, True], [True]))
 def test_overflow_is_never_certified(not_a_number: bool):
     model = Overflowing(not_a_number=not_a_number).eval()
     found = model(torch.tensor([[1.15]]))[0]
@@ -169,6 +170,8 @@ def test_overflow_is_never_certified(not_a_number: bool):
             model, x, labels, norm=math.inf, epsilon=0.2, high=2.0, sound="deployed", attack=False, method=method
         )
         assert verdict.verified.tolist() == [False, True], method  # up to 2.1e38 it is fine
+        if method not in ("ibp", "crown"):  # the search for a radius takes many of these bounds
+            continue
         radius = certified_radius(model, x, labels, norm=math.inf, high=2.0, sound="deployed", method=method).radius
         assert (radius <= torch.finfo(torch.float32).max / 3e38 - x[:, 0].double()).all()
         assert (radius > 0.1).tolist()[1], method

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from oracles.halfspace import generator
+from oracles.selection import some
 from torch import Tensor, nn
 
 from bounds import (
@@ -154,16 +155,14 @@ def test_bounds_without_the_errors_of_float32_are_seen_to_fail(kind: str, monkey
     assert outside(model, x, 0.0, crown(graph, ball, sound="deployed"), 0) > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "activation",
-    [
-        *(nn.ReLU(), nn.LeakyReLU(0.013), nn.ELU(0.7), nn.SELU(), nn.CELU(0.3), nn.ReLU6(), nn.Hardtanh(-0.3, 0.7)),
-        *(nn.Hardsigmoid(), nn.Hardswish(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.SiLU(), nn.Mish(), nn.GELU()),
-        *(nn.GELU("tanh"), nn.PReLU(init=0.21)),
-    ],
-    ids=lambda module: type(module).__name__,
-)
+ACTIVATIONS = [
+    *(nn.Sigmoid(), nn.ReLU(), nn.LeakyReLU(0.013), nn.ELU(0.7), nn.SELU(), nn.CELU(0.3), nn.ReLU6()),
+    *(nn.Hardtanh(-0.3, 0.7), nn.Hardsigmoid(), nn.Hardswish(), nn.Tanh(), nn.Softplus(), nn.SiLU(), nn.Mish()),
+    *(nn.GELU(), nn.GELU("tanh"), nn.PReLU(init=0.21)),
+]
+
+
+@pytest.mark.parametrize("activation", some(ACTIVATIONS, ACTIVATIONS[:1]), ids=lambda module: type(module).__name__)
 def test_functions_in_float32_lie_within_the_bounds(activation: nn.Module):
     """At single numbers, from tiny to large, of both signs."""
     x = torch.cat([torch.linspace(-30, 30, 4001), torch.logspace(-20, 1.5, 500), -torch.logspace(-20, 1.5, 500)])
@@ -242,7 +241,7 @@ def in_other_order(layer: nn.Module, x: Tensor, *, folded: bool) -> Tensor:
 def test_normalised_networks_in_float32_lie_within_their_bounds():
     """In each order of operations, and as PyTorch runs them; bounds of real arithmetic are seen to fail."""
     inside = 0
-    for seed in range(3):
+    for seed in range(2):
         model, x = normalised(seed), torch.rand(6, 1, 3, 3, generator=generator(seed))
         graph, ball = capture(model, x), LpBall(x.double(), 0.0, low=None, high=None)
         found, bare = crown(graph, ball, sound="deployed"), crown(graph, ball)
@@ -258,3 +257,14 @@ def test_normalised_networks_in_float32_lie_within_their_bounds():
             inside += int(((bare.lower <= answer.double()) & (answer.double() <= bare.upper)).all())
         assert (found.upper - found.lower).max() < 0.02 * found.upper.abs().max()
     assert inside == 0
+
+
+def test_a_single_product_is_rounded_by_half_a_unit():
+    """Where an output has one term, the error comes near its bound: a tenth of it is seen to be too little."""
+    model, x = nn.Linear(1, 1, bias=False), torch.rand(300, 1, generator=generator())
+    nn.init.uniform_(model.weight, generator=generator(1))
+    found = crown(model, LpBall(x.double(), 0.0, low=None, high=None), sound="deployed")
+    answer = model(x).double()
+    assert ((found.lower <= answer) & (answer <= found.upper)).all()
+    exact = x.double() * model.weight.T.double()
+    assert ((answer - exact).abs() > 0.1 * (found.upper - exact)).any()

@@ -294,3 +294,14 @@ def test_a_sum_too_long_for_its_dtype_is_refused():
     model = nn.Sequential(nn.Linear(2000, 2)).half()
     with pytest.raises(ValueError, match=r"sums of 2006 terms in torch\.float16 have no useful error bound"):
         ibp(model, LpBall(torch.zeros(1, 2000, dtype=torch.float16), 0.1))
+
+
+@pytest.mark.parametrize("bound", [ibp, crown])
+def test_products_that_vanish_in_single_precision_still_count(bound: Callable[..., Interval]):
+    """1e-30 times 1e-20 is 0 in float32, and above 0 in real arithmetic."""
+    model, x = nn.Linear(1, 1, bias=False), torch.tensor([[1e-20]])
+    for sign in (1.0, -1.0):
+        nn.init.constant_(model.weight, sign * 1e-30)
+        exact = Fraction(model.weight.item()) * Fraction(x.item())
+        found = bound(capture(model, x), LpBall(x, 0.0, low=None, high=None))
+        assert Fraction(found.lower.item()) <= exact <= Fraction(found.upper.item())

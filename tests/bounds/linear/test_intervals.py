@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from oracles.devices import elsewhere
+from oracles.halfspace import generator
+from oracles.selection import crossed
 from torch import Tensor, nn
 
 from bounds import DEFAULT_RULES, Interval, LpBall, Normalize, capture, ibp, margin_bounds
@@ -73,10 +75,6 @@ ZOO: dict[str, tuple[tuple[int, ...], Callable[[], nn.Sequential]]] = {
     ),
     "tokens": ((3, 4), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3))),
 }
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(name: str, seed: int = 0) -> tuple[nn.Sequential, tuple[int, ...]]:
@@ -169,8 +167,7 @@ def matrix_and_offset(function: Callable[[Tensor], Tensor], shape: tuple[int, ..
 # ------------------------------------------------------------------------------------------- soundness and mutants
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@crossed(("norm", NORMS), ("name", ZOO))
 def test_no_attained_output_lies_outside(name: str, norm: float):
     model, shape = network(name)
     for scale, box in ((1e-2, True), (1.0, True), (1.0, False), (1e4, True)):
@@ -178,8 +175,7 @@ def test_no_attained_output_lies_outside(name: str, norm: float):
         assert excess(model, ball, ibp(model, ball)) <= ROUNDING
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@crossed(("norm", NORMS), ("name", ZOO))
 def test_no_attained_margin_lies_below(name: str, norm: float):
     model, shape = network(name, seed=1)
     ball = random_ball(shape, norm, seed=1)
@@ -382,8 +378,7 @@ def test_agrees_with_a_second_implementation(name: str):
 # ------------------------------------------------------------------------------------------------------------ laws
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@crossed(("norm", NORMS), ("name", ZOO))
 def test_radius_zero_is_the_forward_pass(name: str, norm: float):
     model, shape = network(name)
     center = random_ball(shape, norm).center
@@ -401,8 +396,7 @@ def contains(outer: Interval, inner: Interval) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@crossed(("norm", NORMS), ("name", ZOO))
 def test_nested_sets_have_nested_bounds(name: str, norm: float):
     model, shape = network(name)
     ball = random_ball(shape, norm)
@@ -419,8 +413,7 @@ def test_nested_sets_have_nested_bounds(name: str, norm: float):
         assert contains(ibp(model, LpBall(ball.center, ball.radii, larger, -1.0, 1.0)), outer)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@crossed(("norm", NORMS), ("name", ZOO))
 def test_folded_margins_are_never_looser_than_differences_of_bounds(name: str, norm: float):
     model, shape = network(name)
     ball, labels = random_ball(shape, norm), torch.tensor([2, 0, 1])
@@ -450,8 +443,7 @@ def test_rows_do_not_influence_each_other(name: str):
             torch.testing.assert_close(single, margins[row], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ZOO)
-@pytest.mark.parametrize("norm", [2.0, math.inf])
+@crossed(("name", ZOO), ("norm", [2.0, math.inf]))
 def test_empty_batch(name: str, norm: float):
     model, shape = network(name)
     ball = LpBall(torch.zeros(0, *shape, dtype=torch.float64), 0.1, norm)
@@ -471,8 +463,7 @@ def test_training_mode_changes_nothing_and_stays():
 # ------------------------------------------------------------------------------------------- float32 and gradients
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ZOO)
+@crossed(("norm", NORMS), ("name", ZOO))
 def test_float32_bounds_enclose_float64_bounds_and_are_close(name: str, norm: float):
     model, shape = network(name)
     model = model.float()  # the same numbers for both
@@ -488,8 +479,7 @@ def test_float32_bounds_enclose_float64_bounds_and_are_close(name: str, norm: fl
     torch.testing.assert_close(rough.lower.double(), fine.lower, rtol=1e-3, atol=2e-2 if name == "normalised" else 1e-3)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["affine", "shared relu", "strided", "nested"])
+@crossed(("norm", NORMS), ("name", ["affine", "shared relu", "strided", "nested"]))
 def test_gradients_reach_every_weight_and_are_finite(name: str, norm: float):
     """The root of a sum of squares has no gradient at 0: one pruned output made all gradients of l_2 bounds NaN."""
     model, shape = network(name)

@@ -3,7 +3,7 @@
 import importlib.util
 import math
 from collections.abc import Callable
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
+from oracles.networks import Branching, dense, escapes, points
 from torch import Tensor, nn
 
 from bounds import (
@@ -97,27 +98,6 @@ def test_recorded_optimized_bounds(recorded, name: str):
             assert (found.upper - found.lower).mean() <= 1.02 * width.mean()
 
 
-class Branching(nn.Module):
-    """Residual, concatenating, functional, with shared weights and a slice: nothing sequential about it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.shared = nn.Conv2d(4, 4, 3, padding=1, groups=2)
-        self.slopes, self.drop = nn.PReLU(4), nn.Dropout(0.5)
-        self.last = nn.Linear(4 * 5 * 3 + 4, 3)
-        self.norm.running_mean.copy_(torch.linspace(-0.3, 0.3, 4))
-        self.norm.running_var.copy_(torch.linspace(0.5, 1.5, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.relu(self.norm(self.first(x)))
-        h = self.slopes(self.shared(h)) + h
-        one, other = self.shared(h).chunk(2, dim=1)
-        h = torch.cat([2 * one - other, other / 4], 1)
-        pooled = nn.functional.silu(h).mean(dim=(2, 3))
-        return self.last(torch.cat([self.drop(h.relu()).view(x.shape[0], -1), pooled], 1))
-
-
 def test_a_chain_of_forty_skips_is_walked_once():
     """Every skip used to double the walk that asks whether a function stands before a node."""
 
@@ -154,37 +134,6 @@ SCALAR = {
     "gelu": nn.GELU(),
     "gelu tanh": nn.GELU("tanh"),
 }
-
-
-def dense(activation: nn.Module, *sizes: int, seed: int = 0) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for size, following in pairwise(sizes):
-        layer = nn.Linear(size, following, dtype=torch.float64)
-        for weight in layer.parameters():
-            weight.data.normal_(0, 1.3 / size**0.5, generator=generator(seed + len(layers)))
-        layers += [layer, activation]
-    return nn.Sequential(*layers[:-1])
-
-
-def points(ball: LpBall, count: int) -> Tensor:
-    """Points of each ball, half of them on its sphere and at its corners: (count, N, *D)."""
-    shape = (count, *ball.center.shape)
-    step = torch.randn(shape, generator=generator(7), dtype=ball.center.dtype)
-    if ball.norm == math.inf:
-        step = torch.where(torch.rand(shape, generator=generator(8)) < 0.5, step.sign(), step.clamp(-1, 1))
-    size = torch.linalg.vector_norm(step.flatten(2), ball.norm, dim=2).clamp(min=1e-12)
-    shape = (count, len(ball.center), *[1] * (ball.center.ndim - 1))
-    share = torch.rand(count, generator=generator(9), dtype=step.dtype).mul(2).clamp(max=1).view(-1, 1)
-    x = ball.center + step * (share * ball.radii / size).view(shape)
-    return x.clamp(-math.inf if ball.low is None else ball.low, math.inf if ball.high is None else ball.high)
-
-
-def escapes(model: nn.Module, ball: LpBall, interval: Interval, count: int = 400) -> int:
-    """Outputs of points of the ball that lie outside of the interval."""
-    with torch.no_grad():
-        x = points(ball, count)
-        y = model(x.flatten(0, 1)).view(count, len(ball.center), -1)
-    return int(((y < interval.lower - 1e-12) | (y > interval.upper + 1e-12)).sum())
 
 
 def test_a_branching_network_is_bounded():

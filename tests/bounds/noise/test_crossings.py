@@ -176,6 +176,7 @@ def test_nearest_boundary_of_a_ball_and_of_nothing():
     assert (nothing.perturbation == 0).all()
 
 
+@pytest.mark.slow
 def test_nearest_boundary_of_a_network_that_hides_its_gradients(monkeypatch: pytest.MonkeyPatch):
     """As near as an attack with other steps, and the mutant that follows planes alone is not."""
     model, x, _ = reference.load("pgd", 10)
@@ -191,6 +192,7 @@ def test_nearest_boundary_of_a_network_that_hides_its_gradients(monkeypatch: pyt
     assert (nearest_boundary(model, x).distance / attacked).log().mean() > math.log(2)
 
 
+@pytest.mark.slow
 def test_the_nearest_boundary_within_a_larger_subspace_is_not_farther():
     """Nested subspaces; that of all directions has the boundary where a search without a basis finds it."""
     model, x, _ = reference.load("pgd", 2)

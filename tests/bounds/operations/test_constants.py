@@ -57,6 +57,10 @@ def high(x: float) -> mpmath.mpf:
     return mpmath.mpf(exact.numerator) / exact.denominator
 
 
+def rows(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([a, b], 1)[:, None]
+
+
 FUNCTIONS = {
     "quotient": (lambda a, b: a / b, lambda a, b: a / b),
     "mean removed": (lambda a, b: a - (a + b) * 0.5, lambda a, b: a - (a + b) / 2),
@@ -64,6 +68,8 @@ FUNCTIONS = {
     "power": (lambda a, b: (a + b) ** -0.5, lambda a, b: 1 / mpmath.sqrt(a + b)),
     "waves": (lambda a, b: torch.sin(a) + torch.cos(b), lambda a, b: mpmath.sin(a) + mpmath.cos(b)),
     "exponential": (lambda a, b: torch.exp(a - b), lambda a, b: mpmath.exp(a - b)),
+    "sum of products": (lambda a, b: torch.bmm(rows(a, b), rows(a, b).mT).flatten(), lambda a, b: a * a + b * b),
+    "quotient of what cancels": (lambda a, b: a / ((a + b) - a), lambda a, b: a / b),
     "inverse": (lambda a, b: (a * b - 1e-3).reciprocal(), lambda a, b: 1 / (a * b - high(1e-3))),
 }
 

@@ -63,6 +63,16 @@ def test_planes_hold_exactly(dtype: torch.dtype, slope: float):
         assert violations(function, x, planes) == 0
 
 
+def test_ranges_hold_for_slopes_that_round():
+    """Against exact fractions, at intervals of one number and of two."""
+    function, ends = leaky_relu(0.1), -torch.rand(2, 200, generator=generator(5), dtype=torch.float64)
+    for lower, upper in ((ends.amin(0), ends.amax(0)), (ends[0], ends[0])):
+        found = function.range_of(Interval(lower, upper))
+        for x, y, low, high in zip(*(part.tolist() for part in (lower, upper, *vars(found).values())), strict=True):
+            assert Fraction(low) <= Fraction(0.1) * Fraction(x)
+            assert Fraction(0.1) * Fraction(y) <= Fraction(high)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("slope", SLOPES)
 def test_where_the_sign_is_known_planes_are_the_function(dtype: torch.dtype, slope: float):

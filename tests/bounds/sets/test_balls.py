@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -74,6 +75,24 @@ def test_an_infinite_radius_is_the_whole_box():
     hull = LpBall(center(2, 5), math.inf, low=-1.0, high=2.0).hull()
     assert (hull.lower == -1).all()
     assert (hull.upper == 2).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_hull_holds_the_ball_in_exact_arithmetic(dtype: torch.dtype):
+    """Of the radius as stated, which the dtype of the centre may not hold."""
+    x = torch.rand(1, 300, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    hull = LpBall(x, 0.1, low=None, high=None).hull()
+    for middle, lower, upper in zip(*(part[0].tolist() for part in (x, hull.lower, hull.upper)), strict=True):
+        assert Fraction(lower) <= Fraction(middle) - Fraction(0.1)
+        assert Fraction(middle) + Fraction(0.1) <= Fraction(upper)
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.3, 0.7, 0.9])
+def test_sides_that_single_precision_does_not_hold_are_rounded_outward(limit: float):
+    """To nearest, 0.7 and 0.9 would be smaller."""
+    hull = LpBall(torch.zeros(1, 1), 10.0, low=-limit, high=limit).hull()
+    assert limit <= hull.upper.double().item() < limit + 2.0**-23
+    assert -limit - 2.0**-23 < hull.lower.double().item() <= -limit
 
 
 @pytest.mark.parametrize(

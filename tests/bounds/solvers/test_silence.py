@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import torch, bounds
 from torch import nn
@@ -23,6 +25,7 @@ highspy.Highs()
 """
 
 
+@pytest.mark.slow
 def test_no_solver_prints():
     """HiGHS prints on the descriptor itself, once in a process, as soon as an instance is made."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)

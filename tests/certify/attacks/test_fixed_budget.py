@@ -6,7 +6,8 @@ import pytest
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
-from oracles.linear import LinearClassifier
+from oracles.linear import LinearClassifier, problem
+from oracles.selection import crossed
 from torch import Tensor, nn
 
 from bounds import InvalidInput, clopper_pearson_interval
@@ -28,14 +29,6 @@ def attack(name: str, *arguments, few: bool = True, **options):
     """One of all attacks, with few steps."""
     source = {} if name in DETERMINISTIC else {"generator": generator()}
     return ALL[name](*arguments, **source, **(FEW[name] if few else {}), **options)
-
-
-def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64):
-    """A linear classifier with inputs well inside the unit box, each labelled as it is predicted."""
-    source = generator(classes + batch + len(shape))
-    model = LinearClassifier(math.prod(shape), classes, dtype, source)
-    x = (0.5 + 0.1 * torch.randn(batch, *shape, generator=source, dtype=torch.float64)).clamp(0.2, 0.8).to(dtype)
-    return model, x, model(x).argmax(1)
 
 
 def l1_distance_in_box(model: LinearClassifier, x: Tensor, low: float, high: float) -> Tensor:
@@ -77,9 +70,11 @@ def check(result: budget.AttackedAccuracy, model: nn.Module, x: Tensor, y: Tenso
 # ---------------------------------------------------------------------------------------------------- closed forms
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("box", [(None, None), (0.35, 0.65)], ids=["free", "box"])
-@pytest.mark.parametrize(("shape", "classes"), [((7,), 10), ((3, 5), 3), ((2, 5, 7), 2)])
+@crossed(
+    ("norm", NORMS),
+    ("box", [(None, None), (0.35, 0.65)]),
+    (("shape", "classes"), [((7,), 10), ((3, 5), 3), ((2, 5, 7), 2)]),
+)
 def test_verdicts_of_the_portfolio_are_exact(shape: tuple[int, ...], box: tuple, classes: int, norm: float):
     """On both sides of the exact distance of each row: a budget of its own 0.1% below, and 0.1% above."""
     model, x, _ = problem(shape, classes, 7)
@@ -111,9 +106,7 @@ def test_one_step_is_exact_for_two_classes(norm: float, dtype: torch.dtype):
         assert (result.found == found).all()
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@crossed(("loss", ["cross_entropy", "margin", "dlr"]), ("norm", NORMS), ("classes", [2, 3, 10]))
 def test_auto_pgd_with_each_loss(classes: int, norm: float, loss: str):
     """A little more than the distance is enough for the margin of the best class; cross-entropy aims at all at once."""
     model, x, y = problem((2, 5, 7), classes, 7)
@@ -140,9 +133,7 @@ def test_losses_by_hand():
     assert (LOSSES["dlr"](torch.ones(1, 3), torch.tensor([0])) == 0).all()
 
 
-@pytest.mark.parametrize("name", SINGLE)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("shape", "batch"), [((7,), 1), ((3, 5), 7), ((2, 5, 7), 7)])
+@crossed(("name", SINGLE), ("norm", NORMS), (("shape", "batch"), [((7,), 1), ((3, 5), 7), ((2, 5, 7), 7)]))
 def test_every_attack_for_every_shape(name: str, norm: float, shape: tuple[int, ...], batch: int):
     """Nothing below the exact distance, something far above it; only allowed inputs either way."""
     model, x, y = problem(shape, 3, batch, torch.float32)
@@ -173,8 +164,7 @@ def test_each_row_has_its_own_budget():
     assert result.accuracy == 0.5
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ALL)
+@crossed(("norm", NORMS), ("name", ALL))
 def test_frozen_features_stay(name: str, norm: float):
     """They never move, also outside a box; and where all that matters is frozen, nothing is found."""
     model, x, y = problem((3, 5), 3, 7)
@@ -235,8 +225,7 @@ class Counting(nn.Module):
         self.back += len(gradient)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ALL)
+@crossed(("norm", NORMS), ("name", ALL))
 def test_passes_are_counted_for_each_input(name: str, norm: float, monkeypatch: pytest.MonkeyPatch):
     """Catches a pass that is not counted, and passes for rows that fell long ago."""
     monkeypatch.setattr(passes, "probe", lambda *_, **__: 3)
@@ -260,8 +249,7 @@ class Constant(nn.Module):
         return torch.cat([small, small + 10, small * 0], 1)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ALL)
+@crossed(("norm", NORMS), ("name", ALL))
 def test_nothing_found_is_reported_as_nothing_found(name: str, norm: float):
     x = torch.rand(4, 6, generator=generator())
     y = torch.ones(4, dtype=torch.long)
@@ -391,8 +379,7 @@ def test_scaling_the_input_scales_the_budget():
         assert (result.found == found).all()
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ALL)
+@crossed(("norm", NORMS), ("name", ALL))
 def test_inputs_of_any_memory_layout(name: str, norm: float):
     """Catches a view that a transposed or channels-last input does not allow."""
     model, x, y = problem((2, 5, 7), 3, 4)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from oracles.halfspace import generator
-from oracles.linear import LinearClassifier
+from oracles.linear import LinearClassifier, problem
 from oracles.piecewise import exact_distance
+from oracles.selection import crossed, some
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
@@ -33,6 +34,8 @@ BY_GRADIENTS = [(attack, norm) for attack, norm in PAIRS if attack is not attack
 NORMS = (0, 1, 2, math.inf)
 best_of_all = partial(attacks.minimal_perturbation, method="best")
 BEST = [(best_of_all, norm) for norm in NORMS]
+OFTEN = [(attack, norms[0]) for attack, norms in SERVED.items()]  # each attack in one norm
+OFTEN += [(attacks.minimal_perturbation, math.inf), (best_of_all, 2)]
 
 
 def named(value: object) -> str:
@@ -44,19 +47,10 @@ def short(attack: Callable, steps: int) -> dict[str, int]:
     return {"steps": steps} if attack in (attacks.minimal_perturbation, attacks.fast_adaptive_boundary) else {}
 
 
-def problem(shape: tuple[int, ...], classes: int, batch: int, dtype: torch.dtype = torch.float64):
-    """A linear classifier with inputs well inside the unit box, each labelled as it is predicted."""
-    source = generator(classes + batch + len(shape))
-    model = LinearClassifier(math.prod(shape), classes, dtype, source)
-    x = (0.5 + 0.1 * torch.randn(batch, *shape, generator=source, dtype=torch.float64)).clamp(0.2, 0.8).to(dtype)
-    return model, x, model(x).argmax(1)
-
-
 # ---------------------------------------------------------------------------------------------------- closed forms
 
 
-@pytest.mark.parametrize(("attack", "norm"), BY_GRADIENTS, ids=named)
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@crossed((("attack", "norm"), BY_GRADIENTS), ("classes", [2, 3, 10]), ids=named)
 def test_distance_of_a_linear_classifier(attack: Callable, norm: float, classes: int):
     model, x, y = problem((3, 5), classes, 4)
     exact = model.distance(x, norm)
@@ -91,7 +85,7 @@ def within_box(model: LinearClassifier, x: Tensor, low: float, high: float, norm
 
 
 @pytest.mark.parametrize(
-    ("attack", "norm"), [pair for pair in PAIRS if pair[0] is not attacks.boundary_walk], ids=named
+    ("attack", "norm"), some([pair for pair in PAIRS if pair[0] is not attacks.boundary_walk], OFTEN), ids=named
 )
 def test_distance_within_a_tight_box(attack: Callable, norm: float):
     """Catches steps that ignore the box: clipped afterwards, they do not meet the boundary, or meet it far away."""
@@ -114,8 +108,7 @@ def test_distance_within_a_tight_box(attack: Callable, norm: float):
         assert (witness.distance <= exact * (1 + slack))[reachable].all()
 
 
-@pytest.mark.parametrize("attack", [attacks.minimal_perturbation, attacks.sparsefool], ids=named)
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@crossed(("attack", [attacks.minimal_perturbation, attacks.sparsefool]), ("classes", [2, 3, 10]), ids=named)
 def test_number_of_entries_of_a_linear_classifier(attack: Callable, classes: int):
     model, x, _ = problem((3, 5), classes, 7)
     x = x.clamp(0.4, 0.6)
@@ -129,15 +122,15 @@ def test_number_of_entries_of_a_linear_classifier(attack: Callable, classes: int
         assert torch.equal(witness.distance, exact)
 
 
-def test_labels_alone_lead_near_the_boundary():
+@pytest.mark.parametrize("norm", some([1, 2, math.inf], [2]))
+def test_labels_alone_lead_near_the_boundary(norm: float):
     """Catches a normal that is estimated with the wrong sign: no step would ever come nearer than the first point."""
     model, x, y = problem((3, 5), 3, 7)
-    for norm in (1, 2, math.inf):
-        witness = attacks.boundary_walk(model, x, y, norm=norm, generator=generator())
-        ratio = witness.distance / model.distance(x, norm)
-        assert (ratio >= 1 - 1e-9).all()
-        assert ratio.median() < 1.02
-        assert witness.backward_passes == 0
+    witness = attacks.boundary_walk(model, x, y, norm=norm, generator=generator())
+    ratio = witness.distance / model.distance(x, norm)
+    assert (ratio >= 1 - 1e-9).all()
+    assert ratio.median() < 1.02
+    assert witness.backward_passes == 0
 
 
 def tiny_networks(count: int, hidden: int) -> list[tuple[nn.Sequential, Tensor, Tensor]]:
@@ -167,7 +160,7 @@ def ratios_to_exact(norm: float, count: int, hidden: int, steps: int) -> Tensor:
     return torch.cat(ratios)
 
 
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("norm", some([1, 2, math.inf], [2]))
 def test_tiny_networks_against_every_activation_pattern(norm: float):
     """No witness is nearer than exact; the portfolio is within 1% of it almost always."""
     ratios = ratios_to_exact(norm, 2, 5, 20)
@@ -291,7 +284,7 @@ class Constant(nn.Module):
         return torch.cat([small, small + 10, small * 0], 1)
 
 
-@pytest.mark.parametrize(("attack", "norm"), [*PAIRS, *BEST], ids=named)
+@pytest.mark.parametrize(("attack", "norm"), some([*PAIRS, *BEST], OFTEN), ids=named)
 def test_nothing_found_is_reported_as_nothing_found(attack: Callable, norm: float):
     x = torch.rand(3, 6, generator=generator())
     options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}
@@ -337,7 +330,7 @@ class Counting(nn.Module):
         self.backward_rows += len(gradient)
 
 
-@pytest.mark.parametrize(("attack", "norm"), [*PAIRS, *BEST], ids=named)
+@pytest.mark.parametrize(("attack", "norm"), some([*PAIRS, *BEST], OFTEN), ids=named)
 def test_passes_are_counted(attack: Callable, norm: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("certify.attacks.common.passes.probe", lambda *_, **__: 3)
     model, x, y = problem((3, 5), 3, 4)
@@ -402,9 +395,10 @@ class Asleep(nn.Sequential):
         self.double()
 
 
-@pytest.mark.parametrize(
-    ("norm", "exact"), [(1, 0.39 * 100), (2, 3.9 / math.sqrt(101) * 10), (math.inf, 3.9 / 11)], ids=str
-)
+ASLEEP = [(1, 0.39 * 100), (2, 3.9 / math.sqrt(101) * 10), (math.inf, 3.9 / 11)]
+
+
+@pytest.mark.parametrize(("norm", "exact"), some(ASLEEP, ASLEEP[1:2]), ids=str)
 def test_a_neuron_that_is_off_is_woken(norm: float, exact: float):
     """No slope at x and no random point shows the second half; with both on, the boundary is a + 10 b = 3.9."""
     x, y = torch.zeros(2, 200, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
@@ -525,6 +519,7 @@ def test_random_regions_are_near_ones():
     torch.testing.assert_close(share, torch.tensor([0.8413, 0.1587]), rtol=0, atol=0.015)  # about six deviations
 
 
+@pytest.mark.slow
 def test_the_best_of_a_portfolio_is_at_least_as_near_and_names_its_winner():
     model, x, y = reference.load("pgd", 3)
     options = {"norm": 1, "steps": 10, "restarts": 2}

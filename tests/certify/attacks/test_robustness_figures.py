@@ -7,6 +7,7 @@ import pytest
 import torch
 from oracles.halfspace import Halfspace, generator
 from oracles.linear import LinearClassifier
+from oracles.selection import some
 
 from bounds import InvalidInput, clopper_pearson_interval
 from certify.attacks import NormFigures, robustness_figures
@@ -26,7 +27,7 @@ def figures(distance: list[float], epsilon: float = 1.0) -> NormFigures:
     )
 
 
-@pytest.mark.parametrize("norm", [0, 1, 2, math.inf])
+@pytest.mark.parametrize("norm", some([0, 1, 2, math.inf], [2]))
 def test_figures_of_a_linear_classifier(norm: float):
     """Distances are exact, misclassified inputs count as 0, and the accuracy is that of the exact distances."""
     model = LinearClassifier(6, 3, torch.float64, generator())

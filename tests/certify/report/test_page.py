@@ -400,6 +400,7 @@ def test_page_fits_a_phone(full: str, tmp_path: Path):
     assert int(widths["page"]) <= 390 < int(widths["mutant"])
 
 
+@pytest.mark.slow
 def test_a_test_of_random_noise_has_its_section_and_figure(full: str, tmp_path: Path):
     """Its verdicts in words, its mean ratios as drawn, those of flat boundaries beside them; nothing without it."""
     assert 'id="noise"' not in full

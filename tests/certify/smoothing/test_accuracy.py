@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
+from oracles.selection import crossed
 from torch import Tensor
 
 from bounds import InvalidInput
@@ -112,9 +113,11 @@ def convolve(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return total
 
 
-@pytest.mark.parametrize(("rows", "group", "first"), [(60, 5, 0), (61, 7, 3), (40, 100, 0), (90, 100, 55), (500, 2, 1)])
-@pytest.mark.parametrize("alpha", [0.001, 0.02, 0.2])
-@pytest.mark.parametrize("risk", [0.001, 0.05])
+@crossed(
+    (("rows", "group", "first"), [(60, 5, 0), (61, 7, 3), (40, 100, 0), (90, 100, 55), (500, 2, 1)]),
+    ("alpha", [0.001, 0.02, 0.2]),
+    ("risk", [0.001, 0.05]),
+)
 def test_rows_that_share_noise_fail_as_seldom_as_stated_however_they_depend(
     rows: int, group: int, first: int, alpha: float, risk: float
 ):

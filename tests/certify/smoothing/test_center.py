@@ -8,6 +8,7 @@ import scipy.stats
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
+from oracles.models import Coupled, Holes
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel
@@ -203,21 +204,16 @@ def test_more_candidates_give_smaller_balls():
     assert balls[1].ball_radius.mean() < 0.9 * balls[0].ball_radius.mean()
 
 
-class _Holes(nn.Module):
-    def __init__(self, height: float) -> None:
-        super().__init__()
-        self.height = height
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x[:, :1] > self.height, math.nan, x)
-
-
 def test_rows_without_a_ball_abstain():
     x = torch.zeros(2, 2)
-    many = CenterSmoothing(_Holes(0.1), euclidean, Gaussian(SIGMA)).certify(x, 0.2, n=500, generator=generator())
+
+    def certified(height: float):
+        centers = CenterSmoothing(Holes(height, whole_rows=True), euclidean, Gaussian(SIGMA))
+        return centers.certify(x, 0.2, n=500, generator=generator())
+
+    many, few = certified(0.1), certified(1.0)
     assert many.abstained.all()
     assert (many.output_radius == math.inf).all()
-    few = CenterSmoothing(_Holes(1.0), euclidean, Gaussian(SIGMA)).certify(x, 0.2, n=500, generator=generator())
     assert not few.abstained.any()
     assert few.center.isfinite().all()
     assert CenterSmoothing(Identity(), euclidean, Gaussian(SIGMA)).certify(x, 0.5, n=10).abstained.all()
@@ -276,9 +272,5 @@ def test_bad_input_gives_one_clear_line(call, message: str):
 
 
 def test_a_model_that_couples_its_rows_is_refused():
-    class Coupled(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x - x.mean(0)
-
     with pytest.raises(InvalidModel, match="depend on the other rows of its batch"):
         CenterSmoothing(Coupled(), euclidean, Gaussian(SIGMA)).certify(torch.eye(3), 0.1, n=10)

@@ -1,17 +1,20 @@
 """Sequential certification at one radius: right answers, few draws, the same with every batch size."""
 
+import math
+
 import pytest
 import scipy.stats
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
 
-from bounds import InvalidInput, clopper_pearson_lower, clopper_pearson_upper
+from bounds import InvalidInput, clopper_pearson_lower, clopper_pearson_upper, log_evidence_above
 from bounds.models import PROBE_ROWS
 from certify import SmoothedClassifier, reference
 from certify.models import probe
 from certify.smoothing import Gaussian
 from certify.smoothing.classifiers.noisy_model import PROBED
+from certify.smoothing.drawing.votes import Sampling
 
 SIGMA = 0.5
 
@@ -31,6 +34,25 @@ def test_answers_about_a_halfspace_are_right():
     # Far from the radius a few hundred draws do; a tenth of sigma from it some thousands.
     assert decision.draws[0] < 500
     assert (decision.draws < 20_000).all()
+
+
+def test_what_is_certified_has_the_evidence_for_it():
+    """At the moment at which draws end: 1 / alpha against the probability that the radius needs."""
+    x = torch.linspace(0.45, 0.9, 30)[:, None]
+    decision = smoothed(Halfspace(torch.ones(1)), grid=None).certify_at(
+        x, radius=0.4, generator=generator(), alpha=1e-3
+    )
+    needed = float(Gaussian(SIGMA).probability_needed(0.4))
+    evidence = log_evidence_above(decision.successes, decision.draws, needed)
+    assert decision.certified.sum() > 10
+    assert (evidence[decision.certified] >= math.log(1000)).all()
+
+
+def test_the_error_of_the_noise_is_added_to_what_a_radius_needs(monkeypatch: pytest.MonkeyPatch):
+    model, x = Halfspace(torch.ones(1)), torch.tensor([[0.9]])
+    assert smoothed(model).certify_at(x, radius=0.4, generator=generator()).certified.all()
+    monkeypatch.setattr(Sampling, "error", property(lambda _: 0.4))
+    assert not smoothed(model).certify_at(x, radius=0.4, generator=generator()).decided.any()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Randomized smoothing against closed forms, laws and published certificates."""
 
-import csv
 import math
 from fractions import Fraction
 
@@ -10,12 +9,13 @@ import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import Halfspace, generator
 from oracles.memory import live_tensors
+from oracles.models import Coupled, Divide, Random
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel, clopper_pearson_lower
 from bounds.numerics import BETA_FUNCTION_ERROR
-from certify import CertifiedAccuracyCurve, SmoothedClassifier, reference
-from certify.smoothing import Gaussian, read_certification_log
+from certify import SmoothedClassifier
+from certify.smoothing import Gaussian
 from certify.smoothing.drawing.votes import NOISE_BLOCK, NoiseStream, Sampling, Stage, block_seed
 
 SIGMA = 0.5
@@ -118,6 +118,14 @@ def test_a_draw_with_a_nan_logit_votes_for_no_class():
 # ------------------------------------------------------------------------------------------------------ certificates
 
 
+def test_draws_that_choose_the_class_do_not_judge_it(halfspace: Halfspace, x: torch.Tensor):
+    """As many of both: on the same draws the counts would be the same."""
+    certificate = SmoothedClassifier(halfspace, Gaussian(SIGMA), num_classes=2).certify(
+        x, n=400, n0=400, generator=generator()
+    )
+    assert not torch.equal(certificate.counts, certificate.selection_counts)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_radius_of_a_halfspace_is_never_above_the_distance_and_comes_close(dtype: torch.dtype):
     model = Halfspace(torch.randn(35, generator=generator(1)).to(dtype))
@@ -180,20 +188,11 @@ def test_record_keeps_what_the_certificate_rests_on(halfspace: Halfspace, x: Ten
 
 def test_scaling_input_and_sigma_scales_the_radius(halfspace: Halfspace, x: Tensor):
     radius = SmoothedClassifier(halfspace, Gaussian(SIGMA), num_classes=2).certify(x, n=500, generator=generator())
-    scaled = nn.Sequential(_Divide(4.0), halfspace)
+    scaled = nn.Sequential(Divide(4.0), halfspace)
     fourfold = SmoothedClassifier(scaled, Gaussian(4 * SIGMA), num_classes=2).certify(
         4 * x, n=500, generator=generator()
     )
     torch.testing.assert_close(fourfold.radius, 4 * radius.radius, rtol=1e-12, atol=0)
-
-
-class _Divide(nn.Module):
-    def __init__(self, divisor: float) -> None:
-        super().__init__()
-        self.divisor = divisor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / self.divisor
 
 
 def test_generator_supplies_one_draw_and_nothing_else_matters(halfspace: Halfspace, x: Tensor):
@@ -290,21 +289,11 @@ def test_bad_input_gives_one_clear_line(call, message: str, halfspace: Halfspace
     assert "\n" not in str(caught.value)
 
 
-class _Random(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :2] + 1e-3 * torch.rand(len(x), 2)
-
-
-class _Coupled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :2] - x.flatten(1)[:, :2].mean(0)
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_Random(), r"the model draws random numbers, aten\.rand"),
-        (_Coupled(), "depend on the other rows of its batch"),
+        (Random(2), r"the model draws random numbers, aten\.rand"),
+        (Coupled(), "depend on the other rows of its batch"),
         (nn.Flatten(0), r"must return logits of shape \(N, K\)"),
     ],
 )
@@ -354,71 +343,3 @@ def test_certify_follows_the_device_of_the_input(halfspace: Halfspace, x: Tensor
     seeded = generator()
     with elsewhere():
         assert torch.equal(smoothed.certify(x, n=200, generator=seeded).radius, expected.radius)
-
-
-# ------------------------------------------------------------------------------------------------- published figures
-
-
-def test_log_of_cohen_gives_its_published_table(shared_data):
-    folder = shared_data / "smoothing/locuslab_smoothing/data/certify/cifar10/resnet110"
-    tables = {  # certified accuracy at 0, 0.25, 0.5, ...: Cohen et al. 2019, table of CIFAR-10, unrounded
-        0.12: [0.814, 0.586, 0.0],
-        0.25: [0.748, 0.600, 0.428, 0.266, 0.0],
-        0.50: [0.652, 0.546, 0.414, 0.320, 0.234, 0.152, 0.094, 0.052, 0.0],
-    }
-    for sigma, accuracy in tables.items():
-        log = read_certification_log(folder / f"noise_{sigma:.2f}/test/sigma_{sigma:.2f}", sigma=sigma)
-        curve = CertifiedAccuracyCurve.from_certificate(log.certificate, log.labels)
-        radii = [0.25 * i for i in range(len(accuracy))]
-        assert curve.at(radii).tolist() == pytest.approx(accuracy, abs=1e-12)
-        assert len(log.certificate) == 500
-
-
-def test_counts_of_kumar_give_their_logged_radii(shared_data):
-    """Votes, Clopper-Pearson bound, radius: the whole chain against 500 published rows (five digits)."""
-    file = shared_data / "smoothing/gen_gaussian/data/certify/cifar10/resnet110/noise_0.25_p_2/test/sigma_0.25_p_2"
-    rows = list(csv.DictReader(file.read_text().splitlines(), delimiter="\t"))
-    counts = torch.tensor([int(row["count"]) for row in rows])
-    radius = Gaussian(0.25).radius(clopper_pearson_lower(counts, 100_000, alpha=1e-3))
-    published = torch.tensor([float(row["exact_radius"]) for row in rows], dtype=torch.float64)
-    abstained = torch.tensor([int(row["predict"]) == -1 for row in rows])
-    assert torch.equal(radius == 0, abstained)
-    assert (radius - published)[~abstained].abs().max() < 5.1e-6
-
-
-def test_log_reader_takes_both_forms_of_time_and_no_time(tmp_path):
-    file = tmp_path / "log.tsv"
-    file.write_text(
-        "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t3\t3\t0.378\t1\t15.4\n20\t7\t-1\t0.0\t0\t0:01:15.6\n"
-    )
-    log = read_certification_log(file, sigma=0.25)
-    assert log.seconds.tolist() == [15.4, 75.6]
-    assert log.indices.tolist() == [0, 20]
-    assert log.certificate.abstained.tolist() == [False, True]
-    file.write_text("idx\tlabel\tpredict\tradius\n0\t3\t3\t0.378\n")
-    assert read_certification_log(file, sigma=0.25).seconds.isnan().all()
-    header = "idx\tlabel\tpredict\tradius\n"
-    wrong = [
-        "0\t3\tx\t0.1",
-        "0\t3.9\t3\t0.1",
-        "0\t3\t3\tnan",
-        "0\t3\t3\tinf",
-        "0\t3\t3",
-        "1\t2\t3\t4\t5",
-    ]
-    wrong += ["0\t-1\t3\t0.1", "0\t3\t-2\t0.1", "0\t3\t\t0.1"]
-    for content in ("a\tb\n1\t2\n", "", *(f"{header}0\t3\t3\t0.378\n{line}\n" for line in wrong)):
-        file.write_text(content)
-        with pytest.raises(InvalidInput, match="is no certification log"):
-            read_certification_log(file, sigma=0.25)
-    with pytest.raises(InvalidInput, match="alpha must lie strictly between 0 and 1"):
-        read_certification_log(file, sigma=0.25, alpha=1.5)
-
-
-def test_reference_network_reproduces_its_certified_accuracy():
-    """A change detector: 50 images, sigma 0.25; the share certified at 0.25 was 0.78 when this was written."""
-    model, x, y = reference.load("noise", 50)
-    smoothed = SmoothedClassifier(model, Gaussian(0.25), num_classes=10)
-    certificate = smoothed.certify(x, n=1000, generator=generator())
-    curve = CertifiedAccuracyCurve.from_certificate(certificate, y)
-    assert float(curve.at(0.25)) == pytest.approx(0.78, abs=0.041)

@@ -112,6 +112,7 @@ def test_the_worst_classifier_keeps_the_label_up_to_the_radius_and_no_further(k:
     assert kept(0.5 * radius) > 0.5 + error  # and shorter shifts are less harmful
 
 
+@pytest.mark.slow
 def test_radii_grow_and_scale_and_the_inverse_is_close():
     noise = GeneralizedGaussian(1.0, 32, 6)
     p = torch.linspace(0.5, 0.9999, 100, dtype=torch.float64)

@@ -7,6 +7,8 @@ import scipy.stats
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
+from oracles.models import Coupled, Holes, Random
+from oracles.selection import crossed
 from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel
@@ -47,10 +49,9 @@ def test_ranks_of_the_published_example():
     assert percentile_ranks(0.5, 0.36 / 0.25, 2000, 5e-6) == (101, 1900)
 
 
-@pytest.mark.parametrize("n", [1, 7, 100, 2000])
-@pytest.mark.parametrize("quantile", [0.02, 0.5, 0.9])
-@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("alpha", [0.3, 1e-2, 1e-6])
+@crossed(
+    ("n", [1, 7, 100, 2000]), ("quantile", [0.02, 0.5, 0.9]), ("shift", [0.0, 0.5, 2.0]), ("alpha", [0.3, 1e-2, 1e-6])
+)
 def test_ranks_have_exactly_the_coverage_stated_and_no_slack(n: int, quantile: float, shift: float, alpha: float):
     """An order statistic misses the quantile of a continuous output with a binomial probability: no sampling."""
     z = scipy.stats.norm.ppf(quantile)
@@ -131,21 +132,10 @@ def test_alpha_is_shared_by_the_entries_of_an_output_and_their_sides():
     assert torch.equal(certificate.estimate, draws[:, 249])
 
 
-class _Holes(nn.Module):
-    """NaN, or a value in its stead, for noisy inputs above a height."""
-
-    def __init__(self, height: float, value: float) -> None:
-        super().__init__()
-        self.height, self.value = height, value
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x > self.height, self.value, x)
-
-
 @pytest.mark.parametrize("height", [0.1, 0.45])
 def test_nan_counts_against_both_sides(height: float):
     def certify(value: float):
-        regressor = SmoothedRegressor(_Holes(height, value), Gaussian(SIGMA), grid=None)
+        regressor = SmoothedRegressor(Holes(height, value), Gaussian(SIGMA), grid=None)
         return regressor.certify(torch.zeros(3, 2), 0.1, n=400, generator=generator())
 
     holes, low, high = certify(math.nan), certify(-math.inf), certify(math.inf)
@@ -225,21 +215,11 @@ def test_it_follows_the_device_of_the_input():
         assert torch.equal(regressor.certify(x, 0.1, n=200, generator=seeded).upper, expected.upper)
 
 
-class _Random(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.rand_like(x)
-
-
-class _Coupled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, 0] - x.mean()
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_Random(), r"the model draws random numbers, aten\.rand"),
-        (_Coupled(), "depend on the other rows of its batch"),
+        (Random(2), r"the model draws random numbers, aten\.rand"),
+        (Coupled(), "depend on the other rows of its batch"),
         (nn.Flatten(0), "expected one real tensor with a row per input"),
         (nn.LSTM(2, 3), "expected one real tensor with a row per input, got tuple"),
     ],

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from oracles.devices import elsewhere
+from oracles.halfspace import generator
+from oracles.selection import crossed
 from oracles.unbounded import LogGamma
 from torch import Tensor, nn
 
@@ -21,10 +23,6 @@ NORMS = (1.0, 2.0, math.inf)
 CLASSES = (2, 3, 10)
 TOLERANCE = 1e-3
 SHAPES = [(7,), (2, 3, 5)]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Linear(nn.Sequential):
@@ -77,9 +75,7 @@ def changed(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------ linear classifiers
 
 
-@pytest.mark.parametrize("classes", CLASSES)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("norm", [2.0, 3.0, math.inf])
+@crossed(("classes", CLASSES), ("shape", SHAPES), ("norm", [2.0, 3.0, math.inf]))
 def test_radius_of_a_linear_classifier_is_its_distance(norm: float, shape: tuple[int, ...], classes: int):
     """Catches a radius above the truth, a needless factor sqrt(D), and a method that certifies nothing."""
     model, x = Linear(shape, classes), inputs(shape)

@@ -1,0 +1,306 @@
+"""Wrong programs of the lower floor: sets, relaxations, operations, linear bounds, solvers."""
+
+from mutations.mutant import Mutant
+
+SETS = (
+    Mutant(
+        "a sparse ball allows one change less",
+        "bounds/sets/linear_minimum.py",
+        "topk(min(region.changes, slopes.shape[2]), dim=2)",
+        "topk(min(max(region.changes - 1, 0), slopes.shape[2]), dim=2)",
+        "tests/bounds/sets/test_linear_minimum.py -k subsets",
+    ),
+    Mutant(
+        "the rounding of a minimum is not subtracted",
+        "bounds/sets/linear_minimum.py",
+        "(a * center).sum(-1) - gain - (error + underflow)",
+        "(a * center).sum(-1) - gain",
+        "tests/bounds/sets/test_linear_minimum.py -k exact_arithmetic",
+    ),
+    Mutant(
+        "products that underflow do not count",
+        "bounds/sets/linear_minimum.py",
+        "4 * torch.finfo(dtype).tiny * (slopes.sum(-1) + a.shape[2])",
+        "0 * slopes.sum(-1)",
+        "tests/bounds/sets/test_linear_minimum.py -k underflow",
+    ),
+    Mutant(
+        "the norm stands for its dual",
+        "bounds/sets/balls.py",
+        "return 1.0 if self.norm == math.inf else self.norm / (self.norm - 1)",
+        "return 1.0 if self.norm == math.inf else self.norm",
+        "tests/bounds/sets/test_linear_minimum.py -k dual_norm_gives",
+    ),
+    Mutant(
+        "NaN is not taken for the worst minimum",
+        "bounds/sets/linear_minimum.py",
+        "torch.where(value < math.inf, value, -math.inf)",
+        "value",
+        "tests/bounds/sets/test_linear_minimum.py -k overflowed",
+    ),
+    Mutant(
+        "the hull of a ball is not rounded outward",
+        "bounds/sets/balls.py",
+        "slack = 4 * u * (self.center.abs() + radius) + tiny",
+        "slack = 0 * (u + tiny) * self.center.abs()",
+        "tests/bounds/sets/test_balls.py",
+    ),
+    Mutant(
+        "the side of a box is rounded to nearest",
+        "bounds/sets/balls.py",
+        "return torch.where(nearest.double() < limit, above, nearest)",
+        "return torch.where(above.isnan(), above, nearest)",
+        "tests/bounds/sets/test_balls.py",
+    ),
+    Mutant(
+        "frozen features move",
+        "bounds/sets/balls.py",
+        "if self.frozen_features is not None:",
+        "if self.frozen_features is None and False:",
+        "tests/bounds/sets/test_frozen_features.py",
+    ),
+)
+
+RELAXATIONS = (
+    Mutant(
+        "the secant above a rectifier is too low",
+        "bounds/relaxations/relu.py",
+        "return slope, height * (1 + 4 * unit.eps) + unit.tiny",
+        "return slope, height * 0.999",
+        "tests/bounds/relaxations/test_relu.py",
+    ),
+    Mutant(
+        "the range of a leaky rectifier is not rounded outward",
+        "bounds/relaxations/relu.py",
+        "upper = torch.where(upper < 0, upper + unit * upper.abs() + tiny, upper)",
+        "upper = upper + 0 * (unit + tiny)",
+        "tests/bounds/relaxations/test_relu.py",
+    ),
+    Mutant(
+        "the intercept of a line leaves out its rounding",
+        "bounds/relaxations/scalar.py",
+        "return torch.where(rounded, total * (1 + 16 * unit), torch.zeros_like(total))",
+        "return torch.where(rounded, candidate.slack, torch.zeros_like(total))",
+        "tests/bounds/relaxations/test_scalar.py -k float32_lines",
+    ),
+    Mutant(
+        "a line above is moved to the inner side",
+        "bounds/relaxations/scalar.py",
+        "- slope * point + side * slack",
+        "- slope * point - side * slack",
+        "tests/bounds/relaxations/test_scalar.py -k float32_lines",
+    ),
+    Mutant(
+        "slopes of a function are not rounded outward",
+        "bounds/relaxations/derivative_range.py",
+        "return unit_roundoff(slope.dtype) * units",
+        "return 0 * units",
+        "tests/bounds/relaxations/test_derivative_range.py",
+    ),
+)
+
+OPERATIONS = (
+    Mutant(
+        "a sum of constants is said to be exact",
+        "bounds/operations/constants.py",
+        "+ accumulated_error(count + 4, dtype) * after * (1 + 1e-9) + lost",
+        "+ 0 * lost",
+        "tests/bounds/operations/test_constants.py",
+    ),
+    Mutant(
+        "the error of a divisor is left out",
+        "bounds/operations/constants.py",
+        "found = (numerator + size * spread) / least",
+        "found = numerator / least",
+        "tests/bounds/operations/test_constants.py",
+    ),
+    Mutant(
+        "a constant that loses its digits is let through",
+        "bounds/operations/constants.py",
+        "if not bool((share <= LARGEST_ERROR).all()):",
+        "if share.isnan().all() and len(share) > 10**9:",
+        "tests/bounds/operations/test_constants.py tests/bounds/linear/test_deployed.py",
+    ),
+    Mutant(
+        "moves of several parents cancel",
+        "bounds/operations/affine.py",
+        "return torch.stack(moves).sum(0)",
+        "return torch.stack(moves).amax(0)",
+        "tests/bounds/graph/test_affine_operations.py",
+    ),
+    Mutant(
+        "a weight moves outputs with its sign",
+        "bounds/operations/affine.py",
+        'node.cached("size", weight.abs)',
+        'node.cached("size", weight.clone)',
+        "tests/bounds/linear/test_interval_rounding.py",
+    ),
+)
+
+GRAPH = (
+    Mutant(
+        "standardised values are said to lie within the root of n - 2",
+        "bounds/graph/normalisation.py",
+        "count - 1",
+        "count - 2",
+        "tests/bounds/graph/test_known_ranges.py",
+    ),
+    Mutant(
+        "random numbers are let through",
+        "bounds/graph/conditions.py",
+        "if not draws(node.target, node.args, node.kwargs):",
+        "if node is not None:",
+        "tests/bounds/graph/test_conditions.py",
+    ),
+    Mutant(
+        "what works along the batch is let through",
+        "bounds/graph/conditions.py",
+        "any(isinstance(dim, int) and dim % ndim == batch for dim in dims)",
+        "any(isinstance(dim, int) and dim % ndim > 10**9 for dim in dims)",
+        "tests/bounds/graph/test_conditions.py -k any_scale",
+    ),
+    Mutant(
+        "a remainder may not reach its divisor",
+        "bounds/graph/rounding.py",
+        "size = math.nextafter(abs(divisor), math.inf)",
+        "size = 0.9 * abs(divisor)",
+        "tests/bounds/graph/test_nonlinear_operations.py",
+    ),
+    Mutant(
+        "a cosine is cut at less than 1",
+        "bounds/graph/moments.py",
+        "-1 - 1e-6, 1 + 1e-6)",
+        "-0.99, 0.99)",
+        "tests/bounds/graph/test_known_ranges.py",
+    ),
+)
+
+LINEAR = (
+    Mutant(
+        "captured intervals are rounded by a fortieth",
+        "bounds/linear/network.py",
+        "error = 2 * accumulated_error(terms + 8, node.value.dtype)",
+        "error = 0.05 * accumulated_error(terms + 8, node.value.dtype)",
+        "tests/bounds/linear/test_interval_rounding.py",
+    ),
+    Mutant(
+        "what underflow takes from an offset is left out",
+        "bounds/linear/network.py",
+        "error + torch.finfo(node.value.dtype).tiny",
+        "error",
+        "tests/bounds/linear/test_interval_rounding.py",
+    ),
+    Mutant(
+        "float32 is said to round by a twentieth",
+        "bounds/linear/network.py",
+        "return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * tiny",
+        "return 0.05 * accumulated_error(terms, unit) * size + terms * tiny",
+        "tests/bounds/linear/test_deployed.py",
+    ),
+    Mutant(
+        "functions are said to be exact in float32",
+        "bounds/linear/network.py",
+        "return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + tiny",
+        "return 0 * size",
+        "tests/bounds/linear/test_deployed.py",
+    ),
+    Mutant(
+        "overflow in float32 certifies",
+        "bounds/linear/network.py",
+        "outside = ~(size <= limit)",
+        "outside = size.isnan()",
+        "tests/bounds/linear/test_conditions.py -k overflow",
+    ),
+    Mutant(
+        "intervals of layers are rounded by a fortieth",
+        "bounds/linear/intervals.py",
+        "terms, 2 * accumulated_error(terms + 6, dtype))",
+        "terms, 0.05 * accumulated_error(terms + 6, dtype))",
+        "tests/bounds/linear/test_interval_rounding.py",
+    ),
+    Mutant(
+        "hooks of a layer are passed over",
+        "bounds/linear/intervals.py",
+        "if model._forward_hooks or model._forward_pre_hooks or",
+        "if",
+        "tests/bounds/linear/test_interval_layers.py tests/bounds/linear/test_intervals.py",
+    ),
+    Mutant(
+        "negative coefficients take the lower plane",
+        "bounds/linear/through_functions.py",
+        "values, below = rows.values, rows.values.clamp(max=0)\n    errors",
+        "values, below = rows.values, rows.values.clamp(max=0) * 0\n    errors",
+        "tests/bounds/linear/test_through_functions.py",
+    ),
+    Mutant(
+        "the lines of open neurons are exchanged",
+        "bounds/linear/through_functions.py",
+        "chosen.clamp(min=0) * low + negative * high)",
+        "chosen.clamp(min=0) * high + negative * high)",
+        "tests/bounds/linear/test_through_functions.py",
+    ),
+)
+
+LIPSCHITZ = (
+    Mutant(
+        "the rounding of a spectral norm is left out",
+        "bounds/lipschitz/operator_norms.py",
+        "+ rounding * (1 + gamma) + torch.finfo(value.dtype).tiny",
+        "* (1 - 1e-9)",
+        "tests/bounds/lipschitz/test_constants.py",
+    ),
+    Mutant(
+        "branches do not add up",
+        "bounds/lipschitz/product.py",
+        "math.fsum(norm * one for norm, one in zip(norms, before, strict=True))",
+        "max(norm * one for norm, one in zip(norms, before, strict=True))",
+        "tests/bounds/lipschitz/test_constants.py -k along_branches",
+    ),
+    Mutant(
+        "negative slopes of a function do not count",
+        "bounds/lipschitz/product.py",
+        "float(torch.maximum(slopes.lower.abs(), slopes.upper.abs()).max())",
+        "float(slopes.upper.max())",
+        "tests/bounds/lipschitz/test_constants.py -k falling",
+    ),
+)
+
+SOLVERS = (
+    Mutant(
+        "multipliers below 0 count",
+        "bounds/solvers/linear_programme.py",
+        "weights = multipliers.clamp(min=0)",
+        "weights = multipliers",
+        "tests/bounds/solvers/test_triangle.py",
+    ),
+    Mutant(
+        "the solver is believed about the sides of variables",
+        "bounds/solvers/linear_programme.py",
+        "torch.where(reduced > 0, reduced * self.lower, reduced * self.upper)",
+        "torch.where(reduced > 0, reduced * self.lower, reduced * self.lower)",
+        "tests/bounds/solvers/test_triangle.py",
+    ),
+    Mutant(
+        "the rounding of a dual bound is left out",
+        "bounds/solvers/linear_programme.py",
+        "bound = value - (error + underflow)",
+        "bound = value + 0 * (error + underflow)",
+        "tests/bounds/solvers/test_triangle.py",
+    ),
+    Mutant(
+        "the least eigenvalue is believed",
+        "bounds/solvers/semidefinite.py",
+        "* (1 + 2 * norm(stretch)) - 2 * norm(residual)",
+        "+ 0 * (norm(stretch) + norm(residual))",
+        "tests/bounds/solvers/test_semidefinite.py",
+    ),
+    Mutant(
+        "a branch is dropped without a proof",
+        "bounds/solvers/milp.py",
+        "return Branch(math.inf if empty > 0 else",
+        "return Branch(math.inf if empty > -1 else",
+        "tests/bounds/solvers/test_milp.py",
+    ),
+)
+
+MUTANTS = (*SETS, *RELAXATIONS, *OPERATIONS, *GRAPH, *LINEAR, *LIPSCHITZ, *SOLVERS)
