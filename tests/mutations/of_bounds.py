@@ -5,9 +5,9 @@ from mutations.mutant import Mutant
 SETS = (
     Mutant(
         "a sparse ball allows one change less",
-        "bounds/sets/linear_minimum.py",
-        "topk(min(region.changes, slopes.shape[2]), dim=2)",
-        "topk(min(max(region.changes - 1, 0), slopes.shape[2]), dim=2)",
+        "bounds/sets/balls.py",
+        "topk(min(self.changes, slopes.shape[2]), dim=2)",
+        "topk(min(max(self.changes - 1, 0), slopes.shape[2]), dim=2)",
         "tests/bounds/sets/test_linear_minimum.py -k subsets",
     ),
     Mutant(
@@ -140,7 +140,7 @@ OPERATIONS = (
 GRAPH = (
     Mutant(
         "standardised values are said to lie within the root of n - 2",
-        "bounds/graph/normalisation.py",
+        "bounds/decompositions/normalisation.py",
         "count - 1",
         "count - 2",
         "tests/bounds/graph/test_known_ranges.py",
@@ -161,14 +161,14 @@ GRAPH = (
     ),
     Mutant(
         "a remainder may not reach its divisor",
-        "bounds/graph/rounding.py",
+        "bounds/decompositions/rounding.py",
         "size = math.nextafter(abs(divisor), math.inf)",
         "size = 0.9 * abs(divisor)",
         "tests/bounds/graph/test_nonlinear_operations.py",
     ),
     Mutant(
         "a cosine is cut at less than 1",
-        "bounds/graph/moments.py",
+        "bounds/decompositions/moments.py",
         "-1 - 1e-6, 1 + 1e-6)",
         "-0.99, 0.99)",
         "tests/bounds/graph/test_known_ranges.py",

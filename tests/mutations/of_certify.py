@@ -5,7 +5,7 @@ from mutations.mutant import Mutant
 VERIFICATION = (
     Mutant(
         "the box in float64 is cut inward",
-        "certify/verification/radius.py",
+        "certify/verification/sets.py",
         "return outer(exact, exact.to(x.dtype).double())",
         "return exact",
         "tests/certify/verification",
@@ -34,8 +34,8 @@ VERIFICATION = (
     Mutant(
         "witnesses beyond the radius falsify",
         "certify/verification/verdicts.py",
-        "found.found & (found.distance <= radius[rows])",
-        "found.found",
+        "found.found & inside)",
+        "found.found)",
         "tests/certify/verification/test_verdicts.py",
     ),
     Mutant(
@@ -64,21 +64,21 @@ VERIFICATION = (
 ATTACKS = (
     Mutant(
         "success within rounding counts",
-        "certify/attacks/minimum_norm/search.py",
+        "certify/attacks/search/state.py",
         "return self.margin(logits) > self.rounding",
         "return self.margin(logits) > -self.rounding",
         "tests/certify/attacks/test_minimum_norm.py tests/certify/attacks/test_minimal_perturbation.py",
     ),
     Mutant(
         "a witness outside of the box counts",
-        "certify/attacks/minimum_norm/driver.py",
+        "certify/attacks/search/driver.py",
         "found = inside & (predicted >= 0) &",
         "found = (inside | ~inside) & (predicted >= 0) &",
         "tests/certify/attacks",
     ),
     Mutant(
         "a logit that is no number makes a witness",
-        "certify/attacks/minimum_norm/driver.py",
+        "certify/attacks/search/driver.py",
         "found = inside & (predicted >= 0) & (predicted != labels",
         "found = inside & (predicted != labels",
         "tests/certify/attacks/test_minimal_perturbation.py",

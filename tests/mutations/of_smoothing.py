@@ -41,8 +41,8 @@ NOISES = (
     Mutant(
         "integer noise counts the error of one entry",
         "certify/smoothing/drawing/distributions.py",
-        'return entries * _rounded(self.noise, self.steps, torch.device("cpu")).error',
-        'return _rounded(self.noise, self.steps, torch.device("cpu")).error',
+        'return entries * _rounded_law(self.noise, self.steps, torch.device("cpu")).error',
+        'return _rounded_law(self.noise, self.steps, torch.device("cpu")).error',
         "tests/certify/smoothing/test_integer_noise.py",
     ),
     Mutant(
@@ -149,7 +149,7 @@ SMOOTHING = (
     Mutant(
         "a rank forgets its failures",
         "certify/smoothing/outputs/base.py",
-        "return float(special.betainc(k, n - k + 1, p)) * (1 + TAIL_ERROR) <= alpha",
+        "return float(special.betainc(k, n - k + 1, p)) * (1 + BETA_FUNCTION_ERROR) <= alpha",
         "return float(special.betainc(k, n - k + 1, p)) <= 4 * alpha",
         "tests/certify/smoothing/test_regression.py tests/certify/smoothing/test_center.py",
     ),
