@@ -38,13 +38,6 @@ STATISTICS = (
         "limit = 0.5 * math.log(1 / alpha) + ERROR",
         "tests/bounds/statistics/test_sequential.py",
     ),
-    Mutant(
-        "probabilities are rounded to nearest",
-        "bounds/numerics.py",
-        "return round_up(1 - p, 2.0**-53).clamp(max=1.0)",
-        "return (1 - p).clamp(max=1.0)",
-        "tests/bounds/test_numerics.py tests/certify/smoothing/test_estimation.py",
-    ),
 )
 
 ESTIMATES_AND_NOISE = (
@@ -75,13 +68,6 @@ ESTIMATES_AND_NOISE = (
         "return self.dimension / 2, (self.features - self.dimension) / 2",
         "return self.dimension / 2, (self.features - self.dimension) / 4",
         "tests/bounds/noise/test_ratio_law.py",
-    ),
-    Mutant(
-        "the median has alpha on each side",
-        "bounds/noise/flat_boundaries.py",
-        "[alpha / 2, 1 - alpha / 2]",
-        "[alpha, 1 - alpha]",
-        "tests/bounds/noise",
     ),
     Mutant(
         "what is censored counts as seen",
