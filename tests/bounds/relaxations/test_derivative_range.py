@@ -3,11 +3,12 @@
 import mpmath
 import pytest
 import torch
-from bounds.relaxations.catalogue import exp, tanh
 from oracles.halfspace import generator
 
 from bounds import Interval
+from bounds.relaxations.activations import tanh
 from bounds.relaxations.derivative_range import slope_range
+from bounds.relaxations.elementary import exp
 
 DERIVATIVES = {
     "exp": (exp(), mpmath.exp, False),

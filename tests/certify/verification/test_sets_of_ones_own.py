@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import matplotlib as mpl
 import pytest
 import torch
-from bounds.relaxations.catalogue import exp
 from oracles.unbounded import LogGamma
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ import certify
 from bounds import Interval, InvalidInput
 from bounds.operations.node import Node
 from bounds.relaxations.base import NodeFunction
+from bounds.relaxations.elementary import exp
 
 mpl.use("agg")
 DIMENSIONS = 5
