@@ -313,7 +313,7 @@ def test_a_model_is_probed_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(models, "_probed", lambda model, *rest: looked.append(model) or original(model, *rest))
     model, x, y = reference.load("ibp", 25)
     passes = []
-    hook = model.register_forward_hook(lambda module, given, output: passes.append(len(given[0])))
+    hook = model.register_forward_hook(lambda module, given, output: passes.append(module))
     chosen = [IntervalBounds(), MinimalPerturbation(steps=2, restarts=1)]
     table = evaluate(model, x, y, methods=chosen).to_dataframe()
     together, few = len(looked), len(passes)
