@@ -1,4 +1,4 @@
-"""Certify and verify the robustness of trained PyTorch classifiers, beside the attacks that test them."""
+"""Certify and verify the robustness of trained PyTorch classifiers, next to the attacks that test them."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from certify.verification.radius import certified_radius
     from certify.verification.verdicts import Verdict, verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AttackedAccuracy",

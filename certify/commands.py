@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = cyclopts.App(
     name="certify",
-    help="Certify the robustness of trained PyTorch classifiers, beside the attacks that test them.",
+    help="Certify the robustness of trained PyTorch classifiers, next to the attacks that test them.",
     version=lambda: version("certify-bounds"),
     suppress_keyboard_interrupt=False,
     result_action="return_value",

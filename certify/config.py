@@ -26,7 +26,7 @@ class ModelSource(_Table, frozen=True):
 
     Attributes:
         network: name of a reference network.
-        build: ``module:function``, called without arguments; the module may lie beside the configuration.
+        build: ``module:function``, called without arguments; the module may lie next to the configuration.
         weights: safetensors file for the model that ``build`` returns.
         exported: a ``.pt2`` file of ``torch.export``, exported with a dynamic batch dimension.
         mean: per-channel mean that the model expects to be subtracted, with ``std``.

@@ -4,7 +4,7 @@ Needs the IDX files of Fashion-MNIST (Debian: ``apt-get install dataset-fashion-
 
     python examples/train_reference.py --data /usr/share/datasets/fashion-mnist
 
-Prints the accuracies that it also stores beside the networks. Seeds and the thread count are fixed.
+Prints the accuracies that it also stores next to the networks. Seeds and the thread count are fixed.
 """
 
 import argparse

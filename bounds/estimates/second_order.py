@@ -119,7 +119,7 @@ def lanczos(product: Callable[[Tensor], Tensor], like: Tensor, iterations: int) 
     vector = vector / vector.norm(dim=1, keepdim=True)
     previous, beta = torch.zeros_like(vector), like.new_zeros(len(like), 1)
     diagonal: list[Tensor] = []
-    beside: list[Tensor] = []
+    off_diagonal: list[Tensor] = []
     for _ in range(min(iterations, size)):
         image = product(vector) - beta * previous
         alpha = (image * vector).sum(1, keepdim=True)
@@ -128,14 +128,14 @@ def lanczos(product: Callable[[Tensor], Tensor], like: Tensor, iterations: int) 
         beta = image.norm(dim=1, keepdim=True)
         # Where the space is exhausted the rest is 0, which would be a value of its own: it repeats the first one.
         spent = beta <= 64 * torch.finfo(like.dtype).eps * (alpha.abs() + beta)
-        done = torch.zeros_like(spent) if not beside else beside[-1] == 0
+        done = torch.zeros_like(spent) if not off_diagonal else off_diagonal[-1] == 0
         diagonal.append(torch.where(done, diagonal[0] if diagonal else alpha, alpha))
-        beside.append(torch.where(spent | done, 0.0, beta))
+        off_diagonal.append(torch.where(spent | done, 0.0, beta))
         previous, vector = vector, torch.where(spent, 0.0, image / beta.clamp(min=torch.finfo(like.dtype).tiny))
-        beta = beside[-1]
+        beta = off_diagonal[-1]
     matrix = torch.diag_embed(torch.cat(diagonal, 1).double())
-    if len(beside) > 1:
-        off = torch.diag_embed(torch.cat(beside[:-1], 1).double(), offset=1)
+    if len(off_diagonal) > 1:
+        off = torch.diag_embed(torch.cat(off_diagonal[:-1], 1).double(), offset=1)
         matrix = matrix + off + off.mT
     values: Tensor = torch.linalg.eigvalsh(matrix)
     return values

@@ -4,7 +4,7 @@ Prints one JSON line per network and norm; times are those of the processor, med
 ``targeted`` is the time of bare gradients of one margin, at points made beforehand, over that of a targeted score,
 which draws, differentiates, reduces, ascends and fits: 1 means that all but the passes costs nothing. ``all_targets``
 is the time for all K - 1 targets over that of one forward pass and K - 1 backward passes through it. ``fit_seconds``
-is what the statistics of one input cost beside.
+is what the statistics of one input cost besides.
 """
 
 import argparse

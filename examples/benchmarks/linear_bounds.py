@@ -1,4 +1,4 @@
-"""What bounds cost in forward passes, beside auto_LiRPA where it can be imported: one process, medians, peak memory.
+"""Cost of bounds in forward passes, next to auto_LiRPA where it can be imported: one process, medians, peak memory.
 
 The network is conv16 4x4/2 - conv32 4x4/2 - fc100 - fc10 on 1x28x28 inputs with random weights, 8 inputs, l-infinity
 0.02. Prints a table and one JSON line. Expected on two CPU cores: ``ibp`` 3.5 forward passes, ``crown_ibp`` 28,
