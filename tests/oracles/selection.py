@@ -1,4 +1,4 @@
-"""Which cases of a test are in the default run: the others are slow, and run with ``-m slow``."""
+"""Cases of a test that are in the default run; the others are run with ``-m slow`` or ``-m combinations``."""
 
 from collections.abc import Callable, Iterable
 from itertools import product
@@ -17,7 +17,7 @@ def some(cases: Iterable[object], often: Iterable[object]) -> list[object]:
 
 
 def crossed(*axes: Axis, ids: Callable[[object], str] | None = None) -> pytest.MarkDecorator:
-    """All combinations of the values of several arguments, of which few are tried often: each value occurs in one."""
+    """All combinations of the values of several arguments; each value is in the default run once, with some others."""
     names = tuple(name for one, _ in axes for name in ((one,) if isinstance(one, str) else one))
     sides = [[_arguments(one, value) for value in values] for one, values in axes]
     longest = max(len(side) for side in sides)
@@ -25,7 +25,7 @@ def crossed(*axes: Axis, ids: Callable[[object], str] | None = None) -> pytest.M
     cases = []
     for places in product(*(range(len(side)) for side in sides)):
         chosen = [side[place] for side, place in zip(sides, places, strict=True)]
-        marks = [mark for _, own in chosen for mark in own] + [pytest.mark.slow] * (places not in often)
+        marks = [mark for _, own in chosen for mark in own] + [pytest.mark.combinations] * (places not in often)
         cases.append(pytest.param(*(part for values, _ in chosen for part in values), marks=marks))
     return pytest.mark.parametrize(names, cases, ids=ids)
 
