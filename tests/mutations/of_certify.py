@@ -67,7 +67,8 @@ ATTACKS = (
         "certify/attacks/search/state.py",
         "return self.margin(logits) > self.rounding",
         "return self.margin(logits) > -self.rounding",
-        "tests/certify/attacks/test_minimum_norm.py tests/certify/attacks/test_minimal_perturbation.py",
+        "tests/certify/attacks/test_minimum_norm.py tests/certify/attacks/test_minimal_perturbation.py"
+        " tests/certify/attacks/test_search.py",
     ),
     Mutant(
         "a witness outside of the box counts",
@@ -182,7 +183,7 @@ EVALUATION = (
         "certify/evaluation/stored.py",
         "if lacking:",
         "if not needed and lacking:",
-        "tests/certify/evaluation tests/certify/test_cli.py",
+        "tests/certify/evaluation tests/certify/test_cli.py tests/certify/test_cli_unfinished.py",
     ),
     Mutant(
         "a curve of certificates counts wrong rows",
