@@ -29,7 +29,7 @@ VERIFICATION = (
         "certify/verification/radius.py",
         "radius=torch.where(right, radius, 0.0),",
         "radius=torch.where(right, radius, radius),",
-        "tests/certify/verification/test_radius.py",
+        "tests/certify/verification/test_radius.py tests/certify/verification/test_radius_arguments.py",
     ),
     Mutant(
         "witnesses beyond the radius falsify",
