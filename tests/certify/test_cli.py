@@ -2,17 +2,14 @@
 
 import io
 import json
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from oracles.commands import certify, start
+from oracles.commands import certify, records, refusal, write
 from safetensors.torch import load_file, save_file
 
 from certify import reference
@@ -33,15 +30,6 @@ class Noisy(torch.nn.Module):
 def make():
     return Noisy()
 """
-QUICK = """
-norms = [2, "inf"]
-[methods.smoothing]
-n = 200
-[methods.ibp]
-[methods.attack]
-steps = 5
-restarts = 1
-"""
 
 
 class Terminal(io.StringIO):
@@ -49,13 +37,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-def refusal(*arguments: object, cwd: Path) -> str:
-    """The one line with which wrong input is refused."""
-    lines = certify(*arguments, cwd=cwd, expect=2).strip().splitlines()
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
-    return lines[-1]
 
 
 def make() -> torch.nn.Module:
@@ -76,18 +57,6 @@ def project(tmp_path: Path) -> Path:
     np.savez(tmp_path / "data.npz", x=(x * 255).round().to(torch.uint8).numpy(), y=y.numpy())
     write(tmp_path, model='build = "my_network:make"\nweights = "weights.safetensors"')
     return tmp_path
-
-
-def write(folder: Path, *, model: str, data: str = 'file = "data.npz"\ndivide_by = 255', rest: str = "") -> Path:
-    file = folder / "config.toml"
-    file.write_text(f"{QUICK}\n{rest}\n[model]\n{model}\n[data]\n{data}\n")
-    return file
-
-
-def records(folder: Path) -> list[dict]:
-    """Records without their times."""
-    lines = (folder / "records.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 def test_help_is_quick_because_it_imports_no_torch(tmp_path: Path):
@@ -153,27 +122,6 @@ def test_normalisation_belongs_to_the_model(project: Path):
     plain, normalised = (radii(project / folder) for folder in ("plain", "normalised"))
     assert len(plain) == 6
     assert plain == pytest.approx(normalised, rel=2e-3)  # the search stops within a thousandth
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_it_is_the_same_run(tmp_path: Path):
-    config = tmp_path / "config.toml"
-    config.write_text('[model]\nnetwork = "noise"\n[data]\ncount = 40\n[methods.smoothing]\nn = 3000\n[methods.ibp]\n')
-    certify("run", config, "--output", "whole", cwd=tmp_path)
-    process = start("run", config, "--output", "killed", cwd=tmp_path)
-    lines = tmp_path / "killed" / "records.jsonl"
-    deadline = time.monotonic() + 120
-    while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    before = lines.read_bytes()
-    finished = before[: before.rfind(b"\n") + 1]
-    assert 2 <= finished.count(b"\n") < 6, "the run was not killed in the middle"
-    certify("resume", "killed", cwd=tmp_path)
-    assert lines.read_bytes().startswith(finished)  # nothing was computed again
-    assert records(tmp_path / "killed") == records(tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -318,22 +266,6 @@ def test_another_manifest_an_unwritable_directory_and_wrong_usage(project: Path)
     assert "missing.toml cannot be read" in refusal("run", "missing.toml", cwd=project)
 
 
-@pytest.mark.slow
-def test_interrupt_keeps_what_is_finished(tmp_path: Path):
-    config = tmp_path / "config.toml"
-    config.write_text('[model]\nnetwork = "noise"\n[methods.smoothing]\nn = 20000\n')
-    process = start("run", config, "--output", "out", cwd=tmp_path)
-    assert process.stderr is not None
-    while not process.stderr.readline().startswith("[1/"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert told.endswith("interrupted: finished units are stored; continue with `certify resume out`\n")
-    assert "Traceback" not in told
-    assert records(tmp_path / "out")
-
-
 def test_an_interrupt_before_the_start_claims_nothing(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("certify.sources.load_model", raising(KeyboardInterrupt()))
     told = certify("run", "config.toml", "--output", "out", cwd=project, expect=130)
@@ -370,51 +302,6 @@ def test_what_is_no_toml_is_refused(content: bytes, tmp_path: Path):
     assert "configuration config.toml: " in refusal("run", "config.toml", cwd=tmp_path)
 
 
-@pytest.fixture(scope="module")
-def run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of two inputs, which no test changes."""
-    folder = tmp_path_factory.mktemp("finished")
-    write(folder, model='network = "ibp"', data="count = 2")
-    certify("run", "config.toml", "--output", "out", cwd=folder)
-    return folder
-
-
-@pytest.fixture
-def finished(run_of_two: Path, tmp_path: Path) -> Path:
-    """A copy of that run."""
-    return shutil.copytree(run_of_two, tmp_path, dirs_exist_ok=True) / "out"
-
-
-DAMAGES = {
-    "manifest is a list": ("manifest.json", b"[]"),
-    "manifest is empty": ("manifest.json", b"{}"),
-    "manifest is cut": ("manifest.json", b'{"seed": 0'),
-    "record is a list": ("records.jsonl", b"[]\n"),
-    "record without rows": ("records.jsonl", b'{"unit": "ibp/2/0-2"}\n'),
-    "records are a directory": ("records.jsonl", None),
-    "tensors are damaged": ("tensors/attack_inf_0-2.safetensors", b"damaged"),
-    "tensors are a directory": ("tensors/attack_inf_0-2.safetensors", None),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_run_is_refused_in_one_line(damage: str, finished: Path):
-    name, content = DAMAGES[damage]
-    (finished / name).unlink()
-    if content is None:
-        (finished / name).mkdir()
-    else:
-        (finished / name).write_bytes(content)
-    for command in ("check", "report", "resume"):
-        refusal(command, "out", cwd=finished.parent)
-
-
-def test_a_report_that_cannot_be_written_is_refused_in_one_line(finished: Path):
-    (finished / "report.html").unlink()
-    (finished / "report.html").mkdir()
-    assert "out/report.html cannot be written: Is a directory" in refusal("report", "out", cwd=finished.parent)
-
-
 @pytest.mark.slow
 def test_a_run_goes_on_with_new_thresholds_and_a_moved_data_file(project: Path):
     write(project, model='network = "ibp"')
@@ -444,13 +331,3 @@ def test_the_verdict_says_how_much_was_compared(project: Path):
     told = certify("run", "config.toml", "--output", "alone", cwd=project)
     assert "nothing to compare" in told
     assert "no certified radius exceeds" not in told
-
-
-def test_an_unfinished_run_is_no_success(finished: Path):
-    file = finished / "records.jsonl"
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(lines[:2]))
-    assert f"unfinished: 2 of {len(lines)} units" in certify("check", "out", cwd=finished.parent, expect=1)
-    assert f"unfinished: 2 of {len(lines)} units" in certify("report", "out", cwd=finished.parent)
-    certify("resume", "out", cwd=finished.parent)
-    certify("check", "out", cwd=finished.parent)

@@ -15,14 +15,14 @@ SETS = (
         "bounds/sets/linear_minimum.py",
         "(a * center).sum(-1) - gain - (error + underflow)",
         "(a * center).sum(-1) - gain",
-        "tests/bounds/sets/test_linear_minimum.py -k exact_arithmetic",
+        "tests/bounds/sets/test_linear_minimum_rounding.py -k exact_arithmetic",
     ),
     Mutant(
         "products that underflow do not count",
         "bounds/sets/linear_minimum.py",
         "4 * torch.finfo(dtype).tiny * (slopes.sum(-1) + a.shape[2])",
         "0 * slopes.sum(-1)",
-        "tests/bounds/sets/test_linear_minimum.py -k underflow",
+        "tests/bounds/sets/test_linear_minimum_rounding.py -k underflow",
     ),
     Mutant(
         "the norm stands for its dual",
@@ -36,7 +36,7 @@ SETS = (
         "bounds/sets/linear_minimum.py",
         "torch.where(value < math.inf, value, -math.inf)",
         "value",
-        "tests/bounds/sets/test_linear_minimum.py -k overflowed",
+        "tests/bounds/sets/test_linear_minimum_rounding.py -k overflowed",
     ),
     Mutant(
         "the hull of a ball is not rounded outward",
@@ -247,21 +247,21 @@ LIPSCHITZ = (
         "bounds/lipschitz/operator_norms.py",
         "+ rounding * (1 + gamma) + torch.finfo(value.dtype).tiny",
         "* (1 - 1e-9)",
-        "tests/bounds/lipschitz/test_constants.py",
+        "tests/bounds/lipschitz/test_operator_norms.py",
     ),
     Mutant(
         "branches do not add up",
         "bounds/lipschitz/product.py",
         "math.fsum(norm * one for norm, one in zip(norms, before, strict=True))",
         "max(norm * one for norm, one in zip(norms, before, strict=True))",
-        "tests/bounds/lipschitz/test_constants.py -k along_branches",
+        "tests/bounds/lipschitz/test_operator_norms.py -k along_branches",
     ),
     Mutant(
         "negative slopes of a function do not count",
         "bounds/lipschitz/product.py",
         "float(torch.maximum(slopes.lower.abs(), slopes.upper.abs()).max())",
         "float(slopes.upper.max())",
-        "tests/bounds/lipschitz/test_constants.py -k falling",
+        "tests/bounds/lipschitz/test_operator_norms.py -k falling",
     ),
 )
 

@@ -29,7 +29,7 @@ VERIFICATION = (
         "certify/verification/radius.py",
         "radius=torch.where(right, radius, 0.0),",
         "radius=torch.where(right, radius, radius),",
-        "tests/certify/verification/test_radius.py",
+        "tests/certify/verification/test_radius.py tests/certify/verification/test_radius_arguments.py",
     ),
     Mutant(
         "witnesses beyond the radius falsify",
@@ -67,7 +67,8 @@ ATTACKS = (
         "certify/attacks/search/state.py",
         "return self.margin(logits) > self.rounding",
         "return self.margin(logits) > -self.rounding",
-        "tests/certify/attacks/test_minimum_norm.py tests/certify/attacks/test_minimal_perturbation.py",
+        "tests/certify/attacks/test_minimum_norm.py tests/certify/attacks/test_minimal_perturbation.py"
+        " tests/certify/attacks/test_search.py",
     ),
     Mutant(
         "a witness outside of the box counts",
@@ -182,7 +183,7 @@ EVALUATION = (
         "certify/evaluation/stored.py",
         "if lacking:",
         "if not needed and lacking:",
-        "tests/certify/evaluation tests/certify/test_cli.py",
+        "tests/certify/evaluation tests/certify/test_cli.py tests/certify/test_cli_unfinished.py",
     ),
     Mutant(
         "a curve of certificates counts wrong rows",

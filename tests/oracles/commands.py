@@ -2,12 +2,23 @@
 
 import contextlib
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import TextIO
 
 from certify.cli import _exit_code
+
+QUICK = """
+norms = [2, "inf"]
+[methods.smoothing]
+n = 200
+[methods.ibp]
+[methods.attack]
+steps = 5
+restarts = 1
+"""
 
 
 def certify(*arguments: object, cwd: Path, expect: int = 0, told: TextIO | None = None) -> str:
@@ -23,3 +34,22 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """A command in a process of its own."""
     command = [sys.executable, "-m", "certify", *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def refusal(*arguments: object, cwd: Path) -> str:
+    """The one line with which wrong input is refused."""
+    lines = certify(*arguments, cwd=cwd, expect=2).strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    return lines[-1]
+
+
+def write(folder: Path, *, model: str, data: str = 'file = "data.npz"\ndivide_by = 255', rest: str = "") -> Path:
+    file = folder / "config.toml"
+    file.write_text(f"{QUICK}\n{rest}\n[model]\n{model}\n[data]\n{data}\n")
+    return file
+
+
+def records(folder: Path) -> list[dict]:
+    """Records without their times."""
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]

@@ -5,96 +5,18 @@ The checker of the soundness tests is run on wrong rules as well, and has to fin
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from oracles.devices import elsewhere
 from oracles.halfspace import generator
+from oracles.interval_networks import NORMS, ZOO, layers_of, network, random_ball
 from oracles.selection import crossed
 from torch import Tensor, nn
 
 from bounds import DEFAULT_RULES, Interval, LpBall, Normalize, capture, ibp, margin_bounds
 
-# In l_1 networks are captured first, which takes long.
-ORDERS = (1.0, 2.0, 3.0, math.inf)
-NORMS = (pytest.param(1.0, marks=pytest.mark.slow), *ORDERS[1:])
 ROUNDING = 1e-11  # of running a network in float64, relative to its largest output
-
-
-def shared_relu() -> nn.Sequential:
-    relu = nn.ReLU()
-    return nn.Sequential(nn.Linear(6, 9), relu, nn.Linear(9, 5), relu, nn.Linear(5, 3))
-
-
-# Shape of one input and the network; batch, channels, height and width differ everywhere.
-ZOO: dict[str, tuple[tuple[int, ...], Callable[[], nn.Sequential]]] = {
-    "affine": ((6,), lambda: nn.Sequential(nn.Linear(6, 3))),
-    "mlp": ((6,), lambda: nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 5, bias=False), nn.ReLU())),
-    "shared relu": ((6,), shared_relu),
-    "normalised": (
-        (4,),
-        lambda: nn.Sequential(
-            Normalize((0.4, -1.0, 0.0, 3.0), (0.3, 2.0, 1e-3, 1.0)), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)
-        ),
-    ),
-    "strided": (
-        (2, 3, 5),
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)),
-    ),
-    "dilated": (
-        (2, 3, 5),
-        lambda: nn.Sequential(
-            nn.Conv2d(2, 3, (3, 2), dilation=(2, 3), padding=(2, 0)), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3)
-        ),
-    ),
-    "grouped": (
-        (4, 3, 5),
-        lambda: nn.Sequential(
-            Normalize((0.5,), (0.25,)), nn.Conv2d(4, 6, (2, 3), groups=2, bias=False), nn.Flatten(), nn.Linear(36, 3)
-        ),
-    ),
-    "same": (
-        (2, 3, 5),
-        lambda: nn.Sequential(
-            nn.Conv2d(2, 3, 3, padding="same"), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3)
-        ),
-    ),
-    "nested": (
-        (2, 3, 5),
-        lambda: nn.Sequential(
-            nn.Sequential(nn.Identity(), Normalize((0.4, 0.6), (0.2, 0.3)), nn.Sequential(nn.Flatten(2), nn.Flatten())),
-            nn.Dropout(0.9),
-            nn.Sequential(nn.Linear(30, 7), nn.Sequential(nn.ReLU(), nn.Dropout(0.9), nn.Linear(7, 3))),
-        ),
-    ),
-    "convolution": ((2, 3, 5), lambda: nn.Sequential(nn.Conv2d(2, 3, (3, 5)), nn.Flatten())),
-    "relu first": (
-        (2, 3, 5),
-        lambda: nn.Sequential(nn.ReLU(), Normalize((0.4, 0.6), (0.2, 0.3)), nn.Flatten(), nn.Linear(30, 3)),
-    ),
-    "tokens": ((3, 4), lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 3))),
-}
-
-
-def network(name: str, seed: int = 0) -> tuple[nn.Sequential, tuple[int, ...]]:
-    """A network of the zoo in float64 with random weights and biases, and the shape of its input."""
-    shape, build = ZOO[name]
-    model, draw = build().double().eval(), generator(seed)
-    with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                layer.weight.normal_(0, 1.5 / math.sqrt(layer.weight[0].numel()), generator=draw)
-                if layer.bias is not None:
-                    layer.bias.normal_(generator=draw)
-    return model, shape
-
-
-def random_ball(shape: tuple[int, ...], norm: float, *, scale: float = 1.0, seed: int = 0, box: bool = True) -> LpBall:
-    """Three balls whose boxes cut them, with radii that differ."""
-    center = scale * (2 * torch.rand(3, *shape, generator=generator(seed), dtype=torch.float64) - 1)
-    radius = scale * torch.tensor([0.02, 0.3, 1.0], dtype=torch.float64)
-    return LpBall(center, radius, norm, -scale if box else None, scale if box else None)
 
 
 def dual_direction(gradient: Tensor, norm: float) -> Tensor:
@@ -330,15 +252,6 @@ def test_margins_of_an_affine_network_are_exact(start: tuple[nn.Module, ...], no
     torch.testing.assert_close(margin_bounds(model, ball, labels), exact, rtol=1e-12, atol=1e-12)
 
 
-def layers_of(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers in the order in which they run, each as often as it runs."""
-    if isinstance(model, nn.Sequential):
-        for layer in model:
-            yield from layers_of(layer)
-    else:
-        yield model
-
-
 def reference_ibp(model: nn.Module, hull: Interval, labels: Tensor | None = None) -> Interval:
     """A second implementation: positive and negative parts of the matrix of each layer, no rounding terms.
 
@@ -373,150 +286,3 @@ def test_agrees_with_a_second_implementation(name: str):
     if isinstance(list(layers_of(model))[-1], nn.Linear):
         folded = reference_ibp(model, ball.hull(), labels).lower
         torch.testing.assert_close(margin_bounds(model, ball, labels), folded, rtol=1e-10, atol=1e-10)
-
-
-# ------------------------------------------------------------------------------------------------------------ laws
-
-
-@crossed(("norm", NORMS), ("name", ZOO))
-def test_radius_zero_is_the_forward_pass(name: str, norm: float):
-    model, shape = network(name)
-    center = random_ball(shape, norm).center
-    interval, logits = ibp(model, LpBall(center, 0.0, norm, None, None)), model(center)
-    # A standard deviation of 1e-3 magnifies the rounding of the input; below 2 all rounding is bounded backward.
-    scale = 1e3 if name == "normalised" else 10.0 if norm < 2 else 1.0
-    torch.testing.assert_close(interval.lower, logits, rtol=1e-12, atol=1e-12 * scale)
-    torch.testing.assert_close(interval.upper, logits, rtol=1e-12, atol=1e-12 * scale)
-    assert (interval.lower <= logits + 1e-13 * scale).all()
-
-
-def contains(outer: Interval, inner: Interval) -> bool:
-    slack = 1e-10 * (1 + outer.lower.abs().max() + outer.upper.abs().max())
-    return bool((outer.lower <= inner.lower + slack).all() and (inner.upper <= outer.upper + slack).all())
-
-
-@pytest.mark.slow
-@crossed(("norm", NORMS), ("name", ZOO))
-def test_nested_sets_have_nested_bounds(name: str, norm: float):
-    model, shape = network(name)
-    ball = random_ball(shape, norm)
-    outer = ibp(model, ball)
-    smaller = LpBall(ball.center, ball.radii / 3, norm, -1.0, 1.0)
-    sides = (ball.center.amin(0) - 0.1).clamp(min=-1.0), (ball.center.amax(0) + 0.05).clamp(max=1.0)
-    boxed = LpBall(ball.center, ball.radii, norm, *sides)
-    open_ball = LpBall(ball.center, ball.radii, norm, None, None)
-    assert contains(outer, ibp(model, smaller))
-    assert contains(outer, ibp(model, boxed))
-    assert contains(ibp(model, open_ball), outer)
-    assert not contains(ibp(model, smaller), outer)
-    for larger in (order for order in ORDERS if order > norm):  # l_1 lies in l_2 lies in l_infinity
-        assert contains(ibp(model, LpBall(ball.center, ball.radii, larger, -1.0, 1.0)), outer)
-
-
-@crossed(("norm", NORMS), ("name", ZOO))
-def test_folded_margins_are_never_looser_than_differences_of_bounds(name: str, norm: float):
-    model, shape = network(name)
-    ball, labels = random_ball(shape, norm), torch.tensor([2, 0, 1])
-    logits = ibp(model, ball)
-    differences = logits.lower.gather(1, labels[:, None]) - logits.upper
-    off = torch.ones_like(differences).scatter(1, labels[:, None], 0.0).bool()
-    gain = (margin_bounds(model, ball, labels) - differences)[off]
-    assert (gain >= -1e-11 * logits.upper.abs().max()).all()
-    if isinstance(list(layers_of(model))[-1], nn.Linear):
-        assert (gain > 0).any()
-    elif norm >= 2:  # layer by layer there is nothing to fold into
-        assert (gain < 1e-11).all()
-
-
-@pytest.mark.parametrize("name", ["mlp", "strided"])
-def test_rows_do_not_influence_each_other(name: str):
-    """Catches a radius, label or weight row given to the wrong input."""
-    model, shape = network(name)
-    labels = torch.tensor([2, 0, 1])
-    for norm in (2.0, math.inf):
-        ball = random_ball(shape, norm)
-        interval, margins = ibp(model, ball), margin_bounds(model, ball, labels)
-        for row in range(3):
-            alone = LpBall(ball.center[row : row + 1], float(ball.radii[row]), norm, -1.0, 1.0)
-            torch.testing.assert_close(ibp(model, alone).lower[0], interval.lower[row], rtol=1e-12, atol=1e-12)
-            single = margin_bounds(model, alone, labels[row : row + 1])[0]
-            torch.testing.assert_close(single, margins[row], rtol=1e-12, atol=1e-12)
-
-
-@crossed(("name", ZOO), ("norm", [2.0, math.inf]))
-def test_empty_batch(name: str, norm: float):
-    model, shape = network(name)
-    ball = LpBall(torch.zeros(0, *shape, dtype=torch.float64), 0.1, norm)
-    assert ibp(model, ball).upper.shape == model(ball.center).shape
-    assert len(margin_bounds(model, ball, torch.zeros(0, dtype=torch.int64))) == 0
-
-
-def test_training_mode_changes_nothing_and_stays():
-    model, shape = network("nested")
-    ball = random_ball(shape, 2.0)
-    evaluated = ibp(model, ball)
-    model.train()
-    assert torch.equal(ibp(model, ball).lower, evaluated.lower)
-    assert all(module.training for module in model.modules())
-
-
-# ------------------------------------------------------------------------------------------- float32 and gradients
-
-
-@crossed(("norm", NORMS), ("name", ZOO))
-def test_float32_bounds_enclose_float64_bounds_and_are_close(name: str, norm: float):
-    model, shape = network(name)
-    model = model.float()  # the same numbers for both
-    ball = random_ball(shape, norm)
-    single = LpBall(ball.center.float(), ball.radii.float(), norm, -1.0, 1.0)
-    double = LpBall(single.center.double(), single.radii.double(), norm, -1.0, 1.0)
-    rough, fine = ibp(model, single), ibp(model, double)
-    assert rough.lower.dtype == torch.float32
-    assert fine.lower.dtype == torch.float64
-    inner = (fine.upper - fine.lower) * 1e-9  # the float64 bounds are rounded outward themselves
-    assert (rough.lower.double() <= fine.lower + inner).all()
-    assert (rough.upper.double() >= fine.upper - inner).all()
-    torch.testing.assert_close(rough.lower.double(), fine.lower, rtol=1e-3, atol=2e-2 if name == "normalised" else 1e-3)
-
-
-@crossed(("norm", NORMS), ("name", ["affine", "shared relu", "strided", "nested"]))
-def test_gradients_reach_every_weight_and_are_finite(name: str, norm: float):
-    """The root of a sum of squares has no gradient at 0: one pruned output made all gradients of l_2 bounds NaN."""
-    model, shape = network(name)
-    model = model.float()
-    first = next(layer for layer in layers_of(model) if isinstance(layer, nn.Linear | nn.Conv2d))
-    with torch.no_grad():
-        first.weight[0] = 0.0
-    ball = random_ball(shape, norm)
-    ball = LpBall(ball.center.float(), ball.radii.float(), norm, -1.0, 1.0)
-    labels = torch.tensor([0, 1, 2])
-    loss = ibp(model, ball).upper.square().sum() - margin_bounds(model, ball, labels).sum()
-    loss.backward()
-    for weight in model.parameters():
-        assert weight.grad.isfinite().all()
-        assert weight.grad.abs().sum() > 0
-
-
-def test_gradient_of_the_bound_is_its_slope():
-    """Catches a detached radius: the weights would be trained as if there were no perturbation."""
-    model, shape = network("mlp")
-    ball = random_ball(shape, 2.0)
-    weight = model[0].weight
-    (gradient,) = torch.autograd.grad(ibp(model, ball).upper.sum(), weight)
-    step = 1e-6 * torch.randn(weight.shape, generator=generator(5), dtype=torch.float64)
-    with torch.no_grad():
-        base = weight.clone()
-        weight.copy_(base + step)
-        ahead = ibp(model, ball).upper.sum()
-        weight.copy_(base - step)
-        behind = ibp(model, ball).upper.sum()
-    torch.testing.assert_close((ahead - behind) / 2, (gradient * step).sum(), rtol=1e-5, atol=1e-12)
-
-
-@pytest.mark.parametrize("norm", [2.0, math.inf])
-def test_bounds_follow_the_device_of_the_ball(norm: float):
-    model, shape = network("nested")
-    ball, labels = random_ball(shape, norm), torch.tensor([0, 1, 2])
-    with elsewhere():
-        assert ibp(model, ball).lower.device.type == "cpu"
-        assert margin_bounds(model, ball, labels).device.type == "cpu"

@@ -5,59 +5,37 @@ import math
 import re
 import shutil
 import subprocess
-import xml.etree.ElementTree as ElementTree
-from base64 import b64decode
 from decimal import Decimal
-from html.parser import HTMLParser
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib import image as images
-from torch import Tensor
+from oracles.pages import (
+    ATTACK,
+    COUNT,
+    IBP,
+    MANIFEST,
+    RADII,
+    SMOOTHED,
+    SMOOTHING,
+    Elements,
+    attacked,
+    certified,
+    page,
+    pairs_of,
+    record,
+)
 
 from bounds import noise_ratio_test
-from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve, Evaluation, report
-from certify.report import curve_figure, render, svg
-from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture
+from certify import Evaluation, report
+from certify.report import render
 from certify.report.noise_figure import noise_figure
 from certify.report.words import rounded_down, rounded_up
 
-SMOOTHED = "smoothed(gaussian(sigma=0.25))"
-COUNT = 12
 # Doubles just above and below the shortest decimals, and magnitudes from tiny to large.
 AWKWARD = [0.1, 0.3, 1 / 3, 2 / 3, 0.99999, 1.00005, 5e-324, 1e-9, 9.9996e-6, 12345.678, 1e22, 123456.5]
-
-
-def record(method: str, norm: str, rows: list[dict], subject: str = "base") -> dict:
-    shared = [{"index": i, "label": i % 3, "base_prediction": i % 3, "subject": subject} for i in range(len(rows))]
-    rows = [{"prediction": i % 3, **shared[i], **row} for i, row in enumerate(rows)]
-    kinds = {"certified": "certificate", "found": "witness", "not found": "witness", "misclassified": "witness"}
-    kind = "certificate" if "certified_radius" in rows[0] else kinds.get(rows[0]["status"], "unsupported")
-    unit = f"{method}/{norm}/0-{len(rows)}"
-    return {"unit": unit, "method": method, "kind": kind, "norm": norm, "seconds": 1.5, "rows": rows}
-
-
-def certified(method: str, norm: str, radii: list[float], *, alpha: float = 0.0, subject: str = "base") -> dict:
-    rows = [{"status": "certified", "certified_radius": radius, "alpha": alpha} for radius in radii]
-    return record(method, norm, rows, subject)
-
-
-def attacked(norm: str, distances: list[float]) -> dict:
-    rows = [
-        {
-            "status": "found",
-            "attack_distance": distance,
-            "adversarial_label": (i + 1) % 3,
-            "distances": {norm: distance},
-        }
-        if distance < math.inf
-        else {"status": "not found"}
-        for i, distance in enumerate(distances)
-    ]
-    return record("attack", norm, rows)
 
 
 def unsupported(method: str, norm: str, reason: str) -> dict:
@@ -65,53 +43,6 @@ def unsupported(method: str, norm: str, reason: str) -> dict:
     for row in refused["rows"]:
         del row["prediction"]
     return refused
-
-
-RADII = [0.01 * 1.618**i for i in range(COUNT)]
-IBP = certified("ibp", "inf", [radius / 3 for radius in RADII])
-SMOOTHING = certified("smoothing", "2", RADII, alpha=0.001, subject=SMOOTHED)
-ATTACK = attacked("inf", [*(radius / 0.7 for radius in RADII[:-1]), math.inf])
-MANIFEST = {
-    "created": "2026-01-02T03:04:05+00:00",
-    "versions": {"certify-bounds": "0.1.0"},
-    "seed": 7,
-    "configuration": {
-        **{"norms": ["2", "inf"], "methods": {"ibp": {"tolerance": 1e-3}}, "low": 0.0, "high": 1.0},
-        "units": 1,
-    },
-    "source": {"model": "plain"},
-    "weights_sha256": "ab" * 32,
-}
-
-
-def pairs_of(shape: tuple[int, ...]) -> dict[str, dict[str, Tensor]]:
-    clean = torch.rand(COUNT, *shape, generator=torch.Generator().manual_seed(0))
-    return {ATTACK["unit"]: {"clean": clean, "adversarial": (clean + 0.02).clamp(0, 1)}}
-
-
-def page(*records: dict, manifest: dict | None = None, tensors: dict | None = None, tmp_path: Path) -> str:
-    path = tmp_path / "report.html"
-    Evaluation(manifest or MANIFEST, records, tensors or {}).to_html(path)
-    return path.read_text(encoding="utf-8")
-
-
-class Elements(HTMLParser):
-    """Start tags with their attributes, and the text outside of the style sheet."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -262,103 +193,6 @@ def test_page_of_a_thousand_inputs_is_small(tmp_path: Path):
     text = page(certified("ibp", "2", radii.tolist()), attacked("2", (radii * 3).tolist()), tmp_path=tmp_path)
     assert len(text) < 1_000_000
     assert text.count('<th scope="row" class="number">') == 1000
-
-
-# Pictures and figures
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (1, 5, 7), (3, 5, 7)])
-def test_images_are_shown(shape: tuple[int, ...], tmp_path: Path):
-    text = page(ATTACK, tensors=pairs_of(shape), tmp_path=tmp_path)
-    assert len(Elements(text).named("img")) == 6 * 3
-    assert "change \u00d7 20" in text
-
-
-@pytest.mark.parametrize("shape", [(11,), (2, 5, 7), (1, 1, 5, 7)])
-def test_other_inputs_have_no_pictures(shape: tuple[int, ...], tmp_path: Path):
-    assert not is_picture(torch.zeros(shape))
-    text = page(ATTACK, tensors=pairs_of(shape), tmp_path=tmp_path)
-    assert "<img" not in text
-    assert "Adversarial neighbours" not in text
-
-
-def pixels(uri: str) -> np.ndarray:
-    return images.imread(BytesIO(b64decode(uri.removeprefix("data:image/png;base64,"))))
-
-
-def test_picture_shows_the_values():
-    x = torch.tensor([[0.0, 0.25], [0.5, 2.0]])
-    assert np.abs(pixels(picture(x))[..., 0] - [[0, 0.25], [0.5, 1]]).max() < 1 / 255
-    color = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(2))
-    assert np.abs(pixels(picture(color))[..., :3] - color.movedim(0, -1).numpy()).max() < 1 / 255
-    assert pixels(picture(torch.zeros(500, 300))).shape[:2] == (167, 100)
-
-
-def test_perturbation_is_amplified_as_stated():
-    difference = torch.full((3, 5, 7), 0.004)
-    shown, factor = perturbation_picture(difference, span=1.0)
-    assert factor == 100
-    assert np.abs(pixels(shown)[..., :3] - (0.5 + 0.4)).max() < 1 / 255
-    assert perturbation_picture(torch.full((5, 7), 0.9), span=1.0)[1] == 1
-    assert perturbation_picture(torch.zeros(5, 7), span=1.0)[1] == 1000
-
-
-def curves() -> list[CertifiedAccuracyCurve | AttackedAccuracyCurve]:
-    return Evaluation(MANIFEST, [IBP, SMOOTHING, ATTACK]).curves()
-
-
-def test_svg_is_xml_and_the_same_each_time():
-    text = svg(curve_figure(curves(), 0.8))
-    root = ElementTree.fromstring(text)
-    assert root.tag.endswith("svg")
-    assert root.get("width") == "100%"
-    assert root.get("height") is None
-    assert "viewBox" in root.attrib
-    assert text == svg(curve_figure(curves(), 0.8))
-    assert not re.search(r"<date|<dc:|DOCTYPE|<\?xml", text)
-
-
-def test_legend_says_what_each_curve_promises():
-    (legend,) = curve_figure(curves(), 0.8).legends
-    assert [text.get_text().replace("\n", " ") for text in legend.get_texts()] == [
-        "certified, proved (ibp, base)",
-        f"certified with probability (smoothing, {SMOOTHED})",
-        "no attack found (attack, base)",
-        "clean accuracy (base)",
-    ]
-
-
-def test_methods_keep_their_colour_and_style_in_all_panels():
-    figure = curve_figure([*curves(), *Evaluation(MANIFEST, [attacked("2", RADII)]).curves()])
-    assert [ax.get_xlabel() for ax in figure.axes] == ["radius (l2, input units)", "radius (l∞, input units)"]
-    styles = [{line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.lines} for ax in figure.axes]
-    assert styles[0]["no attack found (attack, base)"] == styles[1]["no attack found (attack, base)"]
-    assert {style for _, style in (styles[0] | styles[1]).values()} == {"-", "--"}
-    alone = norm_figures(curves())
-    assert [line.get_color() for line in alone[math.inf].axes[0].lines] == [
-        styles[1]["certified, proved (ibp, base)"][0],
-        styles[1]["no attack found (attack, base)"][0],
-    ]
-
-
-def test_drawn_curves_err_on_the_safe_side():
-    limit = torch.rand(5000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    for kind, side in ((CertifiedAccuracyCurve, 1), (AttackedAccuracyCurve, -1)):
-        curve = kind(limit=limit, norm=2.0, subject="base", method="m")
-        (line,) = curve_figure([curve]).axes[0].lines
-        x, y = line.get_path().vertices.T
-        assert len(x) < 1100
-        between = np.diff(x) > 0
-        middle = torch.tensor(((x[1:] + x[:-1]) / 2)[between])
-        exact = curve.at(middle).numpy()
-        assert (side * (exact - y[1:][between]) >= 0).all()
-        assert np.abs(exact - y[1:][between]).max() < 0.01
-
-
-@pytest.mark.parametrize("limit", [[-math.inf] * 3, [math.inf] * 3, [0.0, -math.inf, 0.0]])
-def test_curves_without_a_finite_limit_are_drawn(limit: list[float]):
-    curve = CertifiedAccuracyCurve(limit=torch.tensor(limit, dtype=torch.float64), norm=2, subject="base", method="m")
-    ElementTree.fromstring(svg(curve_figure([curve], 0.0)))
 
 
 # In a browser
