@@ -134,9 +134,9 @@ def test_an_interrupt_that_became_another_error_is_still_one(project: Path, monk
 def test_output_that_nobody_reads_is_no_error(project: Path):
     certify("run", "config.toml", "--output", "out", cwd=project)
     command = [sys.executable, "-m", "certify", "check", "out"]
-    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.close()
-    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 141)
+    with subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == ("", 141)
 
 
 # Whatever stands in the files
