@@ -81,6 +81,10 @@ class Constant:
         """
         worst, values = 0.0, pytree.tree_leaves(self.value)
         for value, error in zip(values, pytree.tree_leaves(self.error(computed)), strict=True):
+            if not _rounds(value):  # a mask or places, which are exact, or the network is refused elsewhere
+                if bool(error.any()):
+                    raise UnsupportedLayer(self._without_bound(computed))
+                continue
             if value.is_complex():
                 value, error = torch.view_as_real(value), error.unsqueeze(-1)
             near = value.to(used).double()
@@ -188,6 +192,19 @@ def _largest(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # 
 def _ranked(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
     """The k-th largest of several numbers moves by no more than the one that moves most."""
     return errors[0].amax(-1)
+
+
+def _filled(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """One number everywhere, rounded to the dtype."""
+    number = float(constant.arguments[1])
+    return torch.full_like(constant.value, abs(number - torch.tensor(number, dtype=dtype).item()), dtype=torch.float64)
+
+
+def _grid(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """Affine maps of points between -1 and 1, which are themselves off by a few units."""
+    (matrix,) = (parent.value for parent in constant.parents)  # (N, d, d + 1), and values (N, ..., d)
+    most = (SPECIAL * unit_roundoff(dtype) * matrix.abs() + errors[0]).sum(-1) * (1 + 2.0**-40)
+    return most.view(len(most), *[1] * (constant.value.ndim - 2), -1).expand_as(constant.value)
 
 
 def _added(constant: Constant, errors: Errors, dtype: torch.dtype) -> Any:  # noqa: ANN401
@@ -332,10 +349,20 @@ RULES: Mapping[str, Rule] = {
     **_named(_moved, "embedding.default", "repeat_interleave.self_int", "constant_pad_nd.default", "pad.default"),
     **_named(_moved, "tril.default", "triu.default", "masked_fill.Scalar", "where.self", "where.ScalarOther"),
     **_named(_moved, "where.ScalarSelf", "full_like.default", "zeros_like.default", "ones_like.default"),
-    **_named(_moved, "broadcast_tensors.default", "numpy_T.default", "mT.default", "dropout.default"),
+    **_named(
+        _moved,
+        "broadcast_tensors.default",
+        "meshgrid.default",
+        "meshgrid.indexing",
+        "numpy_T.default",
+        "mT.default",
+        "dropout.default",
+    ),
     **_named(_unmoved, "abs.default", "relu.default", "clamp.default", "clamp_min.default", "clamp_max.default"),
     **_named(_cast, "_to_copy.default"),
     "certify_bounds.ranked.default": _ranked,
+    **_named(_filled, "fill.Scalar"),
+    **_named(_grid, "affine_grid_generator.default"),
     **_named(_largest, "maximum.default", "minimum.default"),
     **_named(_added, "add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "rsub.Scalar", "rsub.Tensor"),
     **_named(_multiplied, "mul.Tensor", "mul.Scalar"),
