@@ -145,7 +145,8 @@ def _is_longer(node: fx.Node) -> bool:
 def _batch_places(node: fx.Node) -> list[int]:
     """Dimensions whose size is that of the batch, by the symbols that export found."""
     shapes = _shapes(node)
-    return [i for i, size in enumerate(shapes[0] if shapes else ()) if str(size).isidentifier()]
+    sizes = map(str, shapes[0] if shapes else ())
+    return [i for i, size in enumerate(sizes) if size.isidentifier() and not size.startswith("u")]  # u0: of a mask
 
 
 def _values(node: fx.Node) -> list[fx.Node]:
