@@ -44,7 +44,7 @@ class Constant:
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     origin: str = "unknown"
-    cache: dict[torch.dtype, Any] = field(default_factory=dict)
+    cache: dict[object, Any] = field(default_factory=dict)
 
     def error(self, dtype: torch.dtype) -> Any:  # noqa: ANN401  # one tensor or several, like the value
         """A bound on the error of the value computed in ``dtype``, against real arithmetic; infinite without a rule."""
@@ -72,13 +72,21 @@ class Constant:
     def _is_inexact(self) -> bool:
         return any(isinstance(leaf, Tensor) and _rounds(leaf) for leaf in pytree.tree_leaves(self.value))
 
-    @torch.no_grad()
     def units(self, used: torch.dtype, computed: torch.dtype) -> int:
         """The relative error of all entries, in units of rounding of ``computed``, where they are used in ``used``.
+
+        Found once, since every bound of a captured network asks for it.
 
         Raises:
             UnsupportedLayer: there is no useful bound, with the operation and the remedy.
         """
+        if (used, computed) not in self.cache:
+            with torch.no_grad():
+                self.cache[used, computed] = self._units(used, computed)
+        found: int = self.cache[used, computed]
+        return found
+
+    def _units(self, used: torch.dtype, computed: torch.dtype) -> int:
         worst, values = 0.0, pytree.tree_leaves(self.value)
         for value, error in zip(values, pytree.tree_leaves(self.error(computed)), strict=True):
             if not _rounds(value):  # a mask or places, which are exact, or the network is refused elsewhere
