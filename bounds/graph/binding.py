@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from bounds.errors import UnsupportedLayer
 from bounds.graph.conditions import origin_of
-from bounds.graph.folding import FLOATING, folded, in_dtype_of
+from bounds.graph.folding import FLOATING, folded, in_dtype_of, with_arguments
 from bounds.operations.complex_numbers import OF_COMPLEX, in_pairs
 from bounds.operations.constants import Constant
 from bounds.operations.node import Node
@@ -59,17 +59,17 @@ class Binding:
 
     def add_operation(self, node: fx.Node) -> None:
         """Evaluate one operation and file it as data, or as something else in the dtype of the inputs."""
-        flat = pytree.tree_leaves((node.args, node.kwargs))
+        flat, spec = pytree.tree_flatten((node.args, node.kwargs))
         of_data = any(isinstance(leaf, fx.Node) and leaf.name in self.nodes for leaf in flat)
         if not of_data and any(isinstance(leaf, fx.Node) and leaf in self.fixed for leaf in flat):
-            self.fixed[node] = folded(node, self.known, self.fixed)
+            self.fixed[node] = folded(node, flat, spec, self.known, self.fixed)
             self.known[node] = pytree.tree_map_only(
                 Tensor, lambda part: in_dtype_of(part, self.like), self.fixed[node].value
             )
         elif (source := self._source(node)) is not None:
             self.nodes[node.name] = source.picked(node)
         else:
-            self._evaluate(node)
+            self._evaluate(node, flat, spec)
 
     def output(self, signature: ExportGraphSignature, outputs: Any) -> dict[str, Node]:  # noqa: ANN401  # of the program
         """The nodes that lead to the output of the network, which comes last under that name."""
@@ -83,15 +83,14 @@ class Binding:
         source = self.known.get(node.args[0])
         return source if isinstance(source, _Several) else None
 
-    def _evaluate(self, node: fx.Node) -> None:
-        name, parents, function = self._function(node)
+    def _evaluate(self, node: fx.Node, flat: Sequence[Any], spec: pytree.TreeSpec) -> None:
+        name, parents, function = self._function(node, flat, spec)
         value = function(*(self.nodes[parent].value for parent in parents))
         if not parents or not _holds_tensors(value):  # constants, and sizes
             self.known[node] = in_dtype_of(value, self.like) if isinstance(value, Tensor) else value
             if isinstance(value, Tensor) and not parents:  # what a factory makes
                 self.fixed[node] = Constant(value)
             return
-        flat = pytree.tree_leaves((node.args, node.kwargs))
         constants = tuple(self.fixed[leaf] for leaf in flat if isinstance(leaf, fx.Node) and leaf in self.fixed)
         arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: self.known.get(leaf), node.args))
         origin = origin_of(node)
@@ -116,9 +115,10 @@ class Binding:
         for part in in_parts(made, self.nodes):
             self.nodes[part.name] = part
 
-    def _function(self, node: fx.Node) -> tuple[str, tuple[str, ...], Callable[..., Any]]:
+    def _function(
+        self, node: fx.Node, flat: Sequence[Any], spec: pytree.TreeSpec
+    ) -> tuple[str, tuple[str, ...], Callable[..., Any]]:
         """The name of an operation, its parents among the data, and what it is as a function of these."""
-        flat, spec = pytree.tree_flatten((node.args, node.kwargs))
         places = [i for i, leaf in enumerate(flat) if isinstance(leaf, fx.Node) and leaf.name in self.nodes]
         filled = [self.known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in flat]
         filled = [self.like.dtype if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf for leaf in filled]
@@ -126,14 +126,9 @@ class Binding:
         target: Any = ANY_LAYOUT.get(node.target, node.target)
         conditions = [name in CONDITIONAL and self.nodes[parent].truth for parent in parents]
         pairs = [flat[i].meta["val"].is_complex() for i in places]
-
-        def function(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
-            leaves = list(filled)
-            for place, value, condition in zip(places, data, conditions, strict=True):
-                leaves[place] = value.bool() if condition else value
-            args, kwargs = pytree.tree_unflatten(leaves, spec)
-            return target(*args, **kwargs)
-
+        function = with_arguments(target, filled, spec, places)
+        if any(conditions):
+            function = _of_conditions(function, conditions)
         if parents and (any(pairs) or _is_complex(node)):
             return f"{name}{OF_COMPLEX}", parents, in_pairs(function, pairs)
         return name, parents, function
@@ -202,6 +197,16 @@ def _batch(node: fx.Node) -> int | None:
     sizes = [str(size) for size in node.meta["val"].shape]
     symbolic = [i for i, size in enumerate(sizes) if not size.isdigit()]
     return symbolic[0] if len(symbolic) == 1 and sizes[symbolic[0]].isidentifier() else None
+
+
+def _of_conditions(function: Callable[..., Any], conditions: Sequence[bool]) -> Callable[..., Any]:
+    """A function some of whose arguments are conditions, kept as the numbers 0 and 1."""
+
+    def converted(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
+        pairs = zip(data, conditions, strict=True)
+        return function(*(value.bool() if condition else value for value, condition in pairs))
+
+    return converted
 
 
 def _is_complex(node: fx.Node) -> bool:

@@ -1,7 +1,7 @@
 """Operations on constants alone, evaluated in float64 while a network is bound."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,29 @@ from bounds.operations.constants import STORED, Constant
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def folded(node: fx.Node, known: Mapping[fx.Node, Any], fixed: Mapping[fx.Node, Constant]) -> Constant:
-    """An operation on constants alone, evaluated in float64."""
-    flat, spec = pytree.tree_flatten((node.args, node.kwargs))
+def with_arguments(
+    target: Callable[..., Any], arguments: Sequence[Any], spec: pytree.TreeSpec, places: Sequence[int]
+) -> Callable[..., Any]:
+    """An operation as a function of its arguments at some places, with all others filled in."""
+
+    def function(*parts: Any) -> Any:  # noqa: ANN401  # one tensor, or several
+        leaves = list(arguments)
+        for place, part in zip(places, parts, strict=True):
+            leaves[place] = part
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return target(*args, **kwargs)
+
+    return function
+
+
+def folded(
+    node: fx.Node,
+    flat: Sequence[Any],
+    spec: pytree.TreeSpec,
+    known: Mapping[fx.Node, Any],
+    fixed: Mapping[fx.Node, Constant],
+) -> Constant:
+    """An operation on constants alone, whose arguments are given in a row, evaluated in float64."""
     places = [i for i, leaf in enumerate(flat) if isinstance(leaf, fx.Node) and leaf in fixed]
     parents = [fixed[flat[i]] for i in places]
     name = "getitem" if node.target is operator.getitem else str(node.target)
@@ -25,14 +45,8 @@ def folded(node: fx.Node, known: Mapping[fx.Node, Any], fixed: Mapping[fx.Node, 
     if not as_stored:
         parents = [parent.wide() for parent in parents]
         filled = [torch.float64 if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf for leaf in filled]
-
-    def function(*parts: Any) -> Any:  # noqa: ANN401  # one tensor, or several
-        leaves = list(filled)
-        for place, part in zip(places, parts, strict=True):
-            leaves[place] = part
-        args, kwargs = pytree.tree_unflatten(leaves, spec)
-        return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function node has a function
-
+    assert callable(node.target)  # of a call_function node
+    function = with_arguments(node.target, filled, spec, places)
     value = function(*(parent.value for parent in parents))
     if as_stored:
         return Constant(value)
