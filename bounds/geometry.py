@@ -18,6 +18,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.models import frozen
 from bounds.noise.ratio_law import RatioLaw
+from bounds.numerics import per_row
 from bounds.statistics.proportions import FloatArray
 
 Level = Callable[[Tensor], Tensor]  # of points (N, *D), one number each, (N,)
@@ -326,7 +327,7 @@ def margin_quantiles(least: Tensor, *, features: int, dimension: int, probabilit
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of rows, shaped to broadcast over them."""
-    return (a * b).flatten(1).sum(1).view(-1, *[1] * (a.ndim - 1))
+    return per_row((a * b).flatten(1).sum(1), a)
 
 
 def _normals(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -334,7 +335,7 @@ def _normals(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:
     gradient, length = _gradients(level, points)
     if not (length > 0).all():
         raise InvalidInput("the gradient must not vanish at the points")
-    return gradient / length.view(-1, *[1] * (points.ndim - 1)), length
+    return gradient / per_row(length, points), length
 
 
 def _gradients(level: Level, points: Tensor) -> tuple[Tensor, Tensor]:

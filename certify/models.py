@@ -23,6 +23,7 @@ from bounds.models import (
     tolerance,
 )
 from bounds.models import frozen as frozen
+from bounds.numerics import per_row
 
 
 def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_size: int = 2) -> int:
@@ -130,7 +131,7 @@ def _distinct_rows(x: Tensor) -> Tensor:
     values = first.unique()
     values = values if len(values) > 1 else torch.stack([values[0], (values[0] == 0).to(x.dtype)])
     places = torch.linspace(len(values) - 1, 0, PROBE_ROWS - 1, device=x.device).round().long()
-    made = values[places].view(-1, *[1] * (x.ndim - 1)).expand(-1, *x.shape[1:])
+    made = per_row(values[places], x).expand(-1, *x.shape[1:])
     return torch.cat([first, farthest, made])[:PROBE_ROWS]
 
 

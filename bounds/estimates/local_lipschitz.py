@@ -10,6 +10,7 @@ from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.gradients import all_logits, margin_gradients, other_classes
 from bounds.models import frozen
+from bounds.numerics import per_row
 from bounds.sets.balls import LpBall
 from bounds.sets.uniform import UniformSampler, run_seed, stream_seed
 
@@ -87,13 +88,13 @@ def ascend(
     for _ in range(steps):
         blind = (direction == 0).flatten(1).all(1)
         noise = torch.randn(points.shape, generator=generator, dtype=points.dtype, device=points.device)
-        way = torch.where(_spread(blind, points), noise, direction)
-        way = way.sign() if ball.norm == math.inf else way / _spread(_norms(way, ball.norm), way)
-        trial = _pulled_back(points + _spread(length, way) * way, ball)
+        way = torch.where(per_row(blind, points), noise, direction)
+        way = way.sign() if ball.norm == math.inf else way / per_row(_norms(way, ball.norm), way)
+        trial = _pulled_back(points + per_row(length, way) * way, ball)
         value, found = _climb(model, trial, labels, targets, ball)
         better = value > best
         points, direction = (
-            torch.where(_spread(better, points), new, old) for new, old in ((trial, points), (found, direction))
+            torch.where(per_row(better, points), new, old) for new, old in ((trial, points), (found, direction))
         )
         best = torch.where(better, value, best)
         length = torch.where(better, length, length / 2)
@@ -123,14 +124,9 @@ def _pulled_back(points: Tensor, ball: LpBall) -> Tensor:
     moved = points - ball.center
     size = _norms(moved, ball.norm)
     share = (ball.radii[0] / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1)
-    return ball.center + moved * _spread(share, moved)
+    return ball.center + moved * per_row(share, moved)
 
 
 def _norms(x: Tensor, order: float) -> Tensor:
     norms: Tensor = torch.linalg.vector_norm(x.flatten(1), order, dim=1)
     return norms
-
-
-def _spread(values: Tensor, like: Tensor) -> Tensor:
-    """Values (B,) with dimensions to multiply rows with."""
-    return values.view(-1, *[1] * (like.ndim - 1))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bounds.numerics import per_row
 from bounds.sets.balls import LpBall
 from bounds.sets.uniform import UniformSampler, stream_seed
 
@@ -65,7 +66,7 @@ def sampled_maxima(ball: LpBall, row: int, measure: Callable[[Tensor], Measured]
         values, unseen = measure(points)
         largest.scatter_reduce_(1, batch.to(values.device).expand_as(values.T), values.T.double(), "amax")
         top, place = values.max(0)
-        where = torch.where((top > best).view(-1, *[1] * (where.ndim - 1)), points[place], where)
+        where = torch.where(per_row(top > best, where), points[place], where)
         best = torch.maximum(best, top)
         dead += unseen.sum(0)
     return Maxima(largest, dead.double() / (plan.num_batches * plan.batch_size), where)

@@ -25,7 +25,7 @@ from bounds.layers import Normalize
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import out_of_memory
-from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
+from bounds.numerics import accumulated_error, ieee_arithmetic, per_row, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
@@ -297,7 +297,7 @@ class _LinearStart:
         q, tiny = min(ball.dual_norm, 2.0), torch.finfo(self.center.dtype).tiny
         powers = affine.apply(self.scale.pow(q) + tiny, affine.weight.abs().pow(q) + tiny, None)
         norms = (powers + affine.terms * tiny).pow(1 / q)
-        reach = norms * ball.radii.view(-1, *[1] * (norms.ndim - 1))
+        reach = norms * per_row(ball.radii, norms)
         rounding_error = (affine.gamma * self.center.abs() + self.center_error) * (1 + affine.gamma) + tiny
         middle = affine.apply(self.center, affine.weight, affine.bias)
         return Interval.around(middle, reach * (1 + 8 * affine.gamma) + affine.spread(rounding_error), affine.gamma)

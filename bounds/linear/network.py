@@ -11,7 +11,7 @@ from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
-from bounds.numerics import accumulated_error, reduced_precision, unit_roundoff
+from bounds.numerics import accumulated_error, per_row, reduced_precision, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of
 from bounds.operations.node import Node, entries
@@ -212,7 +212,7 @@ class Network:
         if self.sound != "deployed":
             return bounds
         lost = self._overflow[name]
-        lost = lost.view(-1, *[1] * (bounds.lower.ndim - 1)) if len(bounds.lower) == len(lost) else lost.any()
+        lost = per_row(lost, bounds.lower) if len(bounds.lower) == len(lost) else lost.any()
         return Interval(bounds.lower.masked_fill(lost, -math.inf), bounds.upper.masked_fill(lost, math.inf))
 
     # --------------------------------------------------------------------------------------------------- rounding

@@ -11,7 +11,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from bounds.numerics import unit_roundoff
+from bounds.numerics import per_row, unit_roundoff
 from bounds.sets.moves import gain_in_ball
 
 
@@ -192,7 +192,7 @@ class LpBall(PerturbationSet):
 
     def hull(self) -> Interval:
         """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
-        radius = self.radii.view(-1, *[1] * (self.center.ndim - 1))
+        radius = per_row(self.radii, self.center)
         u, tiny = unit_roundoff(self.center.dtype), torch.finfo(self.center.dtype).tiny
         slack = 4 * u * (self.center.abs() + radius) + tiny
         lower, upper = self.center - radius - slack, self.center + radius + slack

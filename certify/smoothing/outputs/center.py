@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput
-from bounds.numerics import round_up
+from bounds.numerics import per_row, round_up
 from certify.smoothing.classifiers.noisy_model import Grid
 from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
@@ -185,7 +185,7 @@ class CenterSmoothing:
             candidate = values[:, i]
             repeated = candidate.unsqueeze(1).expand_as(values).flatten(0, 1)
             median = self._measured(repeated, others).view(values.shape[:2]).median(dim=1).values
-            better = (median < smallest).view(-1, *[1] * (candidate.ndim - 1))
+            better = per_row(median < smallest, candidate)
             best = torch.where(better, candidate, best)
             smallest = torch.minimum(median, smallest)
         return best
