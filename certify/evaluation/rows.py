@@ -106,16 +106,11 @@ def _wrong(result: Record, labels: Tensor) -> list[bool]:
 def _doubts(witness: Witness, i: int) -> dict[str, Any]:
     """Reasons to distrust that nothing nearer was found: gradients of 0, and symptoms that they mislead."""
     found: dict[str, Any] = {}
-    blind, symptoms = getattr(witness, "blind", None), getattr(witness, "symptoms", None)
-    if blind is not None:
-        found["blind"] = bool(blind[i])
-    if symptoms is not None:
-        found["symptoms"] = _names(symptoms[i])
+    if witness.blind is not None:
+        found["blind"] = bool(witness.blind[i])
+    if witness.symptoms is not None:
+        found["symptoms"] = [name for name in witness.symptoms[i].split("+") if name]
     return found
-
-
-def _names(symptoms: str | Sequence[str]) -> list[str]:
-    return [symptoms] * bool(symptoms) if isinstance(symptoms, str) else [str(name) for name in symptoms]
 
 
 def finite(value: Tensor) -> float | None:

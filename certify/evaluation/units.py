@@ -98,17 +98,19 @@ def run_unit(
     try:
         result = unit.method.run(problem, rows, unit.norm)
     except UnsupportedLayer as error:
-        kind, promise = "unsupported", Promise(kind="unsupported")
-        details = [{"status": kind, "subject": "base", "reason": str(error)}] * (rows.stop - rows.start)
+        promise = Promise(kind="unsupported")
+        details = [{"status": promise.kind, "subject": promise.subject, "reason": str(error)}] * (
+            rows.stop - rows.start
+        )
     else:
         promise = Promise.of(result)
         if isinstance(result, Witness):
-            kind, details = "witness", witness_rows(result.cpu(), clean, targets, norms)
+            details = witness_rows(result.cpu(), clean, targets, norms)
             tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
         elif isinstance(result, Estimate):
-            kind, details = "estimate", estimate_rows(result.cpu(), targets)
+            details = estimate_rows(result.cpu(), targets)
         else:
-            kind, details = "certificate", certificate_rows(result.cpu(), targets)
+            details = certificate_rows(result.cpu(), targets)
             if isinstance(result, VerdictCertificate):
                 details = with_verdicts(details, result.cpu(), clean, norms)
                 tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
@@ -121,7 +123,7 @@ def run_unit(
     record = {
         "unit": unit.name,
         "method": unit.method.name,
-        "kind": kind,
+        "kind": promise.kind,
         "promise": asdict(promise),
         "norm": norm_key(unit.norm),
         "seconds": time.perf_counter() - started,

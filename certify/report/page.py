@@ -15,7 +15,7 @@ from certify.report.figures import is_picture, norm_figures, perturbation_pictur
 from certify.report.noise_figure import noise_figure
 from certify.report.sentences import doubts, masking_sentence, no_curves
 from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
-from certify.results import PROVED, Promise
+from certify.results import PROVED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,10 +61,10 @@ class Page:
     outside: Sequence[str]
     comparisons: int
     unfinished: tuple[int, int] | None
+    lines: Sequence[Line]
     pairs: Sequence[tuple[Mapping[str, Any], float, Tensor, Tensor]]
     noise: NoiseRatioTest | None
     masking: "GradientMaskingReport | None" = None
-    lines: Sequence[Line] = ()
     columns: Sequence[Column] = COLUMNS
 
 
@@ -74,7 +74,7 @@ def render(page: Page) -> str:
 
     source = resources.files("certify.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    columns = sorted(_columns(page.rows), key=lambda column: (column.norm, KINDS.index(column.kind)))
+    columns = sorted(_columns(page), key=lambda column: (column.line.norm, KINDS.index(column.kind)))
     figures = norm_figures(page.curves, page.clean_accuracy) if page.curves else {}
     return environment.from_string(source).render(
         count=page.rows["index"].nunique(),
@@ -102,28 +102,24 @@ def render(page: Page) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """Results of one method in one norm."""
+    """Results of one method in one norm, and their rows as a table."""
 
-    norm: float
-    method: str
-    subject: str
-    promise: Promise
+    line: Line
     rows: "pd.DataFrame"
 
     @property
     def kind(self) -> Kind:
         """The kind of its numbers, which decides where they stand and how they are rounded."""
-        if self.promise.kind == "certificate":
-            return "probable" if self.promise.alpha > 0 else "proof"
+        if self.line.kind == "certificate":
+            return "probable" if self.line.promise.alpha > 0 else "proof"
         kinds: dict[str, Kind] = {"estimate": "estimate", "witness": "witness"}
-        return kinds.get(self.promise.kind, "none")
+        return kinds.get(self.line.kind, "none")
 
 
-def _columns(rows: "pd.DataFrame") -> Iterator[_Column]:
-    for (norm, method, subject), part in rows.groupby(["norm", "method", "subject"], sort=True):
-        # The weakest, of the rows that the method could treat if there are any.
-        promise = max(part.promise, key=lambda promise: (promise.kind != "unsupported", promise.alpha))
-        yield _Column(float(str(norm)), str(method), str(subject), promise, part)
+def _columns(page: Page) -> Iterator[_Column]:
+    lines: dict[Hashable, Line] = {(line.norm, line.method, line.subject): line for line in page.lines}
+    for key, part in page.rows.groupby(["norm", "method", "subject"], sort=True):
+        yield _Column(lines[key], part)
 
 
 def _sentences(columns: Sequence[_Column], count: int) -> tuple[str, str]:
@@ -147,31 +143,30 @@ def _sentences(columns: Sequence[_Column], count: int) -> tuple[str, str]:
 def _subjects(columns: Sequence[_Column]) -> str:
     norms: dict[str, list[str]] = {}
     for column in columns:
-        known = norms.setdefault(classifier_name(column.subject), [])
-        known += [name for name in [norm_name(column.norm)] if name not in known]
+        known = norms.setdefault(classifier_name(column.line.subject), [])
+        known += [name for name in [norm_name(column.line.norm)] if name not in known]
     return " and for ".join(f"{subject} in {listed(names)}" for subject, names in norms.items())
 
 
 def _promise(column: _Column) -> str:
-    subject = classifier_name(column.subject)
+    line, subject = column.line, classifier_name(column.line.subject)
     if column.kind == "estimate":
-        return f"{column.method} estimates bound nothing"
+        return f"{line.method} estimates bound nothing"
     if column.kind == "witness":
         return "every adversarial example was checked again, and its distance is an upper bound"
     if column.kind == "proof":
-        about = "the model" if column.subject == "base" else subject
-        proofs = BOUNDS.get(column.method, f"{column.method} bounds")
-        return f"{proofs} are proofs about {about} {PROVED[column.promise.arithmetic]}"
-    name = "smoothed" if column.subject.startswith("smoothed(") else column.method
-    other = "" if column.subject == "base" else f" and speaks of {subject}, not of the model itself"
-    return f"each {name} certificate is false with probability at most {column.promise.alpha!r}{other}"
+        about = "the model" if line.subject == "base" else subject
+        proofs = BOUNDS.get(line.method, f"{line.method} bounds")
+        return f"{proofs} are proofs about {about} {PROVED[line.promise.arithmetic]}"
+    name = "smoothed" if line.subject.startswith("smoothed(") else line.method
+    other = "" if line.subject == "base" else f" and speaks of {subject}, not of the model itself"
+    return f"each {name} certificate is false with probability at most {line.promise.alpha!r}{other}"
 
 
 def _methods(page: Page, columns: Sequence[_Column]) -> Iterator[dict[str, Any]]:
     """The lines as text, in the order of their kinds: certificates and witnesses in columns of their own."""
-    known = {(line.norm, line.method, line.subject): line for line in page.lines}
     for column in columns:
-        line = known[column.norm, column.method, column.subject]
+        line = column.line
         text: dict[str, Any] = {each.name: each.text(line) for each in page.columns}
         blind = sum(row.get("blind") is True for row in line.rows)
         reasons = column.rows.reason.dropna().unique() if "reason" in column.rows else ()
@@ -210,8 +205,8 @@ def _card(row: Mapping[str, Any], clean: Tensor, adversarial: Tensor, limits: Ma
 
 def _tables(columns: Sequence[_Column]) -> Iterator[dict[str, Any]]:
     """Per norm: the columns, and one line per input with the results of each method."""
-    for norm in sorted({column.norm for column in columns}):
-        chosen = [column for column in columns if column.norm == norm]
+    for norm in sorted({column.line.norm for column in columns}):
+        chosen = [column for column in columns if column.line.norm == norm]
         lines: dict[int, dict[str, Any]] = {}
         for i, column in enumerate(chosen):
             for row in column.rows.to_dict("records"):
