@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     Bound = Callable[[nn.Module, LpBall], Interval]
 
 SHOWN = 5  # rows of a failure that are written out
-SEARCHED_SHARE = 1 - 1e-6  # of each radius, so that rounding does not lead out of the ball
 TOLERANCE = 1e-9  # relative, of logits that are computed in float64
 
 P = ParamSpec("P")
@@ -150,6 +149,7 @@ def assert_sound_bounds(
     import torch
 
     from bounds import InvalidInput, checks, crown
+    from certify.attacks.studies.reached_logits import reached_logits
     from certify.models import frozen, probe
 
     checks.at_least("samples", samples, 2)
@@ -161,7 +161,7 @@ def assert_sound_bounds(
         shape = (len(ball.center), probe(exact, ball.center.double()))
         if not interval.lower.shape == interval.upper.shape == shape:
             raise InvalidInput(f"bound must give an interval of shapes {shape}, got {tuple(interval.lower.shape)}")
-        lowest, highest = _reached_logits(exact, ball, shape[1], samples, steps, generator)
+        lowest, highest = reached_logits(exact, ball, shape[1], samples, steps, generator)
     slack = TOLERANCE * torch.maximum(lowest.abs(), highest.abs()).amax().clamp(min=1)
     sound = (interval.lower.double() <= lowest + slack) & (highest - slack <= interval.upper.double())  # False for NaN
     if bool(sound.all()):
@@ -323,47 +323,6 @@ def _require_rows(x: "Tensor") -> None:
 
     if len(x) == 0:
         raise InvalidInput("x must hold at least one input: an assertion about none would always pass")
-
-
-def _reached_logits(
-    exact: "nn.Module", ball: "LpBall", classes: int, samples: int, steps: int, generator: "torch.Generator | None"
-) -> "tuple[Tensor, Tensor]":
-    """Smallest and largest value (N, K) of each logit of a float64 model, over all perturbed inputs that are tried."""
-    import torch
-
-    from bounds.numerics import per_row
-    from certify.attacks.common.norms import clip, project, steepest_ascent
-    from certify.attacks.common.threat import sides
-    from certify.attacks.studies.noise_accuracy import unit_noise
-
-    x, radii = ball.center.double(), ball.radii.double() * SEARCHED_SHARE
-    box = sides(x, ball.low, ball.high, ball.frozen_features)
-    order = ball.norm if ball.norm in (1, 2, math.inf) else 1 if ball.norm < 2 else 2  # a ball inside the given one
-    lowest = torch.full((len(x), classes), math.inf, dtype=torch.float64, device=x.device)
-    highest = -lowest
-
-    def visit(points: "Tensor") -> "Tensor":
-        logits: Tensor = exact(points)
-        torch.minimum(lowest, logits.detach(), out=lowest)
-        torch.maximum(highest, logits.detach(), out=highest)
-        return logits
-
-    with torch.no_grad():
-        visit(x)
-        for i in range(samples):
-            noise = unit_noise(x, order, "ball" if i % 2 else "sphere", generator)
-            visit(clip(x + noise * per_row(radii, noise), *box))
-    for k in range(classes):
-        for sign in (1.0, -1.0):
-            point = x
-            for _ in range(steps):
-                point = point.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
-                move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
-                delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
-                point = clip(x + delta, *box)
-            visit(point)
-    return lowest, highest
 
 
 def _require_certificate_of(x: "Tensor", certificate: "SmoothingCertificate") -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
+from certify.promises import Promise
 from certify.report.columns import VALUES, Column, Line
-from certify.results import Promise
 
 if TYPE_CHECKING:
     import pandas as pd

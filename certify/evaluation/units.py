@@ -12,7 +12,8 @@ from certify.evaluation.manifest import norm_key
 from certify.evaluation.rows import certificate_rows, estimate_rows, with_verdicts, witness_rows
 from certify.methods import Method, Problem
 from certify.methods.frozen import WithFrozenFeatures
-from certify.results import Estimate, Promise, VerdictCertificate, Witness
+from certify.promises import Promise
+from certify.results import Estimate, VerdictCertificate, Witness
 
 
 class Unit(NamedTuple):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from certify.promises import Promise
 from certify.report.words import NOTHING, estimated, norm_name, rounded_down, rounded_up
-from certify.results import Promise
 
 VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance", "witness": "attack_distance"}
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
+from certify.promises import PROVED
 from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.noise_figure import noise_figure
 from certify.report.sentences import doubts, masking_sentence, no_curves
 from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
-from certify.results import PROVED
 
 if TYPE_CHECKING:
     import pandas as pd

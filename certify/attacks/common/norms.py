@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from bounds.numerics import per_row
 
+INSIDE = 1 - 1e-6  # share of a radius that a search uses, so that rounding does not lead out of the ball
+
 
 def length(delta: Tensor, norm: float) -> Tensor:
     """Norm of each row of (N, *D), (N,); order 0 counts the entries that are not zero."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from bounds import clopper_pearson_upper
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
-from certify.attacks.common.norms import clip, length
+from certify.attacks.common.norms import INSIDE, clip, length
 from certify.attacks.studies.noise_accuracy import unit_noise
 from certify.attacks.studies.smoothed import smoothed_robust_accuracy
 from certify.results import SmoothedPrediction, SmoothingCertificate
@@ -16,7 +16,6 @@ from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.smoothing.drawing.distributions import Additive, OnGrid, on_grid
 from certify.smoothing.noises.base import InNorm
 
-INSIDE = 1 - 1e-6  # share of a certified radius that is tried, so that rounding does not lead out of it
 SHARES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6, 0.0)  # of a perturbation, for one on the grid that is not too long
 GRADIENT_DRAWS, STEPS = 32, 20  # of the attack
 

@@ -1,0 +1,60 @@
+"""Promises of the numbers of a result: decided once, and read by records, table, page and command line."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from certify.results import Certificate, Estimate, Record
+
+PROVED = {
+    "": "in real arithmetic",
+    "real": "in real arithmetic, up to rounding errors",
+    "rounding": "in real arithmetic, with rounding errors included",
+    "deployed": "as it runs in float32",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """Promise of the numbers of a result, decided once, from the result.
+
+    Attributes:
+        kind: ``"certificate"``, ``"estimate"``, ``"witness"``, or ``"unsupported"`` where there is no result.
+        alpha: probability, per row, that the statement is wrong; 0 for a proof and for a re-checked witness.
+        subject: the classifier it speaks of.
+        arithmetic: of a deterministic proof, see ``sound`` of :class:`Certificate`; empty elsewhere.
+        within: of an estimate, the radius of its points.
+    """
+
+    kind: str
+    alpha: float = 0.0
+    subject: str = "base"
+    arithmetic: str = ""
+    within: float | None = None
+
+    @classmethod
+    def of(cls, result: Record) -> Self:
+        """The promise of all rows of a result."""
+        alpha, subject = float(getattr(result, "alpha", 0.0)), str(getattr(result, "subject", "base"))
+        if isinstance(result, Certificate):
+            sound = result.sound if alpha == 0 else ""
+            return cls(kind="certificate", alpha=alpha, subject=subject, arithmetic=sound)
+        if isinstance(result, Estimate):
+            return cls(kind="estimate", subject=subject, within=result.reach)
+        return cls(kind="witness", alpha=alpha, subject=subject)
+
+    def __str__(self) -> str:
+        """The promise in a few words.
+
+        >>> str(Promise(kind="certificate", alpha=0.001)), str(Promise(kind="certificate", arithmetic="real"))
+        ('lower bound with probability 0.999', 'lower bound, proved up to rounding errors')
+        """
+        if self.kind == "unsupported":
+            return "none: a layer is not supported"
+        if self.kind == "estimate":
+            return f"none: an estimate, of points within {self.within:g}"
+        if self.alpha > 0:
+            return f"{'lower' if self.kind == 'certificate' else 'upper'} bound with probability {1 - self.alpha:g}"
+        if self.kind == "witness":
+            return "upper bound, re-checked"
+        about = {"real": " up to rounding errors", "deployed": " of the float32 network"}
+        return f"lower bound, proved{about.get(self.arithmetic, '')}"
