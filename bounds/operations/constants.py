@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from bounds.errors import UnsupportedLayer
 from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.operations.affine import AFFINE
 
 STORED = "stored"  # a weight or buffer, or what a factory such as ``arange`` makes: just what it says
 LARGEST_ERROR = 2.0**-6  # relative, of a constant of which a bound is worth having
@@ -347,25 +348,9 @@ def _named(rule: Rule, *names: str) -> dict[str, Rule]:
 
 
 RULES: Mapping[str, Rule] = {
-    **_named(_moved, "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unflatten.int"),
-    **_named(_moved, "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "clone.default"),
-    **_named(_moved, "contiguous.default", "alias.default", "detach.default", "lift_fresh_copy.default"),
-    **_named(_moved, "permute.default", "transpose.int", "t.default", "movedim.int", "expand.default", "neg.default"),
-    **_named(_moved, "repeat.default", "slice.Tensor", "select.int", "narrow.default", "index_select.default"),
-    **_named(_moved, "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "diagonal.default"),
-    **_named(_moved, "cat.default", "stack.default", "flip.default", "roll.default", "index.Tensor", "gather.default"),
-    **_named(_moved, "embedding.default", "repeat_interleave.self_int", "constant_pad_nd.default", "pad.default"),
-    **_named(_moved, "tril.default", "triu.default", "masked_fill.Scalar", "where.self", "where.ScalarOther"),
-    **_named(_moved, "where.ScalarSelf", "full_like.default", "zeros_like.default", "ones_like.default"),
-    **_named(
-        _moved,
-        "broadcast_tensors.default",
-        "meshgrid.default",
-        "meshgrid.indexing",
-        "numpy_T.default",
-        "mT.default",
-        "dropout.default",
-    ),
+    **{name: _moved for name, entry in AFFINE.items() if entry.exact},
+    **_named(_moved, "full_like.default", "zeros_like.default", "ones_like.default", "lift_fresh_copy.default"),
+    **_named(_moved, "embedding.default", "meshgrid.default", "meshgrid.indexing", "numpy_T.default", "mT.default"),
     **_named(_unmoved, "abs.default", "relu.default", "clamp.default", "clamp_min.default", "clamp_max.default"),
     **_named(_cast, "_to_copy.default"),
     "certify_bounds.ranked.default": _ranked,

@@ -70,6 +70,7 @@ FUNCTIONS = {
     "exponential": (lambda a, b: torch.exp(a - b), lambda a, b: mpmath.exp(a - b)),
     "sum of products": (lambda a, b: torch.bmm(rows(a, b), rows(a, b).mT).flatten(), lambda a, b: a * a + b * b),
     "quotient of what cancels": (lambda a, b: a / ((a + b) - a), lambda a, b: a / b),
+    "moves": (lambda a, b: (a * b).tile(2).roll(200).flip(0)[:200].flip(0), lambda a, b: a * b),
     "inverse": (lambda a, b: (a * b - 1e-3).reciprocal(), lambda a, b: 1 / (a * b - high(1e-3))),
 }
 
