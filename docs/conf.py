@@ -1,4 +1,4 @@
-"""How the documentation is built: ``sphinx-build -W docs OUTPUT``. Neither the build nor its result needs a network."""
+"""Settings of the documentation: ``sphinx-build -W docs OUTPUT``. Neither the build nor its result needs a network."""
 
 import re
 

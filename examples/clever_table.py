@@ -1,4 +1,4 @@
-"""How CLEVER compares with what is proved and what is found, on the embedded networks.
+"""CLEVER next to what is proved and what is found, on the embedded networks.
 
 Prints, per network, norm and radius R, medians over correctly classified images of the certificate (CROWN), of CLEVER
 of first and second order, and of the nearest adversarial example, with the share of images on which CLEVER lies above

@@ -44,18 +44,18 @@ class Network:
 
     @classmethod
     def embedded(cls, name: str, count: int) -> "Network":
-        """Of that name, with its first images."""
+        """Load the network of that name, with its first images."""
         model, x, _ = load(name, count)
         return cls(model, x, bounds.nearest_boundary(model, x))
 
     def softened(self) -> "Network":
-        """The same weights in float64 with a smooth activation in the place of ReLU: its boundaries have curvature."""
+        """These weights in float64 with a smooth activation in place of ReLU: its boundaries have curvature."""
         parts = [nn.Softplus(50.0) if isinstance(part, nn.ReLU) else part for part in self.model.children()]
         model, x = nn.Sequential(*copy.deepcopy(parts)).double(), self.x.double()
         return Network(model, x, bounds.nearest_boundary(model, x))
 
     def margin(self, points: Tensor) -> Tensor:
-        """Of the class behind the nearest boundary over the predicted one."""
+        """Margin of the class behind the nearest boundary over the predicted one."""
         logits = self.model(points)
         gap: Tensor = logits.gather(1, self.near.other[:, None]) - logits.gather(1, self.near.label[:, None])
         return gap.squeeze(1)
@@ -87,7 +87,7 @@ def noise_test(network: Network, count: int, lines: int) -> bounds.NoiseRatioTes
 
 
 def curvatures(network: Network) -> dict[str, Tensor]:
-    """What can be called curvature, without a unit, (N,) each: of the loss and the margin at inputs, of the boundary.
+    """Curvatures, numbers without a unit, (N,) each: of the loss and the margin at inputs, of the boundary.
 
     The last one is the root mean square of the principal curvatures times the distance to the boundary.
     """

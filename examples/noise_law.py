@@ -1,4 +1,4 @@
-"""Where the sqrt(D) law holds although boundaries are not flat: small networks of 20, 80 and 320 inputs.
+"""The sqrt(D) law holds although boundaries are not flat: small networks of 20, 80 and 320 inputs.
 
 Random noise has to be about sqrt(D) times as large as the worst perturbation, with the effective dimension of flat
 boundaries, while the whole distribution of the ratio is not theirs. Takes about half a minute.

@@ -79,7 +79,7 @@ def images(data: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def failures(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> dict[str, Tensor]:
-    """Which images are misclassified, clean and attacked, and which are not proved."""
+    """Masks of images that are misclassified, clean and attacked, and of those not proved."""
     generator = torch.Generator().manual_seed(0)
     witness = attacks.minimal_perturbation(model, x, y, norm=math.inf, generator=generator)
     failed = {"clean": witness.label != y, "attacked": witness.distance <= epsilon}

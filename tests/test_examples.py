@@ -135,7 +135,7 @@ def test_noise_and_geometry(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_noise_law():
-    """What it is to show: the law holds for small networks whose boundaries are not flat."""
+    """The example shows what it is for: the law holds for small networks whose boundaries are not flat."""
     script = runpy.run_path(str(EXAMPLES / "noise_law.py"))
     for features in (20, 80, 320):
         found = script["small_test"](features, 24, 120)

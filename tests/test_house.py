@@ -165,7 +165,7 @@ def test_public_names_are_complete_sorted_and_there(name: str):
 
 
 def test_lazy_names_are_complete_sorted_and_there():
-    """What type checkers see, what the table holds and what is announced are the same names."""
+    """Type checkers see the names that the table holds and that are announced."""
     assert certify.__all__ == in_order(certify.__all__)
     assert set(certify.__all__) == imported_names("certify")
     assert set(certify._HOMES) <= set(certify.__all__)

@@ -160,8 +160,8 @@ def ibp(
     """Interval bounds on the outputs of a network over a ball.
 
     Holds for every input of the ball, for the network in evaluation mode. Computed in the dtype of ``ball.center``:
-    float64 gives the tightest bounds, float32 is meant for training (gradients flow to the weights). Conditions: IEEE
-    arithmetic, no TF32, no autocast.
+    float64 gives the tightest bounds, float32 is meant for training (gradients flow to the weights). TF32,
+    other reduced precision and autocast are switched off inside; the condition is IEEE arithmetic.
 
     A network built from ``nn.Sequential`` of layers in ``rules`` is walked layer by layer; any other one is captured,
     which takes as long as hundreds of passes: pass ``bounds.capture(model, x)`` to do it once.

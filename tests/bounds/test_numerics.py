@@ -43,7 +43,7 @@ def test_rounding_costs_hardly_more_than_the_stated_error(x: float):
 
 
 def test_infinities_and_nan():
-    """What overflowed may stand for any number beyond the largest one; infinity used to become NaN."""
+    """A number that overflowed may stand for any number beyond the largest one; infinity used to become NaN."""
     values = torch.tensor([math.inf, -math.inf, math.nan], dtype=torch.float64)
     largest = torch.finfo(torch.float64).max
     down, up = round_down(values).tolist(), round_up(values).tolist()

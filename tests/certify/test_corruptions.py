@@ -50,7 +50,7 @@ def test_blurs_are_those_of_scipy(severity: int):
 
 
 def test_noises_have_their_laws():
-    """Of grey images, so that nothing is clipped: spread, share and mean within five standard errors."""
+    """Grey images are corrupted, so that nothing is clipped: spread, share and mean within five standard errors."""
     x = torch.full((4, 1, 100, 100), 0.5, dtype=torch.float64)
     noisy = corruptions.gaussian_noise(x, 1, generator())
     assert abs(float((noisy - x).std()) - 0.08) < 5 * 0.08 / (2 * x.numel()) ** 0.5

@@ -194,7 +194,7 @@ def test_what_a_curve_speaks_of_travels_with_it():
 
 
 def drawn(curve: AccuracyCurve, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a reader of the figure sees: the height of the line at the middle of each step."""
+    """The figure as a reader sees it: the height of the line at the middle of each step."""
     ax = Figure().subplots()
     assert curve.plot(ax, radii=curve.radii(points), label="a curve") is ax
     (line,) = ax.lines

@@ -1,4 +1,4 @@
-"""What every method asks of a model, each rule with a model that breaks it."""
+"""Rules that every method asks of a model, each with a model that breaks it."""
 
 import math
 from collections.abc import Callable

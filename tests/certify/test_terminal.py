@@ -85,7 +85,7 @@ class Narrow(io.TextIOWrapper):
         super().__init__(io.BytesIO(), encoding=encoding)
 
     def getvalue(self) -> str:
-        """What was written, in its own encoding."""
+        """The text that was written, in its own encoding."""
         self.flush()
         return self.buffer.getvalue().decode(self.encoding)
 
@@ -147,7 +147,7 @@ VALUES += ["2", "∞", "../x", [], [1], ["a"], {}, {"a": 1}, [[1]]]
 
 
 def places(value: object, path: tuple = ()) -> Iterator[tuple]:
-    """Where something stands in nested mappings and lists."""
+    """All places in nested mappings and lists."""
     if path:
         yield path
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():

@@ -240,7 +240,7 @@ def test_votes_that_were_never_cast_are_refuted():
 
 @pytest.mark.parametrize("noise", [SplittingNoise(1.0), UniformInBox(1.0), Laplace(0.4)], ids=str)
 def test_certificates_of_other_noises_pass(noise: Noise):
-    """Those that speak of a box are not tried outside of it, where the classifier answers with an error."""
+    """Certificates that speak of a box are not tried outside of it, where the classifier answers with an error."""
     model = Halfspace(torch.randn(5, generator=generator()), bias=0.1)
     x = (255 * torch.rand(6, 5, generator=generator(1))).round() / 255
     smoothed = SmoothedClassifier(model, noise, num_classes=2)

@@ -67,7 +67,7 @@ def case() -> Case:
 
 
 def bound_once(graph: bounds.Graph, c: Case) -> object:
-    """What a graph says of itself, and bounds of it."""
+    """Attributes of a graph, and bounds of it."""
     value = graph.bind(c.x)["output"].value
     return value.dtype, len(value), bounds.ibp(graph, c.exact_ball)
 

@@ -1,4 +1,4 @@
-"""What surrounds a call, and what may be odd about a model and its inputs."""
+"""Circumstances of a call, and oddities about a model and its inputs."""
 
 import copy
 import warnings

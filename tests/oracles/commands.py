@@ -22,7 +22,7 @@ restarts = 1
 
 
 def certify(*arguments: object, cwd: Path, expect: int = 0, told: TextIO | None = None) -> str:
-    """What a command prints, run in this process; its exit code must be as expected."""
+    """The output of a command, run in this process; its exit code must be as expected."""
     told = told or io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
         code = _exit_code([str(argument) for argument in arguments])

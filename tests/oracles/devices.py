@@ -44,7 +44,7 @@ class Remote(Tensor):
 
 
 def remote(x: Tensor) -> Tensor:
-    """The same numbers, as if they lay on another device."""
+    """The numbers as if they lay on another device."""
     return x.as_subclass(Remote)
 
 

@@ -190,7 +190,7 @@ def samples(case: Case, interval: Interval, *more: Tensor) -> np.ndarray:
 
 
 def crossings(lines: LinePair, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which intervals have a sample outside the lines."""
+    """Intervals with a sample outside the lines."""
     low_slope, low, up_slope, up = (long(part) for part in lines)
     with np.errstate(invalid="ignore"):
         return ((y < low_slope * x + low) | (y > up_slope * x + up)).any(0)

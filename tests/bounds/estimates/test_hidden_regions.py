@@ -1,4 +1,4 @@
-"""What CLEVER cannot see: a ridge outside of the samples leaves a good fit and a score far above the truth."""
+"""CLEVER cannot see all: a ridge outside of the samples leaves a good fit and a score far above the truth."""
 
 import pytest
 import torch

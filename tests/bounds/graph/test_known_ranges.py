@@ -13,7 +13,7 @@ SIZES = (2, 3, 4, 7)
 
 
 def extreme(count: int, *, centered: bool) -> Tensor:
-    """Of numbers with mean square 1 (and mean 0), the row with the largest first entry, scaled by 5."""
+    """The row of numbers with mean square 1 (and mean 0) with the largest first entry, scaled by 5."""
     rest = -1.0 if centered else 0.0
     return torch.tensor([[5.0] + [5 * rest] * (count - 1)], dtype=torch.float64)
 

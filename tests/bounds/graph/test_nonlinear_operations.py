@@ -50,7 +50,7 @@ def first(x: Tensor, part: nn.Module) -> Tensor:
 
 
 def last_state(x: Tensor, part: nn.Module) -> Tensor:
-    """Of both directions, as classifiers take it."""
+    """The final state of both directions, as classifiers take it."""
     _, state = part(x)
     state = state[0] if isinstance(state, tuple) else state
     return torch.cat([state[-2], state[-1]], 1)
@@ -298,7 +298,7 @@ def test_places_of_entries_and_a_few_more_are_refused(function: Callable[[Tensor
 
 
 def test_beyond_a_domain_there_is_no_finite_bound():
-    """Of angles around the origin and on the negative half of the axis all that is known is pi."""
+    """Angles around the origin and on the negative half of the axis are known to lie within pi, no more."""
 
     def function(x: Tensor) -> Tensor:
         powers = x ** LIMITS.to(x)

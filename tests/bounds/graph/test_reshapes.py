@@ -117,7 +117,7 @@ def network(steps: list[tuple[str, int]], shape: Shape, *, first: Step | None = 
 
 
 def dense(model: Then, shapes: list[Shape], activation: Step) -> Then:
-    """The same network of flat layers: a matrix for all that stands between two activations."""
+    """The network as one of flat layers: a matrix for all that stands between two activations."""
     layers: list[Step] = []
     start, between = shapes[0], []
     for step, shape in [*zip(model.steps, shapes[1:], strict=True), (activation, (2,))]:
@@ -163,7 +163,7 @@ def check_enclosed(steps: list[tuple[str, int]], seed: int, radius: float) -> No
 
 
 def check_dense(steps: list[tuple[str, int]], seed: int, radius: float) -> None:
-    """Where no rectifier bends, linear bounds are exact, whatever is written as one matrix."""
+    """Linear bounds are exact if no rectifier bends, whatever is written as one matrix."""
     model, shapes = network(steps, (2, 4, 3), first=torch.relu)
     x = torch.randn(2, 2, 4, 3, generator=generator(seed), dtype=torch.float64)
     ball = LpBall(x, radius, low=None, high=None)

@@ -72,7 +72,7 @@ def test_float32_does_absorb():
 
 
 def permuted(model: nn.Sequential, seed: int) -> nn.Sequential:
-    """The same network in real arithmetic, with hidden neurons or channels in another order: sums in another order."""
+    """The network in real arithmetic, with hidden neurons or channels in another order: sums in another order."""
     order, layers = None, []
     for layer in model:
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -260,7 +260,7 @@ def test_normalised_networks_in_float32_lie_within_their_bounds():
 
 
 def test_a_single_product_is_rounded_by_half_a_unit():
-    """Where an output has one term, the error comes near its bound: a tenth of it is seen to be too little."""
+    """The error comes near its bound if an output has one term: a tenth of it is seen to be too little."""
     model, x = nn.Linear(1, 1, bias=False), torch.rand(300, 1, generator=generator())
     nn.init.uniform_(model.weight, generator=generator(1))
     found = crown(model, LpBall(x.double(), 0.0, low=None, high=None), sound="deployed")

@@ -1,4 +1,4 @@
-"""Which networks interval bounds take, how the table of rules grows, and what is refused with which words."""
+"""Networks that interval bounds take, how the table of rules grows, and what is refused with which words."""
 
 import math
 import re

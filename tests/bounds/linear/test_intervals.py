@@ -68,7 +68,7 @@ def hard_points(function: Callable[[Tensor], Tensor], ball: LpBall) -> Tensor:
 
 
 def excess(function: Callable[[Tensor], Tensor], ball: LpBall, interval: Interval) -> float:
-    """How far attained outputs lie outside the interval, relative to the largest output; at most 0 if sound."""
+    """Distance of attained outputs from the interval, relative to the largest output; at most 0 if sound."""
     points = hard_points(function, ball)
     values = function(points.flatten(0, 1)).detach().view(*points.shape[:2], -1)  # (N, S, K)
     outside = torch.maximum(interval.lower[:, None] - values, values - interval.upper[:, None])

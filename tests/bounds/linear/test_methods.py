@@ -42,7 +42,7 @@ METHODS = {"CROWN": crown, "IBP+backward": crown_ibp}
 
 @pytest.fixture(scope="module")
 def recorded(shared_data: Path) -> Callable[[str], tuple[nn.Module, Tensor, dict[str, np.ndarray]]]:
-    """Of a name: the network, its input, and the recorded arrays."""
+    """Load a recorded network by name: the network, its input, and the recorded arrays."""
     folder = shared_data / "bounds"
     spec = importlib.util.spec_from_file_location("recorded_networks", folder / "nets.py")
     reader = importlib.util.module_from_spec(spec)

@@ -116,7 +116,7 @@ def test_planes_at_few_entries_are_planes_at_all(rows: Rows, slope: float):
 
 
 def test_opposite_rows_take_the_opposite_lines():
-    """What ``joint`` adds is what the rows with the opposite sign have on their own; with any other lines it is not."""
+    """``joint`` adds the part that rows with the opposite sign have on their own; with any other lines it does not."""
     case, rows = Case.random(0.0), dense()
     planes = case.function.planes(case.function.default_parameters(case.interval), case.interval)
     lines = lines_of(case, planes)

@@ -138,7 +138,7 @@ def test_slope_against_a_second_implementation():
 
 @pytest.mark.parametrize("inputs", [2, 3, 4, 10])
 def test_flat_boundaries_are_called_false_no_more_often_than_stated(inputs: int):
-    """Of 1000 experiments with ratios of the exact law; two inputs used to give False in two of three cases."""
+    """1000 experiments draw ratios of the exact law; two inputs used to give False in two of three cases."""
     model, x = Halfspace(torch.ones(20).double(), bias=0.3), torch.ones(2, 20).double()
     found = noise_ratio_test(model, x, directions=2, dimensions=[1], generator=generator())
     ratios = RatioLaw(20, 1).sample(1000 * inputs * 60, generator(inputs)).view(1000, inputs, 60)

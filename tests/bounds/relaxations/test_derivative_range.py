@@ -18,7 +18,7 @@ DERIVATIVES = {
 
 @pytest.mark.parametrize("name", DERIVATIVES)
 def test_slopes_hold_in_fifty_digits(name: str):
-    """Of intervals above 0, where the derivative is monotone, so that its ends are the range."""
+    """Intervals lie above 0, where the derivative is monotone, so that its ends are the range."""
     function, derivative, falls = DERIVATIVES[name]
     ends = 3 * torch.rand(2, 200, generator=generator(), dtype=torch.float64)
     found = slope_range(function, Interval(ends.amin(0), ends.amax(0)))

@@ -93,7 +93,7 @@ def tried(parents: list[Interval], seed: int = 3) -> list[list[np.ndarray]]:
 
 
 def gaps(case: Case, planes: Planes, x: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """How far the function lies above the lower plane, and below the upper one, at a point of each box."""
+    """Distance of the function above the lower plane, and below the upper one, at a point of each box."""
     value = case.value(*x)
 
     def plane(slopes: tuple[Tensor, ...], intercept: Tensor | None) -> np.ndarray:

@@ -42,7 +42,7 @@ def touching(case: Case, interval: Interval, lines: LinePair) -> list[Tensor]:
 
 
 def rounding(case: Case, interval: Interval, slope: Tensor, y: np.ndarray) -> np.ndarray:
-    """What a tight line may lose to rounding: its terms, and the cancellation in the derivative along the interval."""
+    """The most that a tight line loses to rounding: its terms, and what cancels in the derivative along the interval."""
     reach = long(interval.lower.abs() + interval.upper.abs())
     terms = (np.abs(y).max(0) + np.abs(long(slope)) * reach) * (1 + case.function.relative_error / 16)
     return 200 * np.finfo(np.float64).eps * (terms + case.function.absolute_error * (1 + reach)) + case.jump + 1e-300
@@ -159,7 +159,7 @@ REPEATING = {"sin", "cos", "sign", "floor", "round"}
 
 @pytest.mark.parametrize("name", some([name for name in CASES if name not in REPEATING], KINDS))
 def test_default_lines_have_the_least_area(name: str):
-    """Of all lines above a function, none is lower at the middle than its concave envelope there."""
+    """No line above a function is lower at the middle than its concave envelope there."""
     case = CASES[name]
     draw = random_intervals(case, 200, seed=6)
     keep = ((draw.upper - draw.lower) > 1e-2) & (draw.upper.abs() < 20) & (draw.lower.abs() < 20)

@@ -79,7 +79,7 @@ def test_an_infinite_radius_is_the_whole_box():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_hull_holds_the_ball_in_exact_arithmetic(dtype: torch.dtype):
-    """Of the radius as stated, which the dtype of the centre may not hold."""
+    """The hull is that of the radius as stated, which the dtype of the centre may not hold."""
     x = torch.rand(1, 300, generator=torch.Generator().manual_seed(0), dtype=dtype)
     hull = LpBall(x, 0.1, low=None, high=None).hull()
     for middle, lower, upper in zip(*(part[0].tolist() for part in (x, hull.lower, hull.upper)), strict=True):

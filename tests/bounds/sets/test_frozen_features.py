@@ -39,7 +39,7 @@ def problem() -> tuple[nn.Sequential, Tensor, Tensor]:
 
 @functools.cache
 def graphs() -> list[Graph]:
-    """Of the network, and of those of the free entries of each input; captured once."""
+    """Graphs of the network, and of those of the free entries of each input; captured once."""
     model, x, _ = problem()
     smaller = [folded(model, row[None]) for row in x]
     return [capture(model, x), *(capture(network, x[:, :FREE]) for network in smaller)]

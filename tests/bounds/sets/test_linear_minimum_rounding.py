@@ -32,7 +32,7 @@ def exact_minimum(a: Tensor, ball: LpBall, radius: float) -> Fraction:
 
 
 def violations_in_exact_arithmetic(dtype: torch.dtype, norm: float) -> int:
-    """How many bounds on sums that cancel lie above the exact minimum."""
+    """The number of bounds on sums that cancel and lie above the exact minimum."""
     wrong = 0
     for seed in range(100):
         center = torch.rand(1, 30, generator=draw(seed), dtype=dtype) * 0.8 + 0.1

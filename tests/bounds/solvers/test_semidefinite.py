@@ -58,7 +58,7 @@ def graph() -> Graph:
 
 
 def excess(ball: LpBall) -> float:
-    """How far margins lie above what a dense grid of inputs reaches."""
+    """The most by which margins lie above what a dense grid of inputs reaches."""
     y = MODEL(grid(ball, 81)).detach()
     return float((sdp_margins(graph(), ball, LABEL) - (y[:, LABEL] - y).amin(0)).max())
 
@@ -87,7 +87,7 @@ def test_margins_hold_whatever_the_solver_says(monkeypatch: pytest.MonkeyPatch):
 
 
 def programme_of(rows: Tensor) -> SemidefiniteProgramme:
-    """Of functions (J, V + 1) that are nonnegative, and no neurons."""
+    """A problem of functions (J, V + 1) that are nonnegative, and no neurons."""
     programme, none = object.__new__(SemidefiniteProgramme), Affines(rows[:0], rows[:0, 0])
     programme.rows, programme.above, programme.partner = Affines(rows, torch.zeros_like(rows[:, 0])), none, none
     return programme
@@ -122,7 +122,7 @@ def test_a_positive_square_adds_nothing():
 
 
 def test_the_least_eigenvalue_is_bounded_from_below(monkeypatch: pytest.MonkeyPatch):
-    """Of second differences on a path it is 2 - 2 cos(pi / (n + 1)), shifted; also where ``eigh`` returns nonsense."""
+    """The least eigenvalue of second differences on a path is 2 - 2 cos(pi / (n + 1)), shifted; also where ``eigh`` returns nonsense."""
     for size in (2, 5, 30):
         path = 2 * torch.eye(size, dtype=torch.float64)
         path -= torch.diag(torch.ones(size - 1), 1) + torch.diag(torch.ones(size - 1), -1)

@@ -173,7 +173,7 @@ def test_all_ways_to_write_a_relu_have_other_slopes(relu: Callable):
 
 
 def test_relus_in_place_keep_their_meaning():
-    """What they wrote may be read elsewhere."""
+    """Values that they wrote may be read elsewhere."""
     x = torch.tensor([[-1.0, 2.0]], dtype=torch.float64, requires_grad=True)
     with leaky():
         copy = x.clone()

@@ -77,7 +77,7 @@ def test_it_beats_noise_of_its_size_on_new_images_of_a_network():
 
 
 def test_labels_to_lead_away_from():
-    """Where all labels name one side, so does the direction, whichever side has more inputs."""
+    """The direction names one side if all labels do, whichever side has more inputs."""
     model, x = problem(100)
     weight = model.linear.weight[1].detach()
     for label, sign in ((0, 1), (1, -1)):

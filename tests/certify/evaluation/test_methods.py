@@ -245,7 +245,7 @@ def test_settings_of_proofs_reach_them():
 
 
 def test_radii_with_frozen_features_are_refuted_only_by_witnesses_that_keep_them():
-    """Of a linear model with all but one weight frozen the radius exceeds the distance of other perturbations."""
+    """The radius of a linear model with all but one weight frozen exceeds the distance of other perturbations."""
     model = nn.Linear(2, 2, bias=False).eval()
     model.weight.data = torch.tensor([[3.0, 0.5], [-3.0, -0.5]])
     x = torch.tensor([[0.1, 0.9]])

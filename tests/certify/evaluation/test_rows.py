@@ -1,4 +1,4 @@
-"""What a row says: one status, one meaning of its radius, and the same row whichever part of the data it came with."""
+"""Statements of a row: one status, one meaning of its radius, and the same row whichever part of the data it came with."""
 
 import dataclasses
 import math

@@ -152,7 +152,7 @@ def test_a_directory_in_the_place_of_the_records_is_refused(tmp_path):
 
 
 def elsewhere(path: Path) -> str:
-    """What another process is told that opens the same run."""
+    """The answer to another process that opens the same run."""
     code = (
         f"import certify\ntry: certify.RunDirectory.open({str(path)!r}, {MANIFEST!r})\nexcept ValueError as e: print(e)"
     )

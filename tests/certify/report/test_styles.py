@@ -65,7 +65,7 @@ def test_methods_that_people_compare_look_different():
 
 
 def test_curves_of_two_models_do_not_merge():
-    """Those of the same method had one style and one name."""
+    """Curves of one method had one style and one name."""
     found = styles(curve_figure([curve(CertifiedAccuracyCurve, "ibp"), curve(CertifiedAccuracyCurve, "ibp")]))
     assert list(found) == ["certified, proved (ibp, base)", "certified, proved (ibp, base) [2]"]
     assert len(set(found.values())) == 2

@@ -25,7 +25,7 @@ def p_of(*values: float) -> Tensor:
 
 
 def ablation_laws(noise: Ablation, changes: int) -> tuple[Law, Law]:
-    """What the model sees of an input and of one whose first pixels changed: all subsets of pixels."""
+    """The views that the model has of an input and of one whose first pixels changed: all subsets of pixels."""
     subsets = list(itertools.combinations(range(noise.pixels), noise.keep))
     share = Fraction(1, len(subsets))
     changed = {tuple(i - noise.pixels * (i < changes) for i in subset): share for subset in subsets}
@@ -33,7 +33,7 @@ def ablation_laws(noise: Ablation, changes: int) -> tuple[Law, Law]:
 
 
 def discrete_laws(noise: DiscreteNoise, changes: int) -> tuple[Law, Law]:
-    """The same for an input of three entries and one that differs in some: all values of all entries."""
+    """The views of an input of three entries and of one that differs in some: all values of all entries."""
     keep, others = Fraction(noise.keep_probability), noise.levels - 1
 
     def law(x: tuple[int, ...]) -> Law:

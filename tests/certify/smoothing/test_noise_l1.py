@@ -125,7 +125,7 @@ LEVELS, STEPS = 5, 7
 
 
 def test_cuts_between_grid_points_are_counted_exactly():
-    """Of all places of the cut, min(m, L) tell two values apart that are m steps apart: neither more nor fewer."""
+    """Exactly min(m, L) places of the cut tell two values apart that are m steps apart: neither more nor fewer."""
     noise = RandomCutsOnGrid(LEVELS, STEPS)
     values = torch.arange(STEPS + 1).unsqueeze(1) / STEPS
     cuts = torch.arange(LEVELS).float().unsqueeze(1)

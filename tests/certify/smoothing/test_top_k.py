@@ -113,7 +113,7 @@ def test_one_of_one_is_the_two_class_rule():
 
 
 def test_the_least_likely_of_the_others_count():
-    """Where one other class is likely and the second is not, top-2 is a contest with the second."""
+    """With one likely other class and an unlikely second one, top-2 is a contest with the second."""
     radius = top_k_radius(doubles(0.3), doubles(0.5, 0.01)[None], sigma=SIGMA).item()
     contest = SIGMA / 2 * (scipy.stats.norm.ppf(0.3) - scipy.stats.norm.ppf(0.01))
     assert radius == pytest.approx(contest, rel=1e-9)
