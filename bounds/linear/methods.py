@@ -39,8 +39,8 @@ def crown(
     """Linear bounds on the outputs of a network over a ball, never looser than :func:`crown_ibp` and intervals.
 
     Holds for every input of the ball, for the network in evaluation mode. Computed in the dtype of ``ball.center``,
-    float64 at best. TF32, other reduced precision and autocast are switched off inside. Conditions: IEEE arithmetic, and
-    for ``sound="deployed"`` convolutions that sum products, unlike Winograd's; where float32 may overflow, bounds are
+    float64 at best. TF32, other reduced precision and autocast are switched off inside. Conditions: IEEE arithmetic,
+    and for ``sound="deployed"`` convolutions that sum products, unlike Winograd's; where float32 may overflow, bounds are
     infinite.
 
     Args:

@@ -36,7 +36,7 @@ class LinearClassifier(nn.Module):
         return torch.where(sizes > 0, gaps / sizes.clamp(min=1e-300), math.inf).amin(1)
 
     def distance_in_box(self, x: Tensor, norm: float, low: float, high: float) -> Tensor:
-        """The distance within a box, by bisection on the multiplier: the best point is a clipped step along the normal."""
+        """The distance within a box, by bisection on the multiplier: a clipped step along the normal is best."""
         gaps, normals = self.gaps(x)
         flat = x.flatten(1).double()
         best = torch.full((len(x),), math.inf, dtype=torch.float64)

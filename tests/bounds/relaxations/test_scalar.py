@@ -42,7 +42,7 @@ def touching(case: Case, interval: Interval, lines: LinePair) -> list[Tensor]:
 
 
 def rounding(case: Case, interval: Interval, slope: Tensor, y: np.ndarray) -> np.ndarray:
-    """The most that a tight line loses to rounding: its terms, and what cancels in the derivative along the interval."""
+    """The most that a line loses to rounding: its terms, and what cancels in the derivative along the interval."""
     reach = long(interval.lower.abs() + interval.upper.abs())
     terms = (np.abs(y).max(0) + np.abs(long(slope)) * reach) * (1 + case.function.relative_error / 16)
     return 200 * np.finfo(np.float64).eps * (terms + case.function.absolute_error * (1 + reach)) + case.jump + 1e-300

@@ -20,7 +20,7 @@ from bounds.relaxations.scalar import ScalarFunction
 
 @some_functions
 def test_gradients_are_those_of_finite_differences(name: str):
-    """Gradients of both intercepts with respect to slopes and ends; kinks of the maximum have measure zero, so few may differ."""
+    """Gradients of both intercepts with respect to slopes and ends; a kink of the maximum may make few differ."""
     case = CASES[name]
     draw = random_intervals(case, 400, seed=8)
     keep = ((draw.upper - draw.lower) > 0.1) & (draw.upper.abs() < 9) & (draw.lower.abs() < 9)

@@ -122,7 +122,7 @@ def test_a_positive_square_adds_nothing():
 
 
 def test_the_least_eigenvalue_is_bounded_from_below(monkeypatch: pytest.MonkeyPatch):
-    """The least eigenvalue of second differences on a path is 2 - 2 cos(pi / (n + 1)), shifted; also where ``eigh`` returns nonsense."""
+    """Second differences on a path have the least eigenvalue 2 - 2 cos(pi / (n + 1)); also where ``eigh`` is wrong."""
     for size in (2, 5, 30):
         path = 2 * torch.eye(size, dtype=torch.float64)
         path -= torch.diag(torch.ones(size - 1), 1) + torch.diag(torch.ones(size - 1), -1)

@@ -32,7 +32,7 @@ def run(name: str, model: nn.Module, x: Tensor, y: Tensor, **change):
 
 @crossed(("dtype", [torch.float16, torch.bfloat16]), ("name", [*BUDGET, *NEAREST]))
 def test_half_precision(name: str, dtype: torch.dtype):
-    """The stored input is the one that the model misclassifies, in its own dtype; a budget holds for the rounded input."""
+    """The stored input is what the model misclassifies, in its own dtype; a budget holds for the rounded input."""
     model, x, y = problem(dtype)
     mask = torch.arange(6) == 0
     result = run(name, model, x, y, frozen_features=mask)

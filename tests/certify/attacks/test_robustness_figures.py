@@ -85,7 +85,7 @@ def test_coverage_of_the_interval_of_the_median_is_enumerated(count: int):
 
 
 def test_coverage_of_the_interval_of_the_mean():
-    """2,000 samples are drawn of 50 exponential numbers: about 93 % cover the mean; 90 % is missed once in 10 million."""
+    """2,000 samples of 50 exponential numbers: about 93 % cover the mean; 90 % is missed once in 10 million."""
     values = torch.empty(2000, 50, dtype=torch.float64).exponential_(generator=generator())
     covered = [low <= 1 <= high for low, high in (figures(row.tolist()).mean_distance_interval() for row in values)]
     assert 0.90 <= sum(covered) / 2000 <= 0.97

@@ -1,4 +1,4 @@
-"""Statements of a row: one status, one meaning of its radius, and the same row whichever part of the data it came with."""
+"""Statements of a row: one status, one meaning of its radius, and the same row with any part of the data."""
 
 import dataclasses
 import math
