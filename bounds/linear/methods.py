@@ -40,8 +40,8 @@ def crown(
 
     Holds for every input of the ball, for the network in evaluation mode. Computed in the dtype of ``ball.center``,
     float64 at best. TF32, other reduced precision and autocast are switched off inside. Conditions: IEEE arithmetic,
-    and for ``sound="deployed"`` convolutions that sum products, unlike Winograd's; where float32 may overflow, bounds are
-    infinite.
+    and for ``sound="deployed"`` convolutions that sum products, unlike Winograd's; where float32 may overflow, bounds
+    are infinite.
 
     Args:
         model: maps (N, *D) to (N, K), of any code that ``torch.export`` follows; a program from ``torch.export``; or
