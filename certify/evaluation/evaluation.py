@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,20 +68,16 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """The inputs, methods and units, in one line: records may be megabytes."""
-        rows = self._rows
+        rows = self.rows()
         methods = [f"{method} in {norm_name(norm)}" for norm, method in dict.fromkeys(map(_norm_and_method, rows))]
         done, units = self._progress()
         count = len({row["index"] for row in rows})
         inputs, results = f"{count} input" + "s" * (count != 1), ", ".join(methods) or "no results yet"
         return f"Evaluation({inputs}, {done} of {units} units: {results})"
 
-    @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        return rows_of(self.records)
-
     def rows(self) -> list[dict[str, Any]]:
         """One mapping per input, norm and method, in plain numbers; see :meth:`to_dataframe`."""
-        return [{**row} for row in self._rows]
+        return rows_of(self.records)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per input, norm and method.
@@ -95,20 +90,20 @@ class Evaluation:
         (``prediction`` then has the class with the most votes); ``correct`` says whether it is the label. So
         ``table.correct & (table.certified_radius >= r)`` are the rows that a certified curve counts at r.
         """
-        return dataframe(self._rows)
+        return dataframe(self.rows())
 
     def curves(self) -> list[AccuracyCurve]:
         """Certified and attacked accuracy against the radius, one curve per method and norm that has results."""
-        return curves_of(self._rows)
+        return curves_of(self.rows())
 
     def clean_accuracy(self) -> float:
         """Share of inputs that the model itself classifies correctly; NaN without any record."""
-        right = {row["index"]: row["base_prediction"] == row["label"] for row in self._rows}
+        right = {row["index"]: row["base_prediction"] == row["label"] for row in self.rows()}
         return float(sum(right.values()) / len(right)) if right else math.nan
 
     def lines(self) -> list[Line]:
         """Results by norm and method: what the columns of :meth:`summary` are made from."""
-        return lines_of(self._rows)
+        return lines_of(self.rows())
 
     def summary(self, columns: Sequence[Column] = COLUMNS) -> "pd.DataFrame":
         """One row per norm and method: what it promises, how often it succeeded, the cost.
@@ -121,15 +116,15 @@ class Evaluation:
 
     def check(self) -> list[Contradiction]:
         """Certificates refuted by a witness of the same subject, found in whatever norm; empty if all agree."""
-        return contradictions(self._rows)
+        return contradictions(self.rows())
 
     def outside(self) -> list[Outside]:
         """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
-        return outside(self._rows)
+        return outside(self.rows())
 
     def comparisons(self) -> int:
         """Number of certificates for which a witness of the same input and subject is known."""
-        return len(comparable(self._rows))
+        return len(comparable(self.rows()))
 
     def unfinished(self) -> tuple[int, int] | None:
         """Units of work done and in all, or None if the run is complete; units that it does not know do not count."""
