@@ -45,7 +45,7 @@ LOOSE_INTERVALS = {
     ),
     *("addcmul of constants", "addcdiv of constants", "division by an integer", "other names", "rfft and back", "ifft"),
     *("fft2", "rfft with a filter", "Fourier neural operator", "conv1d reflect", "conv2d reflect", "conv2d replicate"),
-    *("conv3d replicate",),
+    *("conv3d replicate", "bilinear layer with a constant", "F.bilinear"),
 }
 QUICK = {"assignment", "gather", "einsum with an ellipsis", "rfft with a filter"}
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]

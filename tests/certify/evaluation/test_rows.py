@@ -162,10 +162,10 @@ def test_the_table_gives_the_numbers_of_the_curves(names: tuple[str, ...]):
             else:
                 assert (part.correct & (part.certified_radius >= radius)).mean() == float(curve.at(radius))
                 assert radius == 0 or (part.certified_radius >= radius).mean() == float(curve.at(radius))
-    raw = [row for record in evaluation.records if record["method"] == "smoothing" for row in record["rows"]]
-    assert (
-        max(row["certified_radius"] for row in raw if row["status"] == "misclassified") > 0
-    )  # or nothing was at stake
+    if "smoothing" in names:
+        raw = [row for record in evaluation.records if record["method"] == "smoothing" for row in record["rows"]]
+        stored = [row["certified_radius"] for row in raw if row["status"] == "misclassified"]
+        assert max(stored) > 0  # or nothing was at stake
 
 
 # Any methods, any outcome
@@ -181,6 +181,7 @@ def test_every_method_may_run_alone(name: str, supported: bool, labels: str, tmp
     evaluation = evaluate(model, x, y, norms=[2], methods=[SMALL[name]])
     evaluation.to_html(tmp_path / "page.html")
     refused = not supported and name in ("ibp", *LINEAR)
+    refused = refused and not (name == "verify" and labels == "wrong")  # the input itself is a counterexample
     reason = "cannot treat a layer of the model" if refused else "gave estimates, which bound nothing"
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert (f"There is no curve to draw: {name} {reason}." in text) == (refused or name == "clever")
