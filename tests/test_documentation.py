@@ -53,7 +53,15 @@ def run(page: Path, folder: Path) -> None:
 def rows() -> list[object]:
     """Pages with code; those that take seconds are run with the slow tests."""
     slow = {"start", "noise_and_geometry", "attacks", "certify_your_network", "gate_in_ci", "clever_and_lipschitz"}
-    slow |= {"add_a_column", "add_an_attack"}
+    slow |= {
+        "add_a_column",
+        "add_an_attack",
+        "add_an_activation",
+        "add_a_method",
+        "add_a_perturbation_set",
+        "add_a_noise",
+        "bounds",
+    }
     marks = {page: [pytest.mark.slow] if page.stem in slow else [] for page in PAGES if with_code(page)}
     return [pytest.param(page, marks=mark, id=page.stem) for page, mark in marks.items()]
 

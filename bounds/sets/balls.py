@@ -12,6 +12,7 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row, unit_roundoff
+from bounds.sets.distances import distance
 from bounds.sets.moves import gain_in_ball
 
 
@@ -49,7 +50,8 @@ class PerturbationSet(ABC):
     """Inputs around a centre, one set for each of N inputs: the base of all sets, also of one's own.
 
     A set of one's own has a ``center`` and defines :meth:`hull` and :meth:`largest_gain`. These are enough for the
-    bounds; :func:`certify.verify`, which leaves out rows that are decided, needs :meth:`rows` as well.
+    bounds; :func:`certify.verify`, which leaves out rows that are decided, needs :meth:`rows` as well. Attacks, which
+    look for inputs in the set, need :meth:`rows` and :meth:`contains`.
 
     Attributes:
         center: (N, *D) floating tensor, a point of each hull.
@@ -93,6 +95,20 @@ class PerturbationSet(ABC):
             f"rows indexed"
         )
 
+    def contains(self, points: Tensor) -> Tensor:
+        """Whether each point lies in the set of its row, (N,) bool: a point that rounding leaves in doubt does not.
+
+        Args:
+            points: (N, *D) in float64, one for each set.
+
+        Raises:
+            InvalidInput: a set of one's own that does not define it.
+        """
+        raise InvalidInput(
+            f"{type(self).__name__} must define contains(points) where adversarial inputs are looked for in it: return "
+            f"(N,) bool, True for points in the set"
+        )
+
     def without_box(self) -> "PerturbationSet":
         """A set that contains this one and is cheaper to find minima over; itself if there is none."""
         return self
@@ -121,6 +137,11 @@ def perturbation_set(ball: object) -> None:
                 f"hull().{name} of {type(ball).__name__} must have the shape {tuple(ball.center.shape)} and dtype "
                 f"{ball.center.dtype} of its center, got {tuple(side.shape)} of {side.dtype}: expand or convert it"
             )
+
+
+def tells_members(ball: PerturbationSet) -> bool:
+    """Whether a set says which points lie in it, so that inputs can be looked for there."""
+    return type(ball).contains is not PerturbationSet.contains
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +201,11 @@ class LpBall(PerturbationSet):
     def rows(self, index: Tensor) -> "LpBall":
         """The balls of some inputs, given by their places (B,)."""
         return replace(self, center=self.center[index], radius=self.radii[index])
+
+    def contains(self, points: Tensor) -> Tensor:
+        """Points in the box whose distance, rounded up, is at most the radius; see :class:`PerturbationSet`."""
+        near = distance(points, self.center, self.norm) <= _exact(self.radius, points)
+        return near & _in_box(points, self.center, self.low, self.high, self.frozen_features)
 
     def row(self, index: int) -> "LpBall":
         """The ball of one input."""
@@ -250,6 +276,10 @@ class Box(Interval, PerturbationSet):
         """The boxes of some inputs, given by their places (B,)."""
         return Box(self.lower[index], self.upper[index])
 
+    def contains(self, points: Tensor) -> Tensor:
+        """Points between the sides, see :class:`PerturbationSet`."""
+        return ((self.lower <= points) & (points <= self.upper)).flatten(1).all(1)
+
     def row(self, index: int) -> "Box":
         """The box of one input."""
         one = slice(index, index + 1)
@@ -304,10 +334,27 @@ class SparseBall(PerturbationSet):
         """The sets of some inputs, given by their places (B,)."""
         return replace(self, center=self.center[index])
 
+    def contains(self, points: Tensor) -> Tensor:
+        """Points in the box that differ in few enough entries, see :class:`PerturbationSet`."""
+        few = distance(points, self.center, 0) <= self.changes
+        return few & _in_box(points, self.center, self.low, self.high, self.frozen_features)
+
     def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """The gain of the entries that gain most, see :class:`PerturbationSet`."""
         best = (slopes * reach).topk(min(self.changes, slopes.shape[2]), dim=2)
         return best.values.sum(-1), torch.zeros_like(reach).scatter(2, best.indices, reach.gather(2, best.indices))
+
+
+def _in_box(points: Tensor, center: Tensor, low: Limit, high: Limit, frozen_features: Tensor | None) -> Tensor:
+    """Whether each point (N, *D) lies between the sides and equals the centre where it is frozen, (N,)."""
+    held = torch.ones_like(points, dtype=torch.bool)
+    if low is not None:
+        held &= points >= _exact(low, points)
+    if high is not None:
+        held &= points <= _exact(high, points)
+    if frozen_features is not None:
+        held &= (points == center) | ~frozen_features.to(points.device)
+    return held.flatten(1).all(1)
 
 
 def _exact(limit: float | Tensor, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from bounds.errors import InvalidInput
-from certify.attacks.common.distances import distance
+from bounds.sets.distances import distance
 from certify.attacks.studies.smoothed import SmoothedWitness
 from certify.evaluation.manifest import norm_key
 from certify.results import Certificate, Estimate, Record, SmoothingCertificate, VerdictCertificate, Witness

@@ -10,7 +10,7 @@ from torch import Tensor
 from bounds import LpBall, PerturbationSet, SparseBall, checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from bounds.sets.balls import perturbation_set
+from certify.attacks.common.threat import check_alone, check_around
 
 Maker = Callable[[Tensor, Tensor], PerturbationSet]  # of inputs (B, *D) in float64 and radii (B,), growing with these
 
@@ -80,29 +80,6 @@ def family_of(
     checks.inputs(x, low, high)
     checks.frozen_features(frozen_features, x)
     return Balls(norm_of_set(norm, low, high), *outer_box(x, low, high), frozen_features)
-
-
-def check_alone(norm: float | None, frozen_features: Tensor | None) -> None:
-    """Refuse arguments of which sets of the caller's own know better."""
-    for name, value in (("norm", norm), ("frozen_features", frozen_features)):
-        if value is not None:
-            raise InvalidInput(f"{name} must be left out with perturbation=, whose sets hold it: drop one of the two")
-
-
-def check_around(region: PerturbationSet, x: Tensor) -> PerturbationSet:
-    """The sets, found to be in float64 and to hold their inputs (N, *D)."""
-    perturbation_set(region)
-    if region.center.shape != x.shape or region.center.dtype != torch.float64:
-        raise InvalidInput(
-            f"perturbation must give sets in float64 around inputs of shape {tuple(x.shape)}, got "
-            f"{tuple(region.center.shape)} of {region.center.dtype}: build them from x.double()"
-        )
-    hull = region.hull()
-    outside = ~((hull.lower <= x) & (x <= hull.upper)).flatten(1).all(1)  # True for NaN
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        raise InvalidInput(f"perturbation must give sets that hold their inputs, but that of row {row} does not: use x")
-    return region
 
 
 def norm_of_set(norm: float, low: Limit, high: Limit) -> float:

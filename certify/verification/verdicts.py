@@ -15,14 +15,16 @@ from bounds.errors import InvalidInput
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.operations.functions import Maker as FunctionMaker
-from bounds.sets.balls import perturbation_set
-from certify.attacks import minimal_perturbation
+from bounds.sets.balls import perturbation_set, tells_members
+from certify.attacks import minimal_perturbation, robust_accuracy
+from certify.attacks.common.threat import check_alone, check_around
 from certify.models import frozen, predictions, probe
-from certify.results import Record
+from certify.results import AttackedAccuracy, Record, Witness
 from certify.verification.radius import bounded_form, least_margin
-from certify.verification.sets import check_alone, check_around, family_of
+from certify.verification.sets import family_of
 
 LADDER = ("ibp", "crown_ibp", "crown", "alpha_crown")  # what each row climbs until it is verified
+SET_STEPS = 40  # of the attack in sets of the caller's own, for each class
 ATTACKED = (0.0, 1.0, 2.0, math.inf)  # norms for which there is an attack
 
 
@@ -104,8 +106,8 @@ def verify(
         frozen_features: bool, broadcasts to one input; True where no perturbation may change it.
         perturbation: for sets of one's own, instead of a norm, a radius and a box: N sets in float64, each of which
             holds its input, with their :meth:`bounds.PerturbationSet.rows`.
-        attack: whether to look for adversarial examples, in l0, l1, l2 and l-infinity; of sets of one's own, in a
-            :class:`bounds.Box` alone.
+        attack: whether to look for adversarial examples: in l0, l1, l2 and l-infinity, and in sets of one's own that
+            define :meth:`bounds.PerturbationSet.contains`.
         steps: of ascent for ``"alpha_crown"``.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
         batch_size: inputs bounded at once.
@@ -151,6 +153,9 @@ def verify(
     return state.verdict(region.epsilon, region.order, sound)
 
 
+Search = Callable[..., Witness | AttackedAccuracy]  # of model, inputs, labels and the options of attacks
+
+
 @dataclass(frozen=True, eq=False)
 class _Region:
     """The perturbed inputs of each row, and how to attack them.
@@ -159,13 +164,13 @@ class _Region:
         order: of the norm; NaN for sets of the caller's own.
         epsilon: (N,) radii, likewise.
         rows: the sets of some rows.
-        limits: low, high and frozen features of an attack on some rows, or None if there is no attack.
+        search: an attack on some rows, or None if there is none; what it finds still has to lie in the sets.
     """
 
     order: float
     epsilon: Tensor
     rows: Callable[[Tensor], PerturbationSet]
-    limits: Callable[[Tensor], tuple[Limit, Limit, Tensor | None]] | None
+    search: Callable[[Tensor], Search] | None
 
     def attack(
         self,
@@ -177,25 +182,12 @@ class _Region:
         generator: Generator | None,
     ) -> None:
         """Falsify the open rows for which the attack finds an input of the set."""
-        if self.limits is None:
+        if self.search is None:
             return
         rows = state.open.nonzero().squeeze(1)
-        low, high, frozen_features = self.limits(rows)
-        own = math.isnan(self.order)
-        found = minimal_perturbation(
-            model,
-            x[rows],
-            labels[rows],
-            norm=math.inf if own else self.order,
-            low=low,
-            high=high,
-            frozen_features=frozen_features,
-            batch_size=batch_size,
-            generator=generator,
-        )
-        if own:
-            hull, points = self.rows(rows).hull(), found.adversarial.double()  # of a Box, the set itself
-            inside = ((hull.lower <= points) & (points <= hull.upper)).flatten(1).all(1)
+        found = self.search(rows)(model, x[rows], labels[rows], batch_size=batch_size, generator=generator)
+        if math.isnan(self.order):
+            inside = self.rows(rows).contains(found.adversarial.double())
         else:
             inside = found.distance <= self.epsilon[rows]
         state.falsify(rows, found.adversarial, found.distance, found.found & inside)
@@ -214,8 +206,9 @@ def _balls(
     if epsilon is None:
         raise InvalidInput("epsilon must be given with norm, got None: pass the radius in units of the input")
     radius = _checked_epsilon(epsilon, x, family.order)
-    limits = (lambda rows: (low, high, frozen_features)) if family.order in ATTACKED else None
-    return _Region(family.order, radius, lambda rows: family(x[rows].detach(), radius[rows]), limits)
+    box = partial(minimal_perturbation, norm=family.order, low=low, high=high, frozen_features=frozen_features)
+    search = (lambda rows: box) if family.order in ATTACKED else None
+    return _Region(family.order, radius, lambda rows: family(x[rows].detach(), radius[rows]), search)
 
 
 def _own(
@@ -227,16 +220,17 @@ def _own(
 ) -> _Region:
     """Sets of the caller's own, found to hold the inputs."""
     checks.inputs(x)
-    check_alone(norm, frozen_features)
-    if epsilon is not None:
-        raise InvalidInput("epsilon must be left out with perturbation=, whose sets hold it: drop one of the two")
+    check_alone(norm, frozen_features, epsilon)
     perturbation_set(perturbation)
     check_around(perturbation, x.detach())
     nothing = torch.full((len(x),), math.nan, dtype=torch.float64, device=x.device)
-    if not isinstance(perturbation, Box):
-        return _Region(math.nan, nothing, perturbation.rows, None)
-    sides = perturbation.lower, perturbation.upper
-    return _Region(math.nan, nothing, perturbation.rows, lambda rows: (sides[0][rows], sides[1][rows], None))
+    search: Callable[[Tensor], Search] | None = None
+    if isinstance(perturbation, Box):  # the nearest inputs may lie as far as its sides
+        lower, upper = perturbation.lower, perturbation.upper
+        search = lambda rows: partial(minimal_perturbation, norm=math.inf, low=lower[rows], high=upper[rows])  # noqa: E731
+    elif tells_members(perturbation):
+        search = lambda rows: partial(robust_accuracy, perturbation=perturbation.rows(rows), steps=SET_STEPS)  # noqa: E731
+    return _Region(math.nan, nothing, perturbation.rows, search)
 
 
 def _checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:

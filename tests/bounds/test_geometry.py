@@ -38,6 +38,7 @@ def test_a_sphere_has_curvature_one_over_its_radius_whatever_function_has_it_as_
     assert (mutant - 1 / 3).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_mean_curvature_of_an_ellipsoid_against_the_dense_shape_operator():
     axes = torch.linspace(0.5, 2.0, 8, dtype=torch.float64)
     points = on_sphere(1.0, (8,)) / axes

@@ -133,6 +133,7 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left(project: Path):
     assert "[6/6]" not in told
 
 
+@pytest.mark.slow
 def test_thresholds_and_contradictions_have_exit_codes(project: Path):
     threshold = '[[require]]\nmethod = "ibp"\nnorm = "inf"\nradius = 0.2\nat_least = 0.5\n'
     write(project, model='network = "ibp"', data="count = 5", rest=threshold)
@@ -252,6 +253,7 @@ def test_bad_input_is_refused_in_one_line(case: str, project: Path):
     assert not (project / "out/records.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_another_manifest_an_unwritable_directory_and_wrong_usage(project: Path):
     write(project, model='network = "ibp"', data="count = 2")
     certify("run", "config.toml", "--output", "out", cwd=project)

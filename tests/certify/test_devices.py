@@ -44,6 +44,7 @@ def test_certified_radius_and_its_curve(example: reference.Reference, norm: floa
     assert torch.equal(certificate.radius, expected.radius)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", some([2, math.inf], [2]))
 def test_attack(example: reference.Reference, norm: float):
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
@@ -66,6 +67,7 @@ def test_clever(example: reference.Reference, norm: float):
     assert torch.equal(found.target_lipschitz, expected.target_lipschitz)
 
 
+@pytest.mark.slow
 def test_second_order_and_local_constants(example: reference.Reference):
     smooth = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
     x = example.x[:1]

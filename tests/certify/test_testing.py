@@ -34,6 +34,7 @@ def halfspace() -> tuple[Halfspace, Tensor, Tensor]:
 # --------------------------------------------------------------------------------------------------------- certificates
 
 
+@pytest.mark.slow
 def test_certified_inputs_of_a_halfspace():
     """The exact distance decides; beyond it the message shows adversarial examples, and what was wrong as it is."""
     model, x, y = halfspace()
@@ -51,6 +52,7 @@ def test_certified_inputs_of_a_halfspace():
         assert_certified(model, x, 1 - y, norm=2, epsilon=0.01, **OPEN)
 
 
+@pytest.mark.slow
 def test_what_is_not_refuted_is_told_apart():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).double()

@@ -251,6 +251,7 @@ def test_a_graph_captured_once_follows_the_training(name: str):
     assert torch.equal(after, loss_of(name, model, ball, y, graph=capture(model, x)))
 
 
+@pytest.mark.slow
 def test_only_the_clean_part_sees_the_mode_of_the_caller():
     model, (x, y) = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)).double(), batch()
     ball = LpBall(x, RADIUS)

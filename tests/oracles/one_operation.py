@@ -79,12 +79,10 @@ CASES = {  # in the part that runs by default
         layer(lambda: nn.ConvTranspose2d(2, 4, 3, stride=2, padding=1, output_padding=1, groups=2)), MAP
     ),
     "prelu": Case(layer(lambda: nn.PReLU(2)), LINE),
-    "gelu": Case(layer(lambda: nn.GELU()), FLAT),
     "maximum": of_two(torch.maximum),
     "max pool 2d": Case(layer(lambda: nn.MaxPool2d((3, 2), stride=2, padding=1, dilation=(1, 2), ceil_mode=True)), MAP),
     "product": of_two(torch.mul),
     "matrix product": of_two(lambda x, y: x @ y.transpose(1, 2), (2, 3)),
-    "softmax": Case(layer(lambda: nn.Softmax(1)), FLAT),
     "layer norm": Case(layer(lambda: nn.LayerNorm((2, 7), eps=1e-2)), LINE),
     "std": Case(of(lambda x: x.std(1, keepdim=True)), FLAT),
     "cat, slice, flip": Case(of(lambda x: torch.cat([x[:, 1:4], -x.flip(1), 2 - x], 1)), FLAT),
@@ -98,6 +96,8 @@ def _activation(module: nn.Module) -> Case:
 
 
 SLOW_CASES = {
+    "softmax": Case(layer(lambda: nn.Softmax(1)), FLAT),
+    "gelu": Case(layer(lambda: nn.GELU()), FLAT),
     "linear of a map": Case(layer(lambda: nn.Linear(7, 3, bias=False)), LINE),
     "conv1d": Case(layer(lambda: nn.Conv1d(2, 4, 3, stride=2, padding=2, dilation=2, groups=2)), LINE),
     "conv2d same": Case(layer(lambda: nn.Conv2d(2, 3, (2, 3), padding="same", dilation=2)), MAP),

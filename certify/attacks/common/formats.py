@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.numerics import per_row
-from certify.attacks.common.distances import distance
+from bounds.sets.distances import distance
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bounds.numerics import per_row
+from bounds.sets.distances import UNIT, distance
 from bounds.sets.moves import steepest_first
-from certify.attacks.common.distances import UNIT, distance
 from certify.attacks.common.norms import clip, length
 
 Room = tuple[Tensor, Tensor]

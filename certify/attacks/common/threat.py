@@ -6,10 +6,12 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Generator, Tensor
 
-from bounds import checks
+from bounds import PerturbationSet, checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from certify.attacks.common.norms import inner_side
+from bounds.sets.balls import perturbation_set
+from bounds.sets.distances import distance
+from certify.attacks.common.norms import clip, inner_side
 
 NORMS = (1, 2, math.inf)
 
@@ -102,6 +104,68 @@ class BoundedThreat(Threat):
     def budgets(self, x: Tensor) -> Tensor:
         """Epsilon of each row, (N,) float64."""
         return torch.as_tensor(self.epsilon, dtype=torch.float64, device=x.device).expand(len(x)).clone()
+
+    def region(self, rows: Tensor) -> PerturbationSet | None:
+        """The sets of some rows where the caller brings them, None for balls in a box."""
+        return None
+
+    def measured(self, points: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances of points (N, *D) from the inputs, rounded up, and whether they are allowed, (N,) each."""
+        reached = distance(points, x, self.norm)
+        inside = (clip(points, *self.sides(x)) == points).flatten(1).all(1)
+        return reached, inside & (reached <= self.budgets(x))
+
+
+@dataclass(frozen=True, eq=False)
+class SetThreat(BoundedThreat):
+    """The inputs that an attack may reach, in sets that the caller brings; no norm has a name for them."""
+
+    norm: float = math.nan
+    _: KW_ONLY
+    epsilon: float | Tensor = math.nan
+    sets: PerturbationSet
+
+    def check(self, x: Tensor, *, per_row: bool = False, norms: tuple[float, ...] = NORMS) -> None:
+        """Refuse sets that do not hold the inputs ``x``, or whose members cannot be told."""
+        checks.inputs(x)
+        check_around(self.sets, x.detach())
+        self.sets.rows(torch.arange(len(x), device=x.device)).contains(x.detach().double())
+
+    def sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Sides of the hulls of the sets, (N, *D) each."""
+        hull = self.sets.hull()
+        return hull.lower.to(x.dtype), hull.upper.to(x.dtype)
+
+    def region(self, rows: Tensor) -> PerturbationSet:
+        """The sets of some rows."""
+        return self.sets.rows(rows)
+
+    def measured(self, points: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances in l-infinity, and which points lie in the sets."""
+        return distance(points, x, math.inf), self.sets.contains(points.double())
+
+
+def check_alone(norm: float | None, frozen_features: Tensor | None, epsilon: float | Tensor | None = None) -> None:
+    """Refuse arguments of which sets of the caller's own know better."""
+    for name, value in (("norm", norm), ("frozen_features", frozen_features), ("epsilon", epsilon)):
+        if value is not None:
+            raise InvalidInput(f"{name} must be left out with perturbation=, whose sets hold it: drop one of the two")
+
+
+def check_around(region: PerturbationSet, x: Tensor) -> PerturbationSet:
+    """The sets, found to be in float64 and to hold their inputs (N, *D)."""
+    perturbation_set(region)
+    if region.center.shape != x.shape or region.center.dtype != torch.float64:
+        raise InvalidInput(
+            f"perturbation must give sets in float64 around inputs of shape {tuple(x.shape)}, got "
+            f"{tuple(region.center.shape)} of {region.center.dtype}: build them from x.double()"
+        )
+    hull = region.hull()
+    outside = ~((hull.lower <= x) & (x <= hull.upper)).flatten(1).all(1)  # True for NaN
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise InvalidInput(f"perturbation must give sets that hold their inputs, but that of row {row} does not: use x")
+    return region
 
 
 @dataclass(frozen=True, eq=False)

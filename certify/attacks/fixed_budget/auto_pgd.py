@@ -113,7 +113,7 @@ def targeted(targets: int, steps: int) -> Attack:
     def attack(state: FixedBudgetState) -> None:
         state.rank_targets(targets)
         for rank in state.while_standing(range(state.targets.shape[1])):
-            loss = partial(_toward, state, rank)
+            loss = partial(toward, state, rank)
             _, gradient = state.loss_and_gradient(state.x, loss)
             state.logits(state.leap(state.x, gradient, state.radius))  # settles the rows whose boundary is flat
             if len(state.drop_found()):
@@ -122,7 +122,8 @@ def targeted(targets: int, steps: int) -> Attack:
     return attack
 
 
-def _toward(state: FixedBudgetState, rank: int, logits: Tensor) -> Tensor:
+def toward(state: FixedBudgetState, rank: int, logits: Tensor) -> Tensor:
+    """The margin over the label of the class of a rank among the targets of each row, (M,)."""
     return target_margin(logits, state.labels, state.targets[:, rank])
 
 

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.numerics import per_row
-from certify.attacks.common.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
-from certify.attacks.common.norms import clip
 from certify.attacks.common.passes import examine
 from certify.attacks.common.streams import Streams
 from certify.attacks.common.threat import NORMS, BoundedThreat, Settings
@@ -67,7 +65,8 @@ def run(
         for rows in attacked.split(batch_size) if len(attacked) else ():
             x, low, high = (tensor[rows].to(form.working) for tensor in (given, *sides))
             stream = streams.rows(rows)
-            state = FixedBudgetState(model, x, labels[rows], norm, epsilon[rows], low, high, num_classes, stream, form)
+            limits = norm, epsilon[rows], low, high
+            state = FixedBudgetState(model, x, labels[rows], *limits, num_classes, stream, form, threat.region(rows))
             standing = torch.ones_like(state.outcome.found)
             for attack_name, attack in state.while_standing(attacks.items()):
                 attack(state)
@@ -93,10 +92,8 @@ def verdict(
     settings: Settings,
 ) -> AttackedAccuracy:
     """The outcome after its re-check: the model is run once more on each stored input that is allowed."""
-    epsilon, right = threat.budgets(x), clean == labels
-    adversarial = outcome.adversarial.to(x.dtype)
-    reached = distance(adversarial, x, threat.norm)
-    within = (clip(adversarial, *threat.sides(x)) == adversarial).flatten(1).all(1) & (reached <= epsilon)
+    right, adversarial = clean == labels, outcome.adversarial.to(x.dtype)
+    reached, within = threat.measured(adversarial, x)
     claimed = (within & right & (adversarial != x).flatten(1).any(1)).nonzero().squeeze(1)
     predicted = clean.clone()
     if len(claimed):
@@ -112,7 +109,7 @@ def verdict(
         distance=torch.where(found, torch.where(right, reached, 0.0), math.inf),
         adversarial=torch.where(per_row(found & right, x), adversarial, x),
         adversarial_label=torch.where(found, predicted, clean),
-        epsilon=epsilon,
+        epsilon=threat.budgets(x),
         margin=outcome.margin,
         blind=(outcome.blind | outcome.broken | outcome.unforetold) & right,
         symptoms=symptoms(outcome.blind & right, outcome.nonfinite & right, outcome.unforetold & right),

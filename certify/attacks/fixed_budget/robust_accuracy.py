@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from bounds import checks
+from bounds import PerturbationSet, checks
 from bounds.checks import Limit
-from certify.attacks.common.threat import BoundedThreat, Settings
+from bounds.errors import InvalidInput
+from certify.attacks.common.threat import BoundedThreat, SetThreat, Settings, check_alone
 from certify.attacks.fixed_budget.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.fixed_budget.driver import run
 from certify.attacks.fixed_budget.from_outside import from_outside
+from certify.attacks.fixed_budget.in_sets import in_sets
 from certify.attacks.fixed_budget.without_gradients import without_gradients
 from certify.results import AttackedAccuracy
 
@@ -18,12 +20,13 @@ def robust_accuracy(
     x: Tensor,
     labels: Tensor,
     *,
-    norm: float,
-    epsilon: float | Tensor,
+    norm: float | None = None,
+    epsilon: float | Tensor | None = None,
     low: Limit = 0.0,
     high: Limit = 1.0,
     steps: int = 100,
     frozen_features: Tensor | None = None,
+    perturbation: PerturbationSet | None = None,
     batch_size: int = 500,
     generator: torch.Generator | None = None,
     first_index: int = 0,
@@ -42,16 +45,23 @@ def robust_accuracy(
     behind :class:`bounds.StandIn`. Rows draw from streams of their own; results depend on the batch only as far as the
     model's rounding does, and where rows without any success borrow an input of another class from their batch.
 
+    In sets of one's own, steps toward the point at which the linearised margin of a class is largest take the place of
+    these attacks; where gradients say nothing, random points do. An adversarial input lies in the set as its
+    :meth:`bounds.PerturbationSet.contains` tells; norm and epsilon of the result are NaN, and distances are in
+    l-infinity.
+
     Args:
         model: maps (N, *D) to logits (N, K), K >= 2, differentiable.
         x: (N, *D), floating, finite, inside the box.
         labels: (N,) correct classes.
-        norm: 1, 2 or ``math.inf``.
+        norm: 1, 2 or ``math.inf``; None with ``perturbation``, as epsilon and frozen_features.
         epsilon: largest norm of a perturbation, in units of the input: a number, or (N,) with one per row.
         low: lower side of the box: a number, a tensor that broadcasts to one input, (N, ...) with one per row, or None.
         high: upper side of the box, likewise.
         steps: gradient steps of each attack and target.
         frozen_features: bool tensor that broadcasts to one input or (N, ...), True for the entries that may not move.
+        perturbation: for sets of one's own, instead of a norm, a budget and a box: N sets in float64, each of which
+            holds its input, with their ``rows`` and ``contains``.
         batch_size: inputs attacked at once.
         generator: source of a seed; each row draws random starts from a stream of its own.
         first_index: index of row 0 in its data set, which together with the seed tells the streams apart.
@@ -68,6 +78,15 @@ def robust_accuracy(
         Croce, Hein (2021), Mind the box, arXiv:2103.01208, for l_1.
     """
     checks.at_least("steps", steps, 1)
+    settings = Settings(batch_size, generator, first_index=first_index)
+    if perturbation is not None:
+        check_alone(norm, frozen_features, epsilon)
+        return run("robust_accuracy", in_sets(steps), model, x, labels, SetThreat(sets=perturbation), settings)
+    if norm is None or epsilon is None:
+        missing = "norm" if norm is None else "epsilon"
+        raise InvalidInput(
+            f"{missing} must be given, got None: pass norm and epsilon, or perturbation= for your own sets"
+        )
     threat = BoundedThreat(norm, low, high, frozen_features, epsilon=epsilon)
     portfolio = {
         "apgd(cross_entropy)": untargeted("cross_entropy", steps, restarts=1),
@@ -75,5 +94,4 @@ def robust_accuracy(
         "targeted_apgd": targeted(MOST_TARGETS, steps),
         **without_gradients(steps),
     }
-    settings = Settings(batch_size, generator, first_index=first_index)
     return run("robust_accuracy", portfolio, model, x, labels, threat, settings)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bounds import PerturbationSet
 from bounds.numerics import per_row
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
@@ -18,6 +19,7 @@ from certify.attacks.common.projections import maximize_in_box, project_in_box, 
 from certify.attacks.common.streams import Streams
 from certify.attacks.fixed_budget.losses import Loss, margin
 
+HALVINGS = 20  # of the way from an input to a point outside of its set
 SPARSITY = 0.05  # share of the entries that a step in l_1 moves, where an attack does not adapt it
 LogitLoss = Callable[[Tensor], Tensor]  # of logits (M, K), one number (M,) per row
 Round = TypeVar("Round")
@@ -65,6 +67,7 @@ class FixedBudgetState:
     num_classes: int
     streams: Streams
     format: Format
+    region: PerturbationSet | None = None  # sets of the caller's own instead of norm and budget, one for each row
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
     mender: Mender = field(default_factory=Mender)
     outcome: Outcome = field(init=False)  # of all N
@@ -93,6 +96,7 @@ class FixedBudgetState:
     def keep(self, keep: Tensor) -> None:
         """Leave out all rows but those at some places (M',)."""
         self.streams = self.streams.rows(keep)
+        self.region = None if self.region is None else self.region.rows(keep)
         for name in ("x", "labels", "epsilon", "lower", "upper", "rows", "targets"):
             setattr(self, name, getattr(self, name)[keep])
 
@@ -172,12 +176,35 @@ class FixedBudgetState:
     # ---------------------------------------------------------------------------------------- the allowed inputs
 
     def project(self, points: Tensor) -> Tensor:
-        """The nearest allowed inputs, (M, *D)."""
+        """The nearest allowed inputs, (M, *D); of sets of the caller's own, the last ones on the way to the points."""
+        if self.region is not None:
+            return self._pulled_into(self.region, points)
         room = self.lower - self.x, self.upper - self.x
         delta = project_in_box(points - self.x, self.radius, self.norm, room)
         points = clip(self.x + delta, self.lower, self.upper)
         radius = self.widened * self.epsilon
         return self.format.within(pull_within(points, self.x, radius, self.norm), self.x, radius, self.norm)
+
+    def _pulled_into(self, region: PerturbationSet, points: Tensor) -> Tensor:
+        held, near, far = self.x, torch.zeros_like(self.epsilon), torch.ones_like(self.epsilon)
+        share = far
+        for _ in range(HALVINGS):
+            candidate = self.x + per_row(share.to(self.x.dtype), points) * (points - self.x)
+            candidate = candidate.to(self.format.dtype).to(points.dtype)
+            inside = region.contains(candidate.double())
+            held = torch.where(per_row(inside, points), candidate, held)
+            near, far = torch.where(inside, share, near), torch.where(inside, far, share)
+            if bool((near == 1).all()):
+                break
+            share = torch.where(near == 1, 1.0, (near + far) / 2)
+        return held
+
+    def vertex(self, region: PerturbationSet, slopes: Tensor) -> Tensor:
+        """Points at which a linear function with these slopes (M, *D) is largest in the sets, pulled into them."""
+        hull, center, slopes = region.hull(), region.center, slopes.double()
+        room = torch.where(slopes > 0, hull.upper - center, center - hull.lower)
+        _, move = region.largest_gain(slopes.abs().flatten(1).unsqueeze(1), room.flatten(1).unsqueeze(1))
+        return self.project((center + slopes.sign() * move.reshape(center.shape)).to(self.x.dtype))
 
     def leap(self, points: Tensor, gradient: Tensor, radius: Tensor) -> Tensor:
         """Points at which the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""
@@ -195,7 +222,15 @@ class FixedBudgetState:
         return sparse_ascent(gradient, count)
 
     def random_start(self) -> Tensor:
-        """Random allowed inputs: uniform in the l_infinity ball, else on the sphere before the box cuts it, (M, *D)."""
+        """Random allowed inputs: uniform in the l_infinity ball, else on the sphere before the box cuts it, (M, *D).
+
+        In sets of the caller's own, on the way to a point at which a random linear function is largest.
+        """
+        if self.region is not None:
+            far = self.vertex(self.region, self.streams.normal(self.x))
+            return self.project(
+                self.x + per_row(self.streams.uniform(self.epsilon), far).to(far.dtype) * (far - self.x)
+            )
         if self.norm == math.inf:
             noise = self.streams.uniform(self.x, -1, 1)
         else:

@@ -11,7 +11,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
-from certify.attacks.common.distances import distance
+from bounds.sets.distances import distance
 from certify.attacks.common.formats import Format, checked_grid
 from certify.attacks.common.gradients import symptoms
 from certify.attacks.common.norms import clip

@@ -15,7 +15,7 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import in_deployed_precision
 from bounds.numerics import per_row
-from certify.attacks.common.distances import distance
+from bounds.sets.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
 from certify.attacks.common.norms import clip

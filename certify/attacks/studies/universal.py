@@ -11,7 +11,7 @@ from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
-from certify.attacks.common.distances import distance
+from bounds.sets.distances import distance
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import gradient_of
 from certify.attacks.common.norms import clip, inner_side, length, project, steepest_ascent

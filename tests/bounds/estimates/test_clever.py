@@ -94,7 +94,7 @@ def test_o2_without_curvature_the_second_order_is_the_slope_at_the_input():
     assert found.status == ("atom",)
 
 
-@pytest.mark.parametrize("dimensions", [3, *(pytest.param(d, marks=pytest.mark.slow) for d in (10, 50, 784)), 200])
+@pytest.mark.parametrize("dimensions", [3, *(pytest.param(d, marks=pytest.mark.slow) for d in (10, 50, 200, 784))])
 def test_o3_f2_in_high_dimension_the_end_point_is_not_identified(dimensions):
     """The true constant is 10 in every dimension; sampled values fall with it, and no test of fit notices."""
     scale = torch.ones(dimensions, dtype=torch.float64)
@@ -229,6 +229,7 @@ def smooth_network(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4)).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [pytest.param(1.5, marks=pytest.mark.slow), 2, math.inf])
 def test_scores_depend_on_the_generator_and_not_on_the_size_of_chunks(norm):
     model, x = smooth_network(), torch.rand(2, 3, 2, 2, generator=source(1), dtype=torch.float64)
@@ -268,6 +269,7 @@ def test_memory_is_bounded_by_the_chunk():
     assert sum(rows) >= 3 * 4000
 
 
+@pytest.mark.slow
 def test_a_curve_over_radii_shows_the_estimate_grow_and_the_cap_with_it():
     x = torch.zeros(1, 12, dtype=torch.float64)
     found = clever_curve(
@@ -280,6 +282,7 @@ def test_a_curve_over_radii_shows_the_estimate_grow_and_the_cap_with_it():
     assert len({each.seed for each in found}) == 1
 
 
+@pytest.mark.slow
 def test_targets_are_looked_at_alone_or_together():
     model, x = smooth_network(), torch.rand(3, 12, generator=source(2), dtype=torch.float64)
     settings = {"norm": 2, "radius": 1.0, "num_batches": 8, "batch_size": 32}

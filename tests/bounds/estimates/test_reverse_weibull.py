@@ -26,6 +26,7 @@ def test_intervals_hold_the_end_point(shape):
     assert (found.location <= found.upper).all()
 
 
+@pytest.mark.slow
 def test_the_estimate_is_never_below_the_largest_maximum():
     """The usual three-parameter fit is, where the likelihood of points outside is merely punished."""
     for shape in (0.5, 0.8, 1.0, 2.0, 50.0):
@@ -59,6 +60,7 @@ def test_scale_and_shift_move_the_fit_along():
     torch.testing.assert_close(other.shape, one.shape, rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_under_the_fitted_family_and_small_outside():
     generator = torch.Generator().manual_seed(6)
     inside = maxima(2.5, 60, 50, seed=7)
@@ -81,7 +83,7 @@ def rejected(norm: float, radius: float, count: int, generator: torch.Generator)
     return torch.cat(parts)[:count]
 
 
-@pytest.mark.parametrize("norm", [1, 1.5, 2, 3, math.inf])
+@pytest.mark.parametrize("norm", [pytest.param(1, marks=pytest.mark.slow), 1.5, 2, 3, math.inf])
 @pytest.mark.parametrize(
     "radius", [pytest.param(0.2, marks=pytest.mark.slow), 0.6, pytest.param(1.2, marks=pytest.mark.slow)]
 )

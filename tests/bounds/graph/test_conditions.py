@@ -322,6 +322,7 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+@pytest.mark.slow
 def test_functions_of_the_caller_bound_what_has_no_rule():
     """Against the same network with an operation that has one."""
     own, known = Made(grow, behind=True), Made(torch.exp, behind=True)

@@ -35,6 +35,7 @@ def test_standardised_values_reach_the_end_of_their_range(centered: bool, count:
             assert reached <= end[0, 0].item() <= limit * (1 + 2e-6)
 
 
+@pytest.mark.slow
 def test_a_cosine_reaches_1():
     class Cosine(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -232,7 +232,7 @@ NAMED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-QUICK = {"from a line to a map", "channels last and back"}
+QUICK = {"from a line to a map"}
 
 
 @pytest.mark.parametrize(

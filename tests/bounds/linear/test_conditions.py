@@ -159,6 +159,7 @@ class Overflowing(nn.Module):
         return torch.cat([5 - h, 0 * h], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("not_a_number", some([False, True], [True]))
 def test_overflow_is_never_certified(not_a_number: bool):
     model = Overflowing(not_a_number=not_a_number).eval()

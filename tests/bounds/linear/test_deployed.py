@@ -238,6 +238,7 @@ def in_other_order(layer: nn.Module, x: Tensor, *, folded: bool) -> Tensor:
     return (x - mean) * rate.view(shape) * weight + bias
 
 
+@pytest.mark.slow
 def test_normalised_networks_in_float32_lie_within_their_bounds():
     """In each order of operations, and as PyTorch runs them; bounds of real arithmetic are seen to fail."""
     inside = 0

@@ -121,6 +121,7 @@ def test_encloses_interval_propagation_without_rounding(bound: Callable[..., Int
     assert all(verdicts) if bound is ibp else sum(verdicts) < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_captured_networks_enclose_it_too(dtype: torch.dtype):
     model = badly_scaled(0, dtype)

@@ -94,6 +94,7 @@ def check(steps: list[Step], seed: int, radius: float) -> None:
     assert (width <= 1e-9 * (1 + y.abs())).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=2, deadline=None, derandomize=True)
 @given(STEPS, st.integers(0, 99), st.sampled_from([0.01, 0.2, 1.0]))
 def test_random_networks_are_enclosed(steps: list[Step], seed: int, radius: float):
@@ -101,7 +102,7 @@ def test_random_networks_are_enclosed(steps: list[Step], seed: int, radius: floa
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(STEPS, st.integers(0, 99), st.sampled_from([0.01, 0.2, 1.0]))
 def test_many_random_networks_are_enclosed(steps: list[Step], seed: int, radius: float):
     check(steps, seed, radius)

@@ -21,6 +21,7 @@ class Slanted(nn.Module):
         return torch.stack([x[:, 1] + x[:, 0], x[:, 1] - x[:, 0]], 1)
 
 
+@pytest.mark.slow
 def test_inequalities_that_hold_nowhere_together():
     """Each of them holds somewhere in the ball; half of both is x1 > 0.4, which proves that they never do at once."""
     ball = LpBall(torch.tensor([[0.0, 1.0], [0.0, 0.8]], dtype=torch.float64), 0.5, low=None, high=None)
@@ -45,6 +46,7 @@ def test_single_inequalities_are_margins(method: str):
     torch.testing.assert_close(found, margins, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", [False, True], ids=["float64", "float32"])
 def test_bounds_against_exact_minima(single: bool):
     """Below branch and bound, also for a model in single precision, and near it; better than any one inequality."""
@@ -63,7 +65,7 @@ def test_bounds_against_exact_minima(single: bool):
         assert (found[:, 0] >= each.amax(1) - 1e-6).all()
 
 
-@pytest.mark.parametrize("method", ["ibp", "crown"])
+@pytest.mark.parametrize("method", ["ibp", pytest.param("crown", marks=pytest.mark.slow)])
 def test_a_set_that_is_reached_is_never_excluded(method: str):
     """Each set has the output of one input of one ball as its corner; farther away the bound tells that it is clear."""
     model = dense(nn.Tanh(), 4, 10, 6, seed=5).requires_grad_(False)

@@ -86,7 +86,8 @@ def jacobians() -> dict[str, list[np.ndarray]]:
 # ----------------------------------------------------------------------------------------------------------- the order
 
 
-@pytest.mark.parametrize("norm", [pytest.param(1, marks=pytest.mark.slow), 2, math.inf])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", [*(pytest.param(order, marks=pytest.mark.slow) for order in (1, math.inf)), 2])
 def test_sampled_at_most_exact_at_most_every_bound_at_most_the_product(norm, jacobians):
     ball, labels = region(SMALL), torch.tensor([1])
     dual = {1: math.inf, 2: 2, math.inf: 1}[norm]
@@ -121,6 +122,7 @@ class Fixed(nn.Module):
         return self.model(x) + 100 * nn.functional.one_hot(torch.tensor(self.label), 3)
 
 
+@pytest.mark.slow
 def test_all_outputs_together_and_all_inputs(jacobians):
     exact_constant = max(np.linalg.norm(j, 2) for j in jacobians["everywhere"])
     found = {m: float(lipschitz_bound(GRAPH, 2, m, x=X)) for m in ("product", "fast_lip", "recurjac", "eclipse", "sdp")}
@@ -139,6 +141,7 @@ def test_all_outputs_together_and_all_inputs(jacobians):
         assert exact_constant <= float(lipschitz_bound(GRAPH, norm, x=X)) * SLACK
 
 
+@pytest.mark.slow
 def test_an_unsound_neighbour_is_caught(jacobians):
     """The mutants: half the bound, and the product of norms by two steps of power iteration."""
     exact_constant = max(np.linalg.norm(j[1] - j[2], 2) for j in jacobians["box"])
@@ -153,6 +156,7 @@ def test_an_unsound_neighbour_is_caught(jacobians):
     assert float((matrix @ vector).norm()) < 1.2 <= spectral_norm(exact(matrix))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "activation",
     [nn.SiLU, *(pytest.param(each, marks=pytest.mark.slow) for each in (nn.Tanh, nn.GELU, nn.LeakyReLU, nn.Softplus))],

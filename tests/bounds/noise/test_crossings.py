@@ -75,6 +75,7 @@ def test_a_grid_misses_a_thin_slice_and_tracing_does_not():
     torch.testing.assert_close(coarse.distance[seen], (3 / coarse.cosine)[seen], rtol=1e-7, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_tracing_and_a_fine_grid_agree(pooling: bool):
     model = small_network(pooling=pooling)
@@ -136,6 +137,7 @@ def test_nearest_boundary_of_an_affine_classifier(classes: int):
     torch.testing.assert_close(found.perturbation.flatten(1).norm(dim=1), found.distance)
 
 
+@pytest.mark.slow
 def test_nearest_boundary_within_a_subspace_and_to_a_class():
     """Distance over the length of the projected normal, for each class by itself."""
     model = LinearClassifier(12, 4, torch.float64, generator())
@@ -155,6 +157,7 @@ def test_nearest_boundary_within_a_subspace_and_to_a_class():
     torch.testing.assert_close(aimed.distance, exact, rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_nearest_boundary_of_a_ball_and_of_nothing():
     """A class inside a sphere: from off the centre the nearest point is radial; a constant model has no boundary."""
 

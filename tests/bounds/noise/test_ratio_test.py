@@ -29,7 +29,8 @@ class Ball(nn.Module):
         return torch.stack([torch.full_like(squared, self.radius**2), squared], 1)
 
 
-@pytest.mark.parametrize("features", [2, 30])
+@pytest.mark.slow
+@pytest.mark.parametrize("features", [pytest.param(2, marks=pytest.mark.slow), 30])
 def test_a_plane_passes(features: int):
     model = Halfspace(torch.randn(features, generator=generator(), dtype=torch.float64), bias=0.3)
     x = torch.randn(12, features, generator=generator(1), dtype=torch.float64)
@@ -92,6 +93,7 @@ def test_inside_a_sphere_nothing_passes_and_far_outside_of_it_only_the_effective
     assert float(slight.flatness_quantiles()[2]) < 1
 
 
+@pytest.mark.slow
 def test_intervals_of_the_effective_dimension_cover_as_stated():
     """Over many samples of the exact law, for several inputs and for one."""
     law, alpha, rounds = RatioLaw(50), 0.1, 1000
@@ -105,6 +107,7 @@ def test_intervals_of_the_effective_dimension_cover_as_stated():
         assert ((mutant[:, 0] > 50) | (mutant[:, 1] < 50)).mean() > 2 * alpha
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_with_censored_lines_and_a_wrong_dimension_is_seen():
     law = FlatLaw(RatioLaw(30), None)
     ratios = RatioLaw(30).sample(80 * 100, generator()).view(80, 100)
@@ -136,7 +139,7 @@ def test_slope_against_a_second_implementation():
     assert (low, high) == pytest.approx((slope - reach, slope + reach))
 
 
-@pytest.mark.parametrize("inputs", [2, 3, 4, 10])
+@pytest.mark.parametrize("inputs", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 4, 10))])
 def test_flat_boundaries_are_called_false_no_more_often_than_stated(inputs: int):
     """1000 experiments draw ratios of the exact law; two inputs used to give False in two of three cases."""
     model, x = Halfspace(torch.ones(20).double(), bias=0.3), torch.ones(2, 20).double()
@@ -181,6 +184,7 @@ def test_certified_distances_widen_the_interval_and_contradictions_are_refused()
     assert moved.effective_dimension == pytest.approx(plain.effective_dimension, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bad_input():
     model, x = Halfspace(torch.ones(3)), torch.rand(2, 3, generator=generator()) + 0.1
     for change, message in (

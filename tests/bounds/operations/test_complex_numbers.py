@@ -29,6 +29,7 @@ def test_waves_are_accurate_near_their_zeros(n: int):
             assert (error <= 1e-15 * np.abs(exact[~zeros]) + 3e-16 * np.abs(exact[~zeros])).all()
 
 
+@pytest.mark.slow
 def test_the_magnitude_of_frequencies_is_enclosed():
     model = Made(Case(lambda x: torch.fft.rfft(x).abs(), LINE), bent=False).double()
     x = torch.randn(BATCH, *LINE, generator=generator(4), dtype=torch.float64)

@@ -122,6 +122,7 @@ def test_operations_whose_rounding_is_not_known_are_named():
     assert crown(model, POINT).lower.isfinite().all()
 
 
+@pytest.mark.slow
 def test_complex_constants_and_integers_keep_what_they_are():
     """Integers are exact; a complex number of which too few digits are kept, or whose error moves along, is not."""
     turn = torch.polar(torch.ones(3, dtype=torch.float64), X[0])

@@ -50,6 +50,7 @@ MASKS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if n.endswith("number") else pytest.param(n, marks=pytest.mark.slow) for n in MASKS]
 )
@@ -92,6 +93,7 @@ def test_large_numbers_that_hide_nothing_are_numbers(function: Callable[[Tensor]
             assert ((found.lower <= y + 1e-11) & (y - 1e-11 <= found.upper)).all()
 
 
+@pytest.mark.slow
 def test_a_row_without_entries_is_refused_or_0_where_torch_says_so():
     mask = torch.tensor([[True] * 4, [False] * 4, [False] * 4, [True, False, False, False]])
     with pytest.raises(UnsupportedLayer, match="all entries are masked by minus infinity"):

@@ -92,6 +92,7 @@ def test_exact_minima_move_free_entries_alone(norm: float):
     assert not torch.allclose(found.reached, milp_margins(model, around(x[:1], norm, 0.3), y[:1]).reached)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", some([0.0, 1.0, math.inf], [1.0]))
 def test_certified_radii_and_verdicts(norm: float):
     model, x, y = problem()

@@ -124,6 +124,7 @@ class Pooled(nn.Module):
         return self.last(torch.nn.functional.max_pool1d(z, 3).flatten(1)) - z.amax((1, 2), keepdim=True).squeeze(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [1, math.inf])
 def test_maxima_of_several_entries(norm: float):
     """Exact on a dense grid, which the linear programmes enclose, at least as tightly as planes do."""
@@ -146,6 +147,7 @@ def test_maxima_of_several_entries(norm: float):
     )
 
 
+@pytest.mark.slow
 def test_a_maximum_without_one_of_its_entries_is_seen(monkeypatch: pytest.MonkeyPatch):
     """The mutant: the last entry of each maximum is left out."""
     model = Pooled().double()
@@ -161,6 +163,7 @@ def test_a_maximum_without_one_of_its_entries_is_seen(monkeypatch: pytest.Monkey
     assert (found.proved > found.reached + 1e-6).any()
 
 
+@pytest.mark.slow
 def test_the_bound_holds_wherever_the_search_stops():
     """One programme is the linear relaxation, more only tighten it."""
     model, graph, x = NETS["wide"], graph_of("wide"), torch.tensor([[0.3, 0.4]]).double()

@@ -20,6 +20,7 @@ X = torch.tensor([[0.3, 0.4]], dtype=torch.float64)
 SHAPES = [((2, 6, 6, 3), 5), ((2, 4, 4, 4, 3), 6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "norm"),
     [

@@ -6,6 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from oracles.selection import some
 from scipy import special
 
 from bounds import (
@@ -53,7 +54,9 @@ def stopping(p: float, above: np.ndarray, below: np.ndarray | None = None) -> tu
 
 
 # Exact type-I error over 6,000 draws at alpha = 0.001, as derived with the test (four values of p0).
-@pytest.mark.parametrize(("p0", "stated"), [(0.5, 7.8e-4), (0.8, 8.5e-4), (0.9, 8.85e-4), (0.99, 7.3e-4)])
+@pytest.mark.parametrize(
+    ("p0", "stated"), some([(0.5, 7.8e-4), (0.8, 8.5e-4), (0.9, 8.85e-4), (0.99, 7.3e-4)], [(0.9, 8.85e-4)])
+)
 def test_type_one_error_over_all_looks_is_at_most_alpha(p0: float, stated: float):
     alpha = 1e-3
     error, _ = stopping(p0, first_rejected(6000, p0, math.log(1 / alpha)))
@@ -110,6 +113,7 @@ def test_lower_bound_is_what_the_test_rejects():
     assert (bound <= successes / trials).all()
 
 
+@pytest.mark.slow
 def test_evidence_is_never_above_its_value_to_fifty_digits():
     with mpmath.workdps(50):
         for a, n, p0 in [(90, 100, 0.8), (99_950, 100_000, 0.99), (20_000, 20_000, 0.9), (0, 50, 0.5), (3, 10, 0.9999)]:

@@ -60,6 +60,7 @@ class Takes(nn.Module):
         return self.model(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 4])
 def test_models_that_take_one_number_of_rows(rows: int):
     model, x, y = problem()
@@ -131,6 +132,7 @@ def test_targets(norm: float):
         attacks.minimal_perturbation(model, x, y, norm=norm, targets=y)
 
 
+@pytest.mark.slow
 def test_boxes_and_masks_of_rows():
     model, x, y = problem()
     low, high = x - torch.linspace(0.05, 0.4, 5)[:, None], x + 0.1

@@ -86,6 +86,7 @@ def test_a_linear_model_shows_no_symptom(norm: float):
     assert shown.examined.all()
 
 
+@pytest.mark.slow
 def test_a_plain_network_shows_no_symptom():
     shown = report(*reference.load("plain", 30), epsilon=0.03)
     assert shown.flags == ()
@@ -95,6 +96,7 @@ def test_a_plain_network_shows_no_symptom():
     assert len(shown.to_dataframe()) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", some([Quantised, Thermometer], [Thermometer]))
 def test_models_without_slopes_show_their_symptoms(masked: type[nn.Module]):
     """Auto-PGD sees nothing and breaks only what random starts break; the square attack does not care."""
@@ -107,6 +109,7 @@ def test_models_without_slopes_show_their_symptoms(masked: type[nn.Module]):
     assert report(plain, x, y, unbounded=0.3).flags == ()
 
 
+@pytest.mark.slow
 def test_a_saturated_softmax_shows_flat_losses():
     """Its margins have slopes, so the targeted attack breaks what cross-entropy cannot."""
     plain, x, y = reference.load("plain", 30)
@@ -114,6 +117,7 @@ def test_a_saturated_softmax_shows_flat_losses():
     assert shown.flags == ("zero_gradient", "stalled")
 
 
+@pytest.mark.slow
 def test_a_ripple_shows_a_black_box_that_does_better():
     plain, x, y = reference.load("plain", 30)
     # The search from outside may break a few more, which neither the gradients within nor the square attack broke.
@@ -175,6 +179,7 @@ def test_the_square_attack_breaks_what_gradients_do_not():
     assert robust_accuracy(masked, x, y, steps=5, **options).blind.any()
 
 
+@pytest.mark.slow
 def test_what_is_unbounded_is_said_where_the_box_is_open():
     model = LinearClassifier(6, 2, torch.float64, generator())
     x = torch.rand(5, 6, generator=generator(1), dtype=torch.float64)

@@ -42,7 +42,7 @@ MASKED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 
 
 problem = partial(vectors, 12, batch=4)
-QUICK = ("round", "classes")  # the others take a second each
+QUICK = ("round",)  # the others take a second each
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,7 @@ def test_rows_whose_gradients_say_nothing_are_attacked_without_them_and_named(na
     assert table.symptoms.tolist() == list(witness.symptoms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_quantised_inputs_in_the_other_norms(norm: float):
     linear, x, y = problem()
@@ -84,6 +85,7 @@ def test_quantised_inputs_in_the_other_norms(norm: float):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", some([1, 2, math.inf], [math.inf]))
 def test_slopes_that_are_no_numbers_do_not_weaken_the_search(norm: float):
     """The square root of black pixels, squared: the same function, whose gradient is no number where pixels are 0."""
@@ -155,6 +157,7 @@ class Loose(nn.Module):
         return weight.sum(0) * torch.arange(2) + torch.zeros(len(x), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depends", [0.0, 1.0])
 def test_weights_outside_of_the_module_that_ask_for_gradients(depends: float):
     model, x = Loose(depends), torch.full((3, 12), 0.5)

@@ -27,7 +27,7 @@ NORMS = (0, 1, 2, math.inf)
 best_of_all = partial(attacks.minimal_perturbation, method="best")
 BEST = [(best_of_all, norm) for norm in NORMS]
 OFTEN = [(attack, norms[0]) for attack, norms in SERVED.items()]  # each attack in one norm
-OFTEN += [(attacks.minimal_perturbation, math.inf), (best_of_all, 2)]
+OFTEN += [(attacks.minimal_perturbation, math.inf)]
 
 
 def named(value: object) -> str:
@@ -78,6 +78,7 @@ def test_distance_within_a_tight_box(attack: Callable, norm: float):
         assert (witness.distance <= exact * (1 + slack))[reachable].all()
 
 
+@pytest.mark.slow
 @crossed(("attack", [attacks.minimal_perturbation, attacks.sparsefool]), ("classes", [2, 3, 10]), ids=named)
 def test_number_of_entries_of_a_linear_classifier(attack: Callable, classes: int):
     model, x, _ = problem((3, 5), classes, 7)
@@ -92,6 +93,7 @@ def test_number_of_entries_of_a_linear_classifier(attack: Callable, classes: int
         assert torch.equal(witness.distance, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", some([1, 2, math.inf], [2]))
 def test_labels_alone_lead_near_the_boundary(norm: float):
     """Catches a normal that is estimated with the wrong sign: no step would ever come nearer than the first point."""
@@ -130,6 +132,7 @@ def ratios_to_exact(norm: float, count: int, hidden: int, steps: int) -> Tensor:
     return torch.cat(ratios)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", some([1, 2, math.inf], [2]))
 def test_tiny_networks_against_every_activation_pattern(norm: float):
     """No witness is nearer than exact; the portfolio is within 1% of it almost always."""
@@ -142,10 +145,10 @@ def test_tiny_networks_against_every_activation_pattern(norm: float):
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_many_tiny_networks_against_every_activation_pattern(norm: float):
-    ratios = ratios_to_exact(norm, 15, 6, 30)
-    assert len(ratios) >= 30
+    ratios = ratios_to_exact(norm, 6, 6, 30)
+    assert len(ratios) >= 12
     assert (ratios >= 1 - 1e-6).all()
-    assert (ratios <= 1.01).double().mean() >= 0.95
+    assert (ratios <= 1.01).double().mean() >= 0.9
 
 
 # --------------------------------------------------------------------------------------------------------- honesty
@@ -206,6 +209,7 @@ class Labels(nn.Module):
         return nn.functional.one_hot(self.model(x).argmax(1), 3).to(x.dtype)
 
 
+@pytest.mark.slow
 def test_a_model_without_gradients_is_attacked_by_its_labels():
     model, x, y = problem((7,), 3, 5)
     witness = attacks.boundary_walk(Labels(model), x, y, norm=2, steps=10, probes=30, generator=generator())

@@ -10,7 +10,7 @@ from scipy import optimize
 from torch import Tensor
 
 from bounds.numerics import per_row
-from certify.attacks.common.distances import distance
+from bounds.sets.distances import distance
 from certify.attacks.common.norms import length, shortest_above
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 

@@ -27,6 +27,7 @@ def figures(distance: list[float], epsilon: float = 1.0) -> NormFigures:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", some([0, 1, 2, math.inf], [2]))
 def test_figures_of_a_linear_classifier(norm: float):
     """Distances are exact, misclassified inputs count as 0, and the accuracy is that of the exact distances."""

@@ -105,6 +105,7 @@ class Latch(nn.Module):
         return torch.stack([lead, torch.zeros_like(lead)], 1)
 
 
+@pytest.mark.slow
 def test_the_one_entry_that_no_slope_shows_is_found():
     """The descents alone change many entries where the portfolio, which tries each, changes one."""
     x, y = torch.full((2, 40), 0.01, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
@@ -131,6 +132,7 @@ class Asleep(nn.Sequential):
 ASLEEP = [(1, 0.39 * 100), (2, 3.9 / math.sqrt(101) * 10), (math.inf, 3.9 / 11)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "exact"), some(ASLEEP, ASLEEP[1:2]), ids=str)
 def test_a_neuron_that_is_off_is_woken(norm: float, exact: float):
     """No slope at x and no random point shows the second half; with both on, the boundary is a + 10 b = 3.9."""

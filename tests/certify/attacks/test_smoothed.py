@@ -32,7 +32,7 @@ def problem(shape: tuple[int, ...], rows: int, noise=None, **options):
     return SmoothedClassifier(model, noise or Gaussian(SIGMA), num_classes=2, **options), x, (wanted > 0).long()
 
 
-@pytest.mark.parametrize("shape", [(7,), (2, 5, 7)])
+@pytest.mark.parametrize("shape", [(7,), pytest.param((2, 5, 7), marks=pytest.mark.slow)])
 def test_witnesses_of_a_halfspace_are_near_the_exact_distance(shape: tuple[int, ...]):
     """Never nearer than exact; farther by no more than the votes need to be clear, and the next point that is asked."""
     smoothed, x, y = problem(shape, 5)
@@ -60,6 +60,7 @@ def test_points_that_votes_do_not_confirm_would_be_too_near(monkeypatch: pytest.
     assert (witness.distance < smoothed.model.distance(x)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [Laplace(0.2), Uniform(0.4)], ids=str)
 def test_other_noises_and_norms(noise):
     """The label under any symmetric noise of a half-space is its own: the l_1 distance is known as well."""
@@ -95,6 +96,7 @@ def test_it_is_the_smoothed_classifier_that_is_attacked():
     assert (Ring()(witness.adversarial).argmax(1) == y).all()
 
 
+@pytest.mark.slow
 def test_where_noise_lies_on_a_grid_so_do_witnesses():
     smoothed, x, _ = problem((7,), 4)
     x = ((0.5 + 0.05 * x).clamp(0, 1) * 255).round() / 255

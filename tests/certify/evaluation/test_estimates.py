@@ -74,6 +74,7 @@ def test_the_page_shows_estimates_between_the_others(evaluation: Evaluation, tmp
     )
 
 
+@pytest.mark.slow
 def test_estimates_survive_on_disk_and_are_not_made_twice(evaluation: Evaluation, tmp_path):
     evaluation.save(tmp_path)
     assert Evaluation.load(tmp_path).outside() == evaluation.outside()
@@ -122,6 +123,7 @@ def test_certificates_lie_below_what_attacks_find_and_local_ones_reach_farther(n
     assert (mutant >= 0).all()
 
 
+@pytest.mark.slow
 def test_networks_that_are_lipschitz_by_construction():
     generator = torch.Generator().manual_seed(0)
     layers: list[nn.Module] = []

@@ -68,6 +68,7 @@ def test_one_row_per_input_norm_and_method(evaluation: Evaluation):
     assert [sum(counts) for counts in smoothed["counts"]] == [200] * 25
 
 
+@pytest.mark.slow
 def test_attacks_count_changed_entries_and_sum_changes(tmp_path: Path):
     model, x, y = reference.load("plain", 3)
     chosen = [IntervalBounds(), MinimalPerturbation(steps=5, restarts=1)]
@@ -230,6 +231,7 @@ def test_saved_and_loaded_it_is_the_same(evaluation: Evaluation, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_anywhere_goes_on_to_the_same_records(evaluation: Evaluation, tmp_path):
     """Every prefix of the records, as a kill leaves it, is continued to the result of an undisturbed run."""
     evaluation.save(tmp_path / "whole")

@@ -178,6 +178,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 def test_a_run_of_an_own_method_is_started_and_resumed_from_a_table(tmp_path: Path):
     _, x, y = problem(5)
     (tmp_path / "my_module.py").write_text(OWN)
@@ -226,6 +227,7 @@ def test_a_name_is_never_lost():
         assert kind(**settings, name="other").name == "other"
 
 
+@pytest.mark.slow
 def test_settings_of_proofs_reach_them():
     model, x, y = problem()
     mask = torch.tensor([True, False, False, True])
@@ -266,6 +268,7 @@ def test_radii_with_frozen_features_are_refuted_only_by_witnesses_that_keep_them
     assert len(Evaluation(both.manifest, records).check()) == 1
 
 
+@pytest.mark.slow
 def test_verdicts_are_certificates_of_one_radius(tmp_path: Path):
     model, x, y = problem(12)
     y[0] = (y[0] + 1) % 3

@@ -207,6 +207,7 @@ def rows_of(*evaluations: Evaluation) -> list[dict]:
     return sorted(rows, key=lambda row: (row["norm"], row["method"], row["index"]))
 
 
+@pytest.mark.slow
 def test_parts_of_a_data_set_are_the_whole_bit_for_bit():
     """Each part used to begin at index 0, with the noise of the first inputs, and to ask its own inputs for a grid."""
     model, x, y = problem(130)
@@ -326,6 +327,7 @@ def test_several_symptoms_of_a_row_are_told_apart():
     assert evaluation.summary().symptoms.tolist() == ["zero_gradient, nonfinite_gradient"]
 
 
+@pytest.mark.slow
 def test_symptoms_of_masked_gradients_stand_on_the_page(tmp_path: Path):
     model, x, y = problem(3)
     evaluation = evaluate(model, x, y, norms=[2], methods="ibp")

@@ -187,6 +187,7 @@ def test_statuses_name_the_class_they_speak_of(tmp_path: Path):
     ]
 
 
+@pytest.mark.slow
 def test_page_of_a_thousand_inputs_is_small(tmp_path: Path):
     generator = torch.Generator().manual_seed(1)
     radii = torch.rand(1000, generator=generator, dtype=torch.float64)
@@ -219,6 +220,7 @@ def test_page_is_drawn(full: str, tmp_path: Path):
     assert len(np.unique(drawn.reshape(-1, drawn.shape[-1]), axis=0)) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_page_fits_a_phone(full: str, tmp_path: Path):
     """The second frame is a mutant whose tables do not scroll inside their container: it must be wider."""

@@ -199,6 +199,7 @@ def _all_certified(result: SmoothingCertificate) -> SmoothingCertificate:
     )
 
 
+@pytest.mark.slow
 def test_smoothed_inputs_beyond_the_radius_are_not_claimed():
     """2,000 inputs at distance 0.4 and alpha = 0.05: dozens are certified beyond, the corrected share there is 0."""
     smoothed = SmoothedClassifier(Halfspace(torch.ones(1)), Gaussian(0.5), num_classes=2, batch_size=2000)

@@ -80,6 +80,7 @@ def test_ball_holds_half_of_the_outputs_at_every_shift_and_is_not_much_larger(en
     assert (off * SIGMA + radius <= certificate.output_radius.numpy()).all()
 
 
+@pytest.mark.slow
 def test_error_rate_is_at_most_alpha_and_mutants_exceed_it():
     alpha, n, rows, radius = 0.05, 100, 2000, 0.4
     x = torch.zeros(rows, 1, dtype=torch.float64)

@@ -114,6 +114,7 @@ def test_smoothed_consensus_votes_with_its_own_probabilities_and_not_those_of_th
     assert p_value(ensemble) < 1e-12  # the mutant: a certificate of one read as one of the other
 
 
+@pytest.mark.slow
 def test_certificates_of_a_consensus_do_not_depend_on_batches():
     x = torch.randn(6, 6, generator=generator(9)).double()
     counts = [

@@ -73,6 +73,7 @@ def test_two_class_radii_are_the_stated_formulas():
         assert (found < radius).all()
 
 
+@pytest.mark.slow
 def test_two_class_certificate_is_sound_and_reaches_beyond_the_binary_one():
     """The middle of three classes with two rivals of equal probability: half the rest is left for each."""
     model = Stripes(-0.45, 0.45)
@@ -116,6 +117,7 @@ def test_two_class_bounds_hold_together_with_the_stated_probability():
 # --------------------------------------------------------------------------------------------- bounds at every moment
 
 
+@pytest.mark.slow
 def test_sequential_certificate_stops_within_its_tolerance_and_below_the_distance():
     model = Halfspace(torch.ones(1))
     x = torch.tensor([[0.2], [0.5], [1.5], [-0.4], [0.0]])
@@ -139,6 +141,7 @@ def test_sequential_certificate_stops_within_its_tolerance_and_below_the_distanc
     assert torch.equal(certificate.radius, Gaussian(SIGMA).radius(again))
 
 
+@pytest.mark.slow
 def test_extending_a_certificate_is_the_longer_run(tmp_path):
     model, x, _ = reference.load("noise", 4)
     smoothed = SmoothedClassifier(model, Gaussian(0.25), num_classes=10)
@@ -314,7 +317,7 @@ def test_an_error_that_is_not_about_memory_is_not_repeated():
         SmoothedClassifier(small, Gaussian(SIGMA), num_classes=2).certify(torch.zeros(2, 6))
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("half", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_models_in_half_precision_are_run_and_named(half: torch.dtype):
     model, x, _ = reference.load("noise", 6)
     smoothed = SmoothedClassifier(model, Gaussian(0.25), num_classes=10)

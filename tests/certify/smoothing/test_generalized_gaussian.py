@@ -10,6 +10,7 @@ import scipy.stats
 import torch
 from oracles.devices import elsewhere
 from oracles.halfspace import generator
+from oracles.selection import some
 from torch import Tensor
 
 from bounds import InvalidInput
@@ -22,6 +23,7 @@ def p_of(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_without_the_factor_it_is_gaussian():
     noise, gaussian = GeneralizedGaussian(0.5, 3072, k=0), Gaussian(0.5)
     p = torch.cat([torch.linspace(0, 1, 101, dtype=torch.float64), 1 - 10 ** -torch.arange(3.0, 5).double()])
@@ -35,6 +37,7 @@ def test_without_the_factor_it_is_gaussian():
     assert torch.allclose(needed, exact, rtol=0, atol=3e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["50000-0.0005", "100000-0.001"])
 def test_published_radii(shared_data: Path, tag: str):
     """Lower confidence bounds and radii of 1000 images; the search there ends within about 1e-4."""
@@ -50,8 +53,10 @@ def test_published_radii(shared_data: Path, tag: str):
     assert (radius - expected).abs().median() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dimension", "k", "r", "evidence"), [(32, 6, 2.0, -4.0), (32, 14, 0.3, 0.05), (3072, 1530, 0.3, 0.05)]
+    ("dimension", "k", "r", "evidence"),
+    some([(32, 6, 2.0, -4.0), (32, 14, 0.3, 0.05), (3072, 1530, 0.3, 0.05)], [(32, 14, 0.3, 0.05)]),
 )
 def test_masses_against_many_digits(dimension: int, k: int, r: float, evidence: float):
     """Adaptive quadrature of the gamma law itself, with the equation for the squared norm solved by Lambert's W."""
@@ -84,7 +89,7 @@ def test_twice_the_nodes_give_the_same(dimension: int, k: int, monkeypatch):
     assert np.abs(_mass(r, evidence, dimension, k) - whole).max() < QUADRATURE_ERROR / 1000
 
 
-@pytest.mark.parametrize(("k", "p"), [(6, 0.7), (14, 0.95)])
+@pytest.mark.parametrize(("k", "p"), some([(6, 0.7), (14, 0.95)], [(14, 0.95)]))
 def test_the_worst_classifier_keeps_the_label_up_to_the_radius_and_no_further(k: int, p: float):
     """Its set is found from the densities of 100,000 draws: it has p at the input, and 1/2 at the radius."""
     dimension, draws = 32, 100_000
@@ -131,6 +136,7 @@ def test_radii_grow_and_scale_and_the_inverse_is_close():
     assert noise.radius(p[:0]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_a_radius_that_is_not_proved_is_never_returned(monkeypatch):
     noise, p = GeneralizedGaussian(1.0, 32, 6), torch.linspace(0.51, 0.999, 50, dtype=torch.float64)
     radius = noise.radius(p)

@@ -67,6 +67,7 @@ def test_log_reader_takes_both_forms_of_time_and_no_time(tmp_path):
         read_certification_log(file, sigma=0.25, alpha=1.5)
 
 
+@pytest.mark.slow
 def test_reference_network_reproduces_its_certified_accuracy():
     """A change detector: 50 images, sigma 0.25; the share certified at 0.25 was 0.78 when this was written."""
     model, x, y = reference.load("noise", 50)

@@ -104,6 +104,7 @@ def test_intervals_of_a_linear_regressor_hold_its_exact_range_and_come_close(qua
     assert certificate.subject == f"quantile(p={quantile}) of smoothed(gaussian(sigma=0.25))"
 
 
+@pytest.mark.slow
 def test_error_rate_of_each_side_is_at_most_half_of_alpha_and_a_mutant_exceeds_it():
     alpha, n, rows, radius = 0.1, 150, 2000, 0.2
     model = Linear(2, (1,))

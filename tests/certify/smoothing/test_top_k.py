@@ -77,6 +77,7 @@ def exact_probabilities(cuts: np.ndarray, labels: np.ndarray, shifts: np.ndarray
     return np.stack([pieces[:, labels == c].sum(1) for c in range(4)], 1)
 
 
+@pytest.mark.slow
 def test_no_shift_inside_the_radius_drives_a_label_out():
     """Classifiers of the line with four classes and exactly known probabilities, in both directions."""
     random = np.random.default_rng(0)
@@ -205,6 +206,7 @@ def test_certificates_never_exceed_the_exact_radius_and_come_close(others: int):
     assert certificate.certified(zeros, 0.3).any()
 
 
+@pytest.mark.slow
 def test_error_rate_is_at_most_alpha_and_a_mutant_exceeds_it():
     """1,500 inputs at one distance: a radius above the exact one is a wrong certificate."""
     alpha, n, rows = 0.1, 200, 1500

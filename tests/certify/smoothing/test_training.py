@@ -178,6 +178,7 @@ def test_augmentation_on_the_line_is_an_integral():
     assert loss_of("gaussian", model, x, y, draws=400_000).item() == pytest.approx(expected, abs=error)
 
 
+@pytest.mark.slow
 def test_the_radius_in_macer_on_the_line_is_the_distance():
     """At a large beta, p is a share of draws: within six standard errors, false alarm below 10^-8."""
     model, x, y = line()

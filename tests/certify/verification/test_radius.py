@@ -10,7 +10,7 @@ import pytest
 import torch
 from oracles.halfspace import generator
 from oracles.margins import Linear, dual, inputs
-from oracles.selection import crossed
+from oracles.selection import crossed, some
 from torch import Tensor, nn
 
 from bounds import Normalize
@@ -198,7 +198,7 @@ def test_a_frozen_feature_does_not_count():
         assert (radius >= (1 - 2 * TOLERANCE) * exact).all()
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", some(NORMS, [math.inf]))
 def test_a_smaller_box_never_shortens_the_radius(norm: float):
     """Up to the end of the smaller box, where every radius ends."""
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
@@ -240,7 +240,7 @@ def test_a_box_of_one_point():
 # ---------------------------------------------------------------------------------------------------- deep networks
 
 
-@pytest.mark.parametrize("norm", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("norm", some([1.0, 2.0, 3.0, math.inf], [1.0]))
 def test_no_point_of_a_dense_grid_inside_the_radius_changes_the_prediction(norm: float):
     """In the plane a grid sees everything; units are those of the input in front of the normalisation."""
     model = nn.Sequential(

@@ -30,6 +30,7 @@ def test_weights_that_are_no_numbers_never_certify(value: float):
         certified_radius(model, x, labels, norm=2)
 
 
+@pytest.mark.slow
 def test_an_input_whose_logits_overflow_is_not_certified():
     """In real arithmetic the first class wins everywhere; in float32 the third input has logits NaN."""
     model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 2))
@@ -46,6 +47,7 @@ def test_an_input_whose_logits_overflow_is_not_certified():
     assert found.label.tolist() == [0, 0, -1]
 
 
+@pytest.mark.slow
 def test_labels_may_be_any_integers():
     model, x = Linear((7,)), inputs((7,))
     labels = model(x).argmax(1)

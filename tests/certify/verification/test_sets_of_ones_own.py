@@ -2,46 +2,24 @@
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import matplotlib as mpl
 import pytest
 import torch
+from oracles.ellipsoids import AXES, Ellipsoid, SearchedEllipsoid, exact_radii
 from oracles.unbounded import LogGamma
 from torch import Tensor, nn
 
 import bounds
 import certify
-from bounds import Interval, InvalidInput
+from bounds import InvalidInput
 from bounds.operations.node import Node
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.elementary import exp
 
 mpl.use("agg")
 DIMENSIONS = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Ellipsoid(bounds.PerturbationSet):
-    """All inputs with ``sum(((x - center) / axes) ** 2) <= radius ** 2``."""
-
-    center: Tensor
-    axes: Tensor
-    radius: Tensor
-
-    def hull(self) -> Interval:
-        reach = self.axes * self.radius[:, None] * (1 + 1e-12)
-        return Interval(self.center - reach, self.center + reach)
-
-    def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
-        gain = torch.linalg.vector_norm(slopes * self.axes, dim=2) * self.radius[:, None]
-        return gain, reach
-
-    def rows(self, index: Tensor) -> "Ellipsoid":
-        return replace(self, center=self.center[index], radius=self.radius[index])
-
-
-AXES = torch.tensor([1.0, 0.5, 0.2, 2.0, 0.7], dtype=torch.float64)
 
 
 def ellipsoids(x: Tensor, radius: Tensor) -> Ellipsoid:
@@ -64,16 +42,6 @@ def deep() -> nn.Sequential:
     )
 
 
-def exact_radii(model: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Predictions, and the ellipsoidal radius at which another class of a linear classifier catches up."""
-    logits = model(x)
-    label = logits.argmax(1)
-    gaps = logits.gather(1, label[:, None]) - logits
-    slopes = model.weight[label][:, None] - model.weight
-    radii = gaps / torch.linalg.vector_norm(slopes * AXES, dim=2)
-    return label, radii.scatter(1, label[:, None], math.inf).amin(1).detach()
-
-
 @pytest.mark.parametrize("method", ["ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown"])
 def test_the_radius_of_a_linear_classifier_is_exact_in_ellipsoids(method: str):
     model, x = linear(), inputs()
@@ -86,6 +54,7 @@ def test_the_radius_of_a_linear_classifier_is_exact_in_ellipsoids(method: str):
     assert (wrong.radius == 0).all()
 
 
+@pytest.mark.slow
 def test_a_family_of_balls_has_the_radii_of_the_norm():
     model, x = deep(), inputs()
     labels = model(x).argmax(1)
@@ -114,7 +83,7 @@ def test_a_curve_of_a_family_names_no_norm():
     assert axes.get_xlabel() == "radius (of sets without a norm)"
 
 
-@pytest.mark.parametrize("share", [0.99, 1.01])
+@pytest.mark.parametrize("share", [pytest.param(0.99, marks=pytest.mark.slow), 1.01])
 def test_the_verdict_on_an_ellipsoid_turns_at_the_exact_radius(share: float):
     """Rows are decided by different methods and batches, so their sets are taken apart."""
     model, x = linear(), inputs()
@@ -122,9 +91,15 @@ def test_the_verdict_on_an_ellipsoid_turns_at_the_exact_radius(share: float):
     shares = torch.tensor([share, 0.5, share, 0.5], dtype=torch.float64)
     verdict = certify.verify(model, x, label, perturbation=ellipsoids(x, exact * shares), batch_size=1)
     assert torch.equal(verdict.verified, shares < 1)
-    assert not verdict.falsified.any()  # there is no attack on an ellipsoid
+    assert not verdict.falsified.any()  # this ellipsoid does not tell which points lie in it
     assert math.isnan(verdict.norm)
     assert verdict.epsilon.isnan().all()
+    searched = SearchedEllipsoid(x, AXES, exact * shares)
+    verdict = certify.verify(model, x, label, perturbation=searched, batch_size=1)
+    assert torch.equal(verdict.verified, shares < 1)
+    assert torch.equal(verdict.falsified, shares > 1)
+    assert searched.contains(verdict.adversarial)[verdict.falsified].all()
+    assert not certify.verify(model, x, label, perturbation=searched, attack=False).falsified.any()
 
 
 def test_the_verdict_on_a_box_with_frozen_entries_is_exact():
@@ -205,6 +180,7 @@ def test_a_radius_takes_a_family_and_a_verdict_takes_sets_and_no_epsilon():
         certify.verify(model, x, labels, norm=2, low=None, high=None)
 
 
+@pytest.mark.slow
 def test_operations_of_ones_own_reach_radii_and_verdicts():
     """Only whether they are asked, not whether what they say is true."""
     model, x = nn.Sequential(LogGamma(), linear()), inputs()

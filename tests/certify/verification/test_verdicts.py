@@ -45,7 +45,7 @@ def x() -> Tensor:
     return torch.randn(6, 5, generator=generator(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("norm", some([1.0, 1.5, 2.0, math.inf], [2.0, math.inf]))
+@pytest.mark.parametrize("norm", some([1.0, 1.5, 2.0, math.inf], [math.inf]))
 def test_verdicts_change_at_the_exact_distance(model: Affine, x: Tensor, norm: float):
     labels, exact = model(x).argmax(1), model.distance(x, norm)
     for method in ("ibp", "crown", "alpha_crown"):
@@ -67,6 +67,7 @@ def test_verdicts_change_at_the_exact_distance(model: Affine, x: Tensor, norm: f
     assert (alone.margin < 0).all()
 
 
+@pytest.mark.slow
 def test_changed_entries_are_counted(model: Affine):
     """In the box [-1, 1], one entry changes the margin by its weight times its room: by hand."""
     x = torch.rand(8, 5, generator=generator(2), dtype=torch.float64) * 2 - 1
