@@ -82,7 +82,7 @@ DIRECTION = {
     "bounds": [
         {"errors", "memory"},
         {"checks", "circumstances", "models"},
-        {"numerics", "gradients", "layers", "noise_theorems", "rows"},
+        {"adam", "numerics", "gradients", "layers", "noise_theorems", "rows"},
         {"sets", "statistics", "transport"},
         {"relaxations", "estimates"},
         {"operations", "decompositions"},

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bounds.adam import Moments, seen
 from bounds.linear.backward import Backward
 from bounds.linear.through_functions import Propagated, through_unstable
 from bounds.relaxations.base import Planes
@@ -168,8 +169,7 @@ class _Ascent:
 
     def __init__(self) -> None:
         self.count = 0
-        self.means: list[Tensor] = []
-        self.squares: list[Tensor] = []
+        self.moments: list[Moments] = []
 
     @torch.no_grad()
     def step(self, parameters: Parameters, gradients: Sequence[Tensor | None]) -> None:
@@ -179,27 +179,23 @@ class _Ascent:
             for key, values in parameters.values.items()
             for value, limits in zip(values, parameters.limits[key], strict=True)
         ]
-        if not self.means:
-            self.means = [torch.zeros_like(number) for number, _, _ in numbers]
-            self.squares = [torch.zeros_like(number) for number, _, _ in numbers]
+        if not self.moments:
+            self.moments = [Moments.of(number) for number, _, _ in numbers]
         self.count += 1
-        decay = DECAY ** (self.count - 1) / (1 - 0.9**self.count)
-        for i, ((number, limits, rate), gradient) in enumerate(zip(numbers, gradients, strict=True)):
+        decay = DECAY ** (self.count - 1) / seen(self.count)
+        for (number, limits, rate), moments, gradient in zip(numbers, self.moments, gradients, strict=True):
             number.requires_grad_(False)
             if gradient is None:
                 continue
-            self.means[i].lerp_(gradient, 0.1)
-            self.squares[i].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            scale = (self.squares[i] / (1 - 0.999**self.count)).sqrt_().add_(1e-12)
-            step = self.means[i] / scale * (rate * decay)
+            mean, scale = moments.take(gradient, self.count)
+            step = mean / scale.add_(1e-12) * (rate * decay)
             number.add_(step * (limits.upper - limits.lower)).clamp_(limits.lower, limits.upper)
 
     def chosen(self, rows: Tensor) -> "_Ascent":
         """The state of some rows."""
         part = _Ascent()
         part.count = self.count
-        part.means = [_rows(number, rows) for number in self.means]
-        part.squares = [_rows(number, rows) for number in self.squares]
+        part.moments = [Moments(_rows(each.mean, rows), _rows(each.square, rows)) for each in self.moments]
         return part
 
 

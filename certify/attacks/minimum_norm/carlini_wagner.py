@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.adam import Moments, seen
 from bounds.checks import Limit
 from bounds.numerics import per_row
 from certify.attacks.common.norms import length
@@ -17,7 +18,6 @@ from certify.attacks.search.state import MinimumNormState
 from certify.results import Witness
 
 GROWTH = 10.0  # factor of the constant as long as no constant has succeeded
-DECAY = (0.9, 0.999)  # of the two averages of Adam
 EDGE = 1 - 1e-6  # share of the box on which the change of variables starts, since its sides are infinitely far
 
 
@@ -96,7 +96,7 @@ def _minimise(state: MinimumNormState, constant: Tensor, steps: int, rate: float
     bounded = state.low.isfinite() & state.high.isfinite()
     share = ((state.x - middle) / half).nan_to_num(0.0, 0.0, 0.0).clamp(-EDGE, EDGE)
     variable = torch.where(bounded, torch.atanh(share), share)
-    average, square = torch.zeros_like(variable), torch.zeros_like(variable)
+    moments = Moments.of(variable)
     success = torch.zeros_like(constant, dtype=torch.bool)
     for step in range(1, steps + 1):
         bend = torch.where(bounded, torch.tanh(variable), variable)
@@ -105,8 +105,6 @@ def _minimise(state: MinimumNormState, constant: Tensor, steps: int, rate: float
         success |= margin > 0
         pull = 2 * (points - state.x) - per_row(constant * (margin <= 0), points) * gradient
         slope = pull * half * torch.where(bounded, 1 - bend * bend, 1.0)
-        average = DECAY[0] * average + (1 - DECAY[0]) * slope
-        square = DECAY[1] * square + (1 - DECAY[1]) * slope * slope
-        scale = (square / (1 - DECAY[1] ** step)).sqrt().clamp(min=torch.finfo(slope.dtype).tiny)
-        variable = variable - rate * average / (1 - DECAY[0] ** step) / scale
+        mean, scale = moments.take(slope, step)
+        variable = variable - rate / seen(step) * mean / scale.clamp(min=torch.finfo(slope.dtype).tiny)
     return success
