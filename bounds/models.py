@@ -17,6 +17,7 @@ from bounds.memory import out_of_memory
 PROBE_ROWS = 5
 # Answers for one input in batches of different size, relative to the largest; sums run in other orders there.
 COUPLING_TOLERANCE = 1e-3
+ROUNDINGS = 64  # by which kernels for batches of other sizes may differ, in units of the largest answer
 SWITCHES = ("train", "training")  # arguments that switch randomness off where they are False
 CHANCES = ("p", "dropout_p")  # and where they are 0
 TORCH = str(Path(torch.__file__).parent)
@@ -124,12 +125,21 @@ def class_logits(output: object, count: int) -> Tensor:
 
 def tolerance(model: nn.Module, logits: Tensor) -> float:
     """The absolute difference that answers for one input may have between batches: sums run in other orders there."""
-    dtypes = {logits.dtype, *(weight.dtype for weight in model.parameters())}
-    unit = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+    unit = _unit(model, logits)
     if logits.is_cuda:
         unit = max(unit, 2.0**-10)  # TensorFloat-32
+    return max(COUPLING_TOLERANCE, 16 * unit) * _largest(logits)
+
+
+def _largest(logits: Tensor) -> float:
     size = logits[logits.isfinite()].abs()
-    return max(COUPLING_TOLERANCE, 16 * unit) * (float(size.max()) if size.numel() else 0.0)
+    return float(size.max()) if size.numel() else 0.0
+
+
+def _unit(model: nn.Module, logits: Tensor) -> float:
+    """The spacing of numbers in the coarsest dtype that a model computes in, as far as its weights tell."""
+    dtypes = {logits.dtype, *(weight.dtype for weight in model.parameters())}
+    return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
 
 
 def agree(one: Tensor, other: Tensor, allowed: float = 0.0) -> bool:
@@ -143,8 +153,10 @@ def agree(one: Tensor, other: Tensor, allowed: float = 0.0) -> bool:
 def mixes_rows(model: nn.Module, rows: Tensor, together: Tensor, allowed: float = 0.0) -> bool:
     """Whether the answer for one of the rows changes with the others, in a batch of the same size.
 
-    The same shapes run the same kernels: answers agree bit by bit, whatever their scale, unless other rows matter.
-    These become NaN, which no arithmetic hides; or, where the model does not take it, the rows change places.
+    The others become NaN, which no arithmetic hides; or, where the model does not take it, the rows change places. The
+    same shapes run the same kernels, so that answers agree bit by bit, whatever their scale, unless other rows matter.
+    Next to NaN they may differ by rounding: a model may take its batch apart, by experts or by what is undecided, and
+    other kernels run on parts of another size.
 
     Args:
         model: in evaluation mode.
@@ -154,14 +166,15 @@ def mixes_rows(model: nn.Module, rows: Tensor, together: Tensor, allowed: float 
     """
     for place in range(len(rows)):
         kept = torch.arange(len(rows), device=rows.device).eq(place).view(-1, *[1] * (rows.ndim - 1))
-        found = None
+        found, rounding = None, 0.0
         with torch.no_grad():
             if rows.device.type == "cpu":  # elsewhere a NaN that is made an index may end the process
                 with suppress(InvalidModel):
                     found = answer(model, torch.where(kept, rows, torch.nan))
+                    rounding = ROUNDINGS * _unit(model, together) * _largest(together[place])
             if found is None:
                 found = answer(model, torch.where(kept, rows, rows.roll(1, 0)))
-        if found.shape != together.shape or not agree(found[place], together[place], allowed):
+        if found.shape != together.shape or not agree(found[place], together[place], max(allowed, rounding)):
             return True
     return False
 

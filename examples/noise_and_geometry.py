@@ -31,7 +31,12 @@ GREY = "#8b949e"
 DIMENSIONS = [1, 4, 16, 64, 256, 784]
 BLOCK, OFFSETS = 8, [0, 4, 8, 12, 16, 20]  # frequencies of a block along each side, and its first one
 STEP = 0.5  # over which gradients are compared
-PLANES = ["random direction", "most curved direction", "second class", "two random directions"]
+PLANES = [
+    "across: the nearest boundary\nup: a random direction",
+    "across: the nearest boundary\nup: where it bends most",
+    "across: the nearest boundary\nup: the boundary of another class",
+    "across and up:\nrandom directions",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +177,7 @@ def draw_curvatures(ax: "Axes", found: dict[str, dict[str, Tensor]]) -> None:
             reach = [[ratio.ratio - ratio.low], [ratio.high - ratio.ratio]]
             ax.errorbar([ratio.ratio], [place + shift], xerr=reach, fmt="o", color=COLORS[name], markersize=3)
     ax.axvline(1, color=GREY, lw=0.8)
-    ax.set(xscale="log", xlabel="times that of the plain network, 95% intervals")
+    ax.set(title="What training changed", xscale="log", xlabel="ratio to the plain network, 95 % intervals")
     ax.set_yticks(range(len(kinds)), [kind.replace(" of ", "\nof ", 1) for kind in kinds])
 
 
@@ -189,6 +194,9 @@ def main() -> None:
     figure = Figure(figsize=(13, 17), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[2, 3])
     top, bottom = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+    bottom.suptitle(
+        "Predicted classes around one image, in l2 (full circle: proved robust; dashed: to the nearest boundary)"
+    )
     upper, sections = top.subplots(2, 3), bottom.subplots(3, 4)
     law, bent = bounds.RatioLaw(784), {}
     frequencies, spectrum, curvature = upper[1]
@@ -204,22 +212,45 @@ def main() -> None:
         proved = certified_radius(network.model, network.x[:1], network.near.label[:1], norm=2, low=None, high=None)
         for column, plane in enumerate(planes(network)):
             draw(sections[row, column], network, plane, float(proved.radius[0]))
-        sections[row, 0].set_ylabel(f"{name} network")
+        sections[row, 0].set_ylabel(f"{name} network", fontweight="bold")
     draw_curvatures(curvature, bent)
 
     flat = law.sample(100_000, torch.Generator().manual_seed(0)) / 28
-    upper[0, 0].hist(flat.log10(), bins=200, histtype="step", density=True, color=GREY, label="flat, two classes")
-    upper[0, 0].set(xlabel="log10 of the ratio over sqrt(D)", xlim=(-1.5, 2))
+    upper[0, 0].hist(flat.log10(), bins=200, histtype="step", density=True, color=GREY, label="flat boundary")
+    upper[0, 0].set(
+        title="How much farther random noise has to go",
+        xlabel="log10 of random / adversarial distance / sqrt(D)",
+        ylabel="density",
+        xlim=(-1.5, 2),
+    )
     upper[0, 0].legend(frameon=False)
-    upper[0, 1].set(xlabel="flatness ratio, 1 for a flat boundary")
-    upper[0, 2].set(xlabel="dimension of random subspaces, dashed: flat", ylabel="distance within, over the least")
+    upper[0, 1].set(
+        title="How flat boundaries are along random lines",
+        xlabel="flatness ratio (1 if flat; above 3 drawn at 3)",
+        ylabel="density",
+    )
+    upper[0, 2].set(
+        title="Distance of the boundary within random subspaces",
+        xlabel="dimension of the subspace (dashed: flat boundaries)",
+        ylabel="distance / least distance",
+    )
     within = bounds.RatioLaw(784, BLOCK**2).quantile
     frequencies.axhspan(within(0.05) / within(0.5), within(0.95) / within(0.5), color=GREY, alpha=0.3)
-    frequencies.set(xlabel="first frequency of a block of 8 x 8", ylabel="margin, over random subspaces", yscale="log")
+    frequencies.set(
+        title="Distance of the boundary by frequency",
+        xlabel="lowest of 8 x 8 frequencies (grey: 90 % of flat boundaries)",
+        ylabel="distance / that in random subspaces",
+        yscale="log",
+    )
     draw_spectrum(spectrum, "random", torch.randn(images, 784, generator=torch.Generator().manual_seed(0)), GREY)
-    spectrum.set(xlabel="singular directions of normals", ylabel="share of their squares", xscale="log")
+    spectrum.set(
+        title="How many directions the normals share",
+        xlabel="number of principal directions (grey: random normals)",
+        ylabel="share of the normals' squares",
+        xscale="log",
+    )
     for column, plane_name in enumerate(PLANES):
-        sections[0, column].set_title(f"normal, {plane_name}" if column < 3 else plane_name)
+        sections[0, column].set_title(plane_name, fontsize=10)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=90)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from bounds.errors import UnsupportedLayer
 from bounds.linear.network import largest
 from bounds.linear.through_functions import Through, through_lines
-from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.numerics import accumulated_error, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE
 from bounds.operations.node import entries
 from bounds.relaxations.scalar import ScalarFunction
@@ -196,7 +196,7 @@ def _in_interval(rows: Rows, interval: Interval) -> tuple[Tensor, Tensor, Tensor
     middle = rows.dot(center)
     gain, size = rows.sums(rows.values.abs(), [radius, center.abs()]).unbind(2)
     error = 2 * accumulated_error(entries(center) + 8, center.dtype)
-    return middle, gain, error * (size + gain) + torch.finfo(center.dtype).tiny * entries(center)
+    return middle, gain, error * (size + gain) + underflow(center.dtype) * entries(center)
 
 
 def _in_ball(rows: Rows, region: LpBall, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,7 +208,7 @@ def _in_ball(rows: Rows, region: LpBall, shape: torch.Size) -> tuple[Tensor, Ten
     gain = region.radii[:, None] * norm_of(slopes, region.dual_norm).squeeze(2)
     powers = OTHER_OPERATIONS if 1 < region.dual_norm < torch.inf else 8
     error = 2 * accumulated_error(slopes.shape[2] + powers, center.dtype)
-    lost = 4 * torch.finfo(center.dtype).tiny * (slopes.sum(2) + slopes.shape[2])
+    lost = 4 * underflow(center.dtype) * (slopes.sum(2) + slopes.shape[2])
     return middle, gain, error * (rows.size(center.abs()) + gain) + lost
 
 

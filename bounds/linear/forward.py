@@ -20,7 +20,7 @@ from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network, largest
 from bounds.memory import MEMORY
-from bounds.numerics import accumulated_error, ieee_arithmetic
+from bounds.numerics import accumulated_error, ieee_arithmetic, underflow
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import Node, entries
@@ -179,7 +179,7 @@ class _Propagation:
         if self.network.sound == "real":
             return torch.zeros_like(size)
         error = 2 * accumulated_error(terms + self.reach.shape[1] + 32, size.dtype)
-        return error * size * (1 + error) + torch.finfo(size.dtype).tiny
+        return error * size * (1 + error) + underflow(size.dtype)
 
     def _range(self, form: _Forms) -> Interval:
         """The interval of each entry over the set, by the forms."""

@@ -25,7 +25,7 @@ from bounds.layers import Normalize
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import out_of_memory
-from bounds.numerics import accumulated_error, ieee_arithmetic, per_row, unit_roundoff
+from bounds.numerics import accumulated_error, ieee_arithmetic, per_row, underflow, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
@@ -71,7 +71,7 @@ class _AffineMap:
 
     def spread(self, radius: Tensor) -> Tensor:
         """The move of outputs with an input, and all that rounding and underflow may take from bias and sum."""
-        lost = self.bias.abs() * self.gamma + torch.finfo(self.bias.dtype).tiny
+        lost = self.bias.abs() * self.gamma + underflow(self.bias.dtype)
         return self.apply(radius, self.weight.abs(), lost)
 
 
@@ -96,7 +96,7 @@ def normalize_interval(layer: Normalize, interval: Interval) -> Interval:
     error = 16 * unit_roundoff(interval.lower.dtype)
     center, radius = interval.halves(error)
     mean, std = layer.per_channel(layer.mean, center), layer.per_channel(layer.std, center)
-    return Interval.around((center - mean) / std, radius / std + torch.finfo(std.dtype).tiny, error)
+    return Interval.around((center - mean) / std, radius / std + underflow(std.dtype), error)
 
 
 def _monotone(layer: nn.Module, interval: Interval) -> Interval:
@@ -284,7 +284,7 @@ class _LinearStart:
             return _LinearStart(layer(self.center), layer(self.center_error), layer(self.scale))
         if type(layer) is Normalize:
             mean, std = (layer.per_channel(part, self.center) for part in (layer.mean, layer.std))
-            rounding = 4 * unit_roundoff(std.dtype) * (self.center.abs() + mean.abs()) + torch.finfo(std.dtype).tiny
+            rounding = 4 * unit_roundoff(std.dtype) * (self.center.abs() + mean.abs()) + underflow(std.dtype)
             error = (self.center_error + rounding) / std
             return _LinearStart((self.center - mean) / std, error, self.scale / std)
         return None

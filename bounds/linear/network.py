@@ -11,7 +11,7 @@ from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
-from bounds.numerics import accumulated_error, per_row, reduced_precision, unit_roundoff
+from bounds.numerics import accumulated_error, per_row, reduced_precision, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of
 from bounds.operations.node import Node, entries
@@ -36,7 +36,6 @@ class Network:
         rules: of affine nodes.
         functions: of all others but the input.
         sound: which rounding errors bounds include, see :data:`MODES`.
-        partial: whether the intervals hold for a part of the set alone.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Network:
         self.rules: dict[str, Affine] = {}
         self.functions: dict[str, NodeFunction] = {}
         self.intervals: dict[str, Interval] = {}
-        self.partial = False
         self._errors: dict[str, Tensor] = {}
         self._overflow: dict[str, Tensor] = {}
         self._batch_norm = graph.batch_norm
@@ -90,12 +88,10 @@ class Network:
     def without_intervals(self) -> "Network":
         """The network with intervals still to be found.
 
-        Rounding errors that are known stay: they were found for intervals that hold for the whole set.
+        Rounding errors are found anew too: they are those of the largest values that the intervals allow.
         """
         other = copy(self)
-        other.intervals, other._overflow = {}, {}
-        other._errors = {} if self.partial else dict(self._errors)
-        other.partial = False
+        other.intervals, other._overflow, other._errors = {}, {}, {}
         return other
 
     def parents(self, name: str) -> list[Interval]:
@@ -179,10 +175,22 @@ class Network:
         """A relative error of what an affine node is at zero, and all that underflow may take."""
 
         def make() -> Tensor:
-            return rule.at_zero(node, parents)[1] * error + torch.finfo(node.value.dtype).tiny
+            return rule.at_zero(node, parents)[1] * error + underflow(node.value.dtype)
 
         found: Tensor = node.cached(f"offset times {error}", make)
         return found
+
+    def meet(self, one: Interval, other: Interval) -> Interval:
+        """The intersection of two intervals that both hold.
+
+        In real arithmetic without rounding errors, ends may cross by these; exchanged, they hold up to them. Otherwise
+        only an empty set has intervals that cross.
+        """
+        found = one & other
+        if self.sound != "real":
+            return found
+        crossed = found.lower > found.upper
+        return Interval(torch.where(crossed, found.upper, found.lower), torch.where(crossed, found.lower, found.upper))
 
     # --------------------------------------------------------------------------------------------------- overflow
 
@@ -253,7 +261,7 @@ class Network:
     def deployed_error(self, name: str, found: Interval | None = None) -> Tensor:
         """The rounding error of float32, in any order of summation, in the value of a node itself."""
         node, unit = self.nodes[name], torch.float32
-        tiny = torch.finfo(unit).tiny
+        tiny = underflow(unit)
         if name in self.rules:
             rule, size = self.rules[name], self._deployed_size(name)
             if rule.exact:

@@ -62,7 +62,6 @@ class RefinedNetwork:
         if network.intervals:
             return network
         keep_freed_memory()
-        network.partial = bool(self.known) or self.start is not None
         changed: set[str] = set()  # nodes with a known interval, and those behind them
         straight, separate = self._near_the_input()
         for name in network.order:
@@ -74,7 +73,7 @@ class RefinedNetwork:
             network.propagate(name)
             for given in (self.start or {}, self.known):
                 if name in given:
-                    network.intervals[name] = network.intervals[name] & given[name]
+                    network.intervals[name] = network.meet(network.intervals[name], given[name])
             self._improve(name, straight, separate)
         return network
 
@@ -110,7 +109,7 @@ class RefinedNetwork:
         size = len(self.network.ball.center)
         index = torch.arange(value.numel() // max(1, size), device=value.device).expand(size, -1)
         linear = self._of_entries("output", index, self.network.ball)
-        return linear & Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper)))
+        return self.network.meet(linear, Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper))))
 
     def functions(self, rows: Tensor, *, target: float = torch.inf, intervals: bool = False) -> Tensor:
         """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone."""
@@ -137,8 +136,8 @@ class RefinedNetwork:
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
         better = self._of_entries(name, index, network.ball.without_box(), group)
         lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
-        lower = lower.scatter(1, index, torch.maximum(lower.gather(1, index), better.lower))
-        upper = upper.scatter(1, index, torch.minimum(upper.gather(1, index), better.upper))
+        better = network.meet(Interval(lower.gather(1, index), upper.gather(1, index)), better)
+        lower, upper = lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper)
         network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
 
     def _unstable(self, name: str, consumer: str) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bounds.numerics import underflow
 from bounds.relaxations.base import NodeFunction, Planes, kept_within
 from bounds.sets.balls import Interval
 
@@ -26,7 +27,7 @@ class Product(NodeFunction):
         """The least and the largest of the four products of ends."""
         x, y = parents
         corners = torch.stack(torch.broadcast_tensors(*(a * b for a in (x.lower, x.upper) for b in (y.lower, y.upper))))
-        slack = 2 * torch.finfo(corners.dtype).eps * corners.abs().amax(0) + torch.finfo(corners.dtype).tiny
+        slack = 2 * torch.finfo(corners.dtype).eps * corners.abs().amax(0) + underflow(corners.dtype)
         lower, upper = corners.amin(0) - slack, corners.amax(0) + slack
         return Interval(torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper))
 
@@ -46,7 +47,7 @@ class Product(NodeFunction):
         lower = _mean_plane(parameters[0], (x.lower, y.lower), (x.upper, y.upper))
         upper = _mean_plane(parameters[1], (x.lower, y.upper), (x.upper, y.lower))
         largest = torch.maximum(x.lower.abs(), x.upper.abs()) * torch.maximum(y.lower.abs(), y.upper.abs())
-        slack = 16 * torch.finfo(largest.dtype).eps * largest + torch.finfo(largest.dtype).tiny
+        slack = 16 * torch.finfo(largest.dtype).eps * largest + underflow(largest.dtype)
         return Planes(lower[:2], lower[2] - slack, upper[:2], upper[2] + slack)
 
     def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
@@ -118,7 +119,7 @@ class Maximum(NodeFunction):
         weights = weights / weights.sum(dims, True)
         largest = torch.maximum(x.lower.abs(), x.upper.abs()).amax(dims, True)
         count = math.prod(x.lower.shape[dim] for dim in dims)
-        slack = (4 * count + 16) * unit * largest + tiny
+        slack = (4 * count + 16) * unit * largest + underflow(largest.dtype)
         width = x.upper - x.lower
         shares = kept_within((x.upper - level) / width, 0, 1)
         shares = torch.where(width > 0, shares, (x.upper > level).to(shares.dtype))
@@ -246,7 +247,7 @@ class Choice(NodeFunction):
         yes, no = _known(c)
         shorter, longer = _difference(a, b)
         size = torch.maximum(a.lower.abs(), a.upper.abs()) + torch.maximum(b.lower.abs(), b.upper.abs())
-        slack = 16 * torch.finfo(size.dtype).eps * size + torch.finfo(size.dtype).tiny
+        slack = 16 * torch.finfo(size.dtype).eps * size + underflow(size.dtype)
 
         def plane(share: Tensor, first: Tensor, second: Tensor, slack: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             rest = 1 - share
@@ -318,7 +319,7 @@ class Leaking(NodeFunction):
         faint = self.faint.expand_as(x.lower)
         above = x.upper.masked_fill(~faint, -math.inf).logsumexp(-1, keepdim=True)
         below = x.lower.masked_fill(faint, -math.inf).amax(-1, keepdim=True)
-        leak = 1.01 * (above - below).exp() + torch.finfo(x.lower.dtype).tiny
+        leak = 1.01 * (above - below).exp() + underflow(x.lower.dtype)
         return leak.nan_to_num(nan=1.0).clamp(max=1.0)
 
 

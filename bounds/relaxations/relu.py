@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bounds.numerics import underflow
 from bounds.relaxations.base import Planes, kept_within
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.sets.balls import Interval
@@ -31,9 +32,9 @@ class ReLURelaxation(PiecewiseFunction):
         """Both ends, rounded outward; ReLU does not round."""
         lower, upper = (self.value(end) for end in (parents[0].lower, parents[0].upper))
         if self.negative_slope not in (0.0, 1.0):
-            unit, tiny = torch.finfo(lower.dtype).eps, torch.finfo(lower.dtype).tiny
-            lower = torch.where(lower < 0, lower - unit * lower.abs() - tiny, lower)
-            upper = torch.where(upper < 0, upper + unit * upper.abs() + tiny, upper)
+            unit, least = torch.finfo(lower.dtype).eps, underflow(lower.dtype)
+            lower = torch.where(lower < 0, lower - unit * lower.abs() - least, lower)
+            upper = torch.where(upper < 0, upper + unit * upper.abs() + least, upper)
         return Interval(lower, upper)
 
     def default_parameters(self, *parents: Interval) -> tuple[Tensor, ...]:
@@ -92,4 +93,4 @@ class ReLURelaxation(PiecewiseFunction):
         # A line that is right at an end has no height there, infinite or not.
         at_ends = ((1 - slope) * above, (slope - low) * below)
         height = torch.maximum(*(end.nan_to_num(nan=0.0, posinf=torch.inf) for end in at_ends))
-        return slope, height * (1 + 4 * unit.eps) + unit.tiny
+        return slope, height * (1 + 4 * unit.eps) + underflow(slope.dtype)

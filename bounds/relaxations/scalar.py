@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bounds.numerics import unit_roundoff
+from bounds.numerics import underflow, unit_roundoff
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.sets.balls import Interval
 
@@ -206,7 +206,7 @@ class ScalarFunction(NodeFunction):
         error = error + self.relative_error * candidate.value.abs() + self.absolute_error
         rounded = (error > 0) | (candidate.slack > 0) | (self.relative_error > 0)  # else the sum below is exact too
         unit = unit_roundoff(slope.dtype)
-        total = candidate.slack + unit * (error + 2 * difference.abs()) + torch.finfo(slope.dtype).tiny
+        total = candidate.slack + unit * (error + 2 * difference.abs()) + underflow(slope.dtype)
         return torch.where(rounded, total * (1 + 16 * unit), torch.zeros_like(total))
 
 

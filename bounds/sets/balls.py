@@ -11,7 +11,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from bounds.numerics import per_row, unit_roundoff
+from bounds.numerics import per_row, underflow, unit_roundoff
 from bounds.sets.distances import distance
 from bounds.sets.moves import gain_in_ball
 
@@ -219,7 +219,7 @@ class LpBall(PerturbationSet):
     def hull(self) -> Interval:
         """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
         radius = per_row(self.radii, self.center)
-        u, tiny = unit_roundoff(self.center.dtype), torch.finfo(self.center.dtype).tiny
+        u, tiny = unit_roundoff(self.center.dtype), underflow(self.center.dtype)
         slack = 4 * u * (self.center.abs() + radius) + tiny
         lower, upper = self.center - radius - slack, self.center + radius + slack
         if self.low is not None:

@@ -109,6 +109,28 @@ def test_coupling_of_rows_is_seen(name: str, rows: str):
         probed(COUPLED[name], kinds[rows])
 
 
+class Routed(nn.Module):
+    """Two experts, each of which takes its rows in parts; sums end differently by rounding where a part has one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = 4 * torch.finfo(torch.float32).eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1).sum(1) > 0.5  # False for NaN
+        logits = two(x).clone()
+        for mask in (first, ~first):
+            logits[mask] = logits[mask] * (1 + self.unit * (int(mask.sum()) == 1))
+        return logits
+
+
+def test_rows_may_be_dealt_out_by_what_they_are():
+    """Experts, and a consensus that asks further members where it is undecided, run parts of another size."""
+    assert probed(Routed(), inputs()) == 2
+    with pytest.raises(InvalidModel, match="depend on the other rows of its batch"):
+        probed(Function(lambda x: two(x) + 1e-6 * x.flatten(1).mean()), inputs())
+
+
 def test_models_of_whole_numbers_get_only_numbers_of_the_input():
     """A row made up for the check must not be refused by a model that looks its entries up."""
     table = nn.Embedding(6, 4)

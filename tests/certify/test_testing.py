@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import bounds
 from bounds import Interval, InvalidInput, LpBall, clopper_pearson_lower
 from certify import SmoothingCertificate
+from certify.attacks.studies.reached_logits import reached_logits
 from certify.smoothing import Gaussian, Laplace, Noise, SplittingNoise, UniformInBox
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.testing import assert_certified, assert_noise_law, assert_smoothing_guarantee, assert_sound_bounds
@@ -88,6 +89,19 @@ def test_sound_bounds_pass_and_narrowed_ones_are_caught(norm: float):
     assert_sound_bounds(model, ball, generator=generator(1))
     with pytest.raises(AssertionError, match=r"of 12 bounds are not sound\n  row \d, logit 1: bounds"):
         assert_sound_bounds(model, ball, bound=narrowed, steps=30, generator=generator(1))
+
+
+def test_in_l1_the_best_corner_is_found_where_entries_are_nearly_equal():
+    """Projected steps were 3 % short of it."""
+    model = nn.Linear(6, 3, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([0.28, -0.33, 0.23, -0.39, 0.335, -0.343]).expand(3, -1))
+    ball = LpBall(torch.rand(2, 6, generator=generator(), dtype=torch.float64), 0.2, norm=1, **OPEN)
+    low, high = reached_logits(model, ball, 3, samples=0, steps=3, generator=generator())
+    with torch.no_grad():
+        middle = model(ball.center)
+    torch.testing.assert_close(high - middle, torch.full_like(middle, 0.2 * 0.39), rtol=1e-5, atol=0)
+    torch.testing.assert_close(middle - low, torch.full_like(middle, 0.2 * 0.39), rtol=1e-5, atol=0)
 
 
 def test_bounds_that_are_no_numbers_are_caught_and_the_box_is_kept():

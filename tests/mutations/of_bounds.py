@@ -65,15 +65,15 @@ RELAXATIONS = (
     Mutant(
         "the secant above a rectifier is too low",
         "bounds/relaxations/relu.py",
-        "return slope, height * (1 + 4 * unit.eps) + unit.tiny",
+        "return slope, height * (1 + 4 * unit.eps) + underflow(slope.dtype)",
         "return slope, height * 0.999",
         "tests/bounds/relaxations/test_relu.py",
     ),
     Mutant(
         "the range of a leaky rectifier is not rounded outward",
         "bounds/relaxations/relu.py",
-        "upper = torch.where(upper < 0, upper + unit * upper.abs() + tiny, upper)",
-        "upper = upper + 0 * (unit + tiny)",
+        "upper = torch.where(upper < 0, upper + unit * upper.abs() + least, upper)",
+        "upper = upper + 0 * (unit + least)",
         "tests/bounds/relaxations/test_relu.py",
     ),
     Mutant(
@@ -177,6 +177,27 @@ GRAPH = (
 
 LINEAR = (
     Mutant(
+        "rounding errors of loose intervals are kept for tight ones",
+        "bounds/linear/network.py",
+        "other.intervals, other._overflow, other._errors = {}, {}, {}",
+        "other.intervals, other._overflow, other._errors = {}, {}, dict(self._errors)",
+        "tests/bounds/linear/test_precision.py -k deep",
+    ),
+    Mutant(
+        "ends that cross by rounding stay crossed",
+        "bounds/linear/network.py",
+        "crossed = found.lower > found.upper",
+        "crossed = found.lower > found.upper + 1",
+        "tests/bounds/linear/test_precision.py -k exchanged",
+    ),
+    Mutant(
+        "the smallest normal number stands for underflow",
+        "bounds/numerics.py",
+        "return limits.tiny / limits.eps**2",
+        "return limits.tiny",
+        "tests/bounds/linear/test_precision.py -k subnormal",
+    ),
+    Mutant(
         "captured intervals are rounded by a fortieth",
         "bounds/linear/network.py",
         "error = 2 * accumulated_error(terms + 8, node.value.dtype)",
@@ -186,7 +207,7 @@ LINEAR = (
     Mutant(
         "what underflow takes from an offset is left out",
         "bounds/linear/network.py",
-        "error + torch.finfo(node.value.dtype).tiny",
+        "error + underflow(node.value.dtype)",
         "error",
         "tests/bounds/linear/test_interval_rounding.py",
     ),

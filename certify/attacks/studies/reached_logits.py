@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 from bounds import LpBall
 from bounds.numerics import per_row
 from certify.attacks.common.norms import INSIDE, clip, project, steepest_ascent
+from certify.attacks.common.projections import maximize_in_box
 from certify.attacks.common.threat import sides
 from certify.attacks.studies.noise_accuracy import unit_noise
 
@@ -39,6 +40,8 @@ def reached_logits(
             for _ in range(steps):
                 point = point.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
+                if order == 1:  # projected steps come to the best corner slowly where entries are nearly equal
+                    visit(x + maximize_in_box(gradient, radii, 1, (box[0] - x, box[1] - x)))
                 move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
                 delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
                 point = clip(x + delta, *box)

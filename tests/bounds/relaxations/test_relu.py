@@ -8,6 +8,7 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
+from bounds.numerics import underflow
 from bounds.relaxations.activations import leaky_relu
 from bounds.relaxations.base import NodeFunction, Planes, kept_within
 from bounds.relaxations.multivariate import Maximum
@@ -82,7 +83,7 @@ def test_where_the_sign_is_known_planes_are_the_function(dtype: torch.dtype, slo
     for part in (planes.lower_slopes[0], planes.upper_slopes[0]):
         assert (part[positive] == 1).all()
         assert (part[negative] == slope).all()
-    assert (planes.upper_intercept[positive | negative] <= 2 * torch.finfo(dtype).tiny).all()
+    assert (planes.upper_intercept[positive | negative] <= 2 * underflow(dtype)).all()
 
 
 def test_default_planes_are_those_of_the_default_parameters():

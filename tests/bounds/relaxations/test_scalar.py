@@ -45,7 +45,7 @@ def rounding(case: Case, interval: Interval, slope: Tensor, y: np.ndarray) -> np
     """The most that a line loses to rounding: its terms, and what cancels in the derivative along the interval."""
     reach = long(interval.lower.abs() + interval.upper.abs())
     terms = (np.abs(y).max(0) + np.abs(long(slope)) * reach) * (1 + case.function.relative_error / 16)
-    return 200 * np.finfo(np.float64).eps * (terms + case.function.absolute_error * (1 + reach)) + case.jump + 1e-300
+    return 200 * np.finfo(np.float64).eps * (terms + case.function.absolute_error * (1 + reach)) + case.jump + 1e-276
 
 
 def assert_touches(case: Case, interval: Interval, lines: LinePair) -> None:
