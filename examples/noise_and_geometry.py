@@ -218,35 +218,35 @@ def main() -> None:
     flat = law.sample(100_000, torch.Generator().manual_seed(0)) / 28
     upper[0, 0].hist(flat.log10(), bins=200, histtype="step", density=True, color=GREY, label="flat boundary")
     upper[0, 0].set(
-        title="How much farther random noise has to go",
-        xlabel="log10 of random / adversarial distance / sqrt(D)",
+        title="How far random noise has to go",
+        xlabel="log10(random / adversarial / sqrt(D))",
         ylabel="density",
         xlim=(-1.5, 2),
     )
     upper[0, 0].legend(frameon=False)
     upper[0, 1].set(
-        title="How flat boundaries are along random lines",
+        title="Flatness along random lines",
         xlabel="flatness ratio (1 if flat; above 3 drawn at 3)",
         ylabel="density",
     )
     upper[0, 2].set(
-        title="Distance of the boundary within random subspaces",
-        xlabel="dimension of the subspace (dashed: flat boundaries)",
+        title="Distance within random subspaces",
+        xlabel="dimension (dashed: flat boundaries)",
         ylabel="distance / least distance",
     )
     within = bounds.RatioLaw(784, BLOCK**2).quantile
     frequencies.axhspan(within(0.05) / within(0.5), within(0.95) / within(0.5), color=GREY, alpha=0.3)
     frequencies.set(
-        title="Distance of the boundary by frequency",
-        xlabel="lowest of 8 x 8 frequencies (grey: 90 % of flat boundaries)",
-        ylabel="distance / that in random subspaces",
+        title="Distance by frequency",
+        xlabel="lowest of 8 x 8 frequencies (grey: flat)",
+        ylabel="distance / that in random ones",
         yscale="log",
     )
     draw_spectrum(spectrum, "random", torch.randn(images, 784, generator=torch.Generator().manual_seed(0)), GREY)
     spectrum.set(
-        title="How many directions the normals share",
-        xlabel="number of principal directions (grey: random normals)",
-        ylabel="share of the normals' squares",
+        title="Directions that normals share",
+        xlabel="principal directions (grey: random)",
+        ylabel="share of squares",
         xscale="log",
     )
     for column, plane_name in enumerate(PLANES):

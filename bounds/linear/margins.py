@@ -40,7 +40,8 @@ def margin_bounds(
         model: any network that ``torch.export`` follows, or its captured graph; see :func:`bounds.ibp`.
         ball: N perturbation sets.
         labels: (N,) class indices.
-        method: ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``, ``"crown"`` or ``"alpha_crown"``, from cheap to tight.
+        method: ``"ibp"``, ``"crown_ibp"``, ``"crown"`` or ``"alpha_crown"``, each at least as tight as those before it;
+            or ``"fast_lin"``, at least as tight as ``"crown_ibp"``.
         steps: of ascent, for ``"alpha_crown"``; it stops where a row is above 0.
         sound: which rounding errors are included: ``"rounding"``, ``"real"`` or ``"deployed"``, see
             :func:`bounds.crown`.

@@ -177,13 +177,14 @@ def linear_margins(
 
 def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: int) -> Tensor:
     rows = margin_rows(network, labels)
-    if method in ("ibp", "crown_ibp"):
-        margins = RefinedNetwork(network, memory=memory).functions(rows, intervals=method == "ibp")
-    elif method == "fast_lin":
-        margins = RefinedNetwork(network, tighten=True, parallel=True, memory=memory).functions(rows)
-    else:
-        loose = RefinedNetwork(network, memory=memory)
-        margins = torch.maximum(loose.functions(rows, intervals=True), loose.functions(rows))
+    loose = RefinedNetwork(network, memory=memory)
+    margins = loose.functions(rows, intervals=True)
+    if method != "ibp":
+        margins = torch.maximum(margins, loose.functions(rows))
+    if method == "fast_lin":
+        parallel = RefinedNetwork(loose.network, tighten=True, parallel=True, memory=memory)
+        margins = torch.maximum(margins, parallel.functions(rows))
+    elif method in ("crown", "alpha_crown"):
         tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
         margins = torch.maximum(margins, tight.functions(rows))
         if method == "alpha_crown" and not bool(((margins > 0) | (rows == 0).all(2)).all()):  # not all is proved yet
