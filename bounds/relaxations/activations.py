@@ -4,6 +4,7 @@ Every derivative keeps its relative accuracy in the tails, or its absolute one w
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,12 @@ from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
 from bounds.relaxations.piecewise import Piece, PiecewiseFunction, linear_piece, tiny
 from bounds.relaxations.relu import ReLURelaxation
-from bounds.relaxations.scalar import SPECIAL, Map, bracketed
+from bounds.relaxations.scalar import LOWER, SPECIAL, UPPER, Candidate, Map, bracketed, middle
+from bounds.sets.balls import Interval
 
 _INFINITY = math.inf
 _ARITHMETIC = 4.0  # units of rounding of a few sums and products
+TOUCHING_STEPS = 6  # each squares the error
 
 
 # Piecewise linear functions
@@ -130,15 +133,75 @@ def _sigmoid_root(slope: Tensor) -> Tensor:
     return 2 * larger.log() - slope.log()  # 1 - s is slope / s
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SShape(PiecewiseFunction):
+    """A rising function that is convex below 0 and concave above, with an even derivative.
+
+    Attributes:
+        derivative: of the function.
+        root: of a slope, the positive point where the function has it.
+    """
+
+    derivative: Map
+    root: Map
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The values at both ends, moved outward."""
+        (x,) = parents
+        inside, valid = self._inside(x)
+        ends = [self._end(inside.lower, LOWER), self._end(inside.upper, UPPER)]
+        return Interval(*(torch.where(valid, end.clamp(*self.range), torch.nan) for end in ends))
+
+    def _end(self, x: Tensor, side: int) -> Tensor:
+        value, zero = self.value(x), torch.zeros_like(x)
+        return value + side * self._outward(Candidate(x, value.detach(), zero, zero, zero.bool()), zero)
+
+    def slope(self, inside: Interval, side: int) -> Tensor:
+        """The slope at the middle of the envelope, the least concave function above or the largest convex one below.
+
+        Seen from the end of the interval where the function bends away from it, the envelope is a line up to the point
+        where it touches the function, and the function itself behind that point; or the secant, if it touches nowhere.
+        """
+        near, far = (inside.lower, inside.upper) if side == UPPER else (inside.upper, inside.lower)
+        center = middle(inside)
+        secant = self._secant(inside, self.derivative(center))
+        with torch.no_grad():
+            touching = self._touching_point(near, far, side)
+            straight = (self.derivative(far) >= secant) | (side * far <= 0)
+            behind = (side * (center - touching) > 0) | (side * near >= 0)
+        tangent = self.derivative(torch.where(behind, center, touching))
+        return torch.where(straight, secant, tangent)
+
+    def _touching_point(self, near: Tensor, far: Tensor, side: int) -> Tensor:
+        """The point where a line through the function at ``near`` touches it, on the other side of 0.
+
+        The secant through ``near`` is steepest there, so that its slope hardly depends on the point: each step squares
+        the error. Its rounding costs tightness only.
+        """
+        height, point = self.value(near), far
+        for _ in range(TOUCHING_STEPS):
+            slope = (self.value(point) - height) / (point - near)
+            point = side * self.root(slope)
+            point = torch.where(point.isfinite(), point, far)
+        return point
+
+
 def _s_shape(
     value: Map, derivative: Map, root: Map, *, limit: float, low: float, absolute_error: float = 0.0
-) -> PiecewiseFunction:
-    """A function that is convex below 0 and concave above, with an even derivative."""
+) -> SShape:
+    """The function, its derivative and the positive point of a slope, with the values that it does not reach."""
     pieces = (
         Piece(value, derivative, 1, lambda k, *_: -root(k), end=0.0),
         Piece(value, derivative, -1, lambda k, *_: root(k), start=0.0),
     )
-    return PiecewiseFunction(value=value, pieces=pieces, range=(low, limit), absolute_error=absolute_error)
+    return SShape(
+        value=value,
+        derivative=derivative,
+        root=root,
+        pieces=pieces,
+        absolute_error=absolute_error,
+        range=(low, limit),
+    )
 
 
 def sigmoid() -> PiecewiseFunction:

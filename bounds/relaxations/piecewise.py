@@ -80,16 +80,31 @@ class PiecewiseFunction(ScalarFunction):
     @torch.no_grad()
     def slopes(self, inside: Interval) -> Interval:
         """The range of slopes at the ends and at the inflection points, on both sides of a kink."""
-        found = []
-        for piece in self.pieces:
-            lower, upper = inside.lower.clamp(min=piece.start), inside.upper.clamp(max=piece.end)
-            for point in (lower, upper):
-                found.append(torch.where(lower <= upper, piece.derivative(point), torch.nan))
-        slopes = torch.stack(found)
+        slopes = self._slopes_at_ends(inside)
         low = torch.where(slopes.isfinite(), slopes, _INFINITY).amin(0)
         high = torch.where(slopes.isfinite(), slopes, -_INFINITY).amax(0)
         known = low <= high
         return Interval(torch.where(known, low, 0.0), torch.where(known, high, 0.0))
+
+    def _slopes_at_ends(self, inside: Interval) -> Tensor:
+        """The derivative at both ends of each piece within an interval, (2 P, ...), NaN where there is none."""
+        found = []
+        for piece in self.pieces:
+            lower, upper = inside.lower.clamp(min=piece.start), inside.upper.clamp(max=piece.end)
+            found += [torch.where(lower <= upper, piece.derivative(point), torch.nan) for point in (lower, upper)]
+        return torch.stack(found)
+
+    @torch.no_grad()
+    def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
+        """Entries where slopes, over the width of the interval, differ by more than rounding; without any lines."""
+        inside, valid = self._inside(*parents)
+        slopes, width = self._slopes_at_ends(inside), inside.upper - inside.lower
+        steepest = slopes.nan_to_num(-_INFINITY, _INFINITY, -_INFINITY).amax(0)
+        flattest = slopes.nan_to_num(_INFINITY, _INFINITY, -_INFINITY).amin(0)
+        gap = (steepest - flattest) * width  # at least that between the lines
+        size = self.value(inside.upper).abs() + steepest.abs() * (inside.lower.abs() + width)
+        known = valid & size.isfinite() & parents[0].lower.isfinite() & parents[0].upper.isfinite()
+        return (~(known & (gap <= 1e-9 * size + 1e-12)),)
 
     def _difference_error(self, derivative: Tensor, slope: Tensor) -> Tensor:
         """A bound on the rounding error of ``derivative - slope``."""
