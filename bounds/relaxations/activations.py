@@ -15,7 +15,7 @@ from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
 from bounds.relaxations.piecewise import Piece, PiecewiseFunction, linear_piece, tiny
 from bounds.relaxations.relu import ReLURelaxation
-from bounds.relaxations.scalar import LOWER, SPECIAL, UPPER, Candidate, Map, bracketed, middle
+from bounds.relaxations.scalar import LOWER, SPECIAL, UPPER, Candidate, Map, middle, rooted
 from bounds.sets.balls import Interval
 
 _INFINITY = math.inf
@@ -297,14 +297,9 @@ def _bent_twice(
 
     def piece(curvature: int, start: float, end: float) -> Piece:
         def root(slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-            # Beyond 64 the derivative is 0 or 1 as far as float64 can tell. After 36 steps the bracket is so narrow
-            # (2e-9) that the derivative is straight in it.
+            # Beyond 64 the derivative is 0 or 1 as far as float64 can tell.
             ends = lower.clamp(-64, 64), upper.clamp(-64, 64)
-            bracket = bracketed(lambda x: curvature * (derivative(x) - slope) > 0, *ends, steps=36)
-            left, right = bracket.lower, bracket.upper
-            low, high = derivative(left), derivative(right)
-            share = ((slope - low) / (high - low)).nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
-            return left + share * (right - left)
+            return rooted(lambda x: curvature * (derivative(x) - slope), *ends)
 
         return Piece(value, derivative, curvature, root, start, end)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bounds.numerics import unit_roundoff
-from bounds.relaxations.scalar import Candidate, Map, ScalarFunction, best_slope, bracketed, middle, moving
+from bounds.relaxations.scalar import Candidate, Map, ScalarFunction, best_slope, middle, moving, rooted
 from bounds.sets.balls import Interval
 
 Root = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a slope and both ends of an interval
@@ -163,10 +163,10 @@ class PiecewiseFunction(ScalarFunction):
         """The slope of the line through the function at ``end`` that is tangent to the piece."""
         height = self.value(end)
 
-        def passed(x: Tensor) -> Tensor:
-            return side * (x - end).sign() * (piece.value(x) - height - piece.derivative(x) * (x - end)) > 0
+        def excess(x: Tensor) -> Tensor:
+            return side * (x - end).sign() * (piece.value(x) - height - piece.derivative(x) * (x - end))
 
-        return piece.derivative(middle(bracketed(passed, part.lower, part.upper)))
+        return piece.derivative(rooted(excess, part.lower, part.upper))
 
 
 def _point_of(piece: Piece) -> float:

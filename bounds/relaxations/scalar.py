@@ -241,6 +241,32 @@ def bracketed(passed: Map, lower: Tensor, upper: Tensor, steps: int = 48) -> Int
     return Interval(lower, upper)
 
 
+def rooted(excess: Map, lower: Tensor, upper: Tensor, halvings: int = 6, steps: int = 10) -> Tensor:
+    """Next to the point where a continuous function becomes positive, between two points; one of them if it never does.
+
+    Halving leaves an interval in which the function is nearly straight; the Illinois rule then goes on from its values,
+    and gains digits with every step.
+
+    References:
+        Dowell, Jarratt (1971), A modified regula falsi method for computing the root of an equation, BIT 11, 168-174.
+    """
+    around = bracketed(lambda x: excess(x) > 0, lower, upper, halvings)
+    left, right = around.lower, around.upper
+    low, high = excess(left), excess(right)
+    last, point = torch.zeros_like(low), middle(around)
+    for _ in range(steps):
+        point = left - low * ((right - left) / (high - low))
+        point = torch.where((point >= left) & (point <= right), point, left / 2 + right / 2)  # also for NaN
+        value = excess(point)
+        beyond = value > 0
+        side = torch.where(beyond, 1.0, -1.0)
+        kept = torch.where(side == last, 0.5, 1.0)  # an end that stays twice counts half
+        left, low = torch.where(beyond, left, point), torch.where(beyond, low * kept, value)
+        right, high = torch.where(beyond, point, right), torch.where(beyond, value, high * kept)
+        last = side
+    return point
+
+
 def best_slope(function: ScalarFunction, inside: Interval, slopes: Iterable[Tensor], side: int) -> Tensor:
     """The slope whose line has the smallest area under it, that is the least height at the middle; mirrored below."""
     first, *others = slopes

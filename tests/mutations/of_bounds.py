@@ -63,6 +63,20 @@ SETS = (
 
 RELAXATIONS = (
     Mutant(
+        "the range of an S-shape is not rounded outward",
+        "bounds/relaxations/activations.py",
+        "return value + side * self._outward(Candidate(x, value.detach(), zero, zero, zero.bool()), zero)",
+        "return value + 0 * side * zero",
+        "tests/bounds/relaxations",
+    ),
+    Mutant(
+        "the tangent of an S-shape is drawn from the wrong end",
+        "bounds/relaxations/activations.py",
+        "near, far = (inside.lower, inside.upper) if side == UPPER else (inside.upper, inside.lower)",
+        "near, far = (inside.upper, inside.lower) if side == UPPER else (inside.lower, inside.upper)",
+        "tests/bounds/relaxations",
+    ),
+    Mutant(
         "the secant above a rectifier is too low",
         "bounds/relaxations/relu.py",
         "return slope, height * (1 + 4 * unit.eps) + underflow(slope.dtype)",
