@@ -221,6 +221,7 @@ class Witness(Record):
             inside the box, or that at the input foretold no change. Such rows are attacked without gradients.
         symptoms: N names of what was wrong with the gradients of a row, joined by ``+``: ``"zero_gradient"``,
             ``"nonfinite_gradient"``, ``"uninformative_gradient"``; empty if nothing was.
+        unfinished: (N,) bool, True where a time limit ended the search.
     """
 
     distance: Tensor
@@ -237,6 +238,7 @@ class Witness(Record):
     backward_passes_per_row: Tensor | None = None
     blind: Tensor | None = None
     symptoms: tuple[str, ...] | None = None
+    unfinished: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -286,18 +288,20 @@ class AttackedAccuracy(Record):
         adversarial: (N, *D), the input found; the clean input where nothing was found or needed.
         adversarial_label: (N,) int64, what the model predicts for ``adversarial``.
         distance: (N,) float64, norm of the perturbation, recomputed from the stored tensors and rounded up, at most
-            ``epsilon``; 0 where the clean input is misclassified, infinite where nothing was found.
-        epsilon: (N,) float64, the budget of each row, in units of the input.
+            ``epsilon``; 0 where the clean input is misclassified, infinite where nothing was found. In l-infinity where
+            no norm was given.
+        epsilon: (N,) float64, the budget of each row, in units of the input; NaN for sets of one's own.
         margin: (N,) float64, the lowest lead of the label over the best other class that an attack saw, in units of
             the logits; infinite where there was no attack.
         blind: (N,) bool, True where gradients said nothing: all were 0, or some were not finite even a little further
             inside the box. Attacks with gradients alone did not really test the row. In :func:`robust_accuracy` also
             where the gradient at the input foretold no change; it attacks such rows without gradients too.
         symptoms: N names of what was wrong with the gradients of a row, as of a :class:`Witness`.
+        unfinished: (N,) bool, True where a time limit ended the attacks before they found anything or were through.
         attack: name of the attack that found the input of each row, empty where none did.
         forward_passes: (N,) int64, forward passes of each row, that of the clean input and the re-check included.
         backward_passes: (N,) int64, backward passes of each row.
-        norm: order of the norm.
+        norm: order of the norm; NaN for sets of one's own.
         method: name of the function that ran the attacks.
         subject: the classifier it speaks of.
     """
@@ -318,6 +322,7 @@ class AttackedAccuracy(Record):
     method: str
     subject: str = "base"
     symptoms: tuple[str, ...] | None = None
+    unfinished: Tensor | None = None
 
     @property
     def accuracy(self) -> float:

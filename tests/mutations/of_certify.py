@@ -92,6 +92,20 @@ ATTACKS = (
         "tests/certify/attacks/test_fixed_budget.py",
     ),
     Mutant(
+        "a search that was cut counts as a whole one",
+        "certify/attacks/fixed_budget/driver.py",
+        "unfinished[rows] = standing",
+        "unfinished[rows] = False",
+        "tests/certify/attacks/test_calls.py",
+    ),
+    Mutant(
+        "what a part of a search found is lost when time runs out",
+        "certify/attacks/search/state.py",
+        "setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))",
+        "setattr(self, name, getattr(self, name))",
+        "tests/certify/attacks/test_calls.py",
+    ),
+    Mutant(
         "what lies outside of a set of one's own counts",
         "certify/attacks/common/threat.py",
         "self.sets.contains(points.double())",

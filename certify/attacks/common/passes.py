@@ -1,5 +1,8 @@
 """Passes through the model under attack: in the dtype of its inputs, in batches that it takes."""
 
+import math
+from time import monotonic
+
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +15,20 @@ ROUNDING = {torch.float16: 2, torch.bfloat16: 2}  # units in the last place of t
 ROUNDING_ELSEWHERE = 8
 
 
-def logits_of(model: nn.Module, points: Tensor, format_: Format) -> tuple[Tensor, Tensor]:
+class OutOfTime(Exception):  # no error: what was found counts
+    """The time limit of an attack has passed."""
+
+
+def logits_of(model: nn.Module, points: Tensor, format_: Format, deadline: float = math.inf) -> tuple[Tensor, Tensor]:
     """Logits (N, K) in the working dtype, and how much they may differ from batch to batch, (N,).
 
     A class wins only by more than that: the re-check of what is found runs in other batches.
+
+    Raises:
+        OutOfTime: the deadline, a moment of :func:`time.monotonic`, has passed.
     """
+    if monotonic() > deadline:
+        raise OutOfTime
     logits: Tensor = model(points.to(format_.dtype))
     kind = logits.dtype if logits.is_floating_point() else torch.float32
     logits = logits.to(torch.promote_types(kind, torch.float32))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from time import monotonic
 
 import torch
 from torch import Generator, Tensor
@@ -177,3 +178,8 @@ class Settings:
     targets: Tensor | None = None
     grid: int | None = None
     first_index: int = 0
+    timeout: float | None = None
+
+    def deadline(self) -> float:
+        """The moment of :func:`time.monotonic` at which the time that is allowed from now on has passed."""
+        return math.inf if self.timeout is None else monotonic() + checks.positive("timeout", self.timeout)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from bounds.circumstances import isolated
 from bounds.numerics import per_row
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
-from certify.attacks.common.passes import examine
+from certify.attacks.common.passes import OutOfTime, examine
 from certify.attacks.common.streams import Streams
 from certify.attacks.common.threat import NORMS, BoundedThreat, Settings
 from certify.attacks.fixed_budget.state import FixedBudgetState, Outcome
@@ -50,7 +51,7 @@ def run(
         x: likewise.
         labels: likewise.
         threat: norm, budget and box.
-        settings: batches and seed.
+        settings: batches, seed and time limit.
     """
     threat.check(x, per_row=True)
     batch_size = checks.at_least("batch_size", settings.batch_size, 1)
@@ -62,21 +63,31 @@ def run(
         first = checks.at_least("first_index", settings.first_index, 0)
         streams = Streams.of(settings.generator, len(x), x.device, first)
         attacked = (clean == labels).nonzero().squeeze(1)
+        unfinished, deadline = torch.zeros_like(clean, dtype=torch.bool), settings.deadline()
         for rows in attacked.split(batch_size) if len(attacked) else ():
             x, low, high = (tensor[rows].to(form.working) for tensor in (given, *sides))
             stream = streams.rows(rows)
             limits = norm, epsilon[rows], low, high
             state = FixedBudgetState(model, x, labels[rows], *limits, num_classes, stream, form, threat.region(rows))
             standing = torch.ones_like(state.outcome.found)
+            state.deadline = deadline
             for attack_name, attack in state.while_standing(attacks.items()):
-                attack(state)
+                late = False
+                try:
+                    attack(state)
+                except OutOfTime:
+                    late = True
                 for row in rows[standing & state.outcome.found].tolist():
                     winner[row] = attack_name
                 standing = ~state.outcome.found
+                if late:
+                    unfinished[rows] = standing
+                    break
             whole.put(rows, state.outcome)
-        return verdict(
+        found = verdict(
             name, model, given, labels, clean, threat=threat, outcome=whole, winner=winner, settings=settings
         )
+        return replace(found, unfinished=unfinished)
 
 
 def verdict(

@@ -30,6 +30,7 @@ def robust_accuracy(
     batch_size: int = 500,
     generator: torch.Generator | None = None,
     first_index: int = 0,
+    timeout: float | None = None,
 ) -> AttackedAccuracy:
     """Accuracy under the standard attacks at a budget: an upper bound on the robust accuracy.
 
@@ -65,6 +66,8 @@ def robust_accuracy(
         batch_size: inputs attacked at once.
         generator: source of a seed; each row draws random starts from a stream of its own.
         first_index: index of row 0 in its data set, which together with the seed tells the streams apart.
+        timeout: seconds after which the attacks end with what they have found, None for no limit. ``unfinished`` names
+            the rows that were not attacked to the end; they depend on the speed of the machine.
 
     Returns:
         One row per input; misclassified inputs are not robust and have distance 0.
@@ -78,7 +81,7 @@ def robust_accuracy(
         Croce, Hein (2021), Mind the box, arXiv:2103.01208, for l_1.
     """
     checks.at_least("steps", steps, 1)
-    settings = Settings(batch_size, generator, first_index=first_index)
+    settings = Settings(batch_size, generator, first_index=first_index, timeout=timeout)
     if perturbation is not None:
         check_alone(norm, frozen_features, epsilon)
         return run("robust_accuracy", in_sets(steps), model, x, labels, SetThreat(sets=perturbation), settings)

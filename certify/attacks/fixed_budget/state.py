@@ -68,6 +68,7 @@ class FixedBudgetState:
     streams: Streams
     format: Format
     region: PerturbationSet | None = None  # sets of the caller's own instead of norm and budget, one for each row
+    deadline: float = math.inf  # the moment at which passes end
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
     mender: Mender = field(default_factory=Mender)
     outcome: Outcome = field(init=False)  # of all N
@@ -121,7 +122,7 @@ class FixedBudgetState:
     def logits(self, points: Tensor) -> Tensor:
         """Logits (M, K) at points (M, *D); successes are remembered."""
         with self.surrogate():
-            logits, rounding = logits_of(self.model, points, self.format)
+            logits, rounding = logits_of(self.model, points, self.format, self.deadline)
         self.rounding = rounding
         outcome, rows, seen = self.outcome, self.rows, logits.detach()
         outcome.forward[rows] += 1

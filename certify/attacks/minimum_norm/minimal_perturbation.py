@@ -29,6 +29,7 @@ def minimal_perturbation(
     targets: Tensor | None = None,
     grid: int | None = None,
     first_index: int = 0,
+    timeout: float | None = None,
 ) -> Witness:
     """The nearest misclassified input found for each row: an upper bound on its distance to the boundary.
 
@@ -72,6 +73,8 @@ def minimal_perturbation(
         grid: adversarial inputs have changed entries that are multiples of 1 / ``grid``, such as 255 for 8-bit images;
             anywhere in the box if None.
         first_index: index of row 0 in its data set, which together with the seed tells the streams apart.
+        timeout: seconds after which the search ends with what it has found, None for no limit. ``unfinished`` names the
+            rows; they depend on the speed of the machine.
 
     Returns:
         A witness; distance 0 where the clean input is misclassified, infinite where nothing was found.
@@ -88,7 +91,7 @@ def minimal_perturbation(
     checks.at_least("restarts", restarts, 1)
     best = checks.one_of("method", method, METHODS) == "best"
     threat = Threat(checked_norm(norm, MINIMUM_NORM["minimal_perturbation"]), low, high, frozen_features)
-    settings = Settings(batch_size, generator, targets, grid, first_index)
+    settings = Settings(batch_size, generator, targets, grid, first_index, timeout)
     stages = portfolio(norm, steps, restarts)
     if best:
         return run("minimal_perturbation(best)", stages, model, x, labels, threat, settings)

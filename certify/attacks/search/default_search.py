@@ -108,18 +108,15 @@ def search_blind_rows(state: MinimumNormState, steps: int) -> None:
     rows = state.unguided().nonzero().squeeze(1)
     if len(rows) == 0:
         return
-    blind = state.part(rows)
-    blind.surrogate = straight_through
-    blind.blind = torch.ones_like(blind.blind)
-    blind.margin_and_gradient(blind.x, None)
-    if not blind.blind.all():
-        descend_with_restarts(blind, steps, 2)
-    blind.surrogate = nullcontext
-    if state.norm == 0:
-        search_by_margins(blind, steps)
-    else:
-        try_without_gradients(blind)
-        boundary_walk_steps(blind, BLIND_STEPS, BLIND_PROBES)
-    state.put(rows, blind)
-    state.more_forward[rows] += blind.forward + blind.more_forward
-    state.more_backward[rows] += blind.backward
+    with state.part(rows) as blind:
+        blind.surrogate = straight_through
+        blind.blind = torch.ones_like(blind.blind)
+        blind.margin_and_gradient(blind.x, None)
+        if not blind.blind.all():
+            descend_with_restarts(blind, steps, 2)
+        blind.surrogate = nullcontext
+        if state.norm == 0:
+            search_by_margins(blind, steps)
+        else:
+            try_without_gradients(blind)
+            boundary_walk_steps(blind, BLIND_STEPS, BLIND_PROBES)

@@ -15,7 +15,7 @@ from bounds.sets.distances import distance
 from certify.attacks.common.formats import Format, checked_grid
 from certify.attacks.common.gradients import symptoms
 from certify.attacks.common.norms import clip
-from certify.attacks.common.passes import examine
+from certify.attacks.common.passes import OutOfTime, examine
 from certify.attacks.common.streams import Streams
 from certify.attacks.common.threat import Settings, Threat
 from certify.attacks.search.state import MinimumNormState
@@ -58,13 +58,13 @@ def run(
         x: likewise.
         labels: likewise.
         threat: the norm and the box.
-        settings: batches, seed, targets and grid.
+        settings: batches, seed, targets, grid and time limit.
     """
     threat.check(x, per_row=True, norms=MINIMUM_NORM.get(name, MINIMUM_NORM["minimal_perturbation"]))
     batch_size = checks.at_least("batch_size", settings.batch_size, 1)
     form, given, norm = Format(x.dtype, checked_grid(settings.grid)), x.detach(), float(threat.norm)
     first = checks.at_least("first_index", settings.first_index, 0)
-    sides = threat.sides(given)
+    sides, deadline = threat.sides(given), settings.deadline()
     with frozen(model), torch.no_grad():
         model, num_classes, labels, clean = examine(model, given, labels, batch_size)
         aims = None if settings.targets is None else _checked_targets(settings.targets, labels, num_classes)
@@ -75,8 +75,12 @@ def run(
             x, low, high = (tensor[rows].to(form.working) for tensor in (given, *sides))
             state = MinimumNormState(model, x, labels[rows], norm, low, high, num_classes, streams.rows(rows), form)
             state.targets = None if aims is None else aims[rows]
-            for state.stage, stage in enumerate(stages.values()):
-                stage(state)
+            state.deadline = deadline
+            try:
+                for state.stage, stage in enumerate(stages.values()):
+                    stage(state)
+            except OutOfTime:
+                findings.unfinished[rows] = True
             findings.put(rows, state)
         predicted = predictions(model, findings.adversarial, batch_size) if len(given) else labels
     inside = (clip(findings.adversarial, *sides) == findings.adversarial).flatten(1).all(1)
@@ -94,13 +98,15 @@ class _Findings:
     backward: Tensor
     blind: Tensor  # (N,) bool, gradients said nothing
     shown: Tensor  # (3, N) bool, symptoms
+    unfinished: Tensor  # (N,) bool, time ran out
 
     @classmethod
     def blank(cls, x: Tensor, labels: Tensor) -> "_Findings":
         """Before the search."""
         shown = torch.zeros(3, len(x), dtype=torch.bool, device=x.device)
         forward, never = torch.full_like(labels, 2), torch.full_like(labels, -1)
-        return cls(x.clone(), never, forward, torch.zeros_like(labels), torch.zeros_like(shown[0]), shown)
+        no, none = torch.zeros_like(shown[0]), torch.zeros_like(labels)
+        return cls(x.clone(), never, forward, none, no, shown, no.clone())
 
     def put(self, rows: Tensor, state: MinimumNormState) -> None:
         """Fill in what was found for some rows."""
@@ -129,6 +135,7 @@ class _Findings:
             backward_passes_per_row=self.backward,
             blind=self.blind,
             symptoms=symptoms(*self.shown),
+            unfinished=self.unfinished,
         )
 
 

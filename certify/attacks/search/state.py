@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -37,6 +37,7 @@ class MinimumNormState:
     targets: Tensor | None = None  # (N,) the only class that counts as a success, any other than the label if None
     surrogate: Callable[[], AbstractContextManager[object]] = nullcontext  # in which the model is run
     mender: Mender = field(default_factory=Mender)
+    deadline: float = math.inf  # the moment at which passes end
     stage: int = 0  # index of the attack that is running
     forward: int = 0
     backward: int = 0
@@ -65,8 +66,19 @@ class MinimumNormState:
         size = per_row(length(self.x, math.inf), self.x)
         self._sides = torch.where(self.low.isinf(), -size, self.low), torch.where(self.high.isinf(), size, self.high)
 
-    def part(self, rows: Tensor) -> "MinimumNormState":
-        """A search of some rows that goes on from what was found, with passes counted anew."""
+    @contextmanager
+    def part(self, rows: Tensor) -> Iterator["MinimumNormState"]:
+        """A search of some rows that goes on from what was found; its findings count even if time runs out."""
+        part = self._part(rows)
+        try:
+            yield part
+        finally:
+            for name in FOUND:
+                setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))
+            self.more_forward[rows] += part.forward + part.more_forward
+            self.more_backward[rows] += part.backward + part.more_backward
+
+    def _part(self, rows: Tensor) -> "MinimumNormState":
         names = ("x", "labels", "low", "high")
         targets = None if self.targets is None else self.targets[rows]
         part = replace(
@@ -81,16 +93,11 @@ class MinimumNormState:
             setattr(part, name, getattr(self, name)[rows])
         return part
 
-    def put(self, rows: Tensor, part: "MinimumNormState") -> None:
-        """Take over what a search of some rows found."""
-        for name in FOUND:
-            setattr(self, name, getattr(self, name).index_copy(0, rows, getattr(part, name)))
-
     def logits(self, points: Tensor) -> Tensor:
         """Logits (N, K), counted as one query of each row; successes are remembered."""
         seen = points if points.requires_grad else self.shown(points)
         with self.surrogate():
-            logits, self.rounding = logits_of(self.model, seen, self.format)
+            logits, self.rounding = logits_of(self.model, seen, self.format, self.deadline)
         self.forward += 1
         seen = seen.detach()
         distance = length(seen - self.x, self.norm)

@@ -24,12 +24,10 @@ def try_without_gradients(state: MinimumNormState) -> None:
     if len(rows) == 0:
         return
     other = state.x[(state.labels[None, :] != state.labels[rows, None]).int().argmax(1)]
-    missing = state.part(rows)  # the others draw what they would without these
-    for points in (other, *(missing.random_point() for _ in range(RANDOM_POINTS))):
-        missing.logits(missing.inside(points))
-    bisect(missing, missing.x, steps=20)
-    state.put(rows, missing)
-    state.more_forward[rows] += missing.forward
+    with state.part(rows) as missing:  # the others draw what they would without these
+        for points in (other, *(missing.random_point() for _ in range(RANDOM_POINTS))):
+            missing.logits(missing.inside(points))
+        bisect(missing, missing.x, steps=20)
 
 
 def boundary_walk_steps(state: MinimumNormState, steps: int, probes: int) -> None:

@@ -339,10 +339,8 @@ def _walk_where_blind(state: MinimumNormState) -> None:
     """By classes alone, for the rows whose gradients said nothing."""
     rows = (state.blind | state.broken).nonzero().squeeze(1)
     if len(rows):
-        part = state.part(rows)
-        boundary_walk_steps(part, *BLIND_WALK)
-        state.put(rows, part)
-        state.more_forward[rows] += part.forward + part.more_forward
+        with state.part(rows) as part:
+            boundary_walk_steps(part, *BLIND_WALK)
 
 
 def _allowed(votes: Votes, points: Tensor, rows: Tensor, norm: float, epsilon: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput, InvalidModel
 from certify import attacks
+from certify.attacks.common import passes, threat
 from certify.attacks.common.streams import Streams
 
 BUDGET = [name for name in attacks.FIXED_BUDGET if name != "autoattack"]  # which needs ten classes, and a package
@@ -162,3 +163,90 @@ def test_witnesses_on_the_grid_of_8_bit_images(norm: float):
     assert (witness.distance <= free.distance + 6 / 255).all()
     with pytest.raises(InvalidInput, match="grid must be an integer of at least 1"):
         attacks.minimal_perturbation(model, x, y, grid=0, norm=norm)
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+
+LIMITED = {
+    "minimal_perturbation": partial(attacks.minimal_perturbation, norm=2, steps=20),
+    "robust_accuracy": partial(attacks.robust_accuracy, norm=2, epsilon=0.1, steps=20),
+}
+
+
+class Clock:
+    """A clock that goes on by one with every look at it, which attacks do at every pass."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_time_limit_keeps_what_was_found(name: str, monkeypatch: pytest.MonkeyPatch):
+    model, x, y = problem(torch.float64)
+    y[0] = (y[0] + 1) % 3  # wrong as it is
+    clock = Clock()
+    for module in (passes, threat):
+        monkeypatch.setattr(module, "monotonic", clock)
+    limited = LIMITED[name](model, x, y, generator=generator(), timeout=12, batch_size=3)
+    whole = LIMITED[name](model, x, y, generator=generator(), batch_size=3)
+    assert not whole.unfinished.any()
+    assert limited.unfinished.any()
+    assert not limited.unfinished[0]
+    count = limited.forward_passes if name == "robust_accuracy" else limited.queries_per_row
+    assert count.max() <= 12 + 3
+    assert (limited.distance >= whole.distance * (1 - 1e-9)).all()
+    hit = limited.found
+    assert hit[1:].any()
+    assert (model(limited.adversarial).argmax(1) != y)[hit].all()
+    last = limited.unfinished[3:]  # the second batch met the end of time
+    assert (last | hit[3:]).all()
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_without_time_nothing_is_found_and_all_is_unfinished(name: str):
+    model, x, y = problem(torch.float32)
+    found = LIMITED[name](model, x, y, timeout=1e-9)
+    assert found.unfinished.all()
+    assert not found.found.any()
+    again = LIMITED[name](model, x, y, timeout=1e6, generator=generator())
+    usual = LIMITED[name](model, x, y, generator=generator())
+    assert torch.equal(again.distance, usual.distance)
+    assert not again.unfinished.any()
+    for wrong in (0, -1.0, math.nan):
+        with pytest.raises(InvalidInput, match="timeout must be"):
+            LIMITED[name](model, x, y, timeout=wrong)
+
+
+def test_what_a_search_of_some_rows_found_counts_when_time_runs_out(monkeypatch: pytest.MonkeyPatch):
+    """A model without slopes is attacked in a part of its own, from whose middle the end comes."""
+    linear, x, y = problem(torch.float64)
+    model = Rounded(linear)
+    y = model(x).argmax(1)
+    clock = Clock()
+    for module in (passes, threat):
+        monkeypatch.setattr(module, "monotonic", clock)
+    whole = LIMITED["minimal_perturbation"](model, x, y, generator=generator())
+    assert whole.blind.any()
+    found = []
+    for limit in range(20, 120, 10):
+        clock.now = 0.0
+        limited = LIMITED["minimal_perturbation"](model, x, y, generator=generator(), timeout=limit)
+        assert limited.unfinished.all()
+        found.append(int(limited.found.sum()))
+    assert found == sorted(found)
+    assert found[-1] > 0
+
+
+class Rounded(nn.Module):
+    """A model behind a rounding of its input."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model((4 * x).round() / 4)
