@@ -164,17 +164,18 @@ def mixes_rows(model: nn.Module, rows: Tensor, together: Tensor, allowed: float 
         together: answers for them.
         allowed: difference of answers that does not count, for kernels that do not repeat their sums.
     """
+    rounding = ROUNDINGS * _unit(model, together) * _largest(together)
     for place in range(len(rows)):
         kept = torch.arange(len(rows), device=rows.device).eq(place).view(-1, *[1] * (rows.ndim - 1))
-        found, rounding = None, 0.0
+        found, least = None, allowed
         with torch.no_grad():
             if rows.device.type == "cpu":  # elsewhere a NaN that is made an index may end the process
                 with suppress(InvalidModel):
                     found = answer(model, torch.where(kept, rows, torch.nan))
-                    rounding = ROUNDINGS * _unit(model, together) * _largest(together[place])
+                    least = max(allowed, rounding)
             if found is None:
                 found = answer(model, torch.where(kept, rows, rows.roll(1, 0)))
-        if found.shape != together.shape or not agree(found[place], together[place], max(allowed, rounding)):
+        if found.shape != together.shape or not agree(found[place], together[place], least):
             return True
     return False
 

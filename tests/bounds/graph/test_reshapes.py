@@ -180,7 +180,7 @@ def test_networks_that_reshape_are_enclosed(steps: list[tuple[str, int]], seed: 
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STEPS, st.integers(0, 99), st.sampled_from([0.01, 0.3]))
 def test_many_networks_that_reshape_are_enclosed(steps: list[tuple[str, int]], seed: int, radius: float):
     check_enclosed(steps, seed, radius)
@@ -193,7 +193,7 @@ def test_networks_that_reshape_have_the_bounds_of_dense_ones(steps: list[tuple[s
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(PLAIN, st.integers(0, 99), st.sampled_from([1e-6, 1e-5]))
 def test_many_networks_that_reshape_have_the_bounds_of_dense_ones(
     steps: list[tuple[str, int]], seed: int, radius: float

@@ -59,7 +59,7 @@ def graph_of(name: str) -> Graph:
 
 
 @pytest.mark.parametrize("norm", [1, math.inf])
-@pytest.mark.parametrize("name", ["relu", "leaky", pytest.param("wide", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["relu", "leaky", pytest.param("wide", marks=pytest.mark.combinations)])
 def test_every_activation_pattern(name: str, norm: float):
     """All 128 or 16,384 patterns, each a linear programme in the input, solved by SciPy."""
     model, x = NETS[name], torch.tensor([[0.3, 0.6]]).double()

@@ -308,7 +308,7 @@ def test_every_attack_refuses_norms_that_it_does_not_serve(attack: Callable, nor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["toy_mnist_2_20", "marabou_mnist_2x10"])
+@pytest.mark.parametrize("name", [pytest.param("toy_mnist_2_20", marks=pytest.mark.combinations), "marabou_mnist_2x10"])
 def test_witnesses_against_exact_radii_of_published_networks(published: Callable, shared_data: Path, name: str):
     """Radii by mixed-integer programs: no witness is nearer, and 95% are within 1%."""
     stored = json.loads((shared_data / "networks" / "verdicts" / f"exact_radius_{name}.json").read_text())
