@@ -143,7 +143,7 @@ def test_tiny_networks_against_every_activation_pattern(norm: float):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
+@pytest.mark.parametrize("norm", [pytest.param(1, marks=pytest.mark.combinations), 2, math.inf])
 def test_many_tiny_networks_against_every_activation_pattern(norm: float):
     ratios = ratios_to_exact(norm, 6, 6, 30)
     assert len(ratios) >= 12
