@@ -192,6 +192,7 @@ def test_importing_certify_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_importing_bounds_does_not_import_what_few_functions_need():
     heavy = ["scipy.stats", "scipy.sparse.linalg", "scipy.optimize", "statsmodels", "cvxpy", "matplotlib", "pandas"]
     code = f"import sys, bounds; print([name for name in {heavy} if name in sys.modules])"

@@ -91,6 +91,7 @@ def test_a_report_that_cannot_be_written_is_refused_in_one_line(finished: Path):
     assert "out/report.html cannot be written: Is a directory" in refusal("report", "out", cwd=finished.parent)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_no_success(finished: Path):
     file = finished / "records.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)

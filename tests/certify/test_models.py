@@ -312,6 +312,7 @@ def test_logits_that_are_not_finite_predict_no_class(batch_size: int):
 # ----------------------------------------------------------------------------------------------------------- one logit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_one_logit_is_served_as_two_classes(flat: bool):
     """Closed form of a linear model: the distance of x to the boundary is |w x + b| / |w|."""

@@ -63,6 +63,7 @@ def toml(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool | str) else repr(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "function", "reason"),
     [("clever", "make", "gave estimates, which bound"), ("ibp", "unsupported", "cannot treat a layer of the model")],

@@ -354,6 +354,7 @@ def test_an_empty_batch_is_refused(method: Callable):
             method(source, LpBall(x[:0], 0.1))
 
 
+@pytest.mark.slow
 def test_what_has_no_rule_is_refused_with_its_place():
     class Unknown(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

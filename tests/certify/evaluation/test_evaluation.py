@@ -259,6 +259,7 @@ def test_another_model_or_data_or_seed_does_not_continue_a_run(tmp_path):
         evaluate(model, x, y, methods=[IntervalBounds(tolerance=0.01)], output=tmp_path)
 
 
+@pytest.mark.slow
 def test_an_unsupported_model_loses_one_method_and_not_the_others():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), LogGamma(), nn.Linear(8, 2))
     x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))

@@ -83,6 +83,7 @@ def test_a_curve_of_a_family_names_no_norm():
     assert axes.get_xlabel() == "radius (of sets without a norm)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [pytest.param(0.99, marks=pytest.mark.slow), 1.01])
 def test_the_verdict_on_an_ellipsoid_turns_at_the_exact_radius(share: float):
     """Rows are decided by different methods and batches, so their sets are taken apart."""
