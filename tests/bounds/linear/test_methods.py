@@ -222,6 +222,7 @@ def test_bounds_are_nested_and_never_looser_than_intervals():
         previous = tight
 
 
+@pytest.mark.slow
 def test_margins_are_never_looser_than_those_of_intervals():
     """Networks trained with intervals are those where linear bounds alone lose to them."""
     model, x, y = reference.load("ibp", 30)

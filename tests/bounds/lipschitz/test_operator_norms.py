@@ -91,6 +91,7 @@ def test_the_product_of_norms_is_just_that_where_layers_expand(
     assert product * (1 - 1e-12) <= found <= product * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_products_along_branches_and_pools():
     class Residual(nn.Module):
         def __init__(self) -> None:

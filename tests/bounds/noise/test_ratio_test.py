@@ -153,6 +153,7 @@ def test_flat_boundaries_are_called_false_no_more_often_than_stated(inputs: int)
     assert (verdicts.count(True) > 900) == (inputs > 3)
 
 
+@pytest.mark.slow
 def test_few_inputs_of_a_curved_boundary_are_not_undecided_for_their_number():
     """Inside of a sphere the effective dimension is that of no flat boundary, which two inputs suffice to say."""
     x = torch.randn(2, 20, generator=generator(), dtype=torch.float64)

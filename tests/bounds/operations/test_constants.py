@@ -111,6 +111,7 @@ def test_weights_that_the_dtype_of_the_ball_does_not_hold():
     assert found.lower.double().item() <= 1 + 2.0**-25 <= found.upper.double().item()
 
 
+@pytest.mark.slow
 def test_operations_whose_rounding_is_not_known_are_named():
     model = nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)).double()
     with pytest.raises(

@@ -130,6 +130,7 @@ class Corners(Ellipsoid):
         return (slopes * reach).sum(2), reach
 
 
+@pytest.mark.slow
 def test_a_set_that_says_it_is_a_box_is_solved_like_one():
     model, own = network(DIMENSIONS, 8, 3, 1), Corners(CENTER, AXES)
     hull = own.hull()

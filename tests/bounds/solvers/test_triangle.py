@@ -164,6 +164,7 @@ def of_equations(programme: LinearProgramme, cost: Tensor, right: Tensor) -> Pro
     return answer._replace(multipliers=10 * (one - other))
 
 
+@pytest.mark.slow
 def test_any_multipliers_bound_a_programme():
     wrong = 0
     for seed in range(2):
@@ -187,6 +188,7 @@ def noisy(programme: LinearProgramme, cost: Tensor, right: Tensor) -> Proposal:
     return answer._replace(multipliers=answer.multipliers + 0.3 * noise)
 
 
+@pytest.mark.slow
 def test_bounds_hold_whatever_the_solver_says(monkeypatch: pytest.MonkeyPatch):
     ball = LpBall(torch.tensor([[0.3, 0.4]]).double(), 0.5, norm=1, low=None, high=None)
     for lie in (noisy, of_equations):
@@ -297,6 +299,7 @@ def test_an_infinite_ball_is_no_error():
     assert lp_bounds(graph_of("relu"), ball).lower.isneginf().all()
 
 
+@pytest.mark.slow
 def test_the_model_comes_back_as_it_was():
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).double().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

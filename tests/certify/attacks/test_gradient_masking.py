@@ -148,6 +148,7 @@ def test_what_is_met_from_outside_only_is_shown():
     assert (shown.reached_margin < shown.clean_margin).all()
 
 
+@pytest.mark.slow
 def test_symptoms_are_those_of_features_that_may_move():
     """All slope lies in a frozen feature: none is left, and nothing can be found."""
     model = LinearClassifier(6, 2, torch.float64, generator())

@@ -255,6 +255,7 @@ def test_draws_of_attacks_do_not_coincide_between_seeds():
 # Names, numbers, representations
 
 
+@pytest.mark.slow
 def test_methods_and_norms_are_taken_as_people_write_them(tmp_path: Path):
     model, x, y = problem(2)
     for methods in ("ibp", ["ibp"], IntervalBounds, [IntervalBounds], IntervalBounds(), (IntervalBounds(),)):

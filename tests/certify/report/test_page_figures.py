@@ -58,6 +58,7 @@ def curves() -> list[CertifiedAccuracyCurve | AttackedAccuracyCurve]:
     return Evaluation(MANIFEST, [IBP, SMOOTHING, ATTACK]).curves()
 
 
+@pytest.mark.slow
 def test_svg_is_xml_and_the_same_each_time():
     text = svg(curve_figure(curves(), 0.8))
     root = ElementTree.fromstring(text)

@@ -146,6 +146,7 @@ def test_a_radius_that_is_not_proved_is_never_returned(monkeypatch):
     assert (fallback > 0.5 * radius).all()
 
 
+@pytest.mark.slow
 def test_other_classes_change_nothing():
     noise = GeneralizedGaussian(1.0, 32, 6)
     p, other = p_of(0.4, 0.5, 0.8), p_of(0.3, 0.1, 0.1)

@@ -174,6 +174,7 @@ def test_a_case_with_a_nan_logit_votes_for_no_class():
 # ------------------------------------------------------------------------------------------------------- the record
 
 
+@pytest.mark.slow
 def test_radius_is_the_float_that_a_quotient_of_integers_gives():
     """So that comparing with k / 255 includes equality; it stays below the next distance, as a rational number."""
 
