@@ -104,6 +104,20 @@ def test_in_l1_the_best_corner_is_found_where_entries_are_nearly_equal():
     torch.testing.assert_close(middle - low, torch.full_like(middle, 0.2 * 0.39), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("box", [{"low": None, "high": None}, {"low": 0.0, "high": 1.0}], ids=["open", "boxed"])
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_the_best_point_of_a_linear_model_is_found_in_a_step(norm: float, box: dict[str, float | None]):
+    """Projected steps were 2 % short of it in l2 where the box was in the way."""
+    model = nn.Linear(6, 3, dtype=torch.float64)
+    ball = LpBall(torch.rand(20, 6, generator=generator(), dtype=torch.float64), 0.4, norm, **box)
+    low, high = reached_logits(model, ball, 3, samples=0, steps=1, generator=generator())
+    rows = model.weight.detach().expand(20, -1, -1)
+    least, most = bounds.linear_minimum(rows, ball), -bounds.linear_minimum(-rows, ball)
+    bias = model.bias.detach()
+    torch.testing.assert_close(low - bias, least, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(high - bias, most, rtol=1e-5, atol=1e-5)
+
+
 def test_bounds_that_are_no_numbers_are_caught_and_the_box_is_kept():
     model = nn.Linear(3, 2)
     x = torch.zeros(2, 3)

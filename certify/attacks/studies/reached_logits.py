@@ -19,6 +19,7 @@ def reached_logits(
     """Smallest and largest value (N, K) of each logit of a float64 model, over all perturbed inputs that are tried."""
     x, radii = ball.center.double(), ball.radii.double() * INSIDE
     box = sides(x, ball.low, ball.high, ball.frozen_features)
+    room = box[0] - x, box[1] - x
     order = ball.norm if ball.norm in (1, 2, math.inf) else 1 if ball.norm < 2 else 2  # a ball inside the given one
     lowest = torch.full((len(x), classes), math.inf, dtype=torch.float64, device=x.device)
     highest = -lowest
@@ -40,8 +41,8 @@ def reached_logits(
             for _ in range(steps):
                 point = point.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(sign * visit(point)[:, k].sum(), point)
-                if order == 1:  # projected steps come to the best corner slowly where entries are nearly equal
-                    visit(x + maximize_in_box(gradient, radii, 1, (box[0] - x, box[1] - x)))
+                # Projected steps come to the best point slowly where slopes are nearly equal, or the box is in the way.
+                visit(x + maximize_in_box(gradient, radii, order, room))
                 move = steepest_ascent(gradient, math.inf if order == math.inf else 2)
                 delta = project(point.detach() + per_row(radii / 4, move) * move - x, radii, order)
                 point = clip(x + delta, *box)
