@@ -150,21 +150,23 @@ def agree(one: Tensor, other: Tensor, allowed: float = 0.0) -> bool:
     return bool((same | ((one - other).abs() <= allowed)).all())
 
 
-def mixes_rows(model: nn.Module, rows: Tensor, together: Tensor, allowed: float = 0.0) -> bool:
+def mixes_rows(
+    model: nn.Module, rows: Tensor, together: Tensor, allowed: float = 0.0, *, in_parts: bool = False
+) -> bool:
     """Whether the answer for one of the rows changes with the others, in a batch of the same size.
 
     The others become NaN, which no arithmetic hides; or, where the model does not take it, the rows change places. The
     same shapes run the same kernels, so that answers agree bit by bit, whatever their scale, unless other rows matter.
-    Next to NaN they may differ by rounding: a model may take its batch apart, by experts or by what is undecided, and
-    other kernels run on parts of another size.
 
     Args:
         model: in evaluation mode.
         rows: (B, *D), distinct.
         together: answers for them.
         allowed: difference of answers that does not count, for kernels that do not repeat their sums.
+        in_parts: whether the model may take its batch apart, by experts or by what is undecided. Other kernels run on
+            parts of another size, so that answers next to NaN may differ by rounding.
     """
-    rounding = ROUNDINGS * _unit(model, together) * _largest(together)
+    rounding = ROUNDINGS * _unit(model, together) * _largest(together) if in_parts else 0.0
     for place in range(len(rows)):
         kept = torch.arange(len(rows), device=rows.device).eq(place).view(-1, *[1] * (rows.ndim - 1))
         found, least = None, allowed

@@ -98,7 +98,7 @@ def _probed(model: nn.Module, x: Tensor, num_classes: int | None, batch_size: in
         places: list[slice | Tensor] = [slice(0, 1), slice(PROBE_ROWS - 1, PROBE_ROWS)]
         if batch_size > PROBE_ROWS:
             places.append(torch.arange(batch_size, device=x.device) % PROBE_ROWS)
-        allowed, same = tolerance(model, logits), not mixes_rows(model, rows, logits)
+        allowed, same = tolerance(model, logits), not mixes_rows(model, rows, logits, in_parts=True)
         for place in places:
             try:
                 same = same and agree(_logits(model, rows[place])[:PROBE_ROWS], logits[place][:PROBE_ROWS], allowed)

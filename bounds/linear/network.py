@@ -261,7 +261,7 @@ class Network:
     def deployed_error(self, name: str, found: Interval | None = None) -> Tensor:
         """The rounding error of float32, in any order of summation, in the value of a node itself."""
         node, unit = self.nodes[name], torch.float32
-        tiny = underflow(unit)
+        lost = underflow(unit)
         if name in self.rules:
             rule, size = self.rules[name], self._deployed_size(name)
             if rule.exact:
@@ -269,15 +269,15 @@ class Network:
             reach = tuple(largest(part) for part in self.parents(name))
             terms = rule.terms(node, reach) + 2 + self.constant_units(name, unit)
             terms += BATCH_NORM if self._batch_norm else 0
-            return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * tiny
+            return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * lost
         function = self.functions[name]
         size = largest(self.intervals[name] if found is None else found)
         if not isinstance(function, ScalarFunction):
-            return accumulated_error(2, unit) * size + tiny
+            return accumulated_error(2, unit) * size + lost
         if _is_exact(function):
             return torch.zeros_like(size)
         units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
-        return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + tiny
+        return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + lost
 
 
 def _require_float32(graph: Graph, device: torch.device) -> None:

@@ -219,8 +219,7 @@ class LpBall(PerturbationSet):
     def hull(self) -> Interval:
         """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
         radius = per_row(self.radii, self.center)
-        u, tiny = unit_roundoff(self.center.dtype), underflow(self.center.dtype)
-        slack = 4 * u * (self.center.abs() + radius) + tiny
+        slack = 4 * unit_roundoff(self.center.dtype) * (self.center.abs() + radius) + underflow(self.center.dtype)
         lower, upper = self.center - radius - slack, self.center + radius + slack
         if self.low is not None:
             lower = lower.clamp(min=-_rounded_up(-_exact(self.low, lower), lower.dtype))

@@ -15,7 +15,7 @@ from bounds.errors import InvalidInput
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.operations.functions import Maker as FunctionMaker
-from bounds.sets.balls import perturbation_set, tells_members
+from bounds.sets.balls import tells_members
 from certify.attacks import minimal_perturbation, robust_accuracy
 from certify.attacks.common.threat import check_alone, check_around
 from certify.models import frozen, predictions, probe
@@ -221,7 +221,6 @@ def _own(
     """Sets of the caller's own, found to hold the inputs."""
     checks.inputs(x)
     check_alone(norm, frozen_features, epsilon)
-    perturbation_set(perturbation)
     check_around(perturbation, x.detach())
     nothing = torch.full((len(x),), math.nan, dtype=torch.float64, device=x.device)
     search: Callable[[Tensor], Search] | None = None

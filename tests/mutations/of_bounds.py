@@ -41,8 +41,8 @@ SETS = (
     Mutant(
         "the hull of a ball is not rounded outward",
         "bounds/sets/balls.py",
-        "slack = 4 * u * (self.center.abs() + radius) + tiny",
-        "slack = 0 * (u + tiny) * self.center.abs()",
+        "slack = 4 * unit_roundoff(self.center.dtype) * (self.center.abs() + radius) + underflow(self.center.dtype)",
+        "slack = 0 * self.center.abs()",
         "tests/bounds/sets/test_balls.py",
     ),
     Mutant(
@@ -228,14 +228,14 @@ LINEAR = (
     Mutant(
         "float32 is said to round by a twentieth",
         "bounds/linear/network.py",
-        "return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * tiny",
-        "return 0.05 * accumulated_error(terms, unit) * size + terms * tiny",
+        "return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * lost",
+        "return 0.05 * accumulated_error(terms, unit) * size + terms * lost",
         "tests/bounds/linear/test_deployed.py",
     ),
     Mutant(
         "functions are said to be exact in float32",
         "bounds/linear/network.py",
-        "return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + tiny",
+        "return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + lost",
         "return 0 * size",
         "tests/bounds/linear/test_deployed.py",
     ),

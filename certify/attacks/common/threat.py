@@ -130,7 +130,7 @@ class SetThreat(BoundedThreat):
         """Refuse sets that do not hold the inputs ``x``, or whose members cannot be told."""
         checks.inputs(x)
         check_around(self.sets, x.detach())
-        self.sets.rows(torch.arange(len(x), device=x.device)).contains(x.detach().double())
+        self.sets.contains(x.detach().double())
 
     def sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Sides of the hulls of the sets, (N, *D) each."""

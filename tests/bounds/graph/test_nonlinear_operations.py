@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles.halfspace import generator
+from oracles.one_operation import Made
 from torch import Tensor, nn
 
 from bounds import Interval, LpBall, UnsupportedLayer, alpha_crown, capture, crown, crown_ibp, explain, ibp
@@ -19,17 +20,6 @@ BATCH, SAMPLES = 3, 200
 LIMITS = torch.tensor([0.3, 1.4, 0.5, 0.2, 0.9])
 EXPONENTS = torch.tensor([0.5, 2.0, 2.0, -1.0, 3.0])
 POINTS = torch.tensor([[1.0, 0, 0, 0.5, 0], [0, -1.0, 2.0, 0, 0], [0, 0, 0, 0, 3.0]])
-
-
-class Made(nn.Module):
-    """A function of the input and some modules, flattened."""
-
-    def __init__(self, function: Callable[..., Tensor], *parts: nn.Module) -> None:
-        super().__init__()
-        self.function, self.parts = function, nn.ModuleList(parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.parts).flatten(1)
 
 
 class Case(NamedTuple):

@@ -1,4 +1,4 @@
-"""What rounding costs in certificates and time: errors of tight intervals, ends that cross, subnormal numbers."""
+"""Certificates and time that rounding costs: errors of tight intervals, ends that cross, subnormal numbers."""
 
 from collections import Counter
 from collections.abc import Callable
