@@ -103,7 +103,7 @@ class _Propagation:
         for name, node in network.nodes.items():
             network.propagate(name)
             self.forms[name] = self._forms(node)
-            found = network.intervals[name] & self._range(self.forms[name])
+            found = network.meet(network.intervals[name], self._range(self.forms[name]))
             network.intervals[name] = network.unless_overflowing(name, found)
         self.interval = network.intervals["output"]
 

@@ -65,7 +65,8 @@ def crown(
         network = Network(model, ball, Tables(table, functions), sound)
         loose = RefinedNetwork(network, memory=memory)
         bounds = loose.output()
-        return RefinedNetwork(loose.network, tighten=True, memory=memory).output() & bounds
+        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
+        return network.meet(tight.output(), bounds)
 
 
 @isolated
@@ -147,8 +148,9 @@ def alpha_crown(
         loose = RefinedNetwork(network, memory=memory)
         bounds = loose.output()
         tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
-        bounds = bounds & tight.output()
-        return bounds & RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory).output()
+        bounds = network.meet(bounds, tight.output())
+        best = RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory)
+        return network.meet(bounds, best.output())
 
 
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
