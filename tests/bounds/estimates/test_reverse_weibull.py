@@ -16,6 +16,7 @@ def maxima(shape: float, rows: int, count: int, seed: int) -> torch.Tensor:
     return 10 - lots ** (1 / shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [1.0, 1.5, 3.0, 10.0])
 def test_intervals_hold_the_end_point(shape):
     """At 95%, 150 intervals miss more than 22 of the time with probability below 1e-6; 1.5 is conservative."""

@@ -18,6 +18,7 @@ def extreme(count: int, *, centered: bool) -> Tensor:
     return torch.tensor([[5.0] + [5 * rest] * (count - 1)], dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize("centered", [True, False], ids=["layer norm", "rms norm"])
 def test_standardised_values_reach_the_end_of_their_range(centered: bool, count: int):

@@ -138,7 +138,8 @@ def convolutional() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(36, 10)).eval()
 
 
-@pytest.mark.parametrize("bound", [crown, pytest.param(partial(alpha_crown, steps=2), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [crown, partial(alpha_crown, steps=2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_no_number_is_subnormal(bound: Callable[..., Interval], dtype: torch.dtype):
     """Matrix products of them take ten times as long: stable neurons, pixels at the edge of the box, point balls."""

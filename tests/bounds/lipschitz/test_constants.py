@@ -204,6 +204,7 @@ def test_boxes_and_changes_of_few_entries_are_served(method: str):
 # ---------------------------------------------------------------------------------------------------------- multipliers
 
 
+@pytest.mark.slow
 def test_two_solvers_agree_and_neither_is_trusted():
     model = network([4, 9, 7, 2], seed=5)
     one, other = (float(lipschitz_bound(model, 2, "sdp", solver=solver)) for solver in ("CLARABEL", "SCS"))

@@ -221,6 +221,7 @@ def test_without_time_nothing_is_found_and_all_is_unfinished(name: str):
             LIMITED[name](model, x, y, timeout=wrong)
 
 
+@pytest.mark.slow
 def test_what_a_search_of_some_rows_found_counts_when_time_runs_out(monkeypatch: pytest.MonkeyPatch):
     """A model without slopes is attacked in a part of its own, from whose middle the end comes."""
     linear, x, y = problem(torch.float64)

@@ -17,6 +17,7 @@ from certify import attacks, reference
 NORMS = [1, 2, math.inf]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "ibp"])
 @pytest.mark.parametrize(("norm", "epsilon"), [(1, 3.0), (2, 0.6), (math.inf, 0.04)])
 def test_results_on_trained_networks(name: str, norm: float, epsilon: float):
@@ -28,6 +29,7 @@ def test_results_on_trained_networks(name: str, norm: float, epsilon: float):
     assert 0 < result.found.sum() < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ALL) - DETERMINISTIC))
 def test_the_same_generator_gives_the_same_result(name: str):
     model, x, y = reference.load("plain", 5)

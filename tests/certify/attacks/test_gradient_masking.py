@@ -74,6 +74,7 @@ def report(model: nn.Module, x: Tensor, y: Tensor, **change):
     return gradient_masking(model, x, y, generator=generator(), **{**OPTIONS, **change})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_a_linear_model_shows_no_symptom(norm: float):
     """Catches a flag that every model would show."""

@@ -54,6 +54,7 @@ def test_distance_of_a_linear_classifier(attack: Callable, norm: float, classes:
             assert (witness.distance <= exact * (1 + 1e-4)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "norm"), some([pair for pair in PAIRS if pair[0] is not attacks.boundary_walk], OFTEN), ids=named
 )

@@ -202,6 +202,7 @@ def test_entries_are_judged_by_what_they_do():
     assert state.distance.tolist() == [2, 2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [0.0, 1.0])
 def test_entries_that_hold_a_place_for_nothing_are_exchanged(norm: float):
     """From a success that is longer than need be, with which the shortest one shares no entry."""
@@ -218,6 +219,7 @@ def test_entries_that_hold_a_place_for_nothing_are_exchanged(norm: float):
     assert (state.distance >= {0: 1, 1: 0.75}[norm]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
 def test_steps_within_a_shrinking_region_end_at_the_boundary(norm: float):
     """On a linear model, whose wide gradients are its gradients, in a box that cuts some entries off."""

@@ -76,6 +76,7 @@ def test_it_beats_noise_of_its_size_on_new_images_of_a_network():
     assert found.passes == 31
 
 
+@pytest.mark.slow
 def test_labels_to_lead_away_from():
     """The direction names one side if all labels do, whichever side has more inputs."""
     model, x = problem(100)

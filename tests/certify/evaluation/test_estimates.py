@@ -21,6 +21,7 @@ def evaluation() -> Evaluation:
     return evaluate(*reference.load("pgd", 6), methods=QUICK, seed=1)
 
 
+@pytest.mark.slow
 def test_estimates_share_no_row_with_anything_else(evaluation: Evaluation):
     table = evaluation.to_dataframe()
     columns = list(table.columns)

@@ -309,6 +309,7 @@ def test_bad_input_gives_one_clear_exception(change: dict, message: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_model_is_probed_once(monkeypatch: pytest.MonkeyPatch):
     """Each unit of each method probed it anew: five rows, a few times over."""
     looked = []
