@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from certify.process import (
+from certify.command_line.process import (
     BAD_INPUT,
     FINE,
     INTERNAL,
@@ -36,7 +36,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     tolerate_encodings()
     import cyclopts
 
-    from certify.commands import app
+    from certify.command_line.commands import app
 
     try:
         outcome = app(arguments, exit_on_error=False, print_error=False)

@@ -91,6 +91,18 @@ DIRECTION = {
         {"solvers", "geometry"},
         {"lipschitz"},
     ],
+    "certify": [
+        {"models", "results", "importing", "reference", "verified_training"},
+        {"corruptions", "curves", "promises"},
+        {"smoothing", "report"},
+        {"attacks"},
+        {"verification"},
+        {"methods", "testing"},
+        {"configuration", "evaluation"},
+        {"command_line"},
+        {"cli"},
+        {"__main__"},
+    ],
     "certify.smoothing": [
         {"drawing", "training"},
         {"derandomized"},

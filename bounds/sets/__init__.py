@@ -1,4 +1,4 @@
-"""Perturbation sets: balls, boxes, few changed entries, and the minimum of a linear function over them.
+"""Perturbation sets: balls, boxes, few changed entries; norms, projections, and the minimum of a linear function.
 
 May import the ground modules of ``bounds`` alone.
 """

@@ -20,8 +20,7 @@ from bounds.checks import Limit
 from bounds.circumstances import in_deployed_precision
 from bounds.errors import InvalidInput, InvalidModel
 from bounds.numerics import per_row
-from certify.attacks.common.norms import clip, inner_side, project, steepest_ascent
-from certify.attacks.fixed_budget.losses import log_mean_softmax
+from bounds.sets.norms import clip, inner_side, project, steepest_ascent
 from certify.models import frozen
 
 
@@ -280,6 +279,12 @@ def _noisy_logits(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
             f"the model must return logits (N, K) with K >= 2, got {tuple(logits.shape)} for {len(noisy)}"
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).reshape(*noise.shape[:2], logits.shape[1])
+
+
+def log_mean_softmax(logits: Tensor) -> Tensor:
+    """Logarithm of the mean over draws of the softmax of (S, N, K), (N, K); nothing underflows to 0 in it."""
+    total: Tensor = F.log_softmax(logits, 2).logsumexp(0)
+    return total - math.log(len(logits))
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

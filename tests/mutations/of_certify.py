@@ -149,7 +149,7 @@ ATTACKS = (
     ),
     Mutant(
         "a side of the box is rounded outward",
-        "certify/attacks/common/norms.py",
+        "bounds/sets/norms.py",
         "outside = (side.double() < exact) if inward > 0 else (side.double() > exact)",
         "outside = torch.zeros_like(side, dtype=torch.bool)",
         "tests/certify/attacks",
@@ -229,14 +229,14 @@ EVALUATION = (
     ),
     Mutant(
         "exported models are unpickled",
-        "certify/exported.py",
+        "certify/configuration/exported.py",
         'os.environ[names[0]] = "1"',
         'os.environ[names[0]] = "0"',
         "tests/certify/test_exported.py",
     ),
     Mutant(
         "exported models may bring compiled code",
-        "certify/exported.py",
+        "certify/configuration/exported.py",
         "if any(mark in part.filename for mark in CODE):",
         "if part.filename in CODE:",
         "tests/certify/test_exported.py",

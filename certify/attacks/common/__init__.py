@@ -1,4 +1,4 @@
-"""Norms, projections and threat models that all attacks share.
+"""Threat models, projections onto sets of one's own and counted passes, which all attacks share.
 
 May import ``bounds``, models and results.
 """

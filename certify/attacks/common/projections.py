@@ -12,7 +12,7 @@ from torch import Tensor
 from bounds.numerics import per_row
 from bounds.sets.distances import UNIT, distance
 from bounds.sets.moves import steepest_first
-from certify.attacks.common.norms import clip, length
+from bounds.sets.norms import clip, length
 
 Room = tuple[Tensor, Tensor]
 

@@ -12,7 +12,7 @@ from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from bounds.sets.balls import perturbation_set
 from bounds.sets.distances import distance
-from certify.attacks.common.norms import clip, inner_side
+from bounds.sets.norms import clip, inner_side
 
 NORMS = (1, 2, math.inf)
 

@@ -36,10 +36,4 @@ def logit_ratio(logits: Tensor, labels: Tensor) -> Tensor:
     return margin(logits, labels) / gap
 
 
-def log_mean_softmax(logits: Tensor) -> Tensor:
-    """Logarithm of the mean over draws of the softmax of (S, N, K), (N, K); nothing underflows to 0 in it."""
-    total: Tensor = nn.functional.log_softmax(logits, 2).logsumexp(0)
-    return total - math.log(len(logits))
-
-
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": logit_ratio}

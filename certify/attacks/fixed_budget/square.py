@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.numerics import per_row
-from certify.attacks.common.norms import length
+from bounds.sets.norms import length
 from certify.attacks.common.threat import BoundedThreat, Settings
 from certify.attacks.fixed_budget.driver import run
 from certify.attacks.fixed_budget.losses import margin

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from bounds import PerturbationSet
 from bounds.numerics import per_row
+from bounds.sets.norms import clip, length, steepest_ascent
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
-from certify.attacks.common.norms import clip, length, steepest_ascent
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 from certify.attacks.common.streams import Streams

@@ -9,7 +9,7 @@ from bounds import checks
 from bounds.adam import Moments, seen
 from bounds.checks import Limit
 from bounds.numerics import per_row
-from certify.attacks.common.norms import length
+from bounds.sets.norms import length
 from certify.attacks.common.streams import undrawn
 from certify.attacks.common.threat import Settings, Threat
 from certify.attacks.search.driver import run

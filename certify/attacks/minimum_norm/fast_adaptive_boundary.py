@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.numerics import per_row
-from certify.attacks.common.norms import length
+from bounds.sets.norms import length
 from certify.attacks.common.threat import Settings, Threat
 from certify.attacks.search.driver import run
 from certify.attacks.search.polish import polish

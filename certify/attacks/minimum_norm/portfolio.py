@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bounds.numerics import per_row
-from certify.attacks.common.norms import length
+from bounds.sets.norms import length
 from certify.attacks.minimum_norm.deepfool import deepfool_steps
 from certify.attacks.minimum_norm.fast_adaptive_boundary import fast_adaptive_boundary_steps
 from certify.attacks.minimum_norm.sparsefool import sparsefool_steps

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.numerics import per_row
-from certify.attacks.common.norms import onto_hyperplane
+from bounds.sets.norms import onto_hyperplane
 from certify.attacks.common.streams import undrawn
 from certify.attacks.common.threat import Settings, Threat
 from certify.attacks.minimum_norm.deepfool import deepfool_steps

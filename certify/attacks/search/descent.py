@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bounds.noise import descent
 from bounds.numerics import per_row
-from certify.attacks.common.norms import length, project, project_l1_in_box, steepest_ascent
+from bounds.sets.norms import length, project, project_l1_in_box, steepest_ascent
 from certify.attacks.search.polish import polish
 from certify.attacks.search.state import MinimumNormState
 from certify.attacks.search.surrogate_gradients import leaky

@@ -12,9 +12,9 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
 from bounds.sets.distances import distance
+from bounds.sets.norms import clip
 from certify.attacks.common.formats import Format, checked_grid
 from certify.attacks.common.gradients import symptoms
-from certify.attacks.common.norms import clip
 from certify.attacks.common.passes import OutOfTime, examine
 from certify.attacks.common.streams import Streams
 from certify.attacks.common.threat import Settings, Threat

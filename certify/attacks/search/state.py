@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bounds.numerics import per_row
+from bounds.sets.norms import clip, length, onto_hyperplane
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import Mender, foretells, gradient_of, useless
-from certify.attacks.common.norms import clip, length, onto_hyperplane
 from certify.attacks.common.passes import logits_of
 from certify.attacks.common.streams import Streams
 

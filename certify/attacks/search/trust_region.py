@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bounds.numerics import per_row
-from certify.attacks.common.norms import length, shortest_above
+from bounds.sets.norms import length, shortest_above
 from certify.attacks.search.state import MinimumNormState
 from certify.attacks.search.surrogate_gradients import wide_gradient
 

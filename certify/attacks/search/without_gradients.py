@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bounds.numerics import per_row
-from certify.attacks.common.norms import length
+from bounds.sets.norms import length
 from certify.attacks.search.polish import bisect, revert
 from certify.attacks.search.state import MinimumNormState
 

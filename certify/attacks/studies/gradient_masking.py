@@ -11,7 +11,7 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from certify.attacks.common.norms import length
+from bounds.sets.norms import length
 from certify.attacks.common.threat import BoundedThreat, Settings
 from certify.attacks.fixed_budget.auto_pgd import MOST_TARGETS, targeted, untargeted
 from certify.attacks.fixed_budget.driver import Attack, run

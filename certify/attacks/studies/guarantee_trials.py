@@ -8,7 +8,7 @@ from torch import Tensor
 from bounds import clopper_pearson_upper
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
-from certify.attacks.common.norms import INSIDE, clip, length
+from bounds.sets.norms import INSIDE, clip, length
 from certify.attacks.studies.noise_accuracy import unit_noise
 from certify.attacks.studies.smoothed import smoothed_robust_accuracy
 from certify.results import SmoothedPrediction, SmoothingCertificate

@@ -11,8 +11,8 @@ from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
+from bounds.sets.norms import clip, inner_side, length
 from certify.attacks.common.formats import Format
-from certify.attacks.common.norms import clip, inner_side, length
 from certify.attacks.common.passes import examine
 from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import BoundedThreat

@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 
 from bounds import LpBall
 from bounds.numerics import per_row
-from certify.attacks.common.norms import INSIDE, clip, project, steepest_ascent
+from bounds.sets.norms import INSIDE, clip, project, steepest_ascent
 from certify.attacks.common.projections import maximize_in_box
 from certify.attacks.common.threat import sides
 from certify.attacks.studies.noise_accuracy import unit_noise

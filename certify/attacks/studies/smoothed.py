@@ -16,9 +16,9 @@ from bounds.checks import Limit
 from bounds.circumstances import in_deployed_precision
 from bounds.numerics import per_row
 from bounds.sets.distances import distance
+from bounds.sets.norms import clip
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import symptoms
-from certify.attacks.common.norms import clip
 from certify.attacks.common.streams import Streams
 from certify.attacks.common.threat import BoundedThreat, Threat
 from certify.attacks.fixed_budget.losses import margin

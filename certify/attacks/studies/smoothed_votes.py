@@ -9,10 +9,10 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import Threat
-from certify.attacks.fixed_budget.losses import log_mean_softmax
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.smoothing.drawing.distributions import Additive, Distribution, OnGrid, on_grid
 from certify.smoothing.drawing.votes import precision
+from certify.smoothing.training import log_mean_softmax
 
 
 @dataclass

@@ -12,9 +12,9 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
 from bounds.sets.distances import distance
+from bounds.sets.norms import clip, inner_side, length, project, steepest_ascent
 from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import gradient_of
-from certify.attacks.common.norms import clip, inner_side, length, project, steepest_ascent
 from certify.attacks.common.passes import logits_of, probed
 from certify.attacks.common.projections import pull_within
 from certify.attacks.common.streams import checked_generator

@@ -9,11 +9,11 @@ from oracles.linear import problem
 from oracles.selection import crossed, some
 from torch import Tensor, nn
 
+from bounds.sets.norms import project, steepest_ascent
 from certify import certified_radius, reference
 from certify.attacks import minimal_perturbation
 from certify.attacks.common import passes
 from certify.attacks.common.formats import Format
-from certify.attacks.common.norms import project, steepest_ascent
 from certify.attacks.common.streams import Streams
 from certify.attacks.search import polish
 from certify.attacks.search.state import MinimumNormState

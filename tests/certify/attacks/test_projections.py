@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bounds.numerics import per_row
 from bounds.sets.distances import distance
-from certify.attacks.common.norms import length, shortest_above
+from bounds.sets.norms import length, shortest_above
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 
 NORMS = [1, 2, math.inf]

@@ -15,7 +15,7 @@ import certify
 from bounds import InvalidConfiguration, InvalidInput
 from certify import Evaluation, evaluate
 from certify.cli import _exit_code
-from certify.config import config_of_manifest, read_config
+from certify.configuration.config import config_of_manifest, read_config
 from certify.methods import (
     METHODS,
     IntervalBounds,

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from bounds import InvalidConfiguration
-from certify.config import ModelSource
-from certify.exported import load_exported
-from certify.sources import load_model
+from certify.configuration.config import ModelSource
+from certify.configuration.exported import load_exported
+from certify.configuration.sources import load_model
 
 
 class Touch:

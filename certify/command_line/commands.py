@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import cyclopts
 
-from certify.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
+from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
 
 if TYPE_CHECKING:
-    from certify.config import Config
+    from certify.configuration.config import Config
     from certify.evaluation.evaluation import Evaluation, Progress
 
 app = cyclopts.App(
@@ -39,7 +39,7 @@ def demo(
         inputs: Number of images, from 1 to 1000.
     """
     from bounds import checks
-    from certify.config import Config, DataSource, ModelSource
+    from certify.configuration.config import Config, DataSource, ModelSource
 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     config = Config(
@@ -58,7 +58,7 @@ def run(config: Path, *, output: Path | None = None) -> int:
         output: Run directory; runs/ and a time stamp if not given. A run that is there is continued if it was
             made under the same manifest.
     """
-    from certify.config import read_config
+    from certify.configuration.config import read_config
 
     return _run(read_config(config), output)
 
@@ -70,7 +70,7 @@ def resume(directory: Path) -> int:
     Args:
         directory: The run directory.
     """
-    from certify.config import config_of_manifest
+    from certify.configuration.config import config_of_manifest
     from certify.evaluation.run_directory import RunDirectory
 
     return _run(config_of_manifest(RunDirectory.read(directory).manifest), directory)
@@ -106,7 +106,7 @@ def doctor(config: Path | None = None) -> int:
     Args:
         config: A TOML file as for run.
     """
-    from certify.doctor import diagnose
+    from certify.command_line.doctor import diagnose
 
     for line in diagnose(config):
         print(line)
@@ -125,8 +125,8 @@ def _run(config: "Config", output: Path | None) -> int:
 
 
 def _certify(config: "Config", directory: Path) -> int:
+    from certify.configuration.sources import load_data, load_model
     from certify.evaluation.evaluation import evaluate
-    from certify.sources import load_data, load_model
 
     model = load_model(config.model, config.device)
     x, y = load_data(config.data, model)

@@ -129,7 +129,7 @@ def test_an_interrupt_that_became_another_error_is_still_one(project: Path, monk
         except KeyboardInterrupt as error:
             raise ImportError("numpy._core.multiarray failed to import") from error
 
-    monkeypatch.setattr("certify.sources.load_model", fail)
+    monkeypatch.setattr("certify.configuration.sources.load_model", fail)
     assert certify("run", "config.toml", cwd=project, expect=130) == "interrupted\n"
 
 

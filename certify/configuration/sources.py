@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bounds import InvalidConfiguration, InvalidModel, Normalize
 from certify import reference
-from certify.config import DataSource, ModelSource
-from certify.exported import load_exported
+from certify.configuration.config import DataSource, ModelSource
+from certify.configuration.exported import load_exported
 from certify.importing import importable, imported
 
 

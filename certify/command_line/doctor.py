@@ -9,9 +9,9 @@ import torch
 
 from bounds import UnsupportedLayer, checks, explain
 from certify import reference
-from certify.config import read_config
+from certify.configuration.config import read_config
+from certify.configuration.sources import load_data, load_model
 from certify.models import frozen, predictions, probe
-from certify.sources import load_data, load_model
 
 
 def diagnose(config: Path | None = None) -> Iterator[str]:

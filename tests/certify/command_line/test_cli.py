@@ -269,7 +269,7 @@ def test_another_manifest_an_unwritable_directory_and_wrong_usage(project: Path)
 
 
 def test_an_interrupt_before_the_start_claims_nothing(project: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("certify.sources.load_model", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("certify.configuration.sources.load_model", raising(KeyboardInterrupt()))
     told = certify("run", "config.toml", "--output", "out", cwd=project, expect=130)
     assert told == "interrupted: nothing is stored yet\n"
 
@@ -283,7 +283,7 @@ def raising(error: BaseException):
 
 def test_an_unexpected_error_has_an_exit_code_of_its_own(project: Path, monkeypatch: pytest.MonkeyPatch):
     """It used to end with 1, as a missed threshold does."""
-    monkeypatch.setattr("certify.sources.load_model", raising(RuntimeError("a\nbug")))
+    monkeypatch.setattr("certify.configuration.sources.load_model", raising(RuntimeError("a\nbug")))
     told = certify("run", "config.toml", cwd=project, expect=70)
     assert told == "error: internal error: RuntimeError: a bug (set CERTIFY_TRACEBACK=1 for the traceback)\n"
     monkeypatch.setenv("CERTIFY_TRACEBACK", "1")

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from bounds import InvalidConfiguration, InvalidInput, checks
-from certify.config import Config, DataSource, ModelSource, Requirement, read_config
+from certify.configuration.config import Config, DataSource, ModelSource, Requirement, read_config
+from certify.configuration.sources import load_data, load_model, torch_device
 from certify.methods import IntervalBounds, Method, MinimalPerturbation, Smoothing
-from certify.sources import load_data, load_model, torch_device
 
 LINEAR = nn.Linear(3, 2)
 X = np.arange(12).reshape(4, 3)
