@@ -12,8 +12,8 @@ from oracles.sparse_distances import within_box
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from bounds.sets import norms as geometry
 from certify import attacks
-from certify.attacks.common import norms as geometry
 from certify.attacks.common.formats import Format
 from certify.attacks.common.streams import Streams
 from certify.attacks.search.entry_exchange import exchange_entries
