@@ -19,6 +19,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network, largest
+from bounds.linear.precision import rounded_outward
 from bounds.memory import MEMORY
 from bounds.numerics import accumulated_error, ieee_arithmetic, underflow
 from bounds.operations.affine import AFFINE, Affine
@@ -85,6 +86,7 @@ def forward_linear(
                 f"bound fewer inputs at once, raise it, or use bounds.crown"
             )
         found = _Propagation(network).interval
+        found = rounded_outward(found, ball.center.dtype)
         return Interval(*(end.reshape(len(ball.center), -1) for end in (found.lower, found.upper)))
 
 

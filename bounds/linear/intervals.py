@@ -23,6 +23,7 @@ from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
 from bounds.linear.network import Network
+from bounds.linear.precision import in_double, rounded_down, rounded_outward
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import out_of_memory
 from bounds.numerics import accumulated_error, ieee_arithmetic, per_row, underflow, unit_roundoff
@@ -185,9 +186,11 @@ def ibp(
     """
     layers = layers_in_turn(model, ball, rules, sound)
     if layers is not None and isinstance(ball, LpBall):
-        return _propagate(layers, ball, rules)[0]
-    bounds = RefinedNetwork(Network(model, ball, Tables(table, functions), sound)).refine().intervals["output"]
-    return Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
+        bounds = _propagate(layers, _in_double(ball, rules, sound), rules)[0]
+    else:
+        bounds = RefinedNetwork(Network(model, ball, Tables(table, functions), sound)).refine().intervals["output"]
+        bounds = Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
+    return rounded_outward(bounds, ball.center.dtype)
 
 
 def layers_in_turn(
@@ -210,11 +213,22 @@ def layers_in_turn(
     return None if padded and rules is DEFAULT_RULES else layers
 
 
+def _in_double(ball: LpBall, rules: Mapping[type[nn.Module], Rule], sound: str) -> LpBall:
+    """The ball in float64 where that pays; a caller's own rules may know the dtype of the weights alone."""
+    checks.full_precision(ball.center)
+    return cast(LpBall, in_double(ball, sound)) if rules is DEFAULT_RULES else ball
+
+
 @ieee_arithmetic()
 def interval_margins(
-    layers: list[nn.Module], ball: LpBall, labels: Tensor, rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES
+    layers: list[nn.Module],
+    ball: LpBall,
+    labels: Tensor,
+    rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
+    sound: str = "rounding",
 ) -> Tensor:
     """Lower bounds (N, K) on ``logit_label - logit_k``, 0 at the label, with the guarantee of :func:`ibp`."""
+    dtype, ball = ball.center.dtype, _in_double(ball, rules, sound)
     last = layers[-1] if layers and type(layers[-1]) is nn.Linear and nn.Linear in rules else None
     if last is not None and rules[nn.Linear] is DEFAULT_RULES[nn.Linear]:
         inner, start = _propagate(layers[:-1], ball, rules)
@@ -227,14 +241,13 @@ def interval_margins(
         label = checks.labels(labels, len(ball.center), logits.lower.shape[1])
         lower = logits.lower.gather(1, label[:, None]) - logits.upper
         margins = lower - 2 * unit_roundoff(lower.dtype) * lower.abs()
-    return margins.scatter(1, label[:, None], 0.0)
+    return rounded_down(margins.scatter(1, label[:, None], 0.0), dtype)
 
 
 def _propagate(
     layers: list[nn.Module], ball: LpBall, rules: Mapping[type[nn.Module], Rule]
 ) -> tuple[Interval, "_LinearStart | None"]:
     """Bounds behind the layers; and the ball there, if it is one still and bounds a further layer better."""
-    checks.full_precision(ball.center)
     interval = ball.hull()
     start = None if ball.norm == math.inf else _LinearStart.of(ball)
     for layer in layers:

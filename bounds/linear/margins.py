@@ -61,7 +61,7 @@ def margin_bounds(
     checks.at_least("steps", steps, 0)
     layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
     if layers is not None and isinstance(ball, LpBall):
-        return interval_margins(layers, ball, labels, rules)
+        return interval_margins(layers, ball, labels, rules, sound)
     return linear_margins(
         model, ball, labels, method, steps=steps, table=table, functions=functions, sound=sound, memory=memory
     )

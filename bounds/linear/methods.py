@@ -17,6 +17,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network
+from bounds.linear.precision import rounded_down, rounded_outward
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic
@@ -66,7 +67,7 @@ def crown(
         loose = RefinedNetwork(network, memory=memory)
         bounds = loose.output()
         tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
-        return network.meet(tight.output(), bounds)
+        return rounded_outward(network.meet(tight.output(), bounds), ball.center.dtype)
 
 
 @isolated
@@ -88,7 +89,8 @@ def crown_ibp(
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,
         arXiv:1906.06316.
     """
-    return RefinedNetwork(Network(model, ball, Tables(table, functions), sound), memory=memory).output()
+    network = Network(model, ball, Tables(table, functions), sound)
+    return rounded_outward(RefinedNetwork(network, memory=memory).output(), ball.center.dtype)
 
 
 @isolated
@@ -110,7 +112,8 @@ def fast_lin(
     """
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
-        return RefinedNetwork(network, tighten=True, parallel=True, memory=memory).output()
+        bounds = RefinedNetwork(network, tighten=True, parallel=True, memory=memory).output()
+        return rounded_outward(bounds, ball.center.dtype)
 
 
 @isolated
@@ -150,7 +153,7 @@ def alpha_crown(
         tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
         bounds = network.meet(bounds, tight.output())
         best = RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory)
-        return network.meet(bounds, best.output())
+        return rounded_outward(network.meet(bounds, best.output()), ball.center.dtype)
 
 
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
@@ -174,7 +177,8 @@ def linear_margins(
     Gradients reach the weights with ``"ibp"`` and ``"crown_ibp"``, where they are enabled.
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
-        return _margins(Network(model, ball, Tables(table, functions), sound), labels, method, steps, memory)
+        network = Network(model, ball, Tables(table, functions), sound)
+        return rounded_down(_margins(network, labels, method, steps, memory), ball.center.dtype)
 
 
 def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: int) -> Tensor:

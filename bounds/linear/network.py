@@ -11,6 +11,7 @@ from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
+from bounds.linear.precision import in_double
 from bounds.numerics import accumulated_error, per_row, reduced_precision, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of
@@ -31,6 +32,7 @@ class Network:
     """The nodes of a network with their rules, and intervals of their values over a perturbation set.
 
     Attributes:
+        ball: the perturbation set, in float64 where :func:`bounds.linear.precision.in_double` says so.
         nodes: those that lead from the input to the output, in order.
         intervals: bounds of each node, shaped like its value.
         rules: of affine nodes.
@@ -49,6 +51,7 @@ class Network:
         checks.full_precision(ball.center)
         self.sound = checks.one_of("sound", sound, MODES)
         graph = capture(model, ball.center)
+        ball = in_double(ball, sound)
         self.nodes = graph.bind(ball.center)
         if sound == "deployed":
             _require_float32(graph, ball.center.device)

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -113,6 +114,10 @@ class PerturbationSet(ABC):
         """A set that contains this one and is cheaper to find minima over; itself if there is none."""
         return self
 
+    def double(self) -> "PerturbationSet":
+        """The set in float64, in which bounds lose the least to rounding; itself if it defines no such set."""
+        return self
+
     @property
     def is_box(self) -> bool:
         """Whether its entries move independently of each other, so that it is its hull."""
@@ -216,6 +221,12 @@ class LpBall(PerturbationSet):
         """A round ball without the box of valid inputs, which costs much to combine with it."""
         return self if self.is_box else replace(self, low=None, high=None)
 
+    def double(self) -> "LpBall":
+        """The ball in float64; its box holds the inputs that lie at a side rounded to the dtype of the centre."""
+        low, high = outer_box(self.center, self.low, self.high)
+        radius = self.radius.double() if isinstance(self.radius, Tensor) else self.radius
+        return replace(self, center=self.center.double(), radius=radius, low=low, high=high)
+
     def hull(self) -> Interval:
         """Smallest box around the ball and within [low, high], rounded outward; (N, *D) each."""
         radius = per_row(self.radii, self.center)
@@ -284,6 +295,10 @@ class Box(Interval, PerturbationSet):
         one = slice(index, index + 1)
         return Box(self.lower[one], self.upper[one])
 
+    def double(self) -> "Box":
+        """The box in float64."""
+        return Box(self.lower.double(), self.upper.double())
+
     def hull(self) -> Interval:
         """The box itself."""
         return self
@@ -329,6 +344,11 @@ class SparseBall(PerturbationSet):
         box = LpBall(self.center, math.inf, low=self.low, high=self.high, frozen_features=self.frozen_features)
         return box.hull()
 
+    def double(self) -> "SparseBall":
+        """The set in float64, see :meth:`LpBall.double`."""
+        low, high = outer_box(self.center, self.low, self.high)
+        return replace(self, center=self.center.double(), low=low, high=high)
+
     def rows(self, index: Tensor) -> "SparseBall":
         """The sets of some inputs, given by their places (B,)."""
         return replace(self, center=self.center[index])
@@ -342,6 +362,15 @@ class SparseBall(PerturbationSet):
         """The gain of the entries that gain most, see :class:`PerturbationSet`."""
         best = (slopes * reach).topk(min(self.changes, slopes.shape[2]), dim=2)
         return best.values.sum(-1), torch.zeros_like(reach).scatter(2, best.indices, reach.gather(2, best.indices))
+
+
+def outer_box(x: Tensor, low: Limit, high: Limit) -> tuple[Limit, Limit]:
+    """The box in float64. Inputs are held against it in the dtype of ``x``, where it may lie farther out."""
+    return _outer_side(low, x, torch.minimum), _outer_side(high, x, torch.maximum)
+
+
+def _outer_side(side: Limit, x: Tensor, outer: Callable[[Tensor, Tensor], Tensor]) -> Limit:
+    return None if side is None else outer(_exact(side, x), _exact(side, x).to(x.dtype).double())
 
 
 def _in_box(points: Tensor, center: Tensor, low: Limit, high: Limit, frozen_features: Tensor | None) -> Tensor:

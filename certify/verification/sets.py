@@ -10,6 +10,7 @@ from torch import Tensor
 from bounds import LpBall, PerturbationSet, SparseBall, checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.sets.balls import outer_box
 from certify.attacks.common.threat import check_alone, check_around
 
 Maker = Callable[[Tensor, Tensor], PerturbationSet]  # of inputs (B, *D) in float64 and radii (B,), growing with these
@@ -89,15 +90,3 @@ def norm_of_set(norm: float, low: Limit, high: Limit) -> float:
             raise InvalidInput("low and high must be given with norm=0: a changed entry may go anywhere between them")
         return 0.0
     return checks.norm(norm)
-
-
-def outer_box(x: Tensor, low: Limit, high: Limit) -> tuple[Limit, Limit]:
-    """The box in float64. Inputs are held against it in the dtype of ``x``, where it may lie farther out."""
-    return _outer_side(low, x, torch.minimum), _outer_side(high, x, torch.maximum)
-
-
-def _outer_side(side: Limit, x: Tensor, outer: Callable[[Tensor, Tensor], Tensor]) -> Limit:
-    if side is None:
-        return None
-    exact = torch.as_tensor(side, dtype=torch.float64, device=x.device)
-    return outer(exact, exact.to(x.dtype).double())

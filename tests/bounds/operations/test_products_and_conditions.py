@@ -89,8 +89,8 @@ def test_conditions_that_nothing_needs_any_more_are_gone():
     [
         (lambda h: ((h > 0) + (h < 1)).float(), r"aten\.add\.Tensor of conditions"),
         (lambda h: torch.logical_and(h, h > 0).float(), r"aten\.logical_and\.default of numbers"),
-        (lambda h: h.int().float(), r"from torch\.float32 to torch\.int32"),
-        (lambda h: h.half().float(), r"from torch\.float32 to torch\.float16"),
+        (lambda h: h.int().float(), r"from torch\.float64 to torch\.int32"),
+        (lambda h: h.half().float(), r"from torch\.float64 to torch\.float16"),
         (lambda h: (h == 0).float(), r"aten\.eq\.Scalar"),
         (lambda h: h * h.norm(0, dim=1, keepdim=True), r"aten\.linalg_vector_norm\.default"),
         (lambda h: h - h.gather(1, h.argmax(1, keepdim=True)), r"aten\.argmax\.default"),
