@@ -69,8 +69,9 @@ class Parameters:
         if place.where is None or place.slope is None:
             return backward.through_planes(name, rows, planes, rounded)
         propagated = through_unstable(rows, place.slope, place.where, planes, backward.offset(name))
-        rounding_error = backward.lines(name, rounded).rounding_error
-        return propagated if rounding_error is None else propagated._replace(rounding_error=rows.size(rounding_error))
+        if not rounded:
+            return propagated
+        return propagated._replace(rounding_error=rows.size(backward.line_error(name)))
 
     def _prepare(self, name: str, rows: Rows) -> None:
         network = self._backward.network

@@ -28,6 +28,7 @@ class Backward:
         self.parallel = parallel
         self.widest: dict[str, int] = {}
         self._lines: dict[tuple[str, bool], SharedLines] = {}
+        self._line_errors: dict[str, Tensor] = {}
         self._planes: dict[str, Planes] = {}
 
     def bounds(
@@ -81,18 +82,23 @@ class Backward:
             planes = self.default_planes(name)
             (low,), (high,) = planes.lower_slopes, planes.upper_slopes
             lower, upper = planes.lower_intercept, planes.upper_intercept
-            rounding_error = self._line_error(name, planes) if rounded else None
             if (offset := self.offset(name)) is not None:
                 lower = low * offset if lower is None else torch.addcmul(lower, low, offset)
                 upper = torch.addcmul(upper, high, offset)
             lower = torch.zeros_like(upper) if lower is None else lower
-            self._lines[name, rounded] = SharedLines(
-                low, None if low is high else high - low, lower, upper, rounding_error
-            )
+            if rounded:  # a+ (lower - d) + a- (upper + d) takes |a| d away
+                error = self.line_error(name)
+                lower, upper = lower - error, upper + error
+            self._lines[name, rounded] = SharedLines(low, None if low is high else high - low, lower, upper)
         return self._lines[name, rounded]
 
-    def _line_error(self, name: str, planes: Planes) -> Tensor:
+    def line_error(self, name: str) -> Tensor:
         """The rounding error behind a function of one variable for a coefficient of size 1, entry by entry."""
+        if name not in self._line_errors:
+            self._line_errors[name] = self._line_error(name, self.default_planes(name))
+        return self._line_errors[name]
+
+    def _line_error(self, name: str, planes: Planes) -> Tensor:
         network, function, (parent,) = self.network, self.network.functions[name], self.network.parents(name)
         (low,), (high,) = planes.lower_slopes, planes.upper_slopes
         if isinstance(function, ReLURelaxation):  # also for any slope that is chosen later
@@ -127,8 +133,11 @@ class Backward:
         return network.rules[parent].at_zero(network.nodes[parent], shapes)
 
     def _sum_error(self, name: str, like: Tensor) -> float:
-        """Relative rounding error of a sum over all entries of a node, and of some steps before and after."""
-        return accumulated_error(entries(self.network.nodes[name].value) + 32, like.dtype)
+        """Rounding error of a sum over all entries of a node, and of some steps before and after, for sizes of 1.
+
+        A coefficient below 0 meets the lower constant, and the difference of both: three times the larger one at most.
+        """
+        return 3 * accumulated_error(entries(self.network.nodes[name].value) + 32, like.dtype)
 
     def default_planes(self, name: str) -> Planes:
         """The planes of a function on the bounds of its parents, which are final once they are asked for."""

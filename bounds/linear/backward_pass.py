@@ -80,8 +80,7 @@ class Pass:
             (last,) = rows.values()
             least = self._at_input(last.expanded())
         else:
-            nothing = torch.zeros_like(self.total.constant)
-            least = self._with_constants(nothing, nothing)
+            least = self._with_constants(torch.zeros_like(self.total.constant))
         return network.unless_overflowing(self.name, Interval(least, least)).lower if self.rounded else least
 
     def _measure(self, part: AnyRows) -> None:
@@ -152,9 +151,9 @@ class Pass:
 
     def _end_at(self, name: str, rows: Rows) -> None:
         """End at a function, with the interval of its values."""
-        middle, gain, rounding_error = _in_interval(rows, self.shared.network.intervals[name])
+        middle, gain = _in_interval(rows, self.shared.network.intervals[name], rounded=self.rounded)
         self.total.add(middle)
-        self.total.gain(gain, rounding_error if self.rounded else torch.zeros_like(rounding_error))
+        self.total.gain(gain)
 
     # ------------------------------------------------------------------------------------------------------ input
 
@@ -167,49 +166,52 @@ class Pass:
         if region.is_box:
             hull = region.hull()
             box = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
-            middle, gain, rounding_error = _in_interval(rows, box)
+            middle, gain = _in_interval(rows, box, rounded=self.rounded)
         elif isinstance(region, LpBall) and region.low is region.high is region.frozen_features is None:
-            middle, gain, rounding_error = _in_ball(rows, region, shape)
+            middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)
         else:
             values = rows.dense()
-            least = linear_minimum(values.reshape(*values.shape[:2], *region.center.shape[1:]), region)
-            middle, gain, rounding_error = least, torch.zeros_like(least), torch.zeros_like(least)
+            middle = linear_minimum(values.reshape(*values.shape[:2], *region.center.shape[1:]), region)
+            gain = torch.zeros_like(middle)
         least = middle - gain
         if least.shape[1] < self.total.count:
             least = torch.cat([least, -middle - gain], 1)
-            rounding_error = torch.cat([rounding_error, rounding_error], 1)
-        return self._with_constants(least, rounding_error)
+        return self._with_constants(least)
 
-    def _with_constants(self, least: Tensor, rounding_error: Tensor) -> Tensor:
+    def _with_constants(self, least: Tensor) -> Tensor:
         bound = least + self.total.constant
         if self.rounded:
-            rounding_error = (rounding_error + self.total.error) * (1 + 1e-3)
+            rounding_error = self.total.error * (1 + 1e-3)
             unit = (len(self.shared.network.order) + 8) * unit_roundoff(bound.dtype)
             bound = bound - (rounding_error + unit * (least.abs() + self.total.sizes + rounding_error))
         return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
 
 
-def _in_interval(rows: Rows, interval: Interval) -> tuple[Tensor, Tensor, Tensor]:
-    """The value at the centre of an interval, how far it falls within, and what rounding does to both."""
+def _in_interval(rows: Rows, interval: Interval, *, rounded: bool) -> tuple[Tensor, Tensor]:
+    """The value at the centre of an interval, and how far it falls within; with the rounding errors of both."""
     center = interval.lower + (interval.upper - interval.lower) / 2
     radius = torch.maximum(interval.upper - center, center - interval.lower)
     middle = rows.dot(center)
-    gain, size = rows.sums(rows.values.abs(), [radius, center.abs()]).unbind(2)
-    error = 2 * accumulated_error(entries(center) + 8, center.dtype)
-    return middle, gain, error * (size + gain) + underflow(center.dtype) * entries(center)
+    if not rounded:
+        return middle, rows.size(radius)
+    error = 2 * accumulated_error(entries(center) + 12, center.dtype)
+    reach = torch.add(radius, radius + center.abs(), alpha=error)
+    return middle, rows.size(reach) + underflow(center.dtype) * entries(center)
 
 
-def _in_ball(rows: Rows, region: LpBall, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """The value at the centre of an l_p ball, the fall by Hölder's inequality, and the error of both."""
+def _in_ball(rows: Rows, region: LpBall, shape: torch.Size, *, rounded: bool) -> tuple[Tensor, Tensor]:
+    """The value at the centre of an l_p ball, and the fall by Hölder's inequality; with the errors of both."""
     rows = rows.cleaned()
     center = region.center.reshape(shape)
     slopes = rows.flat().abs()
     middle = rows.dot(center)
     gain = region.radii[:, None] * norm_of(slopes, region.dual_norm).squeeze(2)
+    if not rounded:
+        return middle, gain
     powers = OTHER_OPERATIONS if 1 < region.dual_norm < torch.inf else 8
     error = 2 * accumulated_error(slopes.shape[2] + powers, center.dtype)
     lost = 4 * underflow(center.dtype) * (slopes.sum(2) + slopes.shape[2])
-    return middle, gain, error * (rows.size(center.abs()) + gain) + lost
+    return middle, gain + (error * (rows.size(center.abs()) + gain) + lost)
 
 
 class _Sum:
@@ -228,12 +230,11 @@ class _Sum:
         self.constant = self.constant + value
         self.sizes = self.sizes + value.abs()
 
-    def gain(self, value: Tensor, rounding_error: Tensor) -> None:
+    def gain(self, value: Tensor) -> None:
         """Take something away from both bounds."""
         if value.shape[1] < self.count:
             value = torch.cat([value, value], 1)
         self.add(-value)
-        self.add_error(rounding_error)
 
     def add_error(self, value: Tensor) -> None:
         """Add an error, the same for both bounds."""

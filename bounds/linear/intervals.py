@@ -160,9 +160,9 @@ def ibp(
 ) -> Interval:
     """Interval bounds on the outputs of a network over a ball.
 
-    Holds for every input of the ball, for the network in evaluation mode. Computed in the dtype of ``ball.center``:
-    float64 gives the tightest bounds, float32 is meant for training (gradients flow to the weights). TF32,
-    other reduced precision and autocast are switched off inside; the condition is IEEE arithmetic.
+    Holds for every input of the ball, for the network in evaluation mode. Under ``torch.no_grad()``, a float32 set is
+    bounded in float64 as by :func:`bounds.crown`; otherwise in the dtype of ``ball.center``, and gradients flow to the
+    weights. TF32, other reduced precision and autocast are switched off inside; the condition is IEEE arithmetic.
 
     A network built from ``nn.Sequential`` of layers in ``rules`` is walked layer by layer; any other one is captured,
     which takes as long as hundreds of passes: pass ``bounds.capture(model, x)`` to do it once.

@@ -39,10 +39,11 @@ def crown(
 ) -> Interval:
     """Linear bounds on the outputs of a network over a ball, never looser than :func:`crown_ibp` and intervals.
 
-    Holds for every input of the ball, for the network in evaluation mode. Computed in the dtype of ``ball.center``,
-    float64 at best. TF32, other reduced precision and autocast are switched off inside. Conditions: IEEE arithmetic,
-    and for ``sound="deployed"`` convolutions that sum products, unlike Winograd's; where float32 may overflow, bounds
-    are infinite.
+    Holds for every input of the ball, for the network in evaluation mode. A float32 set is bounded in float64, and the
+    result is rounded outward to float32, except with ``sound="real"`` and on devices that are slow in float64. TF32,
+    other reduced precision and autocast are switched off inside. Conditions: IEEE arithmetic, and for
+    ``sound="deployed"`` convolutions that sum products, unlike Winograd's; where float32 may overflow, bounds are
+    infinite.
 
     Args:
         model: maps (N, *D) to (N, K), of any code that ``torch.export`` follows; a program from ``torch.export``; or
@@ -83,7 +84,7 @@ def crown_ibp(
 ) -> Interval:
     """Like :func:`crown`, with intervals alone in front of every function: one backward pass, cheaper and looser.
 
-    Gradients reach the weights where they are enabled.
+    Gradients reach the weights where they are enabled; a float32 set is bounded in float32 then.
 
     References:
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,

@@ -41,30 +41,26 @@ class SharedLines:
     Attributes:
         slope: of the lower lines.
         rise: how much steeper the upper lines are; None for parallel lines.
-        lower: constants of the lower lines.
-        upper: constants of the upper lines.
-        rounding_error: what rounding may change for a coefficient of size 1; None if nobody asks.
+        lower: constants of the lower lines, lowered by what rounding may change for a coefficient of size 1.
+        upper: constants of the upper lines, raised likewise.
     """
 
     slope: Tensor
     rise: Tensor | None
     lower: Tensor
     upper: Tensor
-    rounding_error: Tensor | None
 
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     """Coefficients behind a function whose lines are the same for all rows."""
     values, below = rows.values, rows.values.clamp(max=0)
-    errors = [] if lines.rounding_error is None else [lines.rounding_error]
-    whole = rows.sums(values, [lines.lower, lines.upper, *errors])
-    negative = rows.sums(below, [lines.upper - lines.lower, *errors])
-    constant = whole[..., 0] + negative[..., 0]
+    whole = rows.sums(values, [lines.lower, lines.upper] if joint else [lines.lower])
+    negative = rows.sums(below, [lines.upper - lines.lower])[..., 0]
+    constant = whole[..., 0] + negative
     if joint:
-        constant = torch.cat([constant, negative[..., 0] - whole[..., 1]], 1)
-    rounding_error = whole[..., 2] - 2 * negative[..., 1] if errors else None  # |a| = a - 2 min(a, 0)
+        constant = torch.cat([constant, negative - whole[..., 1]], 1)
     if lines.rise is None:
-        return Propagated((rows.scaled(lines.slope),), constant, rounding_error)
+        return Propagated((rows.scaled(lines.slope),), constant, None)
     slope, rise = rows.at(lines.slope), rows.at(lines.rise)
     if torch.is_grad_enabled():
         part = torch.addcmul(values * slope, below, rise)
@@ -77,7 +73,7 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
         lower.addcmul_(below, rise)
         if joint:
             torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
-    return Propagated((rows.with_values(part, clean=True),), constant, rounding_error)
+    return Propagated((rows.with_values(part, clean=True),), constant, None)
 
 
 def through_planes(

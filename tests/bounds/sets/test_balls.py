@@ -11,7 +11,7 @@ import torch
 from oracles.devices import elsewhere
 from torch import Tensor
 
-from bounds import Interval, InvalidInput, LpBall
+from bounds import Box, Interval, InvalidInput, LpBall, SparseBall
 
 
 def center(*shape: int) -> Tensor:
@@ -166,3 +166,27 @@ def test_a_ball_follows_the_device_of_its_center():
         ball = LpBall(points, 0.1, low=-0.1, high=1.1)
         assert ball.hull().lower.device.type == "cpu"
         assert ball.radii.device.type == "cpu"
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.3, 0.7])
+def test_a_set_in_double_precision_holds_inputs_that_lie_at_a_side(limit: float):
+    """0.1 in single precision is above 0.1: such an input was in the box, and stays in it."""
+    x = torch.tensor([[limit, limit]])
+    for ball in (LpBall(x, 0.5, low=limit, high=limit), SparseBall(x, 1, limit, limit)):
+        double = ball.double()
+        assert double.center.dtype == torch.float64
+        assert double.contains(x.double()).all()
+        hull = double.hull()
+        assert (hull.lower <= min(limit, x[0, 0].item())).all()
+        assert (hull.upper >= max(limit, x[0, 0].item())).all()
+
+
+def test_double_precision_changes_no_number():
+    ball = LpBall(torch.tensor([[0.1, 0.5]]), 0.1, 2, frozen_features=torch.tensor([True, False]))
+    assert ball.double().radii.tolist() == [0.1]
+    assert ball.double().center.tolist() == ball.center.tolist()
+    assert ball.double().frozen_features is ball.frozen_features
+    assert LpBall(ball.center, torch.tensor([0.1])).double().radii.item() == torch.tensor(0.1).item()
+    box = Box(torch.tensor([[0.1]]), torch.tensor([[0.2]]))
+    assert box.double().lower.item() == box.lower.item()
+    assert box.double().upper.item() == box.upper.item()
