@@ -134,7 +134,7 @@ def ibp_loss(
     References:
         Gowal et al. (2018), On the effectiveness of interval bound propagation, arXiv:1810.12715, section 3.
     """
-    margins = margin_bounds(model if graph is None else graph, ball, labels, "ibp")
+    margins = margin_bounds(model if graph is None else graph, ball, labels, "ibp", sound="real")
     return _mixed_with_clean(model, ball, labels, kappa, robust_loss(margins, labels))
 
 

@@ -47,8 +47,8 @@ class _AffineMap:
     gamma: float
 
     @classmethod
-    def of(cls, layer: Affine, dtype: torch.dtype) -> "_AffineMap":
-        """The map of a layer, in ``dtype``."""
+    def of(cls, layer: Affine, dtype: torch.dtype, *, rounded: bool = True) -> "_AffineMap":
+        """The map of a layer, in ``dtype``; its rounding counts as nothing unless ``rounded``."""
         if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
             raise UnsupportedLayer(
                 f"Conv2d with padding_mode={layer.padding_mode!r} has no interval rule: use padding_mode='zeros', "
@@ -57,7 +57,8 @@ class _AffineMap:
         weight = layer.weight.to(dtype)
         bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.to(dtype)
         terms = weight[0].numel()
-        return cls(partial(_apply_layer, layer), weight, bias, terms, 2 * accumulated_error(terms + 6, dtype))
+        gamma = 2 * accumulated_error(terms + 6, dtype) if rounded else 0.0
+        return cls(partial(_apply_layer, layer), weight, bias, terms, gamma)
 
     def margins(self, labels: Tensor) -> "_AffineMap":
         """Output ``label`` minus each output of a linear layer, with weights (N, K, F) of their own per row."""
@@ -87,14 +88,14 @@ def _apply_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product + bias
 
 
-def affine_interval(layer: Affine, interval: Interval) -> Interval:
+def affine_interval(layer: Affine, interval: Interval, *, rounded: bool = True) -> Interval:
     """Bounds behind a linear or convolutional layer."""
-    return _AffineMap.of(layer, interval.lower.dtype).interval(interval)
+    return _AffineMap.of(layer, interval.lower.dtype, rounded=rounded).interval(interval)
 
 
-def normalize_interval(layer: Normalize, interval: Interval) -> Interval:
+def normalize_interval(layer: Normalize, interval: Interval, *, rounded: bool = True) -> Interval:
     """Bounds behind ``(x - mean) / std``."""
-    error = 16 * unit_roundoff(interval.lower.dtype)
+    error = 16 * unit_roundoff(interval.lower.dtype) if rounded else 0.0
     center, radius = interval.halves(error)
     mean, std = layer.per_channel(layer.mean, center), layer.per_channel(layer.std, center)
     return Interval.around((center - mean) / std, radius / std + underflow(std.dtype), error)
@@ -118,6 +119,11 @@ DEFAULT_RULES: dict[type[nn.Module], Rule] = {
     nn.Flatten: _monotone,
     nn.Identity: _unchanged,
     nn.Dropout: _unchanged,  # the network is bounded in evaluation mode
+}
+_REAL_RULES = DEFAULT_RULES | {
+    nn.Linear: cast(Rule, partial(affine_interval, rounded=False)),
+    nn.Conv2d: cast(Rule, partial(affine_interval, rounded=False)),
+    Normalize: cast(Rule, partial(normalize_interval, rounded=False)),
 }
 
 
@@ -160,9 +166,9 @@ def ibp(
 ) -> Interval:
     """Interval bounds on the outputs of a network over a ball.
 
-    Holds for every input of the ball, for the network in evaluation mode. Under ``torch.no_grad()``, a float32 set is
-    bounded in float64 as by :func:`bounds.crown`; otherwise in the dtype of ``ball.center``, and gradients flow to the
-    weights. TF32, other reduced precision and autocast are switched off inside; the condition is IEEE arithmetic.
+    Holds for every input of the ball, for the network in evaluation mode. A float32 set is bounded in float64 unless
+    ``sound="real"``, see :func:`bounds.crown`. Gradients flow to the weights. TF32, other reduced precision and
+    autocast are switched off inside; the condition is IEEE arithmetic.
 
     A network built from ``nn.Sequential`` of layers in ``rules`` is walked layer by layer; any other one is captured,
     which takes as long as hundreds of passes: pass ``bounds.capture(model, x)`` to do it once.
@@ -186,7 +192,7 @@ def ibp(
     """
     layers = layers_in_turn(model, ball, rules, sound)
     if layers is not None and isinstance(ball, LpBall):
-        bounds = _propagate(layers, _in_double(ball, rules, sound), rules)[0]
+        bounds = _propagate(layers, *_set_and_rules(ball, rules, sound))[0]
     else:
         bounds = RefinedNetwork(Network(model, ball, Tables(table, functions), sound)).refine().intervals["output"]
         bounds = Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
@@ -213,10 +219,14 @@ def layers_in_turn(
     return None if padded and rules is DEFAULT_RULES else layers
 
 
-def _in_double(ball: LpBall, rules: Mapping[type[nn.Module], Rule], sound: str) -> LpBall:
-    """The ball in float64 where that pays; a caller's own rules may know the dtype of the weights alone."""
+def _set_and_rules(
+    ball: LpBall, rules: Mapping[type[nn.Module], Rule], sound: str
+) -> tuple[LpBall, Mapping[type[nn.Module], Rule]]:
+    """The ball in float64 where that pays, and the rules; those of a caller stay, and may know one dtype alone."""
     checks.full_precision(ball.center)
-    return cast(LpBall, in_double(ball, sound)) if rules is DEFAULT_RULES else ball
+    if rules is not DEFAULT_RULES:
+        return ball, rules
+    return cast(LpBall, in_double(ball, sound)), _REAL_RULES if sound == "real" else rules
 
 
 @ieee_arithmetic()
@@ -228,12 +238,13 @@ def interval_margins(
     sound: str = "rounding",
 ) -> Tensor:
     """Lower bounds (N, K) on ``logit_label - logit_k``, 0 at the label, with the guarantee of :func:`ibp`."""
-    dtype, ball = ball.center.dtype, _in_double(ball, rules, sound)
-    last = layers[-1] if layers and type(layers[-1]) is nn.Linear and nn.Linear in rules else None
-    if last is not None and rules[nn.Linear] is DEFAULT_RULES[nn.Linear]:
+    own_rule = rules.get(nn.Linear) is not DEFAULT_RULES[nn.Linear]
+    dtype, (ball, rules) = ball.center.dtype, _set_and_rules(ball, rules, sound)
+    last = layers[-1] if layers and type(layers[-1]) is nn.Linear and not own_rule else None
+    if last is not None:
         inner, start = _propagate(layers[:-1], ball, rules)
         label = checks.labels(labels, len(ball.center), last.out_features)
-        difference = _AffineMap.of(last, ball.center.dtype).margins(label)
+        difference = _AffineMap.of(last, ball.center.dtype, rounded=sound != "real").margins(label)
         gaps = difference.interval(inner)
         margins = (gaps if start is None else gaps & start.behind(difference, ball)).lower
     else:
@@ -253,7 +264,8 @@ def _propagate(
     for layer in layers:
         interval = _behind(layer, interval, rules)
         if start is not None and type(layer) in (nn.Linear, nn.Conv2d):
-            interval = interval & start.behind(_AffineMap.of(cast(Affine, layer), ball.center.dtype), ball)
+            affine = _AffineMap.of(cast(Affine, layer), ball.center.dtype)
+            interval = interval & start.behind(affine, ball)
             start = None
         elif start is not None:
             start = start.through(layer)

@@ -84,7 +84,7 @@ def crown_ibp(
 ) -> Interval:
     """Like :func:`crown`, with intervals alone in front of every function: one backward pass, cheaper and looser.
 
-    Gradients reach the weights where they are enabled; a float32 set is bounded in float32 then.
+    Gradients reach the weights where they are enabled.
 
     References:
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,

@@ -16,10 +16,10 @@ FAST_IN_DOUBLE = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
 
 
 def in_double(ball: PerturbationSet, sound: str) -> PerturbationSet:
-    """The set in float64, unless the caller wants gradients, no rounding errors, or the device is slow there."""
-    if torch.is_grad_enabled() or sound == "real" or not _computes_double(ball.center.device):
+    """The set in float64, unless rounding errors are left out anyway, or the device is slow there."""
+    if sound == "real" or ball.center.dtype == torch.float64 or not _computes_double(ball.center.device):
         return ball
-    return ball if ball.center.dtype == torch.float64 else ball.double()
+    return ball.double()
 
 
 def _computes_double(device: torch.device) -> bool:
@@ -29,12 +29,16 @@ def _computes_double(device: torch.device) -> bool:
 
 
 def rounded_down(bounds: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest numbers of ``dtype`` that are at most the bounds."""
+    """The largest numbers of ``dtype`` that are at most the bounds; gradients are those of the bounds."""
     if bounds.dtype == dtype:
         return bounds
     nearest = bounds.to(dtype)
-    below = torch.nextafter(nearest, torch.full_like(nearest, -math.inf))
-    return torch.where(nearest > bounds, below, nearest)
+    with torch.no_grad():
+        below = torch.nextafter(nearest, torch.full_like(nearest, -math.inf))
+        found = torch.where(nearest > bounds, below, nearest)
+    if not nearest.requires_grad:
+        return found
+    return found + torch.where(found.isfinite(), nearest - nearest.detach(), 0.0)
 
 
 def rounded_outward(bounds: Interval, dtype: torch.dtype) -> Interval:

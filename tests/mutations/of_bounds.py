@@ -209,13 +209,13 @@ LINEAR = (
         "bounds/linear/backward_pass.py",
         "reach = torch.add(radius, radius + center.abs(), alpha=error)",
         "reach = radius",
-        "tests/bounds/linear/test_backward_rounding.py",
+        "tests/bounds/linear/test_backward_rounding.py -k last_step",
     ),
     Mutant(
         "bounds in float64 are rounded to the nearest number of float32",
         "bounds/linear/precision.py",
-        "return torch.where(nearest > bounds, below, nearest)",
-        "return nearest",
+        "found = torch.where(nearest > bounds, below, nearest)",
+        "found = nearest",
         "tests/bounds/linear/test_precision.py -k single",
     ),
     Mutant(
@@ -291,8 +291,8 @@ LINEAR = (
     Mutant(
         "negative coefficients take the lower plane",
         "bounds/linear/through_functions.py",
-        "values, below = rows.values, rows.values.clamp(max=0)\n    errors",
-        "values, below = rows.values, rows.values.clamp(max=0) * 0\n    errors",
+        "values, below = rows.values, rows.values.clamp(max=0)\n    whole",
+        "values, below = rows.values, rows.values.clamp(max=0) * 0\n    whole",
         "tests/bounds/linear/test_through_functions.py",
     ),
     Mutant(

@@ -79,3 +79,15 @@ def test_no_bound_is_above_what_its_lines_allow(dtype: torch.dtype, monkeypatch:
     assert max(rounded) < 0
     assert sum(part > 0 for part in plain) > 10
     assert min(rounded) > -3e4 * torch.finfo(dtype).eps
+
+
+def test_the_last_step_loses_what_a_long_sum_loses():
+    """Numbers of half a unit, added to -1 one by one, are lost: the computed value is above the true one."""
+    count, unit = 20_000, 2.0**-53
+    x = torch.full((1, count), unit * (1 - 2.0**-10), dtype=torch.float64)
+    x[0, 0] = 1.0
+    model = nn.Linear(count, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(model.weight, -1.0)
+    refined = RefinedNetwork(Network(model, LpBall(x, 0.0, low=None, high=None)))
+    bound = refined.functions(torch.ones(1, 1, 1, dtype=torch.float64)).item()
+    assert Fraction(bound) <= -sum(exact(x), Fraction(0))

@@ -119,13 +119,23 @@ def test_margins_in_single_precision_are_those_in_double_rounded_down(method: st
     assert (torch.nextafter(single, torch.tensor(math.inf)).double() > double).all()
 
 
-def test_training_stays_in_single_precision():
-    """Where gradients are wanted, weights are not copied to float64 and back."""
+@pytest.mark.parametrize("bound", [ibp, crown_ibp])
+def test_gradients_of_bounds_in_single_precision_are_those_in_double(bound: Callable[..., Interval]):
     model, x = dense(2, 10, 5), torch.rand(4, 5, generator=generator())
-    assert Network(model, LpBall(x, 0.1)).ball.center.dtype == torch.float32
-    with torch.no_grad():
-        assert Network(model, LpBall(x, 0.1)).ball.center.dtype == torch.float64
-        assert Network(model, LpBall(x, 0.1), sound="real").ball.center.dtype == torch.float32
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        weights = list(model.to(dtype).parameters())
+        found.append(torch.autograd.grad(bound(model, LpBall(x.to(dtype), 0.1)).lower.sum(), weights))
+    for single, double in zip(*found, strict=True):
+        assert single.dtype == torch.float32
+        assert torch.allclose(single.double(), double, rtol=1e-4, atol=1e-5)
+
+
+def test_training_stays_in_single_precision():
+    """It leaves rounding errors out, and would pay twice."""
+    model, x = dense(2, 10, 5), torch.rand(4, 5, generator=generator())
+    assert Network(model, LpBall(x, 0.1)).ball.center.dtype == torch.float64
+    assert Network(model, LpBall(x, 0.1), sound="real").ball.center.dtype == torch.float32
 
 
 @pytest.mark.slow
