@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import DEFAULT_RULES, Interval, InvalidInput, LpBall, UnsupportedLayer, ibp, margin_bounds
+from bounds.linear.precision import rounded_down
 
 
 def ball(*shape: int, norm: float = math.inf) -> LpBall:
