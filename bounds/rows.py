@@ -128,11 +128,10 @@ class PatchRows:
 
     def at(self, x: Tensor) -> Tensor:
         """Entries (N or 1, *shape) of a node in the window of each group, (N, 1, P, 1, C, h, w); 0 beyond the map."""
-        tiles = _tiles(x, self.grid, self.stride, self.padding, self.values.shape[5:])  # (N or 1, P, C, h, w)
-        place = self.place
-        if len(tiles) > 1:
-            place = place + tiles.shape[1] * torch.arange(len(place), device=place.device)[:, None]
-        return tiles.flatten(0, 1)[place][:, None, :, None]
+        windows = _windows(x, self.grid, self.stride, self.padding, self.values.shape[5:])
+        row = torch.arange(len(x), device=x.device)[:, None] if len(x) > 1 else 0
+        i, j = self.place.div(self.grid[1], rounding_mode="floor"), self.place % self.grid[1]
+        return windows[row, i, j][:, None, :, None]
 
     def sums(self, values: Tensor, vectors: list[Tensor]) -> Tensor:
         """(N, S P M, V) sums of the products of any coefficients in these places with V times entries (N or 1, *shape).
@@ -292,14 +291,14 @@ def _products(values: Tensor, vectors: Tensor) -> Tensor:
     return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)
 
 
-def _tiles(
+def _windows(
     x: Tensor, grid: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], size: torch.Size
 ) -> Tensor:
-    """All windows of a map, (N, P, C, h, w)."""
+    """All windows of a map, (N, rows, columns, C, h, w), as a view."""
     padded = [(count - 1) * step + length for count, step, length in zip(grid, stride, size, strict=True)]
     x = _framed(x, _margins(x.shape[1:], padded, padding, inward=False))
     tiles = x.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
-    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+    return tiles.permute(0, 2, 3, 1, 4, 5)
 
 
 def _framed(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
