@@ -75,15 +75,14 @@ def number(word: str) -> Exact | None:
     """
     decimal = NUMBER.fullmatch(word)
     ratio = RATIO.fullmatch(word) if decimal is None else None
-    if decimal is None and ratio is None:
-        return None
-    if len(word) > MOST_DIGITS:
+    if (decimal or ratio) and len(word) > MOST_DIGITS:
         raise ValueError(f"a number has more than {MOST_DIGITS} digits")
-    if ratio is not None:
+    if ratio:
         if int(ratio[2]) == 0:
             raise ValueError("a number is divided by 0")
         return Fraction(int(ratio[1]), int(ratio[2]))
-    assert decimal is not None
+    if not decimal:
+        return None
     sign, whole, behind, exponent = decimal.groups()
     power = int(exponent or 0)
     if abs(power) > LARGEST_EXPONENT:

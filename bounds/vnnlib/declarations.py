@@ -22,12 +22,15 @@ class Tensors:
         inputs: in the order of the network.
         outputs: likewise.
         numbered: whether entries are written as in version 1.0, X_3 and not X[3].
+        hidden: names of tensors within the network, which no assertion may use.
 
     Raises:
         InvalidProperty: no input, no output, or more entries than can be held.
     """
 
-    def __init__(self, inputs: Iterable[Variable], outputs: Iterable[Variable], *, numbered: bool) -> None:
+    def __init__(
+        self, inputs: Iterable[Variable], outputs: Iterable[Variable], *, numbered: bool, hidden: Iterable[str] = ()
+    ) -> None:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         for kind, some in (("input", self.inputs), ("output", self.outputs)):
             if sum(each.size for each in some) == 0:
@@ -40,18 +43,22 @@ class Tensors:
             count += each.size
         if count > MOST_ENTRIES:
             raise InvalidProperty(f"{count} entries are declared, more than the {MOST_ENTRIES} that can be held")
-        self._numbered = numbered
+        self._numbered, self._hidden = numbered, frozenset(hidden)
         self._places = {self.name_of(place): place for place in range(count)} if numbered else {}
 
     def place_of(self, word: str) -> int | None:
         """The place of an entry, None for what is no variable.
 
         Raises:
-            InvalidProperty: an index that does not fit the shape.
+            InvalidProperty: an index that does not fit the shape, a hidden node.
         """
         place = self._places.get(word)
-        if place is None and not self._numbered and (name := word.partition("[")[0]) in self._variables:
-            place = self._places[word] = self._starts[name] + self._offset(word, self._variables[name])
+        if place is None and not self._numbered:
+            name = word.partition("[")[0]
+            if name in self._hidden:
+                raise InvalidProperty(f"{name} is a hidden node, which cannot be represented")
+            if name in self._variables:
+                place = self._places[word] = self._starts[name] + self._offset(word, self._variables[name])
         return place
 
     def name_of(self, place: int) -> str:
@@ -85,7 +92,7 @@ def declared(forms: list[Form]) -> Tensors:
     """The tensors that these declarations declare.
 
     Raises:
-        InvalidProperty: versions mixed, several networks, hidden nodes, names that are declared twice or left out.
+        InvalidProperty: versions mixed, several networks, names that are declared twice or left out.
     """
     networks = [form for form in forms if form.head == "declare-network"]
     others = [form for form in forms if form.head != "declare-network"]
@@ -123,25 +130,20 @@ def _of_version_2(network: Form) -> Tensors:
     name = network[1] if len(network) > 1 else None
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
         raise network.refusal("expected (declare-network name (declare-input ...) (declare-output ...))")
-    inputs: list[Variable] = []
-    outputs: list[Variable] = []
+    tensors: dict[str, list[Variable]] = {"declare-input": [], "declare-hidden": [], "declare-output": []}
     names = {name}
     for part in network[2:]:
-        head = part.head if isinstance(part, Form) else part
-        if not isinstance(part, Form) or head not in ("declare-input", "declare-output"):
-            told = {
-                "declare-hidden": "hidden nodes cannot be represented: constrain inputs and outputs alone",
-                "equal-to": "several networks cannot be represented: relate no more than one network",
-                "isomorphic-to": "several networks cannot be represented: relate no more than one network",
-            }
-            place = part if isinstance(part, Form) else network
-            raise place.refusal(told.get(head, "expected declare-input or declare-output in a network"))
+        if not isinstance(part, Form):
+            raise network.refusal(f"expected declarations of inputs and outputs in a network, got {part}")
+        if part.head not in tensors:
+            raise part.refusal("expected declare-input or declare-output, of one network that is related to no other")
         variable = _tensor(part)
         if variable.name in names:
             raise part.refusal(f"{variable.name} is declared a second time: choose another name")
         names.add(variable.name)
-        (inputs if head == "declare-input" else outputs).append(variable)
-    return Tensors(inputs, outputs, numbered=False)
+        tensors[part.head].append(variable)
+    inputs, hidden, outputs = tensors.values()
+    return Tensors(inputs, outputs, numbered=False, hidden=[each.name for each in hidden])
 
 
 def _tensor(form: Form) -> Variable:

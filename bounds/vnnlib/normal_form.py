@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidProperty
 from bounds.vnnlib.arithmetic import Exact
-from bounds.vnnlib.combinations import Combination, Direction, Range
+from bounds.vnnlib.combinations import ANY, Combination, Direction, Range
 from bounds.vnnlib.records import UnsafeBox, UnsafeCase, rounded
 
 MOST_NUMBERS = 2**27  # of all boxes and rows: a gigabyte
@@ -45,10 +45,10 @@ def boxes(base: Combination, found: list[Combination], inputs: int, outputs: int
     for combination in found:
         groups.setdefault(frozenset(combination.inputs.items()), []).append(combination)
     own = [group[0].inputs for group in groups.values()]
-    for ranges in own:
-        _refuse_unbounded(base.inputs, ranges, inputs, name)
+    _refuse_unbounded(base.inputs, own, inputs, name)
     ordered = [combination for group in groups.values() for combination in group]
-    rows = [list(_rows(base, combination)) for combination in ordered]
+    strict = {place: each for place, each in base.inputs.items() if each.low_strict or each.high_strict}
+    rows = [list(_rows(Combination(strict, base.others), combination)) for combination in ordered]
     on_inputs = any(row.direction[0][0] < inputs for each in rows for row in each)
     numbers = 4 * inputs * len(groups) + (outputs + inputs * on_inputs) * sum(map(len, rows))
     if numbers > MOST_NUMBERS:
@@ -71,14 +71,16 @@ def boxes(base: Combination, found: list[Combination], inputs: int, outputs: int
     )
 
 
-def _refuse_unbounded(base: dict[int, Range], own: dict[int, Range], inputs: int, name: Name) -> None:
+def _refuse_unbounded(base: dict[int, Range], own: list[dict[int, Range]], inputs: int, name: Name) -> None:
     """Refuse inputs without both ends: no search over them would come to an end."""
-    for place in range(inputs):
-        both = own.get(place) or base.get(place, Range())
-        if both.low is None or both.high is None:
-            side, sign = ("upper", "<=") if both.high is None else ("lower", ">=")
-            written = name(place)
-            raise InvalidProperty(f"{written} has no {side} bound: add (assert ({sign} {written} number))")
+    unbounded = [place for place in range(inputs) if None in base.get(place, ANY)[:2]]
+    for ranges in own:
+        for place in unbounded:
+            both = ranges.get(place) or base.get(place, ANY)
+            if both.low is None or both.high is None:
+                side, sign = ("upper", "<=") if both.high is None else ("lower", ">=")
+                written = name(place)
+                raise InvalidProperty(f"{written} has no {side} bound: add (assert ({sign} {written} number))")
 
 
 def _sides(base: dict[int, Range], own: list[dict[int, Range]], inputs: int) -> list[tuple[Tensor, ...]]:
@@ -86,7 +88,7 @@ def _sides(base: dict[int, Range], own: list[dict[int, Range]], inputs: int) -> 
     found = []
     changed = [(box, place) for box, ranges in enumerate(own) for place in ranges]
     for end, outer in (("low", 1), ("high", 2)):
-        common = rounded([getattr(base.get(place, Range()), end) or 0 for place in range(inputs)])
+        common = rounded([getattr(base.get(place, ANY), end) or 0 for place in range(inputs)])
         special = rounded([getattr(own[box][place], end) for box, place in changed])
         for kind in (0, outer):
             side = common[kind].expand(len(own), inputs).clone()
@@ -98,10 +100,8 @@ def _sides(base: dict[int, Range], own: list[dict[int, Range]], inputs: int) -> 
 
 def _rows(base: Combination, own: Combination) -> Iterator[Row]:
     """All inequalities of a case that a closed box does not say."""
-    inputs = {**base.inputs, **own.inputs} if own.inputs else base.inputs
-    for place, each in inputs.items():
-        if each.low_strict or each.high_strict:
-            yield from (row for row in _ends(((place, 1),), each) if row.strict)
+    for place, each in {**base.inputs, **own.inputs}.items():
+        yield from (row for row in _ends(((place, 1),), each) if row.strict)
     for direction, each in {**base.others, **own.others}.items():
         yield from _ends(direction, each)
 
