@@ -1,6 +1,7 @@
 """Linear terms of variables: sums, differences and multiples, exactly."""
 
 import re
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from bounds.vnnlib.expressions import Form, quoted
 NUMBER = re.compile(r"([+-]?)(?=\.?\d)(\d*)\.?(\d*)(?:[eE]([+-]?\d+))?", re.ASCII)
 RATIO = re.compile(r"([+-]?\d+)/(\d+)", re.ASCII)
 MOST_DIGITS, LARGEST_EXPONENT = 1000, 400  # of a number: more of either cannot be meant, and would take long
+LARGEST = int(sys.float_info.max)
 OPERATIONS = ("+", "-", "*", "/")
 
 Exact = int | Fraction
@@ -35,7 +37,7 @@ class Linear(NamedTuple):
         return Linear({place: value * factor for place, value in self.terms.items()}, self.constant * factor)
 
 
-def linear(form: Form | str, around: Form, place_of: Lookup) -> Linear:
+def linear_term(form: Form | str, around: Form, place_of: Lookup) -> Linear:
     """The linear term that is written, however deep it is nested.
 
     Args:
@@ -71,7 +73,8 @@ def number(word: str) -> Exact | None:
     """The exact value of a number as it is written, None for another word.
 
     Raises:
-        ValueError: more digits or a larger exponent than a number can have here, or a division by 0.
+        ValueError: more digits or a larger exponent than a number can have here, a number beyond float64, or a
+            division by 0.
     """
     decimal = NUMBER.fullmatch(word)
     ratio = RATIO.fullmatch(word) if decimal is None else None
@@ -87,9 +90,12 @@ def number(word: str) -> Exact | None:
     power = int(exponent or 0)
     if abs(power) > LARGEST_EXPONENT:
         raise ValueError(f"a number has an exponent beyond {LARGEST_EXPONENT}")
-    power -= len(behind)
+    places = power - len(behind)
     mantissa = int(f"{sign}{whole}{behind}")
-    return mantissa * 10**power if power >= 0 else Fraction(mantissa, 10**-power)
+    value = mantissa * 10**places if places >= 0 else Fraction(mantissa, 10**-places)
+    if len(whole) + power > 300 and abs(value) > LARGEST:
+        raise ValueError("a number is beyond the largest of float64")
+    return value
 
 
 def _word(word: str, around: Form, place_of: Lookup) -> Linear:

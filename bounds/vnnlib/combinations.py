@@ -14,11 +14,11 @@ from bounds.vnnlib.arithmetic import Exact
 from bounds.vnnlib.expressions import Form
 from bounds.vnnlib.formulas import MOST_CASES, MOST_LITERALS, Cases, Conjunction, Literal, too_many_cases
 
-K = TypeVar("K")
+Key = TypeVar("Key")
 Direction = tuple[tuple[int, int], ...]  # places of variables with coprime integers, the first of them above 0
 
 
-class Range(NamedTuple):
+class Span(NamedTuple):
     """An interval with no end, one or two, each of which may be left out of it."""
 
     low: Exact | None = None
@@ -26,13 +26,13 @@ class Range(NamedTuple):
     low_strict: bool = False
     high_strict: bool = False
 
-    def up_to(self, end: Exact, strict: bool) -> "Range":
+    def up_to(self, end: Exact, strict: bool) -> "Span":
         """The part at and below an end."""
         if self.high is None or end < self.high or (end == self.high and strict):
             return self._replace(high=end, high_strict=strict)
         return self
 
-    def down_to(self, end: Exact, strict: bool) -> "Range":
+    def down_to(self, end: Exact, strict: bool) -> "Span":
         """The part at and above an end."""
         if self.low is None or end > self.low or (end == self.low and strict):
             return self._replace(low=end, low_strict=strict)
@@ -49,15 +49,15 @@ class Range(NamedTuple):
 class Combination(NamedTuple):
     """Inequalities that hold all at once: the range of each direction, those of single inputs apart from the others."""
 
-    inputs: dict[int, Range]
-    others: dict[Direction, Range]
+    inputs: dict[int, Span]
+    others: dict[Direction, Span]
 
 
-ANY = Range()
+ANY = Span()
 
 
 class Expansion:
-    """What assertions demand, taken up one after the other, and the combinations that it allows.
+    """The demands of assertions, taken up one after the other, and the combinations that they allow.
 
     Args:
         inputs: number of entries of inputs, whose places come before those of outputs.
@@ -120,7 +120,7 @@ class Expansion:
         return True
 
 
-def _part(own: dict[K, Range], base: Mapping[K, Range], key: K, end: Exact, scale: Exact, strict: bool) -> Range:
+def _part(own: dict[Key, Span], base: Mapping[Key, Span], key: Key, end: Exact, scale: Exact, strict: bool) -> Span:
     """Narrow the range of a direction, which is kept where it is narrower than that of the base."""
     before = own.get(key) or base.get(key, ANY)
     after = before.up_to(end, strict) if scale > 0 else before.down_to(end, strict)

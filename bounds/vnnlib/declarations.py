@@ -62,7 +62,7 @@ class Tensors:
         return place
 
     def name_of(self, place: int) -> str:
-        """How an entry is written, by its place."""
+        """The name of an entry, as it is written, by its place."""
         name = next(name for name, start in reversed(self._starts.items()) if start <= place)
         offset = place - self._starts[name]
         if self._numbered:
@@ -74,7 +74,7 @@ class Tensors:
         return f"{name}[{','.join(indices)}]" if indices else name
 
     def _offset(self, word: str, variable: Variable) -> int:
-        """Where an entry lies in its tensor."""
+        """The place of an entry within its tensor."""
         found = SHAPED.fullmatch(word)
         indices = [int(index) for index in found[2].split(",") if index] if found else []
         if len(indices) != len(variable.shape) or any(

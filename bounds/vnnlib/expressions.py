@@ -33,7 +33,7 @@ class Form(list["Form | str"]):
 
 
 def quoted(form: "Form | str") -> str:
-    """What was written, shortened to a part of a line."""
+    """The text of a list or word, shortened to a part of a line."""
     words: list[str] = []
     length = 0
     waiting: list[Form | str] = [form]

@@ -4,7 +4,7 @@ from itertools import chain, pairwise
 from typing import NamedTuple
 
 from bounds.errors import InvalidProperty
-from bounds.vnnlib.arithmetic import Exact, Linear, Lookup, linear
+from bounds.vnnlib.arithmetic import Exact, Linear, Lookup, linear_term
 from bounds.vnnlib.expressions import Form
 
 MOST_CASES, MOST_LITERALS = 2**18, 2**24  # of a property: what takes about a gigabyte to hold
@@ -31,7 +31,7 @@ Cases = list[Conjunction]  # of which one must hold
 
 
 def clauses(form: Form | str, around: Form, place_of: Lookup) -> list[Cases]:
-    """What a formula demands all at once: one entry for each part of ``and`` at its top.
+    """The demands of a formula, which hold all at once: one for each part of ``and`` at its top.
 
     Args:
         form: the formula.
@@ -115,7 +115,7 @@ def _comparison(form: Form, place_of: Lookup, *, negated: bool) -> Cases:
     relation = NEGATED[form.head] if negated else form.head
     if len(form) > 3 and form.head in ("!=", "distinct"):
         raise form.refusal(f"{form.head!r} compares two terms")
-    sides = [linear(side, form, place_of) for side in form[1:]]
+    sides = [linear_term(side, form, place_of) for side in form[1:]]
     pairs = [_relation(relation, first, second) for first, second in pairwise(sides)]
     return _joined(form, pairs, all_at_once=not negated)
 

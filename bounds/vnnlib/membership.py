@@ -49,7 +49,7 @@ def _holds(coefficients: Tensor, points: Tensor, offset: float, tolerance: float
     held = excess < 0
     exact = [Fraction(value) for value in coefficients.tolist()]
     end = Fraction(offset) + Fraction(tolerance)
-    for row in (~(excess.abs() > doubt) | ~excess.isfinite()).nonzero()[:, 0].tolist():
+    for row in (~(excess.abs() > doubt)).nonzero()[:, 0].tolist():
         total = sum((a * Fraction(v) for a, v in zip(exact, points[row].tolist(), strict=True)), Fraction(0))
         held[row] = total < end if strict else total <= end
     return held

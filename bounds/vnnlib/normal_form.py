@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidProperty
 from bounds.vnnlib.arithmetic import Exact
-from bounds.vnnlib.combinations import ANY, Combination, Direction, Range
+from bounds.vnnlib.combinations import ANY, Combination, Direction, Span
 from bounds.vnnlib.records import UnsafeBox, UnsafeCase, rounded
 
 MOST_NUMBERS = 2**27  # of all boxes and rows: a gigabyte
@@ -41,9 +41,11 @@ def boxes(base: Combination, found: list[Combination], inputs: int, outputs: int
     Raises:
         InvalidProperty: an input without a bound on both sides, more or larger numbers than can be held.
     """
-    groups: dict[frozenset[tuple[int, Range]], list[Combination]] = {}
+    groups: dict[frozenset[tuple[int, Exact | None, Exact | None]], list[Combination]] = {}
     for combination in found:
-        groups.setdefault(frozenset(combination.inputs.items()), []).append(combination)
+        narrower = ((place, *each[:2]) for place, each in combination.inputs.items())
+        key = frozenset(ends for ends in narrower if ends[1:] != base.inputs.get(ends[0], ANY)[:2])
+        groups.setdefault(key, []).append(combination)
     own = [group[0].inputs for group in groups.values()]
     _refuse_unbounded(base.inputs, own, inputs, name)
     ordered = [combination for group in groups.values() for combination in group]
@@ -71,7 +73,7 @@ def boxes(base: Combination, found: list[Combination], inputs: int, outputs: int
     )
 
 
-def _refuse_unbounded(base: dict[int, Range], own: list[dict[int, Range]], inputs: int, name: Name) -> None:
+def _refuse_unbounded(base: dict[int, Span], own: list[dict[int, Span]], inputs: int, name: Name) -> None:
     """Refuse inputs without both ends: no search over them would come to an end."""
     unbounded = [place for place in range(inputs) if None in base.get(place, ANY)[:2]]
     for ranges in own:
@@ -83,7 +85,7 @@ def _refuse_unbounded(base: dict[int, Range], own: list[dict[int, Range]], input
                 raise InvalidProperty(f"{written} has no {side} bound: add (assert ({sign} {written} number))")
 
 
-def _sides(base: dict[int, Range], own: list[dict[int, Range]], inputs: int) -> list[tuple[Tensor, ...]]:
+def _sides(base: dict[int, Span], own: list[dict[int, Span]], inputs: int) -> list[tuple[Tensor, ...]]:
     """Lower, outer lower, upper and outer upper sides of each box."""
     found = []
     changed = [(box, place) for box, ranges in enumerate(own) for place in ranges]
@@ -106,7 +108,7 @@ def _rows(base: Combination, own: Combination) -> Iterator[Row]:
         yield from _ends(direction, each)
 
 
-def _ends(direction: Direction, each: Range) -> Iterator[Row]:
+def _ends(direction: Direction, each: Span) -> Iterator[Row]:
     """The inequalities of a range; coefficients beyond what float64 can count to are scaled to about 1."""
     largest = max(abs(value) for _, value in direction)
     scale = Fraction(1, 2 ** (largest.bit_length() - 1)) if largest > LARGEST_INTEGER else 1
@@ -128,9 +130,8 @@ def _cases(rows: list[list[Row]], inputs: int, outputs: int, *, on_inputs: bool)
     on_outputs[places[~of_input, 0], places[~of_input, 1] - inputs] = values[~of_input]
     inputs_too = torch.zeros(len(every) if on_inputs else 1, inputs, dtype=torch.float64, device="cpu")
     inputs_too[places[of_input, 0], places[of_input, 1]] = values[of_input]
-    inexact = torch.zeros(len(every), dtype=torch.bool, device="cpu").index_put(
-        (places[below != above, 0],), torch.tensor(True)
-    )
+    inexact = torch.zeros(len(every), dtype=torch.bool, device="cpu")
+    inexact[places[below != above, 0]] = True
     offsets, _, offsets_above = rounded([row.offset for row in every])
     strict = torch.tensor([row.strict for row in every], dtype=torch.bool, device="cpu")
     parts = (inputs_too.expand(len(every), inputs), on_outputs, offsets, offsets_above, strict, inexact)

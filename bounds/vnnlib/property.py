@@ -16,7 +16,7 @@ from bounds.vnnlib.writer import written
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Property:
-    r"""Which inputs of a network are unsafe: those that lie in a box and meet, with their outputs, one of its cases.
+    """The inputs of a network that are unsafe: in a box, and meeting one of its cases together with their outputs.
 
     The property is violated ("sat") where some input is unsafe, and holds ("unsat") where none is. It holds for every
     network if there is no box.
@@ -82,11 +82,13 @@ class Property:
             raise InvalidInput(f"x must be one input, of shape (1, *D), got {tuple(x.shape)}: make a property of each")
         sides = []
         for limit, sign in ((low, -1), (high, 1)):
-            ends = [Fraction(value) + sign * Fraction(epsilon) for value in x.flatten().tolist()]
+            entries = x.double().flatten()
+            ends = [Fraction(value) + sign * Fraction(epsilon) for value in entries.tolist()]
             if limit is not None:
-                limits = torch.as_tensor(limit, dtype=torch.float64, device=x.device).expand_as(x).flatten().tolist()
+                side = torch.as_tensor(limit, dtype=torch.float64, device=x.device).expand_as(x).flatten()
+                side = torch.minimum(side, entries) if sign < 0 else torch.maximum(side, entries)  # x has other digits
                 tighter = max if sign < 0 else min
-                ends = [tighter(end, Fraction(value)) for end, value in zip(ends, limits, strict=True)]
+                ends = [tighter(end, Fraction(value)) for end, value in zip(ends, side.tolist(), strict=True)]
             sides.append(rounded(ends))
         (lower, outer_lower, _), (upper, _, outer_upper) = sides
         box = UnsafeBox(
@@ -130,13 +132,17 @@ class Property:
         return found
 
     def to_vnnlib(self) -> str:
-        """The property as text of version 1.0; what is read from it has the same sides, rows and ``is_unsafe``."""
+        """The property as text of version 1.0.
+
+        What is read from it has the same sides and, unless ``UnsafeCase.rounded``, the same rows, so that the same
+        points are unsafe.
+        """
         return written(self.boxes, self.num_inputs, self.num_outputs)
 
 
 def _reaches(other: int, label: int, num_classes: int, inputs: int) -> UnsafeCase:
     """The outputs where another class is at least the label."""
-    row = torch.zeros(1, num_classes, dtype=torch.float64)
+    row = torch.zeros(1, num_classes, dtype=torch.float64, device="cpu")
     row[0, label], row[0, other] = 1.0, -1.0
     zero = row.new_zeros(1)
     on_inputs = zero[None].expand(1, inputs)

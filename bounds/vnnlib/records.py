@@ -1,4 +1,4 @@
-"""What a property consists of: its tensors, boxes of inputs, and the cases of unsafe outputs of each."""
+"""The parts of a property: its tensors, boxes of inputs, and the cases of unsafe outputs of each."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,8 @@ class Variable:
 
     Attributes:
         name: as it is written, ``X`` and ``Y`` in version 1.0.
-        element_type: as it is written in version 2.0, such as ``float32``; ``Real`` in version 1.0.
+        element_type: as it is written in version 2.0, such as ``float32``; ``Real`` in version 1.0. Boxes of integers
+            hold all numbers in between as well.
         shape: of the whole tensor, with a batch dimension only where one is written; (F,) in version 1.0.
     """
 
@@ -61,12 +62,18 @@ class UnsafeCase:
         Every unsafe output of the case has ``A y <= b``: strict rows count as the others, offsets are rounded up, and
         rows that speak of inputs are left out. Where no row is left, A and b are one row of zeros, which every output
         meets.
+
+        Raises:
+            InvalidInput: a coefficient that ``dtype`` cannot hold.
         """
         alone = (self.on_inputs == 0).all(1)
         if not alone.any():
             zero = self.offsets.new_zeros(1, dtype=dtype)
             return zero.expand(self.on_outputs.shape[1])[None].clone(), zero
-        return self.on_outputs[alone].to(dtype), -_at_most(-self.offsets_above[alone], dtype)
+        rows = self.on_outputs[alone].to(dtype)
+        if not torch.equal(rows.double(), self.on_outputs[alone]):
+            raise InvalidInput(f"a coefficient of the case is no number of {dtype}: pass dtype=torch.float64")
+        return rows, -_at_most(-self.offsets_above[alone], dtype)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

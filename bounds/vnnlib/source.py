@@ -12,7 +12,7 @@ GZIP = b"\x1f\x8b"
 
 
 def named_text(source: str | os.PathLike[str]) -> tuple[str, str]:
-    """What to call the text in messages, and the text; a string is the text itself where it cannot be a usual path."""
+    """A name for messages, and the text; a string is the text itself where it is no usual path."""
     if isinstance(source, str) and _is_text(source):
         return "the text", source
     if not isinstance(source, str | os.PathLike):

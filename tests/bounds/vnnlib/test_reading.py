@@ -120,9 +120,9 @@ def test_ties_are_unsafe_unless_strict():
 
 
 def test_no_rounding_decides_a_tie():
-    """Sums in float64 lose the 1 in the first row, and overflow in the last."""
-    found = read_vnnlib(stated(1, 3, "(<= (+ Y_0 Y_1 Y_2) 0)"))
-    y = [[1e16, 1.0, -1e16], [1e16, -1e16, 0.0], [1e300, -1.0, -1e300], [1.7e308, 1.7e308, -1.7e308]]
+    """Sums in float64 lose the 1 in the first row, make a 4 of the 3 in the second, and overflow in the last."""
+    found = read_vnnlib(stated(1, 4, "(<= (+ Y_0 Y_1 Y_2 Y_3) 0)"))
+    y = [[1e16, 1.0, -1e16, 0], [1e16, 3.0, -1e16, -3.5], [1e16, -1e16, 0, 0], [1.7e308, 1.7e308, -1.7e308, -1.0]]
     unsafe = found.is_unsafe(torch.zeros(4, 1), torch.tensor(y, dtype=torch.float64))
     assert unsafe.tolist() == [False, True, True, False]
 
@@ -151,6 +151,11 @@ def test_combinations_with_one_box_share_it():
         (-1, 0.5, 2),
         (0.5, 1, 1),
     ]
+
+
+def test_a_side_that_is_strict_in_some_case_needs_no_box_of_its_own():
+    (box,) = read_vnnlib(stated(1, 1, "(or (and (< X_0 1) (<= Y_0 0)) (>= Y_0 1))")).boxes
+    assert [case.strict.tolist() for case in box.cases] == [[True, False], [False]]
 
 
 def test_contradictions_are_dropped_before_they_multiply():
@@ -195,6 +200,8 @@ def test_both_readings_of_decimals():
     assert single.lower.shape == (1, 1)
     assert single.lower.double() < 0.1
     assert single.upper.double() > 0.3
+    _, offset = box.cases[0].specification(torch.float32)
+    assert offset.double() > 0.3
     exact = read_vnnlib(stated(1, 1, "(<= 0.5 X_0 0.75)")).boxes[0]
     assert torch.equal(exact.lower, exact.outer_lower)
     assert torch.equal(exact.upper, exact.outer_upper)
@@ -273,6 +280,7 @@ def test_deep_and_long_texts_are_read(text: str):
     assert box.cases[0].offsets.tolist() == [1.0]
 
 
+@pytest.mark.slow
 def test_a_file_of_an_image_is_read_at_once():
     """0.12 s on a quiet core; three times that would be noticed."""
     sides = [f"(and (<= X_{i} 0.{i + 10}) (>= X_{i} -0.{i + 10}))" for i in range(3072)]
