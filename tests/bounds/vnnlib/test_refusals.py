@@ -1,11 +1,13 @@
 """Texts that cannot be read or represented: one line that says where, what stands there, and what would be right."""
 
 import gzip
+import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from oracles.vnnlib_formulas import stated
+from oracles.vnnlib_formulas import in_version_2, stated
 
 from bounds import BoundsError, InvalidInput, InvalidProperty, Property, read_vnnlib
 from bounds.vnnlib import source
@@ -203,3 +205,37 @@ def test_robustness_of_what_is_no_input_is_refused(options: dict[str, object], m
     usual = {"x": torch.zeros(1, 3), "label": 0, "epsilon": 0.1, "num_classes": 4}
     with pytest.raises(InvalidInput, match=message):
         Property.of_robustness(**usual | options)
+
+
+def test_damaged_texts_are_read_or_refused_and_nothing_else():
+    formula = "(or (and (<= Y_0 Y_1) (< (+ (* 2 Y_0) (- Y_1) 1e-3) (/ 3 4))) (not (=> (= X_0 0.5) (!= Y_1 1/3))))"
+    words = [
+        *'()[]1-*/<";',
+        "X_0",
+        "X[0]",
+        "or",
+        "not",
+        "assert",
+        "Real",
+        "1e400",
+        "[0,0]",
+        "()",
+        "-0",
+        "!=",
+        "\n",
+        "X_99",
+    ]
+    sources = [stated(1, 2, formula), in_version_2(stated(1, 2, formula), 1, 2)]
+    draw = random.Random(0)
+    said = []
+    for _ in range(300):
+        parts = re.findall(r"\s+|[()]|[^\s()]+", draw.choice(sources))
+        for _ in range(draw.randint(1, 2)):
+            place = draw.randrange(len(parts))
+            parts[place : place + draw.randint(0, 1)] = draw.choices(words, k=draw.randint(0, 1))
+        try:
+            read_vnnlib("".join(parts))
+        except InvalidProperty as error:
+            said.append(str(error))
+    assert 100 < len(said) < 300
+    assert "\n" not in "".join(said)
