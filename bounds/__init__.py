@@ -6,6 +6,7 @@ from bounds.errors import (
     InvalidConfiguration,
     InvalidInput,
     InvalidModel,
+    InvalidProperty,
     ManifestMismatch,
     UnsupportedLayer,
 )
@@ -39,6 +40,8 @@ from bounds.solvers.semidefinite import sdp_margins
 from bounds.solvers.triangle import lp_bounds, lp_margins
 from bounds.statistics.proportions import clopper_pearson_interval, clopper_pearson_lower, clopper_pearson_upper
 from bounds.statistics.sequential import log_evidence_above, log_evidence_below, sequential_lower
+from bounds.vnnlib.property import Property
+from bounds.vnnlib.reader import read_vnnlib
 
 __all__ = [
     "AFFINE",
@@ -57,6 +60,7 @@ __all__ = [
     "InvalidConfiguration",
     "InvalidInput",
     "InvalidModel",
+    "InvalidProperty",
     "LpBall",
     "ManifestMismatch",
     "Minimum",
@@ -65,6 +69,7 @@ __all__ = [
     "NoiseRatioTest",
     "Normalize",
     "PerturbationSet",
+    "Property",
     "Range",
     "RatioLaw",
     "SparseBall",
@@ -105,6 +110,7 @@ __all__ = [
     "noise_theorems",
     "random_basis",
     "random_crossings",
+    "read_vnnlib",
     "sdp_margins",
     "sequential_lower",
     "specification_bounds",

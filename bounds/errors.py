@@ -4,6 +4,7 @@ BoundsError
 ├── InvalidInput (also ValueError)   an argument breaks a stated rule
 │   ├── InvalidModel                 the model cannot be used as a classifier here
 │   ├── InvalidConfiguration         a configuration file or a run directory cannot be used
+│   ├── InvalidProperty              a VNN-LIB text cannot be read, or says what cannot be represented
 │   └── ManifestMismatch             a run may not be continued under other conditions
 └── UnsupportedLayer (also NotImplementedError)   no bounding rule is known for a layer
 
@@ -25,6 +26,10 @@ class InvalidModel(InvalidInput):
 
 class InvalidConfiguration(InvalidInput):
     """A configuration, a model or data file, or an output directory cannot be used."""
+
+
+class InvalidProperty(InvalidInput):
+    """A property cannot be read or represented; the message names the line and what stands there."""
 
 
 class ManifestMismatch(InvalidInput):

@@ -51,6 +51,13 @@ NORMALIZE = bounds.Normalize([0.3], [0.2])
 UNSAFE = [(torch.tensor([[1.0, -1.0, 0.0]]), torch.tensor([0.5]))]
 
 
+def robust(x: Tensor) -> bounds.Property:
+    return bounds.Property.of_robustness(x, 2, epsilon=0.1, num_classes=3)
+
+
+ROBUST = robust(torch.full((1, 3), 0.5))
+
+
 def network() -> nn.Sequential:
     """Two layers of 6 and 3 numbers, with weights that leave a clear margin."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 3))
@@ -145,6 +152,8 @@ PURE: dict[str, Call] = {
         IDENTITY[:2].double(), SPREAD[:2].double(), 16
     ).sample(5, generator()),
     "bounds.Normalize": lambda c: NORMALIZE(c.x),
+    "bounds.Property": lambda c: (ROBUST.boxes, ROBUST.is_unsafe(c.x[:1, :, :1, :3], SPREAD[None, :3])),
+    "bounds.Property.of_robustness": lambda c: robust(c.x[:1]).boxes,
     "bounds.RatioLaw": lambda c: (bounds.RatioLaw(16).quantile(0.3), bounds.RatioLaw(16).cdf(SPREAD)),
     "bounds.RatioLaw.sample": lambda c: bounds.RatioLaw(16).sample(5, generator()),
     "bounds.SparseBall": lambda c: bounds.SparseBall(c.x, 2).hull(),
@@ -157,6 +166,7 @@ PURE: dict[str, Call] = {
     "bounds.log_evidence_above": lambda c: bounds.log_evidence_above(COUNTS, 50, 0.5),
     "bounds.log_evidence_below": lambda c: bounds.log_evidence_below(COUNTS, 50, 0.5),
     "bounds.random_basis": lambda c: bounds.random_basis(c.x, 2, 3, generator()),
+    "bounds.read_vnnlib": lambda c: bounds.read_vnnlib(ROBUST.to_vnnlib()).boxes,
     "bounds.sequential_lower": lambda c: bounds.sequential_lower(COUNTS, 50),
     "bounds.geometry.cosine_transform": lambda c: geometry.cosine_transform(4, c.x),
     "bounds.geometry.curvature_bounds": lambda c: geometry.curvature_bounds(1.0, c.x[0], 0.3, c.x[1]),
@@ -202,7 +212,8 @@ CALLS: dict[str, Call] = {**GRAPHS, **MODELS, **PURE}
 # Names that stand for records, errors and tables: they compute nothing.
 RECORDS = {
     *("DEFAULT_RULES", "BoundaryPoints", "BoundsError", "CleverEstimate", "Crossings", "Explanation"),
-    *("InvalidConfiguration", "InvalidInput", "InvalidModel", "ManifestMismatch", "Minimum", "NoiseRadius"),
+    *("InvalidConfiguration", "InvalidInput", "InvalidModel", "InvalidProperty", "ManifestMismatch", "Minimum"),
+    *("NoiseRadius",),
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),

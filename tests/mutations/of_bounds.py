@@ -366,4 +366,56 @@ SOLVERS = (
     ),
 )
 
-MUTANTS = (*SETS, *RELAXATIONS, *OPERATIONS, *GRAPH, *LINEAR, *LIPSCHITZ, *SOLVERS)
+PROPERTIES = (
+    Mutant(
+        "only the first clause of an or is read",
+        "bounds/vnnlib/formulas.py",
+        "return [case for part in parts for case in part]",
+        "return parts[0]",
+        "tests/bounds/vnnlib/test_reading.py -k every_clause",
+    ),
+    Mutant(
+        "a tie meets a strict inequality",
+        "bounds/vnnlib/membership.py",
+        "total < end if strict else total <= end",
+        "total <= end",
+        "tests/bounds/vnnlib/test_reading.py -k ties",
+    ),
+    Mutant(
+        "rounding decides ties of outputs",
+        "bounds/vnnlib/membership.py",
+        "(~(excess.abs() > doubt)).nonzero()",
+        "(excess == 0).nonzero()",
+        "tests/bounds/vnnlib/test_reading.py -k no_rounding",
+    ),
+    Mutant(
+        "an input bound within an or replaces that around it",
+        "bounds/vnnlib/combinations.py",
+        "own.get(key) or base.get(key, ANY)",
+        "own.get(key, ANY)",
+        "tests/bounds/vnnlib/test_reading.py",
+    ),
+    Mutant(
+        "the box to prove is not rounded outward",
+        "bounds/vnnlib/records.py",
+        "if excess > 0:",
+        "if excess > 0 == excess:",
+        "tests/bounds/vnnlib/test_reading.py -k both_readings",
+    ),
+    Mutant(
+        "the offset of a specification is rounded down",
+        "bounds/vnnlib/records.py",
+        "return rows, -_at_most(-self.offsets_above[alone], dtype)",
+        "return rows, _at_most(self.offsets_above[alone], dtype)",
+        "tests/bounds/vnnlib/test_reading.py -k both_readings",
+    ),
+    Mutant(
+        "premises of an implication are not negated",
+        "bounds/vnnlib/formulas.py",
+        'negated != (form.head == "=>" and place < len(operands) - 1)',
+        "negated",
+        "tests/bounds/vnnlib/test_reading.py -k implies",
+    ),
+)
+
+MUTANTS = (*SETS, *RELAXATIONS, *OPERATIONS, *GRAPH, *LINEAR, *LIPSCHITZ, *SOLVERS, *PROPERTIES)
