@@ -30,6 +30,7 @@ from bounds.noise.ratio_law import MulticlassRatioLaw, RatioLaw, affine_ratio_la
 from bounds.noise.ratio_result import NoiseRatioTest
 from bounds.noise.ratio_test import noise_ratio_test
 from bounds.noise.traced_crossings import traced_crossings
+from bounds.onnx.reading import from_onnx
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS
 from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, SparseBall
@@ -85,6 +86,7 @@ __all__ = [
     "explain",
     "fast_lin",
     "forward_linear",
+    "from_onnx",
     "geometry",
     "ibp",
     "linear_minimum",
