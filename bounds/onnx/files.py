@@ -1,8 +1,9 @@
 """ONNX files: read, checked, and taken apart into plain Python and tensors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,20 +94,26 @@ def _taken_apart(model: "ModelProto", name: str, folder: Path | None) -> OnnxFil
     outputs = tuple(part.name for part in graph.output)
     used = {each for node in graph.node for each in node.input} | set(outputs)
     nodes = tuple(_node(node, opset, name, folder, used) for node in graph.node)
-    _check_order(nodes, {*weights, *(entry[0] for entry in inputs)}, outputs, name)
+    nodes = _in_order(nodes, {*weights, *(entry[0] for entry in inputs)}, outputs, name)
     return OnnxFile(name, inputs, outputs, weights, nodes)
 
 
-def _check_order(nodes: tuple[OnnxNode, ...], known: set[str], outputs: tuple[str, ...], name: str) -> None:
-    """Every name must be given or made before it is used, and only once."""
-    for node in nodes:
-        missing = [each for each in node.inputs if each and each not in known]
-        if missing:
-            raise InvalidModel(f"{node} takes {missing[0]!r}, which nothing before it makes")
-        known.update(each for each in node.outputs if each)
-    missing = [each for each in outputs if each not in known]
+def _in_order(
+    nodes: Sequence[OnnxNode], given: set[str], outputs: tuple[str, ...], name: str
+) -> tuple[OnnxNode, ...]:
+    """The nodes, each behind those that make what it takes; some tools write them in another order."""
+    makers = {each: node for node in nodes for each in node.outputs if each}
+    missing = [(node, each) for node in nodes for each in node.inputs if each and each not in {*given, *makers}]
     if missing:
-        raise InvalidModel(f"ONNX file {name}: nothing makes its output {missing[0]!r}")
+        raise InvalidModel(f"{missing[0][0]} takes {missing[0][1]!r}, which nothing makes")
+    missing_outputs = [each for each in outputs if each not in {*given, *makers}]
+    if missing_outputs:
+        raise InvalidModel(f"ONNX file {name}: nothing makes its output {missing_outputs[0]!r}")
+    before = {node: {makers[each] for each in node.inputs if each in makers} for node in nodes}
+    try:
+        return tuple(TopologicalSorter(before).static_order())
+    except CycleError as error:
+        raise InvalidModel(f"ONNX file {name}: {error.args[1][0]} depends on its own outputs") from error
 
 
 def _declared(part: "ValueInfoProto", name: str) -> tuple[str, tuple[int | None, ...], torch.dtype]:

@@ -19,6 +19,7 @@ from bounds.errors import InvalidModel
 aten = torch.ops.aten
 # Stands for the number of inputs wherever a shape is asked for: a prime that no size of a network has as a factor.
 ROWS = 1_000_003
+EXAMPLES = 3  # inputs on which operations are tried for their shapes; tensors without numbers take a second to import
 Operation = torch._ops.OpOverload
 
 # What code on tensors says, by method or function, as the operation that it is.
@@ -60,16 +61,16 @@ NAMED: dict[str, Operation] = {
 
 
 class Recorded:
-    """A tensor of which only shape and dtype are known, or a weight with its values.
+    """A tensor that depends on the input, a weight, or what is computed from weights alone.
 
     Attributes:
         node: of the graph that is written.
-        value: numbers of a weight and of what is computed from weights alone; for data a tensor on the device
-            ``meta``, whose first dimension has :data:`ROWS` entries.
+        value: numbers of a constant; for data of :data:`EXAMPLES` inputs of 0.
+        is_data: whether it depends on the input.
     """
 
-    def __init__(self, recorder: "Recorder", node: fx.Node, value: Tensor) -> None:
-        self.recorder, self.node, self.value = recorder, node, value
+    def __init__(self, recorder: "Recorder", node: fx.Node, value: Tensor, is_data: bool) -> None:
+        self.recorder, self.node, self.value, self.is_data = recorder, node, value, is_data
 
     @classmethod
     def __torch_function__(
@@ -92,14 +93,9 @@ class Recorded:
         return partial(self.recorder.call, _named(name), self)
 
     @property
-    def is_data(self) -> bool:
-        """Whether it depends on the input."""
-        return self.value.is_meta
-
-    @property
     def shape(self) -> torch.Size:
         """With :data:`ROWS` in front, of data."""
-        return self.value.shape
+        return torch.Size((ROWS, *self.value.shape[1:])) if self.is_data else self.value.shape
 
     @property
     def ndim(self) -> int:
@@ -175,13 +171,13 @@ class Recorder:
         with self.graph.inserting_before(before):
             node = self.graph.placeholder(name)
         self.stored[node.name] = value
-        return self._filed(node, value)
+        return self._filed(node, value, is_data=False)
 
     def input(self, shape: tuple[int, ...], dtype: torch.dtype) -> Recorded:
         """A stand-in for the input (N, *shape)."""
         node = self.graph.placeholder("x")
         self._input = node
-        return self._filed(node, torch.empty(ROWS, *shape, dtype=dtype, device="meta"))
+        return self._filed(node, torch.zeros(EXAMPLES, *shape, dtype=dtype), is_data=True)
 
     def one(self, operation: Operation, *args: Any) -> Recorded:  # noqa: ANN401  # of the operation
         """An operation with one result."""
@@ -196,17 +192,14 @@ class Recorder:
                 return found
         leaves, spec = pytree.tree_flatten((args, kwargs))
         of_data = _any_data(leaves)
-        tensors = [leaf.value if isinstance(leaf, Recorded) else leaf for leaf in leaves]
-        if of_data:
-            tensors = [leaf.to("meta") if isinstance(leaf, Tensor) and leaf.ndim else leaf for leaf in tensors]
-        given, named = pytree.tree_unflatten(tensors, spec)
+        given, named = pytree.tree_unflatten([_tried(leaf) for leaf in leaves], spec)
         value = operation(*given, **named)
         nodes, options = pytree.tree_unflatten([self._argument(leaf) for leaf in leaves], spec)
         node = self.graph.call_function(operation, nodes, options)
         if isinstance(value, Tensor):
-            return self._filed(node, value)
-        node.meta["val"] = list(value)
-        return [self._filed(self.graph.call_function(operator.getitem, (node, i)), part) for i, part in enumerate(value)]
+            return self._filed(node, value, of_data)
+        picked = [self.graph.call_function(operator.getitem, (node, i)) for i in range(len(value))]
+        return [self._filed(part, one, of_data) for part, one in zip(picked, value, strict=True)]
 
     def _argument(self, leaf: Any) -> Any:  # noqa: ANN401  # of an operation
         """The argument as the graph has it."""
@@ -216,9 +209,7 @@ class Recorder:
             if id(leaf) not in self._lifted:
                 self._lifted[id(leaf)] = self.weight(f"constant_{len(self.stored)}", leaf).node
             return self._lifted[id(leaf)]
-        if leaf == ROWS and isinstance(leaf, int):
-            return self._count()
-        return leaf
+        return self._count() if _is_count(leaf) else leaf
 
     def _count(self) -> fx.Node:
         """The number of inputs."""
@@ -228,15 +219,15 @@ class Recorder:
                 self._rows = self.graph.call_function(aten.sym_size.int, (self._input, 0))
         return self._rows
 
-    def _filed(self, node: fx.Node, value: Tensor) -> Recorded:
-        """The stand-in of a node, whose first dimension must be that of inputs and no other may contain them."""
-        node.meta["val"] = value
+    def _filed(self, node: fx.Node, value: Tensor, is_data: bool) -> Recorded:
+        """The stand-in of a node; of data, the first dimension must be that of inputs."""
+        node.meta["val"] = torch.empty(value.shape, dtype=value.dtype, device="meta")
         node.meta["stack_trace"] = self.origin
-        if value.is_meta:
+        if is_data:
             node.meta["batch"] = 0
-            if value.ndim == 0 or value.shape[0] != ROWS or any(size % ROWS == 0 for size in value.shape[1:] if size):
+            if value.ndim == 0 or len(value) != EXAMPLES:
                 raise InvalidModel(f"{node.target} merges inputs with each other at {self.origin}")
-        self.known[node] = Recorded(self, node, value)
+        self.known[node] = Recorded(self, node, value, is_data)
         return self.known[node]
 
 
@@ -265,6 +256,26 @@ def decomposed(graph: fx.Graph, stored: dict[str, Tensor]) -> tuple[fx.Graph, di
 
 def _any_data(args: Any) -> bool:  # noqa: ANN401  # of an operation
     return any(isinstance(leaf, Recorded) and leaf.is_data for leaf in pytree.tree_leaves(args))
+
+
+def _is_count(leaf: object) -> bool:
+    """Whether an argument is the number of inputs.
+
+    Raises:
+        InvalidModel: a multiple of it, so that inputs are merged with something else.
+    """
+    if not isinstance(leaf, int) or isinstance(leaf, bool) or leaf == 0 or leaf % ROWS:
+        return False
+    if leaf != ROWS:
+        raise InvalidModel("an operation merges the dimension of inputs with another one")
+    return True
+
+
+def _tried(leaf: Any) -> Any:  # noqa: ANN401  # of an operation
+    """The argument with numbers for stand-ins."""
+    if isinstance(leaf, Recorded):
+        return leaf.value
+    return EXAMPLES if _is_count(leaf) else leaf
 
 
 def _named(name: str) -> Operation:
