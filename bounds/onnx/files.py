@@ -98,9 +98,7 @@ def _taken_apart(model: "ModelProto", name: str, folder: Path | None) -> OnnxFil
     return OnnxFile(name, inputs, outputs, weights, nodes)
 
 
-def _in_order(
-    nodes: Sequence[OnnxNode], given: set[str], outputs: tuple[str, ...], name: str
-) -> tuple[OnnxNode, ...]:
+def _in_order(nodes: Sequence[OnnxNode], given: set[str], outputs: tuple[str, ...], name: str) -> tuple[OnnxNode, ...]:
     """The nodes, each behind those that make what it takes; some tools write them in another order."""
     makers = {each: node for node in nodes for each in node.outputs if each}
     missing = [(node, each) for node in nodes for each in node.inputs if each and each not in {*given, *makers}]
@@ -208,7 +206,8 @@ def _external(part: "TensorProto", label: str, folder: Path | None, size: int) -
         raise InvalidModel(f"{label} needs {size} bytes, which {path.name} does not hold at offset {offset}")
     with path.open("rb") as opened:
         opened.seek(offset)
-        return opened.read(length)
+        data: bytes = opened.read(length)
+    return data
 
 
 def weight_names(file: OnnxFile) -> dict[str, str]:

@@ -17,7 +17,7 @@ from bounds.onnx.nodes import OnnxNode
 from bounds.onnx.operators.base import Operator
 from bounds.onnx.operators.table import OPERATORS, WITH_INTEGERS
 from bounds.onnx.program import OnnxNetwork, OnnxProgram, operations
-from bounds.onnx.recording import ROWS, Recorder, decomposed
+from bounds.onnx.recording import Recorder, decomposed
 from bounds.onnx.values import Value, compact, constant, repeated
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ aten = torch.ops.aten
 
 
 @isolated
-def from_onnx(
-    source: "str | Path | bytes | ModelProto", *, operators: Mapping[str, Operator] = OPERATORS
-) -> Graph:
+def from_onnx(source: "str | Path | bytes | ModelProto", *, operators: Mapping[str, Operator] = OPERATORS) -> Graph:
     """The network of an ONNX file, for any number of inputs at once.
 
     The graph computes the answer for each input by itself, as the file does at batch size 1: no input can change the
@@ -63,7 +61,8 @@ def from_onnx(
         values |= _given(x, inputs)
         for node in file.nodes:
             recorder.origin = f'File "{node.file}", operator {node.operator}, node {node.name}'
-            values |= zip(node.outputs, _evaluated(node, values, operators), strict=False)
+            made = zip(node.outputs, _evaluated(node, values, operators), strict=False)
+            values |= {name: value for name, value in made if value is not None}
         recorder.origin = f'File "{file.name}", its outputs'
         outputs, output = _flat([values[name] for name in file.outputs], x)
     ports, start = [], 0
@@ -171,11 +170,8 @@ def _flat(values: Sequence[Value], x: Any) -> tuple[Sequence[Value], Any]:  # no
         parts = [
             value.viewed((1, math.prod(value.shape))).tensor
             if value.is_data
-            else repeated(value.numbers().flatten().to(x.dtype), (math.prod(value.shape),), ROWS)
+            else repeated(value.numbers().flatten().to(x.dtype), x)
             for value in values
         ]
-    parts = [
-        aten._to_copy.default(part, dtype=x.dtype) if part.dtype == torch.bool else part
-        for part in parts
-    ]
+    parts = [aten._to_copy.default(part, dtype=x.dtype) if part.dtype == torch.bool else part for part in parts]
     return values, parts[0] if len(parts) == 1 else aten.cat.default(parts, 1)

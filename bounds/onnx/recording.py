@@ -112,6 +112,13 @@ class Recorded:
         """Where constants are made."""
         return torch.device("cpu")
 
+    def factors(self) -> "tuple[Recorded, Recorded] | None":
+        """The data and the weight that it is the product of, without anything added."""
+        if self.node.target is not aten.linear.default or len(self.node.args) != 2:
+            return None
+        data, weight = self.node.all_input_nodes
+        return self.recorder.known[data], self.recorder.known[weight]
+
     def is_floating_point(self) -> bool:
         """Whether entries are real numbers."""
         return self.value.is_floating_point()

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from bounds.onnx.recording import Recorded
+from bounds.onnx.recording import ROWS, Recorded
 
 aten = torch.ops.aten
 
@@ -112,9 +112,9 @@ def whole_tensor(value: Value, ndim: int = 0) -> Any:  # noqa: ANN401  # a stand
     return aten.reshape.default(value.tensor, [-1, *shape])
 
 
-def repeated(tensor: Any, shape: Sequence[int], rows: int) -> Any:  # noqa: ANN401  # a stand-in
-    """A constant of that shape once for each input."""
-    return aten.expand.default(tensor, [rows, *shape])
+def repeated(tensor: Any, like: Any) -> Any:  # noqa: ANN401  # a tensor or a stand-in, and a stand-in
+    """A constant once for each of the inputs that ``like`` depends on."""
+    return like.recorder.call(aten.expand.default, tensor, [ROWS, *tensor.shape])
 
 
 def aligned(values: Sequence[Value]) -> tuple[list[Any], bool]:

@@ -60,7 +60,7 @@ def _cast(node: OnnxNode, x: Value) -> Value:
         kind = target if target in FLOATS else torch.float32
         return replace(each_entry(x, aten._to_copy.default(x.tensor, dtype=kind)), whole=target in INTEGERS)
     if target == torch.bool:
-        return each_entry(x, aten.logical_not.default(_equal(x.tensor, 0.0)))
+        return each_entry(x, aten.logical_not.default(_equal(x.tensor, torch.zeros((), dtype=x.dtype))))
     if target in WIDE:
         return replace(x if x.whole else each_entry(x, aten.trunc.default(x.tensor)), whole=True)
     if target not in (torch.float32, torch.float64):

@@ -50,12 +50,11 @@ def _mean(node: OnnxNode, *values: Value) -> Value:
 def _add(node: OnnxNode, x: Value, y: Value) -> Value:
     """A sum; of a matrix product and a constant, the affine layer that it is."""
     for product, bias in ((x, y), (y, x)):
-        made = getattr(product.tensor, "node", None)
         fits = bias.shape == product.shape[-1:] or bias.shape == (1, *product.shape[-1:])
         if product.is_data and not bias.is_data and fits and product.ndim > 1:
-            if made.target is aten.linear.default and len(made.args) == 2:
-                given, weight = (product.tensor.recorder.known[part] for part in made.args)
-                return Value(aten.linear.default(given, weight, bias.viewed(bias.shape[-1:]).tensor), product.shape)
+            factors = product.tensor.factors()
+            if factors is not None:
+                return Value(aten.linear.default(*factors, bias.viewed(bias.shape[-1:]).tensor), product.shape)
     return _binary(aten.add.Tensor)(node, x, y)
 
 

@@ -7,7 +7,6 @@ import torch
 
 from bounds.onnx.nodes import OnnxNode
 from bounds.onnx.operators.base import Operator, constants_only, integers, number, operator, places
-from bounds.onnx.recording import ROWS
 from bounds.onnx.values import Value, closed, constant, opened_value, repeated, whole_tensor
 
 aten = torch.ops.aten
@@ -21,14 +20,13 @@ def _concat(node: OnnxNode, *values: Value) -> Value:
     if len(values) == 1:
         return values[0]
     full = axis == 0 or values[0].shape[0] != 1 or values[0].ndim < 2
+    like = next(value.tensor for value in values if value.is_data)
     parts: list[Any] = []
     for value in values:
-        shape = value.shape if full else value.shape[1:]
         if value.is_data:
             parts.append(whole_tensor(value) if full else value.tensor)
         else:
-            tensor = value.viewed(shape).tensor
-            parts.append(repeated(tensor, shape, ROWS))
+            parts.append(repeated(value.viewed(value.shape if full else value.shape[1:]).tensor, like))
     joined = aten.cat.default(parts, axis + full)
     return opened_value(joined) if full else Value(joined, (1, *joined.shape[1:]))
 
@@ -64,7 +62,9 @@ def _slice(
     for axis, start, end, step in zip(along, first, last, strides, strict=True):
         if step == 0:
             raise node.refused("has a step of 0")
-        x = _sliced(x, axis, range(x.shape[axis])[slice(start, end, step)] if step > 0 else _back(x, axis, start, end, step))
+        x = _sliced(
+            x, axis, range(x.shape[axis])[slice(start, end, step)] if step > 0 else _back(x, axis, start, end, step)
+        )
     return x
 
 
@@ -109,7 +109,7 @@ def _gather_elements(node: OnnxNode, x: Value, indices: Value) -> Value:
     if not x.is_data:
         return constant(aten.gather.default(x.tensor, axis, index))
     tensor = whole_tensor(x)
-    return opened_value(aten.gather.default(tensor, axis + 1, repeated(index, index.shape, ROWS)))
+    return opened_value(aten.gather.default(tensor, axis + 1, repeated(index, tensor)))
 
 
 def _pad(
@@ -127,7 +127,9 @@ def _pad(
     if not moved:
         return x
     tensor, offset = x.opened(moved)
-    flat = [size for axis in reversed(range(1 - offset if x.is_data else 0, x.ndim)) for size in (before[axis], after[axis])]
+    flat = [
+        size for axis in reversed(range(1 - offset if x.is_data else 0, x.ndim)) for size in (before[axis], after[axis])
+    ]
     return closed(aten.constant_pad_nd.default(tensor, flat, value), offset, x)
 
 

@@ -63,7 +63,7 @@ def _gemm(node: OnnxNode, x: Value, y: Value, z: Value | None = None) -> Value:
     if x.is_data and not y.is_data:
         weight = y.tensor if node.get("transB", 0) else _turned(y)
         weight = weight if alpha == 1 else aten.mul.Tensor(weight, alpha)
-        outputs = tuple(weight.shape)[0]
+        outputs = int(weight.shape[0])
         if z is not None and not z.is_data and beta == 1 and z.shape in ((outputs,), (1, outputs)):
             made = aten.linear.default(x.tensor, weight, z.viewed((outputs,)).tensor)
             return Value(made, (x.shape[0], outputs))

@@ -84,7 +84,9 @@ def _average_pool(node: OnnxNode, x: Value) -> Value:
 def _padded_mean(node: OnnxNode, x: Value, windows: Windows, counts: list[int]) -> Value:
     """The mean over all of each window, times the share of it that counts."""
     sizes, operation = x.shape[2:], MEANS[x.ndim - 2]
-    ends = [(count - 1) * step + size for count, step, size in zip(counts, windows.strides, windows.kernel, strict=True)]
+    ends = [
+        (count - 1) * step + size for count, step, size in zip(counts, windows.strides, windows.kernel, strict=True)
+    ]
     beyond = [max(0, end - size - pad) for end, size, pad in zip(ends, sizes, windows.before, strict=True)]
     wide = Windows(windows.kernel, windows.strides, windows.gaps, windows.before, beyond)
     inside = torch.ones(1, 1, *sizes, dtype=torch.float64)

@@ -29,7 +29,9 @@ def _reduction(reduce: Reduce) -> Operator:
         kept = [1 if i in gone else size for i, size in enumerate(x.shape)]
         tensor, offset = x.opened(gone)
         found = closed(reduce(tensor, [axis + offset for axis in gone]), offset, x) if gone else x
-        return found if node.get("keepdims", 1) else found.viewed([size for i, size in enumerate(kept) if i not in gone])
+        return (
+            found if node.get("keepdims", 1) else found.viewed([size for i, size in enumerate(kept) if i not in gone])
+        )
 
     return operator(make, "axes keepdims noop_with_empty_axes")
 

@@ -21,7 +21,11 @@ def _resize(
     if node.opset < WITH_COORDINATES:  # whose second input is that of the factors
         region, scales = None, region
     constants_only(node, roi=region, scales=scales, sizes=sizes)
-    if node.get("antialias", 0) or node.get("exclude_outside", 0) or node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if (
+        node.get("antialias", 0)
+        or node.get("exclude_outside", 0)
+        or node.get("keep_aspect_ratio_policy", "stretch") != "stretch"
+    ):
         raise node.refused("has antialias, exclude_outside or keep_aspect_ratio_policy")
     axes = places(node, node.get("axes") or list(range(x.ndim)), x.ndim)
     factors = None if scales is None else [float(each) for each in scales.numbers().flatten().tolist()]

@@ -27,6 +27,20 @@ OPERATORS: Mapping[str, Operator] = {
 # Of these, the results for integers are those for real numbers.
 WITH_INTEGERS = {
     *("Abs", "Add", "Cast", "Concat", "Equal", "Expand", "Flatten", "Gather", "Greater", "GreaterOrEqual", "Identity"),
-    *("Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Relu", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Sub"),
+    *(
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "Relu",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Sub",
+    ),
     *("Tile", "Transpose", "Unsqueeze", "Where"),
 }
