@@ -56,7 +56,7 @@ def from_onnx(source: "str | Path | bytes | ModelProto", *, operators: Mapping[s
             for name, tensor in file.weights.items()
         }
         inputs, dtype = _ports(file)
-        shape = compact(inputs[0].shape) if len(inputs) == 1 else (inputs[-1].end,)
+        shape = (compact(inputs[0].shape) or (1,)) if len(inputs) == 1 else (inputs[-1].end,)
         x = recorder.input(shape, dtype)
         values |= _given(x, inputs)
         for node in file.nodes:
@@ -118,7 +118,7 @@ def _ports(file: OnnxFile) -> tuple[tuple[Port, ...], torch.dtype]:
 def _given(x: Any, inputs: Sequence[Port]) -> dict[str, Value]:  # noqa: ANN401  # a stand-in
     """The inputs of the file as parts of that of the graph."""
     if len(inputs) == 1:
-        return {inputs[0].name: Value(x, inputs[0].shape)}
+        return {inputs[0].name: Value(x, inputs[0].shape or (1,)).viewed(inputs[0].shape)}
     parts = {}
     for port in inputs:
         part = aten.slice.Tensor(x, 1, port.start, port.end)

@@ -54,9 +54,12 @@ NAMED: dict[str, Operation] = {
     "sub": aten.sub.Tensor,
     "sum": aten.sum.dim_IntList,
     "transpose": aten.transpose.int,
+    "unbind": aten.unbind.int,
     "unflatten": aten.unflatten.int,
     "unsqueeze": aten.unsqueeze.default,
     "view": aten.view.default,
+    "where": aten.where.self,
+    "zeros_like": aten.zeros_like.default,
 }
 
 
@@ -83,8 +86,10 @@ class Recorded:
         name = func.__name__.strip("_")
         if name == "broadcast_tensors":
             return recorder.call(aten.broadcast_tensors.default, list(args))
-        if name == "relu":
+        if name == "relu":  # whose second argument is not one of the operation
             return recorder.call(aten.relu.default, args[0])
+        if name == "where" and not isinstance(args[2], Recorded | Tensor):
+            return recorder.call(aten.where.ScalarOther, *args)
         return recorder.call(_named(name), *args, **(kwargs or {}))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -147,6 +152,12 @@ class Recorded:
 
     def __pow__(self, exponent: float) -> "Recorded":
         return self.recorder.one(aten.pow.Tensor_Scalar, self, exponent)
+
+    def __gt__(self, other: float) -> "Recorded":
+        return self.recorder.one(aten.gt.Scalar, self, other)
+
+    def __lt__(self, other: float) -> "Recorded":
+        return self.recorder.one(aten.lt.Scalar, self, other)
 
     def __matmul__(self, other: Any) -> "Recorded":  # noqa: ANN401
         return self.recorder.one(aten.matmul.default, self, other)
