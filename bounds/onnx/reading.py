@@ -12,12 +12,13 @@ from bounds.circumstances import isolated
 from bounds.decompositions.table import EXACT, REWRITES
 from bounds.errors import BoundsError, InvalidModel, UnsupportedLayer
 from bounds.graph.captured import Graph, Port
+from bounds.onnx.decomposing import decomposed
 from bounds.onnx.files import OnnxFile, read, weight_names
 from bounds.onnx.nodes import OnnxNode
 from bounds.onnx.operators.base import Operator
 from bounds.onnx.operators.table import OPERATORS, WITH_INTEGERS
 from bounds.onnx.program import OnnxNetwork, OnnxProgram, operations
-from bounds.onnx.recording import Recorder, decomposed
+from bounds.onnx.recording import Recorder
 from bounds.onnx.values import Value, compact, constant, repeated
 
 if TYPE_CHECKING:

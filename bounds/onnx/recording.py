@@ -249,29 +249,6 @@ class Recorder:
         return self.known[node]
 
 
-def decomposed(graph: fx.Graph, stored: dict[str, Tensor]) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """A recorded graph with operations that bounds have no rule for written as simpler ones, and its constants."""
-    recorder, made = Recorder(rewrites=True), dict[fx.Node, Any]()
-    for node in graph.nodes:
-        recorder.origin = node.meta.get("stack_trace", "")
-        if node.op == "placeholder" and node.name in stored:
-            made[node] = recorder.weight(node.name, stored[node.name])
-        elif node.op == "placeholder":
-            value = node.meta["val"]
-            made[node] = recorder.input(tuple(value.shape[1:]), value.dtype)
-        elif node.op == "output":
-            recorder.graph.output(made[node.args[0]].node)
-        elif node.target is aten.sym_size.int:
-            made[node] = ROWS
-        elif node.target is operator.getitem:
-            made[node] = made[node.args[0]][node.args[1]]
-        else:
-            args, kwargs = pytree.tree_map_only(fx.Node, made.__getitem__, (node.args, node.kwargs))
-            made[node] = recorder.call(node.target, *args, **kwargs)
-    recorder.graph.eliminate_dead_code()
-    return recorder.graph, recorder.stored
-
-
 def _any_data(args: Any) -> bool:  # noqa: ANN401  # of an operation
     return any(isinstance(leaf, Recorded) and leaf.is_data for leaf in pytree.tree_leaves(args))
 

@@ -22,7 +22,18 @@ def case(operator: str, shape: tuple, *constants: Any, opset: int = 17, **attrib
 
 ROWS, IMAGE = (1, 6), (1, 2, 5, 7)
 SMOOTH = ["Abs", "Atan", "Cos", "Erf", "Exp", "HardSwish", "Neg", "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Tanh"]
-SMOOTH += ["Asinh", "Sinh", "Cosh", "Elu", "Celu", "LeakyRelu", "HardSigmoid", "Identity", "ThresholdedRelu", "Softsign"]
+SMOOTH += [
+    "Asinh",
+    "Sinh",
+    "Cosh",
+    "Elu",
+    "Celu",
+    "LeakyRelu",
+    "HardSigmoid",
+    "Identity",
+    "ThresholdedRelu",
+    "Softsign",
+]
 STEPS = ["Ceil", "Floor", "Round", "Sign"]
 POSITIVE = ["Log", "Sqrt", "Reciprocal", "Acosh"]
 WITHIN = ["Acos", "Asin", "Atanh", "Tan"]
@@ -228,7 +239,15 @@ MOVED = [
 NEAREST = ["asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel"]
 SIZES = [
     *(
-        case("Resize", (1, 2, 3, 4), None, np.array([1, 1, 2, 1.5]), opset=13, mode=mode, coordinate_transformation_mode=how)
+        case(
+            "Resize",
+            (1, 2, 3, 4),
+            None,
+            np.array([1, 1, 2, 1.5]),
+            opset=13,
+            mode=mode,
+            coordinate_transformation_mode=how,
+        )
         for mode in ("nearest", "linear", "cubic")
         for how in NEAREST
     ),
@@ -263,6 +282,16 @@ def test_an_operator_answers_like_onnxruntime(one: Case):
 
 
 def test_every_operator_is_tried():
-    elsewhere = {"And", "Cast", "Constant", "ConstantOfShape", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+    elsewhere = {
+        "And",
+        "Cast",
+        "Constant",
+        "ConstantOfShape",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+    }
     elsewhere |= {"Not", "OneHot", "Or", "Range", "Shape", "Size", "Where"}  # in test_constants.py
     assert {one.operator for one in CASES} | elsewhere == set(OPERATORS)
