@@ -87,7 +87,7 @@ DIRECTION = {
         {"relaxations", "estimates"},
         {"operations", "decompositions"},
         {"graph"},
-        {"linear", "noise"},
+        {"linear", "noise", "onnx"},
         {"solvers", "geometry"},
         {"lipschitz"},
     ],

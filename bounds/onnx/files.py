@@ -24,7 +24,7 @@ FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """What an ONNX file holds.
+    """The contents of an ONNX file.
 
     Attributes:
         name: of the file, for messages.

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bounds.circumstances import isolated
-from bounds.decompositions.table import EXACT, REWRITES
 from bounds.errors import BoundsError, InvalidModel, UnsupportedLayer
 from bounds.graph.captured import Graph, Port
-from bounds.onnx.decomposing import decomposed
 from bounds.onnx.files import OnnxFile, read, weight_names
 from bounds.onnx.nodes import OnnxNode
 from bounds.onnx.operators.base import Operator
 from bounds.onnx.operators.table import OPERATORS, WITH_INTEGERS
-from bounds.onnx.program import OnnxNetwork, OnnxProgram, operations
+from bounds.onnx.program import OnnxNetwork, Recording
 from bounds.onnx.recording import Recorder
 from bounds.onnx.values import Value, compact, constant, repeated
 
@@ -71,29 +69,11 @@ def from_onnx(source: "str | Path | bytes | ModelProto", *, operators: Mapping[s
         ports.append(Port(name, value.shape, start, start := start + math.prod(value.shape)))
     recorder.graph.output(output.node)
     recorder.graph.eliminate_dead_code()
-    return _graph(recorder, inputs, tuple(ports))
-
-
-def _graph(recorder: Recorder, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> Graph:
-    native = recorder.graph
-    for node in [node for node in native.nodes if node.op == "placeholder" and node.name != "x" and not node.users]:
-        native.erase_node(node)
-        del recorder.stored[node.name]
-    met = set(operations(native))
-    graph, stored = native, recorder.stored
-    if met & REWRITES.keys():
-        with torch.no_grad():
-            graph, stored = decomposed(native, recorder.stored)
-    network = OnnxNetwork(native, recorder.stored)
-    made = Graph(
-        OnnxProgram(graph, stored, network),
-        inexact=frozenset(str(target) for target in met & (REWRITES.keys() - EXACT.keys())),
-        batch_norm=any("batch_norm" in str(target) for target in met),
-        inputs=inputs,
-        outputs=outputs,
-    )
-    network.graph = made
-    return made
+    for node in [node for node in recorder.graph.nodes if node.op == "placeholder" and not node.users]:
+        if node.name in recorder.stored:
+            recorder.graph.erase_node(node)
+            del recorder.stored[node.name]
+    return OnnxNetwork(Recording(recorder.graph, recorder.stored, inputs, tuple(ports))).graph
 
 
 def _ports(file: OnnxFile) -> tuple[tuple[Port, ...], torch.dtype]:

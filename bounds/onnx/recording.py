@@ -114,7 +114,7 @@ class Recorded:
 
     @property
     def device(self) -> torch.device:
-        """Where constants are made."""
+        """The device on which constants are made."""
         return torch.device("cpu")
 
     def factors(self) -> "tuple[Recorded, Recorded] | None":

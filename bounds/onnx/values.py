@@ -49,7 +49,7 @@ class Value:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its entries."""
+        """The type of its entries."""
         found: torch.dtype = self.tensor.dtype
         return found
 
@@ -69,7 +69,7 @@ class Value:
         return self.tensor, 1
 
     def viewed(self, shape: Sequence[int]) -> "Value":
-        """The same entries in another shape."""
+        """A value of another shape with these entries."""
         shape = tuple(shape)
         if not self.is_data:
             return constant(self.tensor if shape == self.shape else aten.reshape.default(self.tensor, list(shape)))

@@ -14,7 +14,7 @@ import bounds
 onnx = pytest.importorskip("onnx", reason="reads ONNX files")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One operator between a given input and the output, with constants as its further inputs; None leaves one out."""
 

@@ -11,7 +11,7 @@ Make = Callable[..., Value | tuple[Value | None, ...]]
 
 @dataclass(frozen=True)
 class Operator:
-    """How an operator of ONNX is computed.
+    """An operator of ONNX as ATen operations.
 
     Attributes:
         make: of the node and its inputs, None for those left out, its outputs.

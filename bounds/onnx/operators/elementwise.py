@@ -30,7 +30,7 @@ def _binary(operation: Callable[..., Any]) -> Callable[[OnnxNode, Value, Value],
 
 
 def _several(operation: Callable[..., Any]) -> Callable[..., Value]:
-    """Of any number of values, two at a time."""
+    """Any number of values, two at a time."""
     pair = _binary(operation)
 
     def make(node: OnnxNode, *values: Value) -> Value:

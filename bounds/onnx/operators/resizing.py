@@ -69,7 +69,7 @@ def _resized(node: OnnxNode, x: Value, axis: int, new: int, factor: float) -> Va
 
 
 def _places(node: OnnxNode, old: int, new: int, factor: float) -> Tensor:
-    """Where in the old dimension each new entry lies."""
+    """The place of each new entry in the old dimension."""
     place = torch.arange(new, dtype=torch.float64)
     mode = node.get("coordinate_transformation_mode", "half_pixel" if node.opset >= WITH_COORDINATES else "asymmetric")
     if mode == "asymmetric":
