@@ -14,7 +14,7 @@ from bounds.estimates.local_lipschitz import local_lipschitz
 from bounds.estimates.result import CleverEstimate
 from bounds.estimates.second_order import clever_second_order
 from bounds.gradients import StandIn
-from bounds.graph.captured import Graph
+from bounds.graph.captured import Graph, Port
 from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
 from bounds.layers import GroupSort, Normalize, TwoClasses
@@ -66,6 +66,7 @@ __all__ = [
     "NoiseRatioTest",
     "Normalize",
     "PerturbationSet",
+    "Port",
     "Range",
     "RatioLaw",
     "SparseBall",
