@@ -24,7 +24,7 @@ def decomposed(graph: fx.Graph, stored: Mapping[str, Tensor]) -> tuple[fx.Graph,
             value = node.meta["val"]
             made[node] = recorder.input(tuple(value.shape[1:]), value.dtype)
         elif node.op == "output":
-            recorder.graph.output(made[node.args[0]].node)
+            recorder.end(made[node.args[0]])
         elif node.target is aten.sym_size.int:
             made[node] = ROWS
         elif node.target is operator.getitem:
@@ -32,5 +32,4 @@ def decomposed(graph: fx.Graph, stored: Mapping[str, Tensor]) -> tuple[fx.Graph,
         else:
             args, kwargs = pytree.tree_map_only(fx.Node, made.__getitem__, (node.args, node.kwargs))
             made[node] = recorder.call(node.target, *args, **kwargs)
-    recorder.graph.eliminate_dead_code()
     return recorder.graph, recorder.stored

@@ -1,6 +1,7 @@
 """ONNX files: read, checked, and taken apart into plain Python and tensors."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 STANDARD = ("", "ai.onnx")  # names of the domain of ONNX itself
-OLDEST_OPSET = 6  # before that, operators broadcast by attributes
+OLDEST_OPSET = 7  # before that, operators broadcast by attributes, and dropout draws unless it is told not to
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -211,15 +212,10 @@ def _external(part: "TensorProto", label: str, folder: Path | None, size: int) -
 
 
 def weight_names(file: OnnxFile) -> dict[str, str]:
-    """Names of weights in the file that fit a module, each once."""
+    """Names for the weights of a file that fit a module, each once; the prefix keeps them apart from its own."""
     names: dict[str, str] = {}
-    taken = set()
     for name in file.weights:
-        plain = "".join(letter if letter.isidentifier() or letter.isdigit() else "_" for letter in name)
-        plain = plain if plain[:1].isidentifier() and not plain.startswith("_") else f"weight_{plain}"
-        candidate, count = plain, 1
-        while candidate in taken:
-            candidate, count = f"{plain}_{count}", count + 1
-        taken.add(candidate)
-        names[name] = candidate
+        plain = "onnx_" + re.sub(r"\W", "_", name, flags=re.ASCII)
+        count = sum(other == plain or other.startswith(f"{plain}__") for other in names.values())
+        names[name] = f"{plain}__{count}" if count else plain
     return names

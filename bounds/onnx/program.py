@@ -87,7 +87,7 @@ class OnnxProgram:
         recording = network.recording
         self.graph, stored = recording.graph, recording.stored
         if any(node.target in REWRITES for node in self.graph.nodes):
-            with torch.no_grad():
+            with torch.no_grad(), torch.device("cpu"):
                 self.graph, stored = decomposed(recording.graph, recording.stored)
         self.constants = {name: value for name, value in stored.items() if name not in network.names}
         own, others = ({name: name for name in names} for names in (network.names, self.constants))

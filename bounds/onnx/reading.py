@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bounds.circumstances import isolated
-from bounds.errors import BoundsError, InvalidModel, UnsupportedLayer
+from bounds.errors import BoundsError, InvalidModel
 from bounds.graph.captured import Graph, Port
 from bounds.onnx.files import OnnxFile, read, weight_names
 from bounds.onnx.nodes import OnnxNode
@@ -47,7 +48,7 @@ def from_onnx(source: "str | Path | bytes | ModelProto", *, operators: Mapping[s
             package ``onnx`` is missing.
     """
     file = read(source)
-    with torch.no_grad():
+    with torch.no_grad(), torch.device("cpu"):
         recorder = Recorder(rewrites=False)
         names = weight_names(file)
         values = {
@@ -59,26 +60,25 @@ def from_onnx(source: "str | Path | bytes | ModelProto", *, operators: Mapping[s
         x = recorder.input(shape, dtype)
         values |= _given(x, inputs)
         for node in file.nodes:
-            recorder.origin = f'File "{node.file}", operator {node.operator}, node {node.name}'
+            recorder.origin = f'File "{node.file}", operator {node.operator}, node {node.name!r}'
             made = zip(node.outputs, _evaluated(node, values, operators), strict=False)
             values |= {name: value for name, value in made if value is not None}
         recorder.origin = f'File "{file.name}", its outputs'
-        outputs, output = _flat([values[name] for name in file.outputs], x)
-    ports, start = [], 0
-    for name, value in zip(file.outputs, outputs, strict=True):
-        ports.append(Port(name, value.shape, start, start := start + math.prod(value.shape)))
-    recorder.graph.output(output.node)
-    recorder.graph.eliminate_dead_code()
-    for node in [node for node in recorder.graph.nodes if node.op == "placeholder" and not node.users]:
-        if node.name in recorder.stored:
-            recorder.graph.erase_node(node)
-            del recorder.stored[node.name]
-    return OnnxNetwork(Recording(recorder.graph, recorder.stored, inputs, tuple(ports))).graph
+        outputs = {name: values[name] for name in file.outputs}
+        recorder.end(_flat(list(outputs.values()), x))
+        sizes = [(name, value.shape) for name, value in outputs.items()]
+        return OnnxNetwork(Recording(recorder.graph, recorder.stored, inputs, _in_a_row(sizes))).graph
+
+
+def _in_a_row(sizes: Sequence[tuple[str, tuple[int, ...]]]) -> tuple[Port, ...]:
+    """Inputs or outputs of given shapes, one after another."""
+    ends = list(accumulate((math.prod(shape) for _, shape in sizes), initial=0))
+    return tuple(Port(name, shape, *ends[i : i + 2]) for i, (name, shape) in enumerate(sizes))
 
 
 def _ports(file: OnnxFile) -> tuple[tuple[Port, ...], torch.dtype]:
     """Inputs of the file at batch size 1, and the dtype of their numbers."""
-    ports, start = [], 0
+    known = []
     for name, sizes, _ in file.inputs:
         shape = tuple(1 if size is None and i == 0 else size for i, size in enumerate(sizes))
         if None in shape:
@@ -86,14 +86,13 @@ def _ports(file: OnnxFile) -> tuple[tuple[Port, ...], torch.dtype]:
                 f"ONNX file {file.name}: its input {name!r} leaves a dimension open that is not that of the batch: "
                 f"export it with fixed sizes, got {tuple('?' if size is None else size for size in sizes)}"
             )
-        fixed = tuple(int(size) for size in shape if size is not None)
-        ports.append(Port(name, fixed, start, start := start + math.prod(fixed)))
-    if not ports:
+        known.append((name, tuple(int(size) for size in shape if size is not None)))
+    if not known:
         raise InvalidModel(f"ONNX file {file.name} has no input")
     dtypes = {dtype for *_, dtype in file.inputs}
     if len(dtypes) > 1:
         raise InvalidModel(f"ONNX file {file.name}: its inputs are of different types, {sorted(map(str, dtypes))}")
-    return tuple(ports), dtypes.pop()
+    return _in_a_row(known), dtypes.pop()
 
 
 def _given(x: Any, inputs: Sequence[Port]) -> dict[str, Value]:  # noqa: ANN401  # a stand-in
@@ -140,11 +139,9 @@ def _evaluated(
     return outputs
 
 
-def _flat(values: Sequence[Value], x: Any) -> tuple[Sequence[Value], Any]:  # noqa: ANN401  # a stand-in
+def _flat(values: Sequence[Value], x: Any) -> Any:  # noqa: ANN401  # a stand-in
     """Outputs (N, K), one after another; those that no input moves are repeated for each."""
     if not any(value.is_data for value in values):
-        if x.dtype not in (torch.float32, torch.float64, torch.float16):
-            raise UnsupportedLayer("the outputs of the file do not depend on its inputs")
         nothing = aten.mul.Tensor(aten.slice.Tensor(aten.flatten.using_ints(x, 1), 1, 0, 1), 0.0)
         parts = [aten.add.Tensor(nothing, value.numbers().flatten().to(x.dtype)) for value in values]
     else:
@@ -155,4 +152,4 @@ def _flat(values: Sequence[Value], x: Any) -> tuple[Sequence[Value], Any]:  # no
             for value in values
         ]
     parts = [aten._to_copy.default(part, dtype=x.dtype) if part.dtype == torch.bool else part for part in parts]
-    return values, parts[0] if len(parts) == 1 else aten.cat.default(parts, 1)
+    return parts[0] if len(parts) == 1 else aten.cat.default(parts, 1)

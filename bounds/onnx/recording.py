@@ -197,6 +197,15 @@ class Recorder:
         self._input = node
         return self._filed(node, torch.zeros(EXAMPLES, *shape, dtype=dtype), is_data=True)
 
+    def end(self, output: Recorded) -> None:
+        """File the result, and forget what it does not need."""
+        self.graph.output(output.node)
+        self.graph.eliminate_dead_code()
+        for node in list(self.graph.nodes):
+            if node.name in self.stored and not node.users:
+                self.graph.erase_node(node)
+                del self.stored[node.name]
+
     def one(self, operation: Operation, *args: Any) -> Recorded:  # noqa: ANN401  # of the operation
         """An operation with one result."""
         made: Recorded = self.call(operation, *args)

@@ -141,6 +141,6 @@ def test_weights_keep_the_type_of_the_file(dtype: str):
     result = onnx.helper.make_tensor_value_info("y", kind, None)
     graph = onnx.helper.make_graph([node("MatMul", "x w", "y")], "g", [given], [result], [weight])
     found = bounds.from_onnx(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]))
-    assert found.module().w.dtype == getattr(torch, dtype)
+    assert found.module().onnx_w.dtype == getattr(torch, dtype)
     ball = bounds.LpBall(torch.rand(2, 3, dtype=torch.float64), 0.1)
     assert bounds.crown(found, ball).lower.shape == (2, 2)

@@ -36,6 +36,17 @@ def test_a_product_and_a_constant_are_one_affine_layer():
         assert [each.operation for each in nodes.values()] == ["input", "aten.linear.default", "aten.clone.default"]
 
 
+def test_weights_may_have_any_name():
+    """Also those that Python, or a module, has other uses for."""
+    names = ["x.y", "x_y", "x/y", "lambda", "forward", "7"]
+    nodes = [node("Add", "given " + names[0], "h0")]
+    nodes += [node("Mul", f"h{i} {name}", f"h{i + 1}") for i, name in enumerate(names[1:])]
+    constants = {name: np.array([float(i), 1.0]) for i, name in enumerate(names, start=2)}
+    model = made(nodes, {"given": (1, 2)}, constants, outputs=(f"h{len(names) - 1}",))
+    agrees(model)
+    assert len(bounds.from_onnx(model).module().state_dict()) == len(names)
+
+
 def test_nodes_may_stand_in_any_order():
     agrees(made([LINEAR[1], LINEAR[0]], {"x": (1, 3)}, WEIGHTS))
 

@@ -202,7 +202,7 @@ def test_every_kind_of_bound_takes_the_graph():
     unsafe = [(torch.eye(5)[:1].double(), torch.tensor([-1e3]).double())]
     assert (bounds.specification_bounds(graph, ball, unsafe, method="crown") > 0).all()
     assert "aten.linear.default" in str(bounds.explain(graph, x))
-    assert "operator Add, node y" in str(bounds.explain(graph, x))
+    assert "operator Add, node 'y'" in str(bounds.explain(graph, x))
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_weights_are_shared_with_the_graph_and_not_with_a_copy():
     ball, network = bounds.LpBall(x, 0.05), graph.module()
     before, copy = bounds.crown(graph, ball), deepcopy(network).double()
     with torch.no_grad():
-        network.b1.add_(1.0)
+        network.onnx_b1.add_(1.0)
     torch.testing.assert_close(bounds.crown(graph, ball).lower, before.lower + 1)
     torch.testing.assert_close(bounds.crown(copy, ball).lower, before.lower)
     assert copy(x.double()).dtype == torch.float64
@@ -273,3 +273,11 @@ def test_reading_takes_a_small_part_of_the_time_of_an_export():
     ours = min(seconds(lambda: bounds.from_onnx(model)) for _ in range(3))
     theirs = min(seconds(lambda: bounds.capture(captured, x)) for _ in range(3))
     assert ours < theirs / 2
+
+
+def test_a_default_device_changes_nothing():
+    model, x = generator_network(), torch.rand(2, 5)
+    with torch.device("meta"):
+        graph = bounds.from_onnx(model)
+    ball = bounds.LpBall(x, 0.01)
+    assert torch.equal(bounds.ibp(graph, ball).lower, bounds.ibp(bounds.from_onnx(model), ball).lower)

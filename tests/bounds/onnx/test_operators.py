@@ -50,8 +50,8 @@ UNARY = [
     case("Mish", ROWS, opset=18),
     case("Shrink", ROWS, lambd=0.6),
     case("Shrink", ROWS, lambd=0.6, bias=0.6),
-    case("Clip", ROWS, opset=6, min=-0.5, max=1.0),
-    case("Clip", ROWS, opset=6),
+    case("Clip", ROWS, opset=7, min=-0.5, max=1.0),
+    case("Clip", ROWS, opset=7),
     case("Clip", ROWS, np.float32(-0.5), np.float32(0.5)),
     case("Clip", ROWS, None, np.float32(0.5)),
     case("Dropout", ROWS, opset=7, ratio=0.4),
@@ -140,6 +140,19 @@ POOLS = [
     case("AveragePool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
     case("AveragePool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, opset=19),
     case("AveragePool", IMAGE, kernel_shape=[3, 3], strides=[3, 3], pads=[1, 1, 1, 1], ceil_mode=1, opset=19),
+    *(
+        case(
+            "AveragePool",
+            IMAGE,
+            kernel_shape=[3, 2],
+            strides=[2, 3],
+            pads=pads,
+            count_include_pad=1,
+            ceil_mode=1,
+            opset=19,
+        )
+        for pads in ([0, 0, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1])
+    ),
     case("GlobalAveragePool", IMAGE),
     case("GlobalMaxPool", IMAGE),
 ]
