@@ -44,7 +44,7 @@ def _several(operation: Callable[..., Any]) -> Callable[..., Value]:
 
 def _mean(node: OnnxNode, *values: Value) -> Value:
     total = _several(aten.add.Tensor)(node, *values)
-    return each_entry(total, aten.mul.Tensor(total.tensor, 1 / len(values)))
+    return each_entry(total, aten.div.Tensor(total.tensor, float(len(values))))
 
 
 def _add(node: OnnxNode, x: Value, y: Value) -> Value:

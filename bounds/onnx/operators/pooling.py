@@ -82,7 +82,7 @@ def _average_pool(node: OnnxNode, x: Value) -> Value:
 
 
 def _padded_mean(node: OnnxNode, x: Value, windows: Windows, counts: list[int]) -> Value:
-    """The mean over all of each window, times the share of it that counts."""
+    """The sum over each window, over the number of its entries that count."""
     sizes, operation = x.shape[2:], MEANS[x.ndim - 2]
     ends = [
         (count - 1) * step + size for count, step, size in zip(counts, windows.strides, windows.kernel, strict=True)
@@ -99,10 +99,11 @@ def _padded_mean(node: OnnxNode, x: Value, windows: Windows, counts: list[int]) 
         inside = surrounded(inside, wide)
     count = math.prod(windows.kernel)
     share = operation(inside, windows.kernel, windows.strides) * count
-    factor = (count / share.round()).to(x.dtype)
+    counted = share.round().to(x.dtype)
 
     def layer(tensor: Any) -> Any:  # noqa: ANN401  # a tensor or a stand-in
-        return aten.mul.Tensor(operation(surrounded(tensor, wide), windows.kernel, windows.strides), factor)
+        mean = operation(surrounded(tensor, wide), windows.kernel, windows.strides)
+        return aten.div.Tensor(aten.mul.Tensor(mean, count), counted)
 
     return each_image(x, layer)
 
