@@ -46,13 +46,6 @@ SETS = (
         "tests/bounds/sets/test_balls.py",
     ),
     Mutant(
-        "the side of a box is rounded to nearest",
-        "bounds/sets/balls.py",
-        "return torch.where(nearest.double() < limit, above, nearest)",
-        "return torch.where(above.isnan(), above, nearest)",
-        "tests/bounds/sets/test_balls.py",
-    ),
-    Mutant(
         "frozen features move",
         "bounds/sets/balls.py",
         "if self.frozen_features is not None:",
@@ -321,8 +314,8 @@ PROPERTIES = (
     Mutant(
         "the offset of a specification is rounded down",
         "bounds/vnnlib/records.py",
-        "return rows, -_at_most(-self.offsets_above[alone], dtype)",
-        "return rows, _at_most(self.offsets_above[alone], dtype)",
+        "return rows, -converted_down(-self.offsets_above[alone], dtype)",
+        "return rows, converted_down(self.offsets_above[alone], dtype)",
         "tests/bounds/vnnlib/test_reading.py -k both_readings",
     ),
     Mutant(

@@ -26,8 +26,8 @@ MUTANTS = (
     ),
     Mutant(
         "bounds in float64 are rounded to the nearest number of float32",
-        "bounds/linear/precision.py",
-        "found = torch.where(nearest > bounds, below, nearest)",
+        "bounds/numerics.py",
+        "found = torch.where(nearest > numbers, below, nearest)",
         "found = nearest",
         "tests/bounds/linear/test_precision.py -k single",
     ),
