@@ -208,7 +208,7 @@ class _Run:
         parent = self.network.parents(name)[0].lower.shape
         shift = span.of(leaves.multiplier)
         point = torch.where(shift > 0, span.of(self.high), span.of(self.low))
-        lost = torch.where(shift == 0, 0.0, shift * point).flatten(1)
+        lost = (shift * torch.where(point.isfinite(), point, 0.0)).flatten(1)  # where nothing is said, the shift is 0
         found = backward.through_planes(name, rows, planes, rounded, shift=shift.reshape(parent))
         error = found.rounding_error
         if error is not None:
