@@ -1,4 +1,4 @@
-"""What a search has to prove, and what it found."""
+"""The problem that a search is given, and its result."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -75,7 +75,7 @@ class Problem:
         offsets = self.offsets.flatten()
         found = bounds - offsets
         found = found - 4 * torch.finfo(found.dtype).eps * (found.abs() + offsets.abs())
-        return found.unflatten(1, self.rows.shape[:2])
+        return found.view(len(found), *self.rows.shape[:2])
 
     def only(self, index: Tensor) -> "Problem":
         """The problem with some of the unsafe sets, given by their places."""
