@@ -28,7 +28,7 @@ from bounds.search.problem import Problem
 from bounds.sets.balls import Box, Interval
 
 RATE, DECAY = 0.1, 0.98  # of the ascent, in units of what each number may be
-CANDIDATES = 12  # neurons that are kept as worth a split
+CANDIDATES = 6  # neurons that are kept as worth a split
 
 
 class Leaves(NamedTuple):
@@ -106,11 +106,8 @@ class SplitBounds:
         if (count, dtype) not in self._boxes:
             sides = (side.to(dtype).expand(count, *side.shape[1:]) for side in (box.lower, box.upper))
             self._boxes[count, dtype] = Box(*sides)
-        network = Network(
-            self.problem.graph,
-            self._boxes[count, dtype],
-            sound=self.problem.sound if dtype == torch.float64 else "real",
-        )
+        sound = self.problem.sound if dtype == torch.float64 else "real"
+        network = Network(self.problem.graph, self._boxes[count, dtype], sound=sound)
         network.intervals = {name: _expanded(found, network, name) for name, found in root.intervals.items()}
         possible = torch.ones(count, dtype=torch.bool, device=box.lower.device)
         for span in self.spans:
