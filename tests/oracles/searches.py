@@ -92,21 +92,27 @@ def by_both(given: Problem) -> SearchResult:
 SEARCHES: dict[str, Callable[[Problem], SearchResult]] = {"inputs": by_inputs, "neurons": by_neurons, "both": by_both}
 
 
-def dense_minimum(model: nn.Module, where: Box, row: Tensor, steps: int = 201, zooms: int = 6) -> tuple[float, float]:
-    """The least value of ``row @ y`` on a grid that closes in around the best points, and the largest on the first.
+def dense_minimum(model: nn.Module, where: Box, row: Tensor, *, zooms: int = 6) -> tuple[float, float]:
+    """The least value of ``row @ y`` on grids that close in around the best of several regions, and about the largest.
 
     For boxes of two inputs of any shape.
     """
-    shape, (lower, upper) = where.lower.shape[1:], (where.lower.flatten(), where.upper.flatten())
-    low, high, least, most = lower, upper, math.inf, -math.inf
-    for zoom in range(zooms):
+    shape, lower, upper = where.lower.shape[1:], where.lower.flatten(), where.upper.flatten()
+
+    def values(low: Tensor, high: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         axes = [torch.linspace(float(a), float(b), steps, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
         x = torch.cartesian_prod(*axes)
         with torch.no_grad():
-            values = model(x.view(-1, *shape)).flatten(1) @ row
-        best = x[values.argmin()]
-        least = min(least, float(values.min()))
-        most = float(values.max()) if zoom == 0 else most
-        step = (high - low) / (steps - 1) * 3
-        low, high = torch.maximum(lower, best - step), torch.minimum(upper, best + step)
-    return least, most
+            return x, model(x.view(-1, *shape)).flatten(1) @ row
+
+    x, found = values(lower, upper, 120)
+    blocks = found.view(8, 15, 8, 15).transpose(1, 2).flatten(0, 1).flatten(1)
+    places = x.view(8, 15, 8, 15, 2).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    least = math.inf
+    for block in blocks.amin(1).topk(6, largest=False).indices.tolist():
+        best, reach = places[block, blocks[block].argmin()], (upper - lower) / 40
+        for _ in range(zooms):
+            near, there = values(torch.maximum(lower, best - reach), torch.minimum(upper, best + reach), 21)
+            best, reach = near[there.argmin()], reach / 5
+            least = min(least, float(there.min()))
+    return least, float(found.max())
