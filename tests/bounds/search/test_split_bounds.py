@@ -142,6 +142,16 @@ def test_bounds_after_an_ascent_hold_and_are_not_smaller():
     assert (last > start + 0.1)[possible].float().mean() > 0.8
 
 
+def test_an_ascent_that_begins_near_the_best_numbers_loses_nothing():
+    """Its first steps are large, and lead away from them."""
+    _, bounds = prepared(0)
+    found, _ = bounds.bounded(random_domains(bounds, 30, splits=2, seed=6), 60)
+    start, _ = bounds.bounded(found, 0)
+    for steps in (1, 2):
+        again, _ = bounds.bounded(found, steps)
+        assert (again.bound >= start.bound - 1e-9).all()
+
+
 def test_numbers_that_are_kept_give_the_bound_that_was_found_with_them():
     """Up to their rounding to float32."""
     _, bounds = prepared(0)
