@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def shape(self) -> torch.Size:
-        """Of one input."""
+        """The shape of one input."""
         return self.box.lower.shape[1:]
 
     def distances(self, bounds: Tensor) -> Tensor:
