@@ -40,8 +40,8 @@ MUTANTS = (
     Mutant(
         "multipliers that domains bring with them are taken as they are",
         "bounds/search/split_bounds.py",
-        "multiplier = domains.multiplier.double().clamp(limits.lower, limits.upper)",
-        "multiplier = domains.multiplier.double()",
+        "multiplier = domains.multiplier.to(self.dtype).clamp(limits.lower, limits.upper)",
+        "multiplier = domains.multiplier.to(self.dtype)",
         f"{BOUNDS} -k any_numbers",
     ),
     Mutant(
@@ -54,8 +54,8 @@ MUTANTS = (
     Mutant(
         "intervals of a view have the splits of another domain",
         "bounds/search/split_bounds.py",
-        "said = Interval(*(span.of(side).to(box.lower).reshape(shape) for side in (domains.low, domains.high)))",
-        "said = Interval(*(span.of(s).flip(0).to(box.lower).reshape(shape) for s in (domains.low, domains.high)))",
+        "said = Interval(*(span.of(side).to(dtype).reshape(shape) for side in (domains.low, domains.high)))",
+        "said = Interval(*(span.of(s).flip(0).to(dtype).reshape(shape) for s in (domains.low, domains.high)))",
         f"{BOUNDS} -k values_of_inputs",
     ),
     Mutant(

@@ -15,6 +15,13 @@ WHERE = box((-1.0, 1.0), (-0.8, 1.0))
 EPS = torch.finfo(torch.float64).eps
 
 
+@pytest.fixture(autouse=True)
+def without_gradients():
+    """As the search runs."""
+    with torch.no_grad():
+        yield
+
+
 def made(seed: int, sound: str, cases: list[Case]) -> SplitBounds:
     model, graph = rectifiers(seed, 0.2 * (seed % 2))
     given = problem(model, graph, WHERE, cases, sound=sound)
