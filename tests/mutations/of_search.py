@@ -199,6 +199,20 @@ MUTANTS = (
         f"{CLIPPING} -k without_slopes",
     ),
     Mutant(
+        "duals of a leaf have the sign of one side",
+        "bounds/search/leaves.py",
+        "multiplier[0, place] += sign * dual",
+        "multiplier[0, place] += dual",
+        "tests/bounds/search/test_leaves.py",
+    ),
+    Mutant(
+        "the proof that no input meets all splits is half of one",
+        "bounds/search/leaves.py",
+        "ENOUGH = 2.0",
+        "ENOUGH = 0.5",
+        "tests/bounds/search/test_leaves.py -k no_input_meets",
+    ),
+    Mutant(
         "a search goes on when its time is over",
         "bounds/search/problem.py",
         "return time.monotonic() > self.deadline",

@@ -17,6 +17,7 @@ from bounds.search.problem import Problem, SearchResult
 SQUARE = box((-1.0, 1.0), (-0.8, 1.0))
 WRONG = {"below": "counterexample", "above": "proved"}
 RIGHT = {"below": "proved", "above": "counterexample"}
+SLOWLY = lambda *each: [pytest.param(part, marks=pytest.mark.slow) for part in each]  # noqa: E731
 HAIR = 1e-4  # of the range of the outputs
 
 
@@ -93,7 +94,7 @@ def confirmed(found: SearchResult, given: Problem) -> bool:
 
 def test_polygons_are_activation_patterns():
     """Two oracles that share nothing."""
-    model = dense(nn.ReLU(), 2, 3, 3, 2, seed=5)
+    model = dense(nn.ReLU(), 2, 3, 2, 2, seed=5)
     found = cells(model, SQUARE.lower, SQUARE.upper)
     for row in (ALONE[0], -ALONE[0], torch.tensor([0.7, -1.3], dtype=torch.float64)):
         patterns = exact_minimum(model, row, SQUARE.lower[0], SQUARE.upper[0], None)
@@ -104,7 +105,7 @@ def test_polygons_are_activation_patterns():
 
 
 @pytest.mark.parametrize("way", SEARCHES)
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", [3, *SLOWLY(0, 5)])
 def test_the_minimum_of_a_network_of_rectifiers_is_met(seed: int, way: str):
     for side, given in around_minimum("relu", seed, HAIR).items():
         found = SEARCHES[way](given)
@@ -114,6 +115,7 @@ def test_the_minimum_of_a_network_of_rectifiers_is_met(seed: int, way: str):
         assert way == "both" or found.decided_by in {"bounds", {"inputs": "input splits"}.get(way, "neuron splits")}
 
 
+@pytest.mark.slow
 def test_leaves_of_neuron_splits_are_exact():
     """Where nothing is left to split, a linear programme decides: seed 1 was left open, which boxes decide."""
     for side, given in around_minimum("relu", 1, HAIR).items():
@@ -122,7 +124,7 @@ def test_leaves_of_neuron_splits_are_exact():
         assert side == "below" or confirmed(found, given)
 
 
-@pytest.mark.parametrize("kind", ["leaky", "sigmoid", "residual", "convolution", "pooling"])
+@pytest.mark.parametrize("kind", ["leaky", "sigmoid", *SLOWLY("tanh", "gelu", "residual", "convolution", "pooling")])
 def test_input_splits_meet_the_minimum_of_other_kinds(kind: str):
     for side, given in around_minimum(kind, 1, 1e-3).items():
         found = by_inputs(given)
@@ -130,7 +132,7 @@ def test_input_splits_meet_the_minimum_of_other_kinds(kind: str):
         assert side == "below" or confirmed(found, given)
 
 
-@pytest.mark.parametrize("kind", ["leaky", "tanh", "residual"])
+@pytest.mark.parametrize("kind", ["leaky", *SLOWLY("tanh", "residual", "convolution")])
 def test_neuron_splits_are_never_wrong_about_any_kind(kind: str):
     """And decide what is not close."""
     for side, given in around_minimum(kind, 1, 0.1).items():

@@ -19,6 +19,7 @@ from bounds.sets.balls import Box
 from certify import verify
 
 DTYPES = (torch.float32, torch.float64)
+SLOWLY = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("residual", "convolution")]
 ROWS = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
 CASE = (ROWS, torch.zeros(1, dtype=torch.float64))
 
@@ -62,7 +63,7 @@ def test_the_generator_says_what_it_should(kind: str):
         assert (y[:, 1] == 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["relu", "sigmoid", *SLOWLY])
 def test_what_is_hidden_is_found_and_its_twin_is_proved(kind: str):
     found = by_inputs(given(kind, PLANTED, torch.float32))
     assert found.status == "counterexample"
@@ -71,7 +72,7 @@ def test_what_is_hidden_is_found_and_its_twin_is_proved(kind: str):
     assert by_inputs(given(kind, SAFE, torch.float32)).status == "proved"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["relu", *SLOWLY])
 def test_nothing_proves_what_a_search_was_not_told(kind: str):
     assert silenced(given(kind, PLANTED, torch.float64, seconds=0.15), "both").status == "timeout"
     model, _, top = captured(kind, PLANTED, torch.float64)
