@@ -15,7 +15,7 @@ from bounds.estimates.local_lipschitz import local_lipschitz
 from bounds.estimates.result import CleverEstimate
 from bounds.estimates.second_order import clever_second_order
 from bounds.gradients import StandIn
-from bounds.graph.captured import Graph
+from bounds.graph.captured import Graph, Port
 from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
 from bounds.layers import GroupSort, Normalize, TwoClasses
@@ -31,6 +31,7 @@ from bounds.noise.ratio_law import MulticlassRatioLaw, RatioLaw, affine_ratio_la
 from bounds.noise.ratio_result import NoiseRatioTest
 from bounds.noise.ratio_test import noise_ratio_test
 from bounds.noise.traced_crossings import traced_crossings
+from bounds.onnx.reading import from_onnx
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS
 from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, SparseBall
@@ -69,6 +70,7 @@ __all__ = [
     "NoiseRatioTest",
     "Normalize",
     "PerturbationSet",
+    "Port",
     "Property",
     "Range",
     "RatioLaw",
@@ -90,6 +92,7 @@ __all__ = [
     "explain",
     "fast_lin",
     "forward_linear",
+    "from_onnx",
     "geometry",
     "ibp",
     "linear_minimum",

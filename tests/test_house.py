@@ -87,7 +87,7 @@ DIRECTION = {
         {"relaxations", "estimates", "vnnlib"},
         {"operations", "decompositions"},
         {"graph"},
-        {"linear", "noise"},
+        {"linear", "noise", "onnx"},
         {"solvers", "geometry"},
         {"lipschitz"},
     ],
@@ -206,7 +206,16 @@ def test_importing_certify_does_not_import_torch():
 
 @pytest.mark.slow
 def test_importing_bounds_does_not_import_what_few_functions_need():
-    heavy = ["scipy.stats", "scipy.sparse.linalg", "scipy.optimize", "statsmodels", "cvxpy", "matplotlib", "pandas"]
+    heavy = [
+        "onnx",
+        "scipy.stats",
+        "scipy.sparse.linalg",
+        "scipy.optimize",
+        "statsmodels",
+        "cvxpy",
+        "matplotlib",
+        "pandas",
+    ]
     code = f"import sys, bounds; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

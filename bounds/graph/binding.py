@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export.graph_signature import ExportGraphSignature, OutputKind
+from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from bounds.errors import UnsupportedLayer
@@ -71,7 +71,7 @@ class Binding:
         else:
             self._evaluate(node, flat, spec)
 
-    def output(self, signature: ExportGraphSignature, outputs: Any) -> dict[str, Node]:  # noqa: ANN401  # of the program
+    def output(self, signature: Any, outputs: Any) -> dict[str, Node]:  # noqa: ANN401  # of the program
         """The nodes that lead to the output of the network, which comes last under that name."""
         self.nodes["output"] = _renamed(self.nodes, _returned(signature, outputs))
         return _leading_to(self.nodes["output"], self.nodes)
@@ -176,7 +176,7 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-def _returned(signature: ExportGraphSignature, outputs: Any) -> Any:  # noqa: ANN401  # whatever the model returns
+def _returned(signature: Any, outputs: Any) -> Any:  # noqa: ANN401  # whatever the model returns
     """The results that the model returns, without those that it writes to its input."""
     kinds = [spec.kind for spec in signature.output_specs]
     if not isinstance(outputs, tuple | list) or len(kinds) != len(outputs):
@@ -193,7 +193,9 @@ def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # w
 
 
 def _batch(node: fx.Node) -> int | None:
-    """The dimension whose size is that of the batch, by the symbols that export found."""
+    """The dimension whose size is that of the batch, as the node says, or by the symbols that export found."""
+    if "batch" in node.meta:
+        return int(node.meta["batch"])
     sizes = [str(size) for size in node.meta["val"].shape]
     symbolic = [i for i, size in enumerate(sizes) if not size.isdigit()]
     return symbolic[0] if len(symbolic) == 1 and sizes[symbolic[0]].isidentifier() else None

@@ -5,10 +5,13 @@ propagated through: it is evaluated, and its transpose is its vector-Jacobian pr
 affine nor scalar functions are first written as simpler ones, see :mod:`bounds.decompositions.table`.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import OutputSpec
 
 from bounds import checks
 from bounds.circumstances import isolated
@@ -20,39 +23,118 @@ from bounds.operations.node import Node
 Source = nn.Module | torch.export.ExportedProgram
 
 
+@dataclass(frozen=True)
+class Signature:
+    """Placeholders of a graph, as a program of ``torch.export`` tells them.
+
+    Attributes:
+        inputs_to_parameters: names of weights by their placeholders.
+        inputs_to_lifted_tensor_constants: names of other constants likewise.
+        user_inputs: placeholders of the input.
+        inputs_to_buffers: names of buffers likewise.
+        output_specs: what is written besides the results.
+    """
+
+    inputs_to_parameters: Mapping[str, str]
+    inputs_to_lifted_tensor_constants: Mapping[str, str]
+    user_inputs: tuple[str, ...]
+    inputs_to_buffers: Mapping[str, str] = field(default_factory=dict)
+    output_specs: tuple[OutputSpec, ...] = ()
+
+
+class Program(Protocol):
+    """A network as operations of ATen: a program of ``torch.export``, or one that was read from a file."""
+
+    @property
+    def graph(self) -> fx.Graph:
+        """Operations, with placeholders for weights and the input."""
+
+    @property
+    def graph_signature(self) -> Any:  # noqa: ANN401  # a Signature, or that of an exported program
+        """Placeholders, see :class:`Signature`."""
+
+    @property
+    def state_dict(self) -> Mapping[str, Any]:
+        """Weights as they are now."""
+
+    @property
+    def constants(self) -> Mapping[str, Any]:
+        """Other constants."""
+
+    def module(self) -> nn.Module:
+        """The network as a module."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output of a file, as entries of the flat one of its graph.
+
+    Attributes:
+        name: in the file.
+        shape: in the file, with the batch dimension, which is 1 where the file leaves it open.
+        start: of its entries.
+        end: behind them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class Captured(nn.Module):
+    """A module that comes with its graph, so that it need not be captured.
+
+    Attributes:
+        graph: of the same network.
+    """
+
+    graph: "Graph"
+
+
 class Graph:
     """A captured network; weights stay those of the model, so that training changes both.
 
-    Use :func:`bounds.capture` to make one.
+    Use :func:`bounds.capture` or :func:`bounds.from_onnx` to make one.
 
     Attributes:
-        program: the exported network.
+        program: the network as operations of ATen.
         one_by_one: whether it was captured for one input at a time, because its code merges rows with others or does
             not take any number of rows; it is then mapped over the rows.
         inexact: operations that were written as others, so that they round in a way of their own.
         refusals: operations that draw random numbers or mix inputs, for which there are no bounds.
         batch_norm: whether there are batch normalisations, whose order of operations depends on where they run.
+        inputs: of the file that it was read from, in the order of their entries.
+        outputs: likewise.
         input_shape: of one input.
     """
 
     def __init__(
         self,
-        program: torch.export.ExportedProgram,
+        program: Program,
         *,
         one_by_one: bool = False,
         inexact: frozenset[str] = frozenset(),
         refusals: tuple[Refusal, ...] = (),
         batch_norm: bool = False,
+        inputs: tuple[Port, ...] = (),
+        outputs: tuple[Port, ...] = (),
     ) -> None:
         self.program = program
         self.one_by_one = one_by_one
         self.inexact = inexact
         self.refusals = refusals
         self.batch_norm = batch_norm
+        self.inputs = inputs
+        self.outputs = outputs
         self.input_shape = _input_shape(program)
         self._needed = ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._copies: list[Tensor] = []  # of the weights that were bound last
+
+    def module(self) -> nn.Module:
+        """The network as a module, for forward passes."""
+        return self.program.module()
 
     @isolated
     def bind(self, x: Tensor) -> dict[str, Node]:
@@ -102,7 +184,7 @@ class Graph:
         return {name: _mapped(node, len(x)) for name, node in nodes.items()} if self.one_by_one else nodes
 
 
-def _input_shape(program: torch.export.ExportedProgram) -> torch.Size:
+def _input_shape(program: Program) -> torch.Size:
     (name,) = program.graph_signature.user_inputs
     (value,) = (node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name == name)
     return torch.Size(value.shape[1:])

@@ -9,7 +9,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.decompositions.table import EXACT, REWRITES
 from bounds.errors import InvalidModel, UnsupportedLayer
-from bounds.graph.captured import Graph, Source
+from bounds.graph.captured import Captured, Graph, Source
 from bounds.graph.conditions import refusals
 from bounds.models import PROBE_ROWS, agree, answer, evaluation_mode, mixes_rows, require_module, tolerance
 from bounds.operations.affine import AFFINE
@@ -42,6 +42,8 @@ def capture_any(model: Source | Graph, x: Tensor) -> Graph:
     """Like :func:`capture`, for a network with operations that make bounds impossible as well."""
     if isinstance(model, Graph):
         return model
+    if isinstance(model, Captured):
+        return model.graph
     module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
     module = _without_compiler(module)
     weight = next(module.parameters(), None)

@@ -22,13 +22,14 @@ class _Table(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 
 
 class ModelSource(_Table, frozen=True):
-    """Source of the model: exactly one of ``network``, ``build`` and ``exported``.
+    """Source of the model: exactly one of ``network``, ``build``, ``exported`` and ``onnx``.
 
     Attributes:
         network: name of a reference network.
         build: ``module:function``, called without arguments; the module may lie next to the configuration.
         weights: safetensors file for the model that ``build`` returns.
         exported: a ``.pt2`` file of ``torch.export``, exported with a dynamic batch dimension.
+        onnx: an ONNX file, see :func:`bounds.from_onnx`.
         mean: per-channel mean that the model expects to be subtracted, with ``std``.
         std: per-channel standard deviation.
     """
@@ -37,6 +38,7 @@ class ModelSource(_Table, frozen=True):
     build: str | None = None
     weights: str | None = None
     exported: str | None = None
+    onnx: str | None = None
     mean: list[float] | None = None
     std: list[Positive] | None = None
 
@@ -152,7 +154,10 @@ def read_config(path: Path | str) -> Config:
         return None if file is None else str(folder / file)
 
     model = msgspec.structs.replace(
-        config.model, weights=absolute(config.model.weights), exported=absolute(config.model.exported)
+        config.model,
+        weights=absolute(config.model.weights),
+        exported=absolute(config.model.exported),
+        onnx=absolute(config.model.onnx),
     )
     if model.build is not None:
         model = msgspec.structs.replace(model, build=in_folder(model.build, folder))

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bounds import InvalidConfiguration, InvalidModel, Normalize
+from bounds import InvalidConfiguration, InvalidModel, Normalize, from_onnx
 from certify import reference
 from certify.configuration.config import DataSource, ModelSource
 from certify.configuration.exported import load_exported
@@ -23,10 +23,10 @@ def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
         InvalidConfiguration: none or several sources are named, or a file or function cannot be used.
         InvalidModel: the weights do not fit the model.
     """
-    named = [name for name in ("network", "build", "exported") if getattr(source, name) is not None]
+    named = [name for name in ("network", "build", "exported", "onnx") if getattr(source, name) is not None]
     if len(named) != 1:
         raise InvalidConfiguration(
-            f"[model] must name exactly one of network, build and exported, got {', '.join(named) or 'none'}"
+            f"[model] must name exactly one of network, build, exported and onnx, got {', '.join(named) or 'none'}"
         )
     if source.weights is not None and source.build is None:
         raise InvalidConfiguration("[model] weights belong to a model named by build")
@@ -34,6 +34,8 @@ def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
         model: nn.Module = reference.load(source.network, count=1).model
     elif source.exported is not None:
         model = load_exported(source.exported)
+    elif source.onnx is not None:
+        model = from_onnx(source.onnx).module()
     else:
         model = _build(str(source.build))
         if source.weights is not None:

@@ -151,6 +151,37 @@ OPERATIONS = (
     ),
 )
 
+ONNX = (
+    Mutant(
+        "windows that end behind the padding are left out",
+        "bounds/onnx/operators/pooling.py",
+        'windows, ceil = windows_of(node, sizes), bool(node.get("ceil_mode", 0))\n    operation = LARGEST',
+        "windows, ceil = windows_of(node, sizes), False\n    operation = LARGEST",
+        "tests/bounds/onnx/test_files.py",
+    ),
+    Mutant(
+        "dropout in training mode is let through",
+        "bounds/onnx/operators/elementwise.py",
+        "if bool(training.numbers().any()) and share:",
+        "if bool(training.numbers().all()) and share > 1:",
+        "tests/bounds/onnx/test_files.py",
+    ),
+    Mutant(
+        "softmax of older files is over one dimension",
+        "bounds/onnx/operators/reductions.py",
+        "if node.opset >= BY_DIMENSIONS:",
+        "if node.opset >= BY_DIMENSIONS - 2:",
+        "tests/bounds/onnx/test_operators.py -k Softmax",
+    ),
+    Mutant(
+        "weights may lie in any folder",
+        "bounds/onnx/files.py",
+        "if not path.is_relative_to(folder) or not path.is_file():",
+        "if not path.is_file():",
+        "tests/bounds/onnx/test_files.py -k bytes",
+    ),
+)
+
 GRAPH = (
     Mutant(
         "standardised values are said to lie within the root of n - 2",
@@ -418,4 +449,4 @@ PROPERTIES = (
     ),
 )
 
-MUTANTS = (*SETS, *RELAXATIONS, *OPERATIONS, *GRAPH, *LINEAR, *LIPSCHITZ, *SOLVERS, *PROPERTIES)
+MUTANTS = (*SETS, *RELAXATIONS, *OPERATIONS, *ONNX, *GRAPH, *LINEAR, *LIPSCHITZ, *SOLVERS, *PROPERTIES)

@@ -172,7 +172,7 @@ CASES = {
     ),
     "wrong value": ({"model": 'network = "ibp"', "data": "count = 0"}, "Expected `int` >= 1"),
     "no such network": ({"model": 'network = "big"'}, "name must be one of plain, noise, pgd, ibp, got 'big'"),
-    "no model": ({"model": ""}, "must name exactly one of network, build and exported, got none"),
+    "no model": ({"model": ""}, "must name exactly one of network, build, exported and onnx, got none"),
     "no such function": ({"model": 'build = "my_network:build"'}, "has no attribute 'build'"),
     "missing weight": (
         {"model": 'build = "my_network:make"\nweights = "less.safetensors"'},
