@@ -1,0 +1,252 @@
+"""Whether a property holds of a network: an unsafe input that was replayed, a proof, or neither."""
+
+import math
+import os
+import time
+from collections.abc import Iterable
+from functools import cached_property, partial
+
+import torch
+from torch import Generator, Tensor, nn
+
+from bounds import BoundsError, Graph, Property, UnsupportedLayer, capture, checks, read_vnnlib
+from bounds.circumstances import isolated
+from bounds.memory import MEMORY
+from bounds.models import frozen
+from bounds.vnnlib.records import UnsafeCase
+from certify.verification.decision import Decision
+from certify.verification.deployed import Deployed, Source
+from certify.verification.falsifier import NEARLY, Falsifier, Witness
+from certify.verification.representable import Representable
+from certify.verification.unsafe_sets import UnsafeSets
+
+SOUND = ("rounding", "real", "deployed")
+ATTACK_SHARE = 0.1  # of the time
+HARDNESS = ("", "bounds", "input splits", "neuron splits", "linear programme")
+REPLAYED = 16  # inputs of one call of the search that are replayed, the best first
+
+
+@isolated
+def decide(
+    model: Source,
+    property: Property | str | os.PathLike[str],  # noqa: A002  # the field's word
+    *,
+    timeout: float | None = None,
+    sound: str = "rounding",
+    attack: bool = True,
+    generator: Generator | None = None,
+    memory: int = MEMORY,
+) -> Decision:
+    """Whether some input is unsafe by a property: ``"sat"`` with the input, ``"unsat"`` proved, or neither.
+
+    An attack looks for an unsafe input first; what it leaves open is searched by branch and bound, one box after
+    another, those first that the attack came nearest to.
+
+    **"sat" is said of what runs.** The input consists of numbers of the network's dtype, lies in the box without any
+    tolerance, and the network gave the unsafe answer to it: onnxruntime for the path of an ONNX file where it is
+    installed, the module in PyTorch otherwise. **"unsat" is proved** of all real inputs of the boxes as they are
+    written, for the arithmetic that ``sound`` names. The two differ by rounding at most: an input that is unsafe in
+    float32 alone is ``"sat"`` by the first and may be provably safe by the second.
+
+    Args:
+        model: a module, which is put in evaluation mode meanwhile; a graph from :func:`bounds.capture` or
+            :func:`bounds.from_onnx`; or the path of an ONNX file, which may be compressed by gzip.
+        property: the property, or a path or text that :func:`bounds.read_vnnlib` reads.
+        timeout: seconds after which the answer is ``"timeout"``; None for no limit.
+        sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
+        attack: whether to look for unsafe inputs before the search, which also finds some by itself.
+        generator: source of the attack's random points.
+        memory: bytes that the search may take for coefficients.
+
+    Returns:
+        The decision. What cannot be searched, since the bounds know no rule for an operation, is ``"unknown"`` with the
+        reason.
+
+    Raises:
+        InvalidInput: a bad argument, a property of other inputs or outputs than the network has.
+        InvalidModel: no network, a damaged file.
+        InvalidProperty: see :func:`bounds.read_vnnlib`.
+
+    Example:
+        >>> import torch, bounds, certify
+        >>> prop = bounds.Property.of_robustness(torch.tensor([[0.6, 0.4]]), 0, epsilon=0.05, num_classes=2)
+        >>> certify.decide(torch.nn.Identity(), prop).verdict
+        'unsat'
+    """
+    start = time.monotonic()
+    checks.one_of("sound", sound, SOUND)
+    deadline = math.inf if timeout is None else start + checks.positive("timeout", timeout)
+    checks.generator(generator)
+    prop = property if isinstance(property, Property) else read_vnnlib(property)
+    made = partial(_decision, start, sound)
+    if not prop.boxes:
+        return made("unsat", decided_by="property")
+    try:
+        network = Deployed(model, prop)
+    except UnsupportedLayer as error:
+        return made("unknown", reason=_line(error))
+    task = _Task(network, prop, deadline, sound, memory)
+    with frozen(network.module):
+        if (reason := task.disagreement()) != "":
+            return made("unknown", reason=reason)
+        order: Iterable[int] = range(len(prop.boxes))
+        if attack and network.refusal == "":
+            until = deadline if timeout is None else min(deadline, time.monotonic() + ATTACK_SHARE * timeout)
+            falsifier = Falsifier(network, prop, task.points, task.confirm, until, generator)
+            witness, order = falsifier.search()
+            if witness is not None:
+                return made("sat", witness, decided_by="attack")
+        verdict, decided_by, reason = task.searched(order)
+        return made(verdict, task.witness, decided_by=decided_by, domains=task.domains, reason=reason)
+
+
+class _Task:
+    """One network and one property: what is asked of the search, and what it answered so far.
+
+    Attributes:
+        points: inputs that the network can be given.
+        witness: an unsafe input with the answer to it, or None.
+        domains: sub-problems that were bounded.
+    """
+
+    def __init__(self, network: Deployed, prop: Property, deadline: float, sound: str, memory: int) -> None:
+        self._network, self._prop = network, prop
+        self._deadline, self._sound, self._memory = deadline, sound, memory
+        self._mixed = any(bool((case.on_inputs != 0).any()) for box in prop.boxes for case in box.cases)
+        self.points = Representable(prop, network.dtype, network.device)
+        self.witness: Witness | None = None
+        self.domains = 0
+
+    def disagreement(self) -> str:
+        """Why answers in PyTorch do not stand for the network as it runs; empty where they do."""
+        middle = self.points.lower[0] + (self.points.upper[0] / 2 - self.points.lower[0] / 2)
+        return self._network.differs(middle.view(self._network.shape))
+
+    def confirm(self, x: Tensor) -> Witness | None:
+        """The first of inputs (N, F) that is unsafe with what the network as it runs answers to it."""
+        if self._network.refusal != "":
+            return None
+        for row in x.detach().view(-1, *self._network.shape).unbind():
+            with torch.no_grad():
+                y = self._network.replay(row)
+            if bool(self._prop.is_unsafe(row, y)):
+                return row.clone(), y
+        return None
+
+    def searched(self, order: Iterable[int]) -> tuple[str, str, str]:
+        """The verdict on all boxes, what decided it, and why nothing did."""
+        hardest, reasons, is_late = 0, [], False
+        for box in order:
+            if time.monotonic() >= self._deadline:
+                is_late = True
+                break
+            try:
+                status, decided_by, reason = self._box(box)
+            except Exception as error:  # whatever fails there, nothing is proved, and other boxes may be violated
+                reasons.append(_line(error))
+                continue
+            if self.witness is not None:
+                return "sat", decided_by, ""
+            if status == "proved":
+                hardest = max(hardest, HARDNESS.index(decided_by) if decided_by in HARDNESS else 1)
+            else:
+                is_late = is_late or status == "timeout"
+                reasons.append(reason)
+        if is_late:
+            return "timeout", "", "the time was over before every box was decided"
+        if reasons:
+            return "unknown", "", next(filter(None, reasons), "the search ended without an answer")
+        return "unsat", HARDNESS[hardest], ""
+
+    def _box(self, place: int) -> tuple[str, str, str]:
+        """Status, means and reason of the search of one box."""
+        from bounds.search.branch_and_bound import search
+
+        box = self._prop.boxes[place]
+        if any(case.rounded for case in box.cases):
+            return "unknown", "", "the property has coefficients that no float64 number is equal to"
+        found = search(
+            self._graph,
+            box.box(self._network.shape),
+            [self._specification(case) for case in box.cases],
+            deadline=self._deadline,
+            sound=self._sound,
+            check=partial(self._check, place),
+            memory=self._memory,
+        )
+        self.domains += found.domains
+        if found.status != "counterexample" or self.witness is not None:
+            return found.status, found.decided_by, found.reason
+        if self._network.refusal != "":
+            return "unknown", "", self._network.refusal
+        return "unknown", "", "an input that the search found is not confirmed by the network as it runs"
+
+    def _check(self, place: int, candidates: Tensor) -> Tensor | None:
+        """One of the candidates (N, *D) for a box, moved to an input that the network can be given and is unsafe."""
+        if bool(self.points.empty[place]) or len(candidates) == 0:
+            return None
+        x = self.points.inside(candidates.detach().flatten(1), place)
+        sets = UnsafeSets.of(self._prop.boxes[place].cases, self._network.device)
+        with torch.no_grad():
+            missed = sets.every(x, self._network.outputs(x)).amin(0)
+        hits = (missed <= NEARLY).nonzero()[:, 0]
+        self.witness = self.confirm(x[hits[missed[hits].argsort()[:REPLAYED]]])
+        return None if self.witness is None else self.witness[0]
+
+    @cached_property
+    def _graph(self) -> Graph:
+        """The network; with its inputs before its outputs, if the property relates them."""
+        if not self._mixed:
+            return self._network.graph()
+        example = torch.zeros(self._network.shape, dtype=self._network.dtype, device=self._network.device)
+        return capture(_WithInputs(self._network), example)
+
+    def _specification(self, case: UnsafeCase) -> tuple[Tensor, Tensor]:
+        """The rows of a case for the graph."""
+        if not self._mixed:
+            return case.specification()
+        if len(case.offsets) == 0:
+            zero = case.offsets.new_zeros(1, self._prop.num_inputs + self._prop.num_outputs)
+            return zero, zero[:, 0]
+        return torch.cat([case.on_inputs, case.on_outputs], 1), case.offsets_above
+
+
+class _WithInputs(nn.Module):
+    """A network whose outputs follow its inputs, (N, F + K)."""
+
+    def __init__(self, network: Deployed) -> None:
+        super().__init__()
+        self.network = network.module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs and outputs."""
+        return torch.cat([x.flatten(1), self.network(x).flatten(1)], 1)
+
+
+def _decision(
+    start: float,
+    sound: str,
+    verdict: str,
+    witness: Witness | None = None,
+    *,
+    decided_by: str = "",
+    domains: int = 0,
+    reason: str = "",
+) -> Decision:
+    x, y = (None, None) if witness is None else witness
+    return Decision(
+        verdict=verdict,
+        input=x,
+        output=y,
+        decided_by=decided_by,
+        domains=domains,
+        seconds=time.monotonic() - start,
+        sound=sound,
+        reason=reason,
+    )
+
+
+def _line(error: Exception) -> str:
+    """The message in one line; errors that are not raised on purpose also say what they are."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, BoundsError) else f"{type(error).__name__}: {message}"
