@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
@@ -22,6 +23,7 @@ from certify.verification.unsafe_sets import UnsafeSets
 
 SOUND = ("rounding", "real", "deployed")
 ATTACK_SHARE = 0.1  # of the time
+REFINED_SHARE = 0.1  # of the time of the search, for descents from what it sees
 HARDNESS = ("", "bounds", "input splits", "neuron splits", "linear programme")
 REPLAYED = 16  # inputs of one call of the search that are replayed, the best first
 
@@ -85,15 +87,14 @@ def decide(
         network = Deployed(model, prop)
     except UnsupportedLayer as error:
         return made("unknown", reason=_line(error))
-    task = _Task(network, prop, deadline, sound, memory)
+    task = _Task(network, prop, deadline, sound, memory, generator)
     with frozen(network.module):
         if (reason := task.disagreement()) != "":
             return made("unknown", reason=reason)
         order: Iterable[int] = range(len(prop.boxes))
         if attack and network.refusal == "":
-            until = deadline if timeout is None else min(deadline, time.monotonic() + ATTACK_SHARE * timeout)
-            falsifier = Falsifier(network, prop, task.points, task.confirm, until, generator)
-            witness, order = falsifier.search()
+            share = deadline if timeout is None else min(deadline, time.monotonic() + ATTACK_SHARE * timeout)
+            witness, order = replace(task.falsifier, deadline=share).search()
             if witness is not None:
                 return made("sat", witness, decided_by="attack")
         verdict, decided_by, reason = task.searched(order)
@@ -105,17 +106,28 @@ class _Task:
 
     Attributes:
         points: inputs that the network can be given.
+        falsifier: the search for an unsafe input.
         witness: an unsafe input with the answer to it, or None.
         domains: sub-problems that were bounded.
     """
 
-    def __init__(self, network: Deployed, prop: Property, deadline: float, sound: str, memory: int) -> None:
+    def __init__(
+        self,
+        network: Deployed,
+        prop: Property,
+        deadline: float,
+        sound: str,
+        memory: int,
+        generator: Generator | None,
+    ) -> None:
         self._network, self._prop = network, prop
         self._deadline, self._sound, self._memory = deadline, sound, memory
         self._mixed = any(bool((case.on_inputs != 0).any()) for box in prop.boxes for case in box.cases)
         self.points = Representable(prop, network.dtype, network.device)
+        self.falsifier = Falsifier(network, prop, self.points, self.confirm, deadline, generator)
         self.witness: Witness | None = None
         self.domains = 0
+        self._began, self._refining = time.monotonic(), 0.0
 
     def disagreement(self) -> str:
         """Why answers in PyTorch do not stand for the network as it runs; empty where they do."""
@@ -189,8 +201,12 @@ class _Task:
         sets = UnsafeSets.of(self._prop.boxes[place].cases, self._network.device)
         with torch.no_grad():
             missed = sets.every(x, self._network.outputs(x)).amin(0)
-        hits = (missed <= NEARLY).nonzero()[:, 0]
-        self.witness = self.confirm(x[hits[missed[hits].argsort()[:REPLAYED]]])
+        order = missed.argsort()
+        self.witness = self.confirm(x[order[missed[order] <= NEARLY][:REPLAYED]])
+        now = time.monotonic()
+        if self.witness is None and self._refining <= REFINED_SHARE * (now - self._began):
+            self.witness = self.falsifier.refine(place, x[order[:1]])
+            self._refining += time.monotonic() - now
         return None if self.witness is None else self.witness[0]
 
     @cached_property

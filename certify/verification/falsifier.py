@@ -22,6 +22,7 @@ GRID_ENTRIES = 3
 ENTRIES = 2**21  # of inputs or outputs in one pass
 MOST_ROWS = 2048
 ROUNDS = ((25, 8), (100, 16))  # steps, and starts of each pair of a box and a case
+REFINING_STEPS = 10
 FIRST_STEP, LAST_STEP = 0.5, 0.002  # as shares of the width of a box
 MOMENTUM = 0.75
 NEARLY = 1e-9  # by which a row may be missed that rounding of the loss may decide
@@ -57,7 +58,7 @@ class Falsifier:
         pairs = [(box, case) for box, case in pairs_of(self.prop) if box in set(open_boxes)]
         nearest = torch.full((len(pairs),), torch.inf, dtype=torch.float64, device=self.network.device)
         starts = self._center(torch.tensor([box for box, _ in pairs], device=self.network.device))
-        witness = self._sample(pairs, nearest, starts)
+        witness = self._sample(pairs, nearest, starts) if pairs else None
         for steps, restarts in ROUNDS:
             order = nearest.argsort(stable=True).tolist()
             rows = self._rows()
@@ -75,6 +76,11 @@ class Falsifier:
         boxes = torch.tensor([box for box, _ in pairs], dtype=torch.int64, device=self.network.device)
         near = near.scatter_reduce(0, boxes, nearest, "amin")
         return witness, near.argsort(stable=True).tolist()
+
+    def refine(self, box: int, x: Tensor) -> Witness | None:
+        """An unsafe input by a short descent from one input (1, F) of a box, or None."""
+        pairs = [(box, case) for case in self.prop.boxes[box].cases][: self._rows()]
+        return _Descent(self, pairs, x.expand(len(pairs), -1), 1).run(REFINING_STEPS)
 
     def outputs(self, x: Tensor) -> Tensor:
         """Answers (N, K) to inputs (N, F)."""
