@@ -39,6 +39,19 @@ def round_up(x: Tensor, relative_error: float = SPECIAL_FUNCTION_ERROR) -> Tenso
     return -round_down(-x, relative_error)
 
 
+def converted_down(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest numbers of ``dtype`` that are at most the given ones; gradients pass."""
+    if numbers.dtype == dtype:
+        return numbers
+    nearest = numbers.to(dtype)
+    with torch.no_grad():
+        below = torch.nextafter(nearest, torch.full_like(nearest, -torch.inf))
+        found = torch.where(nearest > numbers, below, nearest)
+    if not nearest.requires_grad:
+        return found
+    return found + torch.where(found.isfinite(), nearest - nearest.detach(), 0.0)
+
+
 def complement(p: Tensor) -> Tensor:
     """A probability at least ``1 - p``."""
     return round_up(1 - p, 2.0**-53).clamp(max=1.0)

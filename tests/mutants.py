@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from mutations import of_bounds, of_certify, of_smoothing, of_statistics
+from mutations import of_bounds, of_certify, of_linear, of_smoothing, of_statistics
 from mutations.mutant import Mutant
 
 ROOT = Path(__file__).parents[1]
-MUTANTS = (*of_bounds.MUTANTS, *of_statistics.MUTANTS, *of_smoothing.MUTANTS, *of_certify.MUTANTS)
+MUTANTS = (*of_bounds.MUTANTS, *of_linear.MUTANTS, *of_statistics.MUTANTS, *of_smoothing.MUTANTS, *of_certify.MUTANTS)
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")
 

@@ -22,6 +22,8 @@ from bounds.operations.node import Node
 
 Source = nn.Module | torch.export.ExportedProgram
 
+MOST_BOUND = 4  # shapes and dtypes of inputs for which the nodes are kept: a search alternates between a few sizes
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -130,6 +132,7 @@ class Graph:
         self.input_shape = _input_shape(program)
         self._needed = ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
+        self._versions: tuple[tuple[int, int], ...] = ()
         self._copies: list[Tensor] = []  # of the weights that were bound last
 
     def module(self) -> nn.Module:
@@ -140,8 +143,8 @@ class Graph:
     def bind(self, x: Tensor) -> dict[str, Node]:
         """The nodes that lead from the input to the output, in order of evaluation.
 
-        Constants are in the dtype and on the device of the inputs (N, *D). What was bound last is kept as long as
-        shape, dtype and weights stay the same. Gradients reach the weights where they are enabled.
+        Constants are in the dtype and on the device of the inputs (N, *D). What was bound for the last few shapes and
+        dtypes is kept as long as the weights stay the same. Gradients reach the weights where they are enabled.
         """
         checks.not_empty(x)
         if x.shape[1:] != self.input_shape:
@@ -155,12 +158,15 @@ class Graph:
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
             return self._bind(x)
         versions = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
-        key = (x.shape, x.dtype, x.device, versions)
         # Writes through ``weight.data`` leave no trace in versions.
-        if key not in self._bound or not all(map(torch.equal, weights, self._copies)):
+        if versions != self._versions or not all(map(torch.equal, weights, self._copies)):
+            self._bound, self._versions, self._copies = {}, versions, [weight.clone() for weight in weights]
+        key = (x.shape, x.dtype, x.device)
+        if key not in self._bound:
+            while len(self._bound) >= MOST_BOUND:
+                del self._bound[next(iter(self._bound))]
             with torch.no_grad():
-                self._bound = {key: self._bind(x)}
-                self._copies = [weight.clone() for weight in weights]
+                self._bound[key] = self._bind(x)
         return self._bound[key]
 
     def _bind(self, x: Tensor) -> dict[str, Node]:

@@ -6,7 +6,7 @@ from torch import Tensor
 from bounds.linear.backward_pass import Pass
 from bounds.linear.network import Network, largest
 from bounds.linear.through_functions import Propagated, SharedLines, Through, through_planes
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.node import entries
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation
@@ -56,10 +56,35 @@ class Backward:
         run = Pass(self, name, start, region, both=both, choose=choose, rounded=rounded, intervals=intervals)
         return run.least()
 
+    def bounds_with_slopes(
+        self, name: str, start: AnyRows, *, choose: Through | None = None, rounded: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Lower bounds (N, R) over the set, and the slopes (N, R, F) of the linear function behind each.
+
+        For every x of the set, the functions are at least ``bound + slope @ x`` less the minimum of ``slope @ x``.
+        """
+        region = self.network.ball
+        run = Pass(self, name, start, region, both=False, choose=choose, rounded=rounded, intervals=False)
+        least = run.least()
+        if run.arrived is None:
+            return least, least.new_zeros(*least.shape, entries(region.center))
+        return least, run.arrived.dense().flatten(2)
+
     def through_planes(
-        self, name: str, rows: Rows, planes: Planes, rounded: bool, *, joint: bool = False
+        self,
+        name: str,
+        rows: Rows,
+        planes: Planes,
+        rounded: bool,
+        *,
+        joint: bool = False,
+        shift: Tensor | None = None,
     ) -> Propagated:
-        """The way through a function with any planes; what is folded of its parent included."""
+        """The way through a function with any planes; what is folded of its parent included.
+
+        A shift (N, *shape) is added to the coefficients of the only parent: multipliers of constraints on its values.
+        It comes before the parent's offset is counted, whose product with the shift would be lost otherwise.
+        """
         network, function = self.network, self.network.functions[name]
         shapes = [network.nodes[parent].value.shape for parent in network.nodes[name].parents]
         reach = [rows.at(largest(parent)) for parent in network.parents(name)] if rounded else []
@@ -69,12 +94,19 @@ class Backward:
             rounding_error = self._sum_error(name, rows.values) * rounding_error
             if network.sound == "deployed":
                 rounding_error = rounding_error + rows.size(network.deployed_error(name))
+        parts = propagated.parts
+        if shift is not None:
+            parts = (parts[0].with_values(parts[0].values + rows.at(shift), clean=True),)
+            if rounding_error is not None:
+                rounding_error = rounding_error + 2 * unit_roundoff(shift.dtype) * parts[0].size(
+                    largest(network.parents(name)[0])
+                )
         if (offset := self.offset(name)) is not None:
-            (part,) = propagated.parts
+            (part,) = parts
             constant = constant + part.dot(offset)
             if rounding_error is not None and (error := network.rounding(network.nodes[name].parents[0])) is not None:
                 rounding_error = rounding_error + part.size(error)
-        return Propagated(propagated.parts, constant, rounding_error)
+        return Propagated(parts, constant, rounding_error)
 
     def lines(self, name: str, rounded: bool) -> SharedLines:
         """The lines of a function of one variable, the same for all rows, in front of its folded parent."""

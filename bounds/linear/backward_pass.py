@@ -37,6 +37,7 @@ class Pass:
 
     Attributes:
         total: constants and errors that have been met on the way.
+        arrived: coefficients of the input at the end of the pass; None where the network does not depend on it.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Pass:
         self.choose = choose
         self.rounded = rounded and shared.network.sound != "real"
         self.intervals = intervals
+        self.arrived: Rows | None = None
         self.total = _Sum(2 * start.count if both else start.count, shared.network.nodes[name].value)
 
     def least(self) -> Tensor:
@@ -78,7 +80,8 @@ class Pass:
                 self._measure(rows[parent])
         if rows:
             (last,) = rows.values()
-            least = self._at_input(last.expanded())
+            self.arrived = last.expanded()
+            least = self._at_input(self.arrived)
         else:
             least = self._with_constants(torch.zeros_like(self.total.constant))
         return network.unless_overflowing(self.name, Interval(least, least)).lower if self.rounded else least

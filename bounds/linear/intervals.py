@@ -23,10 +23,10 @@ from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
 from bounds.linear.network import Network
-from bounds.linear.precision import in_double, rounded_down, rounded_outward
+from bounds.linear.precision import in_double, rounded_outward
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import out_of_memory
-from bounds.numerics import accumulated_error, ieee_arithmetic, per_row, underflow, unit_roundoff
+from bounds.numerics import accumulated_error, converted_down, ieee_arithmetic, per_row, underflow, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
@@ -252,7 +252,7 @@ def interval_margins(
         label = checks.labels(labels, len(ball.center), logits.lower.shape[1])
         lower = logits.lower.gather(1, label[:, None]) - logits.upper
         margins = lower - 2 * unit_roundoff(lower.dtype) * lower.abs()
-    return rounded_down(margins.scatter(1, label[:, None], 0.0), dtype)
+    return converted_down(margins.scatter(1, label[:, None], 0.0), dtype)
 
 
 def _propagate(

@@ -17,10 +17,10 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network
-from bounds.linear.precision import rounded_down, rounded_outward
+from bounds.linear.precision import rounded_outward
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
-from bounds.numerics import ieee_arithmetic
+from bounds.numerics import converted_down, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval, PerturbationSet
@@ -179,7 +179,7 @@ def linear_margins(
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
         network = Network(model, ball, Tables(table, functions), sound)
-        return rounded_down(_margins(network, labels, method, steps, memory), ball.center.dtype)
+        return converted_down(_margins(network, labels, method, steps, memory), ball.center.dtype)
 
 
 def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: int) -> Tensor:

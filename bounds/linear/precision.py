@@ -4,11 +4,9 @@ A layer of n terms loses about ``n 2**-24`` of the sum of their absolute values.
 little, over nine layers of 200 neurons it is more than most margins; in float64 it is nothing.
 """
 
-import math
-
 import torch
-from torch import Tensor
 
+from bounds.numerics import converted_down
 from bounds.sets.balls import Interval, PerturbationSet
 
 # Compute capabilities of CUDA devices that compute float64 at half the speed of float32; others need 32 times as long.
@@ -28,19 +26,6 @@ def _computes_double(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def rounded_down(bounds: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest numbers of ``dtype`` that are at most the bounds; gradients are those of the bounds."""
-    if bounds.dtype == dtype:
-        return bounds
-    nearest = bounds.to(dtype)
-    with torch.no_grad():
-        below = torch.nextafter(nearest, torch.full_like(nearest, -math.inf))
-        found = torch.where(nearest > bounds, below, nearest)
-    if not nearest.requires_grad:
-        return found
-    return found + torch.where(found.isfinite(), nearest - nearest.detach(), 0.0)
-
-
 def rounded_outward(bounds: Interval, dtype: torch.dtype) -> Interval:
     """The smallest interval with ends in ``dtype`` that holds another one."""
-    return Interval(rounded_down(bounds.lower, dtype), -rounded_down(-bounds.upper, dtype))
+    return Interval(converted_down(bounds.lower, dtype), -converted_down(-bounds.upper, dtype))

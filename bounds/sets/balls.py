@@ -12,7 +12,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from bounds.numerics import per_row, underflow, unit_roundoff
+from bounds.numerics import converted_down, per_row, underflow, unit_roundoff
 from bounds.sets.distances import distance
 from bounds.sets.moves import gain_in_ball
 
@@ -233,9 +233,9 @@ class LpBall(PerturbationSet):
         slack = 4 * unit_roundoff(self.center.dtype) * (self.center.abs() + radius) + underflow(self.center.dtype)
         lower, upper = self.center - radius - slack, self.center + radius + slack
         if self.low is not None:
-            lower = lower.clamp(min=-_rounded_up(-_exact(self.low, lower), lower.dtype))
+            lower = lower.clamp(min=converted_down(_exact(self.low, lower), lower.dtype))
         if self.high is not None:
-            upper = upper.clamp(max=_rounded_up(_exact(self.high, upper), upper.dtype))
+            upper = upper.clamp(max=-converted_down(-_exact(self.high, upper), upper.dtype))
         if self.frozen_features is not None:
             frozen = self.frozen_features.to(lower.device)
             lower, upper = torch.where(frozen, self.center, lower), torch.where(frozen, self.center, upper)
@@ -387,10 +387,3 @@ def _in_box(points: Tensor, center: Tensor, low: Limit, high: Limit, frozen_feat
 
 def _exact(limit: float | Tensor, x: Tensor) -> Tensor:
     return torch.as_tensor(limit, dtype=torch.float64, device=x.device)
-
-
-def _rounded_up(limit: Tensor, dtype: torch.dtype) -> Tensor:
-    """The smallest number of ``dtype`` that is at least ``limit``: the box must not shrink in float32."""
-    nearest = limit.to(dtype)
-    above = torch.nextafter(nearest, torch.full_like(nearest, math.inf))
-    return torch.where(nearest.double() < limit, above, nearest)

@@ -69,7 +69,7 @@ def linear_term(form: Form | str, around: Form, place_of: Lookup) -> Linear:
     return values[0]
 
 
-def number(word: str) -> Exact | None:
+def exact_number(word: str) -> Exact | None:
     """The exact value of a number as it is written, None for another word.
 
     Raises:
@@ -100,7 +100,7 @@ def number(word: str) -> Exact | None:
 
 def _word(word: str, around: Form, place_of: Lookup) -> Linear:
     try:
-        value = number(word)
+        value = exact_number(word)
         if value is not None:
             return Linear({}, value)
         place = place_of(word)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput
+from bounds.numerics import converted_down
 from bounds.sets.balls import Box
 
 
@@ -73,7 +74,7 @@ class UnsafeCase:
         rows = self.on_outputs[alone].to(dtype)
         if not torch.equal(rows.double(), self.on_outputs[alone]):
             raise InvalidInput(f"a coefficient of the case is no number of {dtype}: pass dtype=torch.float64")
-        return rows, -_at_most(-self.offsets_above[alone], dtype)
+        return rows, -converted_down(-self.offsets_above[alone], dtype)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,7 +108,7 @@ class UnsafeBox:
         shape = (1, len(self.lower)) if shape is None else tuple(shape)
         if math.prod(shape) != len(self.lower) or len(shape) < 2:
             raise InvalidInput(f"shape must be (1, *D) with {len(self.lower)} entries, got {shape}")
-        lower, upper = _at_most(self.outer_lower, dtype), -_at_most(-self.outer_upper, dtype)
+        lower, upper = converted_down(self.outer_lower, dtype), -converted_down(-self.outer_upper, dtype)
         if not bool((lower.isfinite() & upper.isfinite()).all()):
             raise InvalidInput(f"the box has sides beyond the largest {dtype}: pass dtype=torch.float64")
         return Box(lower.view(shape), upper.view(shape))
@@ -138,10 +139,3 @@ def _toward(end: float, value: float) -> float:
     if math.isinf(neighbour):
         raise OverflowError
     return neighbour
-
-
-def _at_most(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The largest numbers of ``dtype`` that are not above float64 values; what overflows becomes infinite."""
-    nearest = values.to(dtype)
-    below = torch.nextafter(nearest, torch.full_like(nearest, -math.inf))
-    return torch.where(nearest.double() > values, below, nearest)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import DEFAULT_RULES, Interval, InvalidInput, LpBall, UnsupportedLayer, ibp, margin_bounds
-from bounds.linear.precision import rounded_down
+from bounds.numerics import converted_down
 
 
 def ball(*shape: int, norm: float = math.inf) -> LpBall:
@@ -152,7 +152,9 @@ def test_sequential_networks_of_another_name_and_empty_ones_are_taken():
     plain = nn.Sequential(*model)
     assert torch.equal(ibp(model, ball(3)).lower, ibp(plain, ball(3)).lower)
     assert torch.equal(ibp(nn.Sequential(model), ball(3)).lower, ibp(plain, ball(3)).lower)
-    assert torch.equal(ibp(nn.Sequential(), ball(3)).lower, rounded_down(ball(3).double().hull().lower, torch.float32))
+    assert torch.equal(
+        ibp(nn.Sequential(), ball(3)).lower, converted_down(ball(3).double().hull().lower, torch.float32)
+    )
     assert torch.equal(ibp(model[0], ball(3)).lower, ibp(nn.Sequential(model[0]), ball(3)).lower)  # one bare layer
 
 

@@ -1,0 +1,118 @@
+"""Wrong programs of linear bounds and intervals."""
+
+from mutations.mutant import Mutant
+
+MUTANTS = (
+    Mutant(
+        "rounding errors of loose intervals are kept for tight ones",
+        "bounds/linear/network.py",
+        "other.intervals, other._overflow, other._errors = {}, {}, {}",
+        "other.intervals, other._overflow, other._errors = {}, {}, dict(self._errors)",
+        "tests/bounds/linear/test_precision.py -k deep",
+    ),
+    Mutant(
+        "errors of lines move them towards each other",
+        "bounds/linear/backward.py",
+        "lower, upper = lower - error, upper + error",
+        "lower, upper = lower + error, upper - error",
+        "tests/bounds/linear/test_backward_rounding.py",
+    ),
+    Mutant(
+        "the rounding of the last step of a backward pass is left out",
+        "bounds/linear/backward_pass.py",
+        "reach = torch.add(radius, radius + center.abs(), alpha=error)",
+        "reach = radius",
+        "tests/bounds/linear/test_backward_rounding.py -k last_step",
+    ),
+    Mutant(
+        "bounds in float64 are rounded to the nearest number of float32",
+        "bounds/numerics.py",
+        "found = torch.where(nearest > numbers, below, nearest)",
+        "found = nearest",
+        "tests/bounds/linear/test_precision.py -k single",
+    ),
+    Mutant(
+        "the box shrinks on its way to float64",
+        "bounds/sets/balls.py",
+        "return None if side is None else outer(_exact(side, x), _exact(side, x).to(x.dtype).double())",
+        "return None if side is None else _exact(side, x)",
+        "tests/bounds/sets/test_balls.py -k double",
+    ),
+    Mutant(
+        "ends that cross by rounding stay crossed",
+        "bounds/linear/network.py",
+        "crossed = found.lower > found.upper",
+        "crossed = found.lower > found.upper + 1",
+        "tests/bounds/linear/test_precision.py -k exchanged",
+    ),
+    Mutant(
+        "the smallest normal number stands for underflow",
+        "bounds/numerics.py",
+        "return limits.tiny / limits.eps**2",
+        "return limits.tiny",
+        "tests/bounds/linear/test_precision.py -k subnormal",
+    ),
+    Mutant(
+        "captured intervals are rounded by a fortieth",
+        "bounds/linear/network.py",
+        "error = 2 * accumulated_error(terms + 8, node.value.dtype)",
+        "error = 0.05 * accumulated_error(terms + 8, node.value.dtype)",
+        "tests/bounds/linear/test_interval_rounding.py",
+    ),
+    Mutant(
+        "what underflow takes from an offset is left out",
+        "bounds/linear/network.py",
+        "error + underflow(node.value.dtype)",
+        "error",
+        "tests/bounds/linear/test_interval_rounding.py",
+    ),
+    Mutant(
+        "float32 is said to round by a twentieth",
+        "bounds/linear/network.py",
+        "return accumulated_error(terms, unit) * size * (1 + 1e-6) + terms * lost",
+        "return 0.05 * accumulated_error(terms, unit) * size + terms * lost",
+        "tests/bounds/linear/test_deployed.py",
+    ),
+    Mutant(
+        "functions are said to be exact in float32",
+        "bounds/linear/network.py",
+        "return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + lost",
+        "return 0 * size",
+        "tests/bounds/linear/test_deployed.py",
+    ),
+    Mutant(
+        "overflow in float32 certifies",
+        "bounds/linear/network.py",
+        "outside = ~(size <= limit)",
+        "outside = size.isnan()",
+        "tests/bounds/linear/test_conditions.py -k overflow",
+    ),
+    Mutant(
+        "intervals of layers are rounded by a fortieth",
+        "bounds/linear/intervals.py",
+        "gamma = 2 * accumulated_error(terms + 6, dtype) if rounded",
+        "gamma = 0.05 * accumulated_error(terms + 6, dtype) if rounded",
+        "tests/bounds/linear/test_interval_rounding.py",
+    ),
+    Mutant(
+        "hooks of a layer are passed over",
+        "bounds/linear/intervals.py",
+        "if model._forward_hooks or model._forward_pre_hooks or",
+        "if",
+        "tests/bounds/linear/test_interval_layers.py tests/bounds/linear/test_intervals.py",
+    ),
+    Mutant(
+        "negative coefficients take the lower plane",
+        "bounds/linear/through_functions.py",
+        "values, below = rows.values, rows.values.clamp(max=0)\n    whole",
+        "values, below = rows.values, rows.values.clamp(max=0) * 0\n    whole",
+        "tests/bounds/linear/test_through_functions.py",
+    ),
+    Mutant(
+        "the lines of open neurons are exchanged",
+        "bounds/linear/through_functions.py",
+        "chosen.clamp(min=0) * low + negative * high)",
+        "chosen.clamp(min=0) * high + negative * high)",
+        "tests/bounds/linear/test_through_functions.py",
+    ),
+)
