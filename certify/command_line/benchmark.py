@@ -5,17 +5,20 @@ import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import msgspec
 import torch
 from tqdm import tqdm
 
 from bounds.errors import InvalidConfiguration
 from certify.command_line.worker import Answer, Query, serve
-from certify.verification.decision import VERDICTS
+from certify.verification.decision import SOUND, VERDICTS
 
 GRACE = 0.02, 1.0  # share of the time, and seconds, after which the process of a query is ended
 
@@ -147,39 +150,43 @@ class _Process:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._process = None
-        self._connection = None
+        self._running: tuple[BaseProcess, Connection] | None = None
 
     def ask(self, query: Query) -> tuple[Answer, float]:
         """The answer and the seconds that it took."""
-        if self._process is None or self._connection is None:
-            self._connection, other = self._context.Pipe()
-            arguments = (other, torch.get_num_threads())
-            self._process = self._context.Process(target=serve, args=arguments, daemon=True)
-            self._process.start()
-            other.close()
-            self._connection.recv()  # it has imported torch
+        process, connection = self._running = self._running or self._started()
         share, seconds = GRACE
         began = time.monotonic()
         try:
-            self._connection.send(query)
-            if self._connection.poll(query["timeout"] * (1 + share) + seconds):
-                return self._connection.recv(), time.monotonic() - began
+            connection.send(query)
+            if connection.poll(query["timeout"] * (1 + share) + seconds):
+                found: Answer = connection.recv()
+                return found, time.monotonic() - began
             verdict, reason = "timeout", "the process did not end by itself and was ended"
         except (EOFError, OSError):
-            self._process.join()
-            verdict, reason = "unknown", f"the process of the query ended with exit code {self._process.exitcode}"
+            process.join()
+            verdict, reason = "unknown", f"the process of the query ended with exit code {process.exitcode}"
         self.close()
         answer = Answer(verdict=verdict, domains=0, decided_by="", reason=reason, result=f"{verdict}\n")
         return answer, time.monotonic() - began
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None and self._connection is not None:
-            self._connection.close()
-            self._process.kill()
-            self._process.join()
-        self._process = self._connection = None
+        if self._running is not None:
+            process, connection = self._running
+            connection.close()
+            process.kill()
+            process.join()
+            self._running = None
+
+    def _started(self) -> tuple[BaseProcess, Connection]:
+        """A process that has imported torch."""
+        connection, other = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(other, torch.get_num_threads()), daemon=True)
+        process.start()
+        other.close()
+        connection.recv()
+        return process, connection
 
 
 def _instances(path: Path, scale: float) -> Iterator[Instance]:
@@ -220,12 +227,11 @@ def _stored(path: Path) -> Iterator[Outcome]:
         raise InvalidConfiguration(f"{path} holds no results of this command: choose another directory")
     for row in rows:
         values = dict(zip(names, row, strict=False))
-        if len(row) == len(names) and values["verdict"] in VERDICTS and values["sound"] in ("rounding", "real", "deployed"):
-            numbers = {name: float(values.pop(name)) for name in ("seconds", "timeout")}
-            yield Outcome(**values, **numbers | {"domains": int(values.pop("domains"))})
+        if len(row) == len(names) and values["verdict"] in VERDICTS and values["sound"] in SOUND:
+            yield msgspec.convert(values, Outcome, strict=False)
 
 
-def _write_rows(path: Path, outcomes: "Iterator[Outcome] | object") -> None:
+def _write_rows(path: Path, outcomes: Iterable[Outcome]) -> None:
     """Write all outcomes, such that a kill leaves the old file or the new one."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:

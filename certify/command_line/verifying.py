@@ -16,6 +16,8 @@ from cyclopts import Parameter
 from certify.command_line.process import CONTRADICTION, FINE, flush_output, raise_when_interrupted
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from certify.verification.decision import Decision
 
 Sound = Literal["rounding", "real", "deployed"]
@@ -98,7 +100,7 @@ def supports(
         optimised_disjunctive_reasoning: Whether the cases of a disjunction are searched together.
         serialise_assignments: Whether assignments are printed in the standard's own format.
     """
-    asked = {name for name, value in locals().items() if value}
+    asked = [name for name, value in locals().items() if value]
     if not asked:
         from bounds.errors import InvalidInput
 
@@ -114,12 +116,12 @@ def supports(
         "vnnlib_versions": ["1.0", "2.0"],
         "onnx_element_types": ["real", "bfloat16", "float16", "float32", "float64"],
     }
-    for name in [name for name in supports.__kwdefaults__ if name in asked]:
+    for name in asked:
         print("\n".join(said[name] if name in said else _of_onnx(name)))
     return FINE
 
 
-def seeded():  # type: ignore[no-untyped-def]  # noqa: ANN201  # torch.Generator, which is not imported yet
+def seeded() -> "Generator":
     """Random numbers of the attack, the same in every run."""
     import torch
 

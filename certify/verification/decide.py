@@ -15,13 +15,12 @@ from bounds.circumstances import isolated
 from bounds.memory import MEMORY
 from bounds.models import frozen
 from bounds.vnnlib.records import UnsafeCase
-from certify.verification.decision import Decision
+from certify.verification.decision import SOUND, Decision
 from certify.verification.deployed import Deployed, Source
 from certify.verification.falsifier import NEARLY, Falsifier, Witness
 from certify.verification.representable import Representable
 from certify.verification.unsafe_sets import UnsafeSets
 
-SOUND = ("rounding", "real", "deployed")
 ATTACK_SHARE = 0.1  # of the time
 REFINED_SHARE = 0.1  # of the time of the search, for descents from what it sees
 HARDNESS = ("", "bounds", "input splits", "neuron splits", "linear programme")
@@ -31,7 +30,7 @@ REPLAYED = 16  # inputs of one call of the search that are replayed, the best fi
 @isolated
 def decide(
     model: Source,
-    property: Property | str | os.PathLike[str],  # noqa: A002  # the field's word
+    property: Property | str | os.PathLike[str],
     *,
     timeout: float | None = None,
     sound: str = "rounding",

@@ -8,6 +8,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pandas as pd
 
+SOUND = ("rounding", "real", "deployed")
 VERDICTS = ("sat", "unsat", "unknown", "timeout")
 
 

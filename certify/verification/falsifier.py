@@ -5,7 +5,7 @@ given, inside of their box, and the network is evaluated in its own dtype, so th
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from bounds import Property
 from certify.verification.deployed import Deployed
 from certify.verification.representable import Representable
-from certify.verification.unsafe_sets import UnsafeSets, losses, pairs_of
+from certify.verification.unsafe_sets import Pair, UnsafeSets, losses, pairs_of
 
 SAMPLES = 512  # of each box, fewer where there are many boxes
 GRID = 4096  # points of a grid, where few entries vary
@@ -107,7 +107,7 @@ class Falsifier:
         return self.points.inside(lower + (upper / 2 - lower / 2), boxes)
 
     @torch.no_grad()
-    def _sample(self, pairs: list, nearest: Tensor, starts: Tensor) -> Witness | None:  # type: ignore[type-arg]
+    def _sample(self, pairs: Sequence[Pair], nearest: Tensor, starts: Tensor) -> Witness | None:
         """Random points, corners and, where few entries vary, a grid: the best of each pair become its start."""
         groups: dict[int, list[int]] = {}
         for place, (box, _) in enumerate(pairs):
@@ -158,7 +158,7 @@ class _Descent:
         restarts: number R of starts.
     """
 
-    def __init__(self, search: Falsifier, pairs: list, start: Tensor, restarts: int) -> None:  # type: ignore[type-arg]
+    def __init__(self, search: Falsifier, pairs: Sequence[Pair], start: Tensor, restarts: int) -> None:
         self._search = search
         self._boxes = torch.tensor([box for box, _ in pairs], device=start.device)
         self._sets = UnsafeSets.of([case for _, case in pairs], start.device)

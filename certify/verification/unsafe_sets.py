@@ -9,6 +9,7 @@ from torch import Tensor
 from bounds import Property
 from bounds.vnnlib.records import UnsafeCase
 
+Pair = tuple[int, UnsafeCase]  # the place of a box, and one of its cases
 SMOOTH = 0.1  # weight of the mean of all rows that fail, beside the one that fails by most
 
 
@@ -65,7 +66,7 @@ def losses(missed: Tensor) -> tuple[Tensor, Tensor]:
     return worst + SMOOTH * missed.clamp(min=0).mean(2), worst
 
 
-def pairs_of(prop: Property) -> list[tuple[int, UnsafeCase]]:
+def pairs_of(prop: Property) -> list[Pair]:
     """Every case with the place of its box."""
     return [(place, case) for place, box in enumerate(prop.boxes) for case in box.cases]
 
