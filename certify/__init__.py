@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         Witness,
     )
     from certify.smoothing.classifiers.classifier import SmoothedClassifier
+    from certify.verification.decide import decide
+    from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
     from certify.verification.radius import certified_radius
     from certify.verification.verdicts import Verdict, verify
@@ -34,6 +36,7 @@ __all__ = [
     "Certificate",
     "CertifiedAccuracyCurve",
     "Contradiction",
+    "Decision",
     "Estimate",
     "Evaluation",
     "Normalize",
@@ -49,6 +52,7 @@ __all__ = [
     "attacks",
     "certified_radius",
     "corruptions",
+    "decide",
     "evaluate",
     "lipschitz_certificate",
     "methods",
@@ -63,6 +67,7 @@ _HOMES = {
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
     "Contradiction": "certify.evaluation.comparisons",
+    "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
     "Normalize": "bounds.layers",
@@ -76,6 +81,7 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
+    "decide": "certify.verification.decide",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",
     "verify": "certify.verification.verdicts",

@@ -33,8 +33,8 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What was found of an instance.
+class InstanceResult:
+    """The verdict on an instance, and what led to it.
 
     Attributes:
         onnx: path of the network, as the benchmark names it.
@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def key(self) -> tuple[str, str, float, str]:
-        """What was asked."""
+        """The question, with its settings."""
         return self.onnx, self.vnnlib, self.timeout, self.sound
 
 
@@ -97,8 +97,8 @@ class Benchmark:
         _write_rows(self._results, self._known.values())  # without a line that a kill has cut
 
     @property
-    def outcomes(self) -> list[Outcome]:
-        """Outcomes of this benchmark that are known, in its order."""
+    def outcomes(self) -> list[InstanceResult]:
+        """InstanceResults of this benchmark that are known, in its order."""
         known = (self._known.get(self._key(instance)) for instance in self.instances)
         return [outcome for outcome in known if outcome is not None]
 
@@ -110,7 +110,7 @@ class Benchmark:
             print(f"{done} of {len(self.instances)} instances are known already", file=sys.stderr)
         shown = sys.stderr.isatty()
         with closing(_Process()) as process, self._results.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Outcome)], lineterminator="\n")
+            writer = csv.DictWriter(file, [field.name for field in fields(InstanceResult)], lineterminator="\n")
             bar = tqdm(waiting, initial=done, total=len(self.instances), unit="query", disable=not shown)
             for instance in bar:
                 outcome, result = self._decided(process, instance)
@@ -126,12 +126,12 @@ class Benchmark:
     def _key(self, instance: Instance) -> tuple[str, str, float, str]:
         return instance.onnx, instance.vnnlib, instance.timeout, self._sound
 
-    def _decided(self, process: "_Process", instance: Instance) -> tuple[Outcome, str]:
+    def _decided(self, process: "_Process", instance: Instance) -> tuple[InstanceResult, str]:
         """The outcome of an instance, and its result in the format of VNN-COMP."""
         onnx, vnnlib = (str(_found(self._root / name)) for name in (instance.onnx, instance.vnnlib))
         query = Query(onnx=onnx, vnnlib=vnnlib, timeout=instance.timeout, sound=self._sound)
         answer, seconds = process.ask(query)
-        outcome = Outcome(
+        outcome = InstanceResult(
             onnx=instance.onnx,
             vnnlib=instance.vnnlib,
             verdict=answer["verdict"],
@@ -217,25 +217,25 @@ def _rows(path: Path) -> list[list[str]]:
         raise InvalidConfiguration(f"{path} cannot be read: {reason}") from error
 
 
-def _stored(path: Path) -> Iterator[Outcome]:
-    """Outcomes of an earlier run; a line that a kill has cut is left out."""
+def _stored(path: Path) -> Iterator[InstanceResult]:
+    """InstanceResults of an earlier run; a line that a kill has cut is left out."""
     if not path.exists():
         return
-    names = [field.name for field in fields(Outcome)]
+    names = [field.name for field in fields(InstanceResult)]
     header, *rows = _rows(path) or [names]
     if header != names:
         raise InvalidConfiguration(f"{path} holds no results of this command: choose another directory")
     for row in rows:
         values = dict(zip(names, row, strict=False))
         if len(row) == len(names) and values["verdict"] in VERDICTS and values["sound"] in SOUND:
-            yield msgspec.convert(values, Outcome, strict=False)
+            yield msgspec.convert(values, InstanceResult, strict=False)
 
 
-def _write_rows(path: Path, outcomes: Iterable[Outcome]) -> None:
+def _write_rows(path: Path, outcomes: Iterable[InstanceResult]) -> None:
     """Write all outcomes, such that a kill leaves the old file or the new one."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Outcome)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(InstanceResult)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(outcome) for outcome in outcomes)
     partial.replace(path)

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bounds.errors import InvalidConfiguration
-from certify.command_line.benchmark import Benchmark, Outcome
+from certify.command_line.benchmark import Benchmark, InstanceResult
 from certify.verification.decision import VERDICTS
 
 DECIDED = ("sat", "unsat")
 COLUMNS = ("network", "instances", "solved", *VERDICTS, "wrong", "median seconds")
 
 
-def write_report(benchmark: Benchmark) -> list[Outcome]:
+def write_report(benchmark: Benchmark) -> list[InstanceResult]:
     """Print the table, write it with the plot, and return the outcomes that contradict known verdicts."""
     outcomes = benchmark.outcomes
     known = known_verdicts(benchmark.expected)
@@ -50,13 +50,13 @@ def known_verdicts(path: Path) -> dict[tuple[str, str], str]:
         return {(row["onnx"], row["vnnlib"]): row["final"] for row in rows if row["final"] in DECIDED}
 
 
-def is_wrong(outcome: Outcome, known: dict[tuple[str, str], str]) -> bool:
+def is_wrong(outcome: InstanceResult, known: dict[tuple[str, str], str]) -> bool:
     """Whether an outcome contradicts what is known."""
     expected = known.get((outcome.onnx, outcome.vnnlib))
     return expected is not None and outcome.verdict in DECIDED and outcome.verdict != expected
 
 
-def table(outcomes: Sequence[Outcome], wrong: Sequence[Outcome]) -> list[tuple[str | int, ...]]:
+def table(outcomes: Sequence[InstanceResult], wrong: Sequence[InstanceResult]) -> list[tuple[str | int, ...]]:
     """A line for each network, and one for all."""
     networks = list(dict.fromkeys(outcome.onnx for outcome in outcomes))
     groups = [(name, [outcome for outcome in outcomes if outcome.onnx == name]) for name in networks]
@@ -70,8 +70,8 @@ def table(outcomes: Sequence[Outcome], wrong: Sequence[Outcome]) -> list[tuple[s
     return lines
 
 
-def cactus(outcomes: Sequence[Outcome]) -> Figure:
-    """How many instances are decided within a time, of each verdict and of both."""
+def cactus(outcomes: Sequence[InstanceResult]) -> Figure:
+    """A plot of the number of instances that are decided within a time, of each verdict and of both."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     kinds = (("sat or unsat", DECIDED, "#30363d"), ("unsat", ("unsat",), "#0072b2"), ("sat", ("sat",), "#d55e00"))

@@ -16,15 +16,13 @@ from cyclopts import Parameter
 from certify.command_line.process import CONTRADICTION, FINE, flush_output, raise_when_interrupted
 
 if TYPE_CHECKING:
-    from torch import Generator
-
     from certify.verification.decision import Decision
 
 Sound = Literal["rounding", "real", "deployed"]
 GRACE = 0.02, 0.2  # share of the time, and seconds, after which a query ends whatever it is doing
 
 
-def verify(
+def verify_query(
     *files: Path,
     network: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     timeout: float | None = None,
@@ -60,12 +58,14 @@ def verify(
         return _benchmark(files or network, instances, root, output, sound, timeout, timeout_scale)
     began = time.monotonic()
     onnx, query = _named(files, network)
+    import torch
+
     from certify.verification.decide import decide
 
     raise_when_interrupted()
     with _ending_in_time(timeout, began, output) as may_answer:
         left = None if timeout is None else max(timeout - (time.monotonic() - began), 1e-3)
-        decision = decide(onnx, query, timeout=left, sound=sound, generator=seeded())
+        decision = decide(onnx, query, timeout=left, sound=sound, generator=torch.Generator().manual_seed(0))
         if may_answer():
             _tell(decision, output)
     return FINE
@@ -119,13 +119,6 @@ def supports(
     for name in asked:
         print("\n".join(said[name] if name in said else _of_onnx(name)))
     return FINE
-
-
-def seeded() -> "Generator":
-    """Random numbers of the attack, the same in every run."""
-    import torch
-
-    return torch.Generator().manual_seed(0)
 
 
 def _of_onnx(name: str) -> list[str]:

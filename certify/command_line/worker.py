@@ -30,7 +30,6 @@ def serve(connection: Connection, threads: int) -> None:
     import torch
 
     from bounds.errors import BoundsError
-    from certify.command_line.verifying import seeded
     from certify.verification.decide import decide
 
     torch.set_num_threads(threads)
@@ -42,7 +41,11 @@ def serve(connection: Connection, threads: int) -> None:
             return
         try:
             decision = decide(
-                query["onnx"], query["vnnlib"], timeout=query["timeout"], sound=query["sound"], generator=seeded()
+                query["onnx"],
+                query["vnnlib"],
+                timeout=query["timeout"],
+                sound=query["sound"],
+                generator=torch.Generator().manual_seed(0),
             )
             found = Answer(
                 verdict=decision.verdict,

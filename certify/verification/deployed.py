@@ -82,7 +82,7 @@ class Deployed:
         return self._graph
 
     def differs(self, x: Tensor) -> str:
-        """How the answer to an input (1, *D) in PyTorch differs from that of the replay; empty where it does not."""
+        """A sentence where the answers to an input (1, *D) in PyTorch and by the replay differ; empty otherwise."""
         if not isinstance(self.replay, OnnxSession):
             return ""
         with torch.no_grad():

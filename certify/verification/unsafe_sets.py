@@ -61,7 +61,7 @@ class UnsafeSets:
 
 
 def losses(missed: Tensor) -> tuple[Tensor, Tensor]:
-    """What to descend, (R, P), and by how much the worst row is missed, (R, P): at most 0 where a set is met."""
+    """Losses to descend, (R, P), and by how much the worst row is missed, (R, P): at most 0 where a set is met."""
     worst = _finite(missed.amax(2))
     return worst + SMOOTH * missed.clamp(min=0).mean(2), worst
 
