@@ -12,11 +12,17 @@ from torch import Tensor
 
 from bounds.circumstances import isolated
 from bounds.graph.captured import Graph
+from bounds.linear.network import Network
+from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic
 from bounds.search.input_splits import split_inputs
-from bounds.search.problem import Check, SearchResult, problem_of
+from bounds.search.neuron_splits import split_neurons
+from bounds.search.neurons import spans_of
+from bounds.search.problem import Check, Problem, SearchResult, problem_of
 from bounds.sets.balls import Box
+
+FEW_INPUTS = 16  # up to which boxes are cut
 
 
 @isolated
@@ -34,4 +40,22 @@ def search(
     """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
     with torch.no_grad():
         problem = problem_of(graph, box, cases, deadline, sound, check, memory)
-        return split_inputs(problem)
+        first = root_bounds(problem)
+        if isinstance(first, SearchResult):
+            return first
+        problem, network = first
+        if problem.box.lower.numel() <= FEW_INPUTS or not spans_of(network):
+            return split_inputs(problem)
+        return split_neurons(problem, network)
+
+
+def root_bounds(problem: Problem) -> SearchResult | tuple[Problem, Network]:
+    """The end, if bounds of the whole box prove all; or what is left, and the network with its intervals."""
+    refined = RefinedNetwork(Network(problem.graph, problem.box, sound=problem.sound), tighten=True)
+    network = refined.refine()
+    rows = problem.rows.flatten(0, 1)[None]
+    least = torch.maximum(refined.functions(rows), refined.functions(rows, intervals=True))
+    left = ~(problem.distances(least)[0] > 0).any(1)
+    if not left.any():
+        return SearchResult("proved", None, 1, "bounds")
+    return problem.only(left.nonzero()[:, 0]), network

@@ -1,0 +1,72 @@
+"""Branch and bound on neurons: where a function bends is split from where it does not, until bounds prove all parts.
+
+References:
+    Bunel et al. (2020), Branch and bound for piecewise linear neural network verification, arXiv:1909.06588; De Palma
+    et al. (2021), Improved branch and bound for neural network verification via Lagrangian decomposition,
+    arXiv:2104.06718 (the choice among few neurons by bounds of their children).
+"""
+
+import torch
+from torch import Tensor
+
+from bounds.linear.network import Network
+from bounds.search.domains import Domains
+from bounds.search.neurons import split_points
+from bounds.search.problem import Problem, SearchResult
+from bounds.search.split_bounds import SplitBounds
+
+AT_ONCE = 64  # domains that are split together
+ROOT_STEPS, STEPS, LEAF_STEPS = 40, 6, 60  # of ascent
+
+
+def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) -> SearchResult:
+    """Search by splitting neurons, the least proved domain first; ``root`` has the intervals of the whole box."""
+    bounds = SplitBounds(problem, root)
+    found, corners = bounds.bounded(bounds.roots(), ROOT_STEPS)
+    domains = len(found)
+    while True:
+        if (witness := problem.check(corners)) is not None:
+            return SearchResult("counterexample", witness, domains, "neuron splits")
+        found = found[~(found.bound > 0)]
+        if len(found) == 0:
+            return SearchResult("proved", None, domains, "neuron splits")
+        if problem.is_late:
+            return SearchResult("timeout", None, domains, "", f"{len(found)} domains are left")
+        if len(found) * found.memory > most_memory:
+            return SearchResult("unknown", None, domains, "", f"{len(found)} domains are left, the most that fit")
+        order = found.bound.argsort()
+        worst, rest = found[order[:AT_ONCE]], found[order[AT_ONCE:]]
+        ends = worst.choice[:, 0] < 0
+        if bool(ends.any()):
+            last, corners = bounds.bounded(worst[ends], LEAF_STEPS)
+            if bool((last.bound > 0).all()):
+                found = rest + worst[~ends]
+                continue
+            if (witness := problem.check(corners)) is not None:
+                return SearchResult("counterexample", witness, domains, "neuron splits")
+            return SearchResult("unknown", None, domains, "", "a domain without a neuron left to split is not proved")
+        children = _split(bounds, worst)
+        children, corners = bounds.bounded(children, STEPS)
+        domains += len(children)
+        found = rest + children
+
+
+def _split(bounds: SplitBounds, worst: Domains) -> Domains:
+    """The children of the best of few splits of each domain, judged by their bounds without any ascent."""
+    count = len(worst)
+    network, _ = bounds.view(worst)
+    points = torch.cat(
+        [split_points(network.functions[s.name], network.parents(s.name)[0]).flatten(1) for s in bounds.spans], 1
+    )
+    tried = worst.choice.clamp(min=0)
+    most = tried.shape[1]
+    index = torch.arange(count, device=tried.device).repeat_interleave(most)
+    neuron = tried.flatten()
+    children = worst[index].children(neuron, points[index, neuron])
+    first, _ = bounds.bounded(children, 0)
+    below, above = first.bound.view(2, count, most)
+    gain = torch.minimum(below, above) + 1e-3 * torch.maximum(below, above).clamp(max=1e6)
+    gain = gain.masked_fill(worst.choice < 0, -torch.inf)
+    chosen = tried.gather(1, gain.argmax(1, keepdim=True))[:, 0]
+    rows: Tensor = torch.arange(count, device=tried.device)
+    return worst.children(chosen, points[rows, chosen])

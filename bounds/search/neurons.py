@@ -1,0 +1,82 @@
+"""Places where a network can be split: the functions of one variable, their neurons, and the points to split at."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bounds.linear.network import Network
+from bounds.operations.node import entries
+from bounds.relaxations.base import Planes
+from bounds.relaxations.piecewise import PiecewiseFunction
+from bounds.relaxations.relu import ReLURelaxation
+from bounds.relaxations.scalar import ScalarFunction
+from bounds.sets.balls import Interval
+
+
+@dataclass(frozen=True)
+class Span:
+    """The neurons of one function among those of all functions.
+
+    Attributes:
+        name: of the function.
+        start: of its neurons.
+        end: behind them.
+        shape: of one row of the node.
+    """
+
+    name: str
+    start: int
+    end: int
+    shape: tuple[int, ...]
+
+    def of(self, values: Tensor) -> Tensor:
+        """The part (N, *shape) of values (N, total) of all neurons."""
+        return values[:, self.start : self.end].unflatten(1, self.shape)
+
+
+def spans_of(network: Network) -> list[Span]:
+    """The functions of one variable that tell inputs apart, in order."""
+    found: list[Span] = []
+    for name in network.order:
+        node = network.nodes[name]
+        if isinstance(network.functions.get(name), ScalarFunction) and node.batch == 0 and len(node.parents) == 1:
+            start = found[-1].end if found else 0
+            found.append(Span(name, start, start + entries(node.value), tuple(node.value.shape[1:])))
+    return found
+
+
+def gaps(function: ScalarFunction, interval: Interval, planes: Planes, coefficients: Tensor) -> Tensor:
+    """How much of a bound may be lost between a function and its plane, (N, *shape); 0 where it is linear.
+
+    Args:
+        function: of the node.
+        interval: of its parent, (N, *shape).
+        planes: around it.
+        coefficients: of the function in the bound; below 0 they meet the upper plane.
+    """
+    (low,), (high,) = planes.lower_slopes, planes.upper_slopes
+    below = torch.zeros_like(high) if planes.lower_intercept is None else planes.lower_intercept
+    above = planes.upper_intercept
+    ends = [(high - low) * end + above - below for end in (interval.lower, interval.upper)]
+    gap = torch.maximum(*ends)
+    if isinstance(function, ReLURelaxation):  # its planes meet at the ends, and the upper one leaves it at 0
+        gap = torch.where(coefficients < 0, above, gap)
+    gap = (gap * coefficients.abs()).nan_to_num(nan=0.0, posinf=torch.finfo(gap.dtype).max)
+    return torch.where(function.unstable(interval)[0], gap, 0.0)
+
+
+def split_points(function: ScalarFunction, interval: Interval) -> Tensor:
+    """Where to split each neuron, a number of float32 within its interval: the kink next to the middle, or this."""
+    middle = (interval.lower + (interval.upper - interval.lower) / 2).clamp(-1e30, 1e30)
+    best = middle.float().to(middle.dtype)
+    if not isinstance(function, PiecewiseFunction):
+        return best
+    distance = torch.full_like(middle, torch.inf)
+    for piece in function.pieces[:-1]:
+        kink = torch.full_like(middle, piece.end)
+        off = (kink - middle).abs()
+        exact = torch.tensor(piece.end, dtype=torch.float32).item() == piece.end
+        nearer = (interval.lower < kink) & (kink < interval.upper) & (off < distance) & exact
+        best, distance = torch.where(nearer, kink, best), torch.where(nearer, off, distance)
+    return best

@@ -1,0 +1,308 @@
+r"""Bounds of domains: planes for every neuron, and multipliers for every split, ascended together.
+
+With a multiplier :math:`\beta \ge 0`, a constraint :math:`z \le h` changes a lower bound of :math:`f(x)` to one of
+:math:`f(x) + \beta (z - h)`, which is at most :math:`f(x)` wherever the constraint holds. The multiplier becomes a part
+of the coefficient of z in the backward pass.
+
+References:
+    Wang et al. (2021), Beta-CROWN: efficient bound propagation with per-neuron split constraints for neural network
+    robustness verification, arXiv:2103.06624, section 3.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bounds.adam import Moments, seen
+from bounds.linear.backward import Backward
+from bounds.linear.network import Network, largest
+from bounds.linear.through_functions import Propagated
+from bounds.numerics import accumulated_error
+from bounds.relaxations.scalar import ScalarFunction
+from bounds.rows import DenseRows, Rows
+from bounds.search.domains import Domains
+from bounds.search.neurons import Span, gaps, spans_of
+from bounds.search.problem import Problem
+from bounds.sets.balls import Box, Interval
+
+RATE, DECAY = 0.1, 0.98  # of the ascent, in units of what each number may be
+CANDIDATES = 3  # neurons that are kept as worth a split
+
+
+class Leaves(NamedTuple):
+    """What an ascent moves, in float64.
+
+    Attributes:
+        weight: (N, M), see :class:`Domains`.
+        multiplier: (N, total).
+        parameters: of each function.
+    """
+
+    weight: Tensor
+    multiplier: Tensor
+    parameters: tuple[tuple[Tensor, ...], ...]
+
+    def flat(self) -> list[Tensor]:
+        """All tensors."""
+        return [self.weight, self.multiplier, *(part for parts in self.parameters for part in parts)]
+
+
+class SplitBounds:
+    """Bounds of domains of one problem.
+
+    Attributes:
+        problem: what is to be proved.
+        root: the network with intervals that hold in all of the box.
+        spans: its functions of one variable.
+        total: number of their neurons.
+    """
+
+    def __init__(self, problem: Problem, root: Network) -> None:
+        self.problem = problem
+        self.root = root
+        self.spans = spans_of(root)
+        self.total = self.spans[-1].end if self.spans else 0
+
+    def roots(self) -> Domains:
+        """One domain for each unsafe set, without splits."""
+        problem, count = self.problem, len(self.problem.rows)
+        like = problem.rows.float()
+        low = like.new_full((count, self.total), -torch.inf)
+        intervals = (self.root.parents(span.name)[0] for span in self.spans)
+        numbers = (
+            self.root.functions[span.name].default_parameters(interval)
+            for span, interval in zip(self.spans, intervals, strict=True)
+        )
+        parameters = tuple(tuple(part.expand(count, *part.shape[1:]).float() for part in parts) for parts in numbers)
+        return Domains(
+            case=torch.arange(count, device=like.device),
+            low=low,
+            high=-low,
+            multiplier=torch.zeros_like(low),
+            weight=torch.zeros_like(problem.offsets),
+            bound=torch.full_like(problem.offsets[:, 0], -torch.inf),
+            choice=torch.full((count, CANDIDATES), -1, device=like.device),
+            parameters=parameters,
+        )
+
+    def view(self, domains: Domains) -> tuple[Network, Tensor]:
+        """The network over N domains, with intervals of their own, and which domains are possible at all, (N,)."""
+        count, box, root = len(domains), self.problem.box, self.root
+        many = Box(*(side.expand(count, *side.shape[1:]) for side in (box.lower, box.upper)))
+        network = Network(self.problem.graph, many, sound=self.problem.sound)
+        network.intervals = {name: _expanded(found, network, name) for name, found in root.intervals.items()}
+        possible = torch.ones(count, dtype=torch.bool, device=box.lower.device)
+        for span in self.spans:
+            (parent,) = network.nodes[span.name].parents
+            shape = network.intervals[parent].lower.shape
+            said = Interval(*(span.of(side).to(box.lower).reshape(shape) for side in (domains.low, domains.high)))
+            narrow = network.intervals[parent] & said
+            possible &= ~(narrow.lower > narrow.upper).flatten(1).any(1)
+            network.intervals[parent] = narrow
+            network.intervals[span.name] &= network.functions[span.name].range_of(narrow)
+        return network, possible
+
+    def bounded(self, domains: Domains, steps: int) -> tuple[Domains, Tensor]:
+        """The domains with their bounds, after some steps of ascent, and the inputs at which they are attained.
+
+        Bounds include all rounding errors. Those of impossible domains are infinite.
+        """
+        network, possible = self.view(domains)
+        run = _Run(self, network, domains)
+        leaves = run.start()
+        if steps:
+            leaves = run.ascend(leaves, steps)
+        with torch.no_grad():
+            bound, slopes = run.bound(leaves, rounded=True)
+        bound = torch.where(possible, bound, torch.inf)
+        box = self.problem.box
+        corners = torch.where(slopes > 0, box.lower.flatten(1), box.upper.flatten(1))
+        found = replace(
+            domains,
+            bound=bound,
+            choice=run.choices(),
+            weight=leaves.weight,
+            multiplier=leaves.multiplier.float(),
+            parameters=tuple(tuple(part.float() for part in parts) for parts in leaves.parameters),
+        )
+        return found, corners.view(-1, *self.problem.shape)
+
+
+def _expanded(interval: Interval, network: Network, name: str) -> Interval:
+    """The interval of one row for all rows of a network; what does not depend on the input has no rows."""
+    count = len(network.ball.center)
+    ends = (interval.lower, interval.upper)
+    if network.nodes[name].batch != 0:
+        return interval
+    return Interval(*(end.expand(count, *end.shape[1:]) for end in ends))
+
+
+class _Run:
+    """Backward passes for some domains.
+
+    Attributes:
+        limits: of each of the leaves, between which it may move; None where it is free.
+    """
+
+    def __init__(self, bounds: SplitBounds, network: Network, domains: Domains) -> None:
+        self.bounds = bounds
+        self.network = network
+        self.domains = domains
+        self.backward = Backward(network)
+        self.places = {span.name: i for i, span in enumerate(bounds.spans)}
+        self.planes = [network.functions[span.name].prepared(*network.parents(span.name)) for span in bounds.spans]
+        self.split = bool(domains.low.isfinite().any() or domains.high.isfinite().any())
+        self._leaves: Leaves | None = None
+        self._coefficients: dict[str, Tensor] = {}
+        problem = bounds.problem
+        self.rows, self.offsets = problem.rows[domains.case], problem.offsets[domains.case]
+        low, high = domains.low.double(), domains.high.double()
+        self.low, self.high = low, high
+        most = torch.finfo(torch.float32).max
+        self.limits: list[Interval | None] = [
+            None,
+            Interval(torch.where(low.isfinite(), -most, 0.0), torch.where(high.isfinite(), most, 0.0)),
+        ]
+        for span in bounds.spans:
+            self.limits += network.functions[span.name].limits(*network.parents(span.name))
+
+    def start(self) -> Leaves:
+        """The numbers that the domains bring with them."""
+        domains = self.domains
+        parameters = tuple(tuple(part.double() for part in parts) for parts in domains.parameters)
+        limits = self.limits[1]
+        assert limits is not None
+        multiplier = domains.multiplier.double().clamp(limits.lower, limits.upper)
+        return Leaves(domains.weight, multiplier, parameters)
+
+    def bound(self, leaves: Leaves, *, rounded: bool) -> tuple[Tensor, Tensor]:
+        """The bound (N,) of each domain, and the slopes (N, F) behind it."""
+        self._leaves = leaves
+        value = self.network.nodes["output"].value
+        share = leaves.weight.softmax(1)[:, :, None]
+        rows = (share * self.rows).sum(1, keepdim=True)
+        start = DenseRows(rows.unflatten(2, value.shape[1:]))
+        least, slopes = self.backward.bounds_with_slopes("output", start, choose=self.propagated, rounded=rounded)
+        offset = (share[..., 0] * self.offsets).sum(1)
+        found = least[:, 0] - offset
+        if rounded:  # of the weighted sums, and of this difference
+            size = (share * self.rows.abs()).sum(1) @ largest(self.network.intervals["output"]).reshape(len(value), -1).T
+            size = size.diagonal() + (share[..., 0] * self.offsets.abs()).sum(1) + found.abs()
+            found = found - accumulated_error(2 * self.rows.shape[1] + 8, found.dtype) * size
+        return found, slopes[:, 0]
+
+    def propagated(self, name: str, rows: Rows, rounded: bool) -> Propagated:
+        """The way of rows through a function: with planes and multipliers of the domains."""
+        backward = self.backward
+        self._coefficients[name] = rows.values.detach()
+        if name not in self.places:
+            return backward.through_planes(name, rows, backward.default_planes(name).at(rows), rounded)
+        leaves, place = self._leaves, self.places[name]
+        assert leaves is not None
+        planes = self.planes[place](leaves.parameters[place]).at(rows)
+        if not self.split:
+            return backward.through_planes(name, rows, planes, rounded)
+        span = self.bounds.spans[place]
+        parent = self.network.parents(name)[0].lower.shape
+        shift = span.of(leaves.multiplier)
+        point = torch.where(shift > 0, span.of(self.high), span.of(self.low))
+        lost = (shift * torch.where(point.isfinite(), point, 0.0)).flatten(1)  # where nothing is said, the shift is 0
+        found = backward.through_planes(name, rows, planes, rounded, shift=shift.reshape(parent))
+        error = found.rounding_error
+        if error is not None:
+            error = error + accumulated_error(lost.shape[1] + 8, lost.dtype) * lost.abs().sum(1, keepdim=True)
+        return found._replace(constant=found.constant - lost.sum(1, keepdim=True), rounding_error=error)
+
+    def ascend(self, leaves: Leaves, steps: int) -> Leaves:
+        """The best numbers of each domain that some steps of ascent meet."""
+        best: Tensor | None = None
+        record = leaves
+        moments = [Moments.of(part) for part in leaves.flat()]
+        units: list[Tensor | float] = []
+        for step in range(steps):
+            moving = Leaves(*_tree(leaves, lambda part: part.detach().requires_grad_()))
+            with torch.enable_grad():
+                bound, _ = self.bound(moving, rounded=False)
+                gradients = torch.autograd.grad(
+                    bound.nan_to_num(0.0, 0.0, 0.0).sum(), moving.flat(), allow_unused=True
+                )
+            bound = bound.detach()
+            if best is None:
+                best, units = bound, self._units()
+            else:
+                better = bound > best
+                best = torch.where(better, bound, best)
+                record = _chosen(better, leaves, record)
+            decay = RATE * DECAY**step / seen(step + 1)
+            moved = []
+            for part, gradient, own, unit, limits in zip(
+                leaves.flat(), gradients, moments, units, self.limits, strict=True
+            ):
+                if gradient is None:
+                    moved.append(part)
+                    continue
+                mean, scale = own.take(gradient, step + 1)
+                part = part + mean / scale.add_(1e-12) * decay * unit
+                moved.append(part if limits is None else part.clamp(limits.lower, limits.upper))
+            leaves = _from_flat(moved, leaves)
+        with torch.no_grad():
+            bound, _ = self.bound(leaves, rounded=False)
+        return record if best is None else _chosen(bound > best, leaves, record)
+
+    def _units(self) -> list[Tensor | float]:
+        """How far each of the leaves may move at a time: a share of its limits, or of the coefficients it adds to."""
+        sizes = []
+        for span in self.bounds.spans:
+            found = self._coefficients.get(span.name)
+            like = self.low[:, span.start : span.end]
+            sizes.append(torch.zeros_like(like) if found is None else found.abs().flatten(1).amax(1, True).expand_as(like))
+        units: list[Tensor | float] = [1.0, torch.cat(sizes, 1) if sizes else 0.0]
+        for span in self.bounds.spans:
+            function = self.network.functions[span.name]
+            limits = function.limits(*self.network.parents(span.name))
+            units += [(part.upper - part.lower) * function.pace for part in limits]
+        return units
+
+    def choices(self) -> Tensor:
+        """The neurons at which the last bound may have lost most, (N, k)."""
+        assert self._leaves is not None
+        scores = []
+        for span, planes, parameters in zip(self.bounds.spans, self.planes, self._leaves.parameters, strict=True):
+            function = self.network.functions[span.name]
+            assert isinstance(function, ScalarFunction)
+            found = self._coefficients.get(span.name)
+            if found is None:
+                scores.append(self.low.new_zeros(len(self.low), span.end - span.start))
+                continue
+            interval = self.network.parents(span.name)[0]
+            scores.append(gaps(function, interval, planes(parameters), found[:, 0]).flatten(1))
+        if not scores:
+            return self.domains.choice
+        score = torch.cat(scores, 1)
+        best = score.topk(min(CANDIDATES, score.shape[1]), 1)
+        found = best.indices.masked_fill(~(best.values > 0), -1)
+        return torch.nn.functional.pad(found, (0, CANDIDATES - found.shape[1]), value=-1)
+
+
+def _tree(leaves: Leaves, change: object) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, ...], ...]]:
+    return (
+        change(leaves.weight),
+        change(leaves.multiplier),
+        tuple(tuple(change(part) for part in parts) for parts in leaves.parameters),
+    )
+
+
+def _from_flat(parts: list[Tensor], like: Leaves) -> Leaves:
+    """Leaves made of their tensors."""
+    rest = iter(parts[2:])
+    return Leaves(parts[0], parts[1], tuple(tuple(next(rest) for _ in own) for own in like.parameters))
+
+
+def _chosen(rows: Tensor, one: Leaves, other: Leaves) -> Leaves:
+    """The leaves of one for the rows that are meant, of the other for all else."""
+    parts = [
+        torch.where(rows[(...,) + (None,) * (a.ndim - 1)], a, b) for a, b in zip(one.flat(), other.flat(), strict=True)
+    ]
+    return _from_flat(parts, one)
