@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from certify.results import (
         AttackedAccuracy,
         Certificate,
+        CompleteCertificate,
         Estimate,
         RadiusDecision,
         SmoothedPrediction,
@@ -35,6 +36,7 @@ __all__ = [
     "AttackedAccuracyCurve",
     "Certificate",
     "CertifiedAccuracyCurve",
+    "CompleteCertificate",
     "Contradiction",
     "Decision",
     "Estimate",
@@ -66,6 +68,7 @@ _HOMES = {
     "AttackedAccuracyCurve": "certify.curves",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
+    "CompleteCertificate": "certify.results",
     "Contradiction": "certify.evaluation.comparisons",
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",

@@ -43,10 +43,9 @@ class Decision:
         """One row, with the entries of the input and the output as lists."""
         import pandas as pd
 
-        row = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
-        for name in ("input", "output"):
-            value = getattr(self, name)
-            row[name] = None if value is None else value.flatten().tolist()
+        row = {
+            name: value.flatten().tolist() if isinstance(value, Tensor) else value for name, value in vars(self).items()
+        }
         return pd.DataFrame([row], index=pd.RangeIndex(1, name="row"))
 
     def to_competition(self) -> str:

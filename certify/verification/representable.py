@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bounds import Property
+from bounds.numerics import converted_down
 
 INTEGERS = re.compile(r"u?int\d+")
 
@@ -51,6 +52,4 @@ class Representable:
 def _at_most(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The largest finite numbers of ``dtype`` that are not above float64 values."""
     largest = torch.finfo(dtype).max
-    nearest = values.clamp(-largest, largest).to(dtype)
-    below = torch.nextafter(nearest, torch.full_like(nearest, -torch.inf))
-    return torch.where(nearest.double() > values, below, nearest)
+    return converted_down(values.clamp(-largest, largest), dtype)
