@@ -186,11 +186,15 @@ class _Task:
             memory=self._memory,
         )
         self.domains += found.domains
-        if found.status != "counterexample" or self.witness is not None:
-            return found.status, found.decided_by, found.reason
-        if self._network.refusal != "":
-            return "unknown", "", self._network.refusal
-        return "unknown", "", "an input that the search found is not confirmed by the network as it runs"
+        if found.status == "proved" or self.witness is not None:
+            return found.status, found.decided_by, ""
+        reason = found.reason
+        if bool(self.points.empty[place]):
+            entry = int((self.points.lower[place] > self.points.upper[place]).nonzero()[0])
+            reason = f"no {self.points.kind(entry)} lies within the bounds of input {entry}: nothing can be replayed"
+        elif found.status == "counterexample":
+            reason = self._network.refusal or "an input that the search found is not confirmed when it is run"
+        return ("timeout" if found.status == "timeout" else "unknown"), "", reason
 
     def _check(self, place: int, candidates: Tensor) -> Tensor | None:
         """One of the candidates (N, *D) for a box, moved to an input that the network can be given and is unsafe."""

@@ -57,7 +57,8 @@ class Falsifier:
         open_boxes = (~self.points.empty).nonzero()[:, 0].tolist()
         pairs = [(box, case) for box, case in pairs_of(self.prop) if box in set(open_boxes)]
         nearest = torch.full((len(pairs),), torch.inf, dtype=torch.float64, device=self.network.device)
-        starts = self._center(torch.tensor([box for box, _ in pairs], device=self.network.device))
+        boxes = torch.tensor([box for box, _ in pairs], dtype=torch.int64, device=self.network.device)
+        starts = self._center(boxes)
         witness = self._sample(pairs, nearest, starts) if pairs else None
         for steps, restarts in ROUNDS:
             order = nearest.argsort(stable=True).tolist()
@@ -73,7 +74,6 @@ class Falsifier:
                 nearest[chosen] = torch.minimum(nearest[chosen], descent.least)
                 starts[chosen] = descent.best
         near = torch.full((len(self.prop.boxes),), torch.inf, dtype=torch.float64, device=self.network.device)
-        boxes = torch.tensor([box for box, _ in pairs], dtype=torch.int64, device=self.network.device)
         near = near.scatter_reduce(0, boxes, nearest, "amin")
         return witness, near.argsort(stable=True).tolist()
 

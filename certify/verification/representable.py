@@ -41,6 +41,10 @@ class Representable:
         """(B,) bool, boxes in which some entry can be nothing."""
         return (self.lower > self.upper).any(1)
 
+    def kind(self, entry: int) -> str:
+        """Numbers that an entry can be, in a word."""
+        return "integer" if bool(self.integers[entry]) else f"number of {self.lower.dtype}"
+
     def inside(self, x: Tensor, boxes: Tensor | int) -> Tensor:
         """The inputs (..., F) nearest to given ones in their boxes, which are not empty."""
         x = x.to(self.lower)
