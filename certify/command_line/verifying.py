@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from certify.command_line.process import CONTRADICTION, FINE, flush_output, raise_when_interrupted
+from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, flush_output, raise_when_interrupted
 
 if TYPE_CHECKING:
     from certify.verification.decision import Decision
@@ -234,6 +234,10 @@ def _benchmark(
 
     benchmark = Benchmark(instances, root or instances.parent, output, sound, scale)
     raise_when_interrupted()
-    benchmark.run()
+    try:
+        benchmark.run()
+    except KeyboardInterrupt:
+        print("interrupted: what is decided is stored; run the same command to continue", file=sys.stderr)
+        return INTERRUPTED
     wrong = write_report(benchmark)
     return CONTRADICTION if wrong else FINE
