@@ -50,8 +50,9 @@ def decide(
     float32 alone is ``"sat"`` by the first and may be provably safe by the second.
 
     Args:
-        model: a module, which is put in evaluation mode meanwhile; a graph from :func:`bounds.capture` or
-            :func:`bounds.from_onnx`; or the path of an ONNX file, which may be compressed by gzip.
+        model: a module that takes inputs of the shape that the property writes, put in evaluation mode meanwhile; a
+            graph from :func:`bounds.capture` or :func:`bounds.from_onnx`; or the path of an ONNX file, which may be
+            compressed by gzip.
         property: the property, or a path or text that :func:`bounds.read_vnnlib` reads.
         timeout: seconds after which the answer is ``"timeout"``; None for no limit.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.

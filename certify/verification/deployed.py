@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import Graph, InvalidInput, InvalidModel, Port, Property, capture, from_onnx
-from bounds.models import answer
+from bounds.models import agree, answer, evaluation_mode, tolerance
 
 Source = nn.Module | Graph | str | os.PathLike[str]
 Replay = Callable[[Tensor], Tensor]  # of one input (1, *D), the answer (1, K)
@@ -23,8 +23,8 @@ class Deployed:
     """A network with the shape and dtype of its inputs.
 
     Args:
-        source: a module, a graph, or the path of an ONNX file, which is replayed by onnxruntime where that is
-            installed.
+        source: a module, which takes inputs of the shape that the property writes; a graph; or the path of an ONNX
+            file, which is replayed by onnxruntime where that is installed.
         prop: the property, which knows the shape of inputs where the network does not.
 
     Raises:
@@ -68,8 +68,9 @@ class Deployed:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Answers (N, K) of the network in PyTorch to inputs (N, *D) or (N, F)."""
-        found: Tensor = self.module(x.view(len(x), *self.shape[1:]))
-        return found.flatten(1)
+        rows = x.view(len(x), *self.shape[1:])
+        parts = (rows,) if self._is_batched else rows.split(1)
+        return torch.cat([self.module(part).view(len(part), -1) for part in parts])
 
     def graph(self) -> Graph:
         """The captured network.
@@ -103,11 +104,22 @@ class Deployed:
             raise InvalidInput(
                 f"the property has inputs of {[each.size for each in prop.inputs]} entries, but the network of {sizes}"
             )
-        example = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        with torch.no_grad():
-            outputs = answer(self.module, example)[0].numel()
+        with torch.no_grad(), evaluation_mode(self.module):
+            outputs = self._probed()
         if prop.num_outputs != outputs:
             raise InvalidInput(f"the property speaks of {prop.num_outputs} outputs, but the network has {outputs}")
+
+    def _probed(self) -> int:
+        """Number of outputs, after trying whether inputs can be run together without changing each other's answers."""
+        rows = torch.zeros(2, *self.shape[1:], dtype=self.dtype, device=self.device)
+        rows[1] = 1.0
+        alone = [answer(self.module, row) for row in rows.split(1)]
+        try:
+            together = answer(self.module, rows)
+            self._is_batched = agree(together, torch.cat(alone), tolerance(self.module, together))
+        except (InvalidModel, RuntimeError):
+            self._is_batched = False
+        return alone[0].numel()
 
 
 class OnnxSession:

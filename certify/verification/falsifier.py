@@ -54,8 +54,8 @@ class Falsifier:
 
     def search(self) -> tuple[Witness | None, list[int]]:
         """An unsafe input, or None; and the boxes by how near they came to one, the nearest first."""
-        open_boxes = (~self.points.empty).nonzero()[:, 0].tolist()
-        pairs = [(box, case) for box, case in pairs_of(self.prop) if box in set(open_boxes)]
+        empty = self.points.empty.tolist()
+        pairs = [(box, case) for box, case in pairs_of(self.prop) if not empty[box]]
         nearest = torch.full((len(pairs),), torch.inf, dtype=torch.float64, device=self.network.device)
         boxes = torch.tensor([box for box, _ in pairs], dtype=torch.int64, device=self.network.device)
         starts = self._center(boxes)

@@ -279,3 +279,27 @@ def test_a_decision_is_a_row_of_a_table(linear: Linear):
     assert frame.loc[0, "verdict"] == "sat"
     assert frame.loc[0, "input"] == found.input.flatten().tolist()
     assert Decision(verdict="unknown", reason="none").to_dataframe().loc[0, "input"] is None
+
+
+class Alone(nn.Module):
+    """A network for one input at a time, in training mode unless it is told otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.drop = nn.Dropout()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1:
+            raise ValueError("one at a time")
+        return self.drop(self.norm(x)).sum().view(1, 1)
+
+
+def test_a_module_for_one_input_at_a_time_comes_back_as_it_was(monkeypatch: pytest.MonkeyPatch):
+    pretend(monkeypatch, UNKNOWN)
+    module = Alone()
+    found = decide(module, property_of([(0.0, 1.0)] * 3, "(assert (>= Y_0 2.9))"), generator=generator())
+    assert found.verdict == "sat"
+    assert module.training
+    assert module.norm.running_mean.abs().sum() == 0
+    assert module.norm.num_batches_tracked == 0
