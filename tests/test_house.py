@@ -88,6 +88,7 @@ DIRECTION = {
         {"operations", "decompositions"},
         {"graph"},
         {"linear", "noise", "onnx"},
+        {"search"},
         {"solvers", "geometry"},
         {"lipschitz"},
     ],

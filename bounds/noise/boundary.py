@@ -9,7 +9,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.models import frozen
-from bounds.noise.boundary_search import BoundaryProblem, search
+from bounds.noise.boundary_search import BoundaryProblem, search_boundary
 from bounds.noise.crossings import predicted_labels
 from bounds.numerics import per_row
 
@@ -84,7 +84,7 @@ def nearest_boundary(
             own = basis[part] if basis is not None and basis.ndim > x.ndim else basis
             aim = None if aims is None else aims[part]
             problem = BoundaryProblem(model=model, x=x[part].detach(), label=label[part], basis=own, target=aim)
-            results.append(search(problem, steps))
+            results.append(search_boundary(problem, steps))
     if not results:
         return BoundaryPoints(label=label, distance=x.new_zeros(0).double(), perturbation=x.clone(), other=label)
     perturbation, distance, other = (torch.cat(kind) for kind in zip(*results, strict=True))

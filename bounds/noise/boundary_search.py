@@ -95,7 +95,7 @@ class Nearest:
         return shorter
 
 
-def search(problem: BoundaryProblem, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def search_boundary(problem: BoundaryProblem, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest moves found behind the boundary, their lengths, infinite where there is none, and the classes there.
 
     Onto tangent planes from the inputs, which is exact where boundaries are flat; then descents from the inputs, also

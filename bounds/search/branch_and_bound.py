@@ -1,8 +1,8 @@
 """Complete search for an input that leads into an unsafe set, or for the proof that there is none.
 
 References:
-    Bunel et al. (2020), Branch and bound for piecewise linear neural network verification, arXiv:1909.06588; Wang et al.
-    (2021), Beta-CROWN, arXiv:2103.06624.
+    Bunel et al. (2020), Branch and bound for piecewise linear neural network verification, arXiv:1909.06588; Wang et
+    al. (2021), Beta-CROWN: efficient bound propagation with per-neuron split constraints, arXiv:2103.06624.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from bounds.search.problem import Check, Problem, SearchResult, problem_of
 from bounds.sets.balls import Box
 
 FEW_INPUTS = 16  # up to which boxes are cut
+STEPS_BEFORE = 20  # of ascent for the intervals that all domains share
 
 
 @isolated
@@ -46,7 +47,8 @@ def search(
         problem, network = first
         if problem.box.lower.numel() <= FEW_INPUTS or not spans_of(network):
             return split_inputs(problem)
-        return split_neurons(problem, network)
+        best = RefinedNetwork(network, tighten=True, steps=STEPS_BEFORE, memory=memory).refine()
+        return split_neurons(problem, best)
 
 
 def root_bounds(problem: Problem) -> SearchResult | tuple[Problem, Network]:

@@ -1,6 +1,7 @@
 """Parts of a problem: unsafe sets together with what splits say of neurons, and the best planes found so far."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,29 +35,34 @@ class Domains:
         return len(self.case)
 
     def __getitem__(self, index: Tensor) -> "Domains":
-        own = (part[index] for part in self._tensors())
-        return Domains(*own, tuple(tuple(part[index] for part in parts) for parts in self.parameters))
+        return _of([part[index] for part in self.tensors()], self)
 
     def __add__(self, other: "Domains") -> "Domains":
-        own = (torch.cat(pair) for pair in zip(self._tensors(), other._tensors(), strict=True))
-        pairs = zip(self.parameters, other.parameters, strict=True)
-        return Domains(*own, tuple(tuple(map(torch.cat, zip(*pair, strict=True))) for pair in pairs))
+        return _of([torch.cat(pair) for pair in zip(self.tensors(), other.tensors(), strict=True)], self)
 
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.case, self.low, self.high, self.multiplier, self.weight, self.bound, self.choice
+    def tensors(self) -> list[Tensor]:
+        """All of them, in order."""
+        own = [self.case, self.low, self.high, self.multiplier, self.weight, self.bound, self.choice]
+        return own + [part for parts in self.parameters for part in parts]
 
     @property
     def memory(self) -> int:
         """Bytes that a row takes."""
-        parts = [*self._tensors(), *(part for parts in self.parameters for part in parts)]
-        return sum(part[:1].numel() * part.element_size() for part in parts)
+        return sum(part[:1].numel() * part.element_size() for part in self.tensors())
 
     def children(self, neuron: Tensor, point: Tensor) -> "Domains":
         """Both sides of a split of one neuron (N,) of each domain at a point (N,): first all below, then all above."""
-        both = self[torch.arange(len(self), device=neuron.device).repeat(2)]
         place, value = neuron[:, None], point.to(self.low)[:, None]
-        high = torch.cat([self.high.scatter(1, place, value), self.high])
-        low = torch.cat([self.low, self.low.scatter(1, place, value)])
-        return Domains(
-            both.case, low, high, both.multiplier, both.weight, both.bound, both.choice, both.parameters
-        )
+        below = replace(self, high=self.high.scatter(1, place, value))
+        return below + replace(self, low=self.low.scatter(1, place, value))
+
+
+def regrouped(parts: Iterable[Tensor], like: Sequence[Sequence[Tensor]]) -> tuple[tuple[Tensor, ...], ...]:
+    """Tensors in a row, in groups as others are."""
+    rest = iter(parts)
+    return tuple(tuple(next(rest) for _ in own) for own in like)
+
+
+def _of(parts: Sequence[Tensor], like: Domains) -> Domains:
+    case, low, high, multiplier, weight, bound, choice, *numbers = parts
+    return Domains(case, low, high, multiplier, weight, bound, choice, regrouped(numbers, like.parameters))

@@ -84,9 +84,7 @@ def _bounded(problem: Problem, lower: Tensor, upper: Tensor) -> tuple[Boxes, Ten
     """The boxes that are not proved, smaller where parts of them are, and the corners where outputs may be worst."""
     cases, most, _ = problem.rows.shape
     box = Box(lower.view(-1, *problem.shape), upper.view(-1, *problem.shape))
-    refined = RefinedNetwork(
-        Network(problem.graph, box, sound=problem.sound), tighten=True, memory=problem.memory
-    )
+    refined = RefinedNetwork(Network(problem.graph, box, sound=problem.sound), tighten=True, memory=problem.memory)
     network = refined.refine()
     rows = problem.rows.view(1, -1, *network.nodes["output"].value.shape[1:])
     start = DenseRows(rows.expand(len(lower), *rows.shape[1:]))

@@ -55,9 +55,7 @@ def _split(bounds: SplitBounds, worst: Domains) -> Domains:
     """The children of the best of few splits of each domain, judged by their bounds without any ascent."""
     count = len(worst)
     network, _ = bounds.view(worst)
-    points = torch.cat(
-        [split_points(network.functions[s.name], network.parents(s.name)[0]).flatten(1) for s in bounds.spans], 1
-    )
+    points = torch.cat([split_points(network, span).flatten(1) for span in bounds.spans], 1)
     tried = worst.choice.clamp(min=0)
     most = tried.shape[1]
     index = torch.arange(count, device=tried.device).repeat_interleave(most)

@@ -11,7 +11,6 @@ from bounds.relaxations.base import Planes
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.relaxations.scalar import ScalarFunction
-from bounds.sets.balls import Interval
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,14 @@ class Span:
 
     def of(self, values: Tensor) -> Tensor:
         """The part (N, *shape) of values (N, total) of all neurons."""
-        return values[:, self.start : self.end].unflatten(1, self.shape)
+        return values[:, self.start : self.end].reshape(len(values), *self.shape)
+
+
+def scalar_function(network: Network, span: Span) -> ScalarFunction:
+    """The function of a span."""
+    function = network.functions[span.name]
+    assert isinstance(function, ScalarFunction)  # by which spans are found
+    return function
 
 
 def spans_of(network: Network) -> list[Span]:
@@ -46,28 +52,31 @@ def spans_of(network: Network) -> list[Span]:
     return found
 
 
-def gaps(function: ScalarFunction, interval: Interval, planes: Planes, coefficients: Tensor) -> Tensor:
-    """How much of a bound may be lost between a function and its plane, (N, *shape); 0 where it is linear.
+def gaps(network: Network, span: Span, planes: Planes, coefficients: Tensor) -> Tensor:
+    """The part of a bound that may be lost between a function and its plane, (N, *shape); 0 where no split helps.
 
     Args:
-        function: of the node.
-        interval: of its parent, (N, *shape).
+        network: with the intervals of the domains.
+        span: of the function.
         planes: around it.
         coefficients: of the function in the bound; below 0 they meet the upper plane.
     """
+    function, (interval,) = scalar_function(network, span), network.parents(span.name)
     (low,), (high,) = planes.lower_slopes, planes.upper_slopes
     below = torch.zeros_like(high) if planes.lower_intercept is None else planes.lower_intercept
     above = planes.upper_intercept
-    ends = [(high - low) * end + above - below for end in (interval.lower, interval.upper)]
-    gap = torch.maximum(*ends)
+    gap = torch.maximum(*((high - low) * end + above - below for end in (interval.lower, interval.upper)))
     if isinstance(function, ReLURelaxation):  # its planes meet at the ends, and the upper one leaves it at 0
         gap = torch.where(coefficients < 0, above, gap)
     gap = (gap * coefficients.abs()).nan_to_num(nan=0.0, posinf=torch.finfo(gap.dtype).max)
-    return torch.where(function.unstable(interval)[0], gap, 0.0)
+    point = split_points(network, span)
+    divides = (interval.lower < point) & (point < interval.upper) & function.unstable(interval)[0]
+    return torch.where(divides, gap, 0.0)
 
 
-def split_points(function: ScalarFunction, interval: Interval) -> Tensor:
-    """Where to split each neuron, a number of float32 within its interval: the kink next to the middle, or this."""
+def split_points(network: Network, span: Span) -> Tensor:
+    """The point to split each neuron at, a number of float32: the kink next to the middle of its interval, or this."""
+    function, (interval,) = scalar_function(network, span), network.parents(span.name)
     middle = (interval.lower + (interval.upper - interval.lower) / 2).clamp(-1e30, 1e30)
     best = middle.float().to(middle.dtype)
     if not isinstance(function, PiecewiseFunction):

@@ -1,4 +1,4 @@
-"""What a search has to prove, and what it found."""
+"""The problem that a search is given, and its result."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class Problem:
 
     @property
     def shape(self) -> torch.Size:
-        """Of one input."""
+        """The shape of one input."""
         return self.box.lower.shape[1:]
 
     def distances(self, bounds: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Problem:
         offsets = self.offsets.flatten()
         found = bounds - offsets
         found = found - 4 * torch.finfo(found.dtype).eps * (found.abs() + offsets.abs())
-        return found.unflatten(1, self.rows.shape[:2])
+        return found.view(len(found), *self.rows.shape[:2])
 
     def only(self, index: Tensor) -> "Problem":
         """The problem with some of the unsafe sets, given by their places."""

@@ -9,6 +9,7 @@ References:
     robustness verification, arXiv:2103.06624, section 3.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,10 +21,9 @@ from bounds.linear.backward import Backward
 from bounds.linear.network import Network, largest
 from bounds.linear.through_functions import Propagated
 from bounds.numerics import accumulated_error
-from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import DenseRows, Rows
-from bounds.search.domains import Domains
-from bounds.search.neurons import Span, gaps, spans_of
+from bounds.search.domains import Domains, regrouped
+from bounds.search.neurons import gaps, spans_of
 from bounds.search.problem import Problem
 from bounds.sets.balls import Box, Interval
 
@@ -32,7 +32,7 @@ CANDIDATES = 3  # neurons that are kept as worth a split
 
 
 class Leaves(NamedTuple):
-    """What an ascent moves, in float64.
+    """Numbers that an ascent moves, in float64.
 
     Attributes:
         weight: (N, M), see :class:`Domains`.
@@ -47,6 +47,11 @@ class Leaves(NamedTuple):
     def flat(self) -> list[Tensor]:
         """All tensors."""
         return [self.weight, self.multiplier, *(part for parts in self.parameters for part in parts)]
+
+    def with_flat(self, parts: Sequence[Tensor]) -> "Leaves":
+        """Others in the same order."""
+        weight, multiplier, *numbers = parts
+        return Leaves(weight, multiplier, regrouped(numbers, self.parameters))
 
 
 class SplitBounds:
@@ -188,7 +193,9 @@ class _Run:
         offset = (share[..., 0] * self.offsets).sum(1)
         found = least[:, 0] - offset
         if rounded:  # of the weighted sums, and of this difference
-            size = (share * self.rows.abs()).sum(1) @ largest(self.network.intervals["output"]).reshape(len(value), -1).T
+            size = (share * self.rows.abs()).sum(1) @ largest(self.network.intervals["output"]).reshape(
+                len(value), -1
+            ).T
             size = size.diagonal() + (share[..., 0] * self.offsets.abs()).sum(1) + found.abs()
             found = found - accumulated_error(2 * self.rows.shape[1] + 8, found.dtype) * size
         return found, slopes[:, 0]
@@ -222,12 +229,10 @@ class _Run:
         moments = [Moments.of(part) for part in leaves.flat()]
         units: list[Tensor | float] = []
         for step in range(steps):
-            moving = Leaves(*_tree(leaves, lambda part: part.detach().requires_grad_()))
+            moving = leaves.with_flat([part.detach().requires_grad_() for part in leaves.flat()])
             with torch.enable_grad():
                 bound, _ = self.bound(moving, rounded=False)
-                gradients = torch.autograd.grad(
-                    bound.nan_to_num(0.0, 0.0, 0.0).sum(), moving.flat(), allow_unused=True
-                )
+                gradients = torch.autograd.grad(bound.nan_to_num(0.0, 0.0, 0.0).sum(), moving.flat(), allow_unused=True)
             bound = bound.detach()
             if best is None:
                 best, units = bound, self._units()
@@ -246,18 +251,20 @@ class _Run:
                 mean, scale = own.take(gradient, step + 1)
                 part = part + mean / scale.add_(1e-12) * decay * unit
                 moved.append(part if limits is None else part.clamp(limits.lower, limits.upper))
-            leaves = _from_flat(moved, leaves)
+            leaves = leaves.with_flat(moved)
         with torch.no_grad():
             bound, _ = self.bound(leaves, rounded=False)
         return record if best is None else _chosen(bound > best, leaves, record)
 
     def _units(self) -> list[Tensor | float]:
-        """How far each of the leaves may move at a time: a share of its limits, or of the coefficients it adds to."""
+        """The step of each of the leaves: a share of its limits, or of the coefficients that it adds to."""
         sizes = []
         for span in self.bounds.spans:
             found = self._coefficients.get(span.name)
             like = self.low[:, span.start : span.end]
-            sizes.append(torch.zeros_like(like) if found is None else found.abs().flatten(1).amax(1, True).expand_as(like))
+            sizes.append(
+                torch.zeros_like(like) if found is None else found.abs().flatten(1).amax(1, True).expand_as(like)
+            )
         units: list[Tensor | float] = [1.0, torch.cat(sizes, 1) if sizes else 0.0]
         for span in self.bounds.spans:
             function = self.network.functions[span.name]
@@ -270,14 +277,11 @@ class _Run:
         assert self._leaves is not None
         scores = []
         for span, planes, parameters in zip(self.bounds.spans, self.planes, self._leaves.parameters, strict=True):
-            function = self.network.functions[span.name]
-            assert isinstance(function, ScalarFunction)
             found = self._coefficients.get(span.name)
             if found is None:
                 scores.append(self.low.new_zeros(len(self.low), span.end - span.start))
                 continue
-            interval = self.network.parents(span.name)[0]
-            scores.append(gaps(function, interval, planes(parameters), found[:, 0]).flatten(1))
+            scores.append(gaps(self.network, span, planes(parameters), found[:, 0]).flatten(1))
         if not scores:
             return self.domains.choice
         score = torch.cat(scores, 1)
@@ -286,23 +290,7 @@ class _Run:
         return torch.nn.functional.pad(found, (0, CANDIDATES - found.shape[1]), value=-1)
 
 
-def _tree(leaves: Leaves, change: object) -> tuple[Tensor, Tensor, tuple[tuple[Tensor, ...], ...]]:
-    return (
-        change(leaves.weight),
-        change(leaves.multiplier),
-        tuple(tuple(change(part) for part in parts) for parts in leaves.parameters),
-    )
-
-
-def _from_flat(parts: list[Tensor], like: Leaves) -> Leaves:
-    """Leaves made of their tensors."""
-    rest = iter(parts[2:])
-    return Leaves(parts[0], parts[1], tuple(tuple(next(rest) for _ in own) for own in like.parameters))
-
-
 def _chosen(rows: Tensor, one: Leaves, other: Leaves) -> Leaves:
     """The leaves of one for the rows that are meant, of the other for all else."""
-    parts = [
-        torch.where(rows[(...,) + (None,) * (a.ndim - 1)], a, b) for a, b in zip(one.flat(), other.flat(), strict=True)
-    ]
-    return _from_flat(parts, one)
+    pairs = zip(one.flat(), other.flat(), strict=True)
+    return one.with_flat([torch.where(rows[(...,) + (None,) * (a.ndim - 1)], a, b) for a, b in pairs])

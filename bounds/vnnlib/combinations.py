@@ -18,7 +18,7 @@ Key = TypeVar("Key")
 Direction = tuple[tuple[int, int], ...]  # places of variables with coprime integers, the first of them above 0
 
 
-class Span(NamedTuple):
+class Segment(NamedTuple):
     """An interval with no end, one or two, each of which may be left out of it."""
 
     low: Exact | None = None
@@ -26,13 +26,13 @@ class Span(NamedTuple):
     low_strict: bool = False
     high_strict: bool = False
 
-    def up_to(self, end: Exact, strict: bool) -> "Span":
+    def up_to(self, end: Exact, strict: bool) -> "Segment":
         """The part at and below an end."""
         if self.high is None or end < self.high or (end == self.high and strict):
             return self._replace(high=end, high_strict=strict)
         return self
 
-    def down_to(self, end: Exact, strict: bool) -> "Span":
+    def down_to(self, end: Exact, strict: bool) -> "Segment":
         """The part at and above an end."""
         if self.low is None or end > self.low or (end == self.low and strict):
             return self._replace(low=end, low_strict=strict)
@@ -49,11 +49,11 @@ class Span(NamedTuple):
 class Combination(NamedTuple):
     """Inequalities that hold all at once: the range of each direction, those of single inputs apart from the others."""
 
-    inputs: dict[int, Span]
-    others: dict[Direction, Span]
+    inputs: dict[int, Segment]
+    others: dict[Direction, Segment]
 
 
-ANY = Span()
+ANY = Segment()
 
 
 class Expansion:
@@ -120,7 +120,9 @@ class Expansion:
         return True
 
 
-def _part(own: dict[Key, Span], base: Mapping[Key, Span], key: Key, end: Exact, scale: Exact, strict: bool) -> Span:
+def _part(
+    own: dict[Key, Segment], base: Mapping[Key, Segment], key: Key, end: Exact, scale: Exact, strict: bool
+) -> Segment:
     """Narrow the range of a direction, which is kept where it is narrower than that of the base."""
     before = own.get(key) or base.get(key, ANY)
     after = before.up_to(end, strict) if scale > 0 else before.down_to(end, strict)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidProperty
 from bounds.vnnlib.arithmetic import Exact
-from bounds.vnnlib.combinations import ANY, Combination, Direction, Span
+from bounds.vnnlib.combinations import ANY, Combination, Direction, Segment
 from bounds.vnnlib.records import UnsafeBox, UnsafeCase, rounded
 
 MOST_NUMBERS = 2**27  # of all boxes and rows: a gigabyte
@@ -73,7 +73,7 @@ def boxes(base: Combination, found: list[Combination], inputs: int, outputs: int
     )
 
 
-def _refuse_unbounded(base: dict[int, Span], own: list[dict[int, Span]], inputs: int, name: Name) -> None:
+def _refuse_unbounded(base: dict[int, Segment], own: list[dict[int, Segment]], inputs: int, name: Name) -> None:
     """Refuse inputs without both ends: no search over them would come to an end."""
     unbounded = [place for place in range(inputs) if None in base.get(place, ANY)[:2]]
     for ranges in own:
@@ -85,7 +85,7 @@ def _refuse_unbounded(base: dict[int, Span], own: list[dict[int, Span]], inputs:
                 raise InvalidProperty(f"{written} has no {side} bound: add (assert ({sign} {written} number))")
 
 
-def _sides(base: dict[int, Span], own: list[dict[int, Span]], inputs: int) -> list[tuple[Tensor, ...]]:
+def _sides(base: dict[int, Segment], own: list[dict[int, Segment]], inputs: int) -> list[tuple[Tensor, ...]]:
     """Lower, outer lower, upper and outer upper sides of each box."""
     found = []
     changed = [(box, place) for box, ranges in enumerate(own) for place in ranges]
@@ -108,7 +108,7 @@ def _rows(base: Combination, own: Combination) -> Iterator[Row]:
         yield from _ends(direction, each)
 
 
-def _ends(direction: Direction, each: Span) -> Iterator[Row]:
+def _ends(direction: Direction, each: Segment) -> Iterator[Row]:
     """The inequalities of a range; coefficients beyond what float64 can count to are scaled to about 1."""
     largest = max(abs(value) for _, value in direction)
     scale = Fraction(1, 2 ** (largest.bit_length() - 1)) if largest > LARGEST_INTEGER else 1
