@@ -37,6 +37,7 @@ class Deployed:
         shape: of one input, with a batch dimension of 1.
         dtype: of inputs.
         device: of weights.
+        bytes: that a pass keeps of each input for gradients.
         replay: the answer to one input by what runs the network.
         refusal: why nothing can be replayed, empty where it can.
     """
@@ -56,6 +57,8 @@ class Deployed:
         self.shape = _shape(prop) if self._graph is None else (1, *self._graph.input_shape)
         if not self.dtype.is_floating_point:
             raise InvalidInput(f"the network takes inputs of {self.dtype}: a network of floating inputs is needed")
+        self.bytes = 8 * torch.Size(self.shape).numel()
+        self._is_batched = False
         self._check(prop)
         self.replay: Replay = self.outputs
         self.refusal = ""
@@ -104,7 +107,7 @@ class Deployed:
             raise InvalidInput(
                 f"the property has inputs of {[each.size for each in prop.inputs]} entries, but the network of {sizes}"
             )
-        with torch.no_grad(), evaluation_mode(self.module):
+        with evaluation_mode(self.module):
             outputs = self._probed()
         if prop.num_outputs != outputs:
             raise InvalidInput(f"the property speaks of {prop.num_outputs} outputs, but the network has {outputs}")
@@ -113,13 +116,26 @@ class Deployed:
         """Number of outputs, after trying whether inputs can be run together without changing each other's answers."""
         rows = torch.zeros(2, *self.shape[1:], dtype=self.dtype, device=self.device)
         rows[1] = 1.0
-        alone = [answer(self.module, row) for row in rows.split(1)]
+        (first, size), (second, _) = (self._kept(row) for row in rows.split(1))
         try:
-            together = answer(self.module, rows)
-            self._is_batched = agree(together, torch.cat(alone), tolerance(self.module, together))
+            together, size_together = self._kept(rows)
         except (InvalidModel, RuntimeError):
-            self._is_batched = False
-        return alone[0].numel()
+            return first.numel()
+        self._is_batched = agree(together, torch.cat([first, second]), tolerance(self.module, together))
+        self.bytes = max(size_together - size, self.bytes)
+        return first.numel()
+
+    def _kept(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Answers to inputs, and the bytes that are kept for gradients."""
+        sizes: list[int] = []
+
+        def kept(value: Tensor) -> Tensor:
+            sizes.append(value.numel() * value.element_size())
+            return value
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept, lambda value: value):
+            found = answer(self.module, rows.detach().clone().requires_grad_())
+        return found.detach(), sum(sizes)
 
 
 class OnnxSession:

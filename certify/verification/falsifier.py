@@ -19,7 +19,8 @@ from certify.verification.unsafe_sets import Pair, UnsafeSets, losses, pairs_of
 SAMPLES = 512  # of each box, fewer where there are many boxes
 GRID = 4096  # points of a grid, where few entries vary
 GRID_ENTRIES = 3
-ENTRIES = 2**21  # of inputs or outputs in one pass
+MEMORY = 2**27  # bytes that are kept of one pass for gradients
+MOST_STARTS = 2**26  # entries of the best points of all pairs; of more pairs than these, the first are attacked
 MOST_ROWS = 2048
 ROUNDS = ((25, 8), (100, 16))  # steps, and starts of each pair of a box and a case
 REFINING_STEPS = 10
@@ -56,6 +57,7 @@ class Falsifier:
         """An unsafe input, or None; and the boxes by how near they came to one, the nearest first."""
         empty = self.points.empty.tolist()
         pairs = [(box, case) for box, case in pairs_of(self.prop) if not empty[box]]
+        pairs = pairs[: max(1, MOST_STARTS // self.prop.num_inputs)]
         nearest = torch.full((len(pairs),), torch.inf, dtype=torch.float64, device=self.network.device)
         boxes = torch.tensor([box for box, _ in pairs], dtype=torch.int64, device=self.network.device)
         starts = self._center(boxes)
@@ -99,7 +101,7 @@ class Falsifier:
 
     def _rows(self) -> int:
         """Inputs of one pass."""
-        return max(8, min(MOST_ROWS, ENTRIES // max(self.prop.num_inputs, self.prop.num_outputs, 64)))
+        return max(4, min(MOST_ROWS, MEMORY // self.network.bytes))
 
     def _center(self, boxes: Tensor) -> Tensor:
         """Inputs (N, F) in the middle of boxes."""
