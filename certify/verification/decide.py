@@ -10,9 +10,9 @@ from functools import cached_property, partial
 import torch
 from torch import Generator, Tensor, nn
 
-from bounds import BoundsError, Graph, Property, UnsupportedLayer, capture, checks, read_vnnlib
+from bounds import BoundsError, Graph, InvalidModel, Property, UnsupportedLayer, capture, checks, read_vnnlib
 from bounds.circumstances import isolated
-from bounds.memory import MEMORY
+from bounds.memory import MEMORY, out_of_memory
 from bounds.models import frozen
 from bounds.vnnlib.records import UnsafeCase
 from certify.verification.decision import SOUND, Decision
@@ -94,7 +94,12 @@ def decide(
         order: Iterable[int] = range(len(prop.boxes))
         if attack and network.refusal == "":
             share = deadline if timeout is None else min(deadline, time.monotonic() + ATTACK_SHARE * timeout)
-            witness, order = replace(task.falsifier, deadline=share).search()
+            try:
+                witness, order = replace(task.falsifier, deadline=share).search()
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                witness = None  # the search may need less
             if witness is not None:
                 return made("sat", witness, decided_by="attack")
         verdict, decided_by, reason = task.searched(order)
@@ -139,38 +144,58 @@ class _Task:
         if self._network.refusal != "":
             return None
         for row in x.detach().view(-1, *self._network.shape).unbind():
-            with torch.no_grad():
-                y = self._network.replay(row)
+            try:
+                with torch.no_grad():
+                    y = self._network.replay(row)
+            except InvalidModel as error:
+                self._network.refusal = _line(error)
+                return None
             if bool(self._prop.is_unsafe(row, y)):
                 return row.clone(), y
         return None
 
     def searched(self, order: Iterable[int]) -> tuple[str, str, str]:
-        """The verdict on all boxes, what decided it, and why nothing did."""
-        hardest, reasons, is_late = 0, [], False
-        for box in order:
-            if time.monotonic() >= self._deadline:
-                is_late = True
-                break
-            try:
-                status, decided_by, reason = self._box(box)
-            except Exception as error:  # whatever fails there, nothing is proved, and other boxes may be violated
-                reasons.append(_line(error))
-                continue
-            if self.witness is not None:
-                return "sat", decided_by, ""
-            if status == "proved":
-                hardest = max(hardest, HARDNESS.index(decided_by) if decided_by in HARDNESS else 1)
-            else:
-                is_late = is_late or status == "timeout"
-                reasons.append(reason)
-        if is_late:
+        """The verdict on all boxes, what decided it, and why nothing did.
+
+        Every box gets an equal share of the time that is left, so that one that is hard does not hide an unsafe input
+        of another. Boxes whose share was too small are searched again while there is time.
+        """
+        try:
+            _ = self._graph
+        except Exception as error:  # whatever fails, nothing is proved
+            return "unknown", "", _line(error)
+        hardest, reasons, waiting = 0, list[str](), list(order)
+        while waiting and time.monotonic() < self._deadline:
+            late: list[int] = []
+            for place, box in enumerate(waiting):
+                status, decided_by, reason = self._tried(box, len(waiting) - place)
+                if self.witness is not None:
+                    return "sat", decided_by, ""
+                if status == "proved":
+                    hardest = max(hardest, HARDNESS.index(decided_by) if decided_by in HARDNESS else 1)
+                elif status == "timeout":
+                    late.append(box)
+                else:
+                    reasons.append(reason)
+            waiting = late
+        if waiting:
             return "timeout", "", "the time was over before every box was decided"
         if reasons:
             return "unknown", "", next(filter(None, reasons), "the search ended without an answer")
         return "unsat", HARDNESS[hardest], ""
 
-    def _box(self, place: int) -> tuple[str, str, str]:
+    def _tried(self, box: int, waiting: int) -> tuple[str, str, str]:
+        """Status, means and reason of the search of one of the boxes that wait; that of an error if there is one."""
+        now = time.monotonic()
+        if now >= self._deadline:
+            return "timeout", "", ""
+        share = self._deadline if math.isinf(self._deadline) else now + (self._deadline - now) / waiting
+        try:
+            return self._box(box, share)
+        except Exception as error:
+            return "unknown", "", _line(error)
+
+    def _box(self, place: int, deadline: float) -> tuple[str, str, str]:
         """Status, means and reason of the search of one box."""
         from bounds.search.branch_and_bound import search
 
@@ -181,7 +206,7 @@ class _Task:
             self._graph,
             box.box(self._network.shape),
             [self._specification(case) for case in box.cases],
-            deadline=self._deadline,
+            deadline=deadline,
             sound=self._sound,
             check=partial(self._check, place),
             memory=self._memory,
@@ -199,6 +224,8 @@ class _Task:
 
     def _check(self, place: int, candidates: Tensor) -> Tensor | None:
         """One of the candidates (N, *D) for a box, moved to an input that the network can be given and is unsafe."""
+        if self.witness is not None:
+            return self.witness[0]
         if bool(self.points.empty[place]) or len(candidates) == 0:
             return None
         x = self.points.inside(candidates.detach().flatten(1), place)

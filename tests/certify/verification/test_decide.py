@@ -45,14 +45,39 @@ def test_what_every_box_is_proved_for_is_unsat(linear: Linear, monkeypatch: pyte
 @pytest.mark.parametrize("status", ["unknown", "timeout", "counterexample"])
 def test_one_box_that_is_not_proved_leaves_all_open(linear: Linear, monkeypatch: pytest.MonkeyPatch, status: str):
     ends = iter([proved(), SearchResult(status, reason="because"), proved()])
-    calls = pretend(monkeypatch, lambda call: next(ends))
+
+    def end(call: dict) -> SearchResult:
+        time.sleep(max(call["deadline"] - time.monotonic(), 0) if status == "timeout" else 0)
+        return next(ends, SearchResult(status, reason="because"))
+
+    calls = pretend(monkeypatch, end)
     sides = "".join(f"(and (<= {i} X_0 {i + 1}) (<= Y_0 -1e6))" for i in range(3))
-    found = decide(linear.path, property_of([(-9.0, 9.0)] * 6, f"(assert (or {sides}))", outputs=3), attack=False)
+    text = property_of([(-9.0, 9.0)] * 6, f"(assert (or {sides}))", outputs=3)
+    found = decide(linear.path, text, attack=False, timeout=0.3)
     assert found.verdict == ("timeout" if status == "timeout" else "unknown")
     assert found.decided_by == ""
     reasons = {"unknown": "because", "timeout": "the time was over", "counterexample": "is not confirmed"}
     assert reasons[status] in found.reason
-    assert len(calls) == 3  # another box may be violated
+    assert len(calls) == 3 or status == "timeout"  # another box may be violated
+
+
+def test_a_hard_box_leaves_time_for_the_others(linear: Linear, monkeypatch: pytest.MonkeyPatch):
+    """The first box would take all of it; it is searched again when the others are done."""
+    lows: list[float] = []
+
+    def end(call: dict) -> SearchResult:
+        lows.append(float(call["box"].lower.flatten()[0]))
+        left = call["deadline"] - time.monotonic()
+        if lows[-1] > 0 or left > 0.5:
+            return proved()
+        time.sleep(left)
+        return SearchResult("timeout")
+
+    pretend(monkeypatch, end)
+    sides = "".join(f"(and (<= {i} X_0 {i + 1}) (<= Y_0 -1e6))" for i in range(4))
+    text = property_of([(-9.0, 9.0)] * 6, f"(assert (or {sides}))", outputs=3)
+    assert decide(linear.path, text, attack=False, timeout=1.2).verdict == "unsat"
+    assert sorted(lows) == [0.0, 0.0, 1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("error", [bounds.UnsupportedLayer("no rule for\n this"), IndexError("a defect")])
