@@ -22,7 +22,7 @@ from bounds.operations.node import Node
 
 Source = nn.Module | torch.export.ExportedProgram
 
-MOST_BOUND = 4  # shapes and dtypes of inputs for which the nodes are kept: a search alternates between a few sizes
+MOST_BOUND = 8  # shapes and dtypes of inputs for which the nodes are kept: a search alternates between a few sizes
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,7 @@ def _split(bounds: SplitBounds, worst: Domains) -> Domains:
     index = torch.arange(count, device=tried.device).repeat_interleave(most)
     neuron = tried.flatten()
     children = worst[index].children(neuron, points[index, neuron])
-    first, _ = bounds.bounded(children, 0)
-    below, above = first.bound.view(2, count, most)
+    below, above = bounds.guessed(children).view(2, count, most)
     gain = torch.minimum(below, above) + 1e-3 * torch.maximum(below, above).clamp(max=1e6)
     gain = gain.masked_fill(worst.choice < 0, -torch.inf)
     chosen = tried.gather(1, gain.argmax(1, keepdim=True))[:, 0]

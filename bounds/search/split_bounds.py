@@ -32,7 +32,7 @@ CANDIDATES = 3  # neurons that are kept as worth a split
 
 
 class Leaves(NamedTuple):
-    """Numbers that an ascent moves, in float64.
+    """Numbers that an ascent moves.
 
     Attributes:
         weight: (N, M), see :class:`Domains`.
@@ -43,6 +43,10 @@ class Leaves(NamedTuple):
     weight: Tensor
     multiplier: Tensor
     parameters: tuple[tuple[Tensor, ...], ...]
+
+    def within(self, domains: Domains) -> Domains:
+        """Domains with these numbers."""
+        return replace(domains, weight=self.weight.double(), multiplier=self.multiplier, parameters=self.parameters)
 
     def flat(self) -> list[Tensor]:
         """All tensors."""
@@ -69,6 +73,7 @@ class SplitBounds:
         self.root = root
         self.spans = spans_of(root)
         self.total = self.spans[-1].end if self.spans else 0
+        self._boxes: dict[tuple[int, torch.dtype], Box] = {}
 
     def roots(self) -> Domains:
         """One domain for each unsafe set, without splits."""
@@ -92,17 +97,22 @@ class SplitBounds:
             parameters=parameters,
         )
 
-    def view(self, domains: Domains) -> tuple[Network, Tensor]:
-        """The network over N domains, with intervals of their own, and which domains are possible at all, (N,)."""
+    def view(self, domains: Domains, dtype: torch.dtype = torch.float64) -> tuple[Network, Tensor]:
+        """The network over N domains, with intervals of their own, and which domains are possible at all, (N,).
+
+        In float32 it serves the search alone: rounding errors are left out.
+        """
         count, box, root = len(domains), self.problem.box, self.root
-        many = Box(*(side.expand(count, *side.shape[1:]) for side in (box.lower, box.upper)))
-        network = Network(self.problem.graph, many, sound=self.problem.sound)
+        if (count, dtype) not in self._boxes:
+            sides = (side.to(dtype).expand(count, *side.shape[1:]) for side in (box.lower, box.upper))
+            self._boxes[count, dtype] = Box(*sides)
+        network = Network(self.problem.graph, self._boxes[count, dtype], sound=self.problem.sound if dtype == torch.float64 else "real")
         network.intervals = {name: _expanded(found, network, name) for name, found in root.intervals.items()}
         possible = torch.ones(count, dtype=torch.bool, device=box.lower.device)
         for span in self.spans:
             (parent,) = network.nodes[span.name].parents
             shape = network.intervals[parent].lower.shape
-            said = Interval(*(span.of(side).to(box.lower).reshape(shape) for side in (domains.low, domains.high)))
+            said = Interval(*(span.of(side).to(dtype).reshape(shape) for side in (domains.low, domains.high)))
             narrow = network.intervals[parent] & said
             possible &= ~(narrow.lower > narrow.upper).flatten(1).any(1)
             network.intervals[parent] = narrow
@@ -112,36 +122,35 @@ class SplitBounds:
     def bounded(self, domains: Domains, steps: int) -> tuple[Domains, Tensor]:
         """The domains with their bounds, after some steps of ascent, and the inputs at which they are attained.
 
-        Bounds include all rounding errors. Those of impossible domains are infinite.
+        Bounds include all rounding errors. Those of impossible domains are infinite. The ascent runs in float32: any
+        numbers that it finds are sound.
         """
+        if steps:
+            quick = _Run(self, self.view(domains, torch.float32)[0], domains)
+            domains = quick.ascend(quick.start(), steps).within(domains)
         network, possible = self.view(domains)
         run = _Run(self, network, domains)
-        leaves = run.start()
-        if steps:
-            leaves = run.ascend(leaves, steps)
-        with torch.no_grad():
-            bound, slopes = run.bound(leaves, rounded=True)
+        bound, slopes = run.bound(run.start(), rounded=True)
         bound = torch.where(possible, bound, torch.inf)
         box = self.problem.box
         corners = torch.where(slopes > 0, box.lower.flatten(1), box.upper.flatten(1))
-        found = replace(
-            domains,
-            bound=bound,
-            choice=run.choices(),
-            weight=leaves.weight,
-            multiplier=leaves.multiplier.float(),
-            parameters=tuple(tuple(part.float() for part in parts) for parts in leaves.parameters),
-        )
-        return found, corners.view(-1, *self.problem.shape)
+        return replace(domains, bound=bound, choice=run.choices()), corners.view(-1, *self.problem.shape)
+
+    def guessed(self, domains: Domains) -> Tensor:
+        """Bounds (N,) without any ascent, in float32 and without rounding errors: for the choice among splits."""
+        network, possible = self.view(domains, torch.float32)
+        run = _Run(self, network, domains)
+        bound, _ = run.bound(run.start(), rounded=False)
+        return torch.where(possible, bound, torch.inf)
 
 
 def _expanded(interval: Interval, network: Network, name: str) -> Interval:
     """The interval of one row for all rows of a network; what does not depend on the input has no rows."""
-    count = len(network.ball.center)
-    ends = (interval.lower, interval.upper)
+    value = network.nodes[name].value
+    ends = (interval.lower.to(value.dtype), interval.upper.to(value.dtype))
     if network.nodes[name].batch != 0:
-        return interval
-    return Interval(*(end.expand(count, *end.shape[1:]) for end in ends))
+        return Interval(*ends)
+    return Interval(*(end.expand(len(value), *end.shape[1:]) for end in ends))
 
 
 class _Run:
@@ -161,9 +170,9 @@ class _Run:
         self.split = bool(domains.low.isfinite().any() or domains.high.isfinite().any())
         self._leaves: Leaves | None = None
         self._coefficients: dict[str, Tensor] = {}
-        problem = bounds.problem
-        self.rows, self.offsets = problem.rows[domains.case], problem.offsets[domains.case]
-        low, high = domains.low.double(), domains.high.double()
+        problem, self.dtype = bounds.problem, network.ball.center.dtype
+        self.rows, self.offsets = (part[domains.case].to(self.dtype) for part in (problem.rows, problem.offsets))
+        low, high = (side.to(self.dtype) for side in (domains.low, domains.high))
         self.low, self.high = low, high
         most = torch.finfo(torch.float32).max
         self.limits: list[Interval | None] = [
@@ -176,11 +185,11 @@ class _Run:
     def start(self) -> Leaves:
         """The numbers that the domains bring with them."""
         domains = self.domains
-        parameters = tuple(tuple(part.double() for part in parts) for parts in domains.parameters)
+        parameters = tuple(tuple(part.to(self.dtype) for part in parts) for parts in domains.parameters)
         limits = self.limits[1]
         assert limits is not None
-        multiplier = domains.multiplier.double().clamp(limits.lower, limits.upper)
-        return Leaves(domains.weight, multiplier, parameters)
+        multiplier = domains.multiplier.to(self.dtype).clamp(limits.lower, limits.upper)
+        return Leaves(domains.weight.to(self.dtype), multiplier, parameters)
 
     def bound(self, leaves: Leaves, *, rounded: bool) -> tuple[Tensor, Tensor]:
         """The bound (N,) of each domain, and the slopes (N, F) behind it."""
@@ -252,8 +261,7 @@ class _Run:
                 part = part + mean / scale.add_(1e-12) * decay * unit
                 moved.append(part if limits is None else part.clamp(limits.lower, limits.upper))
             leaves = leaves.with_flat(moved)
-        with torch.no_grad():
-            bound, _ = self.bound(leaves, rounded=False)
+        bound, _ = self.bound(leaves, rounded=False)
         return record if best is None else _chosen(bound > best, leaves, record)
 
     def _units(self) -> list[Tensor | float]:

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -272,7 +273,7 @@ class Box(Interval, PerturbationSet):
         if (self.lower > self.upper).any():
             raise InvalidInput("lower must not exceed upper, but it does in some entry: exchange or widen them")
 
-    @property
+    @cached_property
     def center(self) -> Tensor:
         """The middle of the box; exact where a feature is frozen."""
         return self.lower + (self.upper - self.lower) / 2
