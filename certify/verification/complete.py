@@ -146,31 +146,31 @@ class RadiusSearch:
             found: distance of an adversarial input and the input; infinite with the clean one where there is none.
             deadline: in seconds of ``time.monotonic()``.
         """
-        (upper, adversarial), step = found, 0
+        upper, adversarial = found
         reach = float(self.balls.reach(x.double()))
-        while upper - proved > self.tolerance * upper and proved < reach and time.monotonic() < deadline:
-            radius = self._radius(proved, upper, reach, step)
-            if not proved < radius < upper:
+        doubt = math.inf  # the least radius of which a search said nothing
+        step = 0
+        while min(upper, doubt) - proved > self.tolerance * proved and proved < reach:
+            now = time.monotonic()
+            radius = self._radius(proved, min(upper, doubt), reach, halve=step % 2 == 1 or doubt < upper)
+            if now >= deadline or not proved < radius < min(upper, doubt):
                 break
-            around = self.search(
-                self.balls(x.double(), x.new_tensor([radius], dtype=torch.float64)), x, label, deadline
-            )
+            ball = self.balls(x.double(), torch.tensor([radius], dtype=torch.float64, device=x.device))
+            around = self.search(ball, x, label, deadline if math.isinf(deadline) else now + (deadline - now) / 2)
             if around.adversarial is not None:
                 upper, adversarial = min(around.distance, radius), around.adversarial
             elif around.status == PROVED:
                 proved = radius
             else:
-                break
+                doubt = radius
             step += 1
         return proved, upper, adversarial
 
-    def _radius(self, proved: float, upper: float, reach: float, step: int) -> float:
+    def _radius(self, proved: float, end: float, reach: float, *, halve: bool) -> float:
         """The next radius: just below the nearest witness, and the middle, in turn."""
-        if math.isinf(upper):
-            return (
-                min(2 * proved, reach) if proved > 0 and math.isinf(reach) else min(max(2 * proved, reach / 64), reach)
-            )
-        return upper * (1 - self.tolerance / 2) if step % 2 == 0 else (proved + upper) / 2
+        if math.isinf(end):
+            return min(2 * proved if proved > 0 else FIRST_RADIUS, reach)
+        return (proved + end) / 2 if halve else max(end * (1 - self.tolerance / 2), (proved + end) / 2)
 
 
 def complete_certificate(
