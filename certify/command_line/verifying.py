@@ -24,7 +24,7 @@ GRACE = 0.02, 0.2  # share of the time, and seconds, after which a query ends wh
 
 def verify_query(
     *files: Path,
-    network: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    network: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
     timeout: float | None = None,
     output: Path | None = None,
     sound: Sound = "rounding",

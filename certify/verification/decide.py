@@ -132,6 +132,7 @@ class _Task:
         self.falsifier = Falsifier(network, prop, self.points, self.confirm, deadline, generator)
         self.witness: Witness | None = None
         self.domains = 0
+        self._sets = 0, UnsafeSets.of(prop.boxes[0].cases, network.device)  # of the box that is searched
         self._began, self._refining = time.monotonic(), 0.0
 
     def disagreement(self) -> str:
@@ -229,9 +230,11 @@ class _Task:
         if bool(self.points.empty[place]) or len(candidates) == 0:
             return None
         x = self.points.inside(candidates.detach().flatten(1), place)
-        sets = UnsafeSets.of(self._prop.boxes[place].cases, self._network.device)
+        if self._sets[0] != place:
+            self._sets = place, UnsafeSets.of(self._prop.boxes[place].cases, self._network.device)
         with torch.no_grad():
-            missed = sets.every(x, self._network.outputs(x)).amin(0)
+            parts = [self._sets[1].every(part, self._network.outputs(part)) for part in x.split(self.falsifier.rows)]
+        missed = torch.cat([part.amin(0) for part in parts])
         order = missed.argsort()
         self.witness = self.confirm(x[order[missed[order] <= NEARLY][:REPLAYED]])
         now = time.monotonic()

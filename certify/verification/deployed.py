@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,10 +45,10 @@ class Deployed:
 
     def __init__(self, source: Source, prop: Property) -> None:
         self._graph: Graph | None = None
-        content: bytes | None = None
+        file: Path | bytes | None = None
         if isinstance(source, str | os.PathLike):
-            content = _content(Path(source))
-            source = from_onnx(Path(source) if content[:2] != GZIP else _unpacked(content, source))
+            file = _file(Path(source))
+            source = from_onnx(file)
         if isinstance(source, Graph):
             self._graph, source = source, source.module()
         self.module: nn.Module = source
@@ -62,10 +63,9 @@ class Deployed:
         self._check(prop)
         self.replay: Replay = self.outputs
         self.refusal = ""
-        if content is not None and self._graph is not None and find_spec("onnxruntime") is not None:
-            content = gzip.decompress(content) if content[:2] == GZIP else content
+        if file is not None and self._graph is not None and find_spec("onnxruntime") is not None:
             try:
-                self.replay = OnnxSession(content, self._graph.inputs, self._graph.outputs)
+                self.replay = OnnxSession(file, self._graph.inputs, self._graph.outputs)
             except InvalidModel as error:
                 self.refusal = str(error)
 
@@ -147,7 +147,7 @@ class OnnxSession:
     """An ONNX file in onnxruntime, on the CPU.
 
     Args:
-        content: the file.
+        file: its path or its content.
         inputs: as entries of the flat input.
         outputs: likewise.
 
@@ -155,14 +155,15 @@ class OnnxSession:
         InvalidModel: onnxruntime does not take the file.
     """
 
-    def __init__(self, content: bytes, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    def __init__(self, file: Path | bytes, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()
+        source = file if isinstance(file, bytes) else str(file)
         try:
-            self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of onnxruntime, which has many
             raise InvalidModel(f"onnxruntime does not run the network: {_first_line(error)}") from error
         self._inputs, self._outputs = inputs, outputs
@@ -178,18 +179,16 @@ class OnnxSession:
         return torch.cat([torch.as_tensor(each, device="cpu").to(x.dtype).flatten() for each in found])[None]
 
 
-def _content(path: Path) -> bytes:
+def _file(path: Path) -> Path | bytes:
+    """The path, or the content of a file that is compressed."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            is_compressed = file.read(len(GZIP)) == GZIP
+        return gzip.decompress(path.read_bytes()) if is_compressed else path
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidModel(f"{path} is a damaged gzip file: get it anew") from error
     except OSError as error:
         raise InvalidModel(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _unpacked(content: bytes, source: object) -> bytes:
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, ValueError) as error:
-        raise InvalidModel(f"{source} is a damaged gzip file: get it anew") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -64,9 +64,8 @@ class Falsifier:
         witness = self._sample(pairs, nearest, starts) if pairs else None
         for steps, restarts in ROUNDS:
             order = nearest.argsort(stable=True).tolist()
-            rows = self._rows()
             restarts = max(2, min(restarts, MOST_ROWS // len(order))) if order else 1
-            size = max(1, rows // restarts)
+            size = max(1, self.rows // restarts)
             for first in range(0, len(order), size):
                 if witness is not None or self._is_over():
                     break
@@ -81,7 +80,7 @@ class Falsifier:
 
     def refine(self, box: int, x: Tensor) -> Witness | None:
         """An unsafe input by a short descent from one input (1, F) of a box, or None."""
-        pairs = [(box, case) for case in self.prop.boxes[box].cases][: self._rows()]
+        pairs = [(box, case) for case in self.prop.boxes[box].cases][: self.rows]
         return _Descent(self, pairs, x.expand(len(pairs), -1), 1).run(REFINING_STEPS)
 
     def outputs(self, x: Tensor) -> Tensor:
@@ -99,7 +98,8 @@ class Falsifier:
     def _is_over(self) -> bool:
         return time.monotonic() >= self.deadline
 
-    def _rows(self) -> int:
+    @property
+    def rows(self) -> int:
         """Inputs of one pass."""
         return max(4, min(MOST_ROWS, MEMORY // self.network.bytes))
 
@@ -147,7 +147,7 @@ class Falsifier:
             )
             found.append(grid)
         for part in found:
-            yield from self.points.inside(part, box).split(self._rows())
+            yield from self.points.inside(part, box).split(self.rows)
 
 
 class _Descent:
