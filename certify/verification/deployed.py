@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import Graph, InvalidInput, InvalidModel, Port, Property, capture, from_onnx
-from bounds.models import agree, answer, evaluation_mode, tolerance
+from bounds.models import agree, answer, evaluation_mode, require_module, tolerance
 
 Source = nn.Module | Graph | str | os.PathLike[str]
 Replay = Callable[[Tensor], Tensor]  # of one input (1, *D), the answer (1, K)
@@ -51,6 +51,7 @@ class Deployed:
             source = from_onnx(file)
         if isinstance(source, Graph):
             self._graph, source = source, source.module()
+        require_module(source)
         self.module: nn.Module = source
         weight = next(self.module.parameters(), None)
         self.dtype = _dtype(self._graph, weight)
@@ -71,9 +72,9 @@ class Deployed:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Answers (N, K) of the network in PyTorch to inputs (N, *D) or (N, F)."""
-        rows = x.view(len(x), *self.shape[1:])
+        rows = x.reshape(len(x), *self.shape[1:])
         parts = (rows,) if self._is_batched else rows.split(1)
-        return torch.cat([self.module(part).view(len(part), -1) for part in parts])
+        return torch.cat([self.module(part).reshape(len(part), -1) for part in parts])
 
     def graph(self) -> Graph:
         """The captured network.

@@ -240,6 +240,8 @@ def test_what_does_not_fit_is_refused_in_one_line(linear: Linear, tmp_path: Path
         decide(linear.path, property_of([(0.0, 1.0)] * 6, "(assert (<= Y_0 0.0))"))
     with pytest.raises(bounds.InvalidModel, match=r"nowhere\.onnx cannot be read"):
         decide(tmp_path / "nowhere.onnx", linear.below(0.0))
+    with pytest.raises(bounds.InvalidModel, match=r"must be a torch\.nn\.Module, got int"):
+        decide(3, linear.below(0.0))
     with pytest.raises(bounds.InvalidInput, match="timeout"):
         decide(linear.path, linear.below(0.0), timeout=0)
     with pytest.raises(bounds.InvalidInput, match="sound"):
