@@ -12,7 +12,7 @@ import bounds
 from certify import decide
 
 FAMILIES = ("test21", "tllverifybench", "safenlp_2024", "rl_benchmarks", "mnist_fc")
-SECONDS = 0.5  # of a search: a wrong proof would come early
+SECONDS = 1.0  # of a search: a wrong proof would come early
 
 
 class Row(NamedTuple):
