@@ -5,6 +5,7 @@ References:
     al. (2021), Beta-CROWN: efficient bound propagation with per-neuron split constraints, arXiv:2103.06624.
 """
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,7 @@ from bounds.sets.balls import Box
 
 FEW_INPUTS = 16  # up to which boxes are cut
 STEPS_BEFORE = 20  # of ascent for the intervals that all domains share
+COST_OF_ASCENT = 200  # most time that such an ascent may take, in units of bounds without one, with room to spare
 
 
 @isolated
@@ -41,14 +43,16 @@ def search(
     """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
     with torch.no_grad():
         problem = problem_of(graph, box, cases, deadline, sound, check, memory)
+        began = time.monotonic()
         first = root_bounds(problem)
         if isinstance(first, SearchResult):
             return first
         problem, network = first
         if problem.box.lower.numel() <= FEW_INPUTS or not spans_of(network):
             return split_inputs(problem)
-        best = RefinedNetwork(network, tighten=True, steps=STEPS_BEFORE, memory=memory).refine()
-        return split_neurons(problem, best)
+        if (time.monotonic() - began) * COST_OF_ASCENT < deadline - time.monotonic():
+            network = RefinedNetwork(network, tighten=True, steps=STEPS_BEFORE, memory=memory).refine()
+        return split_neurons(problem, network)
 
 
 def root_bounds(problem: Problem) -> SearchResult | tuple[Problem, Network]:

@@ -1,6 +1,6 @@
 """Parts of a problem: unsafe sets together with what splits say of neurons, and the best planes found so far."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +44,11 @@ class Domains:
         """All of them, in order."""
         own = [self.case, self.low, self.high, self.multiplier, self.weight, self.bound, self.choice]
         return own + [part for parts in self.parameters for part in parts]
+
+    def each(self) -> "Iterator[Domains]":
+        """The domains one by one."""
+        for place in range(len(self)):
+            yield self[torch.tensor([place], device=self.case.device)]
 
     @property
     def memory(self) -> int:

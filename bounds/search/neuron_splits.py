@@ -6,25 +6,30 @@ References:
     arXiv:2104.06718 (the choice among few neurons by bounds of their children).
 """
 
+import time
+
 import torch
 from torch import Tensor
 
 from bounds.linear.network import Network
 from bounds.search.domains import Domains
+from bounds.search.leaves import bounded_leaf
 from bounds.search.neurons import split_points
 from bounds.search.problem import Problem, SearchResult
 from bounds.search.split_bounds import SplitBounds
 
 AT_ONCE = 64  # domains that are split together
-ROOT_STEPS, STEPS, LEAF_STEPS = 40, 6, 60  # of ascent
+ROOT_STEPS, STEPS = 40, 4  # of ascent
+LONGEST = 0.05  # share of the time that is left which domains that are split together may take
 
 
 def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) -> SearchResult:
     """Search by splitting neurons, the least proved domain first; ``root`` has the intervals of the whole box."""
-    bounds = SplitBounds(problem, root)
+    bounds, at_once = SplitBounds(problem, root), AT_ONCE
     found, corners = bounds.bounded(bounds.roots(), ROOT_STEPS)
     domains = len(found)
     while True:
+        began = time.monotonic()
         if (witness := problem.check(corners)) is not None:
             return SearchResult("counterexample", witness, domains, "neuron splits")
         found = found[~(found.bound > 0)]
@@ -35,20 +40,24 @@ def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) 
         if len(found) * found.memory > most_memory:
             return SearchResult("unknown", None, domains, "", f"{len(found)} domains are left, the most that fit")
         order = found.bound.argsort()
-        worst, rest = found[order[:AT_ONCE]], found[order[AT_ONCE:]]
+        worst, rest = found[order[:at_once]], found[order[at_once:]]
         ends = worst.choice[:, 0] < 0
         if bool(ends.any()):
-            last, corners = bounds.bounded(worst[ends], LEAF_STEPS)
-            if bool((last.bound > 0).all()):
-                found = rest + worst[~ends]
-                continue
-            if (witness := problem.check(corners)) is not None:
-                return SearchResult("counterexample", witness, domains, "neuron splits")
-            return SearchResult("unknown", None, domains, "", "a domain without a neuron left to split is not proved")
+            for leaf in worst[ends].each():
+                proved, point = bounded_leaf(bounds, leaf)
+                if bool(proved.bound > 0):
+                    continue
+                if point is not None and (witness := problem.check(point)) is not None:
+                    return SearchResult("counterexample", witness, domains, "neuron splits")
+                return SearchResult("unknown", None, domains, "", "a domain with no neuron left to split is not proved")
+            found = rest + worst[~ends]
+            continue
         children = _split(bounds, worst)
         children, corners = bounds.bounded(children, STEPS)
         domains += len(children)
         found = rest + children
+        if time.monotonic() - began > LONGEST * (problem.deadline - began):
+            at_once = max(1, at_once // 2)
 
 
 def _split(bounds: SplitBounds, worst: Domains) -> Domains:

@@ -52,14 +52,17 @@ def spans_of(network: Network) -> list[Span]:
     return found
 
 
-def gaps(network: Network, span: Span, planes: Planes, coefficients: Tensor) -> Tensor:
-    """The part of a bound that may be lost between a function and its plane, (N, *shape); 0 where no split helps.
+def gaps(network: Network, span: Span, planes: Planes, coefficients: Tensor, values: tuple[Tensor, Tensor]) -> Tensor:
+    """Parts of a bound that may be lost between a function and its plane, (2, N, *shape); 0 where no split helps.
+
+    The first are the largest within the interval, the second those at a point.
 
     Args:
         network: with the intervals of the domains.
         span: of the function.
         planes: around it.
         coefficients: of the function in the bound; below 0 they meet the upper plane.
+        values: of the parent and of the function at the point.
     """
     function, (interval,) = scalar_function(network, span), network.parents(span.name)
     (low,), (high,) = planes.lower_slopes, planes.upper_slopes
@@ -68,10 +71,13 @@ def gaps(network: Network, span: Span, planes: Planes, coefficients: Tensor) -> 
     gap = torch.maximum(*((high - low) * end + above - below for end in (interval.lower, interval.upper)))
     if isinstance(function, ReLURelaxation):  # its planes meet at the ends, and the upper one leaves it at 0
         gap = torch.where(coefficients < 0, above, gap)
-    gap = (gap * coefficients.abs()).nan_to_num(nan=0.0, posinf=torch.finfo(gap.dtype).max)
+    x, y = values
+    here = torch.where(coefficients < 0, high * x + above - y, y - low * x - below).clamp(min=0)
+    lost = torch.stack([gap, here]) * coefficients.abs()
+    lost = lost.nan_to_num(nan=0.0, posinf=torch.finfo(gap.dtype).max)
     point = split_points(network, span)
     divides = (interval.lower < point) & (point < interval.upper) & function.unstable(interval)[0]
-    return torch.where(divides, gap, 0.0)
+    return torch.where(divides, lost, 0.0)
 
 
 def split_points(network: Network, span: Span) -> Tensor:

@@ -28,7 +28,7 @@ from bounds.search.problem import Problem
 from bounds.sets.balls import Box, Interval
 
 RATE, DECAY = 0.1, 0.98  # of the ascent, in units of what each number may be
-CANDIDATES = 3  # neurons that are kept as worth a split
+CANDIDATES = 6  # neurons that are kept as worth a split
 
 
 class Leaves(NamedTuple):
@@ -106,7 +106,8 @@ class SplitBounds:
         if (count, dtype) not in self._boxes:
             sides = (side.to(dtype).expand(count, *side.shape[1:]) for side in (box.lower, box.upper))
             self._boxes[count, dtype] = Box(*sides)
-        network = Network(self.problem.graph, self._boxes[count, dtype], sound=self.problem.sound if dtype == torch.float64 else "real")
+        sound = self.problem.sound if dtype == torch.float64 else "real"
+        network = Network(self.problem.graph, self._boxes[count, dtype], sound=sound)
         network.intervals = {name: _expanded(found, network, name) for name, found in root.intervals.items()}
         possible = torch.ones(count, dtype=torch.bool, device=box.lower.device)
         for span in self.spans:
@@ -134,7 +135,8 @@ class SplitBounds:
         bound = torch.where(possible, bound, torch.inf)
         box = self.problem.box
         corners = torch.where(slopes > 0, box.lower.flatten(1), box.upper.flatten(1))
-        return replace(domains, bound=bound, choice=run.choices()), corners.view(-1, *self.problem.shape)
+        corners = corners.view(-1, *self.problem.shape)
+        return replace(domains, bound=bound, choice=run.choices(corners)), corners
 
     def guessed(self, domains: Domains) -> Tensor:
         """Bounds (N,) without any ascent, in float32 and without rounding errors: for the choice among splits."""
@@ -280,22 +282,49 @@ class _Run:
             units += [(part.upper - part.lower) * function.pace for part in limits]
         return units
 
-    def choices(self) -> Tensor:
-        """The neurons at which the last bound may have lost most, (N, k)."""
+    def choices(self, points: Tensor) -> Tensor:
+        """The neurons at which the last bound may have lost most, (N, k).
+
+        Half of them by the largest gap between function and plane, half by the gap at the inputs (N, *D) at which the
+        bound is attained.
+        """
         assert self._leaves is not None
+        if not self.bounds.spans:
+            return self.domains.choice
+        values = self._values(points)
         scores = []
         for span, planes, parameters in zip(self.bounds.spans, self.planes, self._leaves.parameters, strict=True):
-            found = self._coefficients.get(span.name)
-            if found is None:
-                scores.append(self.low.new_zeros(len(self.low), span.end - span.start))
+            coefficients = self._coefficients.get(span.name)
+            if coefficients is None:
+                scores.append(self.low.new_zeros(2, len(self.low), span.end - span.start))
                 continue
-            scores.append(gaps(self.network, span, planes(parameters), found[:, 0]).flatten(1))
-        if not scores:
-            return self.domains.choice
-        score = torch.cat(scores, 1)
-        best = score.topk(min(CANDIDATES, score.shape[1]), 1)
-        found = best.indices.masked_fill(~(best.values > 0), -1)
-        return torch.nn.functional.pad(found, (0, CANDIDATES - found.shape[1]), value=-1)
+            (parent,) = self.network.nodes[span.name].parents
+            there = values[parent], values[span.name]
+            scores.append(gaps(self.network, span, planes(parameters), coefficients[:, 0], there).flatten(2))
+        return _best(torch.cat(scores, 2))
+
+    def _values(self, points: Tensor) -> dict[str, Tensor]:
+        """The values of all nodes at some inputs."""
+        found: dict[str, Tensor] = {}
+        for name, node in self.network.nodes.items():
+            if node.operation == "input":
+                found[name] = points.reshape(node.value.shape)
+            else:
+                found[name] = node.function(*(found[parent] for parent in node.parents))
+        return found
+
+
+def _best(scores: Tensor) -> Tensor:
+    """Places (N, k) of the best of several scores (S, N, total), without repetition; -1 where no score is above 0."""
+    every = torch.zeros(scores.shape[1:], device=scores.device)
+    each = min(CANDIDATES // len(scores), scores.shape[2])
+    for score in scores:
+        best = score.topk(each, 1)
+        rank = torch.arange(each, 0, -1, device=scores.device, dtype=every.dtype).expand_as(best.values)
+        every.scatter_add_(1, best.indices, rank.masked_fill(~(best.values > 0), 0.0))
+    best = every.topk(min(CANDIDATES, every.shape[1]), 1)
+    found = best.indices.masked_fill(~(best.values > 0), -1)
+    return torch.nn.functional.pad(found, (0, CANDIDATES - found.shape[1]), value=-1)
 
 
 def _chosen(rows: Tensor, one: Leaves, other: Leaves) -> Leaves:
