@@ -11,6 +11,7 @@ from bounds import AFFINE, DEFAULT_RULES, FUNCTIONS, Affine, Graph, LpBall, capt
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.linear.intervals import layers_in_turn
+from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.operations.functions import Maker as FunctionMaker
 from certify.models import frozen, predictions, probe
@@ -94,6 +95,7 @@ def certified_radius(
         InvalidModel: see :func:`certify.models.probe`.
         UnsupportedLayer: the method knows no rule for a layer.
     """
+    checks.one_of("method", method, (*METHODS, COMPLETE))
     checks.positive("tolerance", tolerance)
     batch_size = checks.at_least("batch_size", batch_size, 1)
     family = family_of(x, norm, low, high, frozen_features, perturbation)

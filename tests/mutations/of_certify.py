@@ -294,10 +294,10 @@ DECISIONS = (
         "tests/certify/verification/test_decide.py -k onnxruntime",
     ),
     Mutant(
-        "inputs outside of the ball falsify",
+        "a class beside the label is left out of the search",
         "certify/verification/complete.py",
-        "                if alone not in (label, -1) and bool(ball.contains(point.double())):",
-        "                if alone not in (label, -1):",
+        "others = [k for k in range(self.num_classes) if k != label]",
+        "others = [k for k in range(1, self.num_classes) if k != label]",
         "tests/certify/verification/test_complete.py",
     ),
     Mutant(
