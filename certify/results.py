@@ -100,8 +100,9 @@ class CompleteCertificate(Certificate):
     """Radii of a complete search, between a proof and an adversarial example.
 
     Attributes:
-        upper: (N,) float64, distance of ``adversarial``, rounded up: the model is not robust up to it. At least
-            ``radius``; infinite where none was found, 0 where the model is wrong.
+        upper: (N,) float64, distance of ``adversarial``, rounded up: the model is not robust up to it. Infinite where
+            none was found, 0 where the model is wrong; below ``radius`` only where rounding in the model as it runs
+            changes the class, of which ``sound`` other than ``"deployed"`` knows nothing.
         adversarial: (N, *D), the nearest input of another class that was found; the clean input where none was.
     """
 

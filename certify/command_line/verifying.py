@@ -3,17 +3,18 @@
 Torch is imported inside commands only, so that help is quick.
 """
 
+import contextlib
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, flush_output, raise_when_interrupted
+from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, raise_when_interrupted
 
 if TYPE_CHECKING:
     from certify.verification.decision import Decision
@@ -170,7 +171,7 @@ def _write(output: Path | None, text: str) -> None:
         raise InvalidConfiguration(f"{output} cannot be written: {error.strerror}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _ending_in_time(timeout: float | None, began: float, output: Path | None) -> Iterator["Answering"]:
     """End the program with the verdict ``timeout`` where a query does not end by itself soon after its time."""
     answering = Answering(output)
@@ -204,12 +205,10 @@ class Answering:
 
     def give_up(self) -> None:
         """Say ``timeout`` and leave, unless the verdict is being said."""
-        import os
-
         if self():
-            print("timeout", flush=True)
-            _write(self._output, "timeout\n")
-            flush_output()
+            with contextlib.suppress(Exception):  # nothing may keep the program from ending
+                print("timeout", flush=True)
+                _write(self._output, "timeout\n")
             os._exit(FINE)
 
 

@@ -56,10 +56,10 @@ class Deployed:
         weight = next(self.module.parameters(), None)
         self.dtype = _dtype(self._graph, weight)
         self.device = torch.device("cpu") if weight is None else weight.device
-        self.shape = _shape(prop) if self._graph is None else (1, *self._graph.input_shape)
+        self.shape = torch.Size(_shape(prop) if self._graph is None else (1, *self._graph.input_shape))
         if not self.dtype.is_floating_point:
             raise InvalidInput(f"the network takes inputs of {self.dtype}: a network of floating inputs is needed")
-        self.bytes = 8 * torch.Size(self.shape).numel()
+        self.bytes = 8 * self.shape.numel()
         self._is_batched = False
         self._check(prop)
         self.replay: Replay = self.outputs
@@ -72,7 +72,7 @@ class Deployed:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Answers (N, K) of the network in PyTorch to inputs (N, *D) or (N, F)."""
-        rows = x.reshape(len(x), *self.shape[1:])
+        rows = x if x.shape[1:] == self.shape[1:] else x.reshape(len(x), *self.shape[1:])
         parts = (rows,) if self._is_batched else rows.split(1)
         return torch.cat([self.module(part).reshape(len(part), -1) for part in parts])
 
@@ -104,7 +104,7 @@ class Deployed:
 
     def _check(self, prop: Property) -> None:
         """Refuse a property of other inputs and outputs."""
-        entries = torch.Size(self.shape).numel()
+        entries = self.shape.numel()
         if prop.num_inputs != entries:
             raise InvalidInput(f"the property speaks of {prop.num_inputs} inputs, but the network has {entries}")
         ports = () if self._graph is None else self._graph.inputs

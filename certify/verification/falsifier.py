@@ -146,8 +146,7 @@ class Falsifier:
                 upper[varying] - lower[varying]
             )
             found.append(grid)
-        for part in found:
-            yield from self.points.inside(part, box).split(self.rows)
+        yield from self.points.inside(torch.cat(found), box).split(self.rows)
 
 
 class _Descent:
@@ -199,9 +198,9 @@ class _Descent:
     def _evaluated(self) -> tuple[Tensor, Witness | None]:
         """The gradient (R, P, F) at the points, and one that is unsafe, if any."""
         with torch.enable_grad():
-            x = self._x.detach().requires_grad_()
-            y = self._search.outputs(x.flatten(0, 1)).view(*x.shape[:2], -1)
-            loss, missed = losses(self._sets.rows(x, y))
+            x = self._x.reshape(-1, *self._search.network.shape[1:]).detach().clone().requires_grad_()
+            y = self._search.outputs(x).view(*self._x.shape[:2], -1)
+            loss, missed = losses(self._sets.rows(x.view_as(self._x), y))
             total = loss[loss.isfinite()].sum()
             gradient = None
             if total.requires_grad:
@@ -213,7 +212,7 @@ class _Descent:
         chosen = self._x.gather(0, place[None, :, None].expand(1, -1, self._x.shape[2]))[0]
         self.best = torch.where(better[:, None], chosen, self.best)
         witness = self._search.try_points(self._x.flatten(0, 1), missed.flatten())
-        return (torch.zeros_like(self._x) if gradient is None else gradient), witness
+        return (torch.zeros_like(self._x) if gradient is None else gradient.view_as(self._x)), witness
 
     def _random(self, restarts: int) -> Tensor:
         """Uniform numbers (R, P, F)."""
