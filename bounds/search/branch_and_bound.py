@@ -7,6 +7,7 @@ References:
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -52,7 +53,15 @@ def search(
             return split_inputs(problem)
         if (time.monotonic() - began) * COST_OF_ASCENT < deadline - time.monotonic():
             network = RefinedNetwork(network, tighten=True, steps=STEPS_BEFORE, memory=memory).refine()
-        return split_neurons(problem, network)
+        return _with_boxes(problem, split_neurons(problem, network))
+
+
+def _with_boxes(problem: Problem, found: SearchResult) -> SearchResult:
+    """The result of a search that goes on by cutting boxes where it ran out of neurons."""
+    if found.status != "unknown" or problem.is_late:
+        return found
+    again = split_inputs(problem)
+    return replace(again, domains=found.domains + again.domains)
 
 
 def root_bounds(problem: Problem) -> SearchResult | tuple[Problem, Network]:
