@@ -81,9 +81,6 @@ def test_nothing_proves_what_a_search_was_not_told(kind: str):
         assert margin_bounds(model, ball, torch.tensor([0]), method, steps=2)[0, 1] <= -0.1
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="views of the search lack what deployed bounds know of overflow"
-)
 def test_neurons_are_split_in_deployed_mode():
     """And rounding of functions belongs to what is behind them, also where a split makes their range smaller."""
     assert by_neurons(given("sigmoid", SAFE, torch.float32, sound="deployed")).status in {"proved", "unknown"}
