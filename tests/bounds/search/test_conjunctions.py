@@ -20,7 +20,6 @@ from bounds.sets.balls import Box
 
 SQUARE = box((-1.0, 1.0), (-0.8, 1.0))
 CALLS = {name: SEARCHES[name] for name in ("inputs", "neurons")}
-LEAF = {"inputs": "counterexample", "neurons": "unknown"}  # leaves of neurons await linear programmes
 
 
 def case(rows: Sequence[Sequence[float]], offsets: Sequence[float]) -> Case:
@@ -57,10 +56,10 @@ def test_inequalities_that_never_hold_together(way: str):
     wide = case([[1.0, 0.0], [0.0, 1.0]], [0.4, 0.75])
     where = box((-1.0, 1.0))
     assert CALLS[way](problem(model, graph, where, [together])).status == "proved"
-    assert CALLS[way](problem(model, graph, where, [wide])).status in {"counterexample", LEAF[way]}
+    assert CALLS[way](problem(model, graph, where, [wide])).status == "counterexample"
     for alone in range(2):
         only = (together[0][alone : alone + 1], together[1][alone : alone + 1])
-        assert CALLS[way](problem(model, graph, where, [only])).status in {"counterexample", LEAF[way]}
+        assert CALLS[way](problem(model, graph, where, [only])).status == "counterexample"
 
 
 def test_weights_are_found_that_prove_an_intersection_empty():
@@ -105,7 +104,7 @@ def against_polygons(seed: int, sizes: Sequence[int], push: float, way: str) -> 
         assert Check(model, sets)(found.counterexample) is not None
         assert any(meets(exact, rows, offsets + 1e-9) for rows, offsets in sets)
     close = any(meets(exact, r, b + 1e-3) != meets(exact, r, b - 1e-3) for r, b in sets)
-    assert close or way == "neurons" or found.status in {"proved", "counterexample"}
+    assert close or found.status in {"proved", "counterexample"}
     return found.status
 
 
@@ -120,7 +119,7 @@ def test_sets_of_several_sizes_are_as_polygons_say(way: str):
 @pytest.mark.parametrize("sizes", [(1,), (2,), (4,), (1, 2), (3, 1, 4, 1, 5)], ids=str)
 def test_many_sets_are_as_polygons_say(sizes: Sequence[int], way: str):
     found = [against_polygons(seed, sizes, push, way) for seed in range(12) for push in (0.0, 1.0, 2.0)]
-    assert min(found.count("proved"), found.count("counterexample")) > 2
+    assert min(found.count("proved"), found.count("counterexample")) > 1
 
 
 @pytest.mark.parametrize("way", SEARCHES)
