@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from certify.results import (
         AttackedAccuracy,
         Certificate,
+        CompleteCertificate,
         Estimate,
         RadiusDecision,
         SmoothedPrediction,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
         Witness,
     )
     from certify.smoothing.classifiers.classifier import SmoothedClassifier
+    from certify.verification.decide import decide
+    from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
     from certify.verification.radius import certified_radius
     from certify.verification.verdicts import Verdict, verify
@@ -33,7 +36,9 @@ __all__ = [
     "AttackedAccuracyCurve",
     "Certificate",
     "CertifiedAccuracyCurve",
+    "CompleteCertificate",
     "Contradiction",
+    "Decision",
     "Estimate",
     "Evaluation",
     "Normalize",
@@ -49,6 +54,7 @@ __all__ = [
     "attacks",
     "certified_radius",
     "corruptions",
+    "decide",
     "evaluate",
     "lipschitz_certificate",
     "methods",
@@ -62,7 +68,9 @@ _HOMES = {
     "AttackedAccuracyCurve": "certify.curves",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
+    "CompleteCertificate": "certify.results",
     "Contradiction": "certify.evaluation.comparisons",
+    "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
     "Normalize": "bounds.layers",
@@ -76,6 +84,7 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
+    "decide": "certify.verification.decide",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",
     "verify": "certify.verification.verdicts",

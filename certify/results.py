@@ -96,6 +96,26 @@ class Certificate(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class CompleteCertificate(Certificate):
+    """Radii of a complete search, between a proof and an adversarial example.
+
+    Attributes:
+        upper: (N,) float64, distance of ``adversarial``, rounded up: the model is not robust up to it. Infinite where
+            none was found, 0 where the model is wrong; below ``radius`` only where rounding in the model as it runs
+            changes the class, of which ``sound`` other than ``"deployed"`` knows nothing.
+        adversarial: (N, *D), the nearest input of another class that was found; the clean input where none was.
+    """
+
+    upper: Tensor
+    adversarial: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        """(N,) float64, how far apart both sides ended: the radius at which the model errs lies between them."""
+        return self.upper - self.radius
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Drawn(Record):
     """Base of statements that rest on noise draws: what the draws are a function of, and what the statement is about.
 

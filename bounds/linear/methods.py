@@ -179,11 +179,19 @@ def linear_margins(
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
         network = Network(model, ball, Tables(table, functions), sound)
-        return converted_down(_margins(network, labels, method, steps, memory), ball.center.dtype)
+        rows = margin_rows(network, labels)
+        margins = row_bounds(network, rows, method, steps=steps, memory=memory, target=0.0)
+        margins = margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
+        return converted_down(margins, ball.center.dtype)
 
 
-def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: int) -> Tensor:
-    rows = margin_rows(network, labels)
+def row_bounds(
+    network: Network, rows: Tensor, method: str, *, steps: int, memory: int, target: float = torch.inf
+) -> Tensor:
+    """Lower bounds (N, R) of linear functions (N, R, K) of the outputs, by a method and all cheaper ones.
+
+    An ascent ends where all rows but those of zeros are above the target.
+    """
     loose = RefinedNetwork(network, memory=memory)
     margins = loose.functions(rows, intervals=True)
     if method != "ibp":
@@ -194,10 +202,10 @@ def _margins(network: Network, labels: Tensor, method: str, steps: int, memory: 
     elif method in ("crown", "alpha_crown"):
         tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
         margins = torch.maximum(margins, tight.functions(rows))
-        if method == "alpha_crown" and not bool(((margins > 0) | (rows == 0).all(2)).all()):  # not all is proved yet
+        if method == "alpha_crown" and not bool(((margins > target) | (rows == 0).all(2)).all()):
             best = RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory)
-            margins = torch.maximum(margins, best.functions(rows, target=0.0))
-    return margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
+            margins = torch.maximum(margins, best.functions(rows, target=target))
+    return margins
 
 
 def margin_rows(network: Network, labels: Tensor) -> Tensor:

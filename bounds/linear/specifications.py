@@ -10,11 +10,10 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
-from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin
+from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin, row_bounds
 from bounds.linear.network import Network
-from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
-from bounds.numerics import ieee_arithmetic, unit_roundoff
+from bounds.numerics import converted_down, ieee_arithmetic, unit_roundoff
 from bounds.operations.node import entries
 from bounds.sets.balls import Interval, PerturbationSet, perturbation_set
 
@@ -65,26 +64,35 @@ def specification_bounds(
     weight = next(network.parameters(), ball.center)
     outputs = entries(graph.bind(ball.center)["output"].value)
     sets = [_checked(rows, offsets, outputs, weight) for rows, offsets in unsafe]
-    if method == "ibp":
-        with torch.no_grad():
-            intervals = RefinedNetwork(Network(graph, ball, sound=sound))
-            return torch.cat([_by_intervals(intervals, ball.center, *pair) for pair in sets], 1)
+    alone = [place for place, (rows, _) in enumerate(sets) if method == "ibp" or len(rows) == 1]
+    found = dict.fromkeys(range(len(sets)), ball.center.new_zeros(0))
+    with torch.no_grad():
+        if alone:
+            several = Network(graph, ball, sound=sound)
+            part = _by_rows(several, [sets[place] for place in alone], method, steps=steps, memory=memory)
+            found |= dict(zip(alone, converted_down(part, ball.center.dtype).T, strict=True))
     bound: dict[str, Callable[[Graph], Interval]] = {
         "crown_ibp": lambda worst: crown_ibp(worst, ball, sound=sound, memory=memory),
         "fast_lin": lambda worst: fast_lin(worst, ball, sound=sound, memory=memory),
         "crown": lambda worst: crown(worst, ball, sound=sound, memory=memory),
         "alpha_crown": lambda worst: alpha_crown(worst, ball, steps=steps, sound=sound, memory=memory),
     }
-    worst = [capture(_Worst(network, rows, offsets), ball.center) for rows, offsets in sets]
-    return torch.cat([bound[method](largest).lower.detach() for largest in worst], 1)
+    for place in found.keys() - set(alone):
+        worst = capture(_Worst(network, *sets[place]), ball.center)
+        found[place] = bound[method](worst).lower.detach()[:, 0]
+    return torch.stack([found[place] for place in range(len(sets))], 1)
 
 
-def _by_intervals(intervals: RefinedNetwork, like: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-    """The best inequality alone, folded into the last affine layers: intervals know nothing of combinations."""
-    rows, offsets = rows.to(like), offsets.to(like)
-    least = intervals.functions(rows.expand(len(like), *rows.shape), intervals=True)
+def _by_rows(
+    network: Network, sets: Sequence[tuple[Tensor, Tensor]], method: str, *, steps: int, memory: int
+) -> Tensor:
+    """The best inequality of each set alone, folded into the last affine layers, (N, S)."""
+    like = network.ball.center
+    rows, offsets = (torch.cat(parts).to(like) for parts in zip(*sets, strict=True))
+    least = row_bounds(network, rows.expand(len(like), *rows.shape), method, steps=steps, memory=memory)
     rounding = 2 * unit_roundoff(like.dtype) * (least.abs() + offsets.abs())
-    return (least - offsets - rounding).amax(1, keepdim=True)
+    parts = (least - offsets - rounding).split([len(own) for own, _ in sets], 1)
+    return torch.cat([part.amax(1, keepdim=True) for part in parts], 1)
 
 
 class _Worst(nn.Module):

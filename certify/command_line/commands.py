@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import cyclopts
 
 from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
+from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
     from certify.configuration.config import Config
@@ -25,6 +26,8 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
+app.command(verify_query, name="verify")
+app.command(supports)
 
 
 @app.command

@@ -7,6 +7,7 @@ To add a method, write a class like these, give it a name and the norms it serve
 from certify.methods.base import Checked, Count, Method, Positive, Probability, Problem
 from certify.methods.choice import BY_NAME, METHODS, STANDARD, methods_of
 from certify.methods.proofs import (
+    CompleteSearch,
     IntervalBounds,
     LinearBounds,
     LinearBoundsBehindIntervals,
@@ -24,6 +25,7 @@ __all__ = [
     "STANDARD",
     "Checked",
     "Clever",
+    "CompleteSearch",
     "Count",
     "IntervalBounds",
     "LinearBounds",

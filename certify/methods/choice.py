@@ -7,6 +7,7 @@ import msgspec
 from bounds.errors import InvalidInput
 from certify.methods.base import Method
 from certify.methods.proofs import (
+    CompleteSearch,
     IntervalBounds,
     LinearBounds,
     LinearBoundsBehindIntervals,
@@ -19,6 +20,7 @@ from certify.methods.smoothed import SmoothedAttack, Smoothing
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),
+    CompleteSearch,
     *(Clever, MinimalPerturbation, SmoothedAttack),
 )
 

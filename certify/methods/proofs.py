@@ -79,6 +79,40 @@ class OptimisedLinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=Tru
     tolerance: Positive = 1e-2
 
 
+class CompleteSearch(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Radii in l-infinity by complete search, between a proof and an adversarial example.
+
+    ``timeout`` is in seconds for each input; where it ends a search, the radius is what was proved by then. The other
+    settings are those of :func:`certify.certified_radius`.
+    """
+
+    norms = (math.inf,)
+    rows_per_unit = 5
+
+    name: Name = "complete"
+    tolerance: Positive = 1e-3
+    timeout: Positive = 60.0
+    sound: Sound = "rounding"
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
+        """Deterministic certificates of the model."""
+        x = problem.x[rows]
+        return certified_radius(
+            problem.model,
+            x,
+            problem.y[rows],
+            norm=norm,
+            method="complete",
+            low=problem.low,
+            high=problem.high,
+            frozen_features=self.mask(problem),
+            tolerance=self.tolerance,
+            timeout=self.timeout * max(len(x), 1),
+            generator=problem.generator(problem.place(rows)),
+            sound=self.sound,
+        )
+
+
 class Verify(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Verdicts at one radius, by an attack and by bounds from cheap to tight, as certificates.
 

@@ -5,16 +5,25 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from bounds import AFFINE, DEFAULT_RULES, FUNCTIONS, Affine, Graph, LpBall, capture, checks, margin_bounds
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.linear.intervals import layers_in_turn
+from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.operations.functions import Maker as FunctionMaker
 from certify.models import frozen, predictions, probe
 from certify.results import Certificate
+from certify.verification.complete import (
+    COMPLETE,
+    Deadlines,
+    LabelSearch,
+    RadiusSearch,
+    complete_balls,
+    complete_certificate,
+)
 from certify.verification.sets import LARGEST, Balls, Family, Maker, family_of
 
 # The search stops where even this share of the largest useful radius is not proved.
@@ -34,6 +43,8 @@ def certified_radius(
     frozen_features: Tensor | None = None,
     perturbation: Maker | None = None,
     tolerance: float = 1e-3,
+    timeout: float | None = None,
+    generator: Generator | None = None,
     sound: str = "rounding",
     batch_size: int = 256,
     memory: int = MEMORY,
@@ -58,7 +69,8 @@ def certified_radius(
         norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries. None with
             ``perturbation``.
         method: bounding method, ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``, ``"crown"`` or ``"alpha_crown"``; see
-            :func:`bounds.margin_bounds`.
+            :func:`bounds.margin_bounds`. ``"complete"``, in l-infinity: what ``"crown"`` proves and an attack finds are
+            brought together by branch and bound, and a :class:`certify.CompleteCertificate` is returned.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         frozen_features: bool, broadcasts to one input; True where no perturbation may change it.
@@ -66,6 +78,8 @@ def certified_radius(
             rows of ``x``, and radii (B,) that gives a :class:`bounds.PerturbationSet` which holds these inputs, is
             nothing else at radius 0, and grows with the radius.
         tolerance: relative width at which the bisection stops.
+        timeout: seconds for the searches of ``"complete"``, of all inputs together; None for no limit.
+        generator: source of random starts of the attack of ``"complete"``.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
         batch_size: inputs bounded at once.
         memory: bytes that the coefficients of linear bounds may take.
@@ -81,23 +95,32 @@ def certified_radius(
         InvalidModel: see :func:`certify.models.probe`.
         UnsupportedLayer: the method knows no rule for a layer.
     """
+    checks.one_of("method", method, (*METHODS, COMPLETE))
     checks.positive("tolerance", tolerance)
     batch_size = checks.at_least("batch_size", batch_size, 1)
     family = family_of(x, norm, low, high, frozen_features, perturbation)
+    if timeout is not None:
+        checks.positive("timeout", timeout)
+    balls = complete_balls(family, x) if method == COMPLETE else None
+    bounding = "crown" if method == COMPLETE else method
     with frozen(model), torch.no_grad():
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
         predicted = predictions(model, x, batch_size) if len(x) else labels
-        bounded = bounded_form(model, x, method, family.order, sound)  # captured once, for all radii
+        bounded = bounded_form(model, x, bounding, family.order, sound)  # captured once, for all radii
         bound = partial(margin_bounds, sound=sound, memory=memory, table=table, functions=functions)
 
         def margins(points: Tensor, radius: Tensor, label: Tensor) -> Tensor:
             """The least proved margin of each row."""
-            return least_margin(bound(bounded, family(points, radius), label, method), label)
+            return least_margin(bound(bounded, family(points, radius), label, bounding), label)
 
         batches = zip(x.detach().double().split(batch_size), labels.split(batch_size), strict=True)
         parts = [_search(margins, family, points, label, tolerance) for points, label in batches if len(points)]
-    radius = torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
+        radius = torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
+        if balls is not None:
+            search = LabelSearch(model, bounded, num_classes, sound, memory)
+            around = RadiusSearch(search, balls, tolerance)
+            return complete_certificate(around, x.detach(), labels, predicted, radius, Deadlines(timeout), generator)
     right = predicted == labels  # never where a logit overflows, of which the proof, in real arithmetic, knows nothing
     return Certificate(
         label=predicted,

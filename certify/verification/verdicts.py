@@ -20,6 +20,7 @@ from certify.attacks import minimal_perturbation, robust_accuracy
 from certify.attacks.common.threat import check_alone, check_around
 from certify.models import frozen, predictions, probe
 from certify.results import AttackedAccuracy, Record, Witness
+from certify.verification.complete import COMPLETE, PROVED, Around, Deadlines, LabelSearch, require_boxes
 from certify.verification.radius import bounded_form, least_margin
 from certify.verification.sets import family_of
 
@@ -36,12 +37,13 @@ class Verdict(Record):
         label: (N,) int64, the predicted class; -1 where a logit is not finite.
         verified: (N,) bool, True where the model is proved to predict the given label for all of them.
         falsified: (N,) bool, True where one of them, or the input itself, was found to get another label.
-        margin: (N,) float64, the best proved lower bound on the least margin; above 0 where verified, minus infinity
-            where no bound was asked for.
+        margin: (N,) float64, the best proved lower bound on the least margin; above 0 where a bounding method verified
+            the row, minus infinity where no bound was asked for.
         adversarial: (N, *D), the input found; the clean input where none was.
         distance: (N,) float64, of ``adversarial``, run through the model once more; infinite where none was found. In
             l-infinity where no norm was given.
-        decided_by: for each row, ``"clean"``, ``"attack"``, the bounding method, or ``""`` where it is unknown.
+        decided_by: for each row, ``"clean"``, ``"attack"``, the bounding method, the means of the complete search, or
+            ``""`` where it is unknown.
         epsilon: (N,) float64, the radius; NaN for sets of one's own.
         norm: order of the norm; 0 for the number of changed entries, NaN for sets of one's own.
         sound: the arithmetic that ``verified`` is about, see :func:`bounds.crown`.
@@ -80,6 +82,7 @@ def verify(
     perturbation: PerturbationSet | None = None,
     attack: bool = True,
     steps: int = 20,
+    timeout: float | None = None,
     sound: str = "rounding",
     batch_size: int = 64,
     memory: int = MEMORY,
@@ -100,7 +103,8 @@ def verify(
         norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries. None with
             ``perturbation``, as epsilon.
         epsilon: the radius, a number or (N,) with one for each input, in units of the input; one integer for norm 0.
-        method: the last bounding method to try; ``"fast_lin"`` is tried alone.
+        method: the last bounding method to try; ``"fast_lin"`` is tried alone. ``"complete"``: what ``"crown"`` leaves
+            open is searched by branch and bound, in l-infinity and for a :class:`bounds.Box`.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         frozen_features: bool, broadcasts to one input; True where no perturbation may change it.
@@ -109,6 +113,7 @@ def verify(
         attack: whether to look for adversarial examples: in l0, l1, l2 and l-infinity, and in sets of one's own that
             define :meth:`bounds.PerturbationSet.contains`.
         steps: of ascent for ``"alpha_crown"``.
+        timeout: seconds for the searches of ``"complete"``, of all inputs together; None for no limit.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
         batch_size: inputs bounded at once.
         memory: bytes that the coefficients of linear bounds may take.
@@ -124,13 +129,17 @@ def verify(
         InvalidModel: see :func:`certify.models.probe`.
         UnsupportedLayer: the bounds know no rule for an operation.
     """
-    checks.one_of("method", method, METHODS)
+    checks.one_of("method", method, (*METHODS, COMPLETE))
     batch_size = checks.at_least("batch_size", batch_size, 1)
+    if timeout is not None:
+        checks.positive("timeout", timeout)
     if perturbation is None:
         region: _Region = _balls(x, norm, epsilon, low, high, frozen_features)
     else:
         region = _own(x, norm, epsilon, frozen_features, perturbation)
     x = x.detach()
+    if method == COMPLETE:
+        require_boxes(region.rows(torch.arange(len(x), device=x.device)))
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         labels = checks.labels(labels, len(x), num_classes).to(x.device)
@@ -138,7 +147,8 @@ def verify(
         state = _Verdicts(x, predicted, labels)
         if attack and bool(state.open.any()):
             region.attack(model, x, labels, state, batch_size, generator)
-        methods = LADDER[: LADDER.index(method) + 1] if method in LADDER else (method,)
+        last = "crown" if method == COMPLETE else method
+        methods = LADDER[: LADDER.index(last) + 1] if last in LADDER else (last,)
         bound = partial(margin_bounds, steps=steps, sound=sound, memory=memory, table=table, functions=functions)
         bounded: nn.Module | Graph = model
         with torch.no_grad():
@@ -150,6 +160,13 @@ def verify(
                 for rows in state.open.nonzero().squeeze(1).split(batch_size):
                     margins = bound(bounded, region.rows(rows), labels[rows], current)
                     state.bound(rows, least_margin(margins, labels[rows]), current)
+        if method == COMPLETE and bool(state.open.any()):
+            search = LabelSearch(model, bounded, num_classes, sound, memory)
+            rows = state.open.nonzero().squeeze(1)
+            deadlines = Deadlines(timeout)
+            for place, row in enumerate(rows.split(1)):
+                deadline = deadlines.share(len(rows) - place)
+                state.end(row, search(region.rows(row), x[row], int(labels[row]), deadline))
     return state.verdict(region.epsilon, region.order, sound)
 
 
@@ -282,6 +299,17 @@ class _Verdicts:
         chosen = rows[margin > 0]  # False for NaN
         self.verified[chosen] = True
         self._decided(chosen, method)
+
+    def end(self, row: Tensor, around: Around) -> None:
+        """The end of the search around one input."""
+        if around.adversarial is not None:
+            self.falsified[row] = True
+            self.adversarial[row] = around.adversarial
+            self.distance[row] = around.distance
+            self._decided(row, around.decided_by)
+        elif around.status == PROVED:
+            self.verified[row] = True
+            self._decided(row, around.decided_by)
 
     def _decided(self, rows: Tensor, how: str) -> None:
         for row in rows.tolist():

@@ -40,6 +40,14 @@ def extended(c: Case) -> certify.SmoothingCertificate:
     return smoothed(c).extend(certified(c, tolerance=0.2), c.x, 300)
 
 
+def decided(c: Case) -> certify.Decision:
+    """The decision on a large ball around one input, which an attack takes."""
+    with torch.no_grad():
+        classes = c.model(c.x[:1]).shape[1]
+    prop = bounds.Property.of_robustness(c.x[:1], int(c.y[0]), epsilon=2.0, num_classes=classes, low=None, high=None)
+    return certify.decide(c.model, prop, generator=generator())
+
+
 def stored() -> certify.Certificate:
     return certify.Certificate(
         label=CLASSES,
@@ -223,6 +231,7 @@ OTHERS: dict[str, Call] = {
     "certify.certified_radius.alpha_crown": lambda c: certify.certified_radius(
         c.model, c.x, c.y, norm=math.inf, method="alpha_crown", tolerance=0.5
     ),
+    "certify.decide": decided,
     "certify.lipschitz_certificate": lambda c: certify.lipschitz_certificate(c.model, c.x, c.y, norm=2),
     "certify.verify": lambda c: certify.verify(
         c.model, c.x, c.y, norm=math.inf, epsilon=0.03, steps=3, generator=generator()
@@ -300,7 +309,8 @@ CALLS: dict[str, Call] = {**ATTACKS, **DEPLOYED, **OTHERS, **PURE}
 
 # Names that stand for records and modules: they compute nothing.
 RECORDS = {
-    *("AttackedAccuracy", "Certificate", "Contradiction", "Estimate", "Outside", "RadiusDecision"),
+    *("AttackedAccuracy", "Certificate", "CompleteCertificate", "Contradiction", "Decision", "Estimate", "Outside"),
+    *("RadiusDecision",),
     *("SmoothedPrediction", "SmoothingCertificate", "Verdict", "Witness", "methods"),
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),

@@ -236,4 +236,77 @@ EVALUATION = (
     ),
 )
 
-MUTANTS = (*VERIFICATION, *ATTACKS, *EVALUATION)
+DECISIONS = (
+    Mutant(
+        "a witness counts without a replay",
+        "certify/verification/decide.py",
+        "                y = self._network.replay(row)",
+        "                y = self._network.outputs(row)",
+        "tests/certify/verification/test_decide.py -k onnxruntime",
+    ),
+    Mutant(
+        "one proved box proves all",
+        "certify/verification/decide.py",
+        "        if reasons:\n",
+        "        if reasons and hardest == 0:\n",
+        "tests/certify/verification/test_decide.py -k one_box",
+    ),
+    Mutant(
+        "a box without numbers is left out as proved",
+        "certify/verification/decide.py",
+        'return ("timeout" if found.status == "timeout" else "unknown"), "", reason',
+        'return ("proved" if bool(self.points.empty[place]) else "unknown"), "", reason',
+        "tests/certify/verification/test_decide.py -k without_a_number",
+    ),
+    Mutant(
+        "errors of the search prove",
+        "certify/verification/decide.py",
+        '            return self._box(box, share)\n        except Exception as error:\n            return "unknown",',
+        '            return self._box(box, share)\n        except Exception as error:\n            return "proved",',
+        "tests/certify/verification/test_decide.py -k errors_of_the_search",
+    ),
+    Mutant(
+        "the box to prove is that of the witness",
+        "certify/verification/decide.py",
+        "            box.box(self._network.shape),",
+        "            box.box(self._network.shape, torch.float32).double(),",
+        "tests/certify/verification/test_decide.py -k rounded_outward",
+    ),
+    Mutant(
+        "points are rounded to the nearest number",
+        "certify/verification/representable.py",
+        "    return converted_down(values.clamp(-largest, largest), dtype)",
+        "    return values.clamp(-largest, largest).to(dtype)",
+        "tests/certify/verification/test_decide.py tests/certify/verification/test_falsifier.py",
+    ),
+    Mutant(
+        "integers are replayed as they come",
+        "certify/verification/representable.py",
+        "            x = torch.where(self.integers, x.round(), x)\n",
+        "            x = x + 0\n",
+        "tests/certify/verification/test_decide.py -k integers",
+    ),
+    Mutant(
+        "onnxruntime is not held against the graph",
+        "certify/verification/deployed.py",
+        "        if not isinstance(self.replay, OnnxSession):",
+        "        if isinstance(self.replay, OnnxSession):",
+        "tests/certify/verification/test_decide.py -k onnxruntime",
+    ),
+    Mutant(
+        "a class beside the label is left out of the search",
+        "certify/verification/complete.py",
+        "others = [k for k in range(self.num_classes) if k != label]",
+        "others = [k for k in range(1, self.num_classes) if k != label]",
+        "tests/certify/verification/test_complete.py",
+    ),
+    Mutant(
+        "a search that found nothing new ends as a proof",
+        "certify/verification/complete.py",
+        "            elif around.status == PROVED:\n",
+        "            elif around.status != FOUND:\n",
+        "tests/certify/verification/test_complete.py",
+    ),
+)
+
+MUTANTS = (*VERIFICATION, *DECISIONS, *ATTACKS, *EVALUATION)

@@ -16,12 +16,14 @@ from bounds import InvalidInput, ManifestMismatch
 from certify import Evaluation, evaluate, models, reference
 from certify.evaluation import evaluation as evaluation_module
 from certify.methods import (
+    CompleteSearch,
     IntervalBounds,
     LinearBounds,
     LinearBoundsBehindIntervals,
     MinimalPerturbation,
     OptimisedLinearBounds,
     Smoothing,
+    methods_of,
 )
 
 QUICK = [Smoothing(n=200, n0=20), IntervalBounds(), MinimalPerturbation(steps=10, restarts=2)]
@@ -53,6 +55,19 @@ def test_linear_bounds_are_a_method_beside_the_others(tmp_path):
     assert not evaluation.check()
     evaluation.to_html(tmp_path / "page.html")
     assert "linear bounds are proofs about the model" in (tmp_path / "page.html").read_text().lower()
+
+
+@pytest.mark.slow
+def test_complete_search_is_a_method_beside_the_others():
+    model, x, y = reference.load("ibp", 3)
+    chosen = [LinearBounds(), CompleteSearch(timeout=1.0), MinimalPerturbation(steps=20)]
+    evaluation = evaluate(model, x, y, norms=(2, math.inf), methods=chosen)
+    table = evaluation.to_dataframe()
+    assert set(table[table.method == "complete"].norm) == {math.inf}
+    radius = table[table.norm == math.inf].pivot_table(index="index", columns="method", values="certified_radius")
+    assert (radius.complete >= 0.98 * radius.crown).all()
+    assert not evaluation.check()
+    assert methods_of("complete") == [CompleteSearch()]
 
 
 def test_one_row_per_input_norm_and_method(evaluation: Evaluation):

@@ -138,7 +138,7 @@ def test_a_witness_that_is_too_far_does_not_falsify(model: Affine, x: Tensor, mo
         ({"norm": 0.5}, "norm must be at least 1"),
         ({"norm": 0, "epsilon": 1}, "low and high must be given with norm=0"),
         ({"norm": 0, "epsilon": 1.5, "low": -9.0, "high": 9.0}, "epsilon must be an integer of at least 0, got 1.5"),
-        ({"method": "best"}, "method must be one of ibp, crown_ibp, fast_lin, crown, alpha_crown, got 'best'"),
+        ({"method": "best"}, "one of ibp, crown_ibp, fast_lin, crown, alpha_crown, complete, got 'best'"),
         ({"sound": "float"}, "sound must be one of real, rounding, deployed, got 'float'"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
     ],

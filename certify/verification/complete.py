@@ -1,0 +1,227 @@
+"""Complete search around labelled inputs: until another class is proved out of reach, or an input of it is found."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from bounds import Box, Graph, InvalidInput, LpBall, PerturbationSet, capture
+from bounds.memory import MEMORY
+from bounds.numerics import converted_down, unit_roundoff
+from bounds.sets.distances import distance
+from certify.attacks import minimal_perturbation
+from certify.models import predictions
+from certify.results import CompleteCertificate
+from certify.verification.sets import Balls, Family
+
+COMPLETE = "complete"  # as a bounding method
+PROVED, FOUND = "proved", "counterexample"
+FIRST_RADIUS = 1e-3  # to search where nothing is proved and nothing found
+SLACK = 16  # roundings by which the hull of a ball may lie outside of it
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """The end of a search around one input.
+
+    Attributes:
+        status: ``"proved"``, ``"counterexample"``, ``"timeout"`` or ``"unknown"``.
+        decided_by: the means that decided it.
+        adversarial: (1, *D), an input of another class, or None.
+        distance: of it, in l-infinity; infinite where there is none.
+    """
+
+    status: str
+    decided_by: str
+    adversarial: Tensor | None = None
+    distance: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSearch:
+    """Search for inputs of another class in sets whose entries move independently of each other.
+
+    Attributes:
+        model: as it runs.
+        source: the same network, captured or to be captured.
+        num_classes: number K of classes.
+        sound: arithmetic of proofs, see :func:`bounds.crown`.
+        memory: bytes that coefficients may take.
+    """
+
+    model: nn.Module
+    source: nn.Module | Graph
+    num_classes: int
+    sound: str
+    memory: int = MEMORY
+
+    def __call__(self, ball: PerturbationSet, x: Tensor, label: int, deadline: float) -> Around:
+        """Search the set (1, *D) of one input (1, *D) until a time of ``time.monotonic()``."""
+        from bounds.search.branch_and_bound import search
+
+        hull = ball.hull()
+        others = [k for k in range(self.num_classes) if k != label]
+        rows = torch.eye(self.num_classes, dtype=torch.float64, device=x.device)
+        cases = [((rows[label] - rows[k])[None], rows.new_zeros(1)) for k in others]
+        seen: list[Tensor] = []
+
+        def check(candidates: Tensor) -> Tensor | None:
+            points = _held(candidates, hull.lower, hull.upper, x)
+            found = predictions(self.model, points, len(points)) if len(points) else points
+            for place in ((found != label) & (found >= 0)).nonzero()[:, 0].tolist() if len(points) else ():
+                point = points[place : place + 1]
+                alone = int(predictions(self.model, point, 1))
+                if alone not in (label, -1) and bool(ball.contains(point.double())):
+                    seen.append(point)
+                    return point
+            return None
+
+        graph = capture(self.source, x.double())
+        box = Box(hull.lower.double(), hull.upper.double())
+        found = search(graph, box, cases, deadline=deadline, sound=self.sound, check=check, memory=self.memory)
+        if seen:
+            return Around(FOUND, found.decided_by, seen[-1], float(distance(seen[-1], x, math.inf)))
+        return Around(found.status if found.status != FOUND else "unknown", found.decided_by)
+
+
+def require_boxes(ball: PerturbationSet) -> None:
+    """Refuse sets whose entries do not move independently of each other."""
+    if not ball.is_box:
+        kind = f"norm={ball.norm:g}" if isinstance(ball, LpBall) else type(ball).__name__
+        raise InvalidInput(
+            f"method='complete' serves l-infinity balls (norm=math.inf) and bounds.Box, got {kind}: "
+            f"use method='alpha_crown'"
+        )
+
+
+def complete_balls(family: Balls | Family, x: Tensor) -> Balls:
+    """The balls for which radii are searched; others are refused."""
+    if isinstance(family, Family):
+        raise InvalidInput("method='complete' serves norm=math.inf, got perturbation: use certify.verify with a Box")
+    require_boxes(family(x[:1].detach().double(), torch.zeros(len(x[:1]), dtype=torch.float64, device=x.device)))
+    return family
+
+
+class Deadlines:
+    """Shares of a time limit: what one search leaves goes to those that come.
+
+    Args:
+        timeout: seconds for all, or None for no limit.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = math.inf if timeout is None else time.monotonic() + timeout
+
+    def share(self, waiting: int) -> float:
+        """The end of the next share of so many, in seconds of ``time.monotonic()``."""
+        now = time.monotonic()
+        return self._end if math.isinf(self._end) else now + max(self._end - now, 0.0) / waiting
+
+
+@dataclass(frozen=True, eq=False)
+class RadiusSearch:
+    """Bisection for the distance of the nearest input of another class, between a proof and a witness.
+
+    Attributes:
+        search: that decides one radius.
+        balls: in l-infinity.
+        tolerance: relative distance of both sides at which it ends.
+    """
+
+    search: LabelSearch
+    balls: Balls
+    tolerance: float
+
+    def __call__(
+        self, x: Tensor, label: int, proved: float, found: tuple[float, Tensor], deadline: float
+    ) -> tuple[float, float, Tensor]:
+        """The largest proved radius, the distance of the nearest input found, and that input.
+
+        Args:
+            x: (1, *D).
+            label: its class.
+            proved: a radius that is proved already.
+            found: distance of an adversarial input and the input; infinite with the clean one where there is none.
+            deadline: in seconds of ``time.monotonic()``.
+        """
+        upper, adversarial = found
+        reach = float(self.balls.reach(x.double()))
+        doubt = math.inf  # the least radius of which a search said nothing
+        step = 0
+        while min(upper, doubt) - proved > self.tolerance * proved and proved < reach:
+            now = time.monotonic()
+            radius = self._radius(proved, min(upper, doubt), reach, halve=step % 2 == 1 or doubt < upper)
+            if now >= deadline or not proved < radius < min(upper, doubt):
+                break
+            ball = self.balls(x.double(), torch.tensor([radius], dtype=torch.float64, device=x.device))
+            around = self.search(ball, x, label, deadline if math.isinf(deadline) else now + (deadline - now) / 2)
+            if around.adversarial is not None:
+                upper, adversarial = min(around.distance, radius), around.adversarial
+            elif around.status == PROVED:
+                proved = radius
+            else:
+                doubt = radius
+            step += 1
+        return proved, upper, adversarial
+
+    def _radius(self, proved: float, end: float, reach: float, *, halve: bool) -> float:
+        """The next radius: just below the nearest witness, and the middle, in turn."""
+        if math.isinf(end):
+            return min(2 * proved if proved > 0 else FIRST_RADIUS, reach)
+        return (proved + end) / 2 if halve else max(end * (1 - self.tolerance / 2), (proved + end) / 2)
+
+
+def complete_certificate(
+    search: RadiusSearch,
+    x: Tensor,
+    labels: Tensor,
+    predicted: Tensor,
+    proved: Tensor,
+    deadlines: Deadlines,
+    generator: Generator | None,
+) -> CompleteCertificate:
+    """Radii (N,) that are proved already and the distances that an attack finds, brought together."""
+    balls, label_search = search.balls, search.search
+    right = predicted == labels
+    lower, upper, adversarial = torch.where(right, proved, 0.0), torch.zeros_like(proved), x.clone()
+    rows = right.nonzero()[:, 0]
+    if len(rows):
+        with torch.enable_grad():
+            witness = minimal_perturbation(
+                label_search.model,
+                x[rows],
+                labels[rows],
+                norm=math.inf,
+                low=balls.low,
+                high=balls.high,
+                frozen_features=balls.frozen_features,
+                generator=generator,
+            )
+    for place, row in enumerate(rows.tolist()):
+        found = float(witness.distance[place]), witness.adversarial[place : place + 1]
+        one = slice(row, row + 1)
+        deadline = deadlines.share(len(rows) - place)
+        lower[row], upper[row], adversarial[one] = search(x[one], int(labels[row]), float(lower[row]), found, deadline)
+    return CompleteCertificate(
+        label=predicted,
+        radius=lower,
+        abstained=torch.zeros_like(right),
+        norm=math.inf,
+        alpha=0.0,
+        subject="base",
+        method=COMPLETE,
+        sound=label_search.sound,
+        upper=upper,
+        adversarial=adversarial,
+    )
+
+
+def _held(candidates: Tensor, lower: Tensor, upper: Tensor, x: Tensor) -> Tensor:
+    """The numbers of the input's dtype nearest to candidates (N, *D), a few roundings inside of their sides."""
+    lower, upper = lower.double(), upper.double()
+    slack = SLACK * unit_roundoff(torch.float64) * torch.maximum(lower.abs(), upper.abs())
+    least, largest = -converted_down(-(lower + slack), x.dtype), converted_down(upper - slack, x.dtype)
+    points = torch.minimum(torch.maximum(candidates.to(x.dtype), least), largest)
+    return torch.where(least <= largest, points, x)
