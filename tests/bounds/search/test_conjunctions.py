@@ -20,7 +20,6 @@ from bounds.sets.balls import Box
 
 SQUARE = box((-1.0, 1.0), (-0.8, 1.0))
 CALLS = {name: SEARCHES[name] for name in ("inputs", "neurons")}
-LEAF = {"inputs": "counterexample", "neurons": "unknown"}  # leaves of neurons await linear programmes
 
 
 def case(rows: Sequence[Sequence[float]], offsets: Sequence[float]) -> Case:
@@ -49,18 +48,29 @@ def silent(given: Problem) -> Problem:
 BENT = layers(([[1.0], [-1.0]], [0.0, 0.0]), ([[1.0, 1.0], [-1.0, -1.0]], [0.0, 1.0]))  # |x| and 1 - |x|
 
 
+TOGETHER = ([[1.0, 0.0], [0.0, 1.0]], [0.4, 0.5])
+WIDE = ([[1.0, 0.0], [0.0, 1.0]], [0.4, 0.75])
+
+
 @pytest.mark.parametrize("way", CALLS)
 def test_inequalities_that_never_hold_together(way: str):
     """Each holds somewhere, |x| <= 0.4 and 1 - |x| <= 0.5: none fails in all of the box."""
     model, graph = BENT
-    together = case([[1.0, 0.0], [0.0, 1.0]], [0.4, 0.5])
-    wide = case([[1.0, 0.0], [0.0, 1.0]], [0.4, 0.75])
-    where = box((-1.0, 1.0))
-    assert CALLS[way](problem(model, graph, where, [together])).status == "proved"
-    assert CALLS[way](problem(model, graph, where, [wide])).status in {"counterexample", LEAF[way]}
-    for alone in range(2):
-        only = (together[0][alone : alone + 1], together[1][alone : alone + 1])
-        assert CALLS[way](problem(model, graph, where, [only])).status in {"counterexample", LEAF[way]}
+    rows, offsets = case(*TOGETHER)
+    assert CALLS[way](problem(model, graph, box((-1.0, 1.0)), [(rows, offsets)])).status == "proved"
+    for i in range(2):
+        only = (rows[i : i + 1], offsets[i : i + 1])
+        assert CALLS[way](problem(model, graph, box((-1.0, 1.0)), [only])).status == "counterexample"
+
+
+WEIGHED_AWAY = pytest.mark.xfail(strict=True, reason="weights cancel open neurons, which are not split then: unknown")
+
+
+@pytest.mark.parametrize("way", ["inputs", pytest.param("neurons", marks=WEIGHED_AWAY)])
+def test_inequalities_that_hold_together_in_a_few_places(way: str):
+    """|x| <= 0.4 and 1 - |x| <= 0.75, for 0.25 <= |x| <= 0.4."""
+    model, graph = BENT
+    assert CALLS[way](problem(model, graph, box((-1.0, 1.0)), [case(*WIDE)])).status == "counterexample"
 
 
 def test_weights_are_found_that_prove_an_intersection_empty():
@@ -105,7 +115,7 @@ def against_polygons(seed: int, sizes: Sequence[int], push: float, way: str) -> 
         assert Check(model, sets)(found.counterexample) is not None
         assert any(meets(exact, rows, offsets + 1e-9) for rows, offsets in sets)
     close = any(meets(exact, r, b + 1e-3) != meets(exact, r, b - 1e-3) for r, b in sets)
-    assert close or way == "neurons" or found.status in {"proved", "counterexample"}
+    assert close or found.status in {"proved", "counterexample"}
     return found.status
 
 
