@@ -63,10 +63,7 @@ def test_inequalities_that_never_hold_together(way: str):
         assert CALLS[way](problem(model, graph, box((-1.0, 1.0)), [only])).status == "counterexample"
 
 
-WEIGHED_AWAY = pytest.mark.xfail(strict=True, reason="weights cancel open neurons, which are not split then: unknown")
-
-
-@pytest.mark.parametrize("way", ["inputs", pytest.param("neurons", marks=WEIGHED_AWAY)])
+@pytest.mark.parametrize("way", CALLS)
 def test_inequalities_that_hold_together_in_a_few_places(way: str):
     """|x| <= 0.4 and 1 - |x| <= 0.75, for 0.25 <= |x| <= 0.4."""
     model, graph = BENT
