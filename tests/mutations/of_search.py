@@ -47,7 +47,7 @@ MUTANTS = (
     Mutant(
         "splits do not reach the intervals behind functions",
         "bounds/search/split_bounds.py",
-        "network.intervals[span.name] &= network.functions[span.name].range_of(narrow)",
+        "network.intervals[span.name] &= network.range_of(span.name)",
         "network.intervals[span.name] &= network.intervals[span.name]",
         f"{BOUNDS} -k takes_splits",
     ),

@@ -75,9 +75,9 @@ def excess(dtype: torch.dtype, sound: str, count: int) -> list[Fraction]:
 def test_no_bound_is_above_what_its_lines_allow(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     """Also in float32, where devices are slow in float64."""
     monkeypatch.setattr(precision, "_computes_double", lambda device: False)
-    rounded, plain = excess(dtype, "rounding", 20), excess(dtype, "real", 20)
+    rounded, plain = excess(dtype, "rounding", 8), excess(dtype, "real", 8)
     assert max(rounded) < 0
-    assert sum(part > 0 for part in plain) > 10
+    assert sum(part > 0 for part in plain) > 2
     assert min(rounded) > -3e4 * torch.finfo(dtype).eps
 
 

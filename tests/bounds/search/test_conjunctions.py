@@ -140,6 +140,7 @@ def test_the_set_that_is_left_is_the_one_that_is_searched(way: str):
     assert SEARCHES[way](problem(model, graph, SQUARE, [far, far])).status == "proved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", CALLS)
 def test_no_part_is_lost_where_one_is_taken_at_a_time(way: str, monkeypatch: pytest.MonkeyPatch):
     """A set that is met everywhere waits while another looks worse, which is proved; it is not forgotten.

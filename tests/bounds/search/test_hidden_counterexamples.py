@@ -72,6 +72,7 @@ def test_what_is_hidden_is_found_and_its_twin_is_proved(kind: str):
     assert by_inputs(given(kind, SAFE, torch.float32)).status == "proved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relu", *SLOWLY])
 def test_nothing_proves_what_a_search_was_not_told(kind: str):
     assert silenced(given(kind, PLANTED, torch.float64, seconds=0.15), "both").status == "timeout"
@@ -81,6 +82,7 @@ def test_nothing_proves_what_a_search_was_not_told(kind: str):
         assert margin_bounds(model, ball, torch.tensor([0]), method, steps=2)[0, 1] <= -0.1
 
 
+@pytest.mark.slow
 def test_neurons_are_split_in_deployed_mode():
     """And rounding of functions belongs to what is behind them, also where a split makes their range smaller."""
     late = given("sigmoid", SAFE, torch.float32, sound="deployed", seconds=0.3)

@@ -64,6 +64,7 @@ def test_bounds_of_leaves_are_minima(seed: int):
         assert (model(point) @ ALONE[0]).item() == pytest.approx(exact, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_leaves_that_no_input_meets_are_proved():
     """One neuron at a time is put on its other side; where nothing is left, and no interval says so, it is proved."""
     model, bounds = prepared(0, offset=100.0)  # which outputs never exceed: only emptiness is a proof

@@ -66,6 +66,7 @@ def test_a_text_says_what_its_formulas_say(name: str):
     agree(read_vnnlib(found.to_vnnlib()), text, x, y)
 
 
+@pytest.mark.slow
 def test_texts_hold_for_some_points_and_fail_for_others():
     """Else agreement would say nothing."""
     x, y = points(600, 2, 3)
@@ -91,6 +92,7 @@ formulas = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(formulas, min_size=1, max_size=3))
 def test_nested_formulas_say_what_they_say(drawn: list[str]):
@@ -265,6 +267,7 @@ def test_tensors_of_version_2():
     assert (second.on_inputs.tolist(), second.on_outputs.tolist()) == ([[0, 0, 0, -1, 0, 0, 0]], [[0, 1, 0, 0, 0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -113,6 +113,7 @@ class Here:
     most = 10
 
 
+@pytest.mark.slow
 def test_a_benchmark_goes_on_where_it_stopped(queries: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(benchmark, "_Process", Here)
     rows = [("net.onnx", f"{name}.vnnlib", 2) for name in "abc"]
