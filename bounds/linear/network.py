@@ -142,16 +142,20 @@ class Network:
             shape = node.value.shape
             self.intervals[name] = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
         elif name in self.functions:
-            found = self.functions[name].range_of(*self.parents(name))
-            if self.sound == "deployed":
-                error = self.deployed_error(name, found)
-                found = Interval(found.lower - error, found.upper + error)
-            self.intervals[name] = found
+            self.intervals[name] = self.range_of(name)
         elif self.rules[name] is RESHAPE:
             (x,) = self.parents(name)
             self.intervals[name] = Interval(node.function(x.lower), node.function(x.upper))
         else:
             self.intervals[name] = self._affine_interval(node, self.rules[name])
+
+    def range_of(self, name: str) -> Interval:
+        """The values of a function over the intervals of its parents, as the network computes them."""
+        found = self.functions[name].range_of(*self.parents(name))
+        if self.sound != "deployed":
+            return found
+        error = self.deployed_error(name, found)
+        return Interval(found.lower - error, found.upper + error)
 
     def _affine_interval(self, node: Node, rule: Affine) -> Interval:
         """Centre and radius through an affine node, and rounded outward."""

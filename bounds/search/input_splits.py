@@ -18,6 +18,7 @@ from bounds.sets.balls import Box
 
 AT_ONCE = 128  # boxes that are bounded together
 MOST_BOXES = 2**20  # that wait
+FLAT = 1e-2  # share of the steepest slope that counts for all inputs, so that each is cut in the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +98,13 @@ def _bounded(problem: Problem, lower: Tensor, upper: Tensor) -> tuple[Boxes, Ten
     if not left.any():
         return Boxes(lower[:0], upper[:0], worst[:0], case[:0]), None
     lower, upper, slopes = lower[left], upper[left], slopes[left]
-    chosen = slopes[torch.arange(len(lower)), case[left], row[left].gather(1, case[left][:, None])[:, 0]]
+    every = torch.arange(len(lower), device=lower.device)
+    chosen = slopes[every, case[left], row[left].gather(1, case[left][:, None])[:, 0]]
     corners = torch.where(chosen > 0, lower, upper)
     lower, upper = _clipped(lower, upper, linear[left], slopes)
     width = upper - lower
-    score = chosen.abs() * width
+    steep = chosen.abs()
+    score = (steep + FLAT * steep.amax(1, keepdim=True)) * width  # a flat bound says little about a wide input
     direction = torch.where(score.amax(1) > 0, score.argmax(1), width.argmax(1))
     possible = (width >= 0).all(1)
     found = Boxes(lower, upper, worst[left], direction)[possible]

@@ -40,9 +40,9 @@ def bounded_leaf(bounds: SplitBounds, leaf: Domains) -> tuple[Domains, Tensor | 
     point = None
     if found.status == 0:
         duals = -found.ineqlin.marginals
-        weight = torch.tensor(duals[: len(outputs.limit)]).clamp(min=1e-300).log()[None].to(leaf.weight)
+        weight = torch.tensor(duals[: len(outputs.limit)], device="cpu").clamp(min=1e-300).log()[None].to(leaf.weight)
         duals = duals[len(outputs.limit) :]
-        point = torch.tensor(found.x[:-1]).to(bounds.problem.box.lower).view(1, *bounds.problem.shape)
+        point = torch.tensor(found.x[:-1], device="cpu").to(bounds.problem.box.lower).view(1, *bounds.problem.shape)
     else:
         nothing = Rows(splits.slopes[:0], splits.limit[:0])
         found = _least_excess(bounds, splits, nothing)

@@ -14,7 +14,7 @@ from torch import Tensor
 from bounds.linear.network import Network
 from bounds.search.domains import Domains
 from bounds.search.leaves import bounded_leaf
-from bounds.search.neurons import split_points
+from bounds.search.neurons import can_be_split, split_points
 from bounds.search.problem import Problem, SearchResult
 from bounds.search.split_bounds import SplitBounds
 
@@ -49,7 +49,12 @@ def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) 
                     continue
                 if point is not None and (witness := problem.check(point)) is not None:
                     return SearchResult("counterexample", witness, domains, "neuron splits")
-                return SearchResult("unknown", None, domains, "", "a domain with no neuron left to split is not proved")
+                halves = _split_widest(bounds, leaf)
+                if halves is None:
+                    reason = "a domain with no neuron left to split is not proved"
+                    return SearchResult("unknown", None, domains, "", reason)
+                rest = rest + halves
+                domains += len(halves)
             found = rest + worst[~ends]
             continue
         children = _split(bounds, worst)
@@ -58,6 +63,22 @@ def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) 
         found = rest + children
         if time.monotonic() - began > LONGEST * (problem.deadline - began):
             at_once = max(1, at_once // 2)
+
+
+def _split_widest(bounds: SplitBounds, leaf: Domains) -> Domains | None:
+    """Both sides of a neuron that does not bear on the bound of a domain, but may once weights change."""
+    network, _ = bounds.view(leaf)
+    widths = []
+    for span in bounds.spans:
+        (interval,) = network.parents(span.name)
+        width = (interval.upper - interval.lower).clamp(max=torch.finfo(torch.float32).max)
+        widths.append(torch.where(can_be_split(network, span), width, 0.0).flatten(1))
+    width, neuron = torch.cat(widths, 1).max(1)
+    if not bool(width > 0):
+        return None
+    points = torch.cat([split_points(network, span).flatten(1) for span in bounds.spans], 1)
+    halves, _ = bounds.bounded(leaf.children(neuron, points.gather(1, neuron[:, None])[:, 0]), STEPS)
+    return halves
 
 
 def _split(bounds: SplitBounds, worst: Domains) -> Domains:

@@ -75,9 +75,14 @@ def gaps(network: Network, span: Span, planes: Planes, coefficients: Tensor, val
     here = torch.where(coefficients < 0, high * x + above - y, y - low * x - below).clamp(min=0)
     lost = torch.stack([gap, here]) * coefficients.abs()
     lost = lost.nan_to_num(nan=0.0, posinf=torch.finfo(gap.dtype).max)
+    return torch.where(can_be_split(network, span), lost, 0.0)
+
+
+def can_be_split(network: Network, span: Span) -> Tensor:
+    """Whether a function bends within the interval of each neuron, (N, *shape) bool."""
+    function, (interval,) = scalar_function(network, span), network.parents(span.name)
     point = split_points(network, span)
-    divides = (interval.lower < point) & (point < interval.upper) & function.unstable(interval)[0]
-    return torch.where(divides, lost, 0.0)
+    return (interval.lower < point) & (point < interval.upper) & function.unstable(interval)[0]
 
 
 def split_points(network: Network, span: Span) -> Tensor:

@@ -111,15 +111,19 @@ def problem_of(
         raise InvalidInput("cases must hold at least one pair (A, b), got none: there is nothing to prove")
     box = box.double()
     outputs = entries(graph.bind(box.center)["output"].value)
-    most = max(len(offsets) for _, offsets in cases)
-    rows, bounds = [], []
-    for matrix, vector in cases:
+    for pair in cases:
+        if len(pair) != 2:
+            raise InvalidInput(f"cases must hold pairs of A (M, {outputs}) and b (M,), got {len(pair)} parts")
+        matrix, vector = pair
         shapes = tuple(checks.tensor("A", matrix).shape), tuple(checks.tensor("b", vector).shape)
         if matrix.ndim != 2 or len(matrix) == 0 or matrix.shape[1] != outputs or shapes[1] != shapes[0][:1]:
             raise InvalidInput(
                 f"cases must hold pairs of A (M, {outputs}) and b (M,), got shapes {shapes[0]} and {shapes[1]}"
             )
-        repeated = torch.arange(most).clamp(max=len(vector) - 1)
-        rows.append(matrix.to(box.lower)[repeated])
-        bounds.append(vector.to(box.lower)[repeated])
-    return Problem(graph, box, torch.stack(rows), torch.stack(bounds), deadline, sound, check, memory)
+    most = max(len(offsets) for _, offsets in cases)
+    places = [torch.arange(most, device=box.lower.device).clamp(max=len(offsets) - 1) for _, offsets in cases]
+    rows, offsets = (
+        torch.stack([part.to(box.lower)[place] for part, place in zip(parts, places, strict=True)])
+        for parts in zip(*cases, strict=True)
+    )
+    return Problem(graph, box, rows, offsets, deadline, sound, check, memory)

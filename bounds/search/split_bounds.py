@@ -117,7 +117,9 @@ class SplitBounds:
             narrow = network.intervals[parent] & said
             possible &= ~(narrow.lower > narrow.upper).flatten(1).any(1)
             network.intervals[parent] = narrow
-            network.intervals[span.name] &= network.functions[span.name].range_of(narrow)
+            network.intervals[span.name] &= network.range_of(span.name)
+        for name in network.order if network.sound == "deployed" else ():
+            network.accept(name, network.intervals[name])
         return network, possible
 
     def bounded(self, domains: Domains, steps: int) -> tuple[Domains, Tensor]:

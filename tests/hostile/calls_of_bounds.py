@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -77,6 +78,19 @@ def bound_once(graph: bounds.Graph, c: Case) -> object:
     """Attributes of a graph, and bounds of it."""
     value = graph.bind(c.x)["output"].value
     return value.dtype, len(value), bounds.ibp(graph, c.exact_ball)
+
+
+@cache
+def _onnx_file() -> bytes:
+    """A layer of three inputs and two outputs, and a rectifier."""
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (2, 3), [1.0, -2.0, 0.5, 0.0, 1.0, 3.0])
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1), helper.make_node("Relu", ["h"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, size)) for name, size in (("x", 3), ("y", 2))]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], [weight])
+    model: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    return model
 
 
 def _crossings(c: Case) -> dict[str, object]:
@@ -166,6 +180,7 @@ PURE: dict[str, Call] = {
     "bounds.log_evidence_above": lambda c: bounds.log_evidence_above(COUNTS, 50, 0.5),
     "bounds.log_evidence_below": lambda c: bounds.log_evidence_below(COUNTS, 50, 0.5),
     "bounds.random_basis": lambda c: bounds.random_basis(c.x, 2, 3, generator()),
+    "bounds.from_onnx": lambda c: bounds.ibp(bounds.from_onnx(_onnx_file()), bounds.LpBall(c.x.flatten(1)[:, :3], 0.1)),
     "bounds.read_vnnlib": lambda c: bounds.read_vnnlib(ROBUST.to_vnnlib()).boxes,
     "bounds.sequential_lower": lambda c: bounds.sequential_lower(COUNTS, 50),
     "bounds.geometry.cosine_transform": lambda c: geometry.cosine_transform(4, c.x),
@@ -213,7 +228,7 @@ CALLS: dict[str, Call] = {**GRAPHS, **MODELS, **PURE}
 RECORDS = {
     *("DEFAULT_RULES", "BoundaryPoints", "BoundsError", "CleverEstimate", "Crossings", "Explanation"),
     *("InvalidConfiguration", "InvalidInput", "InvalidModel", "InvalidProperty", "ManifestMismatch", "Minimum"),
-    *("NoiseRadius",),
+    *("NoiseRadius", "Port"),
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
