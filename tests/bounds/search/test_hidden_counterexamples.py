@@ -95,8 +95,8 @@ def test_deployed_views_hold_what_float32_makes_of_functions():
         bounds = SplitBounds(found, refined(found))
         network, _ = bounds.view(bounds.roots().children(torch.tensor([0]), torch.tensor([0.0])))
     (below, above), split = network.intervals[bounds.spans[0].name].upper[:, 0], network.intervals[bounds.spans[0].name]
-    assert 0.5 < below < 0.5 + 1e-6
-    assert 0.5 - 1e-6 < split.lower[1, 0] < 0.5
+    assert 0.5 + 2.0**-26 < below < 0.5 + 1e-6
+    assert 0.5 - 1e-6 < split.lower[1, 0] < 0.5 - 2.0**-26
     assert above > 0.9
 
 
