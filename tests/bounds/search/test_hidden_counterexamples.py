@@ -15,6 +15,7 @@ from bounds.linear.network import MODES
 from bounds.search.branch_and_bound import search
 from bounds.search.neuron_splits import split_neurons
 from bounds.search.problem import Problem, SearchResult
+from bounds.search.split_bounds import SplitBounds
 from bounds.sets.balls import Box
 from certify import verify
 
@@ -87,6 +88,18 @@ def test_neurons_are_split_in_deployed_mode():
     """And rounding of functions belongs to what is behind them, also where a split makes their range smaller."""
     late = given("sigmoid", SAFE, torch.float32, sound="deployed", seconds=0.3)
     assert by_neurons(late).status in {"proved", "unknown", "timeout"}
+
+
+def test_deployed_views_hold_what_float32_makes_of_functions():
+    """Behind a sigmoid whose parent was split: its values are further away from the split than in real arithmetic."""
+    found = given("sigmoid", SAFE, torch.float32, sound="deployed")
+    with torch.no_grad():
+        bounds = SplitBounds(found, refined(found))
+        network, _ = bounds.view(bounds.roots().children(torch.tensor([0]), torch.tensor([0.0])))
+    (below, above), split = network.intervals[bounds.spans[0].name].upper[:, 0], network.intervals[bounds.spans[0].name]
+    assert 0.5 + 2.0**-26 < below < 0.5 + 1e-6
+    assert 0.5 - 1e-6 < split.lower[1, 0] < 0.5 - 2.0**-26
+    assert above > 0.9
 
 
 @pytest.mark.slow
