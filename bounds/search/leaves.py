@@ -46,9 +46,10 @@ def bounded_leaf(bounds: SplitBounds, leaf: Domains) -> tuple[Domains, Tensor | 
     else:
         nothing = Rows(splits.slopes[:0], splits.limit[:0])
         found = _least_excess(bounds, splits, nothing)
-        if found.status != 0 or not found.fun > 0:
+        free, _ = bounds.bounded(replace(leaf, multiplier=multiplier), 0)
+        if found.status != 0 or not found.fun > 0 or not bool(free.bound.isfinite()):
             return leaf, None
-        duals = -found.ineqlin.marginals * ENOUGH * (1 - float(leaf.bound.clamp(max=0))) / found.fun
+        duals = -found.ineqlin.marginals * ENOUGH * (1 - float(free.bound.clamp(max=0))) / found.fun
     for (place, sign), dual in zip(places, duals.tolist(), strict=True):
         multiplier[0, place] += sign * dual
     better, _ = bounds.bounded(replace(leaf, multiplier=multiplier, weight=weight), 0)

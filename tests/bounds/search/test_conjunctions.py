@@ -122,7 +122,7 @@ def test_sets_of_several_sizes_are_as_polygons_say(way: str):
     assert {"proved", "counterexample"} <= set(found)
 
 
-@pytest.mark.slow
+@pytest.mark.combinations
 @pytest.mark.parametrize("way", CALLS)
 @pytest.mark.parametrize("sizes", [(1,), (2,), (4,), (1, 2), (3, 1, 4, 1, 5)], ids=str)
 def test_many_sets_are_as_polygons_say(sizes: Sequence[int], way: str):

@@ -106,9 +106,7 @@ def test_polygons_are_activation_patterns():
 
 @pytest.mark.parametrize("way", SEARCHES)
 @pytest.mark.parametrize("seed", [3, *SLOWLY(0, 5)])
-def test_the_minimum_of_a_network_of_rectifiers_is_met(seed: int, way: str, request: pytest.FixtureRequest):
-    if (seed, way) == (0, "neurons"):
-        request.applymarker(pytest.mark.xfail(strict=True, reason="an empty leaf is not proved, see test_leaves.py"))
+def test_the_minimum_of_a_network_of_rectifiers_is_met(seed: int, way: str):
     for side, given in around_minimum("relu", seed, HAIR).items():
         found = SEARCHES[way](given)
         assert found.status == RIGHT[side]
@@ -144,7 +142,7 @@ def test_neuron_splits_are_never_wrong_about_any_kind(kind: str):
         assert by_neurons(late).status != WRONG[side]
 
 
-@pytest.mark.slow
+@pytest.mark.combinations
 @pytest.mark.parametrize("kind", ["relu", *KINDS])
 @pytest.mark.parametrize("way", SEARCHES)
 def test_no_search_is_wrong_about_many_networks(kind: str, way: str):

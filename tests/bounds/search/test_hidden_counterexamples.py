@@ -102,7 +102,7 @@ def test_deployed_views_hold_what_float32_makes_of_functions():
     assert above > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.combinations
 @pytest.mark.parametrize("sound", MODES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +119,7 @@ def test_no_search_proves_what_is_wrong(kind: str, dtype: torch.dtype, sound: st
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.slow
+@pytest.mark.combinations
 @pytest.mark.parametrize("sound", MODES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)

@@ -84,7 +84,6 @@ def test_leaves_that_no_input_meets_are_proved():
     assert empty > 5
 
 
-@pytest.mark.xfail(strict=True, reason="duals are scaled by the bound with the multipliers that they replace")
 def test_an_empty_leaf_with_multipliers_of_its_own_is_proved():
     """No input meets its splits; its bound falls from -0.23 to -4.7 where it should be above 0."""
     least = minimum(cells(rectifiers(0)[0], WHERE.lower, WHERE.upper), ALONE[0])
