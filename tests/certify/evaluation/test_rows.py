@@ -17,6 +17,7 @@ from certify.evaluation.rows import witness_rows
 from certify.methods import (
     BY_NAME,
     Clever,
+    CompleteSearch,
     IntervalBounds,
     Lipschitz,
     Method,
@@ -129,10 +130,11 @@ SMALL = {
         Clever(num_batches=2, batch_size=4),
         Lipschitz(),
         Verify(epsilon=0.01, steps=2),
+        CompleteSearch(tolerance=0.2, timeout=1.0),
     )
 }
 QUICK = ("smoothing", "ibp", "attack", "clever")
-LINEAR = ("crown", "crown_ibp", "alpha_crown", "lipschitz", "verify")
+LINEAR = ("crown", "crown_ibp", "alpha_crown", "lipschitz", "verify", "complete")
 ALONE = [
     pytest.param(name, supported, labels, marks=() if name in QUICK and labels == "wrong" else pytest.mark.slow)
     for name in BY_NAME
@@ -178,7 +180,8 @@ def test_every_method_may_run_alone(name: str, supported: bool, labels: str, tmp
         model = nn.Sequential(model, LogGamma()).eval()
         y = model(x).argmax(1)
     x, y = (x[:1], y[:1]) if labels == "single" else (x, y if labels == "right" else (y + 1) % 3)
-    evaluation = evaluate(model, x, y, norms=[2], methods=[SMALL[name]])
+    norms = [norm for norm in (2, math.inf) if norm in SMALL[name].norms][:1]
+    evaluation = evaluate(model, x, y, norms=norms, methods=[SMALL[name]])
     evaluation.to_html(tmp_path / "page.html")
     refused = not supported and name in ("ibp", *LINEAR)
     refused = refused and not (name == "verify" and labels == "wrong")  # the input itself is a counterexample
