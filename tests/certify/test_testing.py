@@ -199,6 +199,7 @@ def wrong_certificates() -> dict[str, Callable[[SmoothingCertificate], dict]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", wrong_certificates())
 @pytest.mark.parametrize("tolerance", [None, 0.1])
 def test_nothing_beyond_its_own_votes_may_be_stated(change: str, tolerance: float | None):

@@ -51,6 +51,7 @@ def made(case: Case) -> tuple[nn.Module, Tensor]:
     return model, torch.randn(BATCH, *case.shape, generator=generator(2), dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_CASES)])
 def test_an_operation(name: str):
     """In one harness, since capturing takes longest."""

@@ -71,6 +71,7 @@ def excess(dtype: torch.dtype, sound: str, count: int) -> list[Fraction]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_no_bound_is_above_what_its_lines_allow(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     """Also in float32, where devices are slow in float64."""

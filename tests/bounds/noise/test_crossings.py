@@ -211,6 +211,7 @@ def test_the_nearest_boundary_within_a_larger_subspace_is_not_farther():
 # --------------------------------------------------------------------------------------------------- l_p and Gaussian
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [1.0, pytest.param(1.5, marks=pytest.mark.slow), 2.0, math.inf, None])
 def test_noise_radius_of_a_halfspace(norm: float | None):
     """The flipped share at a scale is that of one entry of the noise; the interval holds the exact quantile."""

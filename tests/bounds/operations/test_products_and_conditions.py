@@ -84,6 +84,7 @@ def test_conditions_that_nothing_needs_any_more_are_gone():
     assert not any("positive" in operation for operation in operations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "told"),
     [

@@ -117,6 +117,7 @@ def test_each_row_has_its_own_budget():
     assert result.accuracy == 0.5
 
 
+@pytest.mark.slow
 @crossed(("norm", NORMS), ("name", ALL))
 def test_frozen_features_stay(name: str, norm: float):
     """They never move, also outside a box; and where all that matters is frozen, nothing is found."""
@@ -202,6 +203,7 @@ class Constant(nn.Module):
         return torch.cat([small, small + 10, small * 0], 1)
 
 
+@pytest.mark.slow
 @crossed(("norm", NORMS), ("name", ALL))
 def test_nothing_found_is_reported_as_nothing_found(name: str, norm: float):
     x = torch.rand(4, 6, generator=generator())

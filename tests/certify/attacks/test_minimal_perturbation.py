@@ -25,6 +25,7 @@ SHAPES = [(7,), (3, 5), (2, 5, 7)]
 # ---------------------------------------------------------------------------------------------------- closed forms
 
 
+@pytest.mark.slow
 @crossed(("norm", NORMS), ("classes", [2, 10]), ("batch", [1, 7]), ("shape", SHAPES))
 def test_distance_of_a_linear_classifier(shape: tuple[int, ...], batch: int, classes: int, norm: float):
     """Catches a step that is not steepest in its norm, a wrong class aimed at, a bisection that stops early."""

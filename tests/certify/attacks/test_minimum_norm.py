@@ -42,6 +42,7 @@ def short(attack: Callable, steps: int) -> dict[str, int]:
 # ---------------------------------------------------------------------------------------------------- closed forms
 
 
+@pytest.mark.slow
 @crossed((("attack", "norm"), BY_GRADIENTS), ("classes", [2, 3, 10]), ids=named)
 def test_distance_of_a_linear_classifier(attack: Callable, norm: float, classes: int):
     model, x, y = problem((3, 5), classes, 4)

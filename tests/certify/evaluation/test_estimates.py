@@ -47,6 +47,7 @@ def changed(evaluation: Evaluation, value: float) -> Evaluation:
     return Evaluation(evaluation.manifest, records, evaluation.tensors)
 
 
+@pytest.mark.slow
 def test_estimates_outside_are_flagged_and_are_no_error(evaluation: Evaluation):
     """The mutants: an estimate below the certificate, and one above the witness; in between there is no flag."""
     table = evaluation.to_dataframe()

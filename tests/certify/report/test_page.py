@@ -209,6 +209,7 @@ def chromium(tmp_path: Path, target: Path, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_page_is_drawn(full: str, tmp_path: Path):
     target, shot = tmp_path / "page.html", tmp_path / "page.png"
