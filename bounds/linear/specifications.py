@@ -65,21 +65,22 @@ def specification_bounds(
     outputs = entries(graph.bind(ball.center)["output"].value)
     sets = [_checked(rows, offsets, outputs, weight) for rows, offsets in unsafe]
     alone = [place for place, (rows, _) in enumerate(sets) if method == "ibp" or len(rows) == 1]
-    found = dict.fromkeys(range(len(sets)), ball.center.new_zeros(0))
+    found: dict[int, Tensor] = {}
     with torch.no_grad():
         if alone:
             several = Network(graph, ball, sound=sound)
             part = _by_rows(several, [sets[place] for place in alone], method, steps=steps, memory=memory)
-            found |= dict(zip(alone, converted_down(part, ball.center.dtype).T, strict=True))
+            found = dict(zip(alone, converted_down(part, ball.center.dtype).T, strict=True))
     bound: dict[str, Callable[[Graph], Interval]] = {
         "crown_ibp": lambda worst: crown_ibp(worst, ball, sound=sound, memory=memory),
         "fast_lin": lambda worst: fast_lin(worst, ball, sound=sound, memory=memory),
         "crown": lambda worst: crown(worst, ball, sound=sound, memory=memory),
         "alpha_crown": lambda worst: alpha_crown(worst, ball, steps=steps, sound=sound, memory=memory),
     }
-    for place in found.keys() - set(alone):
-        worst = capture(_Worst(network, *sets[place]), ball.center)
-        found[place] = bound[method](worst).lower.detach()[:, 0]
+    for place, several_rows in enumerate(sets):
+        if place not in found:
+            worst = capture(_Worst(network, *several_rows), ball.center)
+            found[place] = bound[method](worst).lower.detach()[:, 0]
     return torch.stack([found[place] for place in range(len(sets))], 1)
 
 

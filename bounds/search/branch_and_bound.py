@@ -66,7 +66,8 @@ def _with_boxes(problem: Problem, found: SearchResult) -> SearchResult:
 
 def root_bounds(problem: Problem) -> SearchResult | tuple[Problem, Network]:
     """The end, if bounds of the whole box prove all; or what is left, and the network with its intervals."""
-    refined = RefinedNetwork(Network(problem.graph, problem.box, sound=problem.sound), tighten=True)
+    network = Network(problem.graph, problem.box, sound=problem.sound)
+    refined = RefinedNetwork(network, tighten=True, memory=problem.memory)
     network = refined.refine()
     rows = problem.rows.flatten(0, 1)[None]
     least = torch.maximum(refined.functions(rows), refined.functions(rows, intervals=True))

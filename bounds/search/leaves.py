@@ -82,9 +82,7 @@ def _rows(bounds: SplitBounds, leaf: Domains) -> tuple[Rows, Rows, list[tuple[in
 def _below(bounds: SplitBounds, backward: Backward, name: str, rows: Tensor, limit: Tensor) -> Rows:
     """Linear functions of the input below those (1, R, *shape) of a node, less their limits."""
     least, slopes = backward.bounds_with_slopes(name, DenseRows(rows), rounded=False)
-    box = bounds.problem.box
-    corner = torch.where(slopes > 0, box.lower.flatten(1)[:, None], box.upper.flatten(1)[:, None])
-    return Rows(slopes[0], limit - (least - (slopes * corner).sum(2))[0])
+    return Rows(slopes[0], limit - (least - (slopes * bounds.problem.corner(slopes)).sum(2))[0])
 
 
 def _least_excess(bounds: SplitBounds, counted: Rows, met: Rows) -> Any:  # noqa: ANN401  # of SciPy

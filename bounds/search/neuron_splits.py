@@ -76,16 +76,21 @@ def _split_widest(bounds: SplitBounds, leaf: Domains) -> Domains | None:
     width, neuron = torch.cat(widths, 1).max(1)
     if not bool(width > 0):
         return None
-    points = torch.cat([split_points(network, span).flatten(1) for span in bounds.spans], 1)
+    points = _points(bounds, network)
     halves, _ = bounds.bounded(leaf.children(neuron, points.gather(1, neuron[:, None])[:, 0]), STEPS)
     return halves
+
+
+def _points(bounds: SplitBounds, network: Network) -> Tensor:
+    """The points (N, total) to split all neurons at."""
+    return torch.cat([split_points(network, span).flatten(1) for span in bounds.spans], 1)
 
 
 def _split(bounds: SplitBounds, worst: Domains) -> Domains:
     """The children of the best of few splits of each domain, judged by their bounds without any ascent."""
     count = len(worst)
     network, _ = bounds.view(worst)
-    points = torch.cat([split_points(network, span).flatten(1) for span in bounds.spans], 1)
+    points = _points(bounds, network)
     tried = worst.choice.clamp(min=0)
     most = tried.shape[1]
     index = torch.arange(count, device=tried.device).repeat_interleave(most)

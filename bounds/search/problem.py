@@ -70,6 +70,10 @@ class Problem:
         """The shape of one input."""
         return self.box.lower.shape[1:]
 
+    def corner(self, slopes: Tensor) -> Tensor:
+        """The corner of the box (.., F) at which each linear function with slopes (.., F) is least."""
+        return torch.where(slopes > 0, self.box.lower.flatten(), self.box.upper.flatten())
+
     def distances(self, bounds: Tensor) -> Tensor:
         """Lower bounds (N, C, M) of ``rows @ y - offsets``, from those (N, C M) of the rows."""
         offsets = self.offsets.flatten()

@@ -135,9 +135,7 @@ class SplitBounds:
         run = _Run(self, network, domains)
         bound, slopes = run.bound(run.start(), rounded=True)
         bound = torch.where(possible, bound, torch.inf)
-        box = self.problem.box
-        corners = torch.where(slopes > 0, box.lower.flatten(1), box.upper.flatten(1))
-        corners = corners.view(-1, *self.problem.shape)
+        corners = self.problem.corner(slopes).view(-1, *self.problem.shape)
         return replace(domains, bound=bound, choice=run.choices(corners)), corners
 
     def guessed(self, domains: Domains) -> Tensor:
@@ -206,10 +204,9 @@ class _Run:
         offset = (share[..., 0] * self.offsets).sum(1)
         found = least[:, 0] - offset
         if rounded:  # of the weighted sums, and of this difference
-            size = (share * self.rows.abs()).sum(1) @ largest(self.network.intervals["output"]).reshape(
-                len(value), -1
-            ).T
-            size = size.diagonal() + (share[..., 0] * self.offsets.abs()).sum(1) + found.abs()
+            reach = largest(self.network.intervals["output"]).reshape(len(value), -1)
+            size = ((share * self.rows.abs()).sum(1) * reach).sum(1)
+            size = size + (share[..., 0] * self.offsets.abs()).sum(1) + found.abs()
             found = found - accumulated_error(2 * self.rows.shape[1] + 8, found.dtype) * size
         return found, slopes[:, 0]
 
@@ -278,10 +275,11 @@ class _Run:
                 torch.zeros_like(like) if found is None else found.abs().flatten(1).amax(1, True).expand_as(like)
             )
         units: list[Tensor | float] = [1.0, torch.cat(sizes, 1) if sizes else 0.0]
-        for span in self.bounds.spans:
-            function = self.network.functions[span.name]
-            limits = function.limits(*self.network.parents(span.name))
-            units += [(part.upper - part.lower) * function.pace for part in limits]
+        for span, parameters in zip(self.bounds.spans, self.domains.parameters, strict=True):
+            pace = self.network.functions[span.name].pace
+            for limits in self.limits[len(units) : len(units) + len(parameters)]:
+                assert limits is not None  # of planes, all are known
+                units.append((limits.upper - limits.lower) * pace)
         return units
 
     def choices(self, points: Tensor) -> Tensor:

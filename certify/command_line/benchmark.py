@@ -79,7 +79,7 @@ class Benchmark:
 
     Attributes:
         instances: in the order of the file, each once.
-        expected: CSV file of known verdicts beside the instances, whether it is there or not.
+        expected: CSV file of known verdicts next to the instances, whether it is there or not.
         output: directory of results.
     """
 

@@ -225,7 +225,7 @@ def _benchmark(
     from bounds.errors import InvalidInput
 
     if others or timeout is not None:
-        raise InvalidInput("--instances names networks, properties and times: pass no others beside it")
+        raise InvalidInput("--instances names networks, properties and times: pass no others with it")
     if output is None:
         raise InvalidInput("--output must name a directory for the results of --instances")
     from certify.command_line.benchmark import Benchmark

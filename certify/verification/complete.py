@@ -14,6 +14,7 @@ from bounds.sets.distances import distance
 from certify.attacks import minimal_perturbation
 from certify.models import predictions
 from certify.results import CompleteCertificate
+from certify.verification.deadlines import share
 from certify.verification.sets import Balls, Family
 
 COMPLETE = "complete"  # as a bounding method
@@ -104,22 +105,6 @@ def complete_balls(family: Balls | Family, x: Tensor) -> Balls:
     return family
 
 
-class Deadlines:
-    """Shares of a time limit: what one search leaves goes to those that come.
-
-    Args:
-        timeout: seconds for all, or None for no limit.
-    """
-
-    def __init__(self, timeout: float | None) -> None:
-        self._end = math.inf if timeout is None else time.monotonic() + timeout
-
-    def share(self, waiting: int) -> float:
-        """The end of the next share of so many, in seconds of ``time.monotonic()``."""
-        now = time.monotonic()
-        return self._end if math.isinf(self._end) else now + max(self._end - now, 0.0) / waiting
-
-
 @dataclass(frozen=True, eq=False)
 class RadiusSearch:
     """Bisection for the distance of the nearest input of another class, between a proof and a witness.
@@ -156,7 +141,7 @@ class RadiusSearch:
             if now >= deadline or not proved < radius < min(upper, doubt):
                 break
             ball = self.balls(x.double(), torch.tensor([radius], dtype=torch.float64, device=x.device))
-            around = self.search(ball, x, label, deadline if math.isinf(deadline) else now + (deadline - now) / 2)
+            around = self.search(ball, x, label, share(deadline, 2))
             if around.adversarial is not None:
                 upper, adversarial = min(around.distance, radius), around.adversarial
             elif around.status == PROVED:
@@ -179,7 +164,7 @@ def complete_certificate(
     labels: Tensor,
     predicted: Tensor,
     proved: Tensor,
-    deadlines: Deadlines,
+    deadline: float,
     generator: Generator | None,
 ) -> CompleteCertificate:
     """Radii (N,) that are proved already and the distances that an attack finds, brought together."""
@@ -202,8 +187,8 @@ def complete_certificate(
     for place, row in enumerate(rows.tolist()):
         found = float(witness.distance[place]), witness.adversarial[place : place + 1]
         one = slice(row, row + 1)
-        deadline = deadlines.share(len(rows) - place)
-        lower[row], upper[row], adversarial[one] = search(x[one], int(labels[row]), float(lower[row]), found, deadline)
+        end = share(deadline, len(rows) - place)
+        lower[row], upper[row], adversarial[one] = search(x[one], int(labels[row]), float(lower[row]), found, end)
     return CompleteCertificate(
         label=predicted,
         radius=lower,

@@ -15,6 +15,7 @@ from bounds.circumstances import isolated
 from bounds.memory import MEMORY, out_of_memory
 from bounds.models import frozen
 from bounds.vnnlib.records import UnsafeCase
+from certify.verification.deadlines import share
 from certify.verification.decision import SOUND, Decision
 from certify.verification.deployed import Deployed, Source
 from certify.verification.falsifier import NEARLY, Falsifier, Witness
@@ -93,9 +94,9 @@ def decide(
             return made("unknown", reason=reason)
         order: Iterable[int] = range(len(prop.boxes))
         if attack and network.refusal == "":
-            share = deadline if timeout is None else min(deadline, time.monotonic() + ATTACK_SHARE * timeout)
+            end = deadline if timeout is None else min(deadline, time.monotonic() + ATTACK_SHARE * timeout)
             try:
-                witness, order = replace(task.falsifier, deadline=share).search()
+                witness, order = replace(task.falsifier, deadline=end).search()
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -187,12 +188,10 @@ class _Task:
 
     def _tried(self, box: int, waiting: int) -> tuple[str, str, str]:
         """Status, means and reason of the search of one of the boxes that wait; that of an error if there is one."""
-        now = time.monotonic()
-        if now >= self._deadline:
+        if time.monotonic() >= self._deadline:
             return "timeout", "", ""
-        share = self._deadline if math.isinf(self._deadline) else now + (self._deadline - now) / waiting
         try:
-            return self._box(box, share)
+            return self._box(box, share(self._deadline, waiting))
         except Exception as error:
             return "unknown", "", _line(error)
 

@@ -18,12 +18,12 @@ from certify.models import frozen, predictions, probe
 from certify.results import Certificate
 from certify.verification.complete import (
     COMPLETE,
-    Deadlines,
     LabelSearch,
     RadiusSearch,
     complete_balls,
     complete_certificate,
 )
+from certify.verification.deadlines import deadline_after
 from certify.verification.sets import LARGEST, Balls, Family, Maker, family_of
 
 # The search stops where even this share of the largest useful radius is not proved.
@@ -120,7 +120,8 @@ def certified_radius(
         if balls is not None:
             search = LabelSearch(model, bounded, num_classes, sound, memory)
             around = RadiusSearch(search, balls, tolerance)
-            return complete_certificate(around, x.detach(), labels, predicted, radius, Deadlines(timeout), generator)
+            end = deadline_after(timeout)
+            return complete_certificate(around, x.detach(), labels, predicted, radius, end, generator)
     right = predicted == labels  # never where a logit overflows, of which the proof, in real arithmetic, knows nothing
     return Certificate(
         label=predicted,

@@ -10,7 +10,7 @@ from bounds import Property
 from bounds.vnnlib.records import UnsafeCase
 
 Pair = tuple[int, UnsafeCase]  # the place of a box, and one of its cases
-SMOOTH = 0.1  # weight of the mean of all rows that fail, beside the one that fails by most
+SMOOTH = 0.1  # weight of the mean of all rows that fail, besides the one that fails by most
 
 
 @dataclass(frozen=True, eq=False)

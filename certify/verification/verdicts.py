@@ -20,7 +20,8 @@ from certify.attacks import minimal_perturbation, robust_accuracy
 from certify.attacks.common.threat import check_alone, check_around
 from certify.models import frozen, predictions, probe
 from certify.results import AttackedAccuracy, Record, Witness
-from certify.verification.complete import COMPLETE, PROVED, Around, Deadlines, LabelSearch, require_boxes
+from certify.verification.complete import COMPLETE, PROVED, Around, LabelSearch, require_boxes
+from certify.verification.deadlines import deadline_after, share
 from certify.verification.radius import bounded_form, least_margin
 from certify.verification.sets import family_of
 
@@ -163,10 +164,10 @@ def verify(
         if method == COMPLETE and bool(state.open.any()):
             search = LabelSearch(model, bounded, num_classes, sound, memory)
             rows = state.open.nonzero().squeeze(1)
-            deadlines = Deadlines(timeout)
+            end = deadline_after(timeout)
             for place, row in enumerate(rows.split(1)):
-                deadline = deadlines.share(len(rows) - place)
-                state.end(row, search(region.rows(row), x[row], int(labels[row]), deadline))
+                around = search(region.rows(row), x[row], int(labels[row]), share(end, len(rows) - place))
+                state.end(row, around)
     return state.verdict(region.epsilon, region.order, sound)
 
 

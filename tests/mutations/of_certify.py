@@ -261,8 +261,8 @@ DECISIONS = (
     Mutant(
         "errors of the search prove",
         "certify/verification/decide.py",
-        '            return self._box(box, share)\n        except Exception as error:\n            return "unknown",',
-        '            return self._box(box, share)\n        except Exception as error:\n            return "proved",',
+        'waiting))\n        except Exception as error:\n            return "unknown",',
+        'waiting))\n        except Exception as error:\n            return "proved",',
         "tests/certify/verification/test_decide.py -k errors_of_the_search",
     ),
     Mutant(

@@ -193,9 +193,9 @@ MUTANTS = (
     ),
     Mutant(
         "corners are those where outputs are best",
-        "bounds/search/split_bounds.py",
-        "corners = torch.where(slopes > 0, box.lower.flatten(1), box.upper.flatten(1))",
-        "corners = torch.where(slopes < 0, box.lower.flatten(1), box.upper.flatten(1))",
+        "bounds/search/problem.py",
+        "return torch.where(slopes > 0, self.box.lower.flatten(), self.box.upper.flatten())",
+        "return torch.where(slopes < 0, self.box.lower.flatten(), self.box.upper.flatten())",
         f"{BOUNDS} -k corners",
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""What a file may hold, and what is said of files that cannot be used."""
+"""Contents that a file may have, and messages about files that cannot be used."""
 
 import builtins
 from pathlib import Path

@@ -252,7 +252,7 @@ def test_weights_are_shared_with_the_graph_and_not_with_a_copy():
 
 
 def test_inputs_of_another_shape_are_refused():
-    """Where the file flattens by [-1, n], rows would be taken for others."""
+    """Rows would be taken for others if the file flattens by [-1, n]."""
     network = bounds.from_onnx(channels_last()).module()
     with pytest.raises(InvalidInput, match=r"x must have shape \(N, 6, 8, 2\), got \(2, 3, 8, 2\)"):
         network(torch.rand(2, 3, 8, 2))

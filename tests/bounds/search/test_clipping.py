@@ -42,7 +42,7 @@ def met(given: Problem, model: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("sets", [1, 3])
 def test_half_spaces_are_cut_off_and_nothing_else(sets: int):
-    """Of linear functions, which are their own bounds; the box that is left is the smallest one."""
+    """Linear functions are their own bounds; the box that is left is the smallest one."""
     count, inputs, inequalities = 40, 3, 2
     lower = drawn(1, count, inputs)
     upper = lower + drawn(2, count, inputs).abs()
@@ -116,7 +116,7 @@ def random_problem(seed: int, sizes: Sequence[int], slope: float = 0.0) -> tuple
 @pytest.mark.parametrize("sizes", [(2,), (3, 4)], ids=str)
 @pytest.mark.parametrize("seed", [0, 3])
 def test_no_input_that_meets_a_set_is_cut_off(seed: int, sizes: Sequence[int]):
-    """Of boxes of all sizes; and some of them become smaller."""
+    """Boxes of all sizes are tried, and some of them become smaller."""
     model, given = random_problem(seed, sizes)
     center = drawn(seed, 30, 2).clamp(-0.8, 0.8)
     radius = torch.logspace(-2, 0, 30, dtype=torch.float64)[:, None]

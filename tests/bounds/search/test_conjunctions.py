@@ -38,7 +38,7 @@ def layers(*numbers: tuple[Sequence[Sequence[float]], Sequence[float]]) -> tuple
 
 
 def silent(given: Problem) -> Problem:
-    """The same, whose check confirms nothing."""
+    """A problem whose check confirms nothing."""
     return Problem(**{**vars(given), "check": lambda candidates: None})
 
 
@@ -83,7 +83,7 @@ def test_weights_are_found_that_prove_an_intersection_empty():
 
 
 def test_weights_are_shares():
-    """Of two inequalities that fail by 1 and by 3 everywhere, in equal shares, 2 is the distance."""
+    """Two inequalities fail by 1 and by 3 everywhere: in equal shares, the distance is 2."""
     model, graph = BENT
     given = problem(model, graph, box((0.25, 0.5)), [case([[0.0, 0.0], [0.0, 0.0]], [-1.0, -3.0])])
     bounds = SplitBounds(given, refined(given))
@@ -100,7 +100,7 @@ def random_sets(seed: int, sizes: Sequence[int], push: float) -> list[Case]:
 
 
 def against_polygons(seed: int, sizes: Sequence[int], push: float, way: str) -> str:
-    """What a search said, which must be what polygons say unless that is close."""
+    """The answer of a search, which must be that of polygons unless it is close."""
     model, graph = rectifiers(seed)
     sets = random_sets(seed, sizes, push)
     found = CALLS[way](problem(model, graph, SQUARE, sets))

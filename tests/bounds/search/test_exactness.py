@@ -117,7 +117,7 @@ def test_the_minimum_of_a_network_of_rectifiers_is_met(seed: int, way: str):
 
 @pytest.mark.slow
 def test_leaves_of_neuron_splits_are_exact():
-    """Where nothing is left to split, a linear programme decides: seed 1 was left open, which boxes decide."""
+    """A linear programme decides where nothing is left to split: seed 1 was left open, which boxes decide."""
     for side, given in around_minimum("relu", 1, HAIR).items():
         found = by_neurons(given)
         assert found.status == RIGHT[side]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import bounds
 from bounds.search.problem import SearchResult
 from certify import CompleteCertificate, certified_radius, verify
-from certify.verification.complete import Deadlines
+from certify.verification.deadlines import deadline_after, share
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +139,10 @@ def test_other_sets_and_arguments_are_refused(network: nn.Module, x: Tensor):
 def test_time_that_one_search_leaves_goes_to_the_next(monkeypatch: pytest.MonkeyPatch):
     clock = [100.0]
     monkeypatch.setattr("certify.verification.complete.time.monotonic", lambda: clock[0])
-    deadlines = Deadlines(30.0)
-    assert deadlines.share(3) == 110.0
+    deadline = deadline_after(30.0)
+    assert share(deadline, 3) == 110.0
     clock[0] = 102.0
-    assert deadlines.share(2) == 116.0
+    assert share(deadline, 2) == 116.0
     clock[0] = 131.0
-    assert deadlines.share(1) == 131.0
-    assert Deadlines(None).share(1) == math.inf
+    assert share(deadline, 1) == 131.0
+    assert share(deadline_after(None), 1) == math.inf
