@@ -32,7 +32,7 @@ from bounds.lipschitz.layer_chain import LayerChain
 from bounds.lipschitz.operator_norms import UP, Matrix, exact, spectral_norm
 from bounds.numerics import accumulated_error
 from bounds.sets.balls import Interval
-from bounds.solvers.linear_programme import modelling, solved
+from bounds.solvers.modelling import modelling, solved
 from bounds.solvers.semidefinite import least_eigenvalue
 
 NEURONS = 400  # entries of the input and neurons of a semidefinite programme, at most

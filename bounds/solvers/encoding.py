@@ -7,6 +7,7 @@ and from linear programmes over what stands before it.
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple, cast
 
 import torch
@@ -220,7 +221,7 @@ class Encoding:
         scalar, slope = cast(ScalarFunction, function), _negative_slope(node)  # as propagated() has seen to
         interval = self.network.intervals[parent]
         interval = self._bounds_before(
-            parent, interval.lower < interval.upper if slope is None else _is_unstable(interval)
+            parent, interval.lower < interval.upper if slope is None else is_unstable(interval)
         )
         if slope is None:
             self.curved.append(node.operation)
@@ -234,7 +235,7 @@ class Encoding:
         if slope is None:
             bent, below, straight = one > 0, [(lines.lower_slope, lines.lower_intercept)], form
         else:
-            bent, below = _is_unstable(interval), [(one, zero), (slope, zero)]
+            bent, below = is_unstable(interval), [(one, zero), (slope, zero)]
             straight = self.line(form, torch.where(interval.lower >= 0, one, slope), zero)
         image = function.interval(interval) & image
         places = self._add(image.lower[bent], image.upper[bent])
@@ -356,18 +357,43 @@ class Encoding:
         matrix = padded(form.matrix @ rows.T, len(self.lower), 0)
         return AffineForm(matrix, rows @ form.offset.flatten(), rounding_error + torch.finfo(rows.dtype).tiny)
 
+    def largest(self, rows: Tensor, offsets: Tensor) -> tuple["Encoding", AffineForm]:
+        """The largest of ``rows @ y - offsets`` (R,) of the outputs y, as a form of one entry of a larger encoding.
+
+        It is a new variable, at least as large as each of them, unless there is one row.
+        """
+        form = self.combination(rows)
+        size = self.reach(form) + offsets.abs()
+        error = form.rounding_error + 4 * unit_roundoff(size.dtype) * size
+        form = AffineForm(form.matrix, form.offset - offsets, error)
+        if len(rows) == 1:
+            return self, form
+        whole = copy(self)
+        whole._rows = list(self._rows)
+        most = 2 * size.max(0, keepdim=True).values
+        place = whole._add(-most, most)
+        below = whole.unit(place).expand(len(rows), -1) - padded(form.matrix.T, len(whole.lower), 1)
+        whole._require(*at_least_zero(AffineForm(below.T, -form.offset, error)))
+        zero = torch.zeros_like(most)
+        return whole, AffineForm(whole.unit(place).T, zero, zero)
+
     def value(self, point: Tensor) -> Tensor:
         """The outputs (K,) of the network at the input of a point (V,), which is moved into the set if need be."""
-        center, hull = self.ball.center, self.ball.hull()
-        x = point[: center.numel()].view_as(center).clamp(hull.lower, hull.upper)
-        l1_ball = _l1_ball(self.ball)
-        if l1_ball is not None:
-            move = x - center
-            x = center + move * (l1_ball.radii / move.abs().sum()).clamp(max=1)
+        x = self.input(point)
         values: dict[str, Tensor] = {}
         for name, node in self.network.nodes.items():
             values[name] = x if node.operation == "input" else node.function(*(values[key] for key in node.parents))
         return values["output"].flatten()
+
+    def input(self, point: Tensor) -> Tensor:
+        """The input (1, *D) of a point (V,), moved into the set if need be."""
+        center, hull = self.ball.center, self.ball.hull()
+        x = point[: center.numel()].view_as(center).clamp(hull.lower, hull.upper)
+        l1_ball = _l1_ball(self.ball)
+        if l1_ball is None:
+            return x
+        move = x - center
+        return center + move * (l1_ball.radii / move.abs().sum()).clamp(max=1)
 
 
 def _negative_slope(node: Node) -> Tensor | None:
@@ -378,7 +404,8 @@ def _negative_slope(node: Node) -> Tensor | None:
     return slope if bool(((slope >= 0) & (slope <= 1)).all()) else None
 
 
-def _is_unstable(interval: Interval) -> Tensor:
+def is_unstable(interval: Interval) -> Tensor:
+    """Whether the sign of entries is unknown."""
     closed: Tensor = (interval.lower >= 0) | (interval.upper <= 0)  # which NaN is not
     return ~closed
 

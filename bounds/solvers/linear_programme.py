@@ -12,15 +12,15 @@ References:
 """
 
 import math
-import warnings
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bounds.numerics import accumulated_error
+from bounds.solvers.simplex import Simplex
 
 
 class Proposal(NamedTuple):
@@ -41,7 +41,7 @@ class LinearProgramme:
 
     Attributes:
         matrix: (R, V), float64 like the others.
-        right: (R,), finite; methods take another one, for which nothing is compiled anew.
+        right: (R,), finite; methods take another one, for which the solver goes on from where it is.
         lower: (V,), infinite where nothing is known.
         upper: likewise.
     """
@@ -71,50 +71,21 @@ class LinearProgramme:
 
     def propose(self, cost: Tensor, right: Tensor) -> Proposal:
         """The answer of the solver for one cost (V,)."""
-        multipliers = point = None
-        if solved(self._problem, "HIGHS", cost=cost, right=right):
-            multipliers, point = self._problem.constraints[0].dual_value, self._problem.variables()[0].value
+        multipliers, point = self._simplex.minimum(cost, right)
         return Proposal(
             torch.zeros_like(right) if multipliers is None else right.new_tensor(multipliers),
             None if point is None else right.new_tensor(point),
         )
 
+    def with_rows(self, matrix: Tensor, right: Tensor) -> "LinearProgramme":
+        """The programme with more rows. The solver goes over to it, with what it has found so far."""
+        whole = replace(self, matrix=torch.cat([self.matrix, matrix]), right=torch.cat([self.right, right]))
+        simplex = self.__dict__.pop("_simplex", None)
+        if simplex is not None:
+            simplex.add(matrix)
+            whole.__dict__["_simplex"] = simplex
+        return whole
+
     @cached_property
-    def _problem(self) -> Any:  # noqa: ANN401
-        """The programme with cost and right side as parameters, so that it is compiled once."""
-        cvxpy = modelling()
-        rows, variables = self.matrix.shape
-        v = cvxpy.Variable(variables, bounds=[self.lower.cpu().numpy(), self.upper.cpu().numpy()])
-        cost, right = cvxpy.Parameter(variables, name="cost"), cvxpy.Parameter(rows, name="right")
-        return cvxpy.Problem(cvxpy.Minimize(cost @ v), [self.matrix.cpu().numpy() @ v >= right])
-
-
-@cache
-def modelling() -> Any:  # noqa: ANN401  # cvxpy carries few annotations
-    """cvxpy, imported late since that takes long, with a HiGHS that does not print."""
-    import cvxpy
-    import highspy
-
-    class Silent(highspy.Highs):
-        """HiGHS prints its banner once in a process, when an instance first takes callbacks: before cvxpy stops it."""
-
-        def enableCallbacks(self) -> None:  # the name that HiGHS gives it
-            self.setOptionValue("log_to_console", False)
-            super().enableCallbacks()  # type: ignore[no-untyped-call]  # it has no annotations
-
-    Silent()  # type: ignore[no-untyped-call]
-    return cvxpy
-
-
-def solved(problem: Any, solver: str, **parameters: Tensor) -> bool:  # noqa: ANN401
-    """Run a solver with the parameters of a problem; whether it came to an end, with any answer."""
-    cvxpy = modelling()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of cvxpy about accuracy, on which nothing rests
-        try:
-            for name, value in parameters.items():
-                problem.param_dict[name].value = value.cpu().numpy()
-            problem.solve(solver=solver)
-        except (cvxpy.SolverError, ValueError):  # the latter of data that are not finite
-            return False
-    return True
+    def _simplex(self) -> Simplex:
+        return Simplex(self.matrix, self.lower, self.upper)

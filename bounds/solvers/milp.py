@@ -3,7 +3,8 @@
 Every unstable neuron z is on one of two sides, and ``h = max(z, slope z)`` is one of two lines there. The rows
 ``h <= z + M`` and ``h <= slope z + M`` hold on both sides with their M large enough, and on its own side each holds
 with M = 0. A branch is thus a right side of one linear programme, and its bound the value of checked multipliers: no
-tolerance of a solver is left in it.
+tolerance of a solver is left in it. Planes above neurons that cut off the point of a programme hold in all branches:
+they join its rows (branch and cut).
 
 References:
     Tjeng, Xiao, Tedrake (2019), Evaluating robustness of neural networks with mixed integer programming,
@@ -12,7 +13,8 @@ References:
 
 import heapq
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,10 +31,15 @@ from bounds.numerics import ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval, PerturbationSet
-from bounds.solvers.affine_form import at_least_zero, shifted
-from bounds.solvers.encoding import Encoding, differences_from_label, encodings, followed
+from bounds.solvers.affine_form import AffineForm, at_least_zero, padded, shifted
+from bounds.solvers.cuts import planes_above
+from bounds.solvers.encoding import Encoding, UnstableReLUs, differences_from_label, encodings, followed
 
 GAP = 1e-9  # between proved and reached value at which a search ends, relative to values above 1
+ROOT_ROUNDS, ROUNDS = 20, 1  # of cuts, of the whole set and of each branch
+WORTH = 0.3  # share of the distance of a neuron from its function that a plane has to cut off
+SLOW = 1e-3  # gain of a round of cuts, relative to bounds above 1, after which there is no other
+CUTS = 3  # for each neuron, after which those that bore on no bound since the last time are dropped
 
 
 class Range(NamedTuple):
@@ -75,7 +82,7 @@ def milp_bounds(
 
     The outer bounds hold for every input of the ball, for the network in evaluation mode and in real arithmetic,
     wherever the search stops: each branch is bounded by multipliers that are evaluated anew, with rounding errors
-    subtracted. For about sixty unstable neurons; each few of them more double the time.
+    subtracted. For about a hundred unstable neurons behind few inputs, and sixty behind many.
 
     Args:
         model: maps (N, *D) to (N, K), of any code that ``torch.export`` follows, of affine operations and ReLU, leaky
@@ -141,21 +148,25 @@ class Branch(NamedTuple):
         bound: proved lower bound on the linear part of the form.
         number: of its creation, which breaks ties.
         sides: (J,) of neurons, 1 where ``h = z``, -1 where ``h = slope z``, 0 where unstable.
-        weights: (R,) multipliers of the solver.
-        point: (V,) where it sees the minimum; None where it found none.
+        neuron: whose sides to part next; None where none is left.
     """
 
     bound: float
     number: int
     sides: Tensor
-    weights: Tensor
-    point: Tensor | None
+    neuron: int | None
 
 
 class BranchAndBound:
-    """Minima of linear functions of the outputs over one encoding, by best-first branch and bound."""
+    """Minima of linear functions over one encoding, by best-first branch and bound with cuts.
 
-    def __init__(self, encoding: Encoding, limit: int) -> None:
+    Args:
+        encoding: of the network.
+        limit: linear programmes for one minimum, at most.
+        deadline: in seconds of ``time.monotonic()``, after which there are no more cuts.
+    """
+
+    def __init__(self, encoding: Encoding, limit: float, deadline: float = math.inf) -> None:
         if encoding.curved:
             raise UnsupportedLayer(
                 f"exact bounds follow ReLU, leaky ReLU and PReLU with slopes in [0, 1], got {encoding.curved[0]}: use "
@@ -163,6 +174,7 @@ class BranchAndBound:
             )
         self.encoding = encoding
         self.limit = limit
+        self.deadline = deadline
         base, parts = encoding.programme(), encoding.relus
         nothing = base.lower.new_zeros(0)
         self.places = torch.cat([nothing.long(), *(part.places for part in parts)])
@@ -180,6 +192,8 @@ class BranchAndBound:
         room = torch.cat(large) + 4 * unit_roundoff(nothing.dtype) * (torch.cat(large) + self.tight.abs())
         self.loose = self.tight - room
         self.programme = replace(base, matrix=torch.cat(matrices), right=torch.cat([self.base, self.loose]))
+        self.solved = 0
+        self._used = nothing.bool()  # of the cuts, whether any bound rested on them
 
     def minima(self, rows: Tensor) -> Minimum:
         """Minima of linear functions (B, K) of the outputs, (B,) each."""
@@ -189,49 +203,143 @@ class BranchAndBound:
 
     def _minimum(self, row: Tensor) -> tuple[float, float]:
         """Proved and reached value of one function."""
-        form = self.encoding.combination(row[None])
-        cost, reached = form.matrix[:, 0], math.inf
-        heap = [self._branch(cost, torch.zeros_like(self.places), 0, -math.inf)]
-        count = 1
+
+        def value(point: Tensor) -> float:
+            return float(self.encoding.value(point) @ row)
+
+        def settled(bound: float, reached: float) -> bool:
+            return bound >= reached - GAP * max(1.0, abs(reached))
+
+        return self.minimum(self.encoding.combination(row[None]), value, settled)
+
+    def minimum(
+        self,
+        form: AffineForm,
+        value: Callable[[Tensor], float],
+        settled: Callable[[float, float], bool],
+        *,
+        target: float = math.inf,
+    ) -> tuple[float, float]:
+        """Proved and reached value of a form of one entry.
+
+        Args:
+            form: what is to be least.
+            value: of a point (V,) of the programme, as the network reaches it.
+            settled: whether a proved and a reached value are enough.
+            target: what is above this is high enough. Branches are then taken in depth, so that each programme is much
+                like the last one, and the lowest first without.
+        """
+        cost, least, reached = form.matrix[:, 0], math.inf, math.inf
+
+        def whole(branch: Branch) -> float:
+            return float(shifted(cost.new_tensor([branch.bound]), form))
+
+        self.solved = count = 0
+        waiting: list[tuple[float, Branch]] = []
+        new = [(torch.zeros_like(self.places), -math.inf, ROOT_ROUNDS)]
         while True:
-            branch = heap[0]  # with the lowest bound, so that this is a bound on everything that remains
-            if branch.point is not None:
-                reached = min(reached, float(self.encoding.value(branch.point) @ row))
-            bound = float(shifted(cost.new_tensor([branch.bound]), form))
-            neuron = self._worst(branch)
-            if count + 2 > self.limit or neuron is None or bound >= reached - GAP * max(1.0, abs(reached)):
+            for sides, known, rounds in new:
+                branch, point = self._branch(cost, sides, count, known, rounds)
+                count += 1
+                if point is not None:
+                    reached = min(reached, value(point))
+                if branch.bound == math.inf:
+                    continue
+                bound = whole(branch)
+                if bound > target:
+                    least = min(least, bound)
+                else:
+                    heapq.heappush(waiting, (-float(count) if target < math.inf else bound, branch))
+            bound = min([least, *(whole(branch) for _, branch in waiting)])
+            if bound == math.inf:  # a set is not empty: where all branches seem to be, nothing is known
+                return -math.inf, reached
+            if self.solved + 2 > self.limit or not waiting or settled(bound, reached):
                 return bound, reached
-            heapq.heappop(heap)
+            branch = waiting[0][1]
+            if branch.neuron is None:
+                return bound, reached
+            heapq.heappop(waiting)
+            new = []
             for side in (1, -1):
                 sides = branch.sides.clone()
-                sides[neuron] = side
-                child = self._branch(cost, sides, count, branch.bound)
-                count += 1
-                if child.bound < math.inf:
-                    heapq.heappush(heap, child)
+                sides[branch.neuron] = side
+                new.append((sides, branch.bound, ROUNDS))
 
-    def _branch(self, cost: Tensor, sides: Tensor, number: int, known: float) -> Branch:
-        """The part in which neurons are on the given sides, with a bound of at least ``known``, infinite if empty."""
-        own = torch.cat([sides == 1, sides == -1])
-        right = torch.cat([self.base, torch.where(own, self.tight, self.loose)])
-        weights, point = self.programme.propose(cost, right)
+    def _branch(
+        self, cost: Tensor, sides: Tensor, number: int, known: float, rounds: int
+    ) -> tuple[Branch, Tensor | None]:
+        """The part in which neurons are on the given sides, and the point (V,) where the solver sees its minimum.
+
+        Its bound is at least ``known``, infinite if it is empty.
+        """
+        self._drop_unused()
         costs = torch.stack([cost, torch.zeros_like(cost)])
-        bound, empty = self.programme.proved(costs, torch.stack([weights, weights]), right).tolist()
-        return Branch(math.inf if empty > 0 else max(bound, known), number, sides, weights, point)
+        own = torch.cat([sides == 1, sides == -1])
+        sided = torch.cat([self.base, torch.where(own, self.tight, self.loose)])
+        while True:
+            right = torch.cat([sided, self.programme.right[len(sided) :]])
+            weights, point = self.programme.propose(cost, right)
+            self.solved += 1
+            self._used |= weights[len(sided) :] > 0
+            bound, empty = self.programme.proved(costs, torch.stack([weights, weights]), right).tolist()
+            if empty > 0:
+                return Branch(math.inf, number, sides, None), None
+            gain, known = bound - known, max(bound, known)
+            over = rounds == 0 or self.solved >= self.limit or time.monotonic() > self.deadline
+            if point is None or over or gain < SLOW * max(1.0, abs(bound)) or not self._cut(sides, weights, point):
+                break
+            rounds -= 1
+        return Branch(known, number, sides, self._worst(sides, weights, point)), point
 
-    def _worst(self, branch: Branch) -> int | None:
+    def _cut(self, sides: Tensor, weights: Tensor, point: Tensor) -> bool:
+        """Add planes below the heights of neurons at a point, where there are any that bear on the bound."""
+        programme, start = self.programme, 0
+        counts = (sides == 0) & (self._weights(weights) > 0)
+        matrices, rights = [], []
+        for part in self.encoding.relus:
+            end = start + len(part.places)
+            count = len(part.before.matrix)
+            slopes, intercepts = planes_above(
+                part.before, part.slope, programme.lower[:count], programme.upper[:count], point[:count]
+            )
+            cut_off = point[part.places] - (slopes @ point[:count] + intercepts)
+            worth = counts[start:end] & (cut_off > WORTH * self._apart(part, point)) & (cut_off > GAP)
+            slopes = padded(slopes[worth], len(point), 1)
+            matrices.append(slopes - self.encoding.unit(part.places[worth]))
+            rights.append(-intercepts[worth])
+            start = end
+        matrix, right = torch.cat(matrices), torch.cat(rights)
+        if len(right) == 0:
+            return False
+        self.programme = programme.with_rows(matrix, right)
+        self._used = torch.cat([self._used, torch.zeros_like(right, dtype=torch.bool)])
+        return True
+
+    def _drop_unused(self) -> None:
+        """Leave out cuts on which no bound has rested since the last time, once there are many."""
+        if len(self._used) <= CUTS * len(self.places):
+            return
+        programme, first = self.programme, len(self.base) + len(self.tight)
+        keep = torch.cat([torch.ones_like(programme.right[:first], dtype=torch.bool), self._used])
+        self.programme = replace(programme, matrix=programme.matrix[keep], right=programme.right[keep])
+        self._used = torch.zeros_like(self._used[self._used])
+
+    def _worst(self, sides: Tensor, weights: Tensor, point: Tensor | None) -> int | None:
         """The unstable neuron whose distance from its function, weighed by multipliers, counts most."""
-        unstable = branch.sides == 0
+        unstable = sides == 0
         if not bool(unstable.any()):
             return None
-        weight = branch.weights.clamp(min=0) @ (-self.programme.matrix[:, self.places]).clamp(min=0)
-        distance = torch.ones_like(weight) if branch.point is None else self._distances(branch.point)
+        weight = self._weights(weights)
+        distance = torch.ones_like(weight)
+        if point is not None:
+            distance = torch.cat([self._apart(part, point) for part in self.encoding.relus])
         return int(torch.where(unstable, distance * (weight + 1e-6), -1.0).argmax())
 
-    def _distances(self, point: Tensor) -> Tensor:
+    def _weights(self, weights: Tensor) -> Tensor:
+        """The multipliers that hold each neuron down."""
+        return weights.clamp(min=0) @ (-self.programme.matrix[:, self.places]).clamp(min=0)
+
+    def _apart(self, part: UnstableReLUs, point: Tensor) -> Tensor:
         """The height of neurons above their function at a point of the programme."""
-        distances = []
-        for part in self.encoding.relus:
-            z = point[: len(part.before.matrix)] @ part.before.matrix + part.before.offset
-            distances.append(point[part.places] - torch.maximum(z, part.slope * z))
-        return torch.cat(distances).clamp(min=0)
+        z = point[: len(part.before.matrix)] @ part.before.matrix + part.before.offset
+        return (point[part.places] - torch.maximum(z, part.slope * z)).clamp(min=0)

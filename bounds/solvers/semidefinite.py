@@ -33,7 +33,7 @@ from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import PerturbationSet
 from bounds.solvers.affine_form import AffineForm
 from bounds.solvers.encoding import Encoding, differences_from_label, encodings, followed
-from bounds.solvers.linear_programme import modelling, solved
+from bounds.solvers.modelling import modelling, solved
 
 VARIABLES = 100  # entries of the input and unstable neurons, at most
 SOLVERS = ("CLARABEL", "SCS")

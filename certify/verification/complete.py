@@ -15,6 +15,7 @@ from certify.attacks import minimal_perturbation
 from certify.models import predictions
 from certify.results import CompleteCertificate
 from certify.verification.deadlines import share
+from certify.verification.searches import searched
 from certify.verification.sets import Balls, Family
 
 COMPLETE = "complete"  # as a bounding method
@@ -60,8 +61,6 @@ class LabelSearch:
 
     def __call__(self, ball: PerturbationSet, x: Tensor, label: int, deadline: float) -> Around:
         """Search the set (1, *D) of one input (1, *D) until a time of ``time.monotonic()``."""
-        from bounds.search.branch_and_bound import search
-
         hull = ball.hull()
         others = [k for k in range(self.num_classes) if k != label]
         rows = torch.eye(self.num_classes, dtype=torch.float64, device=x.device)
@@ -81,7 +80,7 @@ class LabelSearch:
 
         graph = capture(self.source, x.double())
         box = Box(hull.lower.double(), hull.upper.double())
-        found = search(graph, box, cases, deadline=deadline, sound=self.sound, check=check, memory=self.memory)
+        found = searched(graph, box, cases, deadline=deadline, sound=self.sound, check=check, memory=self.memory)
         if seen:
             return Around(FOUND, found.decided_by, seen[-1], float(distance(seen[-1], x, math.inf)))
         return Around(found.status if found.status != FOUND else "unknown", found.decided_by)

@@ -20,11 +20,12 @@ from certify.verification.decision import SOUND, Decision
 from certify.verification.deployed import Deployed, Source
 from certify.verification.falsifier import NEARLY, Falsifier, Witness
 from certify.verification.representable import Representable
+from certify.verification.searches import searched
 from certify.verification.unsafe_sets import UnsafeSets
 
 ATTACK_SHARE = 0.1  # of the time
 REFINED_SHARE = 0.1  # of the time of the search, for descents from what it sees
-HARDNESS = ("", "bounds", "input splits", "neuron splits", "linear programme")
+HARDNESS = ("", "bounds", "input splits", "neuron splits", "mixed-integer programme")
 REPLAYED = 16  # inputs of one call of the search that are replayed, the best first
 
 
@@ -197,12 +198,10 @@ class _Task:
 
     def _box(self, place: int, deadline: float) -> tuple[str, str, str]:
         """Status, means and reason of the search of one box."""
-        from bounds.search.branch_and_bound import search
-
         box = self._prop.boxes[place]
         if any(case.rounded for case in box.cases):
             return "unknown", "", "the property has coefficients that no float64 number is equal to"
-        found = search(
+        found = searched(
             self._graph,
             box.box(self._network.shape),
             [self._specification(case) for case in box.cases],

@@ -22,8 +22,8 @@ class Decision:
         input: (1, *D), the unsafe input as the network takes it; None unless ``"sat"``.
         output: (1, K), the answer of the network as it runs to this input; None likewise.
         decided_by: ``"attack"``, ``"property"`` where the property itself leaves no unsafe input, or the strongest
-            means that was needed: ``"bounds"``, ``"input splits"``, ``"neuron splits"``, ``"linear programme"``; empty
-            where nothing was decided.
+            means that was needed: ``"bounds"``, ``"input splits"``, ``"neuron splits"``,
+            ``"mixed-integer programme"``; empty where nothing was decided.
         domains: sub-problems that were bounded.
         seconds: from the call to the answer.
         sound: the arithmetic that ``"unsat"`` is about, see :func:`bounds.crown`.

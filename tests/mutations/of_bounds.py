@@ -260,6 +260,41 @@ SOLVERS = (
         "tests/bounds/solvers/test_triangle.py",
     ),
     Mutant(
+        "a plane above a rectifier forgets its flat side",
+        "bounds/solvers/cuts.py",
+        "for line in (torch.ones_like(slope), slope):",
+        "for line in (torch.ones_like(slope),):",
+        "tests/bounds/solvers/test_cuts.py",
+    ),
+    Mutant(
+        "the error of a form is left out of the planes above it",
+        "bounds/solvers/cuts.py",
+        "most + line * form.rounding_error",
+        "most",
+        "tests/bounds/solvers/test_cuts.py -k rounding",
+    ),
+    Mutant(
+        "the rounding of an intercept is left out",
+        "bounds/solvers/cuts.py",
+        "highest = highest + 2 * error * size",
+        "highest = highest + 0 * error * size",
+        "tests/bounds/solvers/test_cuts.py -k rounding",
+    ),
+    Mutant(
+        "the new variable of a conjunction is below its inequalities",
+        "bounds/solvers/encoding.py",
+        "whole._require(*at_least_zero(AffineForm(below.T, -form.offset, error)))",
+        "whole._require(-below, -form.offset)",
+        "tests/bounds/solvers/test_mixed_integer.py -k conjunctions",
+    ),
+    Mutant(
+        "a programme that came to no end counts as a proof",
+        "bounds/solvers/mixed_integer.py",
+        "if bound > 0:",
+        "if bound > -math.inf:",
+        "tests/bounds/solvers/test_mixed_integer.py",
+    ),
+    Mutant(
         "the least eigenvalue is believed",
         "bounds/solvers/semidefinite.py",
         "* (1 + 2 * norm(stretch)) - 2 * norm(residual)",
@@ -269,8 +304,8 @@ SOLVERS = (
     Mutant(
         "a branch is dropped without a proof",
         "bounds/solvers/milp.py",
-        "return Branch(math.inf if empty > 0 else",
-        "return Branch(math.inf if empty > -1 else",
+        "if empty > 0:",
+        "if empty > -1:",
         "tests/bounds/solvers/test_milp.py",
     ),
 )

@@ -1,0 +1,49 @@
+"""Branch and bound, and a mixed-integer programme for what that leaves open of small networks of rectifiers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from bounds import Box, Graph
+from bounds.memory import MEMORY
+from bounds.search.problem import Check, SearchResult
+
+SHARE, LONGEST = 0.15, 20.0  # of the time, and seconds, that branch and bound has before a programme is tried
+ENDS = "proved", "counterexample"
+
+
+def searched(
+    graph: Graph,
+    box: Box,
+    cases: Sequence[tuple[Tensor, Tensor]],
+    *,
+    deadline: float,
+    sound: str,
+    check: Check,
+    memory: int = MEMORY,
+) -> SearchResult:
+    """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
+    from bounds.search.branch_and_bound import search
+    from bounds.solvers.mixed_integer import encoded, is_small, search_by_programmes
+
+    def split(end: float) -> SearchResult:
+        return search(graph, box, cases, deadline=end, sound=sound, check=check, memory=memory)
+
+    if sound == "deployed" or not is_small(graph, box):
+        return split(deadline)
+    now = time.monotonic()
+    found = split(now + min(SHARE * (deadline - now), LONGEST))
+    if found.status in ENDS or time.monotonic() >= deadline:
+        return found
+    encoding, domains = encoded(graph, box), found.domains
+    if encoding is not None:
+        exact = search_by_programmes(graph, encoding, cases, deadline=deadline, check=check)
+        domains += exact.domains
+        if exact.status in ENDS:
+            return replace(exact, domains=domains)
+    if found.status == "timeout" and time.monotonic() < deadline:
+        found = split(deadline)
+        domains += found.domains
+    return replace(found, domains=domains)
