@@ -22,7 +22,8 @@ from bounds.sets.balls import Box
 from bounds.solvers.encoding import RELU_OPERATIONS, Encoding, is_unstable, propagated
 from bounds.solvers.milp import BranchAndBound
 
-VARIABLES = 400  # inputs and unstable neurons, at most
+UNSTABLE = 150  # neurons, at most
+WEIGHTS = 20_000  # inputs times unstable neurons, at most
 NEURONS = 4_000  # of all layers, beyond which nobody counts the unstable ones
 
 
@@ -32,7 +33,7 @@ def is_small(graph: Graph, box: Box) -> bool:
     if any(node.operation not in ("input", *RELU_OPERATIONS, *AFFINE) for node in nodes.values()):
         return False
     neurons = sum(entries(node.value) for node in _rectifiers(nodes))
-    return 0 < neurons <= NEURONS and box.center.numel() <= VARIABLES
+    return 0 < neurons <= NEURONS and box.center.numel() <= WEIGHTS
 
 
 @isolated
@@ -43,7 +44,8 @@ def encoded(graph: Graph, box: Box) -> Encoding | None:
     box = box.double()
     network = propagated(graph, box, Tables(AFFINE, FUNCTIONS))
     before = [network.intervals[node.parents[0]] for node in _rectifiers(network.nodes)]
-    if box.center.numel() + sum(int(is_unstable(interval).sum()) for interval in before) > VARIABLES:
+    unstable = sum(int(is_unstable(interval).sum()) for interval in before)
+    if unstable > UNSTABLE or unstable * box.center.numel() > WEIGHTS:
         return None
     encoding = Encoding(network, box, tighten=False)
     return None if encoding.curved else encoding  # by a slope outside of [0, 1]
@@ -60,7 +62,8 @@ def search_by_programmes(
     graph: Graph, encoding: Encoding, cases: Sequence[tuple[Tensor, Tensor]], *, deadline: float, check: Check
 ) -> SearchResult:
     """Prove that no input of the encoded box leads to outputs with ``A y <= b`` for any case, or find such an input."""
-    problem = problem_of(graph, encoding.ball, cases, deadline, "rounding", check)
+    hull = encoding.ball.hull()
+    problem = problem_of(graph, Box(hull.lower, hull.upper), cases, deadline, "rounding", check)
     domains = 0
     for rows, offsets in zip(problem.rows, problem.offsets, strict=True):
         found = _case(problem, encoding, rows, offsets)

@@ -9,6 +9,7 @@ from torch import Tensor
 from bounds import Box, Graph
 from bounds.memory import MEMORY
 from bounds.search.problem import Check, SearchResult
+from certify.verification.deadlines import share
 
 SHARE, LONGEST = 0.15, 20.0  # of the time, and seconds, that branch and bound has before a programme is tried
 ENDS = "proved", "counterexample"
@@ -39,7 +40,7 @@ def searched(
         return found
     encoding, domains = encoded(graph, box), found.domains
     if encoding is not None:
-        exact = search_by_programmes(graph, encoding, cases, deadline=deadline, check=check)
+        exact = search_by_programmes(graph, encoding, cases, deadline=share(deadline, 2), check=check)
         domains += exact.domains
         if exact.status in ENDS:
             return replace(exact, domains=domains)

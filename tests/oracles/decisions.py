@@ -73,6 +73,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, answer: SearchResult | Exception | 
         return answer if isinstance(answer, SearchResult) else answer(calls[-1])
 
     monkeypatch.setattr(SEARCH, instead)
+    monkeypatch.setattr("bounds.solvers.mixed_integer.is_small", lambda graph, box: False)
     return calls
 
 

@@ -105,7 +105,7 @@ def test_planes_of_many_inputs_decide_what_triangles_do_not(monkeypatch: pytest.
 
 def test_large_and_other_networks_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     graph = capture(network(), BOX.center)
-    monkeypatch.setattr(mixed_integer, "VARIABLES", 3)
+    monkeypatch.setattr(mixed_integer, "UNSTABLE", 3)
     assert encoded(graph, BOX) is None
     assert not is_small(capture(dense(nn.Tanh(), 2, 3, 2, seed=0), BOX.center), BOX)
     assert not is_small(capture(nn.Linear(2, 2).double(), BOX.center), BOX)
