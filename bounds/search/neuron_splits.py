@@ -19,7 +19,7 @@ from bounds.search.problem import Problem, SearchResult
 from bounds.search.split_bounds import SplitBounds
 
 AT_ONCE = 64  # domains that are split together
-ROOT_STEPS, STEPS = 40, 4  # of ascent
+ROOT_STEPS, STEPS, LEAF_STEPS = 40, 4, 60  # of ascent
 LONGEST = 0.05  # share of the time that is left which domains that are split together may take
 
 
@@ -43,7 +43,11 @@ def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) 
         worst, rest = found[order[:at_once]], found[order[at_once:]]
         ends = worst.choice[:, 0] < 0
         if bool(ends.any()):
-            for leaf in worst[ends].each():
+            leaves, _ = bounds.bounded(worst[ends], LEAF_STEPS)  # which mostly finds that no input meets all splits
+            leaves = leaves[~(leaves.bound > 0)]
+            again = leaves.choice[:, 0] >= 0
+            rest = rest + leaves[again]
+            for leaf in leaves[~again].each():
                 proved, point = bounded_leaf(bounds, leaf)
                 if bool(proved.bound > 0):
                     continue
