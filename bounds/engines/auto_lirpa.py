@@ -121,11 +121,13 @@ class Bounded:
         ascends = method == METHODS["alpha_crown"]
         with apart(part.x) as errors, torch.set_grad_enabled(ascends):
             try:
+                expected = self._network(part.x).shape
                 if rows is not None:
-                    shape = self._network(part.x).shape[1:]
-                    matrix = rows[part.places].to(self._dtype).unflatten(2, shape)
-                    options = {"C": matrix, "bound_upper": False}
+                    matrix = rows[part.places].to(self._dtype).unflatten(2, expected[1:])
+                    options, expected = {"C": matrix, "bound_upper": False}, matrix.shape[:2]
                 lower, upper = part.module.compute_bounds(x=(part.around,), method=method, **options)
+                if lower.shape != expected:
+                    raise ValueError(f"bounds of shape {tuple(lower.shape)} in place of {tuple(expected)}")
             except Exception as error:
                 raise self._refusal(error, errors) from error
         lower = lower.detach()
@@ -177,8 +179,12 @@ def _perturbation(ball: PerturbationSet, dtype: torch.dtype) -> dict[str, Any]:
         InvalidInput: it has none for this set.
     """
     if ball.is_box:
-        hull = ball.hull()
-        return {"norm": math.inf, "x_L": hull.lower.to(dtype), "x_U": hull.upper.to(dtype)}
+        hull = ball.double().hull()
+        return {
+            "norm": math.inf,
+            "x_L": converted_down(hull.lower, dtype),
+            "x_U": -converted_down(-hull.upper, dtype),
+        }
     if not isinstance(ball, LpBall):
         raise InvalidInput(f"engine='auto_lirpa' serves LpBall and Box, got {type(ball).__name__}: use engine='own'")
     if ball.low is not None or ball.high is not None:

@@ -66,8 +66,11 @@ class PointSearch:
         """The gradient of function t at point t of each input, like x (N, T, *D)."""
         x = x.detach().clone().requires_grad_()
         with torch.enable_grad():
-            (slopes,) = torch.autograd.grad((rows * self._outputs(x)).sum(), x, allow_unused=True)
-        return torch.zeros_like(x) if slopes is None else slopes.nan_to_num(0.0, 0.0, 0.0)
+            value = (rows * self._outputs(x)).sum()
+        if not value.requires_grad:  # steps, and functions without a derivative in PyTorch
+            return torch.zeros_like(x)
+        (slopes,) = torch.autograd.grad(value, x, materialize_grads=True)
+        return slopes.nan_to_num(0.0, 0.0, 0.0)
 
     def _drawn(self, count: int, generator: Generator) -> Tensor:
         """Points (N, count, *D) on the way to the ends of random directions, half of them at the ends."""
