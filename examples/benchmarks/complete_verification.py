@@ -222,10 +222,9 @@ def peer_result(command: str, folder: Path, instance: Instance) -> InstanceResul
 
 
 def verdict_in(said: str) -> str:
-    """The first line of a result file, or the last verdict in what was printed."""
+    """The last verdict in a result file or in what was printed."""
     found = [VERDICTS[word] for word in re.findall(r"[a-z]+", said.lower()) if word in VERDICTS]
-    first = said.strip().splitlines()[:1]
-    return VERDICTS.get(first[0].strip().lower(), found[-1] if found else "unknown") if first else "unknown"
+    return found[-1] if found else "unknown"
 
 
 def plain(path: Path, folder: Path) -> Path:

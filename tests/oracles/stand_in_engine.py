@@ -77,6 +77,14 @@ class LyingModule(BoundedModule):
     narrowed = 0.5
 
 
+class LyingAboveModule(BoundedModule):
+    """Right below, too low above."""
+
+    def compute_bounds(self, *args: object, **kwargs: object):
+        lower, upper = super().compute_bounds(*args, **kwargs)
+        return lower, None if upper is None else (3 * upper + lower) / 4
+
+
 class UnknownModule(BoundedModule):
     """Knows no bounds, and says why as auto_LiRPA does."""
 

@@ -79,6 +79,13 @@ def test_a_bound_that_lies_is_flagged(engine, labels: Tensor | None, norm: float
     assert "auto_lirpa ibp refuted at" in repr(found)
 
 
+def test_a_bound_that_lies_on_one_side_is_flagged(engine):
+    engine(stand_in_engine.LyingAboveModule)
+    found = compared(LINEAR, BALL, methods=["crown"])
+    assert [(each.engine, each.count_refuted) for each in found.refuted] == [("auto_lirpa", 9)]
+    assert compared(LINEAR, BALL, LABELS).refuted == []  # margins have lower bounds alone
+
+
 class Narrow(Box):
     """A box that says of itself that it is half as wide as it is."""
 
