@@ -24,7 +24,7 @@ _lock = threading.RLock()  # the settings belong to the process
 
 @contextmanager
 def apart(like: Tensor | None = None) -> Iterator[list[str]]:
-    """What the library logs as an error meanwhile, in order.
+    """Keep the process as it is; yields what the library logs as an error meanwhile, in order.
 
     Args:
         like: whose dtype becomes the default one, and on whose device random numbers are drawn.

@@ -28,6 +28,9 @@ from bounds.sets.balls import Interval, LpBall, PerturbationSet, perturbation_se
 
 METHODS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "CROWN-Optimized"}
 LARGEST_NORM = 2  # finite; for larger ones, its intervals behind convolutions are too narrow
+# Operations through which it knows that the inputs of a round ball move; in front of others it takes them for constant.
+MOVING = frozenset({"aten.linear.default", "aten.conv2d.default", "aten.conv2d.padding"})
+SHAPING = frozenset({"aten.flatten.using_ints", "aten.view.default", "aten.reshape.default", "aten.permute.default"})
 
 
 def other_bounds(
@@ -76,6 +79,8 @@ class Bounded:
 
     def __init__(self, model: Source | Graph, graph: Graph, ball: PerturbationSet, *, steps: int = 20) -> None:
         self._library = library()
+        if not ball.is_box:
+            _require_moving_start(graph, ball)
         self._dtype = torch.float64 if ball.center.dtype == torch.float64 else torch.float32
         self._network = copied(model, self._dtype)
         self._ball, self._places = ball, _places(ball, one_by_one=graph.one_by_one)
@@ -134,7 +139,7 @@ class Bounded:
         return lower, torch.full_like(lower, math.inf) if upper is None else upper.detach()
 
     def _refusal(self, error: Exception, errors: list[str]) -> Exception:
-        """What is raised in place of an error of auto_LiRPA."""
+        """The error to raise in place of one of auto_LiRPA."""
         if isinstance(error, BoundsError) or out_of_memory(error):
             return error
         named = [line.removeprefix("Name: ") for line in errors if line.startswith("Name: ")]
@@ -203,6 +208,25 @@ def _perturbation(ball: PerturbationSet, dtype: torch.dtype) -> dict[str, Any]:
             f"its intervals behind convolutions do not hold; use engine='own'"
         )
     return {"norm": ball.norm, "eps": float(ball.radii[0])}
+
+
+def _require_moving_start(graph: Graph, ball: PerturbationSet) -> None:
+    """Refuse a network in front of whose first operations the inputs of a round ball would be taken for constant.
+
+    That is so in version 0.7.1, whose bounds by every method were refuted by points behind a normalisation of inputs.
+    """
+    with torch.no_grad():
+        nodes = graph.bind(ball.center)
+    inputs = {name for name, node in nodes.items() if node.operation == "input"}
+    for name, node in nodes.items():
+        if inputs.isdisjoint(node.parents) or node.operation in MOVING:
+            continue
+        if node.operation not in SHAPING:
+            raise UnsupportedLayer(
+                f"auto_LiRPA takes inputs of a round ball for constant in {node.operation}, at {node.origin}, so that "
+                f"its bounds do not hold: use norm=math.inf, or engine='own'"
+            )
+        inputs.add(name)
 
 
 def copied(model: Source | Graph, dtype: torch.dtype) -> nn.Module:

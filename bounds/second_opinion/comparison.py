@@ -1,4 +1,4 @@
-"""The same bounds by two engines, and a search for points that refute either."""
+"""Bounds by two engines, and a search for points that refute either."""
 
 import math
 import time
@@ -76,8 +76,9 @@ def compare_engines(
     seed, ball = run_seed(generator), ball.double()
     graph, network = capture(model, ball.center), copied(model, torch.float64)
     functions = None if labels is None else margin_functions(graph, ball.center, labels)
+    draw = torch.Generator(ball.center.device).manual_seed(seed)
     with frozen(network):
-        met = _met(network, graph, ball, functions, samples, torch.Generator(ball.center.device).manual_seed(seed))
+        met = _values_met(network, graph, ball, functions, samples, draw)
     version, missing = "", ""
     try:
         version = str(library().__version__)
@@ -95,7 +96,7 @@ Bounding = Callable[[], Interval]
 
 
 def _own(graph: Graph, ball: PerturbationSet, labels: Tensor | None, method: str, steps: int) -> Bounding:
-    """Our bounds, of lower ends alone for margins."""
+    """Our bounds; of margins, lower ones alone."""
     if labels is not None:
         return lambda: _from_below(margin_bounds(graph, ball, labels, method, steps=steps, sound="real"))
     if method == "alpha_crown":
@@ -107,7 +108,7 @@ def _own(graph: Graph, ball: PerturbationSet, labels: Tensor | None, method: str
 def _other(
     model: Source | Graph, graph: Graph, ball: PerturbationSet, functions: Tensor | None, method: str, steps: int
 ) -> Bounding:
-    """Those of auto_LiRPA."""
+    """Bounds of auto_LiRPA."""
     if method not in THEIRS:
         raise InvalidInput(f"engine='auto_lirpa' knows the methods {', '.join(THEIRS)}, got {method!r}")
     bounded = Bounded(model, graph, ball, steps=steps)
@@ -158,7 +159,7 @@ class _Met:
         )
 
 
-def _met(
+def _values_met(
     network: nn.Module,
     graph: Graph,
     ball: PerturbationSet,
@@ -173,9 +174,9 @@ def _met(
     both = torch.cat([identity, -identity]).expand(len(values), -1, -1)
     rows = both if functions is None else functions
     found = PointSearch(network, ball, rows, one_by_one=graph.one_by_one).least(samples, generator)
-    slack = ROUNDING * torch.maximum(values.abs().amax(1), found.abs().amax(1))[:, None]
+    size = torch.cat([values, found], 1).abs().nan_to_num(0.0, 0.0, 0.0).amax(1, keepdim=True)
     least, largest = (found, None) if functions is not None else found.chunk(2, 1)
-    return _Met(least, None if largest is None else -largest, slack)
+    return _Met(least, None if largest is None else -largest, ROUNDING * size)
 
 
 def _now(like: Tensor) -> float:

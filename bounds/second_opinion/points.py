@@ -89,6 +89,6 @@ class PointSearch:
 
 
 def _counts(samples: int, inputs: int) -> list[int]:
-    """How many points of each input are drawn together."""
+    """Numbers of points of each input to draw together."""
     most = max(1, AT_ONCE // inputs)
     return [min(most, samples - start) for start in range(0, samples, most)]

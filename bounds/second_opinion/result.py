@@ -1,4 +1,4 @@
-"""What a comparison of engines found."""
+"""Record of a comparison of engines."""
 
 import math
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class EngineBounds:
 
     @property
     def count_refuted(self) -> int:
-        """How many outputs or margins have a bound that is refuted."""
+        """Number of outputs or margins with a bound that is refuted."""
         return 0 if self.refuted is None else int(self.refuted.sum())
 
 
@@ -76,11 +76,11 @@ class EngineComparison:
 
     @property
     def refuted(self) -> list[EngineBounds]:
-        """Those with a bound that a point refutes."""
+        """Bounds of which a point refutes some."""
         return [each for each in self.bounds if each.count_refuted]
 
     def width_ratio(self, method: str) -> float:
-        """How many times as wide auto_LiRPA's bounds are as ours; NaN where one engine has none."""
+        """Mean width of auto_LiRPA's bounds over that of ours; NaN where one engine has none."""
         own, other = (self.of(engine, method).width for engine in ENGINES)
         return other / own if own else math.nan
 

@@ -32,6 +32,13 @@ MUTANTS = (
         "tests/bounds/engines/test_auto_lirpa.py -k cannot_represent",
     ),
     Mutant(
+        "the other engine may take inputs of a round ball for constant where they are also handed on",
+        "bounds/engines/auto_lirpa.py",
+        "if inputs.isdisjoint(node.parents) or node.operation in MOVING:",
+        "if not inputs.issuperset(node.parents) or node.operation in MOVING:",
+        "tests/bounds/engines/test_auto_lirpa.py -k round_balls",
+    ),
+    Mutant(
         "a bound of the other engine that is not a number is kept",
         "bounds/engines/auto_lirpa.py",
         "torch.where(lower.isnan(), -infinite, lower)",

@@ -186,6 +186,31 @@ def test_sets_that_it_cannot_represent_are_refused(engine, rule: str):
     assert "engine='own'" in str(caught.value)
 
 
+class Shifted(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - 0.5
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) + x
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_round_balls_need_a_linear_layer_or_a_convolution_first(engine, norm: float):
+    """Version 0.7.1 takes their inputs for constant elsewhere: points refuted its bounds by every method."""
+    ball = LpBall(X, 0.2, norm=norm, low=None, high=None)
+    for first, operation in ((Shifted(), "aten.sub.Tensor"), (Residual(), "aten.add.Tensor"), (nn.ReLU(), "aten.relu")):
+        with pytest.raises(UnsupportedLayer, match=f"takes inputs of a round ball for constant in {operation}.*, at "):
+            bounds.crown(nn.Sequential(first, MODEL), ball, **THEIRS)
+    assert bounds.crown(nn.Sequential(nn.Flatten(), MODEL), ball, **THEIRS).lower.isfinite().all()
+    assert bounds.crown(nn.Sequential(Shifted(), MODEL), LpBall(X, 0.2), **THEIRS).lower.isfinite().all()
+
+
 # ----------------------------------------------------------------------------------------------- what can be imported
 
 NEEDED = r"^engine='auto_lirpa' needs auto_LiRPA 0.6 or newer, but "
