@@ -28,6 +28,12 @@ from bounds.second_opinion.result import EngineBounds, EngineComparison
 from bounds.sets.balls import Interval, PerturbationSet, perturbation_set
 from bounds.sets.uniform import run_seed
 
+WITHOUT_STEPS: dict[str, Callable[..., Interval]] = {
+    "ibp": ibp,
+    "crown_ibp": crown_ibp,
+    "fast_lin": fast_lin,
+    "crown": crown,
+}
 ROUNDING = 1e-9  # of the largest output of a row: a point refutes a bound that it exceeds by more
 
 
@@ -101,8 +107,7 @@ def _own(graph: Graph, ball: PerturbationSet, labels: Tensor | None, method: str
         return lambda: _from_below(margin_bounds(graph, ball, labels, method, steps=steps, sound="real"))
     if method == "alpha_crown":
         return lambda: alpha_crown(graph, ball, steps, sound="real")
-    plain = {"ibp": ibp, "crown_ibp": crown_ibp, "fast_lin": fast_lin, "crown": crown}[method]
-    return lambda: plain(graph, ball, sound="real")
+    return lambda: WITHOUT_STEPS[method](graph, ball, sound="real")
 
 
 def _other(

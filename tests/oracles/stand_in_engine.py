@@ -85,6 +85,14 @@ class LyingAboveModule(BoundedModule):
         return lower, None if upper is None else (3 * upper + lower) / 4
 
 
+class RoundedModule(BoundedModule):
+    """Wrong by rounding errors that fall on the wrong side."""
+
+    def compute_bounds(self, *args: object, **kwargs: object):
+        lower, upper = super().compute_bounds(*args, **kwargs)
+        return lower + 1e-11, None if upper is None else upper - 1e-11
+
+
 class UnknownModule(BoundedModule):
     """Knows no bounds, and says why as auto_LiRPA does."""
 
