@@ -243,7 +243,9 @@ def copied(model: Source | Graph, dtype: torch.dtype) -> nn.Module:
     except RuntimeError as error:
         if out_of_memory(error):
             raise
-        raise UnsupportedLayer(f"the model cannot be copied, which engine='auto_lirpa' needs: {told(error)}") from error
+        raise UnsupportedLayer(
+            f"the model cannot be copied: {told(error)}; pass bounds.capture(model, x), which can be"
+        ) from error
 
 
 class _Fixed(nn.Module):

@@ -60,7 +60,8 @@ def crown(
         memory: bytes that the coefficients may take; a larger problem is cut into parts.
         engine: ``"own"``, or ``"auto_lirpa"`` for the bounds of auto_LiRPA 0.6 or newer, where it is installed. These
             include no rounding errors, so that ``sound="real"`` must be said, and they are not compared with those of
-            cheaper methods. It serves boxes, and balls of norms from 1 to 2 without a box; ``memory`` does not bind it.
+            cheaper methods. It serves boxes; and balls of norms from 1 to 2 without a box, if the network begins with a
+            linear layer or a convolution. ``memory`` does not bind it.
 
     Returns:
         Bounds of shape (N, K).

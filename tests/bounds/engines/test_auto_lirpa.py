@@ -110,6 +110,20 @@ def test_networks_of_other_kinds_are_handed_over(engine):
         bounds.crown(nn.Sequential(MODEL, Drawing()), SETS["l2"], **THEIRS)
 
 
+def test_models_that_cannot_be_copied_are_told(engine):
+    """Weights that a hook computes are no leaves; the captured graph holds what they are computed from."""
+    engine(GivenModule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(nn.utils.weight_norm(copy.deepcopy(MODEL[0])), *MODEL[1:])
+    model(X)
+    with pytest.raises(UnsupportedLayer, match=r"the model cannot be copied: .*; pass bounds.capture\(model, x\)"):
+        bounds.crown(model, SETS["l2"], **THEIRS)
+    one = LpBall(X[:1], 0.2, norm=2, low=None, high=None)
+    found = bounds.crown(bounds.capture(MODEL, X), one, **THEIRS)
+    assert close(found, bounds.ibp(MODEL, one, sound="real"))
+
+
 class Drawing(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.rand_like(x)
