@@ -110,16 +110,11 @@ def searched(
     box: bounds.Box,
     cases: Sequence[Case],
     seconds: float,
-    checked: Callable[[], None] | None = None,
+    seen: Callable[[Tensor], None] = lambda candidates: None,
 ) -> tuple[SearchResult, float]:
     """A search without any look for counterexamples, and the seconds of it."""
-
-    def check(_: Tensor) -> None:
-        if checked is not None:
-            checked()
-
     start = time.process_time()
-    found = search(graph, box, cases, deadline=time.monotonic() + seconds, check=check)
+    found = search(graph, box, cases, deadline=time.monotonic() + seconds, check=seen)
     return found, time.process_time() - start
 
 
@@ -128,12 +123,13 @@ def searched(
 
 def split_domains(graph: bounds.Graph, box: bounds.Box, cases: Sequence[Case], seconds: float) -> tuple[int, float]:
     """Domains of split neurons, and the seconds that they took; the first bounds of all sets left out."""
-    looks = list[float]()
+    looks = list[tuple[int, float]]()  # candidates, one of each domain, and when
     start = time.process_time()
-    found, spent = searched(graph, box, cases, seconds, lambda: looks.append(time.process_time()))
+    found, spent = searched(graph, box, cases, seconds, lambda each: looks.append((len(each), time.process_time())))
     if "neuron" not in found.decided_by and not found.reason.endswith("domains are left"):
         return 0, 0.0
-    return found.domains - len(cases), spent - (looks[0] - start)
+    first, began = looks[0]
+    return found.domains - first, spent - (began - start)
 
 
 def random_problem() -> tuple[bounds.Graph, bounds.Box, list[Case]]:
