@@ -34,6 +34,8 @@ from bounds.noise.traced_crossings import traced_crossings
 from bounds.onnx.reading import from_onnx
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS
+from bounds.second_opinion.comparison import compare_engines
+from bounds.second_opinion.result import EngineBounds, EngineComparison
 from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, SparseBall
 from bounds.sets.linear_minimum import linear_minimum
 from bounds.solvers.milp import Minimum, Range, milp_bounds, milp_margins
@@ -54,6 +56,8 @@ __all__ = [
     "Box",
     "CleverEstimate",
     "Crossings",
+    "EngineBounds",
+    "EngineComparison",
     "Explanation",
     "Graph",
     "GroupSort",
@@ -87,6 +91,7 @@ __all__ = [
     "clopper_pearson_interval",
     "clopper_pearson_lower",
     "clopper_pearson_upper",
+    "compare_engines",
     "crown",
     "crown_ibp",
     "explain",

@@ -12,13 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from mutations import of_bounds, of_certify, of_linear, of_search, of_smoothing, of_statistics
+from mutations import of_bounds, of_certify, of_engines, of_linear, of_search, of_smoothing, of_statistics
 from mutations.mutant import Mutant
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = (
     *of_bounds.MUTANTS,
     *of_linear.MUTANTS,
+    *of_engines.MUTANTS,
     *of_search.MUTANTS,
     *of_statistics.MUTANTS,
     *of_smoothing.MUTANTS,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.decisions import identity, property_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = ("certify_your_network.py", "certified_accuracy_curves.py")
@@ -80,6 +81,23 @@ def test_attacks_benchmark(monkeypatch, capsys):
     ]
     assert all(one["success"] == 1 and one["ratio"] >= 1 and one["forward"] > 0 < one["backward"] for one in measured)
     assert len(table) >= 4
+
+
+@pytest.mark.slow
+def test_complete_verification_benchmark(tmp_path, monkeypatch, capsys):
+    """At toy size, only to see that it runs; and that a verifier that is always wrong is told to be."""
+    identity(tmp_path / "net.onnx")
+    (tmp_path / "low.vnnlib").write_text(property_of([(0.0, 1.0)], "(assert (<= Y_0 -1.0))"))
+    (tmp_path / "instances.csv").write_text("net.onnx,low.vnnlib,20\n")
+    (tmp_path / "expected.csv").write_text("onnx,vnnlib,final\nnet.onnx,low.vnnlib,unsat\n")
+    peers = ("--peer", "file=sh -c 'test -f {onnx} && grep -q Y_0 {vnnlib} && echo unsat > {result}'")
+    peers += ("--peer", "liar=echo Result: violated within {timeout} s")
+    arguments = ("--seconds", 0.2, "--repeats", 1, "--root", tmp_path, *peers)
+    run("benchmarks/complete_verification.py", *arguments, monkeypatch=monkeypatch)
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert measured["ratio"] > 0
+    told = {line["verifier"]: (line["sat"], line["unsat"], line["wrong"]) for line in measured["benchmarks"]}
+    assert told == {"certify": (0, 1, 0), "certify, process": (0, 1, 0), "file": (0, 1, 0), "liar": (1, 0, 1)}
 
 
 @pytest.mark.slow

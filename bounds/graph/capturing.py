@@ -45,7 +45,7 @@ def capture_any(model: Source | Graph, x: Tensor) -> Graph:
     if isinstance(model, Captured):
         return model.graph
     module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
-    module = _without_compiler(module)
+    module = without_compiler(module)
     weight = next(module.parameters(), None)
     example = checks.not_empty(x)[:1].detach().to(x.dtype if weight is None else weight.dtype)
     with evaluation_mode(module):
@@ -64,7 +64,7 @@ def capture_any(model: Source | Graph, x: Tensor) -> Graph:
     return graph
 
 
-def _without_compiler(module: nn.Module) -> nn.Module:
+def without_compiler(module: nn.Module) -> nn.Module:
     """The module behind ``torch.compile``, which computes the same; TorchScript hides its code."""
     require_module(module)
     module = getattr(module, "_orig_mod", module)

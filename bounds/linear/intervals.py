@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.circumstances import isolated
+from bounds.engines.auto_lirpa import other_bounds
+from bounds.engines.choice import OWN, is_own
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
@@ -163,6 +165,7 @@ def ibp(
     table: Mapping[str, AffineEntry] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
+    engine: str = OWN,
 ) -> Interval:
     """Interval bounds on the outputs of a network over a ball.
 
@@ -180,6 +183,7 @@ def ibp(
         table: affine operations of captured networks.
         functions: makers of the functions of their other operations.
         sound: which rounding errors are included, see :func:`bounds.crown`.
+        engine: ``"own"`` or ``"auto_lirpa"``, see :func:`bounds.crown`.
 
     Returns:
         Bounds of shape (N, K).
@@ -190,6 +194,9 @@ def ibp(
     References:
         Gowal et al. (2018), On the effectiveness of interval bound propagation, arXiv:1810.12715, section 3.
     """
+    own = {"rules": rules is DEFAULT_RULES, "table": table is AFFINE, "functions": functions is FUNCTIONS}
+    if not is_own(engine, sound, **own):
+        return other_bounds(model, ball, "ibp")
     layers = layers_in_turn(model, ball, rules, sound)
     if layers is not None and isinstance(ball, LpBall):
         bounds = _propagate(layers, *_set_and_rules(ball, rules, sound))[0]

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.circumstances import isolated
+from bounds.engines.auto_lirpa import other_bounds
+from bounds.engines.choice import OWN, is_own
 from bounds.graph.captured import Graph, Source
 from bounds.linear.intervals import DEFAULT_RULES, Rule, interval_margins, layers_in_turn
 from bounds.linear.methods import METHODS, linear_margins
@@ -30,6 +32,7 @@ def margin_bounds(
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
     table: Mapping[str, Affine] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
+    engine: str = OWN,
 ) -> Tensor:
     """Lower bounds on ``logit_label - logit_k`` over a ball; a row above 0 off the label is a proof.
 
@@ -49,6 +52,8 @@ def margin_bounds(
         rules: bounding rule of each layer type, for ``"ibp"`` of a sequential network.
         table: affine operations of captured networks.
         functions: makers of the functions of their other operations.
+        engine: ``"own"`` or ``"auto_lirpa"``, see :func:`bounds.crown`; the latter knows all methods but
+            ``"fast_lin"``.
 
     Returns:
         (N, K) tensor, 0 at ``k = label``.
@@ -59,6 +64,9 @@ def margin_bounds(
     """
     checks.one_of("method", method, METHODS)
     checks.at_least("steps", steps, 0)
+    own = {"rules": rules is DEFAULT_RULES, "table": table is AFFINE, "functions": functions is FUNCTIONS}
+    if not is_own(engine, sound, **own):
+        return other_bounds(model, ball, method, steps=steps, labels=labels).lower
     layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
     if layers is not None and isinstance(ball, LpBall):
         return interval_margins(layers, ball, labels, rules, sound)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.circumstances import isolated
+from bounds.engines.auto_lirpa import other_bounds
+from bounds.engines.choice import OWN, is_own
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network
 from bounds.linear.precision import rounded_outward
@@ -36,6 +38,7 @@ def crown(
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
+    engine: str = OWN,
 ) -> Interval:
     """Linear bounds on the outputs of a network over a ball, never looser than :func:`crown_ibp` and intervals.
 
@@ -55,14 +58,20 @@ def crown(
             bounds themselves subtracted. ``"real"``: the same without these errors, a proof up to rounding.
             ``"deployed"``: the float32 network as it runs, under any order of summation.
         memory: bytes that the coefficients may take; a larger problem is cut into parts.
+        engine: ``"own"``, or ``"auto_lirpa"`` for the bounds of auto_LiRPA 0.6 or newer, where it is installed. These
+            include no rounding errors, so that ``sound="real"`` must be said, and they are not compared with those of
+            cheaper methods. It serves boxes; and balls of norms from 1 to 2 without a box, if the network begins with a
+            linear layer or a convolution. ``memory`` does not bind it.
 
     Returns:
         Bounds of shape (N, K).
 
     Raises:
         UnsupportedLayer: an operation without a rule, with its place in the source code.
-        InvalidInput: a bad argument.
+        InvalidInput: a bad argument; an engine that is not installed.
     """
+    if not is_own(engine, sound, table=table is AFFINE, functions=functions is FUNCTIONS):
+        return other_bounds(model, ball, "crown")
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
         loose = RefinedNetwork(network, memory=memory)
@@ -81,6 +90,7 @@ def crown_ibp(
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
+    engine: str = OWN,
 ) -> Interval:
     """Like :func:`crown`, with intervals alone in front of every function: one backward pass, cheaper and looser.
 
@@ -90,6 +100,8 @@ def crown_ibp(
         Zhang et al. (2020), Towards stable and efficient training of verifiably robust neural networks,
         arXiv:1906.06316.
     """
+    if not is_own(engine, sound, table=table is AFFINE, functions=functions is FUNCTIONS):
+        return other_bounds(model, ball, "crown_ibp")
     network = Network(model, ball, Tables(table, functions), sound)
     return rounded_outward(RefinedNetwork(network, memory=memory).output(), ball.center.dtype)
 
@@ -128,6 +140,7 @@ def alpha_crown(
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
+    engine: str = OWN,
 ) -> Interval:
     """Like :func:`crown`, with the planes of every function chosen by some steps of ascent; never looser.
 
@@ -141,12 +154,15 @@ def alpha_crown(
         functions: likewise.
         sound: likewise.
         memory: likewise.
+        engine: likewise.
 
     References:
         Xu et al. (2021), Fast and complete: enabling complete verification with rapid and massively parallel incomplete
         verifiers, arXiv:2011.13824.
     """
     checks.at_least("steps", steps, 0)
+    if not is_own(engine, sound, table=table is AFFINE, functions=functions is FUNCTIONS):
+        return other_bounds(model, ball, "alpha_crown", steps=steps)
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
         loose = RefinedNetwork(network, memory=memory)
