@@ -109,9 +109,10 @@ class AccuracyCurve:
 
 
 def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
-    """Radii at which to state accuracies: 0 and up to ``most`` of 1, 2, 5, 10, ... where curves of one norm fall.
+    """Radii at which to state accuracies: 0 and up to about ``most`` round numbers where curves of one norm fall.
 
-    They depend on all inputs and curves at once, so that no group of inputs and no model chooses its own.
+    They are multiples of one number, or 1, 2, 5, 10, ... where curves fall at very different radii. They depend on all
+    inputs and curves at once, so that no group of inputs and no model chooses its own.
     """
     falls = [curve.limit[curve.limit.isfinite() & (curve.limit > 0)] for curve in curves]
     falls = [limit for limit in falls if len(limit)]
@@ -119,11 +120,13 @@ def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
         return [0.0]
     low = min(float(limit.median()) for limit in falls)
     high = max(float(limit.quantile(0.9)) for limit in falls)
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    series = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
-    within = [radius for radius in series if low / 2 <= radius <= high] or [float(f"{low:.1g}")]
-    step = max(1, math.ceil(len(within) / most))
-    return [0.0, *within[::step]]
+    powers = range(math.floor(math.log10(low)) - 2, math.ceil(math.log10(high)) + 1)
+    series = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    if high < 10 * low:
+        step = next(step for step in series if step * most >= high * (1 - 1e-9))
+        return [float(f"{i * step:.6g}") for i in range(int(high / step * (1 + 1e-9)) + 1)]
+    within = [radius for radius in series if low / 2 <= radius <= high]
+    return [0.0, *within[:: math.ceil(len(within) / most)]]
 
 
 def current(ax: "Axes | None") -> "Axes":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from certify.comparison.comparison import Comparison
 
+SHOWN = 12  # differences that are printed, at most; --output writes all
 Several = Parameter(consume_multiple=True, negative=())
 
 
@@ -96,20 +97,24 @@ def _named(runs: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _print_comparison(comparison: "Comparison", radii: list[float] | None) -> None:
+    from certify.comparison.contenders import PROMISES
     from certify.report import norm_name
 
     print(f"{', '.join(comparison.names)} on the same {comparison.inputs} inputs; accuracies in %")
-    for sheet in comparison.sheets(radii):
+    for norm, sheet in zip(comparison.norms, comparison.sheets(radii), strict=False):
         if sheet.text is not None and sheet.bold is not None:
-            print(f"\n{_marked(sheet.text, sheet.bold).to_string(index=False)}")
+            print(f"\nwithin radii of {norm_name(norm)}:\n{_marked(sheet.text, sheet.bold).to_string(index=False)}")
     print("* best lower bound, or not told from it by McNemar's exact test (Holm)\n")
     tests = comparison.differences(radii)
     apart = tests[tests.p_holm <= 1 - comparison.confidence]
-    for row in apart.itertuples():
-        ends = f"{100 * row.lower:+.1f} to {100 * row.upper:+.1f}"
-        where = f"{row.promise}, {row.classifiers}, {norm_name(row.norm)} at radius {row.radius:g}"
-        print(f"{row.first} against {row.second}: {100 * row.difference:+.1f} points ({ends}; {where})")
-    print(f"{len(apart)} of {len(tests)} paired differences are significant after correction")
+    proved = apart[apart.promise != PROMISES[2]].sort_values(
+        "p_holm", kind="stable"
+    )  # larger upper bounds prove nothing
+    for row in proved.head(SHOWN).to_dict("records"):
+        ends = f"{100 * row['lower']:+.1f} to {100 * row['upper']:+.1f}"
+        where = f"{row['promise']}, {norm_name(row['norm'])}, radius {row['radius']:g}"
+        print(f"{row['first']} against {row['second']}: {100 * row['difference']:+.1f} points ({ends}; {where})")
+    print(f"{len(apart)} of {len(tests)} paired differences are significant after correction (Holm)")
 
 
 def _marked(text: "pd.DataFrame", bold: "pd.DataFrame") -> "pd.DataFrame":

@@ -163,17 +163,16 @@ class Comparison:
         """
         table, tests = self.to_dataframe(radii), self.differences(radii)
         apart = {
-            frozenset((row.first, row.second)) | {(row.norm, row.classifiers, row.promise, row.radius)}
-            for row in tests.itertuples()
-            if row.p_holm <= 1 - self.confidence
+            frozenset((row["first"], row["second"])) | {tuple(row[name] for name in [*KEY[:3], "radius"])}
+            for row in tests[tests.p_holm <= 1 - self.confidence].to_dict("records")
         }
-        table["best"] = False
+        best = dict.fromkeys(range(len(table)), False)
         for key, part in table[table.promise != PROMISES[2]].groupby([*KEY[:3], "radius"], sort=False):
-            top = part.loc[part.accuracy.idxmax(), "model"]
             if len(part) > 1 and part.accuracy.max() > 0:  # nobody is best at nothing
+                top = part.model.iloc[int(part.accuracy.argmax())]
                 tied = [model == top or frozenset((model, top)) | {key} not in apart for model in part.model]
-                table.loc[part.index, "best"] = tied
-        return table
+                best |= dict(zip(part.index, tied, strict=True))
+        return table.assign(best=list(best.values()))
 
     def trade_off(self, radius: float, *, norm: float | None = None) -> "pd.DataFrame":
         """Clean and certified accuracy at a radius, and who is surpassed in both by nobody (the Pareto front).

@@ -131,8 +131,9 @@ def _contender(panel: Panel, promise: str, name: tuple[str, str], rows: Sequence
         alpha=min(math.fsum(alphas.values()), 1.0),
     )
     clean = torch.tensor([right[index] for index in order])
-    about = {"model": name[0], "setting": name[1], "methods": methods}
-    return Contender(panel=panel, promise=promise, curve=curve, right=clean, **about)
+    return Contender(
+        panel=panel, promise=promise, model=name[0], setting=name[1], methods=methods, curve=curve, right=clean
+    )
 
 
 def require_comparable(evaluations: Mapping[str, Evaluation]) -> None:

@@ -73,8 +73,9 @@ def trade_off(
 def _on_front(points: FloatArray) -> NDArray[np.bool_]:
     """(R, M) bool, which of (R, M, 2) points no other of their row surpasses."""
     ours, others = points[:, :, None], points[:, None, :]
-    surpassed = (others >= ours).all(-1) & (others > ours).any(-1)
-    return ~surpassed.any(2)
+    surpassed: NDArray[np.bool_] = np.all(others >= ours, axis=-1) & np.any(others > ours, axis=-1)
+    front: NDArray[np.bool_] = np.logical_not(np.any(surpassed, axis=2))
+    return front
 
 
 def _outline(points: FloatArray, centre: FloatArray, confidence: float) -> FloatArray:
@@ -86,4 +87,6 @@ def _outline(points: FloatArray, centre: FloatArray, confidence: float) -> Float
     scaled = np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 1e-9)
     reach = np.quantile(np.hypot(scaled[:, 0], scaled[:, 1]), confidence)
     turn = np.linspace(0, 2 * np.pi, 65)
-    return centre + (reach * lengths * np.stack([np.cos(turn), np.sin(turn)], axis=1)) @ axes.T
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    outline: FloatArray = centre + (reach * lengths * circle) @ axes.T
+    return outline

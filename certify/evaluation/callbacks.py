@@ -35,8 +35,8 @@ class FinishedUnit:
     def of(cls, record: Mapping[str, Any], done: int, units: int, restored: bool) -> Self:
         """The unit of a record."""
         shared = {name: record[name] for name in ("method", "kind", "rows", "seconds")}
-        place = {"done": done, "units": units, "restored": restored}
-        return cls(name=record["unit"], norm=float(record["norm"]), **shared, **place)
+        name, norm = record["unit"], float(record["norm"])
+        return cls(name=name, norm=norm, done=done, units=units, restored=restored, **shared)
 
 
 Callback = Callable[[FinishedUnit], None]

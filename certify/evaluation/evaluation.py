@@ -262,6 +262,7 @@ class Evaluation:
         columns: Sequence[Column] = COLUMNS,
     ) -> Page:
         lines, pairs = self.lines(), []
+        groups = self.by_group() if self.has_groups else None
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
             if "adversarial" in stored:
@@ -286,6 +287,8 @@ class Evaluation:
             masking=masking,
             lines=lines,
             columns=columns,
+            groups=[] if groups is None else groups.word_rows(),
+            group_sentences=[] if groups is None else groups.sentences(),
         )
 
 

@@ -23,7 +23,7 @@ from certify.report.figures import curve_label
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 Group = int | str
 Groups = str | Sequence[Group] | Tensor | NDArray[Any]
 LABEL, GROUP = "label", "group"
@@ -80,6 +80,10 @@ class GroupAccuracies:
         }
         columns = ["norm", "method", "promise", "radius", "group", "inputs", "accuracy", "interval"]
         return table.assign(**shown)[columns]
+
+    def word_rows(self) -> list[dict[str, str]]:
+        """The rows of :meth:`words`, for a page."""
+        return [{str(name): str(cell) for name, cell in row.items()} for row in self.words().to_dict("records")]
 
     def sentences(self) -> list[str]:
         """A sentence per norm and method: the worst group, the best, and whether the groups differ."""
@@ -181,7 +185,7 @@ def _radii(curves: Sequence[AccuracyCurve], radius: float | Mapping[float, float
     for norm in norms:
         here = [curve for curve in curves if curve.norm == norm]
         bounds_below = [curve for curve in here if isinstance(curve, CertifiedAccuracyCurve)] or here
-        candidates = round_radii(bounds_below, most=100)
+        candidates = round_radii(bounds_below, most=20)
         shares = torch.stack([curve.at(candidates) for curve in bounds_below]).mean(0)
         chosen[norm] = candidates[int((shares - shares[0] / 2).abs().argmin())]
     return chosen

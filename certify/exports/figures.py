@@ -17,21 +17,22 @@ def save_figure(figure: "Figure", path: Path, width: float = COLUMN) -> None:
     in SVG, so that it looks alike everywhere. Equal figures give equal files. ``figure`` comes back as it was.
     """
     from matplotlib import rc_context
+    from matplotlib.lines import Line2D
     from matplotlib.text import Text
 
     before = figure.get_size_inches().copy()
     factor = width / before[0]
     texts = {text: text.get_fontsize() for text in figure.findobj(Text) if isinstance(text, Text)}
-    lines = {line: (line.get_linewidth(), line.get_markersize()) for line in figure.findobj(_is_line)}
-    settings: dict[str, Any] = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "certify"}
+    found = [line for line in figure.findobj(Line2D) if isinstance(line, Line2D)]
+    lines = {line: (line.get_linewidth(), line.get_markersize()) for line in found}
     try:
         figure.set_size_inches(*(factor * before))
         for text, size in texts.items():
             text.set_fontsize(max(factor * size, min(size, SMALLEST)))
         for line, (thickness, marker) in lines.items():
             line.set(linewidth=factor * thickness, markersize=factor * marker)
-        with rc_context(settings):
-            dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+        dates: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+        with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "certify"}):
             figure.savefig(path, metadata=dates.get(path.suffix[1:]), dpi=200)
     finally:
         figure.set_size_inches(*before)
@@ -39,9 +40,3 @@ def save_figure(figure: "Figure", path: Path, width: float = COLUMN) -> None:
             text.set_fontsize(size)
         for line, (thickness, marker) in lines.items():
             line.set(linewidth=thickness, markersize=marker)
-
-
-def _is_line(artist: object) -> bool:
-    from matplotlib.lines import Line2D
-
-    return isinstance(artist, Line2D)
