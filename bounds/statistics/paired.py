@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,9 +23,9 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     >>> mcnemar_p_value(6, 0), mcnemar_p_value(2, 2)
     (0.03125, 1.0)
     """
-    from statsmodels.stats.contingency_tables import mcnemar
+    from scipy.stats import binom
 
-    return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
+    return min(1.0, 2 * float(binom.cdf(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def paired_interval(only_first: int, only_second: int, inputs: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -57,9 +58,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    from statsmodels.stats.multitest import multipletests
-
-    return [] if not len(p_values) else [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+    p, count = np.asarray(p_values, dtype=np.float64), len(p_values)
+    order, corrected = np.argsort(p, kind="stable"), np.empty(count)
+    corrected[order] = np.maximum.accumulate((count - np.arange(count)) * p[order]).clip(max=1.0)
+    return [float(each) for each in corrected]
 
 
 def discordant(first: Tensor, second: Tensor) -> tuple[int, int]:
