@@ -152,7 +152,7 @@ def group_accuracies(
 def _with_intervals(about: dict[str, Any], rows: list[dict[str, Any]], confidence: float) -> list[dict[str, Any]]:
     counts, sizes = (torch.tensor([row[name] for row in rows]) for name in ("count", "inputs"))
     lower, upper = simultaneous_intervals(counts, sizes, confidence=confidence)
-    shares = zip((counts / sizes).tolist(), lower.tolist(), upper.tolist(), strict=True)
+    shares = zip((counts.double() / sizes).tolist(), lower.tolist(), upper.tolist(), strict=True)
     names = ("accuracy", "lower", "upper")
     return [{**about, **row, **dict(zip(names, share, strict=True))} for row, share in zip(rows, shares, strict=True)]
 
