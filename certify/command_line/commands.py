@@ -211,8 +211,8 @@ def _print_summary(evaluation: "Evaluation") -> None:
     print(shown.replace(NOTHING, "-").to_string(index=False))
     for sentence in doubts(evaluation.summary()):
         print(f"note: {sentence}")
-    if evaluation.has_groups:
-        print(f"by group:\n{evaluation.by_group()}")
+    if (groups := evaluation.stated_groups()) is not None:
+        print(f"by group:\n{groups}")
 
 
 def _verdict(evaluation: "Evaluation") -> int:

@@ -193,13 +193,13 @@ class Evaluation:
         """
         chosen = formats_of(formats)
         figures = curve_figures(self.curves(), self.clean_accuracy()) if {*DRAWN} & {*chosen} else {}
-        sheets = sheets_of(self.rows(), self.by_group() if self.has_groups else None)
+        sheets = sheets_of(self.rows(), self.stated_groups())
         return write_export(path, chosen, sheets, figures, about={"manifest": self.manifest}, width=width)
 
-    @property
-    def has_groups(self) -> bool:
-        """Whether :func:`certify.evaluate` was given groups of inputs."""
-        return any(row.get(GROUP) is not None for row in self.rows())
+    def stated_groups(self) -> GroupAccuracies | None:
+        """Accuracy by the groups that :func:`certify.evaluate` was given; None without groups, or without curves."""
+        stated = any(row.get(GROUP) is not None for row in self.rows())
+        return self.by_group() if stated and self.curves() else None
 
     def comparisons(self) -> int:
         """Number of certificates for which a witness of the same input and subject is known."""
@@ -262,7 +262,7 @@ class Evaluation:
         columns: Sequence[Column] = COLUMNS,
     ) -> Page:
         lines, pairs = self.lines(), []
-        groups = self.by_group() if self.has_groups else None
+        groups = self.stated_groups()
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
             if "adversarial" in stored:

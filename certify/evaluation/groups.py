@@ -126,7 +126,10 @@ def group_accuracies(
     """
     import pandas as pd
 
-    radii = _radii(curves_of(rows), radius)
+    curves = curves_of(rows)
+    if not curves:
+        raise InvalidInput("groups need certificates or witnesses to be compared by, and this evaluation has none")
+    radii = _radii(curves, radius)
     names = sorted(set(members.values()), key=lambda name: (isinstance(name, str), name))
     parts: dict[Group, list[Row]] = {name: [] for name in names}
     for row in rows:

@@ -63,6 +63,17 @@ def test_export_writes_into_the_run_or_elsewhere(runs: Path):
     assert "formats must be some of" in refusal("export", "weak", "--format", "docx", cwd=runs)
 
 
+@pytest.mark.slow
+def test_a_run_by_class_tells_its_groups_and_can_be_resumed(tmp_path: Path):
+    (tmp_path / "config.toml").write_text(
+        'groups = "label"\nnorms = ["inf"]\n[model]\nnetwork = "ibp"\n[data]\ncount = 12\n[methods.ibp]\n'
+    )
+    told = certify("run", "config.toml", "--output", "run", cwd=tmp_path)
+    assert "by group:\nibp in l∞ at radius" in told
+    assert "by group:" in certify("resume", "run", cwd=tmp_path)
+    assert "Groups of inputs" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_groups_are_shown_by_label_or_column(runs: Path):
     told = certify("groups", "strong", "--radius", "0.2", cwd=runs)
     assert "ibp in l2 at radius 0.2: worst group" in told

@@ -113,6 +113,18 @@ def test_radii_are_checked():
         by_hand().by_group(SITES, radius={1.0: 0.5})
 
 
+def test_estimates_and_refusals_have_no_groups(tmp_path: Path):
+    """Where no method bounds anything, page and exports do without, and whoever asks is told."""
+    shared = {"base_prediction": 0, "subject": "base", "status": "unsupported", "reason": "no rule", "group": "a"}
+    rows = [{"index": i, "label": i, **shared} for i in range(3)]
+    run = evaluation({**proved([0.1] * 3), "kind": "unsupported", "rows": rows})
+    assert run.stated_groups() is None
+    run.to_html(tmp_path / "page.html")
+    assert {path.name for path in run.export(tmp_path, "csv")} == {"rows.csv", "curves.csv", "summary.csv"}
+    with pytest.raises(InvalidInput, match="need certificates or witnesses"):
+        run.by_group()
+
+
 @pytest.mark.slow
 def test_an_evaluation_keeps_its_groups(tmp_path: Path):
     model, x, y = problem()
@@ -138,7 +150,7 @@ def test_an_evaluation_keeps_its_groups(tmp_path: Path):
 def test_without_groups_nothing_changes(tmp_path: Path):
     model, x, y = problem()
     run = evaluate(model, x, y, methods=[IntervalBounds()], norms=2)
-    assert not run.has_groups
+    assert run.stated_groups() is None
     assert "groups_sha256" not in run.manifest
     assert "group" not in run.to_dataframe()
     run.to_html(tmp_path / "page.html")
