@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from certify.comparison.contenders import (
     PROMISES,
     By,
     Contender,
+    Panel,
     contenders_of,
     require_comparable,
     require_rivals,
@@ -66,13 +68,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Accuracies at some radii, for notebooks."""
-        tables = [self.at(self.radii(norm)) for norm in self.norms]
-        shown = [
-            table[table.index.get_level_values("norm") == norm] for norm, table in zip(self.norms, tables, strict=True)
-        ]
-        return "".join(
-            f"<p>{norm_name(norm)}</p>{table.to_html()}" for norm, table in zip(self.norms, shown, strict=True)
-        )
+        tables = ((norm, self.at(self.radii(norm)).loc[[norm]]) for norm in self.norms)
+        return "".join(f"<p>{norm_name(norm)}</p>{table.to_html()}" for norm, table in tables)
 
     @cached_property
     def norms(self) -> list[float]:
@@ -146,17 +143,13 @@ class Comparison:
         return {
             **dict(zip(KEY, _key(first)[:3], strict=False)),
             **{"first": first.name, "second": second.name, "radius": radius},
-            **{
-                "accuracy_first": shares[0],
-                "accuracy_second": shares[1],
-                "difference": (only[0] - only[1]) / self.inputs,
-            },
-            **{"lower": lower, "upper": upper, "only_first": only[0], "only_second": only[1]},
-            "p_value": mcnemar_p_value(*only),
+            **{"accuracy_first": shares[0], "accuracy_second": shares[1]},
+            **{"difference": (only[0] - only[1]) / self.inputs, "lower": lower, "upper": upper},
+            **{"only_first": only[0], "only_second": only[1], "p_value": mcnemar_p_value(*only)},
         }
 
     def best(self, radii: Radii | None = None) -> "pd.DataFrame":
-        """Whether each row of :meth:`to_dataframe` is the best lower bound of its radius, or tied with it.
+        """Rows of :meth:`to_dataframe` with a column ``best``: whether each is the best of its radius, or tied with it.
 
         Tied are models that the corrected test of :meth:`differences` does not tell from the best one, at an error
         of 1 minus the confidence of the comparison. Upper bounds are never best: a larger one proves nothing.
@@ -196,22 +189,16 @@ class Comparison:
 
     def _trade_offs(self, radius: float, norm: float) -> list[tuple[list[Contender], TradeOff]]:
         radius = checks.nonnegative("radius", radius)
-        certified = [one for one in self.contenders if one.panel.norm == norm and one.bounds_below]
-        sorts = dict.fromkeys((one.panel, one.promise) for one in certified)
-        groups = [[one for one in certified if (one.panel, one.promise) == sort] for sort in sorts]
-        return [
-            (
-                rivals,
-                trade_off(
-                    [one.right for one in rivals],
-                    [one.counted(radius) for one in rivals],
-                    confidence=self.confidence,
-                    seed=self.seed,
-                ),
-            )
-            for rivals in groups
-            if len(rivals) > 1
-        ]
+        groups: dict[tuple[Panel, str], list[Contender]] = {}
+        for one in self.contenders:
+            if one.panel.norm == norm and one.bounds_below:
+                groups.setdefault((one.panel, one.promise), []).append(one)
+        found = []
+        for rivals in groups.values():
+            clean, certified = [one.right for one in rivals], [one.counted(radius) for one in rivals]
+            if len(rivals) > 1:
+                found.append((rivals, trade_off(clean, certified, confidence=self.confidence, seed=self.seed)))
+        return found
 
     def plot(self, norm: float | None = None) -> "Figure":
         """Accuracy against radius of all models in one norm; see :meth:`figures` for all norms.
@@ -237,8 +224,10 @@ class Comparison:
             name = file_name(norm)
             drawn[f"curves_{name}"] = self.plot(norm)
             radii = self.radii(norm)
-            pareto = self.plot_trade_off(radii[(len(radii) + 1) // 2 if len(radii) > 2 else -1], norm=norm)
-            drawn |= {f"trade_off_{name}{'_' + str(i) if i else ''}": figure for i, figure in enumerate(pareto)}
+            middle = radii[(len(radii) + 1) // 2 if len(radii) > 2 else -1]
+            for i, (rivals, found) in enumerate(self._trade_offs(middle, norm)):
+                kind = "_smoothed" if rivals[0].panel.kind == "smoothed" else f"_{i}" if i else ""
+                drawn[f"trade_off_{name}{kind}"] = trade_off_figure(rivals, found, middle)
         return drawn
 
     def sheets(self, radii: Radii | None = None) -> list[Sheet]:
@@ -319,5 +308,5 @@ def _key(contender: Contender) -> tuple[float, str, str, str]:
 
 
 def _radii(radius: Radii) -> list[float]:
-    given = [radius] if isinstance(radius, int | float) else checks.several("radii", radius)
-    return [checks.nonnegative("radius", each) for each in given]
+    given: list[Any] = [radius] if isinstance(radius, Real) else checks.several("radii", radius)
+    return list(dict.fromkeys(checks.nonnegative("radius", each) for each in given))

@@ -89,15 +89,26 @@ def contenders_of(evaluations: Mapping[str, Evaluation], by: By) -> list[Contend
 
 def _contenders(name: str, evaluation: Evaluation, by: By) -> Iterator[Contender]:
     grouped: dict[tuple[Any, ...], list[Row]] = {}
-    for row in evaluation.rows():
+    rows = evaluation.rows()
+    indices = sorted({row["index"] for row in rows})
+    for row in rows:
         if row["kind"] in ("certificate", "witness"):
             smoothed = row["subject"].startswith("smoothed(")
             panel = Panel(row["norm"], "smoothed" if smoothed else row["subject"], row.get("frozen") or "")
             method = row["method"] if by == "method" else ""
             grouped.setdefault((panel, _promise(row), row["subject"], method), []).append(row)
-    for (panel, promise, subject, method), rows in grouped.items():
+    for (panel, promise, subject, method), part in grouped.items():
         smoothing = subject.removeprefix("smoothed(").removesuffix(")") if panel.kind == "smoothed" else ""
-        yield _contender(panel, promise, (name, ", ".join(filter(None, [smoothing, method]))), rows)
+        curve, right = _best_of(part, panel.norm, indices)
+        yield Contender(
+            panel=panel,
+            promise=promise,
+            model=name,
+            setting=", ".join(filter(None, [smoothing, method])),
+            methods=tuple(sorted({row["method"] for row in part})),
+            curve=curve,
+            right=right,
+        )
 
 
 def _promise(row: Row) -> str:
@@ -106,34 +117,32 @@ def _promise(row: Row) -> str:
     return PROMISES[1 if row["promise"].alpha > 0 else 0]
 
 
-def _contender(panel: Panel, promise: str, name: tuple[str, str], rows: Sequence[Row]) -> Contender:
-    """The best of several methods for each input: the largest certified radius, the nearest adversarial example."""
-    limits: dict[int, float] = {}
-    right: dict[int, bool] = {}
-    alphas: dict[str, float] = {}
+def _best_of(rows: Sequence[Row], norm: float, indices: Sequence[int]) -> tuple[AccuracyCurve, Tensor]:
+    """Largest certified radius, or nearest adversarial example, of several methods for each input.
+
+    An input that no method could treat counts as if nothing was proved, or nothing found. Also (N,) bool, whether the
+    clean input is right.
+    """
+    attacked = rows[0]["kind"] == "witness"
+    limits = dict.fromkeys(indices, math.inf if attacked else -math.inf)
+    right, alphas = dict.fromkeys(indices, False), dict[str, float]()
     for row in rows:
         index = row["index"]
-        right[index] = right.get(index, False) or row["correct"]
+        right[index] |= row["correct"]
         alphas[row["method"]] = max(row["promise"].alpha, alphas.get(row["method"], 0.0))
-        if row["kind"] == "witness":
-            limits[index] = min(row["attack_distance"], limits.get(index, math.inf))
+        if attacked:
+            limits[index] = min(row["attack_distance"], limits[index])
         else:
-            radius = row["certified_radius"] if row["correct"] else -math.inf
-            limits[index] = max(radius, limits.get(index, -math.inf))
-    kind = AttackedAccuracyCurve if promise == PROMISES[2] else CertifiedAccuracyCurve
-    methods, order = tuple(sorted(alphas)), sorted(limits)
+            limits[index] = max(row["certified_radius"] if row["correct"] else -math.inf, limits[index])
+    kind = AttackedAccuracyCurve if attacked else CertifiedAccuracyCurve
     curve = kind(
-        limit=torch.tensor([limits[index] for index in order], dtype=torch.float64),
-        norm=panel.norm,
+        limit=torch.tensor(list(limits.values()), dtype=torch.float64),
+        norm=norm,
         subject=str(rows[0]["subject"]),
-        method=", ".join(methods),
-        # The best of several statements is wrong where one of them is.
-        alpha=min(math.fsum(alphas.values()), 1.0),
+        method=", ".join(sorted(alphas)),
+        alpha=min(math.fsum(alphas.values()), 1.0),  # the best of several statements is wrong where one of them is
     )
-    clean = torch.tensor([right[index] for index in order])
-    return Contender(
-        panel=panel, promise=promise, model=name[0], setting=name[1], methods=methods, curve=curve, right=clean
-    )
+    return curve, torch.tensor(list(right.values()))
 
 
 def require_comparable(evaluations: Mapping[str, Evaluation]) -> None:

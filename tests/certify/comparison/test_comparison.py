@@ -48,7 +48,7 @@ def test_accuracies_are_those_of_the_rows(comparison: Comparison):
     wide = comparison.at([0.1, 0.5])
     assert list(wide.columns) == [0.1, 0.5]
     assert wide.loc[2.0, "the models themselves", "proved", "strong"].tolist() == [35 / 40, 30 / 40]
-    assert comparison.at(0.5).shape == (6, 1)
+    assert comparison.at(0.5).shape == comparison.at([0.5, 0.5]).shape == (6, 1)
 
 
 def test_the_best_of_several_methods_counts_for_each_input():
@@ -69,6 +69,16 @@ def test_the_best_of_several_methods_counts_for_each_input():
     alone = compare({"a": first, "b": second}, by="method")
     assert {one.name for one in alone.contenders if one.promise == "proved"} == {"a, ibp", "a, crown", "b, ibp"}
     assert {one.curve.alpha for one in alone.contenders if one.promise == "with probability"} == {0.001}
+
+
+def test_inputs_that_a_method_could_not_treat_are_not_skipped():
+    """Pairs of inputs slipped, where one model had a row less than the other."""
+    part = proved([0.1, 0.2, 0.3])
+    part["rows"] = [row for row in part["rows"] if row["index"] != 1]
+    rest = attacked([0.5] * 3)
+    found = compare({"a": evaluation(part, rest), "b": evaluation(proved([0.1, 0.2, 0.3]), rest)})
+    limits = {one.model: one.curve.limit.tolist() for one in found.contenders if one.promise == "proved"}
+    assert limits == {"a": [0.1, -math.inf, 0.3], "b": [0.1, 0.2, 0.3]}
 
 
 def test_differences_are_paired_by_input(comparison: Comparison):
