@@ -28,6 +28,16 @@ SPECIAL = {
     "\u2013": "--",
     "\u00a0": "~",
     "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "→": r"$\rightarrow$",
+    # Letters that names of settings hold, and that plain LaTeX knows in formulas only.
+    "\u03b1": r"$\alpha$",
+    "\u03b2": r"$\beta$",
+    "\u03b4": r"$\delta$",
+    "\u03b5": r"$\varepsilon$",
+    "\u03bb": r"$\lambda$",
+    "\u03bc": r"$\mu$",
+    "\u03c3": r"$\sigma$",
 }
 
 
