@@ -20,7 +20,7 @@ from certify.comparison.contenders import (
     require_comparable,
     require_rivals,
 )
-from certify.comparison.figures import curves_figure, trade_off_figure
+from certify.comparison.figures import Names, curves_figure, trade_off_figure
 from certify.comparison.sheets import accuracy_sheets, difference_sheet
 from certify.comparison.trade_off import TradeOff, trade_off
 from certify.curves import round_radii
@@ -78,7 +78,7 @@ class Comparison:
 
     def radii(self, norm: float) -> list[float]:
         """Radii at which accuracies are stated where none are asked for: 0 and round numbers where curves fall."""
-        here = [one for one in self.contenders if one.panel.norm == norm]
+        here = self._of(norm)
         return round_radii([one.curve for one in here if one.bounds_below] or [one.curve for one in here])
 
     def at(self, radius: Radii) -> "pd.DataFrame":
@@ -161,10 +161,10 @@ class Comparison:
         }
         best = dict.fromkeys(range(len(table)), False)
         for key, part in table[table.promise != PROMISES[2]].groupby([*KEY[:3], "radius"], sort=False):
-            if len(part) > 1 and part.accuracy.max() > 0:  # nobody is best at nothing
-                top = part.model.iloc[int(part.accuracy.argmax())]
-                tied = [model == top or frozenset((model, top)) | {key} not in apart for model in part.model]
-                best |= dict(zip(part.index, tied, strict=True))
+            top = part.model.iloc[int(part.accuracy.argmax())]
+            for place, model, accuracy in zip(part.index, part.model, part.accuracy, strict=True):
+                tied = model == top or frozenset((model, top)) | {key} not in apart
+                best[place] = tied and accuracy > 0 and len(part) > 1  # nobody is best at nothing, or alone
         return table.assign(best=list(best.values()))
 
     def trade_off(self, radius: float, *, norm: float | None = None) -> "pd.DataFrame":
@@ -190,8 +190,8 @@ class Comparison:
     def _trade_offs(self, radius: float, norm: float) -> list[tuple[list[Contender], TradeOff]]:
         radius = checks.nonnegative("radius", radius)
         groups: dict[tuple[Panel, str], list[Contender]] = {}
-        for one in self.contenders:
-            if one.panel.norm == norm and one.bounds_below:
+        for one in self._of(norm):
+            if one.bounds_below:
                 groups.setdefault((one.panel, one.promise), []).append(one)
         found = []
         for rivals in groups.values():
@@ -209,13 +209,13 @@ class Comparison:
         Args:
             norm: needed where there are several.
         """
-        order = self._norm(norm)
-        return curves_figure([one for one in self.contenders if one.panel.norm == order], self.confidence)
+        return curves_figure(self._of(self._norm(norm)), self.confidence)
 
     def plot_trade_off(self, radius: float, *, norm: float | None = None) -> "list[Figure]":
         """Certified against clean accuracy with bootstrap regions, a figure per kind of classifier and promise."""
-        found = self._trade_offs(radius, self._norm(norm))
-        return [trade_off_figure(rivals, each, radius) for rivals, each in found]
+        order = self._norm(norm)
+        names = Names(self._of(order))
+        return [trade_off_figure(rivals, found, radius, names) for rivals, found in self._trade_offs(radius, order)]
 
     def figures(self) -> "dict[str, Figure]":
         """All figures by the name of a file: curves and, at a middle radius, the trade-off, for each norm."""
@@ -225,9 +225,8 @@ class Comparison:
             drawn[f"curves_{name}"] = self.plot(norm)
             radii = self.radii(norm)
             middle = radii[(len(radii) + 1) // 2 if len(radii) > 2 else -1]
-            for i, (rivals, found) in enumerate(self._trade_offs(middle, norm)):
-                kind = "_smoothed" if rivals[0].panel.kind == "smoothed" else f"_{i}" if i else ""
-                drawn[f"trade_off_{name}{kind}"] = trade_off_figure(rivals, found, middle)
+            for i, figure in enumerate(self.plot_trade_off(middle, norm=norm)):
+                drawn[f"trade_off_{name}{f'_{i + 1}' if i else ''}"] = figure
         return drawn
 
     def sheets(self, radii: Radii | None = None) -> list[Sheet]:
@@ -258,6 +257,9 @@ class Comparison:
         chosen, about = formats_of(formats), {"models": list(self.names), "inputs": self.inputs}
         drawn = self.figures() if {"pdf", "svg", "png"} & {*chosen} else {}
         return write_export(path, chosen, self.sheets(radii), drawn, about=about, width=width)
+
+    def _of(self, norm: float) -> list[Contender]:
+        return [one for one in self.contenders if one.panel.norm == norm]
 
     def _norm(self, norm: float | None) -> float:
         there = self.norms

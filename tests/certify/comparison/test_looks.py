@@ -111,6 +111,17 @@ def test_settings_of_one_model_are_curves_of_their_own():
     assert len(set(labels.values())) == 4
 
 
+def test_a_model_looks_alike_in_all_figures():
+    radii = [0.1 * (i + 1) for i in range(12)]
+    part = evaluation(proved(radii), attacked(radii), smoothed(radii))
+    found = compare({"a": evaluation(attacked(radii)), "b": part, "c": part})
+    curves = {line.get_label(): line.get_color() for axes in found.plot().axes for line in axes.lines}
+    for figure in found.plot_trade_off(0.3):
+        handles = zip(figure.legends[0].legend_handles, figure.legends[0].get_texts(), strict=True)
+        colors = {text.get_text(): handle.get_color() for handle, text in handles if text.get_text() in curves}
+        assert colors == {"b": curves["b"], "c": curves["c"]}
+
+
 def test_short_proofs_are_not_squeezed_by_far_attacks():
     a, b = (evaluation(proved([0.01 * i] * 12), attacked([5.0] * 12)) for i in (1, 2))
     (axes,) = compare({"a": a, "b": b}).plot().axes
