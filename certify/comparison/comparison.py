@@ -13,7 +13,6 @@ from bounds.errors import InvalidInput
 from bounds.statistics.paired import discordant, holm, mcnemar_p_value, paired_interval
 from certify.comparison.contenders import (
     PROMISES,
-    By,
     Contender,
     Panel,
     contenders_of,
@@ -271,7 +270,7 @@ class Comparison:
 
 
 def compare(
-    evaluations: Mapping[str, Evaluation | Path | str], *, by: By = "model", confidence: float = 0.95, seed: int = 0
+    evaluations: Mapping[str, Evaluation | Path | str], *, by: str = "model", confidence: float = 0.95, seed: int = 0
 ) -> Comparison:
     """Compare models that were evaluated on the same inputs, pair by pair.
 
@@ -286,8 +285,7 @@ def compare(
         InvalidInput: fewer than two evaluations, an unfinished one, other inputs or labels (by their hash), another
             box, or no two results of one kind in one norm about one kind of classifier.
     """
-    if by not in ("model", "method"):
-        raise InvalidInput(f'by must be "model" or "method", got {by!r}')
+    checks.one_of("by", by, ("model", "method"))
     if not isinstance(evaluations, Mapping):
         raise InvalidInput(f"evaluations must be a mapping from names to evaluations, got {type(evaluations).__name__}")
     loaded = {

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from certify.evaluation.evaluation import Evaluation
 from certify.report import norm_name
 from certify.report.words import listed
 
-By = Literal["model", "method"]
 Row = Mapping[str, Any]
 PROMISES = ("proved", "with probability", "no attack found")  # in the order of tables and dashes
 
@@ -81,13 +80,13 @@ class Contender:
         return limit >= radius if self.bounds_below else limit > radius
 
 
-def contenders_of(evaluations: Mapping[str, Evaluation], by: By) -> list[Contender]:
+def contenders_of(evaluations: Mapping[str, Evaluation], by: str) -> list[Contender]:
     """All contenders of all evaluations, by panel, promise and the order of the models."""
     found = [one for name, evaluation in evaluations.items() for one in _contenders(name, evaluation, by)]
     return sorted(found, key=lambda one: (one.panel, PROMISES.index(one.promise)))
 
 
-def _contenders(name: str, evaluation: Evaluation, by: By) -> Iterator[Contender]:
+def _contenders(name: str, evaluation: Evaluation, by: str) -> Iterator[Contender]:
     grouped: dict[tuple[Any, ...], list[Row]] = {}
     rows = evaluation.rows()
     indices = sorted({row["index"] for row in rows})

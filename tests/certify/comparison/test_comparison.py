@@ -158,7 +158,7 @@ def test_wrong_arguments_are_refused():
         compare({"a": evaluation(proved(WEAK))})
     with pytest.raises(InvalidInput, match="must be a mapping from names"):
         compare([evaluation(proved(WEAK))])
-    with pytest.raises(InvalidInput, match='by must be "model" or "method", got \'norm\''):
+    with pytest.raises(InvalidInput, match="by must be one of model, method, got 'norm'"):
         compare(two(), by="norm")
     both = {name: evaluation(proved(WEAK), proved(WEAK, norm="inf")) for name in "ab"}
     with pytest.raises(InvalidInput, match="norm must be one of 2, inf, got None"):
