@@ -174,8 +174,8 @@ class Comparison:
             norm: needed where there are several.
 
         Returns:
-            Columns norm, classifiers, promise, model, clean, certified, on_front and share_on_front. The last is the share
-            of the resamples of the inputs (seeded, the same for all models) in which the model is on the front.
+            Columns norm, classifiers, promise, model, clean, certified, on_front and share_on_front. The last is the
+            share of the resamples of the inputs (seeded, the same for all models) in which the model is on the front.
         """
         import pandas as pd
 
