@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from certify.command_line.process import FINE
+from certify.command_line.process import CONTRADICTION, FINE
 from certify.command_line.runs import load_run
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def compare_runs(
     _print_comparison(comparison, list(radius) or None)
     if output is not None:
         print(f"wrote {', '.join(map(str, comparison.export(output, formats, radii=list(radius) or None)))}")
-    return FINE
+    found = [f"{name}: {one}" for name, evaluation in evaluations.items() for one in evaluation.check()]
+    for sentence in found:
+        print(f"contradiction: {sentence}")
+    return CONTRADICTION if found else FINE
 
 
 def export_run(directory: Path, *, format: str = "csv,latex,markdown,pdf", output: Path | None = None) -> int:

@@ -49,6 +49,13 @@ def test_compare_refuses_in_one_line(runs: Path):
     assert "formats must be some of" in refusal("compare", "weak", "strong", "--format", "xls", cwd=runs)
 
 
+def test_a_refuted_certificate_is_told_with_the_comparison(runs: Path):
+    refuted = evaluation(proved([0.7] + STRONG[1:]), attacked([0.6] * 40), data="ab" * 32, inputs=40)
+    refuted.save(runs / "refuted")
+    told = certify("compare", "weak", "refuted", cwd=runs, expect=3)
+    assert "contradiction: refuted: input 0: ibp certifies 0.7 of the base classifier in l2" in told
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(runs: Path):
     (runs / "more").mkdir()
     (runs / "strong").rename(runs / "more" / "weak")
