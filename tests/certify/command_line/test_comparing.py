@@ -50,7 +50,7 @@ def test_compare_refuses_in_one_line(runs: Path):
 
 
 def test_a_refuted_certificate_is_told_with_the_comparison(runs: Path):
-    refuted = evaluation(proved([0.7] + STRONG[1:]), attacked([0.6] * 40), data="ab" * 32, inputs=40)
+    refuted = evaluation(proved([0.7, *STRONG[1:]]), attacked([0.6] * 40), data="ab" * 32, inputs=40)
     refuted.save(runs / "refuted")
     told = certify("compare", "weak", "refuted", cwd=runs, expect=3)
     assert "contradiction: refuted: input 0: ibp certifies 0.7 of the base classifier in l2" in told
