@@ -193,7 +193,7 @@ class Evaluation:
         """
         chosen = formats_of(formats)
         figures = curve_figures(self.curves(), self.clean_accuracy()) if {*DRAWN} & {*chosen} else {}
-        sheets = sheets_of(self.rows(), self.stated_groups())
+        sheets = sheets_of(self.rows(), self.lines(), self.stated_groups())
         return write_export(path, chosen, sheets, figures, about={"manifest": self.manifest}, width=width)
 
     def stated_groups(self) -> GroupAccuracies | None:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.evaluation.groups import GroupAccuracies
-from certify.evaluation.tables import curves_of, dataframe, lines_of, summary_of
+from certify.evaluation.tables import curves_of, dataframe, summary_of
 from certify.exports.shares import file_name, percent
 from certify.exports.sheets import Sheet
 from certify.report import norm_name
-from certify.report.columns import COLUMNS, printed
+from certify.report.columns import COLUMNS, Line, printed
 from certify.report.figures import curve_label, norm_figures
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def sheets_of(rows: Sequence[dict[str, Any]], groups: GroupAccuracies | None) -> list[Sheet]:
+def sheets_of(rows: Sequence[dict[str, Any]], lines: Sequence[Line], groups: GroupAccuracies | None) -> list[Sheet]:
     """All tables: rows, points of the curves, the summary, accuracy at radius in each norm, and groups."""
     import pandas as pd
 
-    curves, lines = curves_of(rows), lines_of(rows)
+    curves = curves_of(rows)
     columns = printed(COLUMNS, lines, "table")
     words = pd.DataFrame({column.name: [column.text(line) for line in lines] for column in columns})
     summary = Sheet(

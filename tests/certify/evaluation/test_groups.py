@@ -174,6 +174,15 @@ def test_a_configuration_names_groups(tmp_path: Path):
         InvalidConfiguration, match=r"an array \(N,\) of the data file, one of label, site, y, got 'map'"
     ):
         load_groups(configured('groups = "map"'))
+    assert load_groups(configured('groups = "site"'), torch.tensor([4, 0])) == list("ba")
+    (tmp_path / "data.csv").write_text("a,site,y\n0.1,north,0\n0.2,south,1\n")
+    table = configured('groups = "site"', '[data]\nfile = "data.csv"')
+    assert load_groups(table) == ["north", "south"]
+    with pytest.raises(InvalidConfiguration, match="one of a, label, site, y, got 'town'"):
+        load_groups(configured('groups = "town"', '[data]\nfile = "data.csv"'))
+    (tmp_path / "data.npz").write_bytes(b"damaged")
+    with pytest.raises(InvalidConfiguration, match=r"data\.npz cannot be read"):
+        load_groups(configured('groups = "site"'))
     with pytest.raises(InvalidConfiguration, match='groups must be "label" unless'):
         load_groups(configured('groups = "site"', ""))
     config = configured('groups = "site"')
