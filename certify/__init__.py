@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Normalize, TwoClasses
-    from certify import attacks, corruptions, methods, reference, smoothing
+    from certify import attacks, corruptions, methods, reference, smoothing, tracking
+    from certify.comparison.comparison import Comparison, compare
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
+    from certify.evaluation.callbacks import FinishedUnit
     from certify.evaluation.comparisons import Contradiction, Outside
     from certify.evaluation.evaluation import Evaluation, evaluate
+    from certify.evaluation.groups import GroupAccuracies
     from certify.evaluation.run_directory import RunDirectory
     from certify.results import (
         AttackedAccuracy,
@@ -36,11 +39,14 @@ __all__ = [
     "AttackedAccuracyCurve",
     "Certificate",
     "CertifiedAccuracyCurve",
+    "Comparison",
     "CompleteCertificate",
     "Contradiction",
     "Decision",
     "Estimate",
     "Evaluation",
+    "FinishedUnit",
+    "GroupAccuracies",
     "Normalize",
     "Outside",
     "RadiusDecision",
@@ -53,6 +59,7 @@ __all__ = [
     "Witness",
     "attacks",
     "certified_radius",
+    "compare",
     "corruptions",
     "decide",
     "evaluate",
@@ -60,6 +67,7 @@ __all__ = [
     "methods",
     "reference",
     "smoothing",
+    "tracking",
     "verify",
 ]
 
@@ -68,11 +76,14 @@ _HOMES = {
     "AttackedAccuracyCurve": "certify.curves",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
+    "Comparison": "certify.comparison.comparison",
     "CompleteCertificate": "certify.results",
     "Contradiction": "certify.evaluation.comparisons",
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
+    "FinishedUnit": "certify.evaluation.callbacks",
+    "GroupAccuracies": "certify.evaluation.groups",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
     "RadiusDecision": "certify.results",
@@ -84,6 +95,7 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
+    "compare": "certify.comparison.comparison",
     "decide": "certify.verification.decide",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",

@@ -81,12 +81,13 @@ class AccuracyCurve:
         radii: Sequence[float] | Tensor | None = None,
         confidence: float = 0.95,
         style: Mapping[str, Any] | None = None,
+        band: bool = True,
     ) -> "Axes":
         """Draw the curve and its band on ``ax`` (the current axes if None) and return the axes.
 
         Between two radii the curve takes the value of the one that errs on the safe side: a lower bound is
         drawn as the lower of the two, an upper bound as the higher. ``style`` holds more properties of the line, as
-        matplotlib names them, such as its marker.
+        matplotlib names them, such as its marker. Without ``band``, the curve stands alone, for panels of many.
         """
         ax = current(ax)
         table = self.to_dataframe(radii, confidence)
@@ -94,7 +95,8 @@ class AccuracyCurve:
         x, step = table.radius, self._step
         look = {"color": color, "linestyle": self._line, **(style or {})}
         (line,) = ax.step(x, table.accuracy, where=step, label=name, **look)
-        ax.fill_between(x, table.lower, table.upper, step=step, alpha=0.15, linewidth=0, color=line.get_color())
+        if band:
+            ax.fill_between(x, table.lower, table.upper, step=step, alpha=0.15, linewidth=0, color=line.get_color())
         return labelled(ax, self.norm)
 
     word = "accuracy"
@@ -104,6 +106,27 @@ class AccuracyCurve:
     @staticmethod
     def _reached(limit: Tensor, radius: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
+    """Radii at which to state accuracies: 0 and up to about ``most`` round numbers where curves of one norm fall.
+
+    They are multiples of one number, or 1, 2, 5, 10, ... where curves fall at very different radii. They depend on all
+    inputs and curves at once, so that no group of inputs and no model chooses its own.
+    """
+    falls = [curve.limit[curve.limit.isfinite() & (curve.limit > 0)] for curve in curves]
+    falls = [limit for limit in falls if len(limit)]
+    if not falls:
+        return [0.0]
+    low = min(float(limit.median()) for limit in falls)
+    high = max(float(limit.quantile(0.9)) for limit in falls)
+    powers = range(math.floor(math.log10(low)) - 2, math.ceil(math.log10(high)) + 1)
+    series = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    if high < 10 * low:
+        step = next(step for step in series if step * most >= high * (1 - 1e-9))
+        return [float(f"{i * step:.6g}") for i in range(int(high / step * (1 + 1e-9)) + 1)]
+    within = [radius for radius in series if low / 2 <= radius <= high]
+    return [0.0, *within[:: math.ceil(len(within) / most)]]
 
 
 def current(ax: "Axes | None") -> "Axes":

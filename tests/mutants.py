@@ -12,7 +12,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from mutations import of_bounds, of_certify, of_engines, of_linear, of_search, of_smoothing, of_statistics
+from mutations import (
+    of_bounds,
+    of_certify,
+    of_comparison,
+    of_engines,
+    of_linear,
+    of_search,
+    of_smoothing,
+    of_statistics,
+)
 from mutations.mutant import Mutant
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +33,7 @@ MUTANTS = (
     *of_statistics.MUTANTS,
     *of_smoothing.MUTANTS,
     *of_certify.MUTANTS,
+    *of_comparison.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")

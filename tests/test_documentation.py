@@ -55,6 +55,9 @@ def rows() -> list[object]:
     slow = {"start", "noise_and_geometry", "attacks", "certify_your_network", "gate_in_ci", "clever_and_lipschitz"}
     slow |= {
         "add_a_column",
+        "compare_groups",
+        "compare_models",
+        "export_results",
         "add_an_attack",
         "add_an_activation",
         "add_a_method",

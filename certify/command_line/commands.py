@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import cyclopts
 
+from certify.command_line.comparing import compare_runs, export_run, show_groups
 from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
+from certify.command_line.runs import load_run
 from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ app = cyclopts.App(
 )
 app.command(verify_query, name="verify")
 app.command(supports)
+app.command(compare_runs, name="compare")
+app.command(export_run, name="export")
+app.command(show_groups, name="groups")
 
 
 @app.command
@@ -86,7 +91,7 @@ def report(directory: Path) -> int:
     Args:
         directory: The run directory.
     """
-    evaluation = _load(directory)
+    evaluation = load_run(directory)
     _write_report(evaluation, directory)
     _print_unfinished(evaluation)
     return FINE
@@ -99,7 +104,7 @@ def check(directory: Path) -> int:
     Args:
         directory: The run directory.
     """
-    return _verdict(_load(directory))
+    return _verdict(load_run(directory))
 
 
 @app.command
@@ -128,6 +133,7 @@ def _run(config: "Config", output: Path | None) -> int:
 
 
 def _certify(config: "Config", directory: Path) -> int:
+    from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model
     from certify.evaluation.evaluation import evaluate
 
@@ -148,6 +154,7 @@ def _certify(config: "Config", directory: Path) -> int:
         output=directory,
         source=config.source(),
         progress=_progress(),
+        groups=load_groups(config),
     )
     _write_report(evaluation, directory)
     return _verdict(evaluation)
@@ -169,16 +176,6 @@ def _progress() -> "Progress":
             bar.close()
 
     return advance
-
-
-def _load(directory: Path) -> "Evaluation":
-    from bounds.errors import InvalidConfiguration
-    from certify.evaluation.evaluation import Evaluation
-
-    evaluation = Evaluation.load(directory)
-    if not evaluation.records:
-        raise InvalidConfiguration(f"{directory} holds no finished unit yet: continue it with `certify resume`")
-    return evaluation
 
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
@@ -214,6 +211,8 @@ def _print_summary(evaluation: "Evaluation") -> None:
     print(shown.replace(NOTHING, "-").to_string(index=False))
     for sentence in doubts(evaluation.summary()):
         print(f"note: {sentence}")
+    if (groups := evaluation.stated_groups()) is not None:
+        print(f"by group:\n{groups}")
 
 
 def _verdict(evaluation: "Evaluation") -> int:

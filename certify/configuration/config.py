@@ -78,7 +78,10 @@ class Requirement(_Table, frozen=True):
 
 
 class Config(_Table, frozen=True):
-    """A whole configuration; ``methods`` are those to run, the standard ones if there are none."""
+    """A whole configuration; ``methods`` are those to run, the standard ones if there are none.
+
+    ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input.
+    """
 
     model: ModelSource
     data: DataSource = DataSource()
@@ -88,6 +91,7 @@ class Config(_Table, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     batch_size: Count = 1000
     device: str = "cpu"
+    groups: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,12 +124,13 @@ class Config(_Table, frozen=True):
 
     def source(self) -> dict[str, object]:
         """The part of the configuration that :func:`certify.evaluate` does not see."""
-        return {
+        source = {
             "model": msgspec.to_builtins(self.model),
             "data": msgspec.to_builtins(self.data),
             "device": self.device,
             "require": msgspec.to_builtins(self.require),
         }
+        return source if self.groups is None else {**source, "groups": self.groups}
 
 
 def norm_order(norm: float | str) -> float:

@@ -6,25 +6,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
-from bounds.errors import InvalidConfiguration, InvalidInput
+from bounds.errors import InvalidConfiguration
 from certify.curves import AccuracyCurve
+from certify.evaluation.arguments import orders_of, problem_of, stated_on_grid
+from certify.evaluation.callbacks import Callback, FinishedUnit
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
+from certify.evaluation.groups import (
+    GROUP,
+    GroupAccuracies,
+    Groups,
+    digest_of_groups,
+    group_accuracies,
+    members_of,
+    stated_groups,
+    with_groups,
+)
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import run_unit, units_done, units_of
-from certify.methods import BY_NAME, Method, Problem, methods_of
-from certify.models import frozen, probe, probed_once
+from certify.exports.figures import COLUMN
+from certify.exports.files import DRAWN, formats_of, write_export
+from certify.methods import BY_NAME, Method, methods_of
+from certify.models import probed_once
 from certify.report import Page, norm_name, render
-from certify.report.columns import COLUMNS, Column, Line
-from certify.smoothing.drawing.distributions import lie_on_grid
+from certify.report.columns import COLUMNS, Column, Line, printed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +88,14 @@ class Evaluation:
         inputs, results = f"{count} input" + "s" * (count != 1), ", ".join(methods) or "no results yet"
         return f"Evaluation({inputs}, {done} of {units} units: {results})"
 
+    def _repr_html_(self) -> str:
+        """One line and the table of methods, for notebooks."""
+        from html import escape
+
+        lines = self.lines()
+        shown = summary_of(lines, printed(COLUMNS, lines, "table"))
+        return f"<p>{escape(repr(self))}</p>{shown.to_html(index=False, na_rep='', float_format='{:.4g}'.format)}"
+
     def rows(self) -> list[dict[str, Any]]:
         """One mapping per input, norm and method, in plain numbers; see :meth:`to_dataframe`."""
         return rows_of(self.records)
@@ -121,6 +142,64 @@ class Evaluation:
     def outside(self) -> list[Outside]:
         """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
         return outside(self.rows())
+
+    def by_group(
+        self,
+        groups: Groups | None = None,
+        *,
+        radius: float | Mapping[float, float] | None = None,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> GroupAccuracies:
+        """Certified and attacked accuracy of groups of inputs, with a test that all are equally robust.
+
+        The intervals of all groups of one method and norm hold at once (exact, Sidak). The test is Pearson's chi-square
+        test, by permutations where groups are small; its p-values are corrected for all methods and norms (Holm).
+
+        Args:
+            groups: whole numbers or texts, one per input in the order of the inputs; or the name of a column of
+                :meth:`to_dataframe`, such as ``"label"``. None for the groups that :func:`certify.evaluate` was
+                given, or else the class labels.
+            radius: at which inputs are counted, for all norms or by norm. None for a round one at which the certified
+                accuracy of all inputs is near to half of its value at 0; groups have no say in it.
+            confidence: of the intervals, and of the sentence that says whether groups differ.
+            seed: of the permutations.
+
+        Raises:
+            InvalidInput: no such column, or another number of groups than of inputs.
+        """
+        rows = self.rows()
+        by, members = members_of(rows, groups)
+        return group_accuracies(rows, by, members, radius, confidence, seed)
+
+    def export(
+        self,
+        path: Path | str,
+        formats: str | Sequence[str] = ("csv", "latex", "markdown", "pdf"),
+        *,
+        width: float = COLUMN,
+    ) -> list[Path]:
+        """Write tables and curves into a folder, and return the files.
+
+        Args:
+            path: the folder; files of the same names are replaced.
+            formats: some of csv, parquet, latex, markdown, json, pdf, svg and png, as a list or with commas. LaTeX and
+                Markdown have the tables for readers, the others all rows and curves.
+            width: of figures, in inches; fonts are part of the files.
+
+        Raises:
+            InvalidInput: an unknown format, or one whose package is missing.
+            InvalidConfiguration: a file cannot be written.
+        """
+        chosen = formats_of(formats)
+        figures = curve_figures(self.curves(), self.clean_accuracy()) if {*DRAWN} & {*chosen} else {}
+        sheets = sheets_of(self.rows(), self.lines(), self.stated_groups())
+        return write_export(path, chosen, sheets, figures, about={"manifest": self.manifest}, width=width)
+
+    def stated_groups(self) -> GroupAccuracies | None:
+        """Accuracy by the groups that :func:`certify.evaluate` was given; None without groups, or without curves."""
+        stated = any(row.get(GROUP) is not None for row in self.rows())
+        return self.by_group() if stated and self.curves() else None
 
     def comparisons(self) -> int:
         """Number of certificates for which a witness of the same input and subject is known."""
@@ -183,6 +262,7 @@ class Evaluation:
         columns: Sequence[Column] = COLUMNS,
     ) -> Page:
         lines, pairs = self.lines(), []
+        groups = self.stated_groups()
         for record in self.records:
             stored = self.tensors.get(record["unit"]) or {}
             if "adversarial" in stored:
@@ -207,6 +287,8 @@ class Evaluation:
             masking=masking,
             lines=lines,
             columns=columns,
+            groups=[] if groups is None else groups.word_rows(),
+            group_sentences=[] if groups is None else groups.sentences(),
         )
 
 
@@ -231,6 +313,8 @@ def evaluate(
     output: Path | str | None = None,
     source: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    groups: Groups | None = None,
+    callback: Callback | None = None,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -258,6 +342,10 @@ def evaluate(
             the same run, only the rest is computed.
         source: where model and data came from, for the manifest.
         progress: called after every unit.
+        groups: the group of each input, whole numbers or texts (N,), or ``"label"`` for the classes. Groups determine
+            no result; they stand in the rows, for :meth:`Evaluation.by_group`, page and exports.
+        callback: called with every finished unit, also with those that ``output`` held already, once it is stored; see
+            :class:`certify.FinishedUnit`. An exception ends the evaluation; with ``output`` it can be continued.
 
     Raises:
         InvalidInput: a bad argument.
@@ -270,54 +358,30 @@ def evaluate(
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
     checks.at_least("batch_size", batch_size, 1)
-    chosen, orders = methods_of(methods), _orders(norms)
-    units = units_of(chosen, orders, len(x), first_index)
+    chosen, orders = methods_of(methods), orders_of(norms)
+    units, members = units_of(chosen, orders, len(x), first_index), stated_groups(groups, labels, len(x))
     with probed_once():
-        problem, logits = _problem(model, x, labels, (low, high), seed, batch_size, first_index, _stated(on_grid, x))
-        manifest = manifest_of(problem, logits, chosen, orders, len(units), source)
+        problem, logits = problem_of(
+            model, x, labels, (low, high), seed, batch_size, first_index, stated_on_grid(on_grid, x)
+        )
+        manifest = manifest_of(problem, logits, chosen, orders, len(units), source) | digest_of_groups(members)
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
         records = {record["unit"]: record for record in stored}
         # A row without finite logits has no class.
         base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
         for done, unit in enumerate(units, start=1):
-            name = unit.name
-            if name not in records:
-                records[name], tensors[name] = run_unit(unit, problem, base, orders)
+            name, restored = unit.name, unit.name in records
+            if not restored:
+                record, tensors[name] = run_unit(unit, problem, base, orders)
+                records[name] = with_groups(record, members, first_index)
                 if run is not None:
                     run.append(records[name], tensors[name])
             if progress is not None:
                 progress(name, done, len(units))
+            if callback is not None:
+                callback(FinishedUnit.of(records[name], done, len(units), restored))
     return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
-
-
-def _problem(
-    model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
-    box: tuple[Limit, Limit],
-    seed: int,
-    batch_size: int,
-    first_index: int,
-    stated_on_grid: bool | None,
-) -> tuple[Problem, Tensor]:
-    """The problem that every method is run on, after looking at the model, and its logits (N, K) for clean inputs."""
-    with frozen(model):
-        num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
-        problem = Problem(
-            model=model,
-            x=x.detach(),
-            y=checks.labels(labels, len(x), num_classes).to(x.device),
-            low=box[0],
-            high=box[1],
-            num_classes=num_classes,
-            seed=seed,
-            batch_size=int(batch_size),
-            first_index=int(first_index),
-            stated_on_grid=stated_on_grid,
-        )
-        with torch.no_grad():
-            return problem, torch.cat([model(part) for part in problem.x.split(batch_size)])
 
 
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:
@@ -340,25 +404,3 @@ def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str
                 "of inputs: restore the files"
             )
     return records, tensors
-
-
-def _orders(norms: object) -> list[float]:
-    """The norms as numbers, each once, from several or from one."""
-    try:
-        given = [norms] if isinstance(norms, str) else list(norms)  # type: ignore[call-overload]  # tried
-    except TypeError:
-        given = [norms]
-    if not given:
-        raise InvalidInput("norms must name at least one norm, got none: pass norms=(2, math.inf), or leave it out")
-    # Attacks also count changed entries, which is no norm: order 0.
-    counted = [isinstance(norm, int | float) and norm is not False and norm == 0 for norm in given]
-    return list(dict.fromkeys(0.0 if zero else checks.norm(norm) for norm, zero in zip(given, counted, strict=True)))
-
-
-def _stated(on_grid: bool | None, x: Tensor) -> bool | None:
-    """The statement about the whole data set, which must not be false for the part at hand."""
-    if on_grid not in (None, True, False):
-        raise InvalidInput(f"on_grid must be True, False or None, got {on_grid!r}")
-    if on_grid and not lie_on_grid(x):
-        raise InvalidInput("on_grid=True says that all inputs are multiples of 1/255, but x has others: pass False")
-    return on_grid

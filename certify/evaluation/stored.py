@@ -78,6 +78,7 @@ class _Row(msgspec.Struct):
     frozen: Text | None = None
     verdict: Literal["verified", "falsified", "unknown"] | None = None
     decided_by: str | None = None
+    group: int | str | None = None
 
     def __post_init__(self) -> None:
         for norm in self.distances:

@@ -157,14 +157,14 @@ def _styles(drawn: Sequence[_Drawn]) -> dict[_Key, _Style]:
 def _draw_panel(
     ax: "Axes", drawn: Sequence[_Drawn], styles: Mapping[_Key, _Style], clean_accuracy: float | None
 ) -> None:
-    right = 1.04 * max(_end(one.curve) for one in drawn) or 1.0
+    right = 1.04 * max(last_radius(one.curve) for one in drawn) or 1.0
     for one in drawn:
-        one.curve.plot(ax, label=one.label, style=styles[one.key], radii=_radii(one.curve, right))
+        one.curve.plot(ax, label=one.label, style=styles[one.key], radii=step_radii(one.curve, right))
     if clean_accuracy is not None and math.isfinite(clean_accuracy):
         ax.axhline(clean_accuracy, color=GREY, lw=0.9, ls=(0, (6, 3)), label=CLEAN, zorder=1)
     ax.set_title(norm_name(drawn[0].curve.norm), loc="left", fontsize=12, fontweight="bold", color=INK)
-    _style(ax, right)
-    short = [_end(one.curve) for one in drawn if not one.key[0] and 0 < _end(one.curve) < SHORT * right]
+    plain_axes(ax, right)
+    short = [last_radius(one.curve) for one in drawn if not one.key[0] and 0 < last_radius(one.curve) < SHORT * right]
     highest = max(float(one.curve.interval([INSET[0] * right])[1]) for one in drawn)
     if short and highest < INSET[1] - 0.1:  # curves fall, so the corner above them is free
         _draw_inset(ax, drawn, styles, 1.3 * max(short))
@@ -173,15 +173,16 @@ def _draw_panel(
 def _draw_inset(ax: "Axes", drawn: Sequence[_Drawn], styles: Mapping[_Key, _Style], right: float) -> None:
     inset = ax.inset_axes(INSET)
     for one in drawn:
-        one.curve.plot(inset, style=styles[one.key], radii=_radii(one.curve, right))
-    _style(inset, right)
+        one.curve.plot(inset, style=styles[one.key], radii=step_radii(one.curve, right))
+    plain_axes(inset, right)
     inset.set(xlabel="", ylabel="", yticks=[0, 0.5, 1])
     inset.set_title("enlarged: near 0", loc="left", fontsize=8.5, color=INK, pad=3)
     inset.locator_params(axis="x", nbins=4)
     inset.tick_params(labelsize=8)
 
 
-def _style(ax: "Axes", right: float) -> None:
+def plain_axes(ax: "Axes", right: float) -> None:
+    """Axes of accuracy from radius 0 to ``right``, with the inks of the page."""
     ax.set_xlim(0, right)
     ax.set_ylim(0, 1.01)
     ax.set_facecolor(PAPER)
@@ -195,17 +196,17 @@ def _style(ax: "Axes", right: float) -> None:
         text.set(color=INK, fontsize=10.5)
 
 
-def _end(curve: AccuracyCurve) -> float:
+def last_radius(curve: AccuracyCurve) -> float:
     """Largest finite limit, 0 if there is none."""
     finite = curve.limit[curve.limit.isfinite() & (curve.limit > 0)]
     return float(finite.max()) if len(finite) else 0.0
 
 
-def _radii(curve: AccuracyCurve, right: float) -> Tensor:
+def step_radii(curve: AccuracyCurve, right: float) -> Tensor:
     """The radii where the curve steps, thinned out to ``STEPS``; it ends where it has reached 0."""
     limit = curve.limit.cpu()
     steps = limit[(limit > 0) & (limit < right)].unique()
-    last = right if (limit >= right).any() else _end(curve) * (1 + 1e-9)
+    last = right if (limit >= right).any() else last_radius(curve) * (1 + 1e-9)
     ends = steps.new_tensor([0.0, last])
     return torch.cat([ends[:1], steps[:: math.ceil(len(steps) / STEPS) or 1], ends[1:]])
 

@@ -50,6 +50,8 @@ class Page:
         masking: whether gradients lead attacks astray, if that was tested.
         lines: results by norm and method, for the table of methods.
         columns: of that table.
+        groups: accuracy by group of inputs, a row of words per norm, method and group; empty without groups.
+        group_sentences: which group is the worst, and whether groups differ.
     """
 
     manifest: Mapping[str, Any]
@@ -66,6 +68,8 @@ class Page:
     noise: NoiseRatioTest | None
     masking: "GradientMaskingReport | None" = None
     columns: Sequence[Column] = COLUMNS
+    groups: Sequence[Mapping[str, object]] = ()
+    group_sentences: Sequence[str] = ()
 
 
 def render(page: Page) -> str:
@@ -97,6 +101,8 @@ def render(page: Page) -> str:
         noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
         tables=list(_tables(columns)),
         settings=_settings(page.manifest),
+        groups=page.groups,
+        group_sentences=page.group_sentences,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bounds import InvalidInput, clopper_pearson_interval
 from certify import AttackedAccuracyCurve, Certificate, CertifiedAccuracyCurve, Witness
-from certify.curves import AccuracyCurve
+from certify.curves import AccuracyCurve, round_radii
 
 matplotlib.use("Agg")
 
@@ -241,3 +241,21 @@ def test_curves_follow_the_device_of_their_limits():
         assert curve.at([0.1, 0.2]).device.type == "cpu"
         assert curve.radii().device.type == "cpu"
         assert len(curve.to_dataframe([0.1, 0.2])) == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ([[0.1, 0.2, 0.3, 0.4]], [0.0, 0.1, 0.2, 0.3]),
+        ([[3.0, 4.0, 5.0]], [0.0, 1.0, 2.0, 3.0, 4.0]),
+        ([[0.001] * 9, [0.4] * 9], [0.0, 0.0005, 0.002, 0.01, 0.05, 0.2]),
+        ([[1.0, math.inf, -math.inf]], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        ([[0.0, -math.inf]], [0.0]),
+        ([], [0.0]),
+    ],
+)
+def test_radii_of_tables_are_round_and_lie_where_curves_fall(limits: list[list[float]], expected: list[float]):
+    shared = {"norm": 2.0, "subject": "base", "method": "ibp"}
+    curves = [CertifiedAccuracyCurve(limit=torch.tensor(each, dtype=torch.float64), **shared) for each in limits]
+    assert round_radii(curves) == expected
+    assert round_radii(curves[::-1]) == expected

@@ -78,4 +78,63 @@ ESTIMATES_AND_NOISE = (
     ),
 )
 
-MUTANTS = (*STATISTICS, *ESTIMATES_AND_NOISE)
+PAIRS_AND_GROUPS = (
+    Mutant(
+        "McNemar's test has one side",
+        "bounds/statistics/paired.py",
+        "return min(1.0, 2 * float(binom",
+        "return min(1.0, float(binom",
+        "tests/bounds/statistics/test_paired.py",
+    ),
+    Mutant(
+        "Holm's method forgets that corrected p-values never fall",
+        "bounds/statistics/paired.py",
+        "np.maximum.accumulate((count - np.arange(count)) * p[order])",
+        "((count - np.arange(count)) * p[order])",
+        "tests/bounds/statistics/test_paired.py",
+    ),
+    Mutant(
+        "Holm's method corrects for one test too few",
+        "bounds/statistics/paired.py",
+        "(count - np.arange(count)) * p[order]",
+        "(count - 1 - np.arange(count)).clip(min=1) * p[order]",
+        "tests/bounds/statistics/test_paired.py",
+    ),
+    Mutant(
+        "a paired interval spends all of its error twice",
+        "bounds/statistics/paired.py",
+        "low, high = _ends(differ, inputs, 1 - (1 - SPLIT) * alpha)",
+        "low, high = _ends(differ, inputs, 0.01)",
+        "tests/bounds/statistics/test_paired.py",
+    ),
+    Mutant(
+        "a paired interval takes the near end of how often models differ",
+        "bounds/statistics/paired.py",
+        "return lower * (high if lower < 0 else low), upper * (high if upper > 0 else low)",
+        "return lower * (low if lower < 0 else high), upper * (low if upper > 0 else high)",
+        "tests/bounds/statistics/test_paired.py",
+    ),
+    Mutant(
+        "intervals of groups hold one at a time",
+        "bounds/statistics/groups.py",
+        'checks.probability("confidence", confidence) ** (1 / groups)',
+        'checks.probability("confidence", confidence) ** (1 / 1)',
+        "tests/bounds/statistics/test_groups.py",
+    ),
+    Mutant(
+        "draws of a permutation test leave out what was seen",
+        "bounds/statistics/groups.py",
+        "return (1 + at_least) / (1 + DRAWS), ",
+        "return at_least / DRAWS / 2, ",
+        "tests/bounds/statistics/test_groups.py",
+    ),
+    Mutant(
+        "a table as uneven as the one seen does not count",
+        "bounds/statistics/groups.py",
+        "extreme = _spread(tables, n) >= _spread(k, n) * (1 - 1e-12)",
+        "extreme = _spread(tables, n) > _spread(k, n) * (1 + 1e-12)",
+        "tests/bounds/statistics/test_groups.py",
+    ),
+)
+
+MUTANTS = (*STATISTICS, *PAIRS_AND_GROUPS, *ESTIMATES_AND_NOISE)

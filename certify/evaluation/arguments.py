@@ -1,0 +1,62 @@
+"""Arguments of an evaluation, checked, and the problem that they make."""
+
+import torch
+from torch import Tensor, nn
+
+from bounds import checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from certify.methods import Problem
+from certify.models import frozen, probe
+from certify.smoothing.drawing.distributions import lie_on_grid
+
+
+def problem_of(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    box: tuple[Limit, Limit],
+    seed: int,
+    batch_size: int,
+    first_index: int,
+    stated_on_grid: bool | None,
+) -> tuple[Problem, Tensor]:
+    """The problem that every method is run on, after looking at the model, and its logits (N, K) for clean inputs."""
+    with frozen(model):
+        num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
+        problem = Problem(
+            model=model,
+            x=x.detach(),
+            y=checks.labels(labels, len(x), num_classes).to(x.device),
+            low=box[0],
+            high=box[1],
+            num_classes=num_classes,
+            seed=seed,
+            batch_size=int(batch_size),
+            first_index=int(first_index),
+            stated_on_grid=stated_on_grid,
+        )
+        with torch.no_grad():
+            return problem, torch.cat([model(part) for part in problem.x.split(batch_size)])
+
+
+def orders_of(norms: object) -> list[float]:
+    """The norms as numbers, each once, from several or from one."""
+    try:
+        given = [norms] if isinstance(norms, str) else list(norms)  # type: ignore[call-overload]  # tried
+    except TypeError:
+        given = [norms]
+    if not given:
+        raise InvalidInput("norms must name at least one norm, got none: pass norms=(2, math.inf), or leave it out")
+    # Attacks also count changed entries, which is no norm: order 0.
+    counted = [isinstance(norm, int | float) and norm is not False and norm == 0 for norm in given]
+    return list(dict.fromkeys(0.0 if zero else checks.norm(norm) for norm, zero in zip(given, counted, strict=True)))
+
+
+def stated_on_grid(on_grid: bool | None, x: Tensor) -> bool | None:
+    """The statement about the whole data set, which must not be false for the part at hand."""
+    if on_grid not in (None, True, False):
+        raise InvalidInput(f"on_grid must be True, False or None, got {on_grid!r}")
+    if on_grid and not lie_on_grid(x):
+        raise InvalidInput("on_grid=True says that all inputs are multiples of 1/255, but x has others: pass False")
+    return on_grid

@@ -1,0 +1,42 @@
+"""Word of each finished unit of an evaluation, for progress, logs and trackers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FinishedUnit:
+    """A unit of work of an evaluation that is done: some inputs, one method, one norm.
+
+    Attributes:
+        name: of the unit.
+        method: its name.
+        norm: order of the norm.
+        kind: ``"certificate"``, ``"estimate"``, ``"witness"`` or ``"unsupported"``.
+        rows: one mapping per input, in plain numbers, as the run stores them.
+        seconds: that it took.
+        done: units done so far, with this one.
+        units: units in all.
+        restored: whether an earlier run had stored it, so that nothing was computed.
+    """
+
+    name: str
+    method: str
+    norm: float
+    kind: str
+    rows: Sequence[Mapping[str, Any]]
+    seconds: float
+    done: int
+    units: int
+    restored: bool
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], done: int, units: int, restored: bool) -> Self:
+        """The unit of a record."""
+        shared = {name: record[name] for name in ("method", "kind", "rows", "seconds")}
+        name, norm = record["unit"], float(record["norm"])
+        return cls(name=name, norm=norm, done=done, units=units, restored=restored, **shared)
+
+
+Callback = Callable[[FinishedUnit], None]
