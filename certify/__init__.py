@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bounds.layers import Normalize, TwoClasses
+    from bounds.layers import Logits, Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation.comparisons import Contradiction, Outside
@@ -41,6 +41,7 @@ __all__ = [
     "Decision",
     "Estimate",
     "Evaluation",
+    "Logits",
     "Normalize",
     "Outside",
     "RadiusDecision",
@@ -73,6 +74,7 @@ _HOMES = {
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
+    "Logits": "bounds.layers",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
     "RadiusDecision": "certify.results",

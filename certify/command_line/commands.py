@@ -132,17 +132,17 @@ def _certify(config: "Config", directory: Path) -> int:
     from certify.evaluation.evaluation import evaluate
 
     model = load_model(config.model, config.device)
-    x, y = load_data(config.data, model)
+    data = load_data(config.data, model)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
-    print(f"certifying {len(x)} inputs into {directory}", file=sys.stderr)
+    print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)
     evaluation = evaluate(
         model,
-        x,
-        y,
+        data.x,
+        data.y,
         norms=config.norm_orders(),
         methods=config.chosen_methods(),
-        low=config.data.low,
-        high=config.data.high,
+        low=data.low,
+        high=data.high,
         seed=config.seed,
         batch_size=config.batch_size,
         output=directory,

@@ -32,9 +32,10 @@ def diagnose(config: Path | None = None) -> Iterator[str]:
         return
     settings = read_config(config)
     classifier = load_model(settings.model, settings.device)
-    x, y = load_data(settings.data, classifier)
+    data = load_data(settings.data, classifier)
+    x, y = data
     checks.at_least("number of inputs", len(x), 1)
-    checks.inputs(x, settings.data.low, settings.data.high)
+    checks.inputs(x, data.low, data.high)
     yield f"data: {len(x)} inputs of shape {tuple(x.shape[1:])}, {x.dtype}, from {x.min():g} to {x.max():g}"
     with frozen(classifier):
         num_classes = probe(classifier, x)
