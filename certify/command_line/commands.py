@@ -103,15 +103,27 @@ def check(directory: Path) -> int:
 
 
 @app.command
-def doctor(config: Path | None = None) -> int:
-    """Show the environment, and whether a configuration's model and data can be certified.
+def doctor(
+    config: Path | None = None,
+    *,
+    model: str | None = None,
+    build: str | None = None,
+    data: Path | None = None,
+    output: Path | None = None,
+) -> int:
+    """Show the environment, look for what is wrong with a model and data, and write a configuration for them.
 
     Args:
         config: A TOML file as for run.
+        model: Instead of a file: weights (.pt, .pth, .safetensors), a model (.onnx, .pt2), or a name such as
+            timm:resnet18.
+        build: The function that makes the network of the weights, as module:function.
+        data: Arrays (.npz, .npy), a table (.csv, .parquet), or a folder with a folder of images for each class.
+        output: File for the configuration; it is printed if not given.
     """
-    from certify.command_line.doctor import diagnose
+    from certify.command_line.doctor import asked, diagnose
 
-    for line in diagnose(config):
+    for line in diagnose(asked(config, model, build, data), output):
         print(line)
     return FINE
 
