@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing
+    from certify.configuration.inputs import load_data
+    from certify.configuration.keys import DataSource, ModelSource
+    from certify.configuration.labelled import LabelledInputs
+    from certify.configuration.sources import load_model
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation.comparisons import Contradiction, Outside
     from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.run_directory import RunDirectory
+    from certify.loaders import collect
     from certify.results import (
         AttackedAccuracy,
         Certificate,
@@ -38,10 +43,13 @@ __all__ = [
     "CertifiedAccuracyCurve",
     "CompleteCertificate",
     "Contradiction",
+    "DataSource",
     "Decision",
     "Estimate",
     "Evaluation",
+    "LabelledInputs",
     "Logits",
+    "ModelSource",
     "Normalize",
     "Outside",
     "RadiusDecision",
@@ -54,10 +62,13 @@ __all__ = [
     "Witness",
     "attacks",
     "certified_radius",
+    "collect",
     "corruptions",
     "decide",
     "evaluate",
     "lipschitz_certificate",
+    "load_data",
+    "load_model",
     "methods",
     "reference",
     "smoothing",
@@ -71,10 +82,13 @@ _HOMES = {
     "CertifiedAccuracyCurve": "certify.curves",
     "CompleteCertificate": "certify.results",
     "Contradiction": "certify.evaluation.comparisons",
+    "DataSource": "certify.configuration.keys",
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
+    "LabelledInputs": "certify.configuration.labelled",
     "Logits": "bounds.layers",
+    "ModelSource": "certify.configuration.keys",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
     "RadiusDecision": "certify.results",
@@ -86,9 +100,12 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
+    "collect": "certify.loaders",
     "decide": "certify.verification.decide",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",
+    "load_data": "certify.configuration.inputs",
+    "load_model": "certify.configuration.sources",
     "verify": "certify.verification.verdicts",
 }
 

@@ -116,6 +116,19 @@ def predictions(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
         return torch.cat([_choice(model(part)) for part in x.split(batch_size)])
 
 
+def predictions_and_labels(
+    model: nn.Module, x: Tensor, labels: Tensor | None, num_classes: int, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Predicted classes (N,), and those that a statement is about: the labels given, else the predictions.
+
+    A row without a prediction has class 0 then, and is never right.
+    """
+    given = None if labels is None else checks.labels(labels, len(x), num_classes).to(x.device)
+    none = torch.zeros(0, dtype=torch.int64, device=x.device)
+    predicted = predictions(model, x, batch_size) if len(x) else none
+    return predicted, predicted.clamp(min=0) if given is None else given
+
+
 def _choice(logits: Tensor) -> Tensor:
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 

@@ -15,6 +15,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration, InvalidInput
 from certify.curves import AccuracyCurve
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
+from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import require_whole
@@ -217,8 +218,8 @@ def _norm_and_method(row: Mapping[str, Any]) -> tuple[float, str]:
 @isolated
 def evaluate(
     model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
+    x: Inputs,
+    labels: Tensor | None = None,
     *,
     norms: Sequence[float] | float = (2, math.inf),
     methods: Sequence[Method | type[Method] | str] | Method | type[Method] | str = "standard",
@@ -240,8 +241,10 @@ def evaluate(
 
     Args:
         model: maps (N, *D) to logits (N, K), deterministic and row by row.
-        x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        x: (N, *D), floating, finite, inside the box; or a ``Dataset`` or ``DataLoader`` of torch, see
+            :func:`certify.collect`.
+        labels: (N,) correct classes. None for those of a data set or loader, and for the predictions of the model
+            where ``x`` is a tensor: then all results are about these, and nothing counts as misclassified.
         norms: orders of norms, at least 1, or one of them; 0 counts changed entries.
         methods: settings from :mod:`certify.methods`, or names of methods for their defaults, several or one;
             ``"standard"`` for smoothing, interval bounds and the minimum-norm attack.
@@ -265,6 +268,7 @@ def evaluate(
         ManifestMismatch: ``output`` holds another run.
         InvalidConfiguration: ``output`` cannot be written.
     """
+    x, labels = inputs_and_labels(model, x, labels, batch_size)
     checks.inputs(x, low, high)
     checks.at_least("number of inputs", len(x), 1)
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
