@@ -19,7 +19,7 @@ from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import require_whole
-from certify.evaluation.tables import curves_of, dataframe, lines_of, rows_of, summary_of
+from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import run_unit, units_done, units_of
 from certify.methods import BY_NAME, Method, Problem, methods_of
 from certify.models import frozen, probe, probed_once
@@ -104,7 +104,7 @@ class Evaluation:
 
     def lines(self) -> list[Line]:
         """Results by norm and method: what the columns of :meth:`summary` are made from."""
-        return lines_of(self.rows())
+        return lines_of(self.rows(), are_images(self.manifest))
 
     def summary(self, columns: Sequence[Column] = COLUMNS) -> "pd.DataFrame":
         """One row per norm and method: what it promises, how often it succeeded, the cost.
