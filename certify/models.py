@@ -106,7 +106,10 @@ def _probed(model: nn.Module, x: Tensor, num_classes: int | None, batch_size: in
                 if not out_of_memory(error):
                     raise
         if not same:
-            raise InvalidModel("the logits of an input depend on the other rows of its batch: remove batch statistics")
+            raise InvalidModel(
+                "the logits of an input depend on the other rows of its batch: remove batch statistics, such as "
+                "those of batch normalisation with track_running_stats=False"
+            )
     return logits.shape[1]
 
 

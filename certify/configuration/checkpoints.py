@@ -26,20 +26,15 @@ def load_weights(model: nn.Module, file: str, key: str | None = None) -> None:
     Args:
         model: is given the weights.
         file: ``.safetensors``, or what ``torch.save`` wrote: a state dict, or a checkpoint with one in it.
-        key: place of the state dict in a checkpoint, with dots between its parts; None to find it.
+        key: place of the state dict in a checkpoint, with dots between its parts, or the beginning of the names of its
+            entries; None to find it.
 
     Raises:
         InvalidConfiguration: the file cannot be read without running code, or holds several state dicts that fit.
         InvalidModel: the weights do not fit the model.
     """
-    if file.endswith(".safetensors"):
-        if key is not None:
-            raise InvalidConfiguration(
-                f"[model] key needs a checkpoint of torch.save, but {file} is flat: leave it out"
-            )
-        found = {"": _safetensors(file)}
-    else:
-        found = _state_dicts(file, key)
+    content = _safetensors(file) if file.endswith(".safetensors") else _content(file)
+    found = _state_dicts(content, file, key)
     expected = model.state_dict()
     fitted = {name: part for name, state in found.items() if (part := _fitted(state, expected)) is not None}
     if len(fitted) > 1:
@@ -64,9 +59,8 @@ def _safetensors(file: str) -> State:
 # ---------------------------------------------------------------------------------------------------- files of torch
 
 
-def _state_dicts(file: str, key: str | None) -> dict[str, State]:
-    """All state dicts in a file of ``torch.save``, by their places; the one at ``key`` if that is given."""
-    content = _content(file)
+def _state_dicts(content: object, file: str, key: str | None) -> dict[str, State]:
+    """All state dicts in the content of a file, by their places; the one at ``key`` if that is given."""
     if key is not None:
         state = _at(content, key) or _beginning(content, f"{key}.")
         if not _is_state(state):

@@ -26,7 +26,8 @@ class ModelSource(Table, frozen=True):
         build: ``module:function``, called without arguments; the module may lie next to the configuration.
         weights: a state dict for the model that ``build`` or a library makes: ``.safetensors``, or a ``.pt`` or
             ``.pth`` file, in which a checkpoint may hold more.
-        key: place of the state dict in a checkpoint, such as ``"model"`` or ``"ema.state_dict"``.
+        key: place of the state dict in a checkpoint, such as ``"model"`` or ``"ema.state_dict"``, or the prefix that
+            the names of its entries have.
         num_classes: logits of the network that ``timm`` or ``torchvision`` makes for ``weights``.
         exported: a ``.pt2`` file of ``torch.export``, exported with a dynamic batch dimension.
         onnx: an ONNX file, see :func:`bounds.from_onnx`.

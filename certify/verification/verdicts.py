@@ -262,8 +262,9 @@ def _checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor
     if radius.ndim > 0:
         checks.rows("epsilon", radius, len(x))
     radius = radius.expand(len(x))
-    if not bool(((radius >= 0) & radius.isfinite()).all()):
-        checks.nonnegative("epsilon", float(radius.nan_to_num(nan=-1.0, posinf=-1.0).min()))
+    wrong = ~((radius >= 0) & radius.isfinite())  # True where it is NaN
+    if wrong.any():
+        checks.nonnegative("epsilon", float(radius[wrong][0]))
     return radius
 
 
