@@ -37,12 +37,14 @@ def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
     model, mean, std = found.model, source.mean or found.mean, source.std or found.std
     if source.weights is not None:
         load_weights(model, source.weights, source.key)
-    if source.exported is None:  # which has no modes, and refuses the call
-        model.eval()
     if _returns_an_object(model):
         model = Logits(model)
     if mean and std:
         model = nn.Sequential(Normalize(mean, std), model)
+    if source.exported is None:
+        model.eval()
+    else:  # which has no modes, and refuses the call
+        model.training = False
     return model.to(torch_device(device))
 
 
