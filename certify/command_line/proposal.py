@@ -138,4 +138,5 @@ def _seen(path: str, folder: Path) -> str:
 
 def _plain(value: object) -> str:
     """A value as TOML writes it: of the plain kinds here, as JSON does."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

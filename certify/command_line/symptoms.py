@@ -64,7 +64,7 @@ def unfit_range(x: Tensor, source: DataSource, table: bool) -> Finding | None:
     if not (isinstance(low, int | float) and isinstance(high, int | float)) or (table and source.low is None):
         return None
     seen = f"inputs lie from {lowest:g} to {highest:g}, and the declared range is [{low:g}, {high:g}]"
-    if source.divide_by == BYTES and lowest >= 0 and highest <= 1.0 / BYTES:
+    if source.divide_by == BYTES and lowest >= 0 and BYTES * highest <= 1.001:
         return Finding(f"{seen}: they were divided by 255 twice, so leave divide_by out", data={"divide_by": 1.0})
     if low <= lowest and highest <= high:
         return None

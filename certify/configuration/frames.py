@@ -92,8 +92,8 @@ def _classes(source: DataSource, frame: "pd.DataFrame", label: str) -> tuple[tor
     values = column.astype(np.int64) if whole else column
     if column.dtype.kind == "f" and not whole:
         raise InvalidConfiguration(
-            f"[data] labels must be whole numbers or names, got {label} with {float(column.iloc[0])!r}: certificates are of "
-            "classes, so cut a quantity into some"
+            f"[data] labels must be whole numbers or names, got {label} with {float(column.iloc[0])!r}: certificates "
+            "are of classes, so cut a quantity into some"
         )
     return named_classes(f"column {label}", list(values), source.classes)
 

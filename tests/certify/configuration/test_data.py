@@ -246,9 +246,11 @@ def test_frozen_columns_do_not_change(table: str):
     y, mask, box = model(found.x).argmax(1), found.frozen("colour"), {"low": found.low, "high": found.high}
     assert found.low.tolist() == [25, 0, 0, 0]
     assert found.high.tolist() == [60, 1, 1, 1]
-    attack = certify.attacks.minimal_perturbation(model, found.x, y, norm=2, frozen_features=mask, **box)
+    attack = certify.attacks.minimal_perturbation(
+        model, found.x, y, norm=2, frozen_features=mask, steps=5, restarts=1, **box
+    )
     assert torch.equal(attack.adversarial[:, 1:], found.x[:, 1:])
-    radius = certify.certified_radius(model, found.x, y, norm=2, frozen_features=mask, **box).radius
+    radius = certify.certified_radius(model, found.x, y, norm=2, method="ibp", frozen_features=mask, **box).radius
     assert (radius <= attack.distance).all()
 
 
@@ -402,11 +404,11 @@ def test_strata_have_shares_as_near_to_theirs_as_whole_numbers_can_be(count: int
 
 
 def test_every_row_of_a_stratum_is_drawn_alike_often():
-    """Each of 12 rows is drawn 250 of 1000 times on average; 4.9 deviations of 13.7 leave 1e-6 for an alarm."""
+    """Each of 12 rows is drawn 100 of 400 times on average; 5.2 deviations of 8.7 leave 2e-6 for an alarm, once."""
     strata, counts = torch.tensor([0, 1, 1] * 4), torch.zeros(12)
-    for seed in range(1000):
+    for seed in range(400):
         counts[stratified(strata, 3, torch.Generator().manual_seed(seed))] += 1
-    assert (counts - 250).abs().max() < 5.2 * 13.7
+    assert (counts - 100).abs().max() < 5.2 * 8.7
 
 
 @pytest.mark.parametrize(
