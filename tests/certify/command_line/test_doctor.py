@@ -120,7 +120,7 @@ def test_what_is_found_stands_in_the_configuration(tmp_path: Path):
     assert settings["data"]["divide_by"] == 255
     assert "a normalisation that is missing" in told
     assert set(settings["model"]) == {"build", "weights", "mean", "std"}
-    certify("run", "certify.toml", "--output", "out", cwd=tmp_path)
+    assert "problem" not in certify("doctor", "certify.toml", cwd=tmp_path)
 
 
 def test_a_configuration_without_faults_is_left_alone(network: nn.Module, tmp_path: Path):
