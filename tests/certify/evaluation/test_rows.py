@@ -183,6 +183,7 @@ def test_the_table_gives_the_numbers_of_the_curves(names: tuple[str, ...], norms
         assert max(stored) > 0  # or nothing was at stake
 
 
+@pytest.mark.slow
 def test_radii_of_8_bit_images_are_printed_in_their_levels_too(tmp_path: Path):
     model = nn.Linear(2, 2).requires_grad_(False)
     model.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), model.bias.zero_()
