@@ -44,7 +44,9 @@ def collect(data: "DataLoader[Any] | Dataset[Any]", count: int | None = None) ->
             f"data must come in a fixed order, got a DataLoader with {type(sampler).__name__}: build it with "
             "shuffle=False"
         )
-    xs, ys, have = [], [], 0
+    xs: list[Tensor] = []
+    ys: list[Tensor] = []
+    have = 0
     for x, y in _batches(data):
         if xs and x.shape[1:] != xs[0].shape[1:]:
             raise InvalidInput(
@@ -73,9 +75,9 @@ def _batches(data: "DataLoader[Any] | Dataset[Any]") -> Iterator[tuple[Tensor, T
         yield _tensor(x).unsqueeze(0), _tensor(y).reshape(1)
 
 
-def _items(data: "Dataset[Any]") -> Iterable[object]:
+def _items(data: "Dataset[Any]") -> Iterable[Any]:
     if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
-        return data
+        return iter(data)
     return (data[i] for i in range(len(data)))  # many have no iterator, and raise no IndexError either
 
 

@@ -42,7 +42,8 @@ def demo(
         inputs: Number of images, from 1 to 1000.
     """
     from bounds import checks
-    from certify.configuration.config import Config, DataSource, ModelSource
+    from certify.configuration.config import Config
+    from certify.configuration.keys import DataSource, ModelSource
 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     config = Config(

@@ -14,15 +14,16 @@ from torch import nn
 from bounds import InvalidConfiguration, Normalize, UnsupportedLayer, checks, explain
 from certify import reference
 from certify.command_line import symptoms
-from certify.command_line.proposal import measured, sampled, toml
+from certify.command_line.proposal import proposal, toml
 from certify.command_line.symptoms import Answers, Finding
 from certify.configuration.config import Config, read_config
 from certify.configuration.inputs import load_data
 from certify.configuration.keys import DataSource, ModelSource
+from certify.configuration.labelled import LabelledInputs
 from certify.configuration.sources import load_model
 from certify.models import frozen, predictions, probe
 
-MODEL_FILES = {".onnx": "onnx", ".pt2": "exported"}
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 LOOKED_AT = 500  # inputs whose answers are searched for symptoms, at most
 
 
@@ -55,13 +56,14 @@ def asked(config: Path | None, model: str | None, build: str | None, data: Path 
 def _model_source(model: str | None, build: str | None) -> ModelSource:
     if model is None:
         return ModelSource(build=build)
-    key = MODEL_FILES.get(Path(model).suffix)
-    if key is not None:
-        return ModelSource(**{key: model})
+    if Path(model).suffix == ".onnx":
+        return ModelSource(onnx=model)
+    if Path(model).suffix == ".pt2":
+        return ModelSource(exported=model)
     named = ModelSource(network=model)
     if named.library[0]:
         return named if build is None else ModelSource(build=build)
-    if Path(model).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors") or Path(model).exists():
+    if Path(model).suffix in WEIGHTS or Path(model).exists():
         return ModelSource(build=build, weights=model)
     return ModelSource(build=model) if ":" in model else named
 
@@ -110,22 +112,25 @@ class _Visit:
     def __init__(self, settings: Config) -> None:
         self.settings = settings
         self.model = load_model(settings.model, settings.device)
-        source = settings.data
-        unbounded = {side: "none" for side in ("low", "high") if getattr(source, side) is None}
-        self.data = load_data(msgspec.structs.replace(source, **unbounded), self.model)
+        self.data = self._unbounded()
+
+    def _unbounded(self) -> LabelledInputs:
+        """The data, whatever its range."""
+        source = self.settings.data
+        sides = {side: "none" for side in ("low", "high") if getattr(source, side) is None}
+        return load_data(msgspec.structs.replace(source, **sides), self.model)
 
     def range(self) -> Iterator[str]:
         """Shape and range of the inputs."""
+        checks.at_least("number of inputs", len(self.data.x), 1)
+        if turned := symptoms.channels_last(self.data.x, self.settings.data):
+            yield from self._told(turned)
+            self.data = self._unbounded()
         data, x = self.data, self.data.x
-        checks.at_least("number of inputs", len(x), 1)
         yield f"data: {len(x)} inputs of shape {tuple(x.shape[1:])}, {x.dtype}, from {x.min():g} to {x.max():g}"
         yield from (f"  {note}" for note in data.notes)
-        found = symptoms.unfit_range(x, self.settings.data, bool(data.features))
-        yield from self._told(found)
-        if found is not None:
-            self.data = load_data(self.settings.data, self.model)
-        else:
-            self.data = replace(load_data(self.settings.data, self.model), notes=())
+        yield from self._told(symptoms.unfit_range(x, self.settings.data, bool(data.features)))
+        self.data = load_data(self.settings.data, self.model)
         checks.inputs(self.data.x, self.data.low, self.data.high)
 
     def layers(self) -> Iterator[str]:
@@ -139,23 +144,26 @@ class _Visit:
 
     def answers(self) -> Iterator[str]:
         """Accuracy, and what would raise it by far."""
-        step = -(-len(self.data.x) // LOOKED_AT)
-        batch = self.settings.batch_size
+        data, batch = self.data, self.settings.batch_size
         with frozen(self.model):
-            classes = probe(self.model, self.data.x)
-            labels = checks.labels(self.data.y, len(self.data.x), classes)
-            answers = Answers(predictions(self.model, self.data.x, batch), labels)
-            right = int(answers.right.sum())
-            yield f"model: {classes} classes, deterministic, {right} of {len(labels)} inputs correct"
-            if line := symptoms.first_layer(self.model, self.data.x[::step]):
+            classes = probe(self.model, data.x)
+            labels = checks.labels(data.y, len(data.x), classes)
+            answers = Answers(predictions(self.model, data.x, batch), labels)
+            yield f"model: {classes} classes, deterministic, {int(answers.right.sum())} of {len(labels)} inputs correct"
+            some = slice(None, None, -(-len(labels) // LOOKED_AT))
+            if line := symptoms.first_layer(self.model, data.x[some]):
                 yield line
-            some = replace(self.data, x=self.data.x[::step], y=labels[::step])
-            found = [symptoms.normalisation(self.model, some, batch)]
-            found.append(symptoms.class_order(Answers(answers.predicted[::step], some.y), classes, self.data))
-            if not any(found):
-                found.append(symptoms.guessing(answers))
-            for finding in found:
-                yield from self._told(finding)
+            looked_at = replace(data, x=data.x[some], y=labels[some])
+            found = symptoms.normalisation(self.model, looked_at, batch)
+        yield from self._told(found)
+        if found is not None and found.model:
+            self.model = load_model(self.settings.model, self.settings.device)
+            with frozen(self.model):
+                answers = Answers(predictions(self.model, data.x, batch), labels)
+        order = symptoms.class_order(Answers(answers.predicted[some], labels[some]), classes, data)
+        yield from self._told(order)
+        if found is None and order is None:
+            yield from self._told(symptoms.guessing(answers))
 
     def operations(self) -> Iterator[str]:
         """Rules of bounds for the operations of the model."""
@@ -173,11 +181,7 @@ class _Visit:
 
     def configuration(self, output: Path | None) -> Iterator[str]:
         """A configuration of this model and data, with what was found, and a threshold that it meets."""
-        settings = self.settings
-        source = sampled(settings.data, len(self.data.x), len(self.data.classes))
-        settings = msgspec.structs.replace(settings, data=source)
-        model = load_model(settings.model, settings.device)
-        gate = measured(model, load_data(source, model), settings)
+        settings, gate = proposal(self.settings, self.model, self.data)
         folder = (output or Path("certify.toml")).resolve().parent
         text = toml(settings, gate, folder)
         if output is None:

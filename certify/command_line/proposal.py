@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from torch import nn
 
 from bounds import clopper_pearson_lower
 from certify.configuration.config import Config
+from certify.configuration.inputs import load_data
 from certify.configuration.keys import DataSource, ModelSource
 from certify.configuration.labelled import LabelledInputs
 from certify.evaluation.evaluation import evaluate
@@ -22,6 +22,7 @@ from certify.report.words import rounded_down
 
 LINES = 12  # of the text, at most
 INPUTS = 50  # that are measured, and that the run certifies
+LEAST = 10  # of them, or linear bounds are too slow
 SECONDS = 60.0  # that linear bounds may take for them
 LEVELS = (16, 8, 4, 2, 1, 0.5)  # radii that are tried, in steps of 8-bit images
 CONFIDENCE = 0.95  # that new inputs meet the threshold as these do
@@ -36,20 +37,44 @@ class Gate(NamedTuple):
     at_least: float
 
 
-def measured(model: nn.Module, data: LabelledInputs, settings: Config) -> Gate | None:
-    """The threshold of the tightest method that takes its time, or of the attack where no proof is possible.
+def proposal(settings: Config, model: nn.Module, data: LabelledInputs) -> tuple[Config, Gate | None]:
+    """The settings with so many inputs that a run takes minutes, and a threshold that the model meets on these.
+
+    Linear bounds are proposed where they pay for some inputs, interval bounds for slower models, and the attack where
+    no proof reaches a radius that anybody would ask for.
+    """
+
+    def part(count: int) -> tuple[Config, LabelledInputs]:
+        source = sampled(settings.data, count, len(data.x), bool(data.classes))
+        chosen = msgspec.structs.replace(settings, data=source)
+        return chosen, load_data(source, model)
+
+    chosen, some = part(INPUTS)
+    many = _affordable(model, some, chosen)
+    if many is not None and LEAST <= many < len(some.x):
+        chosen, some = part(many)
+    proof = LinearBounds() if (many or 0) >= LEAST else IntervalBounds()
+    methods: list[Method] = [MinimalPerturbation()] if many is None else [proof, MinimalPerturbation()]
+    gates = (measured(model, some, chosen, method) for method in methods)
+    return chosen, next((gate for gate in gates if gate is not None), None)
+
+
+def _affordable(model: nn.Module, data: LabelledInputs, settings: Config) -> int | None:
+    """Number of inputs that linear bounds treat in their time; None where they treat none."""
+    rows = evaluated(model, data, settings, LinearBounds(), 2)
+    if any(row["kind"] != "certificate" for row in rows):
+        return None
+    return int(SECONDS / max(row["seconds"] for row in rows))
+
+
+def measured(model: nn.Module, data: LabelledInputs, settings: Config, method: Method) -> Gate | None:
+    """The threshold that a method meets; None where it reaches none of the radii.
 
     The radius is the largest of some round ones at which at least half of the correct inputs count, and the share
     required the lower confidence bound of the one that was found: a threshold with room for other inputs.
     """
-    started = time.perf_counter()
-    few = evaluated(model, data, settings, LinearBounds(), 2)
-    supported = all(row["kind"] == "certificate" for row in few)
-    slow = (time.perf_counter() - started) * len(data.x) / min(len(data.x), 2) > SECONDS
-    proof: Method = IntervalBounds() if slow else LinearBounds()
-    method = proof if supported else MinimalPerturbation()
     rows = evaluated(model, data, settings, method, len(data.x))
-    limits = [row["certified_radius"] if supported else row["attack_distance"] for row in rows if row["correct"]]
+    limits = [row["certified_radius"] or row["attack_distance"] or 0.0 for row in rows if row["correct"]]
     width = _width(data)
     for level in LEVELS:
         radius = rounded_down(level / 255 * width)
@@ -84,12 +109,12 @@ def _width(data: LabelledInputs) -> float:
     return float(data.x.max() - data.x.min()) or 1.0
 
 
-def sampled(source: DataSource, count: int, classes: int) -> DataSource:
-    """The source with so few inputs that certifying them takes minutes."""
-    if source.count is not None or source.sample is not None or count <= INPUTS:
+def sampled(source: DataSource, count: int, there: int, by_class: bool) -> DataSource:
+    """The source with so many inputs at most; as it is, if it names a number itself."""
+    if source.count is not None or source.sample is not None or there <= count:
         return source
-    by_class = "label" if classes > 1 and source.folder is not None else None
-    return msgspec.structs.replace(source, sample=INPUTS, stratum=by_class)
+    stratum = "label" if by_class and source.folder is not None else None
+    return msgspec.structs.replace(source, sample=count, stratum=stratum)
 
 
 def toml(settings: Config, gate: Gate | None, folder: Path) -> str:

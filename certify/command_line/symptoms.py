@@ -79,6 +79,17 @@ def unfit_range(x: Tensor, source: DataSource, table: bool) -> Finding | None:
     return Finding(f"{seen}: {remedy}", data={"low": "none", "high": "none"})
 
 
+def channels_last(x: Tensor, source: DataSource) -> Finding | None:
+    """Images (N, height, width, channels) in an array; None if their channels come first."""
+    few = (1, 3)
+    if source.file is None or x.ndim != 4 or x.shape[1] in few or x.shape[3] not in few:
+        return None
+    return Finding(
+        f"inputs of shape {tuple(x.shape[1:])} look like images with their channels last: set channels_last = true",
+        data={"channels_last": True},
+    )
+
+
 def training_layers(model: nn.Module) -> Iterator[Finding]:
     """Layers that act as in training although the model is in evaluation mode, or that were never trained."""
     for name, module in model.named_modules():
@@ -86,12 +97,11 @@ def training_layers(model: nn.Module) -> Iterator[Finding]:
         if module.training and not isinstance(module, torch.fx.GraphModule):
             yield Finding(f"{called} stays in training mode after eval(): its answers may be random")
         if isinstance(module, nn.modules.batchnorm._NormBase):
-            if module.running_mean is None and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
+            mean = module.running_mean
+            if mean is None and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
                 yield Finding(f"{called} has no running statistics, so inputs of a batch change each other's answers")
-            elif module.num_batches_tracked is not None and int(module.num_batches_tracked) == 0:
-                still = bool((module.running_mean == 0).all()) and bool((module.running_var == 1).all())
-                if still:
-                    yield Finding(f"{called} has never seen a batch: were its weights loaded?")
+            elif mean is not None and not mean.any() and not module.num_batches_tracked:
+                yield Finding(f"{called} has never seen a batch: were its weights loaded?")
 
 
 def guessing(answers: Answers) -> Finding | None:
@@ -109,7 +119,7 @@ def guessing(answers: Answers) -> Finding | None:
 
 def normalisation(model: nn.Module, data: LabelledInputs, batch_size: int) -> Finding | None:
     """A normalisation, or none, with which the model classifies far more inputs correctly; None if it has its own."""
-    inner = model[1] if _normalised(model) else model
+    inner = _inner(model)
     given = Answers(predictions(model, data.x, batch_size), data.y)
     best, name = given, ""
     candidates = dict(_candidates(data.x))
@@ -131,12 +141,18 @@ def normalisation(model: nn.Module, data: LabelledInputs, batch_size: int) -> Fi
             "model; give them as they were before"
         )
     values = {"mean": [round(value, 6) for value in mean], "std": [round(value, 6) for value in std]}
-    missing = "another one than that of [model]" if _normalised(model) else "a normalisation that is missing"
-    return Finding(f"{seen} with {missing}, {name}: mean = {values['mean']}, std = {values['std']}", model=values)
+    missing = "another one than that of [model]" if inner is not model else "a normalisation that is missing"
+    stated = f"mean = {values['mean']}, std = {values['std']}"
+    return Finding(
+        f"{seen} with {missing}, {name}: {stated}; take those of its training if you know them", model=values
+    )
 
 
-def _normalised(model: nn.Module) -> bool:
-    return isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], Normalize)
+def _inner(model: nn.Module) -> nn.Module:
+    """The network behind the normalisation that :func:`certify.load_model` puts first; the model if there is none."""
+    if isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], Normalize):
+        return model[1]
+    return model
 
 
 def _candidates(x: Tensor) -> Iterator[tuple[str, tuple[list[float], list[float]]]]:

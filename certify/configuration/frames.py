@@ -31,7 +31,9 @@ def from_table(source: DataSource, choose: Chooser) -> LabelledInputs:
     label = _label_column(source, frame)
     y, classes = _classes(source, frame, label)
     names = _features(source, frame, label)
-    parts, features, groups = [], [], {}
+    parts: list[Any] = []
+    features: list[str] = []
+    groups: dict[str, tuple[int, ...]] = {}
     for name in names:
         columns, own = _encoded(source, frame[name], name)
         if len(own) > 1 or own[0] != name:

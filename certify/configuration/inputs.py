@@ -81,4 +81,4 @@ def _side(name: str, given: Side | None, usual: float | None, x: Tensor) -> Limi
                 f"[data] {name} must be one number, or one for each of {x.shape[1:].numel()} features, got {len(given)}"
             )
         return torch.tensor(given, dtype=x.dtype, device=x.device)
-    return float(given)  # type: ignore[arg-type]  # "none" and "data" are dealt with
+    return float(given)

@@ -27,7 +27,8 @@ def from_dataset(source: DataSource, choose: Chooser) -> LabelledInputs:
     inputs = _column(columns, source.inputs, INPUTS, "inputs")
     label = _column(columns, source.labels, LABELS, "labels")
     y, classes = _classes(source, data, label)
-    strata = {source.stratum: np.asarray(data[source.stratum])} if source.stratum in columns else {}
+    stratum = str(source.stratum)
+    strata = {stratum: np.asarray(data[stratum])} if stratum in columns else {}
     place = choose(y, strata)
     rows = [_numbers(data[row][inputs], inputs, row) for row in place.tolist()]
     for row, values in zip(place.tolist(), rows, strict=True):

@@ -106,18 +106,19 @@ def test_from_weights_and_images_to_a_page_and_a_gate_that_passes(network: nn.Mo
 
 @pytest.mark.slow
 def test_what_is_found_stands_in_the_configuration(tmp_path: Path):
-    """Bytes that nobody divided, a normalisation that nobody named: both are in the file that is written."""
+    """Bytes with channels last that nobody divided, a normalisation that nobody named: all are in the file."""
     (tmp_path / "my_network.py").write_text(NETWORK)
     torch.save(trained(lambda x: (x - 0.1307) / 0.3081).state_dict(), tmp_path / "w.pt")
     x, y = pictures(24)
-    np.savez(tmp_path / "data.npz", images=(x * 255).round().byte().numpy(), labels=y.numpy())
+    bytes_ = (x.permute(0, 2, 3, 1) * 255).round().byte()
+    np.savez(tmp_path / "data.npz", images=bytes_.numpy(), labels=y.numpy())
     told = certify(
         *("doctor", "--model", "w.pt", "--build", "my_network:make", "--data", "data.npz", "--output", "certify.toml"),
         cwd=tmp_path,
     )
     assert "images of 8 bits need divide_by = 255" in told
     settings = tomllib.loads((tmp_path / "certify.toml").read_text())
-    assert settings["data"]["divide_by"] == 255
+    assert settings["data"] == {"file": "data.npz", "channels_last": True, "divide_by": 255}
     assert "a normalisation that is missing" in told
     assert set(settings["model"]) == {"build", "weights", "mean", "std"}
     assert "problem" not in certify("doctor", "certify.toml", cwd=tmp_path)
