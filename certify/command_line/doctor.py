@@ -24,7 +24,8 @@ from certify.configuration.sources import load_model
 from certify.models import frozen, predictions, probe
 
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-LOOKED_AT = 500  # inputs whose answers are searched for symptoms, at most
+LOOKED_AT = 500  # inputs, at most, spread over all of them
+BATCH = 100  # rows of a forward pass, at most
 
 
 def asked(config: Path | None, model: str | None, build: str | None, data: Path | None) -> Config | None:
@@ -118,7 +119,7 @@ class _Visit:
         """The data, whatever its range."""
         source = self.settings.data
         sides = {side: "none" for side in ("low", "high") if getattr(source, side) is None}
-        return load_data(msgspec.structs.replace(source, **sides), self.model)
+        return load_data(msgspec.structs.replace(source, **sides), self.model, LOOKED_AT)
 
     def range(self) -> Iterator[str]:
         """Shape and range of the inputs."""
@@ -127,10 +128,11 @@ class _Visit:
             yield from self._told(turned)
             self.data = self._unbounded()
         data, x = self.data, self.data.x
-        yield f"data: {len(x)} inputs of shape {tuple(x.shape[1:])}, {x.dtype}, from {x.min():g} to {x.max():g}"
+        part = " (spread over more)" * (int(data.place[-1]) >= len(x) and self.settings.data.sample is None)
+        yield f"data: {len(x)} inputs{part} of shape {tuple(x.shape[1:])}, {x.dtype}, from {x.min():g} to {x.max():g}"
         yield from (f"  {note}" for note in data.notes)
         yield from self._told(symptoms.unfit_range(x, self.settings.data, bool(data.features)))
-        self.data = load_data(self.settings.data, self.model)
+        self.data = load_data(self.settings.data, self.model, LOOKED_AT)
         checks.inputs(self.data.x, self.data.low, self.data.high)
 
     def layers(self) -> Iterator[str]:
@@ -144,23 +146,21 @@ class _Visit:
 
     def answers(self) -> Iterator[str]:
         """Accuracy, and what would raise it by far."""
-        data, batch = self.data, self.settings.batch_size
+        data, batch = self.data, min(self.settings.batch_size, BATCH)
         with frozen(self.model):
             classes = probe(self.model, data.x)
             labels = checks.labels(data.y, len(data.x), classes)
             answers = Answers(predictions(self.model, data.x, batch), labels)
             yield f"model: {classes} classes, deterministic, {int(answers.right.sum())} of {len(labels)} inputs correct"
-            some = slice(None, None, -(-len(labels) // LOOKED_AT))
-            if line := symptoms.first_layer(self.model, data.x[some]):
+            if line := symptoms.first_layer(self.model, data.x[:batch]):
                 yield line
-            looked_at = replace(data, x=data.x[some], y=labels[some])
-            found = symptoms.normalisation(self.model, looked_at, batch)
+            found = symptoms.normalisation(self.model, replace(data, y=labels), batch)
         yield from self._told(found)
         if found is not None and found.model:
             self.model = load_model(self.settings.model, self.settings.device)
             with frozen(self.model):
                 answers = Answers(predictions(self.model, data.x, batch), labels)
-        order = symptoms.class_order(Answers(answers.predicted[some], labels[some]), classes, data)
+        order = symptoms.class_order(answers, classes, data)
         yield from self._told(order)
         if found is None and order is None:
             yield from self._told(symptoms.guessing(answers))

@@ -1,8 +1,10 @@
 """The labelled inputs that a configuration names."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from certify.configuration.arrays import from_arrays
 from certify.configuration.frames import from_table
 from certify.configuration.images import from_folder
 from certify.configuration.keys import DataSource, Side
-from certify.configuration.labelled import LabelledInputs
+from certify.configuration.labelled import Chooser, LabelledInputs
 from certify.configuration.stored_datasets import from_dataset
 from certify.configuration.subsets import chosen_rows
 
@@ -22,13 +24,18 @@ TABLES = (".csv", ".parquet")
 KINDS = (".npz", ".npy", *TABLES)
 
 
-def load_data(source: DataSource, like: nn.Module) -> LabelledInputs:
+def load_data(source: DataSource, like: nn.Module, at_most: int | None = None) -> LabelledInputs:
     """Inputs (N, *D) and labels (N,) in the dtype and on the device of a model's weights.
+
+    Args:
+        source: of the inputs.
+        like: the model.
+        at_most: take so many at most of those that the source names, evenly spread over them.
 
     Raises:
         InvalidConfiguration: the source cannot be read, or is not clear.
     """
-    found = _read(source)
+    found = _read(source, partial(_spread, source, at_most))
     weight = next((weight for weight in like.parameters() if weight.is_floating_point()), torch.zeros(()))
     if source.file is not None and source.divide_by == 1 and source.high is None and found.x.dtype == torch.uint8:
         _require_unit_range(found.x)
@@ -51,8 +58,13 @@ def _require_unit_range(x: Tensor) -> None:
         )
 
 
-def _read(source: DataSource) -> LabelledInputs:
-    choose = partial(chosen_rows, source)
+def _spread(source: DataSource, at_most: int | None, labels: Tensor, columns: Mapping[str, Any]) -> Tensor:
+    """Places of the inputs that a source asks for, or of some of them, in ascending order."""
+    place = chosen_rows(source, labels, columns)
+    return place if at_most is None else place[:: max(1, -(-len(place) // at_most))]
+
+
+def _read(source: DataSource, choose: Chooser) -> LabelledInputs:
     if source.folder is not None:
         return from_folder(source, choose)
     if source.dataset is not None:

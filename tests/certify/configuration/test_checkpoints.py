@@ -103,6 +103,9 @@ def test_what_is_left_over_is_not_dropped_silently(trained: nn.Module, tmp_path:
     model = network()
     load_weights(model, file, "model")
     assert torch.equal(model[4].weight, trained[4].weight)
+    torch.save(trained.state_dict() | {"5.weight": torch.ones(1)}, file)
+    with pytest.raises(InvalidModel, match=r"the file has unknown 5\.weight$"):
+        load_weights(network(), file)
 
 
 def test_weights_of_another_network_are_refused_with_the_differences(trained: nn.Module, tmp_path: Path):
