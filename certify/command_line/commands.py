@@ -141,11 +141,13 @@ def _run(config: "Config", output: Path | None) -> int:
 
 
 def _certify(config: "Config", directory: Path) -> int:
-    from certify.configuration.sources import load_data, load_model
+    from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.evaluation.evaluation import evaluate
 
     model = load_model(config.model, config.device)
     data = load_data(config.data, model)
+    for note in filter(None, [stated_normalisation(model), *data.notes]):
+        print(f"note: {note}", file=sys.stderr)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)
     evaluation = evaluate(

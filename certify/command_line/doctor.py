@@ -9,9 +9,8 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import nn
 
-from bounds import InvalidConfiguration, Normalize, UnsupportedLayer, checks, explain
+from bounds import InvalidConfiguration, UnsupportedLayer, checks, explain
 from certify import reference
 from certify.command_line import symptoms
 from certify.command_line.proposal import proposal, toml
@@ -20,7 +19,7 @@ from certify.configuration.config import Config, read_config
 from certify.configuration.inputs import load_data
 from certify.configuration.keys import DataSource, ModelSource
 from certify.configuration.labelled import LabelledInputs
-from certify.configuration.sources import load_model
+from certify.configuration.sources import load_model, stated_normalisation
 from certify.models import frozen, predictions, probe
 
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -137,11 +136,9 @@ class _Visit:
 
     def layers(self) -> Iterator[str]:
         """The normalisation of the model, and layers that act as in training."""
-        model = self.model
-        if isinstance(model, nn.Sequential) and len(model) and isinstance(model[0], Normalize):
-            mean, std = ([round(value, 6) for value in values.tolist()] for values in (model[0].mean, model[0].std))
-            yield f"normalisation: part of the model, mean {mean}, std {std}"
-        for found in symptoms.training_layers(model):
+        if stated := stated_normalisation(self.model):
+            yield stated
+        for found in symptoms.training_layers(self.model):
             yield from self._told(found)
 
     def answers(self) -> Iterator[str]:

@@ -80,7 +80,8 @@ class DataSource(Table, frozen=True):
         count: only the first so many inputs.
         sample: only so many inputs, drawn at random and kept in their order.
         seed: of that drawing.
-        stratum: column or array by which the sample is drawn in proportion, such as that of the labels.
+        stratum: column or array by which the sample is drawn in proportion, ``"label"`` for the classes; a column of a
+            table that is named here is no feature, unless ``inputs`` lists it.
         divide_by: divisor of the inputs of a file, 255 for images stored as bytes.
         low: lower end of the range of valid inputs, after division: a number, one for each feature, ``"data"`` for the
             smallest value of each feature among these inputs, or ``"none"``. 0 if not given, and none for a table.

@@ -92,6 +92,14 @@ def _returns_an_object(model: nn.Module) -> bool:
     return isinstance(kind, type) and isinstance(model, kind)
 
 
+def stated_normalisation(model: nn.Module) -> str:
+    """The normalisation that a model begins with, in words; empty if it begins with another layer."""
+    if not (isinstance(model, nn.Sequential) and len(model) and isinstance(model[0], Normalize)):
+        return ""
+    mean, std = ([round(value, 6) for value in values.tolist()] for values in (model[0].mean, model[0].std))
+    return f"normalisation: part of the model, mean {mean}, std {std}"
+
+
 def torch_device(name: str) -> torch.device:
     """The device of that name, if this machine has it.
 

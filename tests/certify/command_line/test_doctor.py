@@ -94,6 +94,7 @@ def test_from_weights_and_images_to_a_page_and_a_gate_that_passes(network: nn.Mo
     assert settings["require"][0]["at_least"] > 0.3
     told = certify("run", "certify.toml", "--output", "out", cwd=tmp_path)
     assert "/255)" in told
+    assert "note: classes in sorted order: 0 bar, 1 cross, 2 post" in told
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "/255)" in page
     certify("check", "out", cwd=tmp_path)
@@ -121,7 +122,9 @@ def test_what_is_found_stands_in_the_configuration(tmp_path: Path):
     assert settings["data"] == {"file": "data.npz", "channels_last": True, "divide_by": 255}
     assert "a normalisation that is missing" in told
     assert set(settings["model"]) == {"build", "weights", "mean", "std"}
-    assert "problem" not in certify("doctor", "certify.toml", cwd=tmp_path)
+    told = certify("doctor", "certify.toml", cwd=tmp_path)
+    assert "problem" not in told
+    assert "normalisation: part of the model, mean [0.1307], std [0.3081]" in told
 
 
 def test_a_configuration_without_faults_is_left_alone(network: nn.Module, tmp_path: Path):
