@@ -391,6 +391,12 @@ def test_a_sample_is_that_of_its_seed(images: Path):
     assert data(folder=str(images), sample=5, seed=3).place.tolist() == places[3]
 
 
+def test_a_part_of_the_inputs_is_spread_over_them(images: Path):
+    (images / "dog" / "1.png").write_bytes(b"no image")  # which is not looked at
+    assert load_data(DataSource(folder=str(images)), LIKE, 4).place.tolist() == [0, 3, 6]
+    assert load_data(DataSource(folder=str(images), count=8), LIKE, 50).place.tolist() == [*range(8)]
+
+
 @pytest.mark.parametrize("count", [1, 3, 7, 20, 41, 60])
 def test_strata_have_shares_as_near_to_theirs_as_whole_numbers_can_be(count: int):
     strata = torch.tensor([0] * 31 + [1] * 20 + [2] * 7 + [3] * 2)[
