@@ -18,7 +18,7 @@ from bounds.gradients import StandIn
 from bounds.graph.captured import Graph, Port
 from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
-from bounds.layers import GroupSort, Normalize, TwoClasses
+from bounds.layers import GroupSort, Logits, Normalize, TwoClasses
 from bounds.linear.forward import forward_linear
 from bounds.linear.intervals import DEFAULT_RULES, ibp
 from bounds.linear.margins import margin_bounds
@@ -66,6 +66,7 @@ __all__ = [
     "InvalidInput",
     "InvalidModel",
     "InvalidProperty",
+    "Logits",
     "LpBall",
     "ManifestMismatch",
     "Minimum",

@@ -72,9 +72,8 @@ def tensor(name: str, value: Tensor) -> Tensor:
         numbers = isinstance(value, list | tuple | int | float) or hasattr(value, "__array__")
         remedy = f"use torch.as_tensor({name})"
         if not numbers:
-            remedy = (
-                f"pass one tensor, such as {name} of `for x, y in loader`" if hasattr(value, "__iter__") else remedy
-            )
+            loader = hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+            remedy = "pass x and y of `x, y = certify.collect(data)`" if loader else remedy
         raise InvalidInput(f"{name} must be a torch tensor, got {type(value).__name__}: {remedy}")
     return value
 

@@ -80,6 +80,24 @@ class TwoClasses(nn.Module):
         return torch.cat([torch.zeros_like(logit), logit], 1)
 
 
+class Logits(nn.Module):
+    """A model that returns an object with ``.logits``, as those of transformers do, as one that returns the logits.
+
+    Args:
+        model: maps (N, *D) to an object with an attribute ``logits``, or to logits.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        require_module(model)
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        output = self.model(x)
+        return one_tensor(getattr(output, "logits", output))
+
+
 class GroupSort(nn.Module):
     """Sorts consecutive groups of features (dimension 1): 1-Lipschitz in every l_p norm, with gradients of full length.
 

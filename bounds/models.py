@@ -85,6 +85,12 @@ def answer(model: nn.Module, rows: Tensor) -> Tensor:
         remedy = ""
         if len(rows) > PROBE_ROWS or "[0]" in reason:
             remedy = "; export the model with a dynamic batch dimension, or lower batch_size"
+        if rows.ndim == 4 and rows.shape[3] in (1, 3) and rows.shape[1] not in (1, 3):
+            remedy = "; images with their channels last become x.permute(0, 3, 1, 2) ([data] channels_last = true)"
+        weight = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), rows.dtype)
+        if rows.is_floating_point() and rows.dtype != weight:
+            needed = {torch.float32: "x.float()", torch.float64: "x.double()"}.get(weight, f"x.to({weight})")
+            remedy = f"; its weights are {weight}, so pass {needed}"
         raise InvalidModel(
             f"the model does not accept x of shape {tuple(rows.shape)}, {rows.dtype} on {rows.device}: "
             f"{type(error).__name__}: {reason}{remedy}"
@@ -98,7 +104,7 @@ def one_tensor(output: object) -> Tensor:
         return output
     pick = "its logits as one tensor"
     if isinstance(getattr(output, "logits", None), Tensor):
-        pick = "output.logits"
+        pick = "output.logits, such as certify.Logits(model)"
     elif isinstance(output, Mapping):
         names = [name for name, value in output.items() if isinstance(value, Tensor)]
         pick = f"output[{('logits' if 'logits' in names else names[0])!r}]" if names else pick

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bounds.layers import Normalize, TwoClasses
+    from bounds.layers import Logits, Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing, tracking
     from certify.comparison.comparison import Comparison, compare
+    from certify.configuration.inputs import load_data
+    from certify.configuration.keys import DataSource, ModelSource
+    from certify.configuration.labelled import LabelledInputs
+    from certify.configuration.sources import load_model
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation.callbacks import FinishedUnit
     from certify.evaluation.comparisons import Contradiction, Outside
     from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.groups import GroupAccuracies
     from certify.evaluation.run_directory import RunDirectory
+    from certify.loaders import collect
     from certify.results import (
         AttackedAccuracy,
         Certificate,
@@ -42,11 +47,15 @@ __all__ = [
     "Comparison",
     "CompleteCertificate",
     "Contradiction",
+    "DataSource",
     "Decision",
     "Estimate",
     "Evaluation",
     "FinishedUnit",
     "GroupAccuracies",
+    "LabelledInputs",
+    "Logits",
+    "ModelSource",
     "Normalize",
     "Outside",
     "RadiusDecision",
@@ -59,11 +68,14 @@ __all__ = [
     "Witness",
     "attacks",
     "certified_radius",
+    "collect",
     "compare",
     "corruptions",
     "decide",
     "evaluate",
     "lipschitz_certificate",
+    "load_data",
+    "load_model",
     "methods",
     "reference",
     "smoothing",
@@ -79,11 +91,15 @@ _HOMES = {
     "Comparison": "certify.comparison.comparison",
     "CompleteCertificate": "certify.results",
     "Contradiction": "certify.evaluation.comparisons",
+    "DataSource": "certify.configuration.keys",
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
     "FinishedUnit": "certify.evaluation.callbacks",
     "GroupAccuracies": "certify.evaluation.groups",
+    "LabelledInputs": "certify.configuration.labelled",
+    "Logits": "bounds.layers",
+    "ModelSource": "certify.configuration.keys",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
     "RadiusDecision": "certify.results",
@@ -95,10 +111,13 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
+    "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",
     "decide": "certify.verification.decide",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",
+    "load_data": "certify.configuration.inputs",
+    "load_model": "certify.configuration.sources",
     "verify": "certify.verification.verdicts",
 }
 

@@ -66,3 +66,9 @@ def importable(name: str) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message from elsewhere, or the name of the error if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

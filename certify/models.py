@@ -106,7 +106,10 @@ def _probed(model: nn.Module, x: Tensor, num_classes: int | None, batch_size: in
                 if not out_of_memory(error):
                     raise
         if not same:
-            raise InvalidModel("the logits of an input depend on the other rows of its batch: remove batch statistics")
+            raise InvalidModel(
+                "the logits of an input depend on the other rows of its batch: remove batch statistics, such as "
+                "those of batch normalisation with track_running_stats=False"
+            )
     return logits.shape[1]
 
 
@@ -114,6 +117,19 @@ def predictions(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
     """Predicted class of each input, (N,) int64; -1 where a logit is not finite."""
     with torch.no_grad():
         return torch.cat([_choice(model(part)) for part in x.split(batch_size)])
+
+
+def predictions_and_labels(
+    model: nn.Module, x: Tensor, labels: Tensor | None, num_classes: int, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Predicted classes (N,), and those that a statement is about: the labels given, else the predictions.
+
+    A row without a prediction has class 0 then, and is never right.
+    """
+    given = None if labels is None else checks.labels(labels, len(x), num_classes).to(x.device)
+    none = torch.zeros(0, dtype=torch.int64, device=x.device)
+    predicted = predictions(model, x, batch_size) if len(x) else none
+    return predicted, predicted.clamp(min=0) if given is None else given
 
 
 def _choice(logits: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ DIRECTION = {
         {"lipschitz"},
     ],
     "certify": [
-        {"models", "results", "importing", "reference", "verified_training"},
+        {"models", "results", "importing", "loaders", "reference", "verified_training"},
         {"corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports"},

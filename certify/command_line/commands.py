@@ -47,7 +47,8 @@ def demo(
         inputs: Number of images, from 1 to 1000.
     """
     from bounds import checks
-    from certify.configuration.config import Config, DataSource, ModelSource
+    from certify.configuration.config import Config
+    from certify.configuration.keys import DataSource, ModelSource
 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     config = Config(
@@ -108,15 +109,27 @@ def check(directory: Path) -> int:
 
 
 @app.command
-def doctor(config: Path | None = None) -> int:
-    """Show the environment, and whether a configuration's model and data can be certified.
+def doctor(
+    config: Path | None = None,
+    *,
+    model: str | None = None,
+    build: str | None = None,
+    data: Path | None = None,
+    output: Path | None = None,
+) -> int:
+    """Show the environment, look for what is wrong with a model and data, and write a configuration for them.
 
     Args:
         config: A TOML file as for run.
+        model: Instead of a file: weights (.pt, .pth, .safetensors), a model (.onnx, .pt2), or a name such as
+            timm:resnet18.
+        build: The function that makes the network of the weights, as module:function.
+        data: Arrays (.npz, .npy), a table (.csv, .parquet), or a folder with a folder of images for each class.
+        output: File for the configuration; it is printed if not given.
     """
-    from certify.command_line.doctor import diagnose
+    from certify.command_line.doctor import asked, diagnose
 
-    for line in diagnose(config):
+    for line in diagnose(asked(config, model, build, data), output):
         print(line)
     return FINE
 
@@ -134,27 +147,29 @@ def _run(config: "Config", output: Path | None) -> int:
 
 def _certify(config: "Config", directory: Path) -> int:
     from certify.configuration.groups import load_groups
-    from certify.configuration.sources import load_data, load_model
+    from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.evaluation.evaluation import evaluate
 
     model = load_model(config.model, config.device)
-    x, y = load_data(config.data, model)
+    data = load_data(config.data, model)
+    for note in filter(None, [stated_normalisation(model), *data.notes]):
+        print(f"note: {note}", file=sys.stderr)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
-    print(f"certifying {len(x)} inputs into {directory}", file=sys.stderr)
+    print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)
     evaluation = evaluate(
         model,
-        x,
-        y,
+        data.x,
+        data.y,
         norms=config.norm_orders(),
         methods=config.chosen_methods(),
-        low=config.data.low,
-        high=config.data.high,
+        low=data.low,
+        high=data.high,
         seed=config.seed,
         batch_size=config.batch_size,
         output=directory,
         source=config.source(),
         progress=_progress(),
-        groups=load_groups(config),
+        groups=load_groups(config, data.place),
     )
     _write_report(evaluation, directory)
     return _verdict(evaluation)

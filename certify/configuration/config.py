@@ -9,66 +9,20 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
-from certify.importing import in_folder
-from certify.methods.base import Checked, Count, Method, Positive
+from certify.configuration.keys import DataSource, ModelSource, Table
+from certify.methods.base import Method
+from certify.methods.checked import Count, converted
 from certify.methods.choice import STANDARD
 from certify.methods.tables import methods_from
 
-Norm = Annotated[float, Meta(ge=0)] | Literal["inf"]  # 0 counts changed entries, other orders are at least 1
+Norm = (
+    Annotated[float, Meta(ge=0, examples=['2 or "inf"'])] | Literal["inf"]
+)  # 0 counts changed entries, other orders are at least 1
+ALIASES = {"x": "inputs", "y": "labels"}  # names of arrays, as they are mostly called
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
-class _Table(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A table of the file; an unknown key is an error."""
-
-
-class ModelSource(_Table, frozen=True):
-    """Source of the model: exactly one of ``network``, ``build``, ``exported`` and ``onnx``.
-
-    Attributes:
-        network: name of a reference network.
-        build: ``module:function``, called without arguments; the module may lie next to the configuration.
-        weights: safetensors file for the model that ``build`` returns.
-        exported: a ``.pt2`` file of ``torch.export``, exported with a dynamic batch dimension.
-        onnx: an ONNX file, see :func:`bounds.from_onnx`.
-        mean: per-channel mean that the model expects to be subtracted, with ``std``.
-        std: per-channel standard deviation.
-    """
-
-    network: str | None = None
-    build: str | None = None
-    weights: str | None = None
-    exported: str | None = None
-    onnx: str | None = None
-    mean: list[float] | None = None
-    std: list[Positive] | None = None
-
-
-class DataSource(_Table, frozen=True):
-    """Source of the inputs.
-
-    Attributes:
-        file: ``.npz`` with ``x`` (N, *D) and ``y`` (N,); without it, the reference images.
-        count: only the first so many inputs.
-        divide_by: divisor of ``x`` in the file, 255 for images stored as bytes.
-        low: lower end of the range of valid inputs, after division.
-        high: upper end.
-    """
-
-    file: str | None = None
-    count: Count | None = None
-    divide_by: Positive = 1.0
-    low: float = 0.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.low < self.high:
-            raise InvalidConfiguration(f"[data] low must be below high, got low = {self.low:g}, high = {self.high:g}")
-        if self.file is None and self.divide_by != 1:
-            raise InvalidConfiguration("[data] divide_by needs a file: the reference images lie in [0, 1] already")
-
-
-class Requirement(_Table, frozen=True):
+class Requirement(Table, frozen=True):
     """A threshold: the share of inputs that ``method`` certifies (or fails to break) at ``radius``."""
 
     method: str
@@ -77,7 +31,7 @@ class Requirement(_Table, frozen=True):
     at_least: Annotated[float, Meta(ge=0, le=1)]
 
 
-class Config(_Table, frozen=True):
+class Config(Table, frozen=True):
     """A whole configuration; ``methods`` are those to run, the standard ones if there are none.
 
     ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input.
@@ -85,7 +39,7 @@ class Config(_Table, frozen=True):
 
     model: ModelSource
     data: DataSource = DataSource()
-    norms: Annotated[list[Norm], Meta(min_length=1)] | None = None
+    norms: Annotated[list[Norm], Meta(min_length=1, examples=['[2, "inf"]'])] | None = None
     methods: list[Any] = msgspec.field(default_factory=list)  # of Method
     require: list[Requirement] = msgspec.field(default_factory=list)
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
@@ -146,28 +100,28 @@ def read_config(path: Path | str) -> Config:
     """
     path = Path(path)
     try:
-        values = msgspec.toml.decode(path.read_bytes())
+        values = msgspec.toml.decode(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
         _check_numbers(values)
         folder = path.resolve().parent
-        config = msgspec.convert({**values, "methods": methods_from(values.get("methods", {}), folder)}, Config)
+        methods = methods_from(values.get("methods", {}), folder)
+        config = converted("", {**values, "methods": methods} | _without_aliases(values), Config)
     except OSError as error:
         raise InvalidConfiguration(f"configuration {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, too deep, or a key with a wrong value
         raise InvalidConfiguration(f"configuration {path}: {_one_line(error)}") from error
-
-    def absolute(file: str | None) -> str | None:
-        return None if file is None else str(folder / file)
-
-    model = msgspec.structs.replace(
-        config.model,
-        weights=absolute(config.model.weights),
-        exported=absolute(config.model.exported),
-        onnx=absolute(config.model.onnx),
-    )
-    if model.build is not None:
-        model = msgspec.structs.replace(model, build=in_folder(model.build, folder))
-    data = msgspec.structs.replace(config.data, file=absolute(config.data.file))
+    model, data = config.model.within(folder), config.data.within(folder)
     return msgspec.structs.replace(config, model=model, data=data)
+
+
+def _without_aliases(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of data with the names that its keys have here."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return {}
+    for alias, name in ALIASES.items():
+        if alias in data and name in data:
+            raise InvalidConfiguration(f"[data] must have {name} or {alias}, got both: they mean the same")
+    return {"data": {ALIASES.get(key, key): value for key, value in data.items()}}
 
 
 def _check_numbers(values: object) -> None:
@@ -207,7 +161,7 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
             "seed": manifest["seed"],
             "batch_size": stored["batch_size"],
         }
-        return msgspec.convert(values, Config)
+        return converted("", values, Config)
     except KeyError as error:
         raise InvalidConfiguration(f"the manifest of the run is damaged: it lacks {error}") from error
     except (ValueError, TypeError) as error:

@@ -1,70 +1,103 @@
-"""Models and data from files, as a configuration names them."""
+"""The model and the data that a configuration names."""
 
-from pathlib import Path
+import sys
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from bounds import InvalidConfiguration, InvalidModel, Normalize, from_onnx
+from bounds.errors import InvalidConfiguration, InvalidModel
+from bounds.layers import Logits, Normalize
+from bounds.onnx.reading import from_onnx
 from certify import reference
-from certify.configuration.config import DataSource, ModelSource
+from certify.configuration.checkpoints import load_weights
 from certify.configuration.exported import load_exported
-from certify.importing import importable, imported
+from certify.configuration.inputs import load_data as load_data
+from certify.configuration.keys import ModelSource
+from certify.configuration.libraries import FromLibrary, library_model
+from certify.importing import first_line, importable, imported
+
+KINDS = ("network", "build", "exported", "onnx")
 
 
 def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
-    """The model that a configuration names, in evaluation mode on ``device``.
+    """The model that a source names, in evaluation mode on ``device``.
+
+    A normalisation, of the source or of the library that the model comes from, is its first layer: so radii have the
+    units of the raw input.
 
     Raises:
         InvalidConfiguration: none or several sources are named, or a file or function cannot be used.
         InvalidModel: the weights do not fit the model.
     """
-    named = [name for name in ("network", "build", "exported", "onnx") if getattr(source, name) is not None]
+    _require_one(source)
+    if (source.mean is None) != (source.std is None):
+        raise InvalidConfiguration("[model] needs both mean and std, or neither")
+    found = _found(source)
+    model, mean, std = found.model, source.mean or found.mean, source.std or found.std
+    if source.weights is not None:
+        load_weights(model, source.weights, source.key)
+    if _returns_an_object(model):
+        model = Logits(model)
+    if mean and std:
+        model = nn.Sequential(Normalize(mean, std), model)
+    if source.exported is None:
+        model.eval()
+    else:  # which has no modes, and refuses the call
+        model.training = False
+    return model.to(torch_device(device))
+
+
+def _require_one(source: ModelSource) -> None:
+    named = [name for name in KINDS if getattr(source, name) is not None]
+    if not named and source.weights is not None:
+        raise InvalidConfiguration(
+            f"[model] weights {source.weights} are numbers without a network: name the function that builds it, such "
+            'as build = "my_network:make"'
+        )
     if len(named) != 1:
         raise InvalidConfiguration(
             f"[model] must name exactly one of network, build, exported and onnx, got {', '.join(named) or 'none'}"
         )
-    if source.weights is not None and source.build is None:
-        raise InvalidConfiguration("[model] weights belong to a model named by build")
+    fits = source.build is not None or source.library[0] in ("timm", "torchvision")
+    for key in ("weights", "num_classes"):
+        if getattr(source, key) is not None and not fits:
+            raise InvalidConfiguration(
+                f"[model] {key} belong to a model named by build, or by timm: or torchvision: in network; {named[0]} "
+                "has its own"
+            )
+    if source.num_classes is not None and source.build is not None:
+        raise InvalidConfiguration("[model] num_classes is for timm: and torchvision:; build knows its own")
+    if source.key is not None and source.weights is None:
+        raise InvalidConfiguration(f"[model] key needs weights, in which to look for {source.key!r}")
+
+
+def _found(source: ModelSource) -> FromLibrary:
+    """The model as it is made, and the normalisation that its library states."""
+    library, name = source.library
+    if library:
+        return library_model(library, name, trained=source.weights is None, num_classes=source.num_classes)
     if source.network is not None:
-        model: nn.Module = reference.load(source.network, count=1).model
-    elif source.exported is not None:
-        model = load_exported(source.exported)
-    elif source.onnx is not None:
-        model = from_onnx(source.onnx).module()
-    else:
-        model = _build(str(source.build))
-        if source.weights is not None:
-            _load_weights(model, source.weights)
-        model.eval()
-    if (source.mean is None) != (source.std is None):
-        raise InvalidConfiguration("[model] needs both mean and std, or neither")
-    if source.mean is not None and source.std is not None:
-        model = nn.Sequential(Normalize(source.mean, source.std), model)
-    return model.to(torch_device(device))
+        return FromLibrary(reference.load(source.network, count=1).model, [], [])
+    if source.exported is not None:
+        return FromLibrary(load_exported(source.exported), [], [])
+    if source.onnx is not None:
+        return FromLibrary(from_onnx(source.onnx).module(), [], [])
+    return FromLibrary(_build(str(source.build)), [], [])
 
 
-def load_data(source: DataSource, like: nn.Module) -> tuple[Tensor, Tensor]:
-    """Inputs (N, *D) and labels (N,) in the dtype and on the device of a model's weights.
+def _returns_an_object(model: nn.Module) -> bool:
+    """Whether a model is one of transformers, which was imported if it was made."""
+    kind = getattr(sys.modules.get("transformers"), "PreTrainedModel", None)
+    return isinstance(kind, type) and isinstance(model, kind)
 
-    Raises:
-        InvalidConfiguration: the file is missing or has no fitting arrays.
-    """
-    if source.file is None:
-        x, y = reference.images()
-    else:
-        x, y = _stored(source.file)
-    if len(x) != len(y):
-        raise InvalidConfiguration(f"data file {source.file} must hold one label per input, got {len(x)} and {len(y)}")
-    if source.count is not None and not 1 <= source.count <= len(x):
-        raise InvalidConfiguration(f"[data] count must be from 1 to {len(x)}, the inputs there are, got {source.count}")
-    weight = next((weight for weight in like.parameters() if weight.is_floating_point()), torch.zeros(()))
-    x = x[: source.count].to(weight.dtype) / source.divide_by
-    return x.to(weight.device), y[: source.count].to(weight.device)
+
+def stated_normalisation(model: nn.Module) -> str:
+    """The normalisation that a model begins with, in words; empty if it begins with another layer."""
+    if not (isinstance(model, nn.Sequential) and len(model) and isinstance(model[0], Normalize)):
+        return ""
+    mean, std = ([round(value, 6) for value in values.tolist()] for values in (model[0].mean, model[0].std))
+    return f"normalisation: part of the model, mean {mean}, std {std}"
 
 
 def torch_device(name: str) -> torch.device:
@@ -77,40 +110,8 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
         float(torch.zeros(1, device=device) + 1)  # "meta" has tensors, but no numbers in them
     except Exception as error:  # each kind of device has its own way to be missing
-        raise InvalidConfiguration(f"device {name!r} cannot be used on this machine: {_reason(error)}") from error
+        raise InvalidConfiguration(f"device {name!r} cannot be used on this machine: {first_line(error)}") from error
     return device
-
-
-def _stored(file: str) -> tuple[Tensor, Tensor]:
-    """The arrays x and y of a file, as tensors of types that torch can compute with."""
-    try:
-        # np.load leaves a file that it opened itself open if the archive is damaged.
-        with Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            names = list(stored.files)
-            arrays: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
-                name: stored[name] for name in ("x", "y") if name in names
-            }
-    except Exception as error:  # a damaged archive fails in many ways
-        raise InvalidConfiguration(f"data file {file} cannot be read: {_reason(error)}") from error
-    if len(arrays) < 2:
-        raise InvalidConfiguration(f"data file {file} must hold arrays x and y, but has {', '.join(names) or 'none'}")
-    x, y = arrays["x"], arrays["y"]
-    if x.dtype.kind not in "biuf" or y.dtype.kind not in "biufc":
-        raise InvalidConfiguration(f"data file {file} must hold real x and integer y, got {x.dtype} and {y.dtype}")
-    if x.ndim < 2 or y.ndim < 1:
-        raise InvalidConfiguration(f"data file {file} must hold x (N, *D) and y (N,), got {x.shape} and {y.shape}")
-    # torch knows neither all integer types nor foreign byte orders.
-    if x.dtype not in (np.uint8, np.float16, np.float32):
-        x = x.astype(np.float64)
-    if y.dtype.kind in "iu":
-        y = y.astype(np.int64)
-    return torch.from_numpy(x), torch.from_numpy(y)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of a message from elsewhere, or the name of the error if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _build(reference_to_function: str) -> nn.Module:
@@ -125,24 +126,3 @@ def _build(reference_to_function: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InvalidModel(f"{reference_to_function} must return a torch.nn.Module, got {type(model).__name__}")
     return model
-
-
-def _load_weights(model: nn.Module, file: str) -> None:
-    try:
-        weights = load_file(file)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InvalidConfiguration(f"weights {file} cannot be read as safetensors: {error}") from error
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - weights.keys())
-    unknown = sorted(weights.keys() - expected.keys())
-    if missing or unknown:
-        parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
-        raise InvalidModel(f"weights {file} do not fit the model: the file {' and '.join(parts)}")
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if weights[name].shape != value.shape
-    ]
-    if shapes:
-        raise InvalidModel(f"weights {file} do not fit the model: {', '.join(shapes)}")
-    model.load_state_dict(weights)

@@ -26,11 +26,12 @@ from certify.evaluation.groups import (
     stated_groups,
     with_groups,
 )
+from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.manifest import manifest_of
 from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
-from certify.evaluation.tables import curves_of, dataframe, lines_of, rows_of, summary_of
+from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import run_unit, units_done, units_of
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
@@ -124,7 +125,7 @@ class Evaluation:
 
     def lines(self) -> list[Line]:
         """Results by norm and method: what the columns of :meth:`summary` are made from."""
-        return lines_of(self.rows())
+        return lines_of(self.rows(), are_images(self.manifest))
 
     def summary(self, columns: Sequence[Column] = COLUMNS) -> "pd.DataFrame":
         """One row per norm and method: what it promises, how often it succeeded, the cost.
@@ -299,8 +300,8 @@ def _norm_and_method(row: Mapping[str, Any]) -> tuple[float, str]:
 @isolated
 def evaluate(
     model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
+    x: Inputs,
+    labels: Tensor | None = None,
     *,
     norms: Sequence[float] | float = (2, math.inf),
     methods: Sequence[Method | type[Method] | str] | Method | type[Method] | str = "standard",
@@ -324,8 +325,10 @@ def evaluate(
 
     Args:
         model: maps (N, *D) to logits (N, K), deterministic and row by row.
-        x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        x: (N, *D), floating, finite, inside the box; or a ``Dataset`` or ``DataLoader`` of torch, see
+            :func:`certify.collect`.
+        labels: (N,) correct classes. None for those of a data set or loader, and for the predictions of the model
+            where ``x`` is a tensor: then all results are about these, and nothing counts as misclassified.
         norms: orders of norms, at least 1, or one of them; 0 counts changed entries.
         methods: settings from :mod:`certify.methods`, or names of methods for their defaults, several or one;
             ``"standard"`` for smoothing, interval bounds and the minimum-norm attack.
@@ -353,6 +356,7 @@ def evaluate(
         ManifestMismatch: ``output`` holds another run.
         InvalidConfiguration: ``output`` cannot be written.
     """
+    x, labels = inputs_and_labels(model, x, labels, batch_size)
     checks.inputs(x, low, high)
     checks.at_least("number of inputs", len(x), 1)
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)

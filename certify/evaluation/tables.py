@@ -85,12 +85,18 @@ def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> Accur
     return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=promise_of(rows).alpha)
 
 
-def lines_of(rows: Sequence[Row]) -> list[Line]:
-    """One line per norm, method and subject."""
+def lines_of(rows: Sequence[Row], eight_bit: bool = False) -> list[Line]:
+    """One line per norm, method and subject; ``eight_bit`` says whether radii are printed in levels of images too."""
     grouped: dict[tuple[float, str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row["norm"], row["method"], row["subject"]), []).append(row)
-    return [Line(*key, promise_of(part), part) for key, part in grouped.items()]
+    return [Line(*key, promise_of(part), part, eight_bit) for key, part in grouped.items()]
+
+
+def are_images(manifest: Mapping[str, Any]) -> bool:
+    """Whether the inputs of a run are 8-bit images in [0, 1]."""
+    stated = manifest.get("configuration", {})
+    return bool(stated.get("on_grid")) and (stated.get("low"), stated.get("high")) == (0, 1)
 
 
 def summary_of(lines: Sequence[Line], columns: Sequence[Column]) -> "pd.DataFrame":

@@ -4,7 +4,8 @@ To add a method, write a class like these, give it a name and the norms it serve
 ``evaluate(methods=[...])`` or name it in a configuration.
 """
 
-from certify.methods.base import Checked, Count, Method, Positive, Probability, Problem
+from certify.methods.base import Method, Problem
+from certify.methods.checked import Checked, Count, Positive, Probability
 from certify.methods.choice import BY_NAME, METHODS, STANDARD, methods_of
 from certify.methods.proofs import (
     CompleteSearch,

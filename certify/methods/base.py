@@ -1,26 +1,19 @@
 """Base of the methods of an evaluation: settings, checked, and one call on the problem."""
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import msgspec
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from bounds.sets.uniform import stream_seed
+from certify.methods.checked import Checked, Name
 from certify.results import Certificate, Estimate, Witness
 from certify.smoothing.drawing.distributions import lie_on_grid
-
-Count = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0)]
-Probability = Annotated[float, Meta(gt=0, lt=1)]
-Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f/\\]+\Z", max_length=100)]  # it names units of work and files
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,28 +60,6 @@ class Problem:
         """
         seed = stream_seed(self.seed, place, 0) if place else self.seed
         return torch.Generator(self.x.device).manual_seed(seed)
-
-
-class Checked(msgspec.Struct, frozen=True):
-    """A struct whose fields keep their declared types and bounds also when it is built from Python.
-
-    >>> from certify.methods import Smoothing
-    >>> Smoothing(n=0)
-    Traceback (most recent call last):
-    bounds.errors.InvalidInput: Smoothing(n=0): Expected `int` >= 1
-    """
-
-    def __post_init__(self) -> None:
-        # msgspec itself checks values only when it decodes. Field by field, or convert() would call this again.
-        for field in msgspec.structs.fields(self):
-            value = getattr(self, field.name)
-            shown = f"{type(self).__name__}({field.name}={value!r})"
-            try:
-                msgspec.convert(value, field.type)
-            except ValueError as error:
-                raise InvalidInput(f"{shown}: {error}") from error
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InvalidInput(f"{shown}: Expected a finite number")
 
 
 class Method(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-from certify.methods.base import Count, Method, Name, Positive, Problem
+from certify.methods.base import Method, Problem
+from certify.methods.checked import Count, Name, Positive
 from certify.methods.frozen import WithFrozenFeatures
 from certify.results import Certificate, VerdictCertificate
 from certify.verification.lipschitz import lipschitz_certificate

@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from bounds import CleverEstimate, clever
 from certify.attacks import minimal_perturbation
-from certify.methods.base import Count, Method, Name, Positive, Problem
+from certify.methods.base import Method, Problem
+from certify.methods.checked import Count, Name, Positive
 from certify.methods.frozen import WithFrozenFeatures
 from certify.results import Estimate, Witness
 

@@ -7,7 +7,8 @@ import msgspec
 
 from bounds.errors import InvalidInput
 from certify.attacks import smoothed_minimal_perturbation
-from certify.methods.base import Count, Method, Name, Positive, Probability, Problem
+from certify.methods.base import Method, Problem
+from certify.methods.checked import Count, Name, Positive, Probability
 from certify.results import Certificate, Witness
 from certify.smoothing import Gaussian, Noise, SmoothedClassifier
 

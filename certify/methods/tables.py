@@ -9,6 +9,7 @@ import msgspec
 from bounds.errors import InvalidConfiguration
 from certify.importing import imported, in_folder, reference_of
 from certify.methods.base import Method
+from certify.methods.checked import converted
 from certify.methods.choice import BY_NAME
 from certify.methods.frozen import WithFrozenFeatures, mask_from_file
 from certify.methods.noises import noise_class, noise_of, parameters_of, plain_noise
@@ -90,9 +91,10 @@ def _method(place: str, name: str, table: Table, folder: Path | None) -> Method:
             settings["frozen_features"] = mask_from_file((folder or Path()) / settings["frozen_features"])
         if kind.__dict__.get("name") == settings["name"]:  # a class that calls itself so whatever is asked
             del settings["name"]
-        return msgspec.convert(settings, kind)
+        return converted(place, settings, kind)
     except (ValueError, TypeError) as error:
-        raise InvalidConfiguration(f"{place}: {error}") from error
+        message = str(error)
+        raise InvalidConfiguration(message if message.startswith(place) else f"{place}: {message}") from error
 
 
 def _class(place: str, given: object, folder: Path | None) -> type[Method]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from certify.promises import Promise
-from certify.report.words import NOTHING, estimated, norm_name, rounded_down, rounded_up
+from certify.report.words import NOTHING, estimated, in_levels, norm_name, rounded_down, rounded_up
 
 VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance", "witness": "attack_distance"}
 
@@ -22,6 +22,7 @@ class Line:
         subject: the classifier it speaks of.
         promise: what its numbers promise, the weakest of its rows.
         rows: one mapping per input, see :meth:`certify.Evaluation.rows`.
+        eight_bit: whether the inputs are 8-bit images in [0, 1], so that radii are printed in their levels too.
     """
 
     norm: float
@@ -29,6 +30,7 @@ class Line:
     subject: str
     promise: Promise
     rows: Sequence[Mapping[str, Any]]
+    eight_bit: bool = False
 
     @property
     def kind(self) -> str:
@@ -81,8 +83,14 @@ class Column:
 
 
 def bound(line: Line, value: float) -> str:
-    """A radius rounded down, a distance rounded up, an estimate with a sign that it bounds nothing."""
-    return {"certificate": rounded_down, "estimate": estimated}.get(line.kind, rounded_up)(value)
+    """A radius rounded down, a distance rounded up, an estimate with a sign that it bounds nothing; in input units.
+
+    Of 8-bit images also in their levels, such as ``0.03137 (8/255)``; not where entries are counted.
+    """
+    shown = {"certificate": rounded_down, "estimate": estimated}.get(line.kind, rounded_up)(value)
+    if not line.eight_bit or line.norm == 0 or not 0 < value < math.inf:
+        return shown
+    return f"{shown} ({in_levels(value, up=line.kind != 'certificate')})"
 
 
 def _median_of(kind: str) -> Callable[[Line], float | None]:

@@ -11,11 +11,11 @@ from torch import Tensor
 from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
 from certify.promises import PROVED
-from certify.report.columns import COLUMNS, Column, Line, printed
+from certify.report.columns import COLUMNS, Column, Line, bound, printed
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.noise_figure import noise_figure
 from certify.report.sentences import doubts, masking_sentence, no_curves
-from certify.report.words import NOTHING, classifier_name, estimated, listed, norm_name, rounded_down, rounded_up
+from certify.report.words import NOTHING, classifier_name, listed, norm_name, rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,14 +221,14 @@ def _tables(columns: Sequence[_Column]) -> Iterator[dict[str, Any]]:
                     empty = [(NOTHING, "", "")] * len(chosen)
                     shared = {"label": row["label"], "prediction": row["base_prediction"], "cells": empty}
                     lines[index] = {"index": index, **shared}
-                lines[index]["cells"][i] = _cell(row, column.kind)
+                lines[index]["cells"][i] = _cell(row, column)
         ordered = [lines[index] for index in sorted(lines)]
         yield {"norm": norm_name(norm), "columns": chosen, "lines": ordered[:ROWS], "left_out": len(ordered[ROWS:])}
 
 
-def _cell(row: Mapping[Hashable, Any], kind: Kind) -> tuple[str, str, str]:
+def _cell(row: Mapping[Hashable, Any], column: _Column) -> tuple[str, str, str]:
     """The bound, the status in words, and the status for the style sheet."""
-    status = row["status"]
+    status, kind = row["status"], column.kind
     words, tone = status, status.replace(" ", "-")
     if status == "misclassified":
         words = f"misclassified as {row['prediction']:.0f}"
@@ -238,11 +238,15 @@ def _cell(row: Mapping[Hashable, Any], kind: Kind) -> tuple[str, str, str]:
         words = f"{status}, class {row['prediction']:.0f}"
     if kind == "witness":
         words += ", blind" * (row.get("blind") is True)
-        return (rounded_up(row["attack_distance"]) if row["attack_distance"] < math.inf else NOTHING), words, tone
+        return (
+            (bound(column.line, row["attack_distance"]) if row["attack_distance"] < math.inf else NOTHING),
+            words,
+            tone,
+        )
     if kind == "estimate":
-        return estimated(row["estimated_distance"]), words, tone
+        return bound(column.line, row["estimated_distance"]), words, tone
     silent = kind == "none" or status in ("abstained", "misclassified", "unsupported")
-    return NOTHING if silent else rounded_down(row["certified_radius"]), words, tone
+    return NOTHING if silent else bound(column.line, row["certified_radius"]), words, tone
 
 
 def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

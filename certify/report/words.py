@@ -6,6 +6,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 DIGITS = 4  # significant digits of a printed bound
 NOTHING = "—"
+LEVELS = 255  # steps of an 8-bit image
 
 
 def norm_name(norm: float) -> str:
@@ -44,7 +45,18 @@ def estimated(value: float) -> str:
     return NOTHING if math.isnan(value) else f"≈ {value:.{DIGITS}g}"
 
 
-def _rounded(value: float, digits: int, rounding: str) -> str:
+def in_levels(value: float, *, up: bool) -> str:
+    """``value`` of images in [0, 1] in levels of 8-bit ones, rounded down, or up if it bounds from above.
+
+    >>> in_levels(8 / 255, up=False), in_levels(0.101, up=False), in_levels(0.101, up=True)
+    ('8/255', '25.7/255', '25.8/255')
+    """
+    whole = round(value * LEVELS, 3)
+    level = whole if whole / LEVELS == value else Decimal(value) * LEVELS  # the number that was meant, as it is written
+    return f"{_rounded(level, 3, ROUND_CEILING if up else ROUND_FLOOR)}/{LEVELS}"
+
+
+def _rounded(value: float | Decimal, digits: int, rounding: str) -> str:
     """Decimal arithmetic, because the shortest decimal of a float may lie on either side of it."""
     if math.isnan(value):
         return NOTHING

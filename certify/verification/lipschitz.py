@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from bounds import Graph, LpBall, capture, checks, lipschitz_radius, margin_bounds, margin_lipschitz
 from bounds.checks import Limit
 from bounds.circumstances import isolated
-from certify.models import frozen, predictions, probe
+from certify.models import frozen, predictions_and_labels, probe
 from certify.results import Certificate
 
 GLOBAL = ("product", "eclipse", "sdp")
@@ -19,7 +19,7 @@ SHARES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0)  # of the radius that gradien
 def lipschitz_certificate(
     model: nn.Module,
     x: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     norm: float,
     method: str = "product",
@@ -36,7 +36,7 @@ def lipschitz_certificate(
     Args:
         model: see :func:`bounds.lipschitz_bound`.
         x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        labels: (N,) correct classes; None for those that the model predicts.
         norm: order of the norm.
         method: a global one, ``"product"``, ``"eclipse"`` or ``"sdp"``; or a local one, ``"fast_lip"``,
             ``"recurjac"`` or ``"local"``.
@@ -54,8 +54,7 @@ def lipschitz_certificate(
     order = checks.norm(norm)
     with frozen(model):
         classes = probe(model, x) if len(x) else 2
-        labels = checks.labels(labels, len(x), classes).to(x.device)
-        predicted = predictions(model, x, 256) if len(x) else labels
+        predicted, labels = predictions_and_labels(model, x, labels, classes, 256)
         # Of balls of radius 0: the margins, rounded down.
         margins = margin_bounds(model, LpBall(x.double(), 0.0, order, None, None), labels, "ibp") if len(x) else x
         if len(x) == 0:

@@ -14,7 +14,7 @@ from bounds.linear.intervals import layers_in_turn
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.operations.functions import Maker as FunctionMaker
-from certify.models import frozen, predictions, probe
+from certify.models import frozen, predictions_and_labels, probe
 from certify.results import Certificate
 from certify.verification.complete import (
     COMPLETE,
@@ -34,7 +34,7 @@ SMALLEST_SHARE = 1e-9
 def certified_radius(
     model: nn.Module,
     x: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     norm: float | None = None,
     method: str = "crown",
@@ -65,7 +65,7 @@ def certified_radius(
     Args:
         model: any network that the bounding method follows; its weights are widened to float64.
         x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        labels: (N,) correct classes; None for those that the model predicts.
         norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries. None with
             ``perturbation``.
         method: bounding method, ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``, ``"crown"`` or ``"alpha_crown"``; see
@@ -105,8 +105,7 @@ def certified_radius(
     bounding = "crown" if method == COMPLETE else method
     with frozen(model), torch.no_grad():
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
-        labels = checks.labels(labels, len(x), num_classes).to(x.device)
-        predicted = predictions(model, x, batch_size) if len(x) else labels
+        predicted, labels = predictions_and_labels(model, x, labels, num_classes, batch_size)
         bounded = bounded_form(model, x, bounding, family.order, sound)  # captured once, for all radii
         bound = partial(margin_bounds, sound=sound, memory=memory, table=table, functions=functions)
 

@@ -18,7 +18,7 @@ from bounds.operations.functions import Maker as FunctionMaker
 from bounds.sets.balls import tells_members
 from certify.attacks import minimal_perturbation, robust_accuracy
 from certify.attacks.common.threat import check_alone, check_around
-from certify.models import frozen, predictions, probe
+from certify.models import frozen, predictions_and_labels, probe
 from certify.results import AttackedAccuracy, Record, Witness
 from certify.verification.complete import COMPLETE, PROVED, Around, LabelSearch, require_boxes
 from certify.verification.deadlines import deadline_after, share
@@ -72,7 +72,7 @@ class Verdict(Record):
 def verify(
     model: nn.Module,
     x: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     norm: float | None = None,
     epsilon: float | Tensor | None = None,
@@ -100,7 +100,7 @@ def verify(
     Args:
         model: any network that ``torch.export`` follows.
         x: (N, *D), floating, finite, inside the box.
-        labels: (N,) correct classes.
+        labels: (N,) correct classes; None for those that the model predicts.
         norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries. None with
             ``perturbation``, as epsilon.
         epsilon: the radius, a number or (N,) with one for each input, in units of the input; one integer for norm 0.
@@ -143,8 +143,7 @@ def verify(
         require_boxes(region.rows(torch.arange(len(x), device=x.device)))
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
-        labels = checks.labels(labels, len(x), num_classes).to(x.device)
-        predicted = predictions(model, x, batch_size) if len(x) else labels
+        predicted, labels = predictions_and_labels(model, x, labels, num_classes, batch_size)
         state = _Verdicts(x, predicted, labels)
         if attack and bool(state.open.any()):
             region.attack(model, x, labels, state, batch_size, generator)
@@ -263,8 +262,9 @@ def _checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor
     if radius.ndim > 0:
         checks.rows("epsilon", radius, len(x))
     radius = radius.expand(len(x))
-    if not bool(((radius >= 0) & radius.isfinite()).all()):
-        checks.nonnegative("epsilon", float(radius.nan_to_num(nan=-1.0, posinf=-1.0).min()))
+    wrong = ~((radius >= 0) & radius.isfinite())  # True where it is NaN
+    if wrong.any():
+        checks.nonnegative("epsilon", float(radius[wrong][0]))
     return radius
 
 

@@ -161,16 +161,22 @@ CASES = {
         {"model": 'network = "ibp"', "data": 'file = "data.npz"'},
         "x must lie in the declared range [0, 1], got values from 0 to 255",
     ),
-    "unknown key": ({"model": 'network = "ibp"\ncolour = 1'}, "unknown field `colour`"),
+    "unknown key": (
+        {"model": 'network = "ibp"\ncolour = 1'},
+        "[model] must have known keys only, got 'colour': known are network, build,",
+    ),
     "unknown method": (
         {"model": 'network = "ibp"', "rest": "[methods.smoothing2]\nn = 2"},
         "[methods.smoothing2] must be one of smoothing, ibp, ",
     ),
     "unknown setting": (
         {"model": 'network = "ibp"', "rest": "[methods.crown]\nn = 2"},
-        "[methods.crown]: Object contains unknown field `n`",
+        "[methods.crown] must have known keys only, got 'n': known are name, ",
     ),
-    "wrong value": ({"model": 'network = "ibp"', "data": "count = 0"}, "Expected `int` >= 1"),
+    "wrong value": (
+        {"model": 'network = "ibp"', "data": "count = 0"},
+        "[data] count must be a whole number of at least 1, got 0",
+    ),
     "no such network": ({"model": 'network = "big"'}, "name must be one of plain, noise, pgd, ibp, got 'big'"),
     "no model": ({"model": ""}, "must name exactly one of network, build, exported and onnx, got none"),
     "no such function": ({"model": 'build = "my_network:build"'}, "has no attribute 'build'"),
@@ -191,7 +197,7 @@ CASES = {
     "device": ({"model": 'network = "ibp"', "rest": 'device = "warp"'}, "device 'warp' cannot be used"),
     "meta": ({"model": 'network = "ibp"', "rest": 'device = "meta"'}, "device 'meta' cannot be used"),
     "large seed": ({"model": 'network = "ibp"', "rest": f"seed = {2**63}"}, "seed must be below 2**63"),
-    "small seed": ({"model": 'network = "ibp"', "rest": "seed = -1"}, "Expected `int` >= 0"),
+    "small seed": ({"model": 'network = "ibp"', "rest": "seed = -1"}, "seed must be a whole number of at least 0"),
     "infinite sigma": (
         {"model": 'network = "ibp"', "rest": "methods.smoothing.sigma = inf"},
         "methods.smoothing.sigma must be a finite number, got inf",

@@ -115,7 +115,7 @@ def test_the_portfolio_of_attacks_is_a_setting():
     near, nearer = (run.to_dataframe().attack_distance for run in (single, best))
     assert (nearer <= near).all()
     assert (nearer < near).any()
-    with pytest.raises(InvalidInput, match=r"MinimalPerturbation\(method='magic'\)"):
+    with pytest.raises(InvalidInput, match=r"MinimalPerturbation method must be one of .*, got 'magic'"):
         MinimalPerturbation(method="magic")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ from certify.methods import (
     Smoothing,
     Verify,
 )
+from certify.report.columns import bound
+from certify.report.words import in_levels
 from certify.results import Certificate, Witness
 
 BASE = {"norm": 2.0, "subject": "smoothed(gaussian(sigma=0.3))", "method": "m"}
@@ -144,21 +147,31 @@ ALONE = [
 
 
 @pytest.mark.parametrize(
-    "names", [("smoothing", "ibp", "attack"), pytest.param((*LINEAR, "smoothed_attack"), marks=pytest.mark.slow)]
+    ("names", "norms"),
+    [
+        (("smoothing", "ibp", "attack"), (2, math.inf)),
+        pytest.param(
+            (*LINEAR, "smoothing", "ibp", "attack", "smoothed_attack"), (0, 1, 2, math.inf), marks=pytest.mark.slow
+        ),
+    ],
 )
-def test_the_table_gives_the_numbers_of_the_curves(names: tuple[str, ...]):
+def test_the_table_gives_the_numbers_of_the_curves(names: tuple[str, ...], norms: tuple[float, ...]):
     """Radii of wrong predictions stood in the table: 0 by interval bounds, that of the wrong class by smoothing."""
     model, x, y = problem(12)
     y[::3] = (y[::3] + 1) % 3
-    evaluation = evaluate(model, x, y, norms=[2, math.inf], methods=[SMALL[name] for name in names])
+    methods = [SMALL[name] for name in names]
+    evaluation = evaluate(model, x, y, norms=norms, methods=methods)
     table = evaluation.to_dataframe()
+    assert {(curve.method, curve.norm) for curve in evaluation.curves()} == {
+        (method.name, norm) for method in methods for norm in norms if norm in method.norms
+    }
     wrong = table[table["index"] % 3 == 0].certified_radius.dropna()
     assert len(wrong)
     assert (wrong == 0).all()
     assert (table.correct == (table.predicted == table.label).fillna(False)).all()
     for curve in evaluation.curves():
         part = table[(table.method == curve.method) & (table.norm == curve.norm)]
-        for radius in (0.0, 1e-3, 0.02, 0.1, 0.3):
+        for radius in (0.0, 1e-3, 0.02, 0.1, 0.3, 1.0):
             if "attack" in curve.method:
                 assert (part.attack_distance > radius).mean() == float(curve.at(radius))
             else:
@@ -168,6 +181,36 @@ def test_the_table_gives_the_numbers_of_the_curves(names: tuple[str, ...]):
         raw = [row for record in evaluation.records if record["method"] == "smoothing" for row in record["rows"]]
         stored = [row["certified_radius"] for row in raw if row["status"] == "misclassified"]
         assert max(stored) > 0  # or nothing was at stake
+
+
+@pytest.mark.slow
+def test_radii_of_8_bit_images_are_printed_in_their_levels_too(tmp_path: Path):
+    model = nn.Linear(2, 2).requires_grad_(False)
+    model.weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), model.bias.zero_()
+    x, y = torch.tensor([[204.0, 51.0]]) / 255, torch.tensor([0])  # 76.5 levels from the boundary
+    options = {
+        "norms": [math.inf, 0],
+        "methods": [Verify(epsilon=2 / 255, method="ibp", attack=False), SMALL["attack"]],
+    }
+    evaluation = evaluate(model, x, y, **options)
+    texts = {(line.method, line.norm): bound(line, line.median()) for line in evaluation.lines()}
+    assert texts["verify", math.inf] == "0.007843 (2/255)"
+    assert texts["attack", math.inf] in ("0.3 (76.5/255)", "0.3001 (76.6/255)")
+    assert "255" not in texts["attack", 0]  # a number of entries
+    evaluation.to_html(tmp_path / "page.html")
+    assert "0.007843 (2/255)" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    options = {"norms": math.inf, "methods": options["methods"][0]}
+    for other in (evaluate(model, x * 0.999, y, **options), evaluate(model, x, y, low=-1.0, **options)):
+        assert not any("/255" in bound(line, line.median()) for line in other.lines())
+
+
+@pytest.mark.parametrize("value", [1e-9, 8 / 255, 0.1, 1 / 3, 0.5, 255.1 / 255, 3.3])
+def test_printed_levels_are_bounds_still(value: float):
+    low, high = (Fraction(in_levels(value, up=up).removesuffix("/255")) / 255 for up in (False, True))
+    exact = Fraction(value)
+    assert low <= exact * (1 + Fraction(1, 2**52))  # a float that stands for k / 255 is told as that
+    assert high >= exact * (1 - Fraction(1, 2**52))
+    assert high - low <= exact / 100  # three digits
 
 
 # Any methods, any outcome

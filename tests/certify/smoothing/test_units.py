@@ -86,7 +86,7 @@ def test_a_loader_is_no_tensor():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(4, 36)))
     for call in (smoothed().certify, smoothed().predict, Gaussian(0.25).sample):
         with pytest.raises(
-            InvalidInput, match=r"x must be a torch tensor, got DataLoader: pass one tensor, such as x of"
+            InvalidInput, match=r"x must be a torch tensor, got DataLoader: pass x and y of .*certify.collect"
         ):
             call(loader)
     with pytest.raises(InvalidInput, match=r"got list: use torch\.as_tensor\(x\)"):

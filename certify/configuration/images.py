@@ -1,0 +1,102 @@
+"""Inputs from a folder of images with a folder for each class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bounds.errors import InvalidConfiguration, InvalidInput
+from certify.configuration.keys import DataSource
+from certify.configuration.labelled import Chooser, LabelledInputs, named_classes
+from certify.importing import first_line
+from certify.loaders import pixels
+
+if TYPE_CHECKING:
+    from certify.configuration.arrays import Array
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"}
+
+
+def from_folder(source: DataSource, choose: Chooser) -> LabelledInputs:
+    """Images as numbers in [0, 1], (N, channels, height, width), and their classes.
+
+    Classes are numbered in the sorted order of their folders' names, as texts. Only the images that are chosen are
+    read. Hidden files are left out, and so is what is no image.
+
+    Raises:
+        InvalidConfiguration: no such folder, one that is empty or holds images beside class folders, an image that
+            cannot be read, or images of different sizes.
+    """
+    folder = Path(str(source.folder))
+    files, names, notes = _listing(folder, source.classes)
+    labels, classes = named_classes(f"folder {folder}", names, source.classes)
+    place = choose(labels, {})
+    images = _read([files[i] for i in place.tolist()])
+    x = torch.from_numpy(images).float() / 255
+    if source.classes is None:
+        notes.append(f"classes in sorted order: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}")
+        if all(name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int):
+            notes.append(
+                f"class folders are numbers, sorted as texts: {classes[1]!r} is class 1; if it is class "
+                f"{int(classes[1])} of the model, list them with [data] classes"
+            )
+    return LabelledInputs(x=x, y=labels[place], place=place, classes=classes, notes=tuple(notes))
+
+
+def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], list[str], list[str]]:
+    """The images with the names of their classes, in sorted order, and what was left out."""
+    if not folder.is_dir():
+        raise InvalidConfiguration(f"[data] folder must be a folder of class folders, got {folder}: there is none")
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
+    inside = [path for path in entries if path.is_dir()]
+    if not inside:
+        raise InvalidConfiguration(
+            f"[data] folder must hold a folder for each class, got {folder} with {len(entries)} files alone: move the "
+            "images of each class into a folder of its name"
+        )
+    files, names, other = [], [], 0
+    for directory in inside:
+        within = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
+        images = [path for path in within if path.suffix.lower() in SUFFIXES]
+        other += len(within) - len(images)
+        if not images and (classes is None or directory.name in classes):
+            raise InvalidConfiguration(
+                f"[data] folder {folder} must have images in each class, got none in {directory.name}: known are "
+                f"{', '.join(sorted(SUFFIXES))}"
+            )
+        files += images
+        names += [directory.name] * len(images)
+    loose = len(entries) - len(inside) + other
+    return files, names, [f"{loose} files that are no image of a class were left out"] * bool(loose)
+
+
+def _read(files: Sequence[Path]) -> "Array":
+    """The images as bytes, (N, channels, height, width), which must agree in size."""
+    from PIL import Image
+
+    first, images = None, []
+    for file in files:
+        try:
+            with Image.open(file) as opened:
+                image = pixels(opened)
+        except InvalidInput as error:
+            raise InvalidConfiguration(f"image {file} cannot be used: {error}") from error
+        except Exception as error:  # a damaged image fails in many ways
+            raise InvalidConfiguration(
+                f"image {file} cannot be read: {first_line(error)}: repair it, or move it away"
+            ) from error
+        first = image.shape if first is None else first
+        if image.shape != first:
+            raise InvalidConfiguration(
+                f"images must have one size, got {_size(first)} in {files[0]} and {_size(image.shape)} in {file}: "
+                "resize them as the model's training did"
+            )
+        images.append(image)
+    return np.stack(images)
+
+
+def _size(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
