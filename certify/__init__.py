@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from certify.evaluation.comparisons import Contradiction, Outside
     from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.run_directory import RunDirectory
+    from certify.proofs.checking import ProofReport, check_proof
     from certify.results import (
         AttackedAccuracy,
         Certificate,
@@ -43,6 +44,7 @@ __all__ = [
     "Evaluation",
     "Normalize",
     "Outside",
+    "ProofReport",
     "RadiusDecision",
     "RunDirectory",
     "SmoothedClassifier",
@@ -53,6 +55,7 @@ __all__ = [
     "Witness",
     "attacks",
     "certified_radius",
+    "check_proof",
     "corruptions",
     "decide",
     "evaluate",
@@ -75,6 +78,7 @@ _HOMES = {
     "Evaluation": "certify.evaluation.evaluation",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
+    "ProofReport": "certify.proofs.checking",
     "RadiusDecision": "certify.results",
     "RunDirectory": "certify.evaluation.run_directory",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
@@ -84,6 +88,7 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
+    "check_proof": "certify.proofs.checking",
     "decide": "certify.verification.decide",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",
