@@ -139,8 +139,9 @@ def _refine(network: Network, known: Intervals, place: int, function: Function |
         rows[:, np.arange(len(part)), part] = 1.0
         rows[:, len(part) + np.arange(len(part)), part] = -1.0
         least = planes(network, known, {place: rows}).least
-        low[:, part] = np.fmax(low[:, part], least[:, : len(part)])
-        high[:, part] = np.fmin(high[:, part], -least[:, len(part) :])
+        below, above = np.split(least, 2, 1)  # only where they help, so that no box depends on others next to it
+        low[:, part] = np.where(bends[:, part], np.fmax(low[:, part], below), low[:, part])
+        high[:, part] = np.where(bends[:, part], np.fmin(high[:, part], -above), high[:, part])
 
 
 def planes(

@@ -10,7 +10,7 @@ import numpy as np
 
 from certify.proofs.bounding import ENTRIES
 from certify.proofs.errors import Refused, Unreadable
-from certify.proofs.files import ARITHMETIC, Proof, content_hash, content_of, read
+from certify.proofs.files import ARITHMETIC, Proof, Tree, content_hash, content_of, read
 from certify.proofs.leaves import Goal, negative_slopes
 from certify.proofs.networks import Network
 from certify.proofs.properties import Property, read_property
@@ -103,9 +103,17 @@ def _proved(proof: Proof, content: bytes, prop: Property) -> int:
     """The number of leaves of a proof that shows that nothing is unsafe."""
     network = read_network(content)
     require_sizes(network, prop)
+    return check_trees(network, prop, proof.trees)
+
+
+def check_trees(network: Network, prop: Property, trees: Sequence[tuple[Sequence[int], Tree]]) -> int:
+    """The number of leaves of trees, which are those of all unsafe sets.
+
+    Raises:
+        Refused: a leaf fails, or an unsafe set has no tree.
+    """
     missing, leaves, goals = set(range(len(prop.sets))), 0, dict[bytes, Goal]()
-    for number, (places, tree) in enumerate(proof.trees):
-        where = f"tree {number}"
+    for number, (places, tree) in enumerate(trees):
         try:
             if not places or not set(places) <= set(range(len(prop.sets))):
                 raise Refused("it is about unsafe sets that the property does not have")
@@ -113,7 +121,7 @@ def _proved(proof: Proof, content: bytes, prop: Property) -> int:
             for count in check_tree(goal, tree, goals):
                 leaves += count
         except Refused as error:
-            where = f"{where}, {error.where}" if error.where else where
+            where = f"tree {number}, {error.where}" if error.where else f"tree {number}"
             raise Refused(error.reason, where, leaves) from None
         missing -= set(places)
     if missing:
@@ -121,7 +129,7 @@ def _proved(proof: Proof, content: bytes, prop: Property) -> int:
     return leaves
 
 
-def check_tree(goal: Goal, tree: InputTree | NeuronTree, known: dict[bytes, Goal]) -> Iterator[int]:
+def check_tree(goal: Goal, tree: Tree, known: dict[bytes, Goal]) -> Iterator[int]:
     """Numbers of leaves that are accepted, some at a time.
 
     Args:

@@ -16,7 +16,7 @@ from bounds.search.domains import Domains
 from bounds.search.problem import Problem
 from bounds.search.split_bounds import SplitBounds
 from bounds.vnnlib.records import UnsafeBox, UnsafeCase
-from certify.proofs.checking import require_sizes
+from certify.proofs.checking import check_trees, require_sizes
 from certify.proofs.cutting import cut_tree
 from certify.proofs.errors import ProofError
 from certify.proofs.files import Proof, Tree, content_of, header_of, write
@@ -94,6 +94,11 @@ class ProofRecord:
             if tree is None:
                 return self.reason or "the time for it was over, or it would be too large"
             trees.append((left, tree))
+        try:
+            with np.errstate(all="ignore"):
+                check_trees(self.network, self.property, trees)  # no file that the checker refuses
+        except ProofError as error:
+            return f"the checker does not accept it: {error}"
         return self._written(path, "unsat", tuple(trees), None)
 
     def write_found(self, path: str | os.PathLike[str], x: Tensor, y: Tensor) -> str:
@@ -158,7 +163,7 @@ class BoxRecord:
                 continue
             place = self._place(bounds.problem, case)
             tree = self._trees.setdefault(place, SplitTree(goal))
-            found = self._found(bounds.problem, goal, leaves[rows], (lower[rows.cpu()], upper[rows.cpu()]))
+            found = self._found(bounds.problem, goal, leaves[rows], (lower[rows.cpu().numpy()], upper[rows.cpu().numpy()]))
             with np.errstate(all="ignore"):
                 taken[rows] = torch.from_numpy(tree.accept(found)).to(taken.device)
         return taken
