@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import cyclopts
 
 from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
+from certify.command_line.proving import check_proof_file
 from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app = cyclopts.App(
     result_action="return_value",
 )
 app.command(verify_query, name="verify")
+app.command(check_proof_file, name="check-proof")
 app.command(supports)
 
 
