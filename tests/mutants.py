@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mutations import of_bounds, of_certify, of_linear, of_search, of_smoothing, of_statistics
+from mutations import of_bounds, of_certify, of_linear, of_proofs, of_search, of_smoothing, of_statistics
 from mutations.mutant import Mutant
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +23,7 @@ MUTANTS = (
     *of_statistics.MUTANTS,
     *of_smoothing.MUTANTS,
     *of_certify.MUTANTS,
+    *of_proofs.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")

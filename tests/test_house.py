@@ -93,7 +93,7 @@ DIRECTION = {
         {"lipschitz"},
     ],
     "certify": [
-        {"models", "results", "importing", "reference", "verified_training"},
+        {"models", "results", "importing", "proofs", "reference", "verified_training"},
         {"corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks"},
@@ -110,6 +110,18 @@ DIRECTION = {
         {"noises"},
         {"classifiers", "data_sets"},
         {"outputs"},
+    ],
+    "certify.proofs": [
+        {"errors", "maps"},
+        {"functions", "properties"},
+        {"networks"},
+        {"operators", "bounding"},
+        {"reading"},
+        {"leaves"},
+        {"trees"},
+        {"files"},
+        {"checking"},
+        {"cutting", "splitting"},
     ],
     "certify.attacks": [{"common"}, {"search"}, {"minimum_norm", "fixed_budget"}, {"studies"}],
 }

@@ -72,7 +72,9 @@ def verify_query(
     with _ending_in_time(timeout, began, output) as may_answer:
         proof = _possible(proof, onnx, query, sound)
         left = None if timeout is None else max(timeout - (time.monotonic() - began), 1e-3)
-        decision = decide(onnx, query, timeout=left, sound=sound, generator=torch.Generator().manual_seed(0), proof=proof)
+        decision = decide(
+            onnx, query, timeout=left, sound=sound, generator=torch.Generator().manual_seed(0), proof=proof
+        )
         if may_answer():
             _tell(decision, output)
     return FINE

@@ -236,5 +236,3 @@ def _answer(content: bytes, x: Any) -> Any:  # noqa: ANN401  # arrays
         except Exception as error:  # of many kinds
             raise Unreadable(f"the network cannot be evaluated: {' '.join(str(error).split())[:80]}") from error
         return np.concatenate([np.asarray(each, np.float64).reshape(-1) for each in found])
-
-

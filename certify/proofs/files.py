@@ -121,7 +121,16 @@ def read(path: str | os.PathLike[str]) -> Proof:
         witness = (arrays["input"], arrays["output"]) if header["verdict"] == "sat" else None
     except Refused:
         raise
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+    ) as error:
         raise Refused(f"the file is damaged, or no proof: {' '.join(str(error).split())[:80]}") from error
     return Proof(header, trees, witness)
 

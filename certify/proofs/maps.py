@@ -207,7 +207,9 @@ class Convolution(Map):
     def spatial_out(self) -> tuple[int, ...]:
         """The spatial shape of a value."""
         parts = zip(self.shape[1:], self.pads, self.weight.shape[3:], self.dilations, self.strides, strict=True)
-        return tuple((size + sum(pad) - dilation * (k - 1) - 1) // stride + 1 for size, pad, k, dilation, stride in parts)
+        return tuple(
+            (size + sum(pad) - dilation * (k - 1) - 1) // stride + 1 for size, pad, k, dilation, stride in parts
+        )
 
     @property
     def terms(self) -> Terms:

@@ -10,6 +10,7 @@ from certify.proofs.errors import Unreadable
 from certify.proofs.functions import Function, Largest
 from certify.proofs.maps import Array, Map, Scale, Selection
 
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """A flat array of values: the input, a sum of linear maps of others and an offset, or a function of another.
@@ -121,7 +122,11 @@ class Builder:
         self.nodes = [Node("input", size)]
 
     def affine(
-        self, name: str, parts: Sequence[tuple[Data, Map]], shape: tuple[int, ...], offset: Any = None  # noqa: ANN401
+        self,
+        name: str,
+        parts: Sequence[tuple[Data, Map]],
+        shape: tuple[int, ...],
+        offset: Any = None,  # noqa: ANN401
     ) -> Data:
         """A node that is a sum of maps of others, and an offset that broadcasts to its shape."""
         size = int(np.prod(shape, dtype=np.int64))

@@ -181,7 +181,9 @@ def _matrix_product(operation: Operation, builder: Builder) -> Data:
     on_left = isinstance(second, Data)
     data = operation.data(1 if on_left else 0)
     matrix = np.asarray(operation.constant(0 if on_left else 1), np.float64)
-    shape = np.matmul(*(np.broadcast_to(0.0, each.shape) for each in ((matrix, data) if on_left else (data, matrix)))).shape
+    shape = np.matmul(
+        *(np.broadcast_to(0.0, each.shape) for each in ((matrix, data) if on_left else (data, matrix)))
+    ).shape
     own = data.shape
     if len(own) == 1:
         own = (own[0], 1) if on_left else (1, own[0])

@@ -163,7 +163,9 @@ class BoxRecord:
                 continue
             place = self._place(bounds.problem, case)
             tree = self._trees.setdefault(place, SplitTree(goal))
-            found = self._found(bounds.problem, goal, leaves[rows], (lower[rows.cpu().numpy()], upper[rows.cpu().numpy()]))
+            found = self._found(
+                bounds.problem, goal, leaves[rows], (lower[rows.cpu().numpy()], upper[rows.cpu().numpy()])
+            )
             with np.errstate(all="ignore"):
                 taken[rows] = torch.from_numpy(tree.accept(found)).to(taken.device)
         return taken
@@ -267,7 +269,9 @@ def _is_same(target: UnsafeSet, case: UnsafeCase) -> bool:
     """Whether an unsafe set is what a case says."""
     rows = torch.cat([case.on_inputs, case.on_outputs], 1)
     plain = (case.on_outputs != 0).any(1) | ((case.on_inputs != 0).sum(1) > 1)  # others are sides of the box
-    found = {(*row, offset) for row, offset in zip(rows[plain].tolist(), case.offsets_above[plain].tolist(), strict=True)}
+    found = {
+        (*row, offset) for row, offset in zip(rows[plain].tolist(), case.offsets_above[plain].tolist(), strict=True)
+    }
     own = np.concatenate([target.on_inputs, target.on_outputs, target.offsets[:, None]], 1)
     return {tuple(row) for row in own.tolist()} == found
 
