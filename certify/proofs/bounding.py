@@ -97,7 +97,8 @@ def intervals(network: Network, low: Array, high: Array) -> Intervals:
             else:
                 ends = node.function.values(below), node.function.values(above)
         else:
-            *ends, size = _affine(node, found)
+            below, above, size = _affine(node, found)
+            ends = below, above
         found.low.append(ends[0])
         found.high.append(ends[1])
         found.size.append(size)

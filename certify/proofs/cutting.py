@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,8 +28,9 @@ class _Nodes:
 
     def add(self) -> int:
         """A leaf."""
-        for part, value in ((self.kind, LEAF), (self.place, 0), (self.point, 0.0)):
-            part.append(value)  # type: ignore[attr-defined]  # lists of numbers
+        self.kind.append(LEAF)
+        self.place.append(0)
+        self.point.append(0.0)
         self.children.append([])
         return len(self.kind) - 1
 
@@ -89,7 +91,7 @@ def cut_tree(goal: Goal, is_late: Callable[[], bool], *, cuts: bool = True) -> I
 def _directions(goal: Goal, found: Planes, width: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
     """The input to cut next, by the slopes of the best row of the worst set."""
     starts = np.cumsum([0, *(len(each.offsets) for each in goal.sets)])
-    each = [found.least[:, start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+    each = [found.least[:, start:end] for start, end in pairwise(starts)]
     worst = np.stack([part.max(1) for part in each], 1).argmin(1)
     row = np.stack([part.argmax(1) for part in each], 1)[np.arange(len(worst)), worst] + starts[worst]
     steep = np.abs(found.slopes[np.arange(len(worst)), row])
@@ -128,7 +130,7 @@ def _possible(goal: Goal, found: Planes, low: Array, high: Array) -> tuple[Array
         far = np.nan_to_num(far, nan=np.inf)
         below = np.where(slopes < 0, high[:, None] - far, -np.inf).max(1)
         above = np.where(slopes > 0, low[:, None] + far, np.inf).min(1)
-        open_ = ~(found.least[:, rows] > 0).any(1)[:, None]
+        open_ = np.asarray((found.least[:, rows] <= 0).all(1))[:, None]
         least = np.where(open_, np.minimum(least, below), least)
         highest = np.where(open_, np.maximum(highest, above), highest)
     return np.maximum(least, low), np.minimum(highest, high)

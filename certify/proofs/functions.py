@@ -1,7 +1,7 @@
 """Functions between affine operations: their values, and lines or bounds around them, with all rounding errors.
 
-The slope comes first: for any slope k, the line with the largest value of ``f(x) - k x`` on an interval as its intercept
-is above the function. So every slope that a proof names is sound, and intercepts are derived here.
+The slope comes first: for any slope k, the line with the largest value of ``f(x) - k x`` on an interval as its
+intercept is above the function. So every slope that a proof names is sound, and intercepts are derived here.
 """
 
 from abc import ABC, abstractmethod

@@ -73,8 +73,7 @@ class Goal:
     def proved(self, least: Array) -> Mask:
         """Whether each set has a row that no input meets, (N,), by lower bounds (N, R) of their excess."""
         starts = np.cumsum([0, *(len(each.offsets) for each in self.sets[:-1])])
-        found: Mask = np.logical_or.reduceat(least > 0, starts, 1).all(1)
-        return found
+        return np.asarray(np.logical_or.reduceat(least > 0, starts, 1).all(1))
 
     def excluded(self, found: Planes, low: Array, high: Array) -> Mask:
         """Whether planes of larger boxes exclude each of the boxes (N, F)."""
@@ -88,13 +87,13 @@ class Goal:
         """Lower bounds (N,) of the weighted excess of the only set on what splits leave, and which leaves are empty."""
         root, network = self.root, self.network
         lines, shifts, start = dict[int, Lines](), dict[int, Shift](), 0
-        empty = np.zeros(len(leaves.weights), dtype=bool)
+        empty: Mask = np.zeros(len(leaves.weights), dtype=bool)
         for place in network.functions:
             (parent,), function, end = network.nodes[place].parents, network.nodes[place].function, 0
             end = start + network.nodes[place].size
             low = np.maximum(root.low[parent], leaves.low[:, start:end])
             high = np.minimum(root.high[parent], leaves.high[:, start:end])
-            empty |= (low > high).any(1)
+            empty = np.logical_or(empty, (low > high).any(1))
             assert isinstance(function, Function)  # by which they are found
             slopes = leaves.lower[:, start:end], leaves.upper[:, start:end]
             if isinstance(function, Relu):

@@ -220,14 +220,16 @@ class Convolution(Map):
     def _taps(self) -> "list[tuple[Array, tuple[slice, ...]]]":
         """The weights (G, O, C) at each place of the kernel, and what they meet of the padded input."""
         found = []
-        for place in product(*(range(k) for k in self.weight.shape[3:])):
+        for number, place in enumerate(product(*(range(k) for k in self.weight.shape[3:]))):
             met = tuple(
                 slice(at * dilation, at * dilation + stride * (count - 1) + 1, stride)
                 for at, dilation, stride, count in zip(
                     place, self.dilations, self.strides, self.spatial_out, strict=True
                 )
             )
-            found.append((self.weight[(..., *place)], (slice(None), slice(None), *met)))
+            found.append(
+                (self.weight.reshape(*self.weight.shape[:3], -1)[..., number], (slice(None), slice(None), *met))
+            )
         return found
 
     @property

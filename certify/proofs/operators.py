@@ -1,7 +1,6 @@
 """Operators of ONNX as linear maps and functions."""
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from certify.proofs.networks import Builder, Data, Operation
 Rule = Callable[[Operation, Builder], "Data | list[Data]"]
 # What moves numbers and does nothing else, and which of its inputs are the numbers; of Concat all are.
 MOVING = {
-    "Concat": -1, "DepthToSpace": 1, "Expand": 1, "Flatten": 1, "Gather": 1, "GatherElements": 1, "GatherND": 1, "Pad": 1,
-    "Reshape": 1, "Slice": 1, "SpaceToDepth": 1, "Split": 1, "Squeeze": 1, "Tile": 1, "Transpose": 1, "Unsqueeze": 1,
+    "Concat": -1, "DepthToSpace": 1, "Expand": 1, "Flatten": 1, "Gather": 1, "GatherElements": 1, "GatherND": 1,
+    "Pad": 1, "Reshape": 1, "Slice": 1, "SpaceToDepth": 1, "Split": 1, "Squeeze": 1, "Tile": 1, "Transpose": 1,
+    "Unsqueeze": 1,
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def moved(operation: Operation, builder: Builder) -> list[Data]:
         arrays.append(np.arange(total, total + size).reshape(shape))
         sources.append((value, total, size))
         total += size
-    changed = {}
+    changed: dict[str, Any] = {}
     filling = 0.0
     if kind == "Pad":
         arrays, changed, filling = _padding(operation, arrays)
@@ -250,7 +250,7 @@ def _bias(operation: Operation, dims: int) -> Any:  # noqa: ANN401  # an array
     return None if bias is None else np.asarray(bias, np.float64).reshape(1, -1, *[1] * (dims - 2))
 
 
-def _windows(operation: Operation, shape: tuple[int, ...], *, pads_count: bool) -> tuple[Index, tuple[int, ...]]:
+def _windows(operation: Operation, shape: tuple[int, ...]) -> tuple[Index, tuple[int, ...]]:
     """Places (G, T) of the inputs of each value of pooling, -1 in padding and -2 beyond it, and the shape of values."""
     kernel = tuple(operation.attributes["kernel_shape"])
     strides, pads, dilations = _pads(operation, shape[2:], kernel)
@@ -277,7 +277,7 @@ def _average(operation: Operation, builder: Builder) -> Data:
     data = operation.data(0)
     if operation.attributes.get("ceil_mode", 0) and operation.attributes.get("count_include_pad", 0):
         raise operation.refused("counts padding and rounds its shape up")
-    windows, shape = _windows(operation, data.shape, pads_count=True)
+    windows, shape = _windows(operation, data.shape)
     counted = windows >= (-1 if operation.attributes.get("count_include_pad", 0) else 0)
     return _summed(operation, builder, data, np.maximum(windows, -1), shape, 1 / counted.sum(1))
 
@@ -302,7 +302,7 @@ def _maximum(operation: Operation, builder: Builder) -> Data:
     data = operation.data(0)
     if len(operation.proto.output) > 1 and operation.proto.output[1]:
         raise operation.refused("has a second output")
-    windows, shape = _windows(operation, data.shape, pads_count=False)
+    windows, shape = _windows(operation, data.shape)
     function = Largest(np.maximum(windows, -1), builder.nodes[data.node].size)
     return builder.applied(operation.name, data, function, shape)
 

@@ -86,7 +86,7 @@ class UnsafeSet:
     exact: dict[Direction, Ends]
 
     def holds(self, point: list[Fraction]) -> bool:
-        """Whether inputs and outputs, one after the other, are unsafe by what is written, sides to the nearest float."""
+        """Whether inputs with outputs behind them are unsafe by what is written, ends taken to the nearest float."""
         for direction, ends in self.exact.items():
             value = sum((scale * point[place] for place, scale in direction), Fraction(0))
             if ends.low is not None and not _above(value, Fraction(float(ends.low)), without=ends.without_low):

@@ -178,7 +178,7 @@ def leaves_of(tree: NeuronTree, least: Array, at_once: int) -> Iterator[tuple[in
         lower, upper = np.zeros_like(low), np.zeros_like(low)
         lower[:, kinked] = decoded(tree.codes[rows], least[kinked])
         chosen = tree.exact[rows]
-        for leaf in np.flatnonzero(chosen >= 0):
+        for leaf in np.flatnonzero(chosen >= 0).tolist():
             lower[leaf, kinked] = tree.slopes[chosen[leaf]]
         lower[:, ~kinked], upper[:, ~kinked] = tree.smooth[rows, 0], tree.smooth[rows, 1]
         yield first, SplitLeaves(low, high, multiplier, lost, tree.weights[rows].astype(np.float64), lower, upper)

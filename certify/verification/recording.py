@@ -52,7 +52,7 @@ class ProofRecord:
         self.property = read_property(self._text)
         require_sizes(self.network, self.property)
         self._groups = list(boxes(self.property))
-        self._trees: dict[int, Tree] = {}
+        self._trees: dict[int, Tree | SplitTree] = {}
         self.reason = ""
 
     def of_box(self, box: UnsafeBox) -> "BoxRecord":
@@ -68,7 +68,7 @@ class ProofRecord:
         places = [next((place for place in same if _is_same(sets[place], case)), -1) for case in box.cases]
         return BoxRecord(self, places)
 
-    def keep(self, place: int, tree: Tree | None) -> None:
+    def keep(self, place: int, tree: Tree | SplitTree | None) -> None:
         """Keep the tree of an unsafe set."""
         if tree is not None:
             self._trees[place] = tree
@@ -79,9 +79,11 @@ class ProofRecord:
         What no search of neurons left a tree for is proved by cuts of the input, here and now.
         """
         end = deadline - RESERVE * max(deadline - time.monotonic(), 0.0)
-        trees = [((place,), tree) for place, tree in self._trees.items()]
+        kept = ((place, tree.tree() if isinstance(tree, SplitTree) else tree) for place, tree in self._trees.items())
+        trees: list[tuple[tuple[int, ...], Tree]] = [((place,), tree) for place, tree in kept if tree is not None]
+        done = {place for (place,), _ in trees}
         for group in self._groups:
-            left = tuple(place for place in group if place not in self._trees)
+            left = tuple(place for place in group if place not in done)
             if not left:
                 continue
             try:
@@ -141,43 +143,56 @@ class BoxRecord:
         every = torch.ones_like(places, dtype=torch.bool)
         if self.proof.reason or problem.box.lower.numel() <= FEW_INPUTS:
             return every
-        for row, case in enumerate(places.tolist()):
-            if (goal := self._goal(problem, case)) is not None:
-                with np.errstate(all="ignore"):
-                    tree = cut_tree(goal, lambda: problem.is_late, cuts=False)
-                self.proof.keep(self._place(problem, case), tree)
-                every[row] = tree is not None
+        try:
+            for row, case in enumerate(places.tolist()):
+                every[row] = self._is_leaf(problem, case)
+        except Exception as error:  # whatever fails, the verdict stands
+            self.gives_up(f"it failed, {type(error).__name__}: {error}")
         return every
 
     def takes_leaves(self, bounds: SplitBounds, leaves: Domains) -> Tensor:
         """Those that the checker accepts; all where nothing is recorded any more."""
         taken = torch.ones(len(leaves), dtype=torch.bool, device=leaves.case.device)
-        if self._columns is None:
-            self._columns = self._matched(bounds)
-        if self.proof.reason:
-            return taken
+        try:
+            if self._columns is None:
+                self._columns = self._matched(bounds)
+            if not self.proof.reason:
+                self._offer(bounds, leaves, taken)
+        except Exception as error:  # whatever fails, the verdict stands
+            self.gives_up(f"it failed, {type(error).__name__}: {error}")
+            taken[:] = True
+        return taken
+
+    def _is_leaf(self, problem: Problem, case: int) -> bool:
+        """Whether the checker proves a case without any split; the tree is kept."""
+        if (goal := self._goal(problem, case)) is None:
+            return True
+        with np.errstate(all="ignore"):
+            tree = cut_tree(goal, lambda: problem.is_late, cuts=False)
+        self.proof.keep(self._place(problem, case), tree)
+        return tree is not None
+
+    def _offer(self, bounds: SplitBounds, leaves: Domains, taken: Tensor) -> None:
+        """Offer leaves to the checker, and say in ``taken`` which of them it accepts."""
         lower, upper = _slopes(bounds, leaves)
         for case in leaves.case.unique().tolist():
-            goal, rows = self._goal(bounds.problem, case), leaves.case == case
-            if goal is None:
+            if (goal := self._goal(bounds.problem, case)) is None:
                 continue
-            place = self._place(bounds.problem, case)
+            rows = leaves.case == case
+            place, own = self._place(bounds.problem, case), rows.cpu().numpy()
             tree = self._trees.setdefault(place, SplitTree(goal))
-            found = self._found(
-                bounds.problem, goal, leaves[rows], (lower[rows.cpu().numpy()], upper[rows.cpu().numpy()])
-            )
+            found = self._found(bounds.problem, goal, leaves[rows], (lower[own], upper[own]))
             with np.errstate(all="ignore"):
                 taken[rows] = torch.from_numpy(tree.accept(found)).to(taken.device)
-        return taken
 
     def gives_up(self, reason: str) -> None:
         """Record no more."""
         self.proof.reason = self.proof.reason or reason
 
     def finish(self) -> None:
-        """Keep the trees whose leaves are complete."""
+        """Keep the trees: all their leaves are there."""
         for place, tree in self._trees.items():
-            self.proof.keep(place, tree.tree())
+            self.proof.keep(place, tree)
 
     def _place(self, problem: Problem, case: int) -> int:
         return self.places[case if problem.places is None else int(problem.places[case])]
@@ -320,11 +335,14 @@ class Recorded:
     def written(self, verdict: str, witness: tuple[Tensor, Tensor] | None) -> tuple[str, str]:
         """The path of the proof, or nothing and why there is none."""
         reason = self._reason or "nothing was decided"
-        if self._record is not None and verdict == "unsat":
-            reason = self._record.write_proved(self._path, self._deadline)
-        elif self._record is not None and witness is not None:
-            reason = self._record.write_found(self._path, *witness)
-        return ("", reason) if reason else (str(self._path), "")
+        try:
+            if self._record is not None and verdict == "unsat":
+                reason = self._record.write_proved(self._path, self._deadline)
+            elif self._record is not None and witness is not None:
+                reason = self._record.write_found(self._path, *witness)
+        except Exception as error:  # whatever fails, the verdict stands
+            reason = f"it failed, {type(error).__name__}: {error}"
+        return ("", " ".join(reason.split())) if reason else (str(self._path), "")
 
 
 def _kind(value: object) -> str:

@@ -1,6 +1,7 @@
 """Small networks in ONNX files with properties that bounds of the whole box do not prove, and proofs taken apart."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class Query(NamedTuple):
 def dense(draw: Draw, inputs: int, activation: str) -> tuple[list[Any], dict[str, Any], tuple[int, ...]]:
     """Two hidden layers."""
     sizes = [inputs, 6, 5, 2]
-    constants = {f"w{i}": draw.normal(size=pair) / np.sqrt(pair[0]) for i, pair in enumerate(zip(sizes, sizes[1:]))}
+    constants = {f"w{i}": draw.normal(size=pair) / np.sqrt(pair[0]) for i, pair in enumerate(pairwise(sizes))}
     constants |= {f"b{i}": draw.normal(size=size) / 4 for i, size in enumerate(sizes[1:])}
     nodes = [node("Gemm", "x w0 b0", "z0"), node(activation, "z0", "h0"), node("Gemm", "h0 w1 b1", "z1")]
     nodes += [node(activation, "z1", "h1"), node("Gemm", "h1 w2 b2", "y")]

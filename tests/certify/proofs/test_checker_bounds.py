@@ -122,39 +122,39 @@ def hidden_values(read: Network, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate(front, 1), read.values(x)
 
 
-def exact_outputs(layers: list[tuple[np.ndarray, np.ndarray]], x: list[Fraction]) -> list[Fraction]:
-    """The outputs of a ReLU network in fractions."""
+def exact_outputs(layers: list[Any], x: list[Fraction], *, rectified: bool) -> list[Fraction]:
+    """The outputs of a network in fractions."""
     for place, (weight, bias) in enumerate(layers):
         x = [
             sum((Fraction(float(w)) * v for w, v in zip(column, x, strict=True)), Fraction(float(b)))
             for column, b in zip(weight.T, bias, strict=True)
         ]
-        x = x if place == len(layers) - 1 else [max(v, Fraction(0)) for v in x]
+        x = [max(v, Fraction(0)) for v in x] if rectified and place < len(layers) - 1 else x
     return x
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**25])
-def test_rounding_never_decides(scale: float):
+@pytest.mark.parametrize("rectified", [False, True])
+def test_rounding_never_decides(rectified: bool, scale: float):
     """Numbers that cancel: without its errors, a bound would be above the exact value about every other time."""
     failures = 0
-    for seed in range(40):
+    for seed in range(20):
         draw = np.random.default_rng(seed)
         layers = [(draw.normal(size=pair), draw.normal(size=pair[1])) for pair in ((3, 4), (4, 4), (4, 1))]
         layers[0] = layers[0][0], layers[0][1] * scale
-        layers[1] = layers[1][0], -(np.maximum(layers[0][1], 0) @ layers[1][0]) + layers[1][1]
+        layers[1] = layers[1][0], layers[1][1] - np.maximum(layers[0][1], 0) @ layers[1][0]
         layers = [tuple(part.astype(np.float32) for part in layer) for layer in layers]
-        constants = {
-            f"{name}{i}": part for i, layer in enumerate(layers) for name, part in zip("wb", layer, strict=True)
-        }
-        nodes = [node("Gemm", "x w0 b0", "a"), node("Relu", "a", "c"), node("Gemm", "c w1 b1", "d")]
-        nodes += [node("Relu", "d", "e"), node("Gemm", "e w2 b2", "y")]
+        constants = {f"{n}{i}": part for i, layer in enumerate(layers) for n, part in zip("wb", layer, strict=True)}
+        between = "Relu" if rectified else "Identity"
+        nodes = [node("Gemm", "x w0 b0", "a"), node(between, "a", "c"), node("Gemm", "c w1 b1", "d")]
+        nodes += [node(between, "d", "e"), node("Gemm", "e w2 b2", "y")]
         read = read_network(made(nodes, {"x": (1, 3)}, constants).SerializeToString())
         point = draw.normal(size=(1, 3))
         found = output_planes(read, point, point)
-        (value,) = exact_outputs(layers, [Fraction(v) for v in point[0].tolist()])
+        (value,) = exact_outputs(layers, [Fraction(v) for v in point[0].tolist()], rectified=rectified)
         assert Fraction(float(found.least[0, 0])) <= value <= -Fraction(float(found.least[0, 1]))
         failures += not Fraction(float(read.values(point)[0, 0])) <= value
-    assert failures > 5  # the twin: values without errors are above it
+    assert failures > 2  # the twin: values without errors are above it
 
 
 def test_affine_networks_are_exact_up_to_rounding():
@@ -252,4 +252,5 @@ def test_backward_is_the_transpose_and_magnitudes_are_those_of_weights(name: str
     np.testing.assert_allclose(map_.backward(np.eye(matrix.shape[1])), matrix.T, atol=1e-15)
     np.testing.assert_allclose(map_.magnitude().forward(np.eye(inputs)), np.abs(matrix), atol=1e-15)
     counts = (matrix != 0).sum(0).max(), (matrix != 0).sum(1).max()
-    assert (map_.terms.forward >= counts[0] or name == "selection") and map_.terms.backward >= counts[1]
+    assert map_.terms.forward >= counts[0] or name == "selection"
+    assert map_.terms.backward >= counts[1]

@@ -1,4 +1,4 @@
-"""Proofs: written for every verdict that they can be written for, accepted as they are, refused once they are corrupted."""
+"""Proofs: written for every verdict, accepted as they are, refused once they are corrupted."""
 
 import dataclasses
 import subprocess
@@ -37,7 +37,7 @@ def query_of(folder: Path, kind: str, inputs: int, **settings: Any) -> Query:
     return hard_query(folder, kind, inputs, share=settings.pop("share", share), **settings)
 
 
-# ------------------------------------------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------------------------------------------ what is written
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_a_search_without_a_record_is_as_it_was(tmp_path: Path):
     assert (plain.proof, plain.without_proof) == ("", "")
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 @pytest.fixture(scope="module")
