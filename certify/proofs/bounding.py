@@ -234,11 +234,12 @@ def _through_lines(rows: Array, lines: Lines, shift: Shift | None, reach: Array,
     total.error = total.error + gamma(rows.shape[2] + 8) * (
         _met(above, np.abs(lines.lower)) - _met(below, np.abs(lines.upper))
     )
+    total.off(8, passed, reach)
     if shift is not None:
         passed = passed + shift.multiplier[:, None]
+        total.off(8, passed, reach)
         total.add(-shift.lost[:, None])
         total.error = total.error + gamma(rows.shape[2] + 8) * shift.size[:, None]
-    total.off(8, passed, reach)
     return passed
 
 

@@ -2,7 +2,7 @@
 
 The header says what the proof is about: the hashes of the network and of the property (of their content, if they
 are compressed), the type of the network's numbers, and the arithmetic. ``trees`` lists for each tree its kind and the
-unsafe sets that it is about, by their order in the property; the arrays of tree 3 are named ``3/kind``, ``3/point``, ...
+unsafe sets that it is about, by their order in the property; arrays of tree 3 are named ``3/kind``, ``3/point``, ...
 """
 
 import gzip

@@ -144,8 +144,12 @@ class Smooth(Function):
         """Both places with the slope as derivative; none where no place has it."""
         largest = self.derivative(np.zeros(1))[0]
         place = self.place(np.clip(slope, 1e-300, largest))
-        missed = self.curvature * (ROOT * (1 + np.abs(place))) ** 2
-        return [(np.clip(sign * place, low, high), missed) for sign in (-1.0, 1.0)]
+        doubt = ROOT * (1 + place)
+        found = []
+        for at in (-place, place):
+            inside = ~((at + doubt < low) | (at - doubt > high))
+            found.append((np.clip(at, low, high), np.where(inside, self.curvature * doubt**2, 0.0)))
+        return found
 
 
 class Sigmoid(Smooth):

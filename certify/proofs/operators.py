@@ -311,6 +311,8 @@ def _normalised(operation: Operation, builder: Builder) -> Data:
     """``(x - mean) scale / sqrt(var + epsilon) + bias``, step by step, so that every offset is exact."""
     if operation.attributes.get("training_mode", 0):
         raise operation.refused("is in training mode")
+    if not operation.attributes.get("spatial", 1):
+        raise operation.refused("normalises every entry by itself, which proofs do not know")
     data = operation.data(0)
     wide = (1, -1, *[1] * (len(data.shape) - 2))
     scale, bias, mean, variance = (np.asarray(operation.constant(i), np.float64).reshape(wide) for i in range(1, 5))
