@@ -221,7 +221,7 @@ class _Task:
             record=record,
         )
         if record is not None and found.status == "proved":
-            record.finish()
+            record.finish(found.decided_by)
         self.domains += found.domains
         if found.status == "proved" or self.witness is not None:
             return found.status, found.decided_by, ""

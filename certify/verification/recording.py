@@ -27,6 +27,7 @@ from certify.proofs.properties import UnsafeSet, boxes, read_property
 from certify.proofs.reading import float_type, loaded, read_network
 from certify.proofs.splitting import FoundLeaves, SplitTree
 
+MOST_REFUSED, HOPELESS = 256, 0.9  # leaves, and share of all, after which the search goes on without a record
 RESERVE = 0.03  # share of the time that is kept for writing
 ORIGIN = re.compile(r"node '(.*)'$")
 
@@ -54,6 +55,7 @@ class ProofRecord:
         self._groups = list(boxes(self.property))
         self._trees: dict[int, Tree | SplitTree] = {}
         self.reason = ""
+        self.cuts = self.network.nodes[0].size <= FEW_INPUTS
 
     def of_box(self, box: UnsafeBox) -> "BoxRecord":
         """The record of the search of one box."""
@@ -88,9 +90,8 @@ class ProofRecord:
                 continue
             try:
                 goal = Goal(self.network, [self.property.sets[place] for place in left])
-                cuts = self.network.nodes[0].size <= FEW_INPUTS or not self.network.functions
                 with np.errstate(all="ignore"):
-                    tree = cut_tree(goal, lambda: time.monotonic() > end, cuts=cuts)
+                    tree = cut_tree(goal, lambda: time.monotonic() > end, cuts=self.cuts)
             except ProofError as error:
                 return str(error)
             if tree is None:
@@ -137,6 +138,8 @@ class BoxRecord:
     _trees: dict[int, SplitTree] = field(default_factory=dict)
     _goals: list[Goal] = field(default_factory=list)
     _columns: "list[int] | None" = None
+    _offered: int = 0
+    _refused: int = 0
 
     def takes_sets(self, problem: Problem, places: Tensor) -> Tensor:
         """Those that a leaf without splits proves; all where the box will be cut, or nothing is recorded any more."""
@@ -184,13 +187,18 @@ class BoxRecord:
             found = self._found(bounds.problem, goal, leaves[rows], (lower[own], upper[own]))
             with np.errstate(all="ignore"):
                 taken[rows] = torch.from_numpy(tree.accept(found)).to(taken.device)
+        self._offered += len(leaves)
+        self._refused += int((~taken).sum())
+        if self._refused > max(MOST_REFUSED, HOPELESS * self._offered):
+            self.gives_up("the checker's bounds are too weak for the leaves of the search")
 
     def gives_up(self, reason: str) -> None:
         """Record no more."""
         self.proof.reason = self.proof.reason or reason
 
-    def finish(self) -> None:
-        """Keep the trees: all their leaves are there."""
+    def finish(self, decided_by: str) -> None:
+        """Keep the trees, whose leaves are all there; a box that the search cut will be cut again."""
+        self.proof.cuts |= decided_by == "input splits"
         for place, tree in self._trees.items():
             self.proof.keep(place, tree)
 
@@ -217,12 +225,13 @@ class BoxRecord:
         for span in bounds.spans:
             origin = ORIGIN.search(bounds.root.nodes[span.name].origin)
             name, size = (origin[1] if origin else None), span.end - span.start
-            sized = [pair for pair in left if network.nodes[pair[1]].size == size]
-            named = [pair for pair in sized if network.nodes[pair[1]].name == name]
-            if not (named or sized):
+            fitting = [pair for pair in left if network.nodes[pair[1]].size == size]
+            if name is not None:  # of files; other graphs have the same functions in the same order
+                fitting = [pair for pair in fitting if network.nodes[pair[1]].name == name]
+            if not fitting:
                 self.gives_up(f"the checker knows no neurons to split at {bounds.root.nodes[span.name].origin}")
                 return []
-            chosen = (named or sized)[0]
+            chosen = fitting[0]
             left.remove(chosen)
             columns += range(starts[chosen[0]], starts[chosen[0]] + size)
         return columns

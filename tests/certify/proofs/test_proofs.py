@@ -317,6 +317,40 @@ def test_both_sides_of_a_split_must_be_proved(tmp_path: Path):
     assert not report_on(forged(files.Proof({}, (((0,), whole),)), query), query, tmp_path).accepted
 
 
+@pytest.mark.parametrize("tree", ["split", "cut"])
+def test_no_numbers_prove_what_is_false(tree: str, request: pytest.FixtureRequest, tmp_path: Path):
+    """The proof of another property, with arrays changed by chance, where a counterexample is known."""
+    (network, text), proof = request.getfixturevalue(tree)
+    lines = text.read_text().splitlines()
+    row = next(place for place, line in enumerate(lines) if "Y_0" in line and "assert" in line)
+    least = float(lines[row].split()[-1].rstrip(")"))
+    lines[row] = f"(assert (<= Y_0 {least + 3.0!r}))"
+    false = Query(network, tmp_path / "false.vnnlib")
+    false.text.write_text("\n".join([*lines[: row + 1], "(assert (<= Y_1 100.0))"]))
+    assert decide(*false, generator=torch.Generator().manual_seed(0)).verdict == "sat"
+    draw, reasons = np.random.default_rng(0), set()
+    for _ in range(15):
+        report = report_on(forged(changed(proof, lambda t: disturbed(t, draw)), false), false, tmp_path)
+        assert not report.accepted
+        reasons.add(report.reason)
+    assert len(reasons) > 2
+
+
+def disturbed(tree: Any, draw: np.random.Generator) -> dict[str, Any]:
+    """One or two arrays of a tree, with an entry replaced, entries exchanged, or some of them lost."""
+    found = {}
+    for name in draw.choice([each.name for each in dataclasses.fields(tree)], 2):
+        array = getattr(tree, name).copy()
+        if array.size and draw.random() < 0.4:
+            array.reshape(-1)[draw.integers(array.size)] = draw.integers(0, 4)
+        elif draw.random() < 0.5:
+            array = draw.permutation(array)
+        else:
+            array = array[: draw.integers(len(array) + 1)]
+        found[str(name)] = array
+    return found
+
+
 def test_false_witnesses_are_refused(tmp_path: Path):
     query = hard_query(tmp_path, "relu", 3, share=1.2)
     decide(*query, timeout=30, proof=tmp_path / "net.proof", generator=torch.Generator().manual_seed(0))
