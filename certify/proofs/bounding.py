@@ -215,6 +215,11 @@ def _met(rows: Array, values: Array) -> Array:
     return found
 
 
+def _with_magnitude(values: Array) -> Array:
+    """Columns (N, F, 2) of values and their magnitudes, so that one product meets both."""
+    return np.stack([values, np.abs(values)], 2)
+
+
 def _through_affine(rows: Array, node: Node, size: Array, total: _Sum) -> list[Array]:
     """Coefficients of the parents of an affine node."""
     flat = rows.reshape(-1, node.size)
@@ -229,11 +234,12 @@ def _through_affine(rows: Array, node: Node, size: Array, total: _Sum) -> list[A
 def _through_lines(rows: Array, lines: Lines, shift: Shift | None, reach: Array, total: _Sum) -> Array:
     """Coefficients in front of a function: those above 0 meet the lower line, those below 0 the upper one."""
     above, below = np.maximum(rows, 0.0), np.minimum(rows, 0.0)
-    passed = above * lines.lower_slope[:, None] + below * lines.upper_slope[:, None]
-    total.add(_met(above, lines.lower) + _met(below, lines.upper))
-    total.error = total.error + gamma(rows.shape[2] + 8) * (
-        _met(above, np.abs(lines.lower)) - _met(below, np.abs(lines.upper))
-    )
+    low, high = (above @ _with_magnitude(lines.lower), below @ _with_magnitude(lines.upper))
+    total.add(low[..., 0] + high[..., 0])
+    total.error = total.error + gamma(rows.shape[2] + 8) * (low[..., 1] - high[..., 1])
+    above *= lines.lower_slope[:, None]
+    below *= lines.upper_slope[:, None]
+    passed = np.add(above, below, out=above)
     total.off(8, passed, reach)
     if shift is not None:
         passed = passed + shift.multiplier[:, None]

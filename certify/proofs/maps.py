@@ -58,6 +58,10 @@ class Selection(Map):
     size: int
 
     @cached_property
+    def _is_identity(self) -> bool:
+        return len(self.index) == self.size and bool((self.index == np.arange(self.size)).all())
+
+    @cached_property
     def _layers(self) -> list[tuple[Index, Index]]:
         """Values and the inputs that they are, in groups in which no input occurs twice."""
         values = np.flatnonzero(self.index >= 0)
@@ -74,10 +78,14 @@ class Selection(Map):
 
     def forward(self, x: Array) -> Array:
         """The inputs that are selected."""
+        if self._is_identity:
+            return x
         return np.where(self.index >= 0, x[:, self.index], 0.0)
 
     def backward(self, rows: Array) -> Array:
         """The coefficients of all values that are the same input, added up."""
+        if self._is_identity:
+            return rows
         found = np.zeros((len(rows), self.size))
         for values, inputs in self._layers:
             found[:, inputs] += rows[:, values]

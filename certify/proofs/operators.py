@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from certify.proofs.functions import Largest, Relu, Sigmoid, Tanh
-from certify.proofs.maps import Convolution, Index, Map, Product, Scale, Selection, Transposed
+from certify.proofs.maps import Convolution, Index, Map, Product, Scale, Selection, Transposed, identity
 from certify.proofs.networks import Builder, Data, Operation
 
 Rule = Callable[[Operation, Builder], "Data | list[Data]"]
@@ -111,7 +111,8 @@ def _added(operation: Operation, builder: Builder) -> Data:
         sign = -1.0 if operation.proto.op_type == "Sub" and place == 1 else 1.0
         if isinstance(value, Data):
             wide = builder.broadcast(name, value, shape)
-            parts.append((wide, Scale(np.full(builder.nodes[wide.node].size, sign))))
+            size = builder.nodes[wide.node].size
+            parts.append((wide, identity(size) if sign > 0 else Scale(np.full(size, sign))))
         elif value is not None:
             if offset.any():
                 raise operation.refused("adds several constants")
@@ -161,17 +162,12 @@ def _general(operation: Operation, builder: Builder) -> Data:
         data = builder.selected(name, data, np.arange(int(np.prod(data.shape))).reshape(data.shape).T)
     shape = (data.shape[0], matrix.shape[1])
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
-    found = builder.mapped(name, data, Product(matrix, data.shape), shape)
-    if alpha != 1:
-        found = builder.scaled(name, found, alpha)
-    if (bias := operation.constant(2)) is None:
-        return found
-    return builder.mapped(name, found, _one(found, builder), shape, beta * np.asarray(bias, np.float64))
-
-
-def _one(data: Data, builder: Builder) -> Map:
-    size = builder.nodes[data.node].size
-    return Selection(np.arange(size), size)
+    bias = operation.constant(2)
+    offset = None if bias is None else beta * np.asarray(bias, np.float64)
+    if alpha == 1:
+        return builder.mapped(name, data, Product(matrix, data.shape), shape, offset)
+    found = builder.scaled(name, builder.mapped(name, data, Product(matrix, data.shape), shape), alpha)
+    return builder.mapped(name, found, identity(builder.nodes[found.node].size), shape, offset)
 
 
 def _matrix_product(operation: Operation, builder: Builder) -> Data:
@@ -316,10 +312,10 @@ def _normalised(operation: Operation, builder: Builder) -> Data:
     data = operation.data(0)
     wide = (1, -1, *[1] * (len(data.shape) - 2))
     scale, bias, mean, variance = (np.asarray(operation.constant(i), np.float64).reshape(wide) for i in range(1, 5))
-    centred = builder.mapped(operation.name, data, _one(data, builder), data.shape, -mean)
+    centred = builder.mapped(operation.name, data, identity(builder.nodes[data.node].size), data.shape, -mean)
     epsilon = float(np.float32(operation.attributes.get("epsilon", 1e-5)))
     found = builder.scaled(operation.name, centred, scale / np.sqrt(variance + epsilon), 4)
-    return builder.mapped(operation.name, found, _one(found, builder), data.shape, bias)
+    return builder.mapped(operation.name, found, identity(builder.nodes[found.node].size), data.shape, bias)
 
 
 def _reduced(operation: Operation, builder: Builder) -> Data:

@@ -80,8 +80,8 @@ MUTANTS = (
     Mutant(
         "the lines of a function are exchanged",
         "certify/proofs/bounding.py",
-        "above * lines.lower_slope[:, None] + below * lines.upper_slope[:, None]",
-        "above * lines.upper_slope[:, None] + below * lines.lower_slope[:, None]",
+        "above *= lines.lower_slope[:, None]\n    below *= lines.upper_slope[:, None]",
+        "above *= lines.upper_slope[:, None]\n    below *= lines.lower_slope[:, None]",
         f"{BOUNDS} -k no_sample",
     ),
     Mutant(
