@@ -13,13 +13,13 @@ class Record(Protocol):
     """A record, which may ask that parts are split further although bounds prove them."""
 
     def takes_sets(self, problem: Problem, places: Tensor) -> Tensor:
-        """Which unsafe sets, proved by bounds of the whole box and given by their places (P,), need no search, (P,)."""
+        """Say of unsafe sets that bounds of the box prove, by their places (P,), which need no search, (P,) bool."""
 
     def takes_leaves(self, bounds: SplitBounds, leaves: Domains) -> Tensor:
-        """Which domains need no further split, (N,) bool, of those that bounds prove."""
+        """Say of domains that bounds prove which need no further split, (N,) bool."""
 
     def gives_up(self, reason: str) -> None:
-        """What is proved from here on has no record, for a reason."""
+        """Record nothing from here on, for a reason."""
 
 
 def still_open(bounds: SplitBounds, domains: Domains) -> Domains:

@@ -59,7 +59,7 @@ class Planes(NamedTuple):
 
 @dataclass(eq=False)
 class Intervals:
-    """What is known of all nodes on N boxes; lists by node.
+    """Ends and magnitudes of all nodes on N boxes; lists by node.
 
     Attributes:
         low: (N, F) each.

@@ -153,7 +153,7 @@ def check_tree(goal: Goal, tree: Tree, known: dict[bytes, Goal]) -> Iterator[int
 
 
 def rows_at_once(network: Network, rows: int) -> int:
-    """How many boxes or leaves are bounded together."""
+    """Number of boxes or leaves that are bounded together."""
     return int(np.clip(ENTRIES // (rows * max(node.size for node in network.nodes)), 1, 128))
 
 

@@ -42,7 +42,7 @@ class Proof:
 
 
 def header_of(verdict: str, network: bytes, text: bytes, float_type: str) -> dict[str, Any]:
-    """What a proof is about."""
+    """The header of a proof: its verdict, and hashes of the files that it is about."""
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -86,7 +86,7 @@ class Relu(Function):
         return found, np.where(exact, 0.0, UNIT * np.abs(found) + LEAST)
 
     def bends(self, low: Array, high: Array) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
-        """Where the sign is not known."""
+        """Entries whose sign is not known."""
         return (low < 0) & (high > 0)
 
     def default_slopes(self, low: Array, high: Array) -> tuple[Array, Array]:

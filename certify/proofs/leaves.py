@@ -46,13 +46,13 @@ class Goal:
 
     @cached_property
     def root(self) -> Intervals:
-        """What is known of all nodes on the whole box."""
+        """Intervals of all nodes on the whole box."""
         low, high = self.box
         return intervals(self.network, low[None], high[None])
 
     @cached_property
     def offsets(self) -> Array:
-        """Of all rows, (R,)."""
+        """Offsets (R,) of all rows."""
         return np.concatenate([each.offsets for each in self.sets])
 
     @cached_property

@@ -104,7 +104,7 @@ class Transposed(Map):
 
     @property
     def terms(self) -> Terms:
-        """Those of the other, exchanged."""
+        """Forward and backward exchanged."""
         return Terms(self.of.terms.backward, self.of.terms.forward)
 
     def forward(self, x: Array) -> Array:

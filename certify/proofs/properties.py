@@ -47,7 +47,7 @@ class Below(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """What is known of a direction: ends, and whether they are left out."""
+    """The range of a direction: its ends, and whether they are left out."""
 
     low: Fraction | None = None
     high: Fraction | None = None

@@ -106,7 +106,7 @@ def float_type(model: Any) -> str:  # noqa: ANN401  # a model
 
 
 def _inputs(model: Any) -> tuple[dict[str, Any], Builder]:  # noqa: ANN401  # a model
-    """What is known before the first node: the weights, and the parts of the input."""
+    """The values before the first node: the weights, and the parts of the input."""
     from onnx import numpy_helper
 
     values: dict[str, Any] = {each.name: np.asarray(numpy_helper.to_array(each)) for each in model.graph.initializer}

@@ -12,7 +12,7 @@ from certify.proofs.trees import CUT, LEAF, NeuronTree, Path
 
 
 class FoundLeaves(NamedTuple):
-    """What a search knows of N leaves of one unsafe set; neurons are the T of the network in order.
+    """Numbers of N leaves of one unsafe set; neurons are the T of the network in order.
 
     Attributes:
         low: (N, T), what splits say of the values in front of functions.

@@ -50,7 +50,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(tree: InputTree, low: Array, high: Array) -> Parts:
-    """What has to be proved of a box.
+    """The leaves and clips of a tree, each of which has to be proved.
 
     Raises:
         Refused: the tree is not whole, or cuts a box where it is not.

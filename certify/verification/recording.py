@@ -33,7 +33,7 @@ ORIGIN = re.compile(r"node '(.*)'$")
 
 
 class ProofRecord:
-    """What a decision about one network and one property proves, and the file that it becomes.
+    """The trees by which a decision is proved, and the file that they become.
 
     Args:
         network: path of the ONNX file.
@@ -142,7 +142,7 @@ class BoxRecord:
     _refused: int = 0
 
     def takes_sets(self, problem: Problem, places: Tensor) -> Tensor:
-        """Those that a leaf without splits proves; all where the box will be cut, or nothing is recorded any more."""
+        """Take sets that one leaf proves; all where the box will be cut or nothing is recorded any more."""
         every = torch.ones_like(places, dtype=torch.bool)
         if self.proof.reason or problem.box.lower.numel() <= FEW_INPUTS:
             return every
@@ -154,7 +154,7 @@ class BoxRecord:
         return every
 
     def takes_leaves(self, bounds: SplitBounds, leaves: Domains) -> Tensor:
-        """Those that the checker accepts; all where nothing is recorded any more."""
+        """Take leaves that the checker accepts; all where nothing is recorded any more."""
         taken = torch.ones(len(leaves), dtype=torch.bool, device=leaves.case.device)
         try:
             if self._columns is None:

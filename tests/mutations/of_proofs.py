@@ -2,7 +2,7 @@
 
 from mutations.mutant import Mutant
 
-PROOFS = "tests/certify/proofs/test_proofs.py"
+PROOFS = "tests/certify/proofs/test_corrupt_proofs.py"
 BOUNDS = "tests/certify/proofs/test_checker_bounds.py"
 READING = "tests/certify/proofs/test_checker_reading.py"
 
