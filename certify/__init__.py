@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from certify.evaluation.groups import GroupAccuracies
     from certify.evaluation.run_directory import RunDirectory
     from certify.loaders import collect
+    from certify.proofs.checking import ProofReport, check_proof
     from certify.results import (
         AttackedAccuracy,
         Certificate,
@@ -58,6 +59,7 @@ __all__ = [
     "ModelSource",
     "Normalize",
     "Outside",
+    "ProofReport",
     "RadiusDecision",
     "RunDirectory",
     "SmoothedClassifier",
@@ -68,6 +70,7 @@ __all__ = [
     "Witness",
     "attacks",
     "certified_radius",
+    "check_proof",
     "collect",
     "compare",
     "corruptions",
@@ -102,6 +105,7 @@ _HOMES = {
     "ModelSource": "certify.configuration.keys",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
+    "ProofReport": "certify.proofs.checking",
     "RadiusDecision": "certify.results",
     "RunDirectory": "certify.evaluation.run_directory",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
@@ -111,6 +115,7 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "certified_radius": "certify.verification.radius",
+    "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",
     "decide": "certify.verification.decide",

@@ -18,6 +18,7 @@ from mutations import (
     of_comparison,
     of_engines,
     of_linear,
+    of_proofs,
     of_search,
     of_smoothing,
     of_statistics,
@@ -34,6 +35,7 @@ MUTANTS = (
     *of_smoothing.MUTANTS,
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,
+    *of_proofs.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")

@@ -94,7 +94,7 @@ DIRECTION = {
         {"lipschitz"},
     ],
     "certify": [
-        {"models", "results", "importing", "loaders", "reference", "verified_training"},
+        {"models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
         {"corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports"},
@@ -112,6 +112,18 @@ DIRECTION = {
         {"noises"},
         {"classifiers", "data_sets"},
         {"outputs"},
+    ],
+    "certify.proofs": [
+        {"errors", "maps"},
+        {"functions", "properties"},
+        {"networks"},
+        {"operators", "bounding"},
+        {"reading"},
+        {"leaves"},
+        {"trees"},
+        {"files"},
+        {"checking"},
+        {"cutting", "splitting"},
     ],
     "certify.attacks": [{"common"}, {"search"}, {"minimum_norm", "fixed_budget"}, {"studies"}],
 }

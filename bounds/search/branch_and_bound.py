@@ -22,6 +22,7 @@ from bounds.search.input_splits import split_inputs
 from bounds.search.neuron_splits import split_neurons
 from bounds.search.neurons import spans_of
 from bounds.search.problem import Check, Problem, SearchResult, problem_of
+from bounds.search.recording import Record
 from bounds.sets.balls import Box
 
 FEW_INPUTS = 16  # up to which boxes are cut
@@ -40,10 +41,11 @@ def search(
     sound: str = "rounding",
     check: Check,
     memory: int = MEMORY,
+    record: Record | None = None,
 ) -> SearchResult:
     """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
     with torch.no_grad():
-        problem = problem_of(graph, box, cases, deadline, sound, check, memory)
+        problem = replace(problem_of(graph, box, cases, deadline, sound, check, memory), record=record)
         began = time.monotonic()
         first = root_bounds(problem)
         if isinstance(first, SearchResult):
@@ -51,7 +53,8 @@ def search(
         problem, network = first
         if problem.box.lower.numel() <= FEW_INPUTS or not spans_of(network):
             return split_inputs(problem)
-        if (time.monotonic() - began) * COST_OF_ASCENT < deadline - time.monotonic():
+        is_short = (time.monotonic() - began) * COST_OF_ASCENT < deadline - time.monotonic()
+        if is_short and record is None:  # a record derives all intervals anew, without any ascent
             network = RefinedNetwork(network, tighten=True, steps=STEPS_BEFORE, memory=memory).refine()
         return _with_boxes(problem, split_neurons(problem, network))
 
@@ -72,6 +75,8 @@ def root_bounds(problem: Problem) -> SearchResult | tuple[Problem, Network]:
     rows = problem.rows.flatten(0, 1)[None]
     least = torch.maximum(refined.functions(rows), refined.functions(rows, intervals=True))
     left = ~(problem.distances(least)[0] > 0).any(1)
+    if problem.record is not None and not left.all():
+        left[~left] = ~problem.record.takes_sets(problem, (~left).nonzero()[:, 0])
     if not left.any():
         return SearchResult("proved", None, 1, "bounds")
     return problem.only(left.nonzero()[:, 0]), network

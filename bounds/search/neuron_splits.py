@@ -16,6 +16,7 @@ from bounds.search.domains import Domains
 from bounds.search.leaves import bounded_leaf
 from bounds.search.neurons import can_be_split, split_points
 from bounds.search.problem import Problem, SearchResult
+from bounds.search.recording import only_record_is_open, still_open
 from bounds.search.split_bounds import SplitBounds
 
 AT_ONCE = 64  # domains that are split together
@@ -28,43 +29,46 @@ def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) 
     bounds, at_once = SplitBounds(problem, root), AT_ONCE
     found, corners = bounds.bounded(bounds.roots(), ROOT_STEPS)
     domains = len(found)
+    found = still_open(bounds, found)
     while True:
         began = time.monotonic()
         if (witness := problem.check(corners)) is not None:
             return SearchResult("counterexample", witness, domains, "neuron splits")
-        found = found[~(found.bound > 0)]
-        if len(found) == 0:
+        is_full = len(found) * found.memory > most_memory
+        if len(found) == 0 or ((problem.is_late or is_full) and only_record_is_open(problem, found)):
             return SearchResult("proved", None, domains, "neuron splits")
         if problem.is_late:
             return SearchResult("timeout", None, domains, "", f"{len(found)} domains are left")
-        if len(found) * found.memory > most_memory:
+        if is_full:
             return SearchResult("unknown", None, domains, "", f"{len(found)} domains are left, the most that fit")
         order = found.bound.argsort()
         worst, rest = found[order[:at_once]], found[order[at_once:]]
         ends = worst.choice[:, 0] < 0
         if bool(ends.any()):
             leaves, _ = bounds.bounded(worst[ends], LEAF_STEPS)  # which mostly finds that no input meets all splits
-            leaves = leaves[~(leaves.bound > 0)]
+            leaves = still_open(bounds, leaves)
             again = leaves.choice[:, 0] >= 0
             rest = rest + leaves[again]
             for leaf in leaves[~again].each():
                 proved, point = bounded_leaf(bounds, leaf)
-                if bool(proved.bound > 0):
+                if len(still_open(bounds, proved)) == 0:
                     continue
                 if point is not None and (witness := problem.check(point)) is not None:
                     return SearchResult("counterexample", witness, domains, "neuron splits")
                 halves = _split_widest(bounds, leaf)
+                if halves is None and only_record_is_open(problem, proved):
+                    continue
                 if halves is None:
                     reason = "a domain with no neuron left to split is not proved"
                     return SearchResult("unknown", None, domains, "", reason)
-                rest = rest + halves
+                rest = rest + still_open(bounds, halves)
                 domains += len(halves)
             found = rest + worst[~ends]
             continue
         children = _split(bounds, worst)
         children, corners = bounds.bounded(children, STEPS)
         domains += len(children)
-        found = rest + children
+        found = rest + still_open(bounds, children)
         if time.monotonic() - began > LONGEST * (problem.deadline - began):
             at_once = max(1, at_once // 2)
 

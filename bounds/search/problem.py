@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from bounds.graph.captured import Graph
 from bounds.memory import MEMORY
 from bounds.operations.node import entries
 from bounds.sets.balls import Box
+
+if TYPE_CHECKING:
+    from bounds.search.recording import Record
 
 Check = Callable[[Tensor], Tensor | None]
 
@@ -49,6 +53,8 @@ class Problem:
         sound: which rounding errors bounds include.
         check: a function of candidates (N, *D) that returns one that is confirmed, or None.
         memory: bytes that coefficients may take.
+        record: that takes up what is proved, None where nobody asks for it.
+        places: (C,), of the sets among all that the search began with; None for the same.
     """
 
     graph: Graph
@@ -59,6 +65,8 @@ class Problem:
     sound: str
     check: Check
     memory: int = MEMORY
+    record: "Record | None" = None
+    places: Tensor | None = None
 
     @property
     def is_late(self) -> bool:
@@ -83,16 +91,8 @@ class Problem:
 
     def only(self, index: Tensor) -> "Problem":
         """The problem with some of the unsafe sets, given by their places."""
-        return Problem(
-            self.graph,
-            self.box,
-            self.rows[index],
-            self.offsets[index],
-            self.deadline,
-            self.sound,
-            self.check,
-            self.memory,
-        )
+        places = index if self.places is None else self.places[index]
+        return replace(self, rows=self.rows[index], offsets=self.offsets[index], places=places)
 
 
 def problem_of(

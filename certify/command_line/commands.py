@@ -14,6 +14,7 @@ import cyclopts
 
 from certify.command_line.comparing import compare_runs, export_run, show_groups
 from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
+from certify.command_line.proving import check_proof_file
 from certify.command_line.runs import load_run
 from certify.command_line.verifying import supports, verify_query
 
@@ -29,6 +30,7 @@ app = cyclopts.App(
     result_action="return_value",
 )
 app.command(verify_query, name="verify")
+app.command(check_proof_file, name="check-proof")
 app.command(supports)
 app.command(compare_runs, name="compare")
 app.command(export_run, name="export")

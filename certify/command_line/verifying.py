@@ -28,6 +28,7 @@ def verify_query(
     network: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
     timeout: float | None = None,
     output: Path | None = None,
+    proof: Path | None = None,
     sound: Sound = "rounding",
     instances: Path | None = None,
     root: Path | None = None,
@@ -44,18 +45,22 @@ def verify_query(
         timeout: Seconds for a query.
         output: File for the verdict and, if violated, the input and output, in the format of VNN-COMP. With
             --instances, a directory; what is there is continued.
+        proof: File for a proof of the verdict, for certify check-proof. Where there can be none, the reason is
+            printed, and the verdict stands without it.
         sound: Arithmetic that a proof is about: real numbers with all rounding errors of the proof included, the same
             without these, or the float32 network as it runs.
         instances: CSV file of a benchmark, with a network, a property and seconds in each line.
         root: Folder that its paths start from; that of the CSV file if not given.
         timeout_scale: Factor for its seconds.
     """
-    from bounds import checks
+    from bounds import InvalidInput, checks
 
     if timeout is not None:
         checks.positive("--timeout", timeout)
     if instances is not None:
         checks.positive("--timeout-scale", timeout_scale)
+        if proof is not None:
+            raise InvalidInput("--proof is for one query: pass a network and a property instead of --instances")
         return _benchmark(files or network, instances, root, output, sound, timeout, timeout_scale)
     began = time.monotonic()
     onnx, query = _named(files, network)
@@ -65,8 +70,11 @@ def verify_query(
 
     raise_when_interrupted()
     with _ending_in_time(timeout, began, output) as may_answer:
+        proof = _possible(proof, onnx, query, sound)
         left = None if timeout is None else max(timeout - (time.monotonic() - began), 1e-3)
-        decision = decide(onnx, query, timeout=left, sound=sound, generator=torch.Generator().manual_seed(0))
+        decision = decide(
+            onnx, query, timeout=left, sound=sound, generator=torch.Generator().manual_seed(0), proof=proof
+        )
         if may_answer():
             _tell(decision, output)
     return FINE
@@ -152,12 +160,29 @@ def _named(files: tuple[Path, ...], network: tuple[str, ...]) -> tuple[Path, Pat
     )
 
 
+def _possible(proof: Path | None, network: Path, query: Path, sound: Sound) -> Path | None:
+    """The file for a proof, if there can be one; else the reason is said before the search begins."""
+    if proof is None:
+        return None
+    from certify.verification.recording import why_no_proof
+
+    reason = why_no_proof(network, query, sound)
+    if reason:
+        print(f"no proof can be written: {reason}", file=sys.stderr, flush=True)
+    return None if reason else proof
+
+
 def _tell(decision: "Decision", output: Path | None) -> None:
     """Print the verdict, and what led to it on the stream for people."""
     _write(output, decision.to_competition())
     print(decision.verdict, flush=True)
     how = f"by {decision.decided_by}" if decision.decided_by else decision.reason
     print(f"{decision.seconds:.2f} s, {decision.domains} sub-problems, {how}", file=sys.stderr)
+    if decision.proof:
+        size = Path(decision.proof).stat().st_size
+        print(f"proof: {decision.proof}, {size / 1e3:.1f} kB", file=sys.stderr)
+    elif decision.without_proof:
+        print(f"no proof was written: {decision.without_proof}", file=sys.stderr)
 
 
 def _write(output: Path | None, text: str) -> None:

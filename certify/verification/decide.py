@@ -19,6 +19,7 @@ from certify.verification.deadlines import share
 from certify.verification.decision import SOUND, Decision
 from certify.verification.deployed import Deployed, Source
 from certify.verification.falsifier import NEARLY, Falsifier, Witness
+from certify.verification.recording import Recorded
 from certify.verification.representable import Representable
 from certify.verification.searches import searched
 from certify.verification.unsafe_sets import UnsafeSets
@@ -39,6 +40,7 @@ def decide(
     attack: bool = True,
     generator: Generator | None = None,
     memory: int = MEMORY,
+    proof: str | os.PathLike[str] | None = None,
 ) -> Decision:
     """Whether some input is unsafe by a property: ``"sat"`` with the input, ``"unsat"`` proved, or neither.
 
@@ -61,6 +63,9 @@ def decide(
         attack: whether to look for unsafe inputs before the search, which also finds some by itself.
         generator: source of the attack's random points.
         memory: bytes that the search may take for coefficients.
+        proof: file for a proof of the verdict that :func:`certify.check_proof` accepts, within the same time; the
+            network and the property must be paths then. A verdict stands without a proof too, which
+            ``Decision.without_proof`` explains.
 
     Returns:
         The decision. What cannot be searched, since the bounds know no rule for an operation, is ``"unknown"`` with the
@@ -81,15 +86,16 @@ def decide(
     checks.one_of("sound", sound, SOUND)
     deadline = math.inf if timeout is None else start + checks.positive("timeout", timeout)
     checks.generator(generator)
+    record = None if proof is None else Recorded(proof, model, property, sound, deadline)
     prop = property if isinstance(property, Property) else read_vnnlib(property)
-    made = partial(_decision, start, sound)
+    made = partial(_decision, start, sound, record)
     if not prop.boxes:
         return made("unsat", decided_by="property")
     try:
         network = Deployed(model, prop)
     except UnsupportedLayer as error:
         return made("unknown", reason=_line(error))
-    task = _Task(network, prop, deadline, sound, memory, generator)
+    task = _Task(network, prop, deadline, sound, memory, generator, record)
     with frozen(network.module):
         if (reason := task.disagreement()) != "":
             return made("unknown", reason=reason)
@@ -126,8 +132,9 @@ class _Task:
         sound: str,
         memory: int,
         generator: Generator | None,
+        record: Recorded | None = None,
     ) -> None:
-        self._network, self._prop = network, prop
+        self._network, self._prop, self._record = network, prop, record
         self._deadline, self._sound, self._memory = deadline, sound, memory
         self._mixed = any(bool((case.on_inputs != 0).any()) for box in prop.boxes for case in box.cases)
         self.points = Representable(prop, network.dtype, network.device)
@@ -201,6 +208,7 @@ class _Task:
         box = self._prop.boxes[place]
         if any(case.rounded for case in box.cases):
             return "unknown", "", "the property has coefficients that no float64 number is equal to"
+        record = None if self._record is None else self._record.of_box(box)
         found = searched(
             self._graph,
             box.box(self._network.shape),
@@ -209,7 +217,10 @@ class _Task:
             sound=self._sound,
             check=partial(self._check, place),
             memory=self._memory,
+            record=record,
         )
+        if record is not None and found.status == "proved":
+            record.finish(found.decided_by)
         self.domains += found.domains
         if found.status == "proved" or self.witness is not None:
             return found.status, found.decided_by, ""
@@ -274,6 +285,7 @@ class _WithInputs(nn.Module):
 def _decision(
     start: float,
     sound: str,
+    record: Recorded | None,
     verdict: str,
     witness: Witness | None = None,
     *,
@@ -282,6 +294,7 @@ def _decision(
     reason: str = "",
 ) -> Decision:
     x, y = (None, None) if witness is None else witness
+    path, without = ("", "") if record is None else record.written(verdict, witness)
     return Decision(
         verdict=verdict,
         input=x,
@@ -291,6 +304,8 @@ def _decision(
         seconds=time.monotonic() - start,
         sound=sound,
         reason=reason,
+        proof=path,
+        without_proof=without,
     )
 
 

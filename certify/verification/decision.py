@@ -28,6 +28,8 @@ class Decision:
         seconds: from the call to the answer.
         sound: the arithmetic that ``"unsat"`` is about, see :func:`bounds.crown`.
         reason: one line that says why nothing was decided, empty otherwise.
+        proof: path of the file that proves the verdict to :func:`certify.check_proof`; empty where none was written.
+        without_proof: one line that says why none was, although one was asked for; empty otherwise.
     """
 
     verdict: str
@@ -38,6 +40,8 @@ class Decision:
     seconds: float = 0.0
     sound: str = "rounding"
     reason: str = ""
+    proof: str = ""
+    without_proof: str = ""
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row, with the entries of the input and the output as lists."""

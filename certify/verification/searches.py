@@ -9,6 +9,7 @@ from torch import Tensor
 from bounds import Box, Graph
 from bounds.memory import MEMORY
 from bounds.search.problem import Check, SearchResult
+from bounds.search.recording import Record
 from certify.verification.deadlines import share
 
 SHARE, LONGEST = 0.15, 20.0  # of the time, and seconds, that branch and bound has before a programme is tried
@@ -24,18 +25,19 @@ def searched(
     sound: str,
     check: Check,
     memory: int = MEMORY,
+    record: Record | None = None,
 ) -> SearchResult:
     """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
     from bounds.search.branch_and_bound import search
     from bounds.solvers.mixed_integer import encoded, is_small, search_by_programmes
 
     def split(end: float) -> SearchResult:
-        return search(graph, box, cases, deadline=end, sound=sound, check=check, memory=memory)
+        return search(graph, box, cases, deadline=end, sound=sound, check=check, memory=memory, record=record)
 
     if sound == "deployed" or not is_small(graph, box):
         return split(deadline)
     now = time.monotonic()
-    found = split(now + min(SHARE * (deadline - now), LONGEST))
+    found = split(now + min(SHARE * (deadline - now), LONGEST) if record is None else share(deadline, 2))
     if found.status in ENDS or time.monotonic() >= deadline:
         return found
     encoding, domains = encoded(graph, box), found.domains
@@ -43,8 +45,10 @@ def searched(
         exact = search_by_programmes(graph, encoding, cases, deadline=share(deadline, 2), check=check)
         domains += exact.domains
         if exact.status in ENDS:
+            if record is not None:
+                record.gives_up("a mixed-integer programme decided it, of which nothing is recorded")
             return replace(exact, domains=domains)
-    if found.status == "timeout" and time.monotonic() < deadline:
+    if found.status == "timeout" and record is None and time.monotonic() < deadline:
         found = split(deadline)
         domains += found.domains
     return replace(found, domains=domains)

@@ -152,8 +152,8 @@ MUTANTS = (
     Mutant(
         "domains that wait are lost",
         "bounds/search/neuron_splits.py",
-        "found = rest + children",
-        "found = children",
+        "found = rest + still_open(bounds, children)",
+        "found = still_open(bounds, children)",
         f"{SETS} -k no_part_is_lost",
     ),
     Mutant(
@@ -165,9 +165,9 @@ MUTANTS = (
     ),
     Mutant(
         "domains with a bound of 0 are proved",
-        "bounds/search/neuron_splits.py",
-        "found = found[~(found.bound > 0)]",
-        "found = found[found.bound < 0]",
+        "bounds/search/recording.py",
+        "proved = domains.bound > 0",
+        "proved = domains.bound >= 0",
         f"{SETS} -k tie",
     ),
     Mutant(
