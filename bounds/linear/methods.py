@@ -8,7 +8,8 @@ References:
     arXiv:1811.00866; Singh et al. (2019), An abstract domain for certifying neural networks, POPL.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
+from bounds.relaxations.relu import ReLURelaxation
 from bounds.sets.balls import Interval, PerturbationSet
 
 
@@ -37,7 +39,7 @@ def crown(
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Interval:
-    """Linear bounds on the outputs of a network over a ball, never looser than :func:`crown_ibp` and intervals.
+    """Linear bounds on the outputs of a network over a ball, never looser than :func:`fast_lin` and what it contains.
 
     Holds for every input of the ball, for the network in evaluation mode. A float32 set is bounded in float64, and the
     result is rounded outward to float32, except with ``sound="real"`` and on devices that are slow in float64. TF32,
@@ -65,10 +67,7 @@ def crown(
     """
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
-        loose = RefinedNetwork(network, memory=memory)
-        bounds = loose.output()
-        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
-        return rounded_outward(network.meet(tight.output(), bounds), ball.center.dtype)
+        return rounded_outward(_outputs(network, "crown", memory=memory), ball.center.dtype)
 
 
 @isolated
@@ -91,7 +90,7 @@ def crown_ibp(
         arXiv:1906.06316.
     """
     network = Network(model, ball, Tables(table, functions), sound)
-    return rounded_outward(RefinedNetwork(network, memory=memory).output(), ball.center.dtype)
+    return rounded_outward(_outputs(network, "crown_ibp", memory=memory), ball.center.dtype)
 
 
 @isolated
@@ -105,7 +104,9 @@ def fast_lin(
     sound: str = "rounding",
     memory: int = MEMORY,
 ) -> Interval:
-    """Like :func:`crown`, with parallel lines around every function: about half the work, and looser.
+    """Like :func:`crown`, with parallel lines around ReLU and leaky ReLU: about half the work, and looser.
+
+    Never looser than :func:`crown_ibp` and intervals. A network without these functions has the bounds of crown.
 
     References:
         Weng et al. (2018), Towards fast computation of certified robustness for ReLU networks, arXiv:1804.09699; the
@@ -113,8 +114,7 @@ def fast_lin(
     """
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
-        bounds = RefinedNetwork(network, tighten=True, parallel=True, memory=memory).output()
-        return rounded_outward(bounds, ball.center.dtype)
+        return rounded_outward(_outputs(network, "fast_lin", memory=memory), ball.center.dtype)
 
 
 @isolated
@@ -124,6 +124,7 @@ def alpha_crown(
     ball: PerturbationSet,
     steps: int = 20,
     *,
+    intermediate: bool = True,
     table: Mapping[str, Affine] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
@@ -131,12 +132,14 @@ def alpha_crown(
 ) -> Interval:
     """Like :func:`crown`, with the planes of every function chosen by some steps of ascent; never looser.
 
-    Every bound, also of inner nodes, has planes of its own, which serve it best.
+    Every bound has planes of its own, which serve it best.
 
     Args:
         model: see :func:`crown`.
         ball: likewise.
         steps: of ascent for each bound; rows that no longer gain end sooner.
+        intermediate: whether bounds of neurons whose sign is not known yet have an ascent of their own too. Without it
+            they are those of :func:`crown`: looser in deep networks, at a fraction of the time.
         table: likewise.
         functions: likewise.
         sound: likewise.
@@ -149,12 +152,8 @@ def alpha_crown(
     checks.at_least("steps", steps, 0)
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
-        loose = RefinedNetwork(network, memory=memory)
-        bounds = loose.output()
-        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
-        bounds = network.meet(bounds, tight.output())
-        best = RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory)
-        return rounded_outward(network.meet(bounds, best.output()), ball.center.dtype)
+        bounds = _outputs(network, "alpha_crown", steps=steps, intermediate=intermediate, memory=memory)
+        return rounded_outward(bounds, ball.center.dtype)
 
 
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
@@ -186,26 +185,64 @@ def linear_margins(
 
 
 def row_bounds(
-    network: Network, rows: Tensor, method: str, *, steps: int, memory: int, target: float = torch.inf
+    network: Network,
+    rows: Tensor,
+    method: str,
+    *,
+    steps: int,
+    intermediate: bool = True,
+    memory: int,
+    target: float = torch.inf,
 ) -> Tensor:
     """Lower bounds (N, R) of linear functions (N, R, K) of the outputs, by a method and all cheaper ones.
 
-    An ascent ends where all rows but those of zeros are above the target.
+    An input is not ascended if all its rows but those of zeros are above the target.
     """
-    loose = RefinedNetwork(network, memory=memory)
-    margins = loose.functions(rows, intervals=True)
+    parts = refinements(network, method, steps=steps, intermediate=intermediate, memory=memory)
+    loose = next(parts)
+    least = loose.functions(rows, intervals=True)
     if method != "ibp":
-        margins = torch.maximum(margins, loose.functions(rows))
-    if method == "fast_lin":
-        parallel = RefinedNetwork(loose.network, tighten=True, parallel=True, memory=memory)
-        margins = torch.maximum(margins, parallel.functions(rows))
-    elif method in ("crown", "alpha_crown"):
-        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
-        margins = torch.maximum(margins, tight.functions(rows))
-        if method == "alpha_crown" and not bool(((margins > target) | (rows == 0).all(2)).all()):
-            best = RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory)
-            margins = torch.maximum(margins, best.functions(rows, target=target))
-    return margins
+        least = torch.maximum(least, loose.functions(rows))
+    for part in parts:
+        if not part.steps:
+            least = torch.maximum(least, part.functions(rows))
+            continue
+        settled = ((least > target) | (rows == 0).all(2)).all(1, keepdim=True)
+        if not bool(settled.all()):
+            least = torch.where(settled, least, torch.maximum(least, part.functions(rows, target=target)))
+    return least
+
+
+def refinements(
+    network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int = MEMORY
+) -> Iterator[RefinedNetwork]:
+    """The network as methods refine it, from cheap to tight, up to one of them.
+
+    Each meets the intervals of the one before, and bounds only what these leave unstable.
+    """
+    part = RefinedNetwork(network, memory=memory)
+    yield part
+    if method in ("ibp", "crown_ibp"):
+        return
+    parallel = any(isinstance(function, ReLURelaxation) for function in network.functions.values())
+    if parallel:
+        known = part.refine().intervals
+        part = RefinedNetwork(network, known=known, tighten=True, parallel=True, memory=memory)
+        yield part
+    if method != "fast_lin" or not parallel:
+        part = RefinedNetwork(network, known=part.refine().intervals, tighten=True, memory=memory)
+        yield part
+    if method == "alpha_crown":
+        intervals = part.refine().intervals
+        yield RefinedNetwork(network, start=intervals, steps=steps, memory=memory)
+        if intermediate:
+            yield RefinedNetwork(network, known=intervals, tighten=True, steps=steps, memory=memory)
+
+
+def _outputs(network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int) -> Interval:
+    """Linear bounds (N, K) on the outputs by a method and all cheaper ones."""
+    parts = refinements(network, method, steps=steps, intermediate=intermediate, memory=memory)
+    return reduce(network.meet, (part.output() for part in parts))
 
 
 def margin_rows(network: Network, labels: Tensor) -> Tensor:

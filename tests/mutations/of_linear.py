@@ -115,4 +115,32 @@ MUTANTS = (
         "chosen.clamp(min=0) * high + negative * high)",
         "tests/bounds/linear/test_through_functions.py",
     ),
+    Mutant(
+        "CROWN does not contain Fast-Lin",
+        "bounds/linear/methods.py",
+        "    if parallel:\n",
+        '    if parallel and method == "fast_lin":\n',
+        "tests/bounds/linear/test_order.py -k tight",
+    ),
+    Mutant(
+        "neurons that other inputs of a batch need keep their bounds",
+        "bounds/linear/refined.py",
+        "own = wanted.reshape(len(wanted), -1).gather(1, index)",
+        "own = torch.ones_like(index, dtype=torch.bool)",
+        "tests/bounds/linear/test_order.py -k alone",
+    ),
+    Mutant(
+        "rows that have ended climb on in company",
+        "bounds/linear/alpha.py",
+        "counted = bound.detach().masked_fill(~climbing.gather(1, sides), -math.inf)",
+        "counted = bound.detach()",
+        "tests/bounds/linear/test_order.py -k alone",
+    ),
+    Mutant(
+        "inputs that CROWN settles are ascended in company",
+        "bounds/linear/methods.py",
+        "least = torch.where(settled, least, torch.maximum(",
+        "least = torch.where(settled & False, least, torch.maximum(",
+        "tests/bounds/linear/test_order.py -k alone",
+    ),
 )
