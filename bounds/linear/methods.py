@@ -8,7 +8,7 @@ References:
     arXiv:1811.00866; Singh et al. (2019), An abstract domain for certifying neural networks, POPL.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import reduce
 
 import torch
@@ -17,14 +17,13 @@ from torch import Tensor
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
+from bounds.linear.ladder import margin_rows, refinements, row_bounds, rungs
 from bounds.linear.network import Network
 from bounds.linear.precision import rounded_outward
-from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
-from bounds.relaxations.relu import ReLURelaxation
 from bounds.sets.balls import Interval, PerturbationSet
 
 
@@ -184,70 +183,7 @@ def linear_margins(
         return converted_down(margins, ball.center.dtype)
 
 
-def row_bounds(
-    network: Network,
-    rows: Tensor,
-    method: str,
-    *,
-    steps: int,
-    intermediate: bool = True,
-    memory: int,
-    target: float = torch.inf,
-) -> Tensor:
-    """Lower bounds (N, R) of linear functions (N, R, K) of the outputs, by a method and all cheaper ones.
-
-    An input is not ascended if all its rows but those of zeros are above the target.
-    """
-    parts = refinements(network, method, steps=steps, intermediate=intermediate, memory=memory)
-    loose = next(parts)
-    least = loose.functions(rows, intervals=True)
-    if method != "ibp":
-        least = torch.maximum(least, loose.functions(rows))
-    for part in parts:
-        if not part.steps:
-            least = torch.maximum(least, part.functions(rows))
-            continue
-        settled = ((least > target) | (rows == 0).all(2)).all(1, keepdim=True)
-        if not bool(settled.all()):
-            least = torch.where(settled, least, torch.maximum(least, part.functions(rows, target=target)))
-    return least
-
-
-def refinements(
-    network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int = MEMORY
-) -> Iterator[RefinedNetwork]:
-    """The network as methods refine it, from cheap to tight, up to one of them.
-
-    Each meets the intervals of the one before, and bounds only what these leave unstable.
-    """
-    part = RefinedNetwork(network, memory=memory)
-    yield part
-    if method in ("ibp", "crown_ibp"):
-        return
-    parallel = any(isinstance(function, ReLURelaxation) for function in network.functions.values())
-    if parallel:
-        known = part.refine().intervals
-        part = RefinedNetwork(network, known=known, tighten=True, parallel=True, memory=memory)
-        yield part
-    if method != "fast_lin" or not parallel:
-        part = RefinedNetwork(network, known=part.refine().intervals, tighten=True, memory=memory)
-        yield part
-    if method == "alpha_crown":
-        intervals = part.refine().intervals
-        yield RefinedNetwork(network, start=intervals, steps=steps, memory=memory)
-        if intermediate:
-            yield RefinedNetwork(network, known=intervals, tighten=True, steps=steps, memory=memory)
-
-
 def _outputs(network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int) -> Interval:
     """Linear bounds (N, K) on the outputs by a method and all cheaper ones."""
-    parts = refinements(network, method, steps=steps, intermediate=intermediate, memory=memory)
-    return reduce(network.meet, (part.output() for part in parts))
-
-
-def margin_rows(network: Network, labels: Tensor) -> Tensor:
-    """The functions ``logit_label - logit_k`` of the outputs, for :meth:`RefinedNetwork.functions`, (N, K, K)."""
-    value = network.nodes["output"].value.reshape(len(network.ball.center), -1)
-    label = checks.labels(labels, len(value), value.shape[1]).to(value.device)
-    identity = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
-    return identity[label].unsqueeze(1) - identity
+    ladder = rungs(network, method, steps=steps, intermediate=intermediate)
+    return reduce(network.meet, (part.output() for part in refinements(network, ladder, memory)))

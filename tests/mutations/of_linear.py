@@ -117,7 +117,7 @@ MUTANTS = (
     ),
     Mutant(
         "CROWN does not contain Fast-Lin",
-        "bounds/linear/methods.py",
+        "bounds/linear/ladder.py",
         "    if parallel:\n",
         '    if parallel and method == "fast_lin":\n',
         "tests/bounds/linear/test_order.py -k tight",
@@ -138,9 +138,30 @@ MUTANTS = (
     ),
     Mutant(
         "inputs that CROWN settles are ascended in company",
-        "bounds/linear/methods.py",
+        "bounds/linear/ladder.py",
         "least = torch.where(settled, least, torch.maximum(",
         "least = torch.where(settled & False, least, torch.maximum(",
         "tests/bounds/linear/test_order.py -k alone",
+    ),
+    Mutant(
+        "an input gets the intervals of another one from rung to rung",
+        "bounds/linear/ladder.py",
+        "Interval(one.lower[rows], one.upper[rows])",
+        "Interval(one.lower[: len(rows)], one.upper[: len(rows)])",
+        "tests/bounds/linear/test_ladder.py",
+    ),
+    Mutant(
+        "inputs that a cheaper method settles go on to dearer ones",
+        "bounds/linear/ladder.py",
+        "if len(open_rows) < len(places):",
+        "if len(open_rows) < 0:",
+        "tests/bounds/linear/test_ladder.py",
+    ),
+    Mutant(
+        "what a box is at the input is not bounded again by backward passes",
+        "bounds/linear/ladder.py",
+        "again = network.order if network.ball.is_box else network.functions",
+        "again = network.functions",
+        "tests/bounds/linear/test_ladder.py -k affine",
     ),
 )

@@ -30,7 +30,7 @@ from bounds import (
     ibp,
     margin_bounds,
 )
-from bounds.linear.methods import margin_rows
+from bounds.linear.ladder import margin_rows
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.relaxations.relu import ReLURelaxation

@@ -33,8 +33,8 @@ METHODS: dict[str, Callable[[Graph, PerturbationSet], Interval]] = {
     "crown_ibp": crown_ibp,
     "fast_lin": fast_lin,
     "crown": crown,
-    "alpha_crown": lambda graph, ball: alpha_crown(graph, ball, 18, intermediate=False),
-    "alpha_crown in full": lambda graph, ball: alpha_crown(graph, ball, 3),
+    "alpha_crown": lambda graph, ball: alpha_crown(graph, ball, 10, intermediate=False),
+    "alpha_crown in full": lambda graph, ball: alpha_crown(graph, ball, 10),
 }
 EACH = list(zip(NETWORKS, [*SETS, *SETS], strict=False))  # every network and every set
 QUICK = [("dense", "linf"), ("tanh", "linf")]
