@@ -9,6 +9,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.graph.captured import Graph
+from bounds.linear.forward import forward_intervals, pays_before_backward
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
@@ -25,25 +26,35 @@ class Rung(NamedTuple):
     Attributes:
         method: whose bounds are complete with it.
         options: of :class:`RefinedNetwork`.
+        forward: whether forward bounds give the intervals.
     """
 
     method: str
     options: Mapping[str, Any]
+    forward: bool = False
 
     def refined(self, network: Network, intervals: Mapping[str, Interval], memory: int) -> RefinedNetwork:
         """The network with intervals that meet given ones, of an earlier rung."""
+        if self.forward:
+            found = forward_intervals(network)
+            both = {name: network.meet(interval, found[name]) for name, interval in intervals.items()}
+            return RefinedNetwork(network, start=both or found, memory=memory)
         # Of a ball that is no box, intervals in front of all functions are the best there are.
         again = network.order if network.ball.is_box else network.functions
         known = {name: intervals[name] for name in again if self.options.get("tighten") and intervals}
         return RefinedNetwork(network, start=intervals or None, known=known, memory=memory, **self.options)
 
 
-def rungs(network: Network, method: str, *, steps: int = 20, intermediate: bool = True) -> list[Rung]:
+def rungs(
+    network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int = MEMORY
+) -> list[Rung]:
     """The ways to refine a network up to a method: all cheaper ones come first."""
     found = [Rung("crown_ibp", {})]
     if method in ("ibp", "crown_ibp"):
         return found
     parallel = any(isinstance(function, ReLURelaxation) for function in network.functions.values())
+    if pays_before_backward(network, memory):
+        found.append(Rung("fast_lin", {}, forward=True))
     if parallel:
         found.append(Rung("fast_lin", {"tighten": True, "parallel": True}))
     if method != "fast_lin" or not parallel:
@@ -78,7 +89,7 @@ def row_bounds(
 
     An input is not ascended if all its rows but those of zeros are above the target.
     """
-    parts = refinements(network, rungs(network, method, steps=steps, intermediate=intermediate), memory)
+    parts = refinements(network, rungs(network, method, steps=steps, intermediate=intermediate, memory=memory), memory)
     loose = next(parts)
     least = loose.functions(rows, intervals=True)
     if method != "ibp":
@@ -151,7 +162,7 @@ def margins_in_turn(
         intervals: Mapping[str, Interval] = {}
         least = rows.new_full(rows.shape[:2], -torch.inf)
         found = []
-        for rung in rungs(network, method, steps=steps):
+        for rung in rungs(network, method, steps=steps, memory=memory):
             part = rung.refined(network, intervals, memory)
             if not intervals:
                 least = torch.maximum(least, part.functions(rows, intervals=True))

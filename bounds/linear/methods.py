@@ -187,5 +187,5 @@ def linear_margins(
 
 def _outputs(network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int) -> Interval:
     """Linear bounds (N, K) on the outputs by a method and all cheaper ones."""
-    ladder = rungs(network, method, steps=steps, intermediate=intermediate)
+    ladder = rungs(network, method, steps=steps, intermediate=intermediate, memory=memory)
     return reduce(network.meet, (part.output() for part in refinements(network, ladder, memory)))

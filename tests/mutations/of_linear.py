@@ -164,4 +164,18 @@ MUTANTS = (
         "again = network.functions",
         "tests/bounds/linear/test_ladder.py -k affine",
     ),
+    Mutant(
+        "forward bounds come first in every network",
+        "bounds/linear/forward.py",
+        "return 2 * dimensions * widest <= memory and",
+        "return True or",
+        "tests/bounds/linear/test_ladder.py -k forward",
+    ),
+    Mutant(
+        "forward bounds take the place of intervals and do not meet them",
+        "bounds/linear/ladder.py",
+        "network.meet(interval, found[name])",
+        "Interval(found[name].lower + 1, found[name].upper)",
+        "tests/bounds/linear/test_ladder.py -k forward",
+    ),
 )

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from oracles.families import SETS, inputs, network
+from oracles.networks import dense, outside
 from oracles.selection import some
 from torch import nn
 
@@ -94,3 +95,24 @@ def test_affine_layers_in_front_of_all_functions_are_bounded_as_one():
     (before,) = network.nodes[next(iter(network.functions))].parents
     reach = 0.2 * (model[1].weight @ model[0].weight).abs().sum(1).detach()
     torch.testing.assert_close(last.refine().intervals[before].upper[0], reach, rtol=1e-9, atol=0)
+
+
+@pytest.mark.slow
+def test_forward_bounds_come_first_where_layers_are_far_wider_than_the_input():
+    """They save backward passes, never loosen what these find, and no output of a dense grid escapes."""
+    model, narrow = dense(nn.ReLU(), 2, 300, 300, 3, seed=1), dense(nn.ReLU(), 20, 40, 40, 3, seed=1)
+    x, radius = torch.rand(2, 2, dtype=torch.float64), torch.tensor([0.05, 0.2]).double()
+    network = Network(model.requires_grad_(False), LpBall(x, radius, low=None, high=None))
+    way = ladder.rungs(network, "crown")
+    assert [rung.forward for rung in way] == [False, True, False, False]
+    small = Network(narrow, LpBall(torch.rand(2, 20, dtype=torch.float64), 0.1))
+    assert not any(rung.forward for rung in ladder.rungs(small, "crown"))
+    assert not any(rung.forward for rung in ladder.rungs(network, "crown", memory=1000))
+    loose, forward, *_ = (part.refine().intervals for part in ladder.refinements(network, way))
+    (second,) = (network.nodes[name].parents[0] for name in list(network.functions)[1:])
+    width = [float((found[second].upper - found[second].lower).mean()) for found in (loose, forward)]
+    assert width[1] < 0.7 * width[0]
+    with_it, without = ([*ladder.refinements(network, part)][-1].output() for part in (way, [way[0], *way[2:]]))
+    assert (with_it.upper - with_it.lower).sum() <= (without.upper - without.lower).sum() * (1 + 1e-9)
+    step = torch.cartesian_prod(*[torch.linspace(-1, 1, 41, dtype=torch.float64)] * 2)
+    assert outside(model, x + step[:, None] * radius[:, None], with_it) == 0
