@@ -179,8 +179,7 @@ def linear_margins(
     with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
         network = Network(model, ball, Tables(table, functions), sound)
         rows = margin_rows(network, labels)
-        options = {"steps": steps, "intermediate": intermediate, "memory": memory}
-        margins = row_bounds(network, rows, method, **options, target=0.0)
+        margins = row_bounds(network, rows, method, steps=steps, intermediate=intermediate, memory=memory, target=0.0)
         margins = margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
         return converted_down(margins, ball.center.dtype)
 

@@ -104,7 +104,7 @@ def test_a_trained_network():
     assert (proofs.verified | ~cheap.verified).all()
     table = whole.to_dataframe()
     assert list(table.verified) == whole.verified.tolist()
-    assert set(table.decided_by) <= {"clean", "attack", "ibp", "crown_ibp", "crown", ""}
+    assert set(table.decided_by) <= {"clean", "attack", "ibp", "crown_ibp", "fast_lin", "crown", ""}
 
 
 def test_each_input_gets_its_own_verdict():
