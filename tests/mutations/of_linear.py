@@ -178,4 +178,11 @@ MUTANTS = (
         "Interval(found[name].lower + 1, found[name].upper)",
         "tests/bounds/linear/test_ladder.py -k forward",
     ),
+    Mutant(
+        "frozen features move and the others do not",
+        "bounds/linear/backward_pass.py",
+        "free = ~region.frozen_features",
+        "free = region.frozen_features",
+        "tests/bounds/sets/test_frozen_features.py",
+    ),
 )
