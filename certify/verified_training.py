@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bounds import Graph, InvalidInput, InvalidModel, checks, margin_bounds
 from bounds.circumstances import isolated
-from bounds.linear.methods import margin_rows
+from bounds.linear.ladder import margin_rows
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.sets.balls import PerturbationSet

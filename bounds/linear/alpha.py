@@ -139,20 +139,23 @@ def optimized(
     middle = torch.cat([middle, -middle], 1) if both else middle
     every = torch.arange(count, device=best.device).expand(len(best), -1)
     active, here, reached, ascent = every, start, best.clone(), _Ascent()
+    climbing = torch.ones_like(best, dtype=torch.bool)
     for step in range(steps):
         leaves = parameters.leaves()
         with torch.enable_grad():
             bound = backward.bounds(name, here, region, both=both, choose=parameters.propagated, rounded=False)
             gradients = torch.autograd.grad(bound.nan_to_num(0.0, 0.0, 0.0).sum(), leaves, allow_unused=True)
         sides = torch.cat([active, active + count], 1) if both else active
-        _keep_best(best, record, bound.detach(), parameters, sides)
+        # Rows that have ended may go on as company of others; what they would gain depends on the batch.
+        counted = bound.detach().masked_fill(~climbing.gather(1, sides), -math.inf)
+        _keep_best(best, record, counted, parameters, sides)
         ascent.step(parameters, gradients)
         if (step + 1) % PATIENCE == 0 and step + 1 < steps:
             gained = best - reached > LEAST_GAIN * (middle - reached)
-            climbing = gained & ~(best > target)
+            climbing = climbing & gained & ~(best > target)
             reached = best.clone()
             if both:
-                climbing = climbing[:, :count] | climbing[:, count:]
+                climbing = (climbing[:, :count] | climbing[:, count:]).repeat(1, 2)
             still, parameters, ascent = _still(climbing, active, parameters, ascent, count if both else None)
             if still.shape[1] == 0:
                 break

@@ -170,7 +170,7 @@ class Pass:
             hull = region.hull()
             box = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
             middle, gain = _in_interval(rows, box, rounded=self.rounded)
-        elif isinstance(region, LpBall) and region.low is region.high is region.frozen_features is None:
+        elif isinstance(region, LpBall) and region.low is region.high is None:
             middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)
         else:
             values = rows.dense()
@@ -206,7 +206,11 @@ def _in_ball(rows: Rows, region: LpBall, shape: torch.Size, *, rounded: bool) ->
     """The value at the centre of an l_p ball, and the fall by Hölder's inequality; with the errors of both."""
     rows = rows.cleaned()
     center = region.center.reshape(shape)
-    slopes = rows.flat().abs()
+    moving = rows
+    if region.frozen_features is not None:
+        free = ~region.frozen_features.to(center.device).expand(region.center.shape[1:])
+        moving = rows.scaled(free.reshape(1, *shape[1:]).to(center.dtype))
+    slopes = moving.flat().abs()
     middle = rows.dot(center)
     gain = region.radii[:, None] * norm_of(slopes, region.dual_norm).squeeze(2)
     if not rounded:

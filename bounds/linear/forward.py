@@ -10,6 +10,7 @@ References:
 """
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -25,8 +26,13 @@ from bounds.numerics import accumulated_error, ieee_arithmetic, underflow
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import Node, entries
+from bounds.relaxations.relu import ReLURelaxation
 from bounds.sets.balls import Interval, PerturbationSet
 from bounds.sets.linear_minimum import linear_minimum
+
+# How many times as many elements backward passes have to move as forward bounds before these save time. Measured on
+# dense networks: at 62 they halve the time of CROWN, at 15 they change nothing, at 6 they cost half of it.
+WORTH = 24
 
 
 class _Forms(NamedTuple):
@@ -88,6 +94,30 @@ def forward_linear(
         found = _Propagation(network).interval
         found = rounded_outward(found, ball.center.dtype)
         return Interval(*(end.reshape(len(ball.center), -1) for end in (found.lower, found.upper)))
+
+
+def pays_before_backward(network: Network, memory: int) -> bool:
+    """Whether forward bounds of all nodes are so much cheaper than backward ones that they come first.
+
+    Counted in elements that both move, as if every neuron were unstable, so that no input decides for another. That is
+    where layers are far wider than the input.
+    """
+    nodes = network.nodes.values()
+    relu_alone = all(isinstance(function, ReLURelaxation) for function in network.functions.values())
+    if not relu_alone or any(node.batch != 0 for node in nodes):
+        return False
+    sizes = {name: entries(node.value) for name, node in network.nodes.items()}
+    dimensions, widest = sizes[network.order[0]], max(node.value.numel() * node.value.element_size() for node in nodes)
+    before = dict(zip(network.order, accumulate(sizes.values()), strict=True))
+    backward = sum(
+        sizes[parent] * before[parent] for name in network.functions for parent in network.nodes[name].parents
+    )
+    return 2 * dimensions * widest <= memory and WORTH * 4 * dimensions * sum(sizes.values()) <= backward
+
+
+def forward_intervals(network: Network) -> Mapping[str, Interval]:
+    """Intervals of all nodes by forward bounds."""
+    return _Propagation(network.without_intervals()).network.intervals
 
 
 class _Propagation:

@@ -27,6 +27,7 @@ def margin_bounds(
     method: str = "ibp",
     *,
     steps: int = 20,
+    intermediate: bool = True,
     sound: str = "rounding",
     memory: int = MEMORY,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
@@ -43,9 +44,11 @@ def margin_bounds(
         model: any network that ``torch.export`` follows, or its captured graph; see :func:`bounds.ibp`.
         ball: N perturbation sets.
         labels: (N,) class indices.
-        method: ``"ibp"``, ``"crown_ibp"``, ``"crown"`` or ``"alpha_crown"``, each at least as tight as those before it;
-            or ``"fast_lin"``, at least as tight as ``"crown_ibp"``.
+        method: ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``, ``"crown"`` or ``"alpha_crown"``, each at least as tight as
+            those before it.
         steps: of ascent, for ``"alpha_crown"``; it stops where a row is above 0.
+        intermediate: whether ``"alpha_crown"`` ascends bounds of neurons too, see :func:`bounds.alpha_crown`; of inputs
+            that outputs alone leave open.
         sound: which rounding errors are included: ``"rounding"``, ``"real"`` or ``"deployed"``, see
             :func:`bounds.crown`.
         memory: bytes that the coefficients may take.
@@ -71,5 +74,14 @@ def margin_bounds(
     if layers is not None and isinstance(ball, LpBall):
         return interval_margins(layers, ball, labels, rules, sound)
     return linear_margins(
-        model, ball, labels, method, steps=steps, table=table, functions=functions, sound=sound, memory=memory
+        model,
+        ball,
+        labels,
+        method,
+        steps=steps,
+        intermediate=intermediate,
+        table=table,
+        functions=functions,
+        sound=sound,
+        memory=memory,
     )

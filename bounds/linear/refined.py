@@ -136,7 +136,11 @@ class RefinedNetwork:
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
         better = self._of_entries(name, index, network.ball.without_box(), group)
         lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
-        better = network.meet(Interval(lower.gather(1, index), upper.gather(1, index)), better)
+        here = Interval(lower.gather(1, index), upper.gather(1, index))
+        better = network.meet(here, better)
+        # Others were bounded for the company of the inputs that they came with: bounds of an input rest on it alone.
+        own = wanted.reshape(len(wanted), -1).gather(1, index)
+        better = Interval(torch.where(own, better.lower, here.lower), torch.where(own, better.upper, here.upper))
         lower, upper = lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper)
         network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
 

@@ -10,7 +10,8 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
-from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin, row_bounds
+from bounds.linear.ladder import row_bounds
+from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin
 from bounds.linear.network import Network
 from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic, unit_roundoff

@@ -81,7 +81,7 @@ class NodeFunction(ABC):
         """For each parent, where better bounds on it would help."""
 
     def parallel(self, *parents: Interval) -> Planes:
-        """Planes with the same slopes below and above, if there are such ones of use."""
+        """Planes with the same slopes below and above, where these cost less than the default ones; else those."""
         return self.default_planes(*parents)
 
     def aligned(self, coefficients: Tensor) -> Tensor:

@@ -116,18 +116,6 @@ class ScalarFunction(NodeFunction):
         size = lines.upper_intercept.abs() + lines.upper_slope.abs() * x.abs()
         return ((gap > 1e-9 * size + 1e-12) | gap.isnan(),)
 
-    def parallel(self, *parents: Interval) -> Planes:
-        """Both lines with the slope of the secant between the ends of the interval."""
-        (interval,) = parents
-        inside, _ = self._inside(interval)
-        ends = [self.value(end) for end in (inside.lower, inside.upper)]
-        slope = ((ends[1] - ends[0]) / (inside.upper - inside.lower)).nan_to_num(0.0, 0.0, 0.0)
-        lines = self.lines_at(interval, slope, slope)
-        # Where one of the lines is not known it has another slope than was asked for.
-        known = lines.lower_slope == lines.upper_slope
-        upper_intercept = torch.where(known, lines.upper_intercept, _INFINITY)
-        return _as_planes(lines._replace(upper_slope=lines.lower_slope, upper_intercept=upper_intercept))
-
     def interval(self, interval: Interval) -> Interval:
         """The image of an interval, rounded outward; infinite where the function is not defined or overflows."""
         zero = torch.zeros_like(interval.lower)

@@ -24,10 +24,8 @@ from certify.verification.complete import (
     complete_certificate,
 )
 from certify.verification.deadlines import deadline_after
+from certify.verification.radius_search import largest_proved
 from certify.verification.sets import LARGEST, Balls, Family, Maker, family_of
-
-# The search stops where even this share of the largest useful radius is not proved.
-SMALLEST_SHARE = 1e-9
 
 
 @isolated
@@ -56,8 +54,8 @@ def certified_radius(
     Every returned radius was itself proved: no input of the ball and the box [low, high] gets another label. See
     :func:`bounds.ibp` and :func:`bounds.crown` for what the proof is about and rests on.
 
-    The search is a bisection of all inputs at once, over what is proved; it starts where the bounds, continued as a
-    straight line, would reach 0.
+    The search goes on for all inputs at once, between the largest radius that is proved and the least that is not, by
+    interpolation of the margins; an input that is settled leaves it. What an input gets does not depend on the others.
 
     With sets of one's own, a radius speaks of ``perturbation(x, radius)``, and of all smaller radii if that grows with
     it. ``norm`` of the certificate is then NaN, and no radius above a million times the size of the input is tried.
@@ -77,7 +75,7 @@ def certified_radius(
         perturbation: for sets of one's own, instead of a norm and a box: a function of inputs (B, *D) in float64, any
             rows of ``x``, and radii (B,) that gives a :class:`bounds.PerturbationSet` which holds these inputs, is
             nothing else at radius 0, and grows with the radius.
-        tolerance: relative width at which the bisection stops.
+        tolerance: relative distance of both sides at which the search stops.
         timeout: seconds for the searches of ``"complete"``, of all inputs together; None for no limit.
         generator: source of random starts of the attack of ``"complete"``.
         sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
@@ -109,22 +107,23 @@ def certified_radius(
         bounded = bounded_form(model, x, bounding, family.order, sound)  # captured once, for all radii
         bound = partial(margin_bounds, sound=sound, memory=memory, table=table, functions=functions)
 
-        def margins(points: Tensor, radius: Tensor, label: Tensor) -> Tensor:
+        def margins(points: Tensor, radius: Tensor, label: Tensor, by: str = bounding) -> Tensor:
             """The least proved margin of each row."""
-            return least_margin(bound(bounded, family(points, radius), label, bounding), label)
+            return least_margin(bound(bounded, family(points, radius), label, by), label)
 
-        batches = zip(x.detach().double().split(batch_size), labels.split(batch_size), strict=True)
-        parts = [_search(margins, family, points, label, tolerance) for points, label in batches if len(points)]
-        radius = torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
+        # Never where a logit overflows, of which the proof, in real arithmetic, knows nothing.
+        radius = torch.zeros(x.shape[:1], dtype=torch.float64, device=x.device)
+        for rows in (predicted == labels).nonzero()[:, 0].split(batch_size):
+            if len(rows):
+                radius[rows] = _search(margins, family, x[rows].detach().double(), labels[rows], tolerance)
         if balls is not None:
             search = LabelSearch(model, bounded, num_classes, sound, memory)
             around = RadiusSearch(search, balls, tolerance)
             end = deadline_after(timeout)
             return complete_certificate(around, x.detach(), labels, predicted, radius, end, generator)
-    right = predicted == labels  # never where a logit overflows, of which the proof, in real arithmetic, knows nothing
     return Certificate(
         label=predicted,
-        radius=torch.where(right, radius, 0.0),
+        radius=radius,
         abstained=torch.zeros_like(predicted, dtype=torch.bool),
         norm=family.order,
         alpha=0.0,
@@ -134,7 +133,7 @@ def certified_radius(
     )
 
 
-Margins = Callable[[Tensor, Tensor, Tensor], Tensor]  # of points, radii and labels, the least proved margins
+Margins = Callable[..., Tensor]  # of points, radii, labels, and another method; the least proved margins
 
 
 def _search(margins: Margins, family: Balls | Family, x: Tensor, labels: Tensor, tolerance: float) -> Tensor:
@@ -145,50 +144,15 @@ def _search(margins: Margins, family: Balls | Family, x: Tensor, labels: Tensor,
     guess = torch.where(reach.isfinite(), reach / 64, size / 64 + 1e-3)
     if isinstance(family, Family):
         reach = LARGEST * size.clamp(min=1)
-    return _largest_proved(margins, x, labels, tolerance, reach, guess)
+    point = torch.zeros_like(reach)
+    clean = margins(x, point, labels, "ibp")  # as good as any method at one point, but for float32 as it runs
+    if not bool((clean > 0).all()):
+        clean = torch.fmax(clean, margins(x, point, labels))
 
+    def at(rows: Tensor, radius: Tensor) -> Tensor:
+        return margins(x[rows], radius, labels[rows])
 
-def _largest_proved(
-    margins: Margins, x: Tensor, labels: Tensor, tolerance: float, reach: Tensor, guess: Tensor
-) -> Tensor:
-    """Bisection over what is proved, all inputs at once, up to a reach (N,) and from a guess (N,); (N,) float64."""
-    proved, failed = torch.zeros_like(reach), torch.full_like(reach, math.inf)
-    above = margins(x, proved, labels)  # the margin at what is proved; at what has failed:
-    below = torch.full_like(reach, -math.inf)
-    smallest = SMALLEST_SHARE * guess
-    active = above > 0
-    step = 0
-    while active.any():
-        rows = active.nonzero().squeeze(1)
-        found = margins(x[rows], guess[rows], labels[rows])
-        success = found > 0  # False for NaN
-        # Before anything has failed, bounds as a straight line through this point and the last one.
-        ahead = guess[rows] + found * (guess[rows] - proved[rows]) / (above[rows] - found)
-        proved[rows] = torch.where(success, guess[rows], proved[rows])
-        above[rows] = torch.where(success, found, above[rows])
-        failed[rows] = torch.where(success, failed[rows], guess[rows])
-        below[rows] = torch.where(success, below[rows], found)
-        line = torch.full_like(reach, math.nan)
-        line[rows] = ahead
-        guess = _next_guess(proved, failed, line, (above, below), reach, halve=step % 2 == 1)
-        finished = (failed - proved <= tolerance * proved) | (proved >= reach) | (failed < smallest)
-        between = (guess > proved) & (guess < failed)  # False where neighbouring numbers have been reached
-        active &= ~finished & between & guess.isfinite()
-        step += 1
-    return proved
-
-
-def _next_guess(
-    proved: Tensor, failed: Tensor, line: Tensor, margins: tuple[Tensor, Tensor], reach: Tensor, *, halve: bool
-) -> Tensor:
-    """The radius at which a straight line would reach 0, kept well between proved and failed; or their middle."""
-    above, below = margins
-    growing = torch.minimum(torch.fmin(line * 1.05, 4 * proved).clamp(min=1.2 * proved), reach)
-    width = failed - proved
-    share = (above / (above - below)).nan_to_num(0.5).clamp(0.05, 0.95)
-    between = proved + width * (0.5 if halve else share)
-    shrinking = torch.where(proved > 0, between, torch.fmax(failed / 8, torch.fmin(line, failed / 2)))
-    return torch.where(failed.isinf(), growing, shrinking)
+    return largest_proved(at, clean, guess, reach, tolerance)
 
 
 def _most_changes(margins: Margins, x: Tensor, labels: Tensor) -> Tensor:

@@ -4,14 +4,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from bounds import AFFINE, FUNCTIONS, Affine, Box, Graph, PerturbationSet, checks, margin_bounds
+from bounds import AFFINE, FUNCTIONS, Affine, Box, Graph, PerturbationSet, capture, checks, margin_bounds
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
+from bounds.linear.ladder import margins_in_turn
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.operations.functions import Maker as FunctionMaker
@@ -25,7 +27,6 @@ from certify.verification.deadlines import deadline_after, share
 from certify.verification.radius import bounded_form, least_margin
 from certify.verification.sets import family_of
 
-LADDER = ("ibp", "crown_ibp", "crown", "alpha_crown")  # what each row climbs until it is verified
 SET_STEPS = 40  # of the attack in sets of the caller's own, for each class
 ATTACKED = (0.0, 1.0, 2.0, math.inf)  # norms for which there is an attack
 
@@ -93,9 +94,9 @@ def verify(
 ) -> Verdict:
     """Whether the model predicts the given label for all inputs of the ball and the box.
 
-    Each input is first run as it is, then attacked, then bounded by ``"ibp"``, ``"crown_ibp"``, ``"crown"`` and
-    ``"alpha_crown"`` up to ``method``; what is decided goes no further. A row is verified only by a proof, in float64
-    whatever the model's dtype, and falsified only by an input that the model was run on once more.
+    Each input is first run as it is, then attacked, then bounded by ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``,
+    ``"crown"`` and ``"alpha_crown"`` up to ``method``; what is decided goes no further. A row is verified only by
+    a proof, in float64 whatever the model's dtype, and falsified only by an input that the model was run on once more.
 
     Args:
         model: any network that ``torch.export`` follows.
@@ -104,7 +105,7 @@ def verify(
         norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries. None with
             ``perturbation``, as epsilon.
         epsilon: the radius, a number or (N,) with one for each input, in units of the input; one integer for norm 0.
-        method: the last bounding method to try; ``"fast_lin"`` is tried alone. ``"complete"``: what ``"crown"`` leaves
+        method: the last bounding method to try. ``"complete"``: what ``"crown"`` leaves
             open is searched by branch and bound, in l-infinity and for a :class:`bounds.Box`.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
@@ -148,18 +149,8 @@ def verify(
         if attack and bool(state.open.any()):
             region.attack(model, x, labels, state, batch_size, generator)
         last = "crown" if method == COMPLETE else method
-        methods = LADDER[: LADDER.index(last) + 1] if last in LADDER else (last,)
-        bound = partial(margin_bounds, steps=steps, sound=sound, memory=memory, table=table, functions=functions)
-        bounded: nn.Module | Graph = model
-        with torch.no_grad():
-            for current in methods:
-                if not bool(state.open.any()):
-                    break
-                if not isinstance(bounded, Graph):  # captured once
-                    bounded = bounded_form(model, x, current, region.order, sound)
-                for rows in state.open.nonzero().squeeze(1).split(batch_size):
-                    margins = bound(bounded, region.rows(rows), labels[rows], current)
-                    state.bound(rows, least_margin(margins, labels[rows]), current)
+        bound = {"steps": steps, "sound": sound, "memory": memory, "table": table, "functions": functions}
+        bounded = _climbed(model, x, labels, state, region, last, batch_size, bound)
         if method == COMPLETE and bool(state.open.any()):
             search = LabelSearch(model, bounded, num_classes, sound, memory)
             rows = state.open.nonzero().squeeze(1)
@@ -168,6 +159,33 @@ def verify(
                 around = search(region.rows(row), x[row], int(labels[row]), share(end, len(rows) - place))
                 state.end(row, around)
     return state.verdict(region.epsilon, region.order, sound)
+
+
+def _climbed(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    state: "_Verdicts",
+    region: "_Region",
+    last: str,
+    batch_size: int,
+    options: dict[str, Any],
+) -> nn.Module | Graph:
+    """The model as it was bounded, by each method in turn up to the last one, where rows are open."""
+    bounded: nn.Module | Graph = model
+    with torch.no_grad():
+        if bool(state.open.any()):
+            bounded = bounded_form(model, x, "ibp", region.order, options["sound"])
+            for rows in state.open.nonzero().squeeze(1).split(batch_size):
+                margins = margin_bounds(bounded, region.rows(rows), labels[rows], "ibp", **options)
+                state.bound(rows, least_margin(margins, labels[rows]), "ibp")
+        if bool(state.open.any()) and last != "ibp":
+            bounded = capture(bounded, x.double())
+            for rows in state.open.nonzero().squeeze(1).split(batch_size):
+                for part in margins_in_turn(bounded, region.rows(rows), labels[rows], last, **options):
+                    here = rows[part.places]
+                    state.bound(here, least_margin(part.margins, labels[here]), part.method)
+    return bounded
 
 
 Search = Callable[..., Witness | AttackedAccuracy]  # of model, inputs, labels and the options of attacks

@@ -167,7 +167,7 @@ def test_mistakes_are_named(call, options: dict, message: str):
             made = made(inputs(), torch.full((4,), 0.1, dtype=torch.float64))
         options = options | {"perturbation": made}
     with pytest.raises(InvalidInput, match=re.escape(message)):
-        call(linear(), inputs(), torch.zeros(4, dtype=torch.long), **options)
+        call(linear(), inputs(), linear()(inputs()).argmax(1), **options)
 
 
 def test_a_radius_takes_a_family_and_a_verdict_takes_sets_and_no_epsilon():

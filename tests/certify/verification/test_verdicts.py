@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from oracles.families import inputs, network
 from oracles.halfspace import generator
 from oracles.selection import some
 from torch import Tensor, nn
@@ -103,7 +104,22 @@ def test_a_trained_network():
     assert (proofs.verified | ~cheap.verified).all()
     table = whole.to_dataframe()
     assert list(table.verified) == whole.verified.tolist()
-    assert set(table.decided_by) <= {"clean", "attack", "ibp", "crown_ibp", "crown", ""}
+    assert set(table.decided_by) <= {"clean", "attack", "ibp", "crown_ibp", "fast_lin", "crown", ""}
+
+
+def test_each_input_gets_its_own_verdict():
+    """Radii of all sizes in one batch: those in between are settled by some method, and others are not."""
+    model, x = network("dense", 1), inputs(6, 2)
+    labels = model(x).argmax(1)
+    epsilon = torch.tensor([0.2, 0.05, 0.002, 0.12, 0.02, 0.3], dtype=torch.float64)
+    options = {"norm": math.inf, "method": "crown", "attack": False}
+    whole = verify(model, x, labels, epsilon=epsilon, **options)
+    assert len(set(whole.decided_by)) > 2
+    for place in range(6):
+        rows = slice(place, place + 1)
+        alone = verify(model, x[rows], labels[rows], epsilon=epsilon[rows], **options)
+        assert (alone.verified, alone.decided_by) == (whole.verified[rows], whole.decided_by[rows])
+        torch.testing.assert_close(alone.margin, whole.margin[rows])
 
 
 def test_a_witness_that_is_too_far_does_not_falsify(model: Affine, x: Tensor, monkeypatch: pytest.MonkeyPatch):
