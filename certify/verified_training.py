@@ -249,6 +249,8 @@ def _lines_above_exp(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mixed_with_clean(model: nn.Module, ball: PerturbationSet, labels: Tensor, kappa: float, worst: Tensor) -> Tensor:
     kappa = _checked_weight("kappa", kappa)
+    if kappa == 0 and not model.training:  # in training mode the clean pass moves the statistics of normalisation
+        return worst
     return kappa * F.cross_entropy(model(ball.center), labels.long().to(ball.center.device)) + (1 - kappa) * worst
 
 

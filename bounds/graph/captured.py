@@ -18,7 +18,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.binding import Binding
 from bounds.graph.conditions import Refusal, ancestors
-from bounds.operations.node import Node
+from bounds.operations.node import Node, entries
 
 Source = nn.Module | torch.export.ExportedProgram
 
@@ -130,6 +130,7 @@ class Graph:
         self.inputs = inputs
         self.outputs = outputs
         self.input_shape = _input_shape(program)
+        self._entries = 0
         self._needed = ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._versions: tuple[tuple[int, int], ...] = ()
@@ -138,6 +139,13 @@ class Graph:
     def module(self) -> nn.Module:
         """The network as a module, for forward passes."""
         return self.program.module()
+
+    def entries(self, x: Tensor) -> int:
+        """Numbers that all nodes together hold for one input, such as x of shape (1, *D)."""
+        if not self._entries:
+            with torch.no_grad():
+                self._entries = sum(entries(node.value) for node in self.bind(x).values())
+        return self._entries
 
     @isolated
     def bind(self, x: Tensor) -> dict[str, Node]:

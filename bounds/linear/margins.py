@@ -25,6 +25,7 @@ def margin_bounds(
     method: str = "ibp",
     *,
     steps: int = 20,
+    depth: int | None = None,
     sound: str = "rounding",
     memory: int = MEMORY,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
@@ -43,9 +44,10 @@ def margin_bounds(
         method: ``"ibp"``, ``"crown_ibp"``, ``"crown"`` or ``"alpha_crown"``, each at least as tight as those before it;
             or ``"fast_lin"``, at least as tight as ``"crown_ibp"``.
         steps: of ascent, for ``"alpha_crown"``; it stops where a row is above 0.
+        depth: of the passes of inner nodes, for ``"crown"``, see :func:`bounds.crown`.
         sound: which rounding errors are included: ``"rounding"``, ``"real"`` or ``"deployed"``, see
             :func:`bounds.crown`.
-        memory: bytes that the coefficients may take.
+        memory: bytes for the inputs and rows that are bounded at once, see :func:`bounds.crown`.
         rules: bounding rule of each layer type, for ``"ibp"`` of a sequential network.
         table: affine operations of captured networks.
         functions: makers of the functions of their other operations.
@@ -59,9 +61,19 @@ def margin_bounds(
     """
     checks.one_of("method", method, METHODS)
     checks.at_least("steps", steps, 0)
+    checks.at_least("depth", 0 if depth is None else depth, 0)
     layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
     if layers is not None and isinstance(ball, LpBall):
-        return interval_margins(layers, ball, labels, rules, sound)
+        return interval_margins(layers, ball, labels, rules, sound, memory)
     return linear_margins(
-        model, ball, labels, method, steps=steps, table=table, functions=functions, sound=sound, memory=memory
+        model,
+        ball,
+        labels,
+        method,
+        steps=steps,
+        depth=depth,
+        table=table,
+        functions=functions,
+        sound=sound,
+        memory=memory,
     )

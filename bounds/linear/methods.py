@@ -17,6 +17,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.graph.captured import Graph, Source
 from bounds.linear.network import Network
+from bounds.linear.parts import in_parts
 from bounds.linear.precision import rounded_outward
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
@@ -28,6 +29,8 @@ from bounds.sets.balls import Interval, PerturbationSet
 
 @isolated
 @ieee_arithmetic()
+@torch.no_grad()
+@in_parts
 def crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -35,6 +38,7 @@ def crown(
     table: Mapping[str, Affine] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
+    depth: int | None = None,
     memory: int = MEMORY,
 ) -> Interval:
     """Linear bounds on the outputs of a network over a ball, never looser than :func:`crown_ibp` and intervals.
@@ -54,7 +58,12 @@ def crown(
         sound: what the bounds include. ``"rounding"``: the network in real arithmetic, all rounding errors of the
             bounds themselves subtracted. ``"real"``: the same without these errors, a proof up to rounding.
             ``"deployed"``: the float32 network as it runs, under any order of summation.
-        memory: bytes that the coefficients may take; a larger problem is cut into parts.
+        depth: functions that the backward pass of an inner node goes through before it ends at their intervals; the
+            pass of the outputs always reaches the input. Small numbers are for networks too large for full passes:
+            these take as long as a forward pass for each neuron whose sign is not known.
+        memory: bytes for the intervals of some inputs, and for coefficients of some rows: of more inputs or rows, so
+            many are bounded at once as fit. One row of one input, the weights and what is derived from these come on
+            top.
 
     Returns:
         Bounds of shape (N, K).
@@ -63,16 +72,18 @@ def crown(
         UnsupportedLayer: an operation without a rule, with its place in the source code.
         InvalidInput: a bad argument.
     """
+    checks.at_least("depth", 0 if depth is None else depth, 0)
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
         loose = RefinedNetwork(network, memory=memory)
         bounds = loose.output()
-        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
+        tight = RefinedNetwork(loose.network, tighten=True, depth=depth, memory=memory)
         return rounded_outward(network.meet(tight.output(), bounds), ball.center.dtype)
 
 
 @isolated
 @ieee_arithmetic()
+@in_parts
 def crown_ibp(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -96,6 +107,8 @@ def crown_ibp(
 
 @isolated
 @ieee_arithmetic()
+@torch.no_grad()
+@in_parts
 def fast_lin(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -119,6 +132,8 @@ def fast_lin(
 
 @isolated
 @ieee_arithmetic()
+@torch.no_grad()
+@in_parts
 def alpha_crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -168,6 +183,7 @@ def linear_margins(
     method: str,
     *,
     steps: int = 20,
+    depth: int | None = None,
     table: Mapping[str, Affine] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
@@ -177,16 +193,28 @@ def linear_margins(
 
     Gradients reach the weights with ``"ibp"`` and ``"crown_ibp"``, where they are enabled.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
+
+    @in_parts
+    def bound(model: Source | Graph, ball: PerturbationSet, labels: Tensor, *, sound: str, memory: int) -> Tensor:
         network = Network(model, ball, Tables(table, functions), sound)
         rows = margin_rows(network, labels)
-        margins = row_bounds(network, rows, method, steps=steps, memory=memory, target=0.0)
+        margins = row_bounds(network, rows, method, steps=steps, depth=depth, memory=memory, target=0.0)
         margins = margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
         return converted_down(margins, ball.center.dtype)
 
+    with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
+        return bound(model, ball, labels, sound=sound, memory=memory)
+
 
 def row_bounds(
-    network: Network, rows: Tensor, method: str, *, steps: int, memory: int, target: float = torch.inf
+    network: Network,
+    rows: Tensor,
+    method: str,
+    *,
+    steps: int,
+    depth: int | None = None,
+    memory: int,
+    target: float = torch.inf,
 ) -> Tensor:
     """Lower bounds (N, R) of linear functions (N, R, K) of the outputs, by a method and all cheaper ones.
 
@@ -200,7 +228,7 @@ def row_bounds(
         parallel = RefinedNetwork(loose.network, tighten=True, parallel=True, memory=memory)
         margins = torch.maximum(margins, parallel.functions(rows))
     elif method in ("crown", "alpha_crown"):
-        tight = RefinedNetwork(loose.network, tighten=True, memory=memory)
+        tight = RefinedNetwork(loose.network, tighten=True, depth=depth, memory=memory)
         margins = torch.maximum(margins, tight.functions(rows))
         if method == "alpha_crown" and not bool(((margins > target) | (rows == 0).all(2)).all()):
             best = RefinedNetwork(tight.network, tighten=True, steps=steps, memory=memory)
