@@ -194,6 +194,10 @@ def _layer(operation: Callable[..., Tensor], transpose: Transpose = transposes.n
     return Affine(_weighted(operation), _fan_in, applies=_first_alone, transposed_terms=behind, transpose=transpose)
 
 
+# Its weight is (in, out, ...), of which the transpose sums over the entries that the operation itself does not.
+TRANSPOSED = Affine(_weighted(F.conv_transpose2d), _fan_in, applies=_first_alone, transpose=transposes.conv_transposed)
+
+
 def _lines(entry: Affine, *names: str) -> dict[str, Affine]:
     return {f"aten.{name}": entry for name in names}
 
@@ -258,10 +262,10 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(_layer(F.linear, transposes.linear), "linear.default"),
     **_lines(_layer(F.conv1d), "conv1d.default", "conv1d.padding"),
     **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.default"),
-    **_lines(_layer(F.conv2d), "conv2d.padding"),
+    **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.padding"),
     **_lines(_layer(F.conv3d), "conv3d.default", "conv3d.padding"),
     **_lines(_layer(F.conv_transpose1d), "conv_transpose1d.default"),
-    **_lines(_layer(F.conv_transpose2d), "conv_transpose2d.input"),
+    **_lines(TRANSPOSED, "conv_transpose2d.input"),
     **_lines(_layer(F.conv_transpose3d), "conv_transpose3d.input"),
     **_lines(SCALING, "mul.Tensor", "mul.Scalar"),
     **_lines(QUOTIENT, "div.Tensor", "div.Scalar"),
