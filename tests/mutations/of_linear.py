@@ -4,6 +4,20 @@ from mutations.mutant import Mutant
 
 MUTANTS = (
     Mutant(
+        "a layer is merged although something else takes it",
+        "bounds/linear/merging.py",
+        "taken[before.name] == 1 and ",
+        "",
+        "tests/bounds/linear/test_merging.py -k twice",
+    ),
+    Mutant(
+        "a factor behind a layer leaves its bias out",
+        "bounds/linear/merging.py",
+        "bias * factor",
+        "bias",
+        "tests/bounds/linear/test_merging.py -k bounds_are",
+    ),
+    Mutant(
         "a pass that ends early takes nothing for what it leaves out",
         "bounds/linear/backward_pass.py",
         "                self._end_at(current, here.expanded())\n",
