@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def in_parts(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
     Of the others, tensors have a row for each input. Where gradients reach the weights all inputs stay together:
     nothing would be freed between the parts.
     """
-    whole = cast(Callable[..., Any], function)
+    whole = cast(Callable[..., Bounds], function)
 
     @wraps(function)
     def run(

@@ -28,8 +28,8 @@ from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from certify import verified_training
 
-sys.path.insert(0, str(Path(__file__).parent))
-from networks_for_bounds import LARGE, SMALL, Problem, dense
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from examples.benchmarks.networks_for_bounds import LARGE, SMALL, Problem, dense
 
 METHODS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "CROWN-Optimized"}
 Run = Callable[[], Any]

@@ -53,7 +53,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of both ways, above 0."""
-        return (self.second(self.first(x).relu()) + self.skip(x)).relu()
+        y: Tensor = self.second(self.first(x).relu()) + self.skip(x)
+        return y.relu()
 
 
 class Attention(nn.Module):
@@ -76,7 +77,8 @@ class Attention(nn.Module):
         )
         weights = (query @ key.transpose(-1, -2) / math.sqrt(size)).softmax(-1)
         x = x + self.out((weights @ value).transpose(1, 2).reshape(-1, x.shape[1], x.shape[2]))
-        return x + self.inner(self.between(x))
+        result: Tensor = x + self.inner(self.between(x))
+        return result
 
 
 class Tokens(nn.Module):
@@ -88,7 +90,8 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.head(self.block(self.embedding(x)).mean(1))
+        result: Tensor = self.head(self.block(self.embedding(x)).mean(1))
+        return result
 
 
 class VisionTransformer(nn.Module):
@@ -106,7 +109,8 @@ class VisionTransformer(nn.Module):
         """Logits."""
         x = self.embedding(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
-        return self.head(self.norm(self.blocks(x))[:, 0])
+        result: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
+        return result
 
 
 def dense(*sizes: int, bends: tuple[type[nn.Module], ...] = (nn.ReLU,)) -> nn.Sequential:
