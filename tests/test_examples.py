@@ -101,7 +101,7 @@ def test_linear_bounds_benchmark(monkeypatch, capsys):
 def test_large_networks_of_the_benchmark_are_bounded(monkeypatch):
     """The process that measures time and memory, on a thin network."""
     script = runpy.run_path(str(EXAMPLES / "benchmarks/linear_bounds.py"))
-    networks = sys.modules["examples.benchmarks.networks_for_bounds"]
+    networks = sys.modules["networks_for_bounds"]
     thin = replace(script["LARGE"]["ResNet-18"], make=lambda: networks.resnet18(2))
     monkeypatch.setitem(script["LARGE"], "ResNet-18", thin)
     line = script["one"]("ResNet-18", "crown", "real")

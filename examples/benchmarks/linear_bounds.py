@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,11 @@ from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from certify import verified_training
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from examples.benchmarks.networks_for_bounds import LARGE, SMALL, Problem, dense
+if TYPE_CHECKING:
+    from examples.benchmarks.networks_for_bounds import LARGE, SMALL, Problem, dense
+else:  # other projects have a package of examples too
+    sys.path.insert(0, str(Path(__file__).parent))
+    from networks_for_bounds import LARGE, SMALL, Problem, dense
 
 METHODS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "CROWN-Optimized"}
 Run = Callable[[], Any]
