@@ -168,7 +168,11 @@ def crown_ibp_loss(
     bounded, rows = _bounded_margins(model if graph is None else graph, ball, labels)
     margins = bounded.functions(rows, intervals=True)
     if beta > 0:
-        margins = beta * bounded.functions(rows) + (1 - beta) * margins
+        margins = (1 - beta) * margins
+        others = torch.arange(1, rows.shape[1], device=rows.device) + labels.to(rows.device)[:, None]
+        others = others % rows.shape[1]  # the row of the label is 0, and costs as much as any other
+        linear = bounded.functions(rows.gather(1, others[..., None].expand(-1, -1, rows.shape[2])))
+        margins = margins.scatter_add(1, others, beta * linear)
     return _mixed_with_clean(model, ball, labels, kappa, robust_loss(margins, labels))
 
 
@@ -249,6 +253,8 @@ def _lines_above_exp(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mixed_with_clean(model: nn.Module, ball: PerturbationSet, labels: Tensor, kappa: float, worst: Tensor) -> Tensor:
     kappa = _checked_weight("kappa", kappa)
+    if kappa == 0 and not model.training:  # in training mode the clean pass moves the statistics of normalisation
+        return worst
     return kappa * F.cross_entropy(model(ball.center), labels.long().to(ball.center.device)) + (1 - kappa) * worst
 
 

@@ -1,8 +1,10 @@
 """Every example runs, at a small size, and its own assertions hold."""
 
 import json
+import math
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,31 @@ def test_complete_verification_benchmark(tmp_path, monkeypatch, capsys):
     assert measured["ratio"] > 0
     told = {line["verifier"]: (line["sat"], line["unsat"], line["wrong"]) for line in measured["benchmarks"]}
     assert told == {"certify": (0, 1, 0), "certify, process": (0, 1, 0), "file": (0, 1, 0), "liar": (1, 0, 1)}
+
+
+@pytest.mark.slow
+def test_linear_bounds_benchmark(monkeypatch, capsys):
+    """At toy size, only to see that it runs, with auto_LiRPA or without."""
+    few = ("--networks", "sigmoid-tanh MLP", "--methods", "ibp", "crown", "--repeats", 1, "--parts", 8)
+    train = ("--training", "sigmoid-tanh MLP", "--batch", 2)
+    run("benchmarks/linear_bounds.py", *few, *train, monkeypatch=monkeypatch)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["method"] for one in line["small"]] == ["ibp", "crown"]
+    assert all(one["rounding"] > 0 < one["real"] for one in line["small"])
+    assert [one["parts"].split()[0] for one in line["parts"]] == ["8", "8", "2", "2"]
+    assert all(line["training"][kind] > 0 for kind in ("IBP", "CROWN-IBP", "fused"))
+
+
+@pytest.mark.slow
+def test_large_networks_of_the_benchmark_are_bounded(monkeypatch):
+    """The process that measures time and memory, on a thin network."""
+    script = runpy.run_path(str(EXAMPLES / "benchmarks/linear_bounds.py"))
+    networks = sys.modules["networks_for_bounds"]
+    thin = replace(script["LARGE"]["ResNet-18"], make=lambda: networks.resnet18(2))
+    monkeypatch.setitem(script["LARGE"], "ResNet-18", thin)
+    line = script["one"]("ResNet-18", "crown", "real")
+    assert line["passes"] > 0 < line["more"]
+    assert math.isfinite(line["margin"])
 
 
 @pytest.mark.slow

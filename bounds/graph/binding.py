@@ -33,10 +33,12 @@ class Binding:
         nodes: data, which depend on the input.
         known: values of everything else.
         fixed: the tensors among these, as exact as they can be had.
+        examples: values of nodes for inputs of this shape, which need not be computed again.
     """
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, examples: Mapping[str, Tensor]) -> None:
         self.like = like
+        self.examples = examples
         self.nodes: dict[str, Node] = {}
         self.known: dict[fx.Node, Any] = {}
         self.fixed: dict[fx.Node, Constant] = {}
@@ -85,7 +87,9 @@ class Binding:
 
     def _evaluate(self, node: fx.Node, flat: Sequence[Any], spec: pytree.TreeSpec) -> None:
         name, parents, function = self._function(node, flat, spec)
-        value = function(*(self.nodes[parent].value for parent in parents))
+        value = self.examples.get(node.name) if parents else None
+        if value is None:
+            value = function(*(self.nodes[parent].value for parent in parents))
         if not parents or not _holds_tensors(value):  # constants, and sizes
             self.known[node] = in_dtype_of(value, self.like) if isinstance(value, Tensor) else value
             if isinstance(value, Tensor) and not parents:  # what a factory makes

@@ -18,7 +18,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.binding import Binding
 from bounds.graph.conditions import Refusal, ancestors
-from bounds.operations.node import Node
+from bounds.operations.node import Node, entries
 
 Source = nn.Module | torch.export.ExportedProgram
 
@@ -130,6 +130,8 @@ class Graph:
         self.inputs = inputs
         self.outputs = outputs
         self.input_shape = _input_shape(program)
+        self._entries = 0
+        self._examples: dict[tuple[Any, ...], dict[str, Tensor]] = {}  # values of the last step of a training
         self._needed = ancestors(program.graph)
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._versions: tuple[tuple[int, int], ...] = ()
@@ -138,6 +140,13 @@ class Graph:
     def module(self) -> nn.Module:
         """The network as a module, for forward passes."""
         return self.program.module()
+
+    def entries(self, x: Tensor) -> int:
+        """Numbers that all nodes together hold for one input, such as x of shape (1, *D)."""
+        if not self._entries:
+            with torch.no_grad():
+                self._entries = sum(entries(node.value) for node in self.bind(x).values())
+        return self._entries
 
     @isolated
     def bind(self, x: Tensor) -> dict[str, Node]:
@@ -155,21 +164,23 @@ class Graph:
             )
         weights = [*self.program.state_dict.values(), *self.program.constants.values()]
         weights = [weight for weight in weights if isinstance(weight, Tensor)]
+        key = (x.shape, x.dtype, x.device)
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
-            return self._bind(x)
+            nodes = self._bind(x, self._examples.get(key, {}))
+            self._examples = {key: {name: node.value for name, node in nodes.items() if not self.one_by_one}}
+            return nodes
         versions = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
         # Writes through ``weight.data`` leave no trace in versions.
         if versions != self._versions or not all(map(torch.equal, weights, self._copies)):
             self._bound, self._versions, self._copies = {}, versions, [weight.clone() for weight in weights]
-        key = (x.shape, x.dtype, x.device)
         if key not in self._bound:
             while len(self._bound) >= MOST_BOUND:
                 del self._bound[next(iter(self._bound))]
             with torch.no_grad():
-                self._bound[key] = self._bind(x)
+                self._bound[key] = self._bind(x, {})
         return self._bound[key]
 
-    def _bind(self, x: Tensor) -> dict[str, Node]:
+    def _bind(self, x: Tensor, examples: Mapping[str, Tensor]) -> dict[str, Node]:
         signature = self.program.graph_signature
         constants = {**self.program.state_dict, **self.program.constants}
         stored = {
@@ -177,7 +188,7 @@ class Graph:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        binding, nodes = Binding(x), dict[str, Node]()
+        binding, nodes = Binding(x, examples), dict[str, Node]()
         for node in self.program.graph.nodes:
             if node.op == "placeholder" and node.name in stored:
                 binding.add_constant(node, constants[stored[node.name]])

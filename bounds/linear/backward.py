@@ -41,6 +41,7 @@ class Backward:
         choose: Through | None = None,
         rounded: bool = True,
         intervals: bool = False,
+        depth: int | None = None,
     ) -> Tensor:
         """Lower bounds (N, R) of linear functions of a node over a set that contains the ball.
 
@@ -52,8 +53,10 @@ class Backward:
             choose: planes by row instead of the default ones.
             rounded: whether to include rounding errors, if the network does at all.
             intervals: whether to end at the first functions, with the intervals of their values.
+            depth: functions to go through before ending so; None for all.
         """
-        run = Pass(self, name, start, region, both=both, choose=choose, rounded=rounded, intervals=intervals)
+        depth = 0 if intervals else depth
+        run = Pass(self, name, start, region, both=both, choose=choose, rounded=rounded, depth=depth)
         return run.least()
 
     def bounds_with_slopes(
@@ -64,7 +67,7 @@ class Backward:
         For every x of the set, the functions are at least ``bound + slope @ x`` less the minimum of ``slope @ x``.
         """
         region = self.network.ball
-        run = Pass(self, name, start, region, both=False, choose=choose, rounded=rounded, intervals=False)
+        run = Pass(self, name, start, region, both=False, choose=choose, rounded=rounded, depth=None)
         least = run.least()
         if run.arrived is None:
             return least, least.new_zeros(*least.shape, entries(region.center))

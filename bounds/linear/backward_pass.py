@@ -50,7 +50,7 @@ class Pass:
         both: bool,
         choose: Through | None,
         rounded: bool,
-        intervals: bool,
+        depth: int | None,
     ) -> None:
         self.shared = shared
         self.name = name
@@ -59,7 +59,7 @@ class Pass:
         self.both = both
         self.choose = choose
         self.rounded = rounded and shared.network.sound != "real"
-        self.intervals = intervals
+        self.depth = depth
         self.arrived: Rows | None = None
         self.total = _Sum(2 * start.count if both else start.count, shared.network.nodes[name].value)
 
@@ -67,15 +67,18 @@ class Pass:
         """Lower bounds (N, R), followed by those of the opposite functions where both are wanted."""
         network = self.shared.network
         rows: dict[str, AnyRows] = {self.name: self.start}
+        behind = {self.name: 0}  # functions that coefficients have come through, on the longest way
         for current in reversed(network.order[: network.order.index(self.name) + 1]):
             node = network.nodes[current]
             if current not in rows or node.operation == "input":
                 continue
             here = rows.pop(current)
-            if current in network.functions and self.intervals:
+            if current in network.functions and behind[current] == self.depth:
                 self._end_at(current, here.expanded())
                 continue
+            passed = behind[current] + (current in network.functions)
             for parent, part in zip(node.parents, self._through(current, here), strict=True):
+                behind[parent] = max(passed, behind.get(parent, 0))
                 rows[parent] = self._joined(rows[parent], part, parent) if parent in rows else part
                 self._measure(rows[parent])
         if rows:

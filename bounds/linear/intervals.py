@@ -25,9 +25,10 @@ from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
 from bounds.linear.network import Network
+from bounds.linear.parts import by_inputs, in_parts, layers_at_once
 from bounds.linear.precision import in_double, rounded_outward
 from bounds.linear.refined import RefinedNetwork
-from bounds.memory import out_of_memory
+from bounds.memory import MEMORY, out_of_memory
 from bounds.numerics import accumulated_error, converted_down, ieee_arithmetic, per_row, underflow, unit_roundoff
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
@@ -165,6 +166,7 @@ def ibp(
     table: Mapping[str, AffineEntry] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
+    memory: int = MEMORY,
     engine: str = OWN,
 ) -> Interval:
     """Interval bounds on the outputs of a network over a ball.
@@ -183,6 +185,7 @@ def ibp(
         table: affine operations of captured networks.
         functions: makers of the functions of their other operations.
         sound: which rounding errors are included, see :func:`bounds.crown`.
+        memory: bytes for the inputs that are bounded at once, see :func:`bounds.crown`.
         engine: ``"own"`` or ``"auto_lirpa"``, see :func:`bounds.crown`.
 
     Returns:
@@ -199,10 +202,20 @@ def ibp(
         return other_bounds(model, ball, "ibp")
     layers = layers_in_turn(model, ball, rules, sound)
     if layers is not None and isinstance(ball, LpBall):
-        bounds = _propagate(layers, *_set_and_rules(ball, rules, sound))[0]
-    else:
-        bounds = RefinedNetwork(Network(model, ball, Tables(table, functions), sound)).refine().intervals["output"]
-        bounds = Interval(*(end.reshape(len(ball.center), -1) for end in (bounds.lower, bounds.upper)))
+        return by_inputs(
+            lambda part: rounded_outward(_propagate(layers, *_set_and_rules(part, rules, sound))[0], part.center.dtype),
+            *(ball, (), layers_at_once(layers, ball, memory)),
+        )
+    return _captured_intervals(model, ball, Tables(table, functions), sound=sound, memory=memory)
+
+
+@in_parts
+def _captured_intervals(
+    model: Source | Graph, ball: PerturbationSet, tables: Tables, *, sound: str, memory: int
+) -> Interval:
+    """Intervals (N, K) of the outputs of a captured network."""
+    refined = RefinedNetwork(Network(model, ball, tables, sound), memory=memory).refine().intervals["output"]
+    bounds = Interval(*(end.reshape(len(ball.center), -1) for end in (refined.lower, refined.upper)))
     return rounded_outward(bounds, ball.center.dtype)
 
 
@@ -243,8 +256,16 @@ def interval_margins(
     labels: Tensor,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
     sound: str = "rounding",
+    memory: int = MEMORY,
 ) -> Tensor:
     """Lower bounds (N, K) on ``logit_label - logit_k``, 0 at the label, with the guarantee of :func:`ibp`."""
+    at_once = layers_at_once(layers, ball, memory)
+    return by_inputs(partial(_margins_in_turn, layers, rules=rules, sound=sound), ball, (labels,), at_once)
+
+
+def _margins_in_turn(
+    layers: list[nn.Module], ball: LpBall, labels: Tensor, *, rules: Mapping[type[nn.Module], Rule], sound: str
+) -> Tensor:
     own_rule = rules.get(nn.Linear) is not DEFAULT_RULES[nn.Linear]
     dtype, (ball, rules) = ball.center.dtype, _set_and_rules(ball, rules, sound)
     last = layers[-1] if layers and type(layers[-1]) is nn.Linear and not own_rule else None

@@ -46,12 +46,23 @@ class Rung(NamedTuple):
 
 
 def rungs(
-    network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int = MEMORY
+    network: Network,
+    method: str,
+    *,
+    steps: int = 20,
+    intermediate: bool = True,
+    depth: int | None = None,
+    memory: int = MEMORY,
 ) -> list[Rung]:
-    """The ways to refine a network up to a method: all cheaper ones come first."""
+    """The ways to refine a network up to a method: all cheaper ones come first.
+
+    With a depth, which is for networks whose full passes cost too much, ``"crown"`` comes right after ``"crown_ibp"``.
+    """
     found = [Rung("crown_ibp", {})]
     if method in ("ibp", "crown_ibp"):
         return found
+    if depth is not None:
+        return [*found, Rung(method, {"tighten": True, "depth": depth})]
     parallel = any(isinstance(function, ReLURelaxation) for function in network.functions.values())
     if pays_before_backward(network, memory):
         found.append(Rung("fast_lin", {}, forward=True))
@@ -82,6 +93,7 @@ def row_bounds(
     *,
     steps: int,
     intermediate: bool = True,
+    depth: int | None = None,
     memory: int,
     target: float = torch.inf,
 ) -> Tensor:
@@ -89,7 +101,8 @@ def row_bounds(
 
     An input is not ascended if all its rows but those of zeros are above the target.
     """
-    parts = refinements(network, rungs(network, method, steps=steps, intermediate=intermediate, memory=memory), memory)
+    ladder = rungs(network, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory)
+    parts = refinements(network, ladder, memory)
     loose = next(parts)
     least = loose.functions(rows, intervals=True)
     if method != "ibp":

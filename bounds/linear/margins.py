@@ -8,6 +8,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.engines.auto_lirpa import other_bounds
 from bounds.engines.choice import OWN, is_own
+from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.linear.intervals import DEFAULT_RULES, Rule, interval_margins, layers_in_turn
 from bounds.linear.methods import METHODS, linear_margins
@@ -28,6 +29,7 @@ def margin_bounds(
     *,
     steps: int = 20,
     intermediate: bool = True,
+    depth: int | None = None,
     sound: str = "rounding",
     memory: int = MEMORY,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
@@ -49,9 +51,10 @@ def margin_bounds(
         steps: of ascent, for ``"alpha_crown"``; it stops where a row is above 0.
         intermediate: whether ``"alpha_crown"`` ascends bounds of neurons too, see :func:`bounds.alpha_crown`; of inputs
             that outputs alone leave open.
+        depth: of the passes of inner nodes, for ``"crown"``, see :func:`bounds.crown`.
         sound: which rounding errors are included: ``"rounding"``, ``"real"`` or ``"deployed"``, see
             :func:`bounds.crown`.
-        memory: bytes that the coefficients may take.
+        memory: bytes for the inputs and rows that are bounded at once, see :func:`bounds.crown`.
         rules: bounding rule of each layer type, for ``"ibp"`` of a sequential network.
         table: affine operations of captured networks.
         functions: makers of the functions of their other operations.
@@ -67,12 +70,15 @@ def margin_bounds(
     """
     checks.one_of("method", method, METHODS)
     checks.at_least("steps", steps, 0)
+    if depth is not None and method != "crown":
+        raise InvalidInput(f'depth must be None unless method is "crown", got {depth} with {method!r}: leave it out')
+    checks.at_least("depth", 0 if depth is None else depth, 0)
     own = {"rules": rules is DEFAULT_RULES, "table": table is AFFINE, "functions": functions is FUNCTIONS}
     if not is_own(engine, sound, **own):
         return other_bounds(model, ball, method, steps=steps, labels=labels).lower
     layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
     if layers is not None and isinstance(ball, LpBall):
-        return interval_margins(layers, ball, labels, rules, sound)
+        return interval_margins(layers, ball, labels, rules, sound, memory)
     return linear_margins(
         model,
         ball,
@@ -80,6 +86,7 @@ def margin_bounds(
         method,
         steps=steps,
         intermediate=intermediate,
+        depth=depth,
         table=table,
         functions=functions,
         sound=sound,

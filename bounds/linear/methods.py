@@ -21,6 +21,7 @@ from bounds.engines.choice import OWN, is_own
 from bounds.graph.captured import Graph, Source
 from bounds.linear.ladder import margin_rows, refinements, row_bounds, rungs
 from bounds.linear.network import Network
+from bounds.linear.parts import in_parts
 from bounds.linear.precision import rounded_outward
 from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic
@@ -31,6 +32,8 @@ from bounds.sets.balls import Interval, PerturbationSet
 
 @isolated
 @ieee_arithmetic()
+@torch.no_grad()
+@in_parts
 def crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -38,6 +41,7 @@ def crown(
     table: Mapping[str, Affine] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
+    depth: int | None = None,
     memory: int = MEMORY,
     engine: str = OWN,
 ) -> Interval:
@@ -58,7 +62,13 @@ def crown(
         sound: what the bounds include. ``"rounding"``: the network in real arithmetic, all rounding errors of the
             bounds themselves subtracted. ``"real"``: the same without these errors, a proof up to rounding.
             ``"deployed"``: the float32 network as it runs, under any order of summation.
-        memory: bytes that the coefficients may take; a larger problem is cut into parts.
+        depth: functions that the backward pass of an inner node goes through before it ends at their intervals; the
+            pass of the outputs always reaches the input. Small numbers are for networks too large for full passes:
+            these take as long as a forward pass for each neuron whose sign is not known. With a depth, bounds are never
+            looser than those of :func:`crown_ibp`, but may be than :func:`fast_lin`.
+        memory: bytes for the intervals of some inputs, and for coefficients of some rows: of more inputs or rows, so
+            many are bounded at once as fit. One row of one input, the weights and what is derived from these come on
+            top.
         engine: ``"own"``, or ``"auto_lirpa"`` for the bounds of auto_LiRPA 0.6 or newer, where it is installed. These
             include no rounding errors, so that ``sound="real"`` must be said, and they are not compared with those of
             cheaper methods. It serves boxes; and balls of norms from 1 to 2 without a box, if the network begins with a
@@ -71,15 +81,16 @@ def crown(
         UnsupportedLayer: an operation without a rule, with its place in the source code.
         InvalidInput: a bad argument; an engine that is not installed.
     """
+    checks.at_least("depth", 0 if depth is None else depth, 0)
     if not is_own(engine, sound, table=table is AFFINE, functions=functions is FUNCTIONS):
         return other_bounds(model, ball, "crown")
-    with torch.no_grad():
-        network = Network(model, ball, Tables(table, functions), sound)
-        return rounded_outward(_outputs(network, "crown", memory=memory), ball.center.dtype)
+    network = Network(model, ball, Tables(table, functions), sound)
+    return rounded_outward(_outputs(network, "crown", depth=depth, memory=memory), ball.center.dtype)
 
 
 @isolated
 @ieee_arithmetic()
+@in_parts
 def crown_ibp(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -106,6 +117,8 @@ def crown_ibp(
 
 @isolated
 @ieee_arithmetic()
+@torch.no_grad()
+@in_parts
 def fast_lin(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -123,13 +136,14 @@ def fast_lin(
         Weng et al. (2018), Towards fast computation of certified robustness for ReLU networks, arXiv:1804.09699; the
         same bounds as Wong and Kolter (2018), arXiv:1711.00851.
     """
-    with torch.no_grad():
-        network = Network(model, ball, Tables(table, functions), sound)
-        return rounded_outward(_outputs(network, "fast_lin", memory=memory), ball.center.dtype)
+    network = Network(model, ball, Tables(table, functions), sound)
+    return rounded_outward(_outputs(network, "fast_lin", memory=memory), ball.center.dtype)
 
 
 @isolated
 @ieee_arithmetic()
+@torch.no_grad()
+@in_parts
 def alpha_crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -165,10 +179,9 @@ def alpha_crown(
     checks.at_least("steps", steps, 0)
     if not is_own(engine, sound, table=table is AFFINE, functions=functions is FUNCTIONS):
         return other_bounds(model, ball, "alpha_crown", steps=steps)
-    with torch.no_grad():
-        network = Network(model, ball, Tables(table, functions), sound)
-        bounds = _outputs(network, "alpha_crown", steps=steps, intermediate=intermediate, memory=memory)
-        return rounded_outward(bounds, ball.center.dtype)
+    network = Network(model, ball, Tables(table, functions), sound)
+    bounds = _outputs(network, "alpha_crown", steps=steps, intermediate=intermediate, memory=memory)
+    return rounded_outward(bounds, ball.center.dtype)
 
 
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
@@ -183,6 +196,7 @@ def linear_margins(
     *,
     steps: int = 20,
     intermediate: bool = True,
+    depth: int | None = None,
     table: Mapping[str, Affine] = AFFINE,
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
@@ -192,15 +206,29 @@ def linear_margins(
 
     Gradients reach the weights with ``"ibp"`` and ``"crown_ibp"``, where they are enabled.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
+
+    @in_parts
+    def bound(model: Source | Graph, ball: PerturbationSet, labels: Tensor, *, sound: str, memory: int) -> Tensor:
         network = Network(model, ball, Tables(table, functions), sound)
         rows = margin_rows(network, labels)
-        margins = row_bounds(network, rows, method, steps=steps, intermediate=intermediate, memory=memory, target=0.0)
+        options = {"steps": steps, "intermediate": intermediate, "depth": depth, "memory": memory}
+        margins = row_bounds(network, rows, method, target=0.0, **options)
         margins = margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
         return converted_down(margins, ball.center.dtype)
 
+    with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):
+        return bound(model, ball, labels, sound=sound, memory=memory)
 
-def _outputs(network: Network, method: str, *, steps: int = 20, intermediate: bool = True, memory: int) -> Interval:
+
+def _outputs(
+    network: Network,
+    method: str,
+    *,
+    steps: int = 20,
+    intermediate: bool = True,
+    depth: int | None = None,
+    memory: int,
+) -> Interval:
     """Linear bounds (N, K) on the outputs by a method and all cheaper ones."""
-    ladder = rungs(network, method, steps=steps, intermediate=intermediate, memory=memory)
+    ladder = rungs(network, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory)
     return reduce(network.meet, (part.output() for part in refinements(network, ladder, memory)))

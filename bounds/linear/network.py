@@ -11,6 +11,7 @@ from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
+from bounds.linear.merging import merged
 from bounds.linear.precision import in_double
 from bounds.numerics import accumulated_error, per_row, reduced_precision, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
@@ -52,7 +53,8 @@ class Network:
         self.sound = checks.one_of("sound", sound, MODES)
         graph = capture(model, ball.center)
         ball = in_double(ball, sound)
-        self.nodes = graph.bind(ball.center)
+        nodes = graph.bind(ball.center)
+        self.nodes = merged(nodes) if sound == "real" else nodes
         if sound == "deployed":
             _require_float32(graph, ball.center.device)
         self.ball = ball

@@ -34,6 +34,7 @@ class RefinedNetwork:
         tighten: improve intervals by backward passes wherever a function is unstable.
         parallel: planes with the same slopes below and above.
         steps: of ascent for the planes of each bound.
+        depth: functions that backward passes of inner nodes go through before they end at intervals; None for all.
         memory: bytes for coefficients.
     """
 
@@ -46,6 +47,7 @@ class RefinedNetwork:
         tighten: bool = False,
         parallel: bool = False,
         steps: int = 0,
+        depth: int | None = None,
         memory: int = MEMORY,
     ) -> None:
         self.network = network.without_intervals()
@@ -53,6 +55,7 @@ class RefinedNetwork:
         self.known = known
         self.tighten = tighten
         self.steps = steps
+        self.depth = depth
         self.memory = memory
         self.backward = Backward(self.network, parallel=parallel)
 
@@ -164,7 +167,8 @@ class RefinedNetwork:
             if self.steps:
                 found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
             else:
-                found = self.backward.bounds(name, start, region, both=True)
+                depth = None if name == "output" else self.depth
+                found = self.backward.bounds(name, start, region, both=True, depth=depth)
             return torch.stack(found.chunk(2, 1))
 
         at_once = lambda: max(1, self._rows_at_once(name) // group)  # noqa: E731

@@ -37,6 +37,7 @@ class Affine:
         transposed_terms: as ``terms``, behind one coefficient that its transpose has moved; None for the same.
         transpose: the transpose of its matrix on the rows that linear bounds carry backward; None where it does not
             serve, and always for the vector-Jacobian product.
+        layer: whether it adds a bias to a product with a weight, its second and third argument.
     """
 
     spread: Spread
@@ -45,6 +46,7 @@ class Affine:
     exact: bool = False
     transposed_terms: Callable[[Node, tuple[Tensor, ...]], int] | None = None
     transpose: Transpose = transposes.none
+    layer: bool = False
 
     def moved(self, node: Node, reach: tuple[Tensor, ...]) -> Tensor:
         """The largest move of the output if the parents move by ``reach``, at least 0."""
@@ -58,11 +60,21 @@ class Affine:
         """The value where parents of the given shapes are 0, and the size of what is added up for it."""
 
         def make() -> tuple[Tensor, Tensor]:
+            if self.layer and node.single is None:  # a pass through the layer would cost as much as that of the data
+                return _bias(node)
             start = node.function(*(torch.zeros_like(part) for part in parents))
             return start, start.abs()
 
         found: tuple[Tensor, Tensor] = node.cached("at_zero", make)
         return found
+
+
+def _bias(node: Node) -> tuple[Tensor, Tensor]:
+    """The bias of a layer in the shape of its values, and its size; both without memory of that shape."""
+    weight, *rest = node.arguments[1:]
+    bias = rest[0] if rest and rest[0] is not None else node.value.new_zeros(())
+    per_channel = bias if bias.ndim == 0 else bias.view(-1, *[1] * (weight.ndim - 2))
+    return per_channel.expand(node.value.shape), per_channel.abs().expand(node.value.shape)
 
 
 def _one_factor(node: Node) -> bool:
@@ -191,7 +203,15 @@ SELECTION = Affine(_entrywise, _few, applies=_constant_condition, exact=True)
 def _layer(operation: Callable[..., Tensor], transpose: Transpose = transposes.none) -> Affine:
     """A linear layer or a convolution."""
     behind = None if transpose is transposes.none else _fan_out
-    return Affine(_weighted(operation), _fan_in, applies=_first_alone, transposed_terms=behind, transpose=transpose)
+    return Affine(
+        _weighted(operation), _fan_in, applies=_first_alone, transposed_terms=behind, transpose=transpose, layer=True
+    )
+
+
+# Its weight is (in, out, ...), of which the transpose sums over the entries that the operation itself does not.
+TRANSPOSED = Affine(
+    _weighted(F.conv_transpose2d), _fan_in, applies=_first_alone, transpose=transposes.conv_transposed, layer=True
+)
 
 
 def _lines(entry: Affine, *names: str) -> dict[str, Affine]:
@@ -258,10 +278,10 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(_layer(F.linear, transposes.linear), "linear.default"),
     **_lines(_layer(F.conv1d), "conv1d.default", "conv1d.padding"),
     **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.default"),
-    **_lines(_layer(F.conv2d), "conv2d.padding"),
+    **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.padding"),
     **_lines(_layer(F.conv3d), "conv3d.default", "conv3d.padding"),
     **_lines(_layer(F.conv_transpose1d), "conv_transpose1d.default"),
-    **_lines(_layer(F.conv_transpose2d), "conv_transpose2d.input"),
+    **_lines(TRANSPOSED, "conv_transpose2d.input"),
     **_lines(_layer(F.conv_transpose3d), "conv_transpose3d.input"),
     **_lines(SCALING, "mul.Tensor", "mul.Scalar"),
     **_lines(QUOTIENT, "div.Tensor", "div.Scalar"),

@@ -4,8 +4,8 @@ Each takes a node, rows of its coefficients and the shapes (N, *shape) of its pa
 every parent, or None where it does not serve; the vector-Jacobian product serves always.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,12 +89,8 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     shape = shapes[0]
     if node.single is not None or len(shape) != 4:
         return None
-    defaults: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
-    given = node.arguments[2:]
-    settings = (*given, *defaults[len(given) :])
-    stride, padding, dilation = ((values[0], values[-1]) for values in settings[1:4])
-    groups: int = settings[4]
     weight: Tensor = node.arguments[1]
+    stride, padding, dilation, groups = _settings(node, weight)
     if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
@@ -118,8 +114,114 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
         size - ((count - 1) * step - 2 * pad + span)
         for size, count, step, pad, span in zip(shape[2:], values.shape[2:], stride, padding, spans, strict=True)
     ]
-    values = _conv_transpose(node, values, weight, (stride, padding, extra, groups, dilation))
-    return (DenseRows(values.unflatten(0, whole.values.shape[:2])),)
+    more = [max(0, size) for size in extra]  # less than none where "same" has an odd number of zeros to share
+    values = _conv_transpose(node, values, weight, (stride, padding, more, groups, dilation))
+    return (DenseRows(values[..., : shape[2], : shape[3]].unflatten(0, whole.values.shape[:2])),)
+
+
+def _settings(node: Node, weight: Tensor) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+    """Stride, padding on top and on the left, dilation and groups of a convolution."""
+    defaults: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
+    given = node.arguments[2:]
+    _, *settings, groups = (*given, *defaults[len(given) :])
+    if isinstance(settings[1], str):
+        around = [gap * (size - 1) // 2 for gap, size in zip(_pair(settings[2]), weight.shape[2:], strict=True)]
+        settings[1] = around if settings[1] == "same" else (0, 0)
+    stride, padding, dilation = map(_pair, settings)
+    return stride, padding, dilation, groups
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    return values[0], values[-1]
+
+
+def conv_transposed(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
+    """For a transposed convolution of maps: an ordinary one of the coefficients."""
+    shape = shapes[0]
+    if node.single is not None or len(shape) != 4:
+        return None
+    weight: Tensor = node.arguments[1]
+    defaults: tuple[Any, ...] = (None, (1, 1), (0, 0), (0, 0), 1, (1, 1))
+    given = node.arguments[2:]
+    _, *settings = (*given, *defaults[len(given) :])
+    stride, padding, dilation, groups = _pair(settings[0]), _pair(settings[1]), _pair(settings[4]), settings[3]
+    whole = rows.expanded()
+    if isinstance(whole, DenseRows):
+        values = F.conv2d(whole.values.flatten(0, 1), weight, None, stride, padding, dilation, groups)
+        return (DenseRows(values[..., : shape[2], : shape[3]].unflatten(0, whole.values.shape[:2])),)
+    spans = [gap * (size - 1) for gap, size in zip(dilation, weight.shape[2:], strict=True)]
+    patches, (down, right) = whole.cleaned(), _aligned(whole, stride, padding, spans)
+    blocks = _shifted(_shifted(patches.values, 5, down.shift, down.length), 6, right.shift, right.length)
+    moved = PatchRows(
+        F.conv2d(blocks.flatten(0, 3), weight, None, stride, 0, dilation, groups).unflatten(0, blocks.shape[:4]),
+        place=down.place * right.count + right.place,
+        grid=(down.count, right.count),
+        stride=(down.step, right.step),
+        padding=(down.padding, right.padding),
+        shape=tuple(shape[1:]),
+        clean=False,
+    )
+    return (_compact(moved),)
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """Windows along one direction, in blocks that begin at a multiple of the stride of a transposed convolution.
+
+    Attributes:
+        place: (N, P), the new window of each group.
+        shift: (N, P), where the old window begins in its block.
+        length: of a block.
+        count: new windows.
+        step: from one of them to the next.
+        padding: how far the first one begins before the map.
+    """
+
+    place: Tensor
+    shift: Tensor
+    length: int
+    count: int
+    step: int
+    padding: int
+
+
+def _aligned(
+    rows: PatchRows, stride: tuple[int, int], padding: tuple[int, int], spans: Sequence[int]
+) -> tuple[_Aligned, _Aligned]:
+    """Both directions; the span is the reach of a kernel beyond its first entry."""
+    found = []
+    places = rows.place.div(rows.grid[1], rounding_mode="floor"), rows.place % rows.grid[1]
+    for axis, (place, step, span) in enumerate(zip(places, stride, spans, strict=True)):
+        # A window begins at "place * rows.stride - rows.padding"; the first entry before the operation that reaches it
+        # is the quotient of this number and the step.
+        begin = padding[axis] - rows.padding[axis] - span
+        first = place * rows.stride[axis] + begin
+        low, least = first.div(step, rounding_mode="floor"), begin // step
+        whole = rows.stride[axis] % step == 0
+        last = ((rows.grid[axis] - 1) * rows.stride[axis] + begin) // step
+        reach = (step - 1 + span + rows.values.shape[5 + axis] - 1) // step
+        found.append(
+            _Aligned(
+                place=place if whole else low - least,
+                shift=first - low * step + span,
+                length=reach * step + span + 1,
+                count=rows.grid[axis] if whole else last - least + 1,
+                step=rows.stride[axis] // step if whole else 1,
+                padding=-least,
+            )
+        )
+    return found[0], found[1]
+
+
+def _shifted(values: Tensor, axis: int, shift: Tensor, length: int) -> Tensor:
+    """Entries along an axis moved to where a block has them, zeros around; ``shift`` (N, P) by group."""
+    size = values.shape[axis]
+    source = torch.arange(length, device=shift.device) - shift[..., None]  # (N, P, length)
+    source = source.where((source >= 0) & (source < size), size)
+    shape = [1] * values.ndim
+    shape[0], shape[2], shape[axis] = source.shape
+    extended = F.pad(values, (0, 1) if axis == values.ndim - 1 else (0, 0, 0, 1))
+    return extended.gather(axis, source.view(shape).expand(*values.shape[:axis], length, *values.shape[axis + 1 :]))
 
 
 Geometry = tuple[tuple[int, int], tuple[int, int], list[int], int, tuple[int, int]]

@@ -12,7 +12,7 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 from bounds.operations.node import Node
-from bounds.operations.transposes import convolved
+from bounds.operations.transposes import conv_transposed, convolved
 from bounds.rows import DenseRows, PatchRows, Rows, UnitRows, added, mirrored
 
 INPUTS, ROWS = 2, 3
@@ -117,6 +117,66 @@ def same(rows: Rows, values: Tensor) -> None:
     clean = rows.cleaned()
     assert (clean.dense() - values).abs().max() <= tolerance
     assert (clean.flat().abs().sum(2) - values.abs().flatten(2).sum(2)).abs().max() <= tolerance
+
+
+def transposed_node(convolution: Convolution, more: tuple[int, int], x: Tensor) -> Node | None:
+    """A node that holds this transposed convolution of ``x``, with some more entries; None if they do not fit."""
+    weight = draw(x.shape[1], convolution.width // convolution.groups, *convolution.kernel, seed=3)
+    limits = zip(more, convolution.stride, convolution.dilation, strict=True)
+    sizes = zip(x.shape[2:], convolution.kernel, convolution.stride, convolution.dilation, strict=True)
+    lengths = [(count - 1) * step + gap * (size - 1) + 1 for count, size, step, gap in sizes]
+    inside = [length > 2 * pad for length, pad in zip(lengths, convolution.padding, strict=True)]
+    if not all(inside) or any(extra >= max(step, gap) for extra, step, gap in limits):
+        return None
+    options: tuple[Any, ...] = (*convolution[1:3], more, convolution.groups, convolution.dilation)
+
+    def function(data: Tensor) -> Tensor:
+        return F.conv_transpose2d(data, weight, None, *options)
+
+    arguments = (None, weight, None, *options)
+    return Node("up", "aten.conv_transpose2d.input", ("x",), function, arguments, {}, function(x), 0, "a test")
+
+
+@settings(max_examples=60, deadline=None)
+@given(CONVOLUTIONS, pairs(0, 1), CONVOLUTIONS, MAPS, st.sampled_from([1, 2]))
+def test_rows_through_transposed_convolutions(
+    up: Convolution, more: tuple[int, int], behind: Convolution, shape: tuple[int, ...], group: int
+):
+    """Entries, windows of any grid and dense coefficients."""
+    x = draw(INPUTS, *shape)
+    node = transposed_node(up, more, x)
+    assume(node is not None)
+    units = start(node.value.shape, group)
+    same(conv_transposed(node, units, (x.shape,))[0], by_gradient(node, x.shape, units.expanded().dense()))
+    for last, below in chain([behind], node.value.shape[1:]):
+        rows = convolved(last, start(last.value.shape, group), (below,))[0]
+        expected = by_gradient(node, x.shape, rows.dense())
+        same(conv_transposed(node, rows, (x.shape,))[0], expected)
+        same(conv_transposed(node, DenseRows(rows.dense()), (x.shape,))[0], expected)
+
+
+def test_windows_stay_windows_through_a_transposed_convolution():
+    node = transposed_node(Convolution((4, 4), (2, 2), (1, 1), (1, 1), 1, 2), (0, 0), draw(INPUTS, 2, 8, 8))
+    rows = conv_transposed(node, start(node.value.shape), (torch.Size((INPUTS, 2, 8, 8)),))[0]
+    assert isinstance(rows, PatchRows)
+    assert rows.values.shape[5:] == (3, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("kernel", [(3, 3), (4, 2)])
+def test_padding_by_name(kernel: tuple[int, int], dilation: tuple[int, int], padding: str):
+    """An odd number of zeros has more of them behind the map than before it."""
+    x, weight = draw(INPUTS, 2, 9, 8), draw(3, 2, *kernel, seed=2)
+
+    def function(data: Tensor) -> Tensor:
+        return F.conv2d(data, weight, None, (1, 1), padding, dilation)
+
+    arguments = (None, weight, None, (1, 1), padding, dilation)
+    node = Node("named", "aten.conv2d.padding", ("x",), function, arguments, {}, function(x), 0, "a test")
+    for rows in (start(node.value.shape, 2), DenseRows(draw(INPUTS, ROWS, *node.value.shape[1:], seed=4))):
+        same(convolved(node, rows, (x.shape,))[0], by_gradient(node, x.shape, rows.expanded().dense()))
 
 
 def of_one_size(

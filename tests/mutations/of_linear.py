@@ -4,6 +4,62 @@ from mutations.mutant import Mutant
 
 MUTANTS = (
     Mutant(
+        "a layer is merged although something else takes it",
+        "bounds/linear/merging.py",
+        "taken[before.name] == 1 and ",
+        "",
+        "tests/bounds/linear/test_merging.py -k twice",
+    ),
+    Mutant(
+        "a factor behind a layer leaves its bias out",
+        "bounds/linear/merging.py",
+        "bias * factor",
+        "bias",
+        "tests/bounds/linear/test_merging.py -k bounds_are",
+    ),
+    Mutant(
+        "a pass that ends early takes nothing for what it leaves out",
+        "bounds/linear/backward_pass.py",
+        "                self._end_at(current, here.expanded())\n",
+        "",
+        "tests/bounds/linear/test_depth.py -k every_depth",
+    ),
+    Mutant(
+        "windows of a transposed convolution begin one entry late",
+        "bounds/operations/transposes.py",
+        "begin = padding[axis] - rows.padding[axis] - span",
+        "begin = padding[axis] - rows.padding[axis] - span + 1",
+        "tests/bounds/test_rows.py -k transposed_convolutions",
+    ),
+    Mutant(
+        "blocks of a transposed convolution all begin alike",
+        "bounds/operations/transposes.py",
+        "shift=first - low * step + span,",
+        "shift=torch.full_like(place, span),",
+        "tests/bounds/test_rows.py -k transposed_convolutions",
+    ),
+    Mutant(
+        "named padding is shared the other way round",
+        "bounds/operations/transposes.py",
+        "around = [gap * (size - 1) // 2 for",
+        "around = [-(-gap * (size - 1) // 2) for",
+        "tests/bounds/test_rows.py -k padding_by_name",
+    ),
+    Mutant(
+        "intervals of all inputs are found at once",
+        "bounds/linear/parts.py",
+        "OF_ALL_NODES = 32",
+        "OF_ALL_NODES = 1",
+        "tests/bounds/linear/test_memory.py -k inputs",
+    ),
+    Mutant(
+        "rows are bounded all at once",
+        "bounds/linear/refined.py",
+        "tensors = 24 if self.steps else 16",
+        "tensors = 0.01",
+        "tests/bounds/linear/test_memory.py -k rows",
+    ),
+    Mutant(
         "rounding errors of loose intervals are kept for tight ones",
         "bounds/linear/network.py",
         "other.intervals, other._overflow, other._errors = {}, {}, {}",

@@ -1,0 +1,73 @@
+"""Backward passes of inner nodes that end early: sound, between intervals and full passes, and refused below 0."""
+
+import math
+
+import pytest
+import torch
+from oracles.networks import escapes
+from torch import Tensor, nn
+
+import bounds
+
+DEPTHS = (0, 1, 2, None)
+
+
+class Residual(nn.Module):
+    """Two blocks, each with one function beside a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = ((6, 12), (12, 12), (12, 12), (12, 12), (12, 12), (12, 3))
+        self.layers = nn.ModuleList(nn.Linear(*size, dtype=torch.float64) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *inner, last = self.layers
+        h = first(x).relu()
+        for one, other in (inner[:2], inner[2:]):
+            h = (h + other(one(h).relu())).relu()
+        return last(h)
+
+
+def problem(norm: float, seed: int = 0) -> tuple[nn.Module, bounds.LpBall]:
+    torch.manual_seed(seed)
+    model = Residual().requires_grad_(False)
+    return model, bounds.LpBall(torch.rand(4, 6, dtype=torch.float64), 0.2, norm=norm, low=None, high=None)
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2])
+def test_every_depth_holds_and_deeper_is_closer(norm: float):
+    model, ball = problem(norm)
+    loose = bounds.crown_ibp(model, ball)
+    before = (loose.upper - loose.lower).mean()
+    for depth in DEPTHS:
+        found = bounds.crown(model, ball, depth=depth)
+        assert escapes(model, ball, found) == 0
+        assert (found.lower >= loose.lower).all()
+        assert (found.upper <= loose.upper).all()
+        width = (found.upper - found.lower).mean()
+        assert width < before or depth == 0
+        before = width
+
+
+@pytest.mark.parametrize("depth", [5, 9])
+def test_the_depth_of_the_network_is_no_limit(depth: int):
+    model, ball = problem(math.inf)
+    whole, limited = bounds.crown(model, ball), bounds.crown(model, ball, depth=depth)
+    assert torch.equal(whole.lower, limited.lower)
+    assert torch.equal(whole.upper, limited.upper)
+
+
+def test_margins_have_the_depth_too():
+    model, ball = problem(math.inf)
+    labels = model(ball.center).argmax(1)
+    found = [bounds.margin_bounds(model, ball, labels, "crown", depth=depth).sum() for depth in DEPTHS]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+
+
+def test_depths_below_zero_are_refused():
+    model, ball = problem(math.inf)
+    with pytest.raises(bounds.InvalidInput, match="depth must be an integer of at least 0, got -1"):
+        bounds.crown(model, ball, depth=-1)
+    with pytest.raises(bounds.InvalidInput, match="depth must be an integer of at least 0, got -1"):
+        bounds.margin_bounds(model, ball, torch.zeros(4, dtype=torch.int64), "crown", depth=-1)
