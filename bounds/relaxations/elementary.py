@@ -51,7 +51,7 @@ def power(exponent: float) -> PiecewiseFunction:
         raise InvalidInput(f"exponent must be finite, got {exponent}")
 
     def value(x: Tensor) -> Tensor:
-        return x**p
+        return x.reciprocal() if p == -1 else x**p
 
     if p in (0.0, 1.0):
         return PiecewiseFunction(value=value, pieces=(linear_piece(p, 1 - p),), curvature=1, relative_error=0.0)
@@ -75,10 +75,12 @@ def power(exponent: float) -> PiecewiseFunction:
     if p > 0:
         return PiecewiseFunction(value=value, pieces=(left, right))
     low = 0.0 if p % 2 == 0 else -_INFINITY
-    return PiecewiseFunction(value=value, pieces=(left, right), domain=_one_sign, range=(low, _INFINITY))
+    return PiecewiseFunction(value=value, pieces=(left, right), domain=_one_sign, range=(low, _INFINITY), apart=True)
 
 
 def _power_slope(p: float) -> Map:
+    if p == -1:
+        return lambda x: -x.reciprocal().square()
     return lambda x: p * x ** (p - 1)
 
 
