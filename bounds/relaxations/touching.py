@@ -104,6 +104,19 @@ def _unless_last(heights: Tensor, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def monotone_range(function: ScalarFunction, interval: Interval, rises: int) -> Interval:
+    """The values at both ends, rounded outward, of a function that rises (1) or falls (-1) on every interval."""
+    inside, valid = function._inside(interval)
+    ends = torch.stack([inside.lower, inside.upper] if rises > 0 else [inside.upper, inside.lower])
+    values, unit = function.value(ends), unit_roundoff(ends.dtype)
+    lost = unit * function.absolute_error + underflow(ends.dtype)
+    error = (values.abs() * (unit * (3 + function.relative_error))).add_(lost).mul_(1 + 16 * unit)
+    outward = torch.stack([error[0] - values[0], error[1] + values[1]]).nan_to_num_(_INFINITY, _INFINITY, -_INFINITY)
+    found = finished(function, interval, valid, torch.zeros_like(outward), _unless_last(outward, ends))
+    return Interval(found.lower_intercept, found.upper_intercept)
+
+
+@torch.no_grad()
 def bent_lines(function: ScalarFunction, interval: Interval, derivative: Map, bend: Tensor | int) -> LinePair:
     """Lines of a function that is convex (``bend`` 1) or concave (-1) on the interval: a secant and a tangent."""
     inside, valid = function._inside(interval)
