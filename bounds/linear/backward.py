@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bounds.linear.backward_pass import Pass
+from bounds.linear.backward_pass import Pass, halves
 from bounds.linear.network import Network, largest
 from bounds.linear.through_functions import Propagated, SharedLines, Through, through_planes
 from bounds.numerics import accumulated_error, unit_roundoff
@@ -11,7 +11,7 @@ from bounds.operations.node import entries
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.rows import AnyRows, Rows
-from bounds.sets.balls import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
 
 
 class Backward:
@@ -30,6 +30,7 @@ class Backward:
         self._lines: dict[tuple[str, bool], SharedLines] = {}
         self._line_errors: dict[str, Tensor] = {}
         self._planes: dict[str, Planes] = {}
+        self._halves: dict[bool, tuple[PerturbationSet, tuple[Tensor, Tensor]]] = {}
 
     def bounds(
         self,
@@ -107,6 +108,15 @@ class Backward:
             if rounding_error is not None and (error := network.rounding(network.nodes[name].parents[0])) is not None:
                 rounding_error = rounding_error + part.size(error)
         return Propagated(parts, constant, rounding_error)
+
+    def halves(self, region: PerturbationSet, shape: torch.Size, *, rounded: bool) -> tuple[Tensor, Tensor]:
+        """Centre and reach of a set that is a box, shaped like the input; those of the last set are kept."""
+        last = self._halves.get(rounded)
+        if last is None or last[0] is not region:
+            hull = region.hull()
+            box = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+            last = self._halves[rounded] = region, halves(box, rounded=rounded)
+        return last[1]
 
     def lines(self, name: str, rounded: bool) -> SharedLines:
         """The lines of a function of one variable, the same for all rows, in front of its folded parent."""
