@@ -11,7 +11,7 @@ from bounds.operations.node import entries
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.rows import AnyRows, Rows
-from bounds.sets.balls import Interval, PerturbationSet
+from bounds.sets.balls import PerturbationSet
 
 
 class Backward:
@@ -109,13 +109,11 @@ class Backward:
                 rounding_error = rounding_error + part.size(error)
         return Propagated(parts, constant, rounding_error)
 
-    def halves(self, region: PerturbationSet, shape: torch.Size, *, rounded: bool) -> tuple[Tensor, Tensor]:
+    def halves(self, region: PerturbationSet, *, rounded: bool) -> tuple[Tensor, Tensor]:
         """Centre and reach of a set that is a box, shaped like the input; those of the last set are kept."""
         last = self._halves.get(rounded)
         if last is None or last[0] is not region:
-            hull = region.hull()
-            box = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
-            last = self._halves[rounded] = region, halves(box, rounded=rounded)
+            last = self._halves[rounded] = region, halves(self.network.hull_of(region), rounded=rounded)
         return last[1]
 
     def lines(self, name: str, rounded: bool) -> SharedLines:

@@ -169,7 +169,7 @@ class Pass:
         if rows.count < self.total.count and not region.is_box:
             rows = mirrored(rows)
         if region.is_box:
-            ends = self.shared.halves(region, shape, rounded=self.rounded)
+            ends = self.shared.halves(region, rounded=self.rounded)
             middle, gain = _in_interval(rows, *ends, rounded=self.rounded)
         elif isinstance(region, LpBall) and region.low is region.high is region.frozen_features is None:
             middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)

@@ -74,15 +74,20 @@ def slope_error(function: ScalarFunction, derivative: Tensor, slope: Tensor) -> 
 
 def finished(function: ScalarFunction, interval: Interval, valid: Tensor, slopes: Tensor, heights: Tensor) -> LinePair:
     """Lines from slopes (2, ..) and what these reach outward; constants of the function's range where that is less."""
-    known = valid & (heights < torch.finfo(heights.dtype).max) & slopes.isfinite()
-    slopes, heights = torch.where(known, slopes, 0.0), torch.where(known, heights, _INFINITY)
-    low, high = function.range
-    if low > -_INFINITY or high < _INFINITY:
-        limited = torch.stack([heights[0].clamp(max=-low), heights[1].clamp(max=high)])
-        heights = torch.where((slopes == 0) & valid, limited, heights)
-    defined = interval.lower <= interval.upper
-    slopes, heights = torch.where(defined, slopes, torch.nan), torch.where(defined, heights, torch.nan)
+    most = torch.finfo(heights.dtype).max
+    unknown = ~(valid & (heights < most) & (slopes.abs() <= most))
+    slopes, heights = slopes.masked_fill(unknown, 0.0), heights.masked_fill(unknown, _INFINITY)
+    if function.range != (-_INFINITY, _INFINITY):
+        heights = torch.where((slopes == 0) & valid, _limited(function, heights), heights)
+    undefined = ~(interval.lower <= interval.upper)
+    slopes, heights = slopes.masked_fill(undefined, torch.nan), heights.masked_fill(undefined, torch.nan)
     return LinePair(slopes[0], -heights[0], slopes[1], heights[1])
+
+
+def _limited(function: ScalarFunction, heights: Tensor) -> Tensor:
+    """What the values of a function reach outward at most, (2, ..)."""
+    low, high = function.range
+    return torch.stack([heights[0].clamp(max=-low), heights[1].clamp(max=high)])
 
 
 def secant_or_tangent(rise: Tensor, inside: Interval, tangent: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,8 +117,12 @@ def monotone_range(function: ScalarFunction, interval: Interval, rises: int) -> 
     lost = unit * function.absolute_error + underflow(ends.dtype)
     error = (values.abs() * (unit * (3 + function.relative_error))).add_(lost).mul_(1 + 16 * unit)
     outward = torch.stack([error[0] - values[0], error[1] + values[1]]).nan_to_num_(_INFINITY, _INFINITY, -_INFINITY)
-    found = finished(function, interval, valid, torch.zeros_like(outward), _unless_last(outward, ends))
-    return Interval(found.lower_intercept, found.upper_intercept)
+    known = valid & (outward < torch.finfo(ends.dtype).max) & (ends.abs() < torch.finfo(ends.dtype).max)
+    outward = outward.masked_fill(~known, _INFINITY)
+    if function.range != (-_INFINITY, _INFINITY):
+        outward = torch.where(valid, _limited(function, outward), outward)
+    outward = outward.masked_fill(~(interval.lower <= interval.upper), torch.nan)
+    return Interval(-outward[0], outward[1])
 
 
 @torch.no_grad()
