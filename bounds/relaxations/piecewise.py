@@ -62,7 +62,7 @@ class PiecewiseFunction(ScalarFunction):
         """The image of an interval; by its ends where these tell and no gradients are wanted."""
         if self.monotone == 0 or torch.is_grad_enabled():
             return super().range_of(*parents)
-        return monotone_range(self, *parents, rises=self.monotone)
+        return monotone_range(self, parents[0], self.monotone)
 
     def lines(self, interval: Interval) -> LinePair:
         """Lines that touch at known points where each interval lies in one piece; with gradients by their slopes."""
