@@ -36,19 +36,17 @@ class DenseRows:
         """Entries (N or 1, *shape) of a node where these coefficients stand, to be combined with ``values``."""
         return x.unsqueeze(1)
 
-    def sums(self, values: Tensor, vectors: list[Tensor]) -> Tensor:
-        """(N, R, V) sums of the products of any coefficients in these places with V times entries (N or 1, *shape)."""
-        return _products(
-            values.reshape(*values.shape[:2], -1), torch.stack([x.reshape(len(x), -1) for x in vectors], 1)
-        )
+    def sums(self, values: Tensor, vectors: Tensor) -> Tensor:
+        """(N, R, V) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape)."""
+        return _products(_in_a_row(values), _in_a_row(vectors))
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return self.sums(self.values, [x]).squeeze(2)
+        return self.sums(self.values, x.unsqueeze(1))[..., 0]
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return self.sums(self.values.abs(), [x]).squeeze(2)
+        return self.sums(self.values.abs(), x.unsqueeze(1))[..., 0]
 
     def scaled(self, x: Tensor) -> "DenseRows":
         """Coefficients times entries (N or 1, *shape)."""
@@ -133,21 +131,21 @@ class PatchRows:
         i, j = self.place.div(self.grid[1], rounding_mode="floor"), self.place % self.grid[1]
         return windows[row, i, j][:, None, :, None]
 
-    def sums(self, values: Tensor, vectors: list[Tensor]) -> Tensor:
-        """(N, S P M, V) sums of the products of any coefficients in these places with V times entries (N or 1, *shape).
+    def sums(self, values: Tensor, vectors: Tensor) -> Tensor:
+        """(N, S P M, V) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape).
 
         Entries are finite.
         """
-        places = torch.cat([self.at(x).flatten(4) for x in vectors], 3)  # (N, 1, P, V, C h w)
+        places = torch.cat([self.at(x).flatten(4) for x in vectors.unbind(1)], 3)  # (N, 1, P, V, C h w)
         return _products(values.flatten(4), places).flatten(1, 3)
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return self.sums(self.values, [x]).squeeze(2)
+        return self.sums(self.values, x.unsqueeze(1))[..., 0]
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return self.sums(self.values.abs(), [x]).squeeze(2)
+        return self.sums(self.values.abs(), x.unsqueeze(1))[..., 0]
 
     def scaled(self, x: Tensor) -> "PatchRows":
         """Coefficients times entries (N or 1, *shape)."""
@@ -286,8 +284,15 @@ def wanted_first(wanted: Tensor, count: int) -> Tensor:
     return wanted.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
 
 
+def _in_a_row(x: Tensor) -> Tensor:
+    """(N, R, *shape) as (N, R, K)."""
+    return x if x.ndim == 3 else x.reshape(*x.shape[:2], -1)  # a node may be one number
+
+
 def _products(values: Tensor, vectors: Tensor) -> Tensor:
     """(.., R, V) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
+    if values.ndim == 3 and len(vectors) == len(values):  # matmul calls the same behind some views
+        return torch.bmm(vectors, values.transpose(1, 2)).transpose(1, 2)
     return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)
 
 

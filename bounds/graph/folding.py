@@ -18,6 +18,18 @@ def with_arguments(
     target: Callable[..., Any], arguments: Sequence[Any], spec: pytree.TreeSpec, places: Sequence[int]
 ) -> Callable[..., Any]:
     """An operation as a function of its arguments at some places, with all others filled in."""
+    args, kwargs = pytree.tree_unflatten(list(arguments), spec)
+    numbered, _ = pytree.tree_unflatten(list(range(len(arguments))), spec)
+    positions = {place: i for i, place in enumerate(numbered) if isinstance(place, int)}
+    if all(place in positions for place in places):  # none in a list: to fill lists takes longer than most operations
+
+        def direct(*parts: Any) -> Any:  # noqa: ANN401  # one tensor, or several
+            filled = list(args)
+            for place, part in zip(places, parts, strict=True):
+                filled[positions[place]] = part
+            return target(*filled, **kwargs)
+
+        return direct
 
     def function(*parts: Any) -> Any:  # noqa: ANN401  # one tensor, or several
         leaves = list(arguments)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bounds.linear.backward_pass import Pass
+from bounds.linear.backward_pass import Pass, halves
 from bounds.linear.network import Network, largest
 from bounds.linear.through_functions import Propagated, SharedLines, Through, through_planes
 from bounds.numerics import accumulated_error, unit_roundoff
@@ -30,6 +30,7 @@ class Backward:
         self._lines: dict[tuple[str, bool], SharedLines] = {}
         self._line_errors: dict[str, Tensor] = {}
         self._planes: dict[str, Planes] = {}
+        self._halves: dict[bool, tuple[PerturbationSet, tuple[Tensor, Tensor]]] = {}
 
     def bounds(
         self,
@@ -110,6 +111,13 @@ class Backward:
             if rounding_error is not None and (error := network.rounding(network.nodes[name].parents[0])) is not None:
                 rounding_error = rounding_error + part.size(error)
         return Propagated(parts, constant, rounding_error)
+
+    def halves(self, region: PerturbationSet, *, rounded: bool) -> tuple[Tensor, Tensor]:
+        """Centre and reach of a set that is a box, shaped like the input; those of the last set are kept."""
+        last = self._halves.get(rounded)
+        if last is None or last[0] is not region:
+            last = self._halves[rounded] = region, halves(self.network.hull_of(region), rounded=rounded)
+        return last[1]
 
     def lines(self, name: str, rounded: bool) -> SharedLines:
         """The lines of a function of one variable, the same for all rows, in front of its folded parent."""

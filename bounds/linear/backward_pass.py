@@ -61,7 +61,8 @@ class Pass:
         self.rounded = rounded and shared.network.sound != "real"
         self.depth = depth
         self.arrived: Rows | None = None
-        self.total = _Sum(2 * start.count if both else start.count, shared.network.nodes[name].value)
+        count = 2 * start.count if both else start.count
+        self.total = _Sum(count, shared.network.nodes[name].value, rounded=self.rounded)
 
     def least(self) -> Tensor:
         """Lower bounds (N, R), followed by those of the opposite functions where both are wanted."""
@@ -157,7 +158,8 @@ class Pass:
 
     def _end_at(self, name: str, rows: Rows) -> None:
         """End at a function, with the interval of its values."""
-        middle, gain = _in_interval(rows, self.shared.network.intervals[name], rounded=self.rounded)
+        interval = self.shared.network.intervals[name]
+        middle, gain = _in_interval(rows, *halves(interval, rounded=self.rounded), rounded=self.rounded)
         self.total.add(middle)
         self.total.gain(gain)
 
@@ -170,9 +172,8 @@ class Pass:
         if rows.count < self.total.count and not region.is_box:
             rows = mirrored(rows)
         if region.is_box:
-            hull = region.hull()
-            box = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
-            middle, gain = _in_interval(rows, box, rounded=self.rounded)
+            ends = self.shared.halves(region, rounded=self.rounded)
+            middle, gain = _in_interval(rows, *ends, rounded=self.rounded)
         elif isinstance(region, LpBall) and region.low is region.high is None:
             middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)
         else:
@@ -193,16 +194,20 @@ class Pass:
         return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
 
 
-def _in_interval(rows: Rows, interval: Interval, *, rounded: bool) -> tuple[Tensor, Tensor]:
-    """The value at the centre of an interval, and how far it falls within; with the rounding errors of both."""
+def halves(interval: Interval, *, rounded: bool) -> tuple[Tensor, Tensor]:
+    """The centre of an interval and how far it reaches from there; with the rounding errors of sums over both."""
     center = interval.lower + (interval.upper - interval.lower) / 2
     radius = torch.maximum(interval.upper - center, center - interval.lower)
-    middle = rows.dot(center)
     if not rounded:
-        return middle, rows.size(radius)
+        return center, radius
     error = 2 * accumulated_error(entries(center) + 12, center.dtype)
-    reach = torch.add(radius, radius + center.abs(), alpha=error)
-    return middle, rows.size(reach) + underflow(center.dtype) * entries(center)
+    return center, torch.add(radius, radius + center.abs(), alpha=error)
+
+
+def _in_interval(rows: Rows, center: Tensor, reach: Tensor, *, rounded: bool) -> tuple[Tensor, Tensor]:
+    """The value at the centre of an interval, and how far it falls within."""
+    gain = rows.size(reach)
+    return rows.dot(center), gain + underflow(center.dtype) * entries(center) if rounded else gain
 
 
 def _in_ball(rows: Rows, region: LpBall, shape: torch.Size, *, rounded: bool) -> tuple[Tensor, Tensor]:
@@ -227,8 +232,9 @@ def _in_ball(rows: Rows, region: LpBall, shape: torch.Size, *, rounded: bool) ->
 class _Sum:
     """Constants and errors that have been met on the way, (N, count) each."""
 
-    def __init__(self, count: int, like: Tensor) -> None:
+    def __init__(self, count: int, like: Tensor, *, rounded: bool) -> None:
         self.count = count
+        self.rounded = rounded
         self.constant = like.new_zeros(len(like), count)
         self.sizes = self.constant
         self.error = self.constant
@@ -238,7 +244,8 @@ class _Sum:
         if joint and value.shape[1] < self.count:
             value = torch.cat([value, -value], 1)
         self.constant = self.constant + value
-        self.sizes = self.sizes + value.abs()
+        if self.rounded:
+            self.sizes = self.sizes + value.abs()
 
     def gain(self, value: Tensor) -> None:
         """Take something away from both bounds."""

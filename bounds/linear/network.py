@@ -64,6 +64,7 @@ class Network:
         self.intervals: dict[str, Interval] = {}
         self._errors: dict[str, Tensor] = {}
         self._overflow: dict[str, Tensor] = {}
+        self._hull: tuple[PerturbationSet, Interval] | None = None
         self._batch_norm = graph.batch_norm
         for name, node in self.nodes.items():
             if node.operation != "input":
@@ -140,9 +141,7 @@ class Network:
     def _propagate(self, name: str) -> None:
         node = self.nodes[name]
         if node.operation == "input":
-            hull = self.ball.hull()
-            shape = node.value.shape
-            self.intervals[name] = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+            self.intervals[name] = self.hull_of(self.ball)
         elif name in self.functions:
             self.intervals[name] = self.range_of(name)
         elif self.rules[name] is RESHAPE:
@@ -150,6 +149,13 @@ class Network:
             self.intervals[name] = Interval(node.function(x.lower), node.function(x.upper))
         else:
             self.intervals[name] = self._affine_interval(node, self.rules[name])
+
+    def hull_of(self, region: PerturbationSet) -> Interval:
+        """The box around a set, shaped like the input; that of the last set is kept, by all that share the nodes."""
+        if self._hull is None or self._hull[0] is not region:
+            hull, shape = region.hull(), self.nodes[self.order[0]].value.shape
+            self._hull = region, Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+        return self._hull[1]
 
     def range_of(self, name: str) -> Interval:
         """The values of a function over the intervals of its parents, as the network computes them."""

@@ -7,6 +7,7 @@ slope is other than 0 beyond a map, so that windows are clean behind a function.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -50,12 +51,27 @@ class SharedLines:
     lower: Tensor
     upper: Tensor
 
+    @cached_property
+    def constants(self) -> Tensor:
+        """Both constants, (N or 1, 2, *shape)."""
+        return torch.stack([self.lower, self.upper], 1)
+
+    @cached_property
+    def gap(self) -> Tensor:
+        """How far the constants are apart, (N or 1, 1, *shape)."""
+        return (self.upper - self.lower).unsqueeze(1)
+
+    @cached_property
+    def both_slopes(self) -> Tensor:
+        """The sum of the slopes of both lines."""
+        return 2 * self.slope if self.rise is None else 2 * self.slope + self.rise
+
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     """Coefficients behind a function whose lines are the same for all rows."""
     values, below = rows.values, rows.values.clamp(max=0)
-    whole = rows.sums(values, [lines.lower, lines.upper] if joint else [lines.lower])
-    negative = rows.sums(below, [lines.upper - lines.lower])[..., 0]
+    whole = rows.sums(values, lines.constants if joint else lines.lower.unsqueeze(1))
+    negative = rows.sums(below, lines.gap)[..., 0]
     constant = whole[..., 0] + negative
     if joint:
         constant = torch.cat([constant, negative - whole[..., 1]], 1)
@@ -65,14 +81,15 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     if torch.is_grad_enabled():
         part = torch.addcmul(values * slope, below, rise)
         if joint:
-            part = torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1)
+            part = torch.cat([part, torch.addcmul(part, values, rows.at(lines.both_slopes), value=-1)], 1)
     else:  # the same in place: memory that is touched for the first time costs more than the arithmetic
         sides = 2 if joint else 1
         part = values.new_empty(len(values), sides * values.shape[1], *values.shape[2:])
         lower = torch.mul(values, slope, out=part[:, : values.shape[1]])
         lower.addcmul_(below, rise)
         if joint:
-            torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
+            both = rows.at(lines.both_slopes)
+            torch.addcmul(lower, values, both, value=-1, out=part[:, values.shape[1] :])
     return Propagated((rows.with_values(part, clean=True),), constant, None)
 
 

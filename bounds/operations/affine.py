@@ -191,6 +191,8 @@ ENTRYWISE, REDUCTION = Affine(_entrywise, _few), Affine(_entrywise, _all)
 MOVE = Affine(_entrywise, _few, exact=True)
 PICK = Affine(_entrywise, _few, applies=_data_at(0), exact=True, transposed_terms=_copies)
 COPY_INTO = Affine(_entrywise, _few, applies=_data_at(0, 1), exact=True)
+ORDER = replace(MOVE, transpose=transposes.permuted)
+TOTAL = replace(REDUCTION, transpose=transposes.totalled)
 RESHAPE = Affine(_entrywise, _few, exact=True, transpose=transposes.reshaped)
 SUM = Affine(_entrywise, _few, transpose=transposes.summed)
 DIFFERENCE = Affine(_entrywise, _few, transpose=transposes.subtracted)
@@ -245,7 +247,8 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(RESHAPE, "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints"),
     **_lines(RESHAPE, "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "unflatten.int"),
     **_lines(RESHAPE, "clone.default", "contiguous.default", "alias.default", "detach.default", "dropout.default"),
-    **_lines(MOVE, "permute.default", "transpose.int", "t.default", "movedim.int", "expand.default", "tile.default"),
+    **_lines(ORDER, "permute.default", "transpose.int"),
+    **_lines(MOVE, "t.default", "movedim.int", "expand.default", "tile.default"),
     **_lines(MOVE, "repeat.default", "broadcast_tensors.default", "slice.Tensor", "select.int", "narrow.default"),
     **_lines(MOVE, "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "cat.default"),
     **_lines(MOVE, "stack.default", "hstack.default", "vstack.default", "dstack.default"),
@@ -269,7 +272,8 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(SUM, "add.Tensor", "_to_copy.default"),
     **_lines(DIFFERENCE, "sub.Tensor"),
     **_lines(SELECTION, "where.self", "where.ScalarOther", "where.ScalarSelf"),
-    **_lines(REDUCTION, "mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "cumsum.default"),
+    **_lines(TOTAL, "mean.dim", "sum.dim_IntList"),
+    **_lines(REDUCTION, "mean.default", "sum.default", "cumsum.default"),
     **_lines(REDUCTION, "avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default", "col2im.default"),
     **_lines(REDUCTION, "upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec"),
     **_lines(REDUCTION, "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default"),

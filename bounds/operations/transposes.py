@@ -4,6 +4,7 @@ Each takes a node, rows of its coefficients and the shapes (N, *shape) of its pa
 every parent, or None where it does not serve; the vector-Jacobian product serves always.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,15 +45,64 @@ def reshaped(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
 
 
 def summed(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
-    """For sums of terms of one shape, without factors."""
-    plain = all(shape == node.value.shape for shape in shapes) and not node.options
-    return (rows,) * len(shapes) if plain else None
+    """For sums of terms, without factors."""
+    if node.options or node.single is not None:
+        return None
+    parts = [_unrepeated(rows, node.value.shape, shape) for shape in shapes]
+    return None if any(part is None for part in parts) else tuple(part for part in parts if part is not None)
 
 
 def subtracted(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
-    """For a constant that is taken away from data of one shape."""
-    plain = len(shapes) == 1 and node.arguments[0] is None and not node.options
-    return (rows,) if plain and node.value.shape == shapes[0] else None
+    """For data from which a constant or other data are taken away."""
+    if node.arguments[0] is not None:
+        return None
+    parts = summed(node, rows, shapes)
+    if parts is None or len(parts) == 1:
+        return parts
+    taken = parts[1].expanded()
+    return parts[0], taken.with_values(-taken.values)
+
+
+def _unrepeated(rows: AnyRows, whole: torch.Size, shape: torch.Size) -> AnyRows | None:
+    """Rows of a part with a shape that was repeated for a whole: sums over the places of each entry."""
+    if shape == whole:
+        return rows
+    if len(shape) != len(whole) or shape[0] != whole[0]:
+        return None
+    values = rows.expanded().dense()
+    repeated = [i + 1 for i, (own, size) in enumerate(zip(shape, whole, strict=True)) if own != size]
+    return DenseRows(values.sum(repeated, keepdim=True))
+
+
+def permuted(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
+    """For two dimensions that change places, or dimensions in another order; inputs stay the first."""
+    count, given = node.value.ndim, node.arguments[1:]
+    if node.operation == "aten.transpose.int":
+        order = list(range(count))
+        first, second = (place % count for place in given)
+        order[first], order[second] = second, first
+    else:
+        order = [place % count for place in given[0]]
+    if node.single is not None or order[0] != 0:
+        return None
+    back = sorted(range(1, count), key=lambda place: order[place])
+    return (DenseRows(rows.expanded().dense().permute(0, 1, *(place + 1 for place in back))),)
+
+
+def totalled(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
+    """For sums and means over some dimensions."""
+    _, dims, keepdim, *rest = (*node.arguments, False)[: max(3, len(node.arguments))]
+    count, given = len(shapes[0]), [dims] if isinstance(dims, int) else dims
+    if node.single is not None or node.options or any(rest) or not given or not all(place % count for place in given):
+        return None
+    values = rows.expanded().dense()
+    places = sorted(place % count for place in given)
+    if not keepdim:
+        for place in places:
+            values = values.unsqueeze(place + 1)
+    if node.operation.startswith("aten.mean"):
+        values = values / math.prod(shapes[0][place] for place in places)
+    return (DenseRows(values.expand(*values.shape[:2], *shapes[0][1:])),)
 
 
 def multiplied(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
@@ -258,9 +308,10 @@ def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geomet
     stride, padding, extra, groups, dilation = geometry
     if weight.requires_grad:
         return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-    strided = stride[0] == stride[1] > 1 and groups == 1 and dilation == (1, 1)
-    slow = values.device.type == "cpu" and (values.dtype == torch.float64 or weight.shape[1] <= FEW_CHANNELS)
-    phases = node.cached("phases", lambda: _phases(weight, stride[0])) if strided and slow else None
+    plain = stride[0] == stride[1] and groups == 1 and dilation == (1, 1)
+    double, few = values.dtype == torch.float64, weight.shape[1] <= FEW_CHANNELS
+    slow = values.device.type == "cpu" and (double or few if stride[0] > 1 else few and not double)
+    phases = node.cached("phases", lambda: _phases(weight, stride[0])) if plain and slow else None
     moved: Tensor = _ConvTranspose.apply(values, weight, geometry, phases)  # type: ignore[no-untyped-call]  # torch's
     return moved
 

@@ -15,7 +15,8 @@ from bounds.errors import InvalidInput
 from bounds.numerics import unit_roundoff
 from bounds.relaxations.piecewise import Piece, PiecewiseFunction, linear_piece, tiny
 from bounds.relaxations.relu import ReLURelaxation
-from bounds.relaxations.scalar import LOWER, SPECIAL, UPPER, Candidate, Map, middle, rooted
+from bounds.relaxations.scalar import LOWER, SPECIAL, UPPER, Candidate, LinePair, Map, middle, rooted
+from bounds.relaxations.touching import monotone_range, s_shape_lines
 from bounds.sets.balls import Interval
 
 _INFINITY = math.inf
@@ -145,9 +146,17 @@ class SShape(PiecewiseFunction):
     derivative: Map
     root: Map
 
+    def lines(self, interval: Interval) -> LinePair:
+        """Lines that touch at known points; with gradients by way of their slopes."""
+        if torch.is_grad_enabled():
+            return super().lines(interval)
+        return s_shape_lines(self, interval, self.derivative, self.root)
+
     def range_of(self, *parents: Interval) -> Interval:
         """The values at both ends, moved outward."""
         (x,) = parents
+        if not torch.is_grad_enabled():
+            return monotone_range(self, x, 1)
         inside, valid = self._inside(x)
         ends = [self._end(inside.lower, LOWER), self._end(inside.upper, UPPER)]
         return Interval(*(torch.where(valid, end.clamp(*self.range), torch.nan) for end in ends))

@@ -23,7 +23,7 @@ _INFINITY = math.inf
 def exp() -> PiecewiseFunction:
     """The exponential function."""
     pieces = (Piece(torch.exp, torch.exp, 1, lambda k, *_: k.clamp(min=tiny(k)).log()),)
-    return PiecewiseFunction(value=torch.exp, pieces=pieces, curvature=1, range=(0.0, _INFINITY))
+    return PiecewiseFunction(value=torch.exp, pieces=pieces, curvature=1, range=(0.0, _INFINITY), monotone=1)
 
 
 def _positive(lower: Tensor, upper: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def _one_sign(lower: Tensor, upper: Tensor) -> Tensor:
 def log() -> PiecewiseFunction:
     """The natural logarithm, on intervals above 0."""
     pieces = (Piece(torch.log, torch.reciprocal, -1, lambda k, *_: 1 / k.clamp(min=tiny(k)), start=0.0),)
-    return PiecewiseFunction(value=torch.log, pieces=pieces, curvature=-1, domain=_positive)
+    return PiecewiseFunction(value=torch.log, pieces=pieces, curvature=-1, domain=_positive, monotone=1)
 
 
 def power(exponent: float) -> PiecewiseFunction:
@@ -51,7 +51,7 @@ def power(exponent: float) -> PiecewiseFunction:
         raise InvalidInput(f"exponent must be finite, got {exponent}")
 
     def value(x: Tensor) -> Tensor:
-        return x**p
+        return x.reciprocal() if p == -1 else x**p
 
     if p in (0.0, 1.0):
         return PiecewiseFunction(value=value, pieces=(linear_piece(p, 1 - p),), curvature=1, relative_error=0.0)
@@ -70,15 +70,21 @@ def power(exponent: float) -> PiecewiseFunction:
             domain=domain,
             relative_error=SPECIAL + (710 * (abs(p) + 1) if rounded else 0),
             range=(0.0, _INFINITY),
+            monotone=1 if p > 0 else -1,
         )
     left = Piece(value, _power_slope(p), 1 if p % 2 == 0 else -1, _power_root(p, -1.0), end=0.0)
     if p > 0:
         return PiecewiseFunction(value=value, pieces=(left, right))
     low = 0.0 if p % 2 == 0 else -_INFINITY
-    return PiecewiseFunction(value=value, pieces=(left, right), domain=_one_sign, range=(low, _INFINITY))
+    falls = -1 if p % 2 == 1 else 0
+    return PiecewiseFunction(
+        value=value, pieces=(left, right), domain=_one_sign, range=(low, _INFINITY), apart=True, monotone=falls
+    )
 
 
 def _power_slope(p: float) -> Map:
+    if p == -1:
+        return lambda x: -x.reciprocal().square()
     return lambda x: p * x ** (p - 1)
 
 

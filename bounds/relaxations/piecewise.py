@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bounds.numerics import unit_roundoff
-from bounds.relaxations.scalar import Candidate, Map, ScalarFunction, best_slope, middle, moving, rooted
+from bounds.relaxations.scalar import Candidate, LinePair, Map, ScalarFunction, best_slope, middle, moving, rooted
+from bounds.relaxations.touching import bent_lines, monotone_range
 from bounds.sets.balls import Interval
 
 Root = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a slope and both ends of an interval
@@ -48,10 +49,30 @@ class PiecewiseFunction(ScalarFunction):
     Attributes:
         pieces: with every point of the domain in one of them.
         curvature: of the whole function, 1 for convex and -1 for concave, a number or a tensor; 0 for neither.
+        apart: whether there are two pieces with one formula, and no interval of the domain reaches into both.
+        monotone: 1 if the function rises on every interval of its domain, -1 if it falls; 0 for neither or unknown.
     """
 
     pieces: tuple[Piece, ...]
     curvature: int | Tensor = 0
+    apart: bool = False
+    monotone: int = 0
+
+    def range_of(self, *parents: Interval) -> Interval:
+        """The image of an interval; by its ends where these tell and no gradients are wanted."""
+        if self.monotone == 0 or torch.is_grad_enabled():
+            return super().range_of(*parents)
+        return monotone_range(self, parents[0], self.monotone)
+
+    def lines(self, interval: Interval) -> LinePair:
+        """Lines that touch at known points where each interval lies in one piece; with gradients by their slopes."""
+        first, last = self.pieces[0], self.pieces[-1]
+        if torch.is_grad_enabled() or first.root is None or not (self.apart or first is last):
+            return super().lines(interval)
+        bend: Tensor | int = first.curvature
+        if last.curvature != bend:
+            bend = torch.where(interval.upper <= first.end, float(bend), float(last.curvature))
+        return bent_lines(self, interval, first.derivative, bend)
 
     def candidates(self, inside: Interval, slope: Tensor, side: int) -> Iterator[Candidate]:
         """Ends of the pieces, and the stationary point of a piece that bends the right way."""

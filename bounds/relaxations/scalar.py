@@ -107,6 +107,10 @@ class ScalarFunction(NodeFunction):
         (interval,), (lower_slope, upper_slope) = parents, parameters
         return _as_planes(self.lines_at(interval, lower_slope, upper_slope))
 
+    def default_planes(self, *parents: Interval) -> Planes:
+        """The default lines."""
+        return _as_planes(self.lines(*parents))
+
     def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Entries where the two lines differ by more than rounding."""
         (interval,) = parents

@@ -220,7 +220,7 @@ class LpBall(PerturbationSet):
 
     def without_box(self) -> "LpBall":
         """A round ball without the box of valid inputs, which costs much to combine with it."""
-        return self if self.is_box else replace(self, low=None, high=None)
+        return self if self.is_box or self.low is self.high is None else replace(self, low=None, high=None)
 
     def double(self) -> "LpBall":
         """The ball in float64; its box holds the inputs that lie at a side rounded to the dtype of the centre."""

@@ -76,8 +76,8 @@ MUTANTS = (
     Mutant(
         "the rounding of the last step of a backward pass is left out",
         "bounds/linear/backward_pass.py",
-        "reach = torch.add(radius, radius + center.abs(), alpha=error)",
-        "reach = radius",
+        "return center, torch.add(radius, radius + center.abs(), alpha=error)",
+        "return center, radius",
         "tests/bounds/linear/test_backward_rounding.py -k last_step",
     ),
     Mutant(
