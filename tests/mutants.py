@@ -18,6 +18,7 @@ from mutations import (
     of_comparison,
     of_engines,
     of_linear,
+    of_programmes,
     of_proofs,
     of_search,
     of_smoothing,
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 MUTANTS = (
     *of_bounds.MUTANTS,
     *of_linear.MUTANTS,
+    *of_programmes.MUTANTS,
     *of_engines.MUTANTS,
     *of_search.MUTANTS,
     *of_statistics.MUTANTS,

@@ -25,7 +25,7 @@ from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.layers import Normalize
 from bounds.linear.network import Network
-from bounds.linear.parts import by_inputs, in_parts, layers_at_once
+from bounds.linear.parts import by_inputs, layers_at_once, within_memory
 from bounds.linear.precision import in_double, rounded_outward
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY, out_of_memory
@@ -209,7 +209,7 @@ def ibp(
     return _captured_intervals(model, ball, Tables(table, functions), sound=sound, memory=memory)
 
 
-@in_parts
+@within_memory
 def _captured_intervals(
     model: Source | Graph, ball: PerturbationSet, tables: Tables, *, sound: str, memory: int
 ) -> Interval:

@@ -21,7 +21,7 @@ from bounds.engines.choice import OWN, is_own
 from bounds.graph.captured import Graph, Source
 from bounds.linear.ladder import margin_rows, refinements, row_bounds, rungs
 from bounds.linear.network import Network
-from bounds.linear.parts import in_parts
+from bounds.linear.parts import within_memory
 from bounds.linear.precision import rounded_outward
 from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic
@@ -33,7 +33,7 @@ from bounds.sets.balls import Interval, PerturbationSet
 @isolated
 @ieee_arithmetic()
 @torch.no_grad()
-@in_parts
+@within_memory
 def crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -90,7 +90,7 @@ def crown(
 
 @isolated
 @ieee_arithmetic()
-@in_parts
+@within_memory
 def crown_ibp(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -118,7 +118,7 @@ def crown_ibp(
 @isolated
 @ieee_arithmetic()
 @torch.no_grad()
-@in_parts
+@within_memory
 def fast_lin(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -143,7 +143,7 @@ def fast_lin(
 @isolated
 @ieee_arithmetic()
 @torch.no_grad()
-@in_parts
+@within_memory
 def alpha_crown(
     model: Source | Graph,
     ball: PerturbationSet,
@@ -207,7 +207,7 @@ def linear_margins(
     Gradients reach the weights with ``"ibp"`` and ``"crown_ibp"``, where they are enabled.
     """
 
-    @in_parts
+    @within_memory
     def bound(model: Source | Graph, ball: PerturbationSet, labels: Tensor, *, sound: str, memory: int) -> Tensor:
         network = Network(model, ball, Tables(table, functions), sound)
         rows = margin_rows(network, labels)

@@ -11,11 +11,11 @@ from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
-from bounds.linear.merging import merged
 from bounds.linear.precision import in_double
 from bounds.numerics import accumulated_error, per_row, reduced_precision, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of
+from bounds.operations.merging import with_merged_layers
 from bounds.operations.node import Node, entries
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.relaxations.base import NodeFunction
@@ -54,7 +54,7 @@ class Network:
         graph = capture(model, ball.center)
         ball = in_double(ball, sound)
         nodes = graph.bind(ball.center)
-        self.nodes = merged(nodes) if sound == "real" else nodes
+        self.nodes = with_merged_layers(nodes) if sound == "real" else nodes
         if sound == "deployed":
             _require_float32(graph, ball.center.device)
         self.ball = ball

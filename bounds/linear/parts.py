@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
+from bounds.engines.choice import OWN
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
@@ -24,7 +25,7 @@ P = ParamSpec("P")
 Bounds = TypeVar("Bounds", Interval, Tensor)
 
 
-def in_parts(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
+def within_memory(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
     """A function ``(model, ball, *others, memory=, **settings)`` that bounds inputs apart where memory asks for it.
 
     Of the others, tensors have a row for each input. Where gradients reach the weights all inputs stay together:
@@ -36,7 +37,7 @@ def in_parts(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
     def run(
         model: Source | Graph, ball: PerturbationSet, *others: object, memory: int = MEMORY, **settings: object
     ) -> Bounds:
-        if not _divisible(ball, others):
+        if settings.get("engine", OWN) != OWN or not _divisible(ball, others):
             return whole(model, ball, *others, memory=memory, **settings)
         checks.full_precision(ball.center)
         graph = capture(model, ball.center)

@@ -58,7 +58,7 @@ class SharedLines:
 
     @cached_property
     def gap(self) -> Tensor:
-        """How far the constants are apart, (N or 1, 1, *shape)."""
+        """Distance of the constants, (N or 1, 1, *shape)."""
         return (self.upper - self.lower).unsqueeze(1)
 
     @cached_property

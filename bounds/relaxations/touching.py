@@ -53,7 +53,7 @@ class Contact(NamedTuple):
 
 
 def slack_of(ascent: Tensor, error: Tensor, behind: Tensor, before: Tensor) -> Tensor:
-    """How far a concave function may rise above its tangent's parallel, within distances on both sides of a point.
+    """Largest rise of a concave function above its tangent's parallel, within distances on both sides of a point.
 
     Args:
         ascent: how much steeper than the line the function is at the point.
@@ -85,7 +85,7 @@ def finished(function: ScalarFunction, interval: Interval, valid: Tensor, slopes
 
 
 def _limited(function: ScalarFunction, heights: Tensor) -> Tensor:
-    """What the values of a function reach outward at most, (2, ..)."""
+    """Outermost values that a function reaches, (2, ..)."""
     low, high = function.range
     return torch.stack([heights[0].clamp(max=-low), heights[1].clamp(max=high)])
 

@@ -65,7 +65,7 @@ class _Points:
 
     @property
     def width(self) -> Tensor:
-        """Of the bracket."""
+        """Width of the bracket."""
         return self.failed - self.proved
 
     def with_point(self, t: Tensor, h: Tensor, success: Tensor) -> "_Points":
@@ -83,7 +83,7 @@ class _Points:
         )
 
     def next(self, tolerance: float) -> Tensor:
-        """Where to look next, for a relative width of brackets to reach."""
+        """Point to look at next, for a relative width of brackets to reach."""
         step = max(CLOSE * math.log1p(tolerance), SPACING)
         both = self.width.isfinite()
         found = torch.where(both, self._between(), self._outside(step))
@@ -116,7 +116,7 @@ class _Points:
 
 
 def _parabola(t: tuple[Tensor, ...], h: tuple[Tensor, ...]) -> Tensor:
-    """Where a quadratic function of h through three points is 0; NaN unless t grows with h."""
+    """Zero of a quadratic function of h through three points; NaN unless t grows with h."""
     total = torch.zeros_like(t[0])
     for one in range(3):
         others = [place for place in range(3) if place != one]

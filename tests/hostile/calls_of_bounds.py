@@ -81,7 +81,14 @@ def bound_once(graph: bounds.Graph, c: Case) -> object:
 
 
 @cache
-def _onnx_file() -> bytes:
+def engines_compared(c: Case) -> object:
+    """Bounds that every machine has, and what points reach."""
+    found = bounds.compare_engines(c.model, c.ball, methods=("ibp",), samples=5, steps=2, generator=generator())
+    own = found.of("own", "ibp")
+    return own.lower, own.upper, found.least, found.largest
+
+
+def onnx_file() -> bytes:
     """A layer of three inputs and two outputs, and a rectifier."""
     from onnx import TensorProto, helper
 
@@ -129,6 +136,7 @@ MODELS: dict[str, Call] = {
     "bounds.clever_second_order": lambda c: bounds.clever_second_order(
         nn.Sequential(c.model, nn.Tanh()), c.x, radius=0.5, iterations=2, **CLEVER, generator=generator()
     ),
+    "bounds.compare_engines": engines_compared,
     "bounds.explain": lambda c: bounds.explain(c.model, c.x).supported,
     "bounds.ibp": lambda c: bounds.ibp(c.model, c.ball),
     "bounds.ibp.l2": lambda c: bounds.ibp(c.model, bounds.LpBall(c.x.double(), 0.1, norm=2)),
@@ -161,6 +169,7 @@ PURE: dict[str, Call] = {
     "bounds.Box": lambda c: bounds.crown(c.source, bounds.Box(c.x - 0.01, c.x + 0.01)),
     "bounds.GroupSort": lambda c: bounds.GroupSort(2)(c.x.flatten(1)),
     "bounds.Interval": lambda c: bounds.Interval(c.x, c.x + 1).halves(0.0),
+    "bounds.Logits": lambda c: bounds.Logits(nn.Flatten())(c.x),
     "bounds.LpBall": lambda c: (c.ball.hull(), c.ball.radii, c.ball.row(0)),
     "bounds.MulticlassRatioLaw.sample": lambda c: bounds.MulticlassRatioLaw(
         IDENTITY[:2].double(), SPREAD[:2].double(), 16
@@ -180,7 +189,7 @@ PURE: dict[str, Call] = {
     "bounds.log_evidence_above": lambda c: bounds.log_evidence_above(COUNTS, 50, 0.5),
     "bounds.log_evidence_below": lambda c: bounds.log_evidence_below(COUNTS, 50, 0.5),
     "bounds.random_basis": lambda c: bounds.random_basis(c.x, 2, 3, generator()),
-    "bounds.from_onnx": lambda c: bounds.ibp(bounds.from_onnx(_onnx_file()), bounds.LpBall(c.x.flatten(1)[:, :3], 0.1)),
+    "bounds.from_onnx": lambda c: bounds.ibp(bounds.from_onnx(onnx_file()), bounds.LpBall(c.x.flatten(1)[:, :3], 0.1)),
     "bounds.read_vnnlib": lambda c: bounds.read_vnnlib(ROBUST.to_vnnlib()).boxes,
     "bounds.sequential_lower": lambda c: bounds.sequential_lower(COUNTS, 50),
     "bounds.geometry.cosine_transform": lambda c: geometry.cosine_transform(4, c.x),
@@ -228,7 +237,7 @@ CALLS: dict[str, Call] = {**GRAPHS, **MODELS, **PURE}
 RECORDS = {
     *("DEFAULT_RULES", "BoundaryPoints", "BoundsError", "CleverEstimate", "Crossings", "Explanation"),
     *("InvalidConfiguration", "InvalidInput", "InvalidModel", "InvalidProperty", "ManifestMismatch", "Minimum"),
-    *("NoiseRadius", "Port"),
+    *("EngineBounds", "EngineComparison", "NoiseRadius", "Port"),
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),

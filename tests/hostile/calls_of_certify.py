@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from hostile.calls_of_bounds import Call, Case, FirstTwo
+from hostile.calls_of_bounds import Call, Case, FirstTwo, onnx_file
 from oracles.halfspace import generator
 from torch import Tensor
 
@@ -46,6 +46,16 @@ def decided(c: Case) -> certify.Decision:
         classes = c.model(c.x[:1]).shape[1]
     prop = bounds.Property.of_robustness(c.x[:1], int(c.y[0]), epsilon=2.0, num_classes=classes, low=None, high=None)
     return certify.decide(c.model, prop, generator=generator())
+
+
+def checked_proof(c: Case) -> certify.ProofReport:
+    """The report on a proof of a small network of a file."""
+    with TemporaryDirectory() as folder:
+        network, prop, proof = (Path(folder) / name for name in ("net.onnx", "p.vnnlib", "p.proof"))
+        network.write_bytes(onnx_file())
+        prop.write_text(bounds.Property.of_robustness(torch.ones(1, 3), 1, epsilon=0.01, num_classes=2).to_vnnlib())
+        certify.decide(network, prop, proof=proof, generator=generator())
+        return certify.check_proof(proof, network, prop)
 
 
 def stored() -> certify.Certificate:
@@ -231,7 +241,13 @@ OTHERS: dict[str, Call] = {
     "certify.certified_radius.alpha_crown": lambda c: certify.certified_radius(
         c.model, c.x, c.y, norm=math.inf, method="alpha_crown", tolerance=0.5
     ),
+    "certify.check_proof": checked_proof,
+    "certify.collect": lambda c: certify.collect([(x, int(y)) for x, y in zip(c.x, c.y, strict=True)]),
+    "certify.compare": lambda c: certify.compare({name: evaluation(c) for name in "ab"}).at(0.1).to_csv(),
     "certify.decide": decided,
+    "certify.load_data": lambda c: tuple(certify.load_data(certify.DataSource(count=2), c.model)),
+    "certify.load_model": lambda c: certify.load_model(certify.ModelSource(network="ibp"))(reference.load("ibp", 2).x),
+    "certify.Logits": lambda c: certify.Logits(c.model)(c.x),
     "certify.lipschitz_certificate": lambda c: certify.lipschitz_certificate(c.model, c.x, c.y, norm=2),
     "certify.verify": lambda c: certify.verify(
         c.model, c.x, c.y, norm=math.inf, epsilon=0.03, steps=3, generator=generator()
@@ -310,7 +326,8 @@ CALLS: dict[str, Call] = {**ATTACKS, **DEPLOYED, **OTHERS, **PURE}
 # Names that stand for records and modules: they compute nothing.
 RECORDS = {
     *("AttackedAccuracy", "Certificate", "CompleteCertificate", "Contradiction", "Decision", "Estimate", "Outside"),
-    *("RadiusDecision",),
+    *("RadiusDecision", "Comparison", "DataSource", "FinishedUnit", "GroupAccuracies", "LabelledInputs", "ModelSource"),
+    *("ProofReport", "tracking"),
     *("SmoothedPrediction", "SmoothingCertificate", "Verdict", "Witness", "methods"),
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),

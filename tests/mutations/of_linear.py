@@ -5,14 +5,14 @@ from mutations.mutant import Mutant
 MUTANTS = (
     Mutant(
         "a layer is merged although something else takes it",
-        "bounds/linear/merging.py",
+        "bounds/operations/merging.py",
         "taken[before.name] == 1 and ",
         "",
         "tests/bounds/linear/test_merging.py -k twice",
     ),
     Mutant(
         "a factor behind a layer leaves its bias out",
-        "bounds/linear/merging.py",
+        "bounds/operations/merging.py",
         "bias * factor",
         "bias",
         "tests/bounds/linear/test_merging.py -k bounds_are",

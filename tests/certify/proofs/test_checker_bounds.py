@@ -10,6 +10,8 @@ from oracles.onnx_models import made, node
 from oracles.proof_cases import KINDS, network
 
 import bounds
+from bounds.linear.network import Network as Engine
+from bounds.linear.refined import RefinedNetwork
 from certify.proofs.bounding import Planes, intervals, planes
 from certify.proofs.functions import Function, Relu, Sigmoid, Tanh
 from certify.proofs.leaves import Goal, SplitLeaves
@@ -58,7 +60,7 @@ def test_the_engine_finds_the_same_bounds(kind: str):
     read, graph = read_network(model.SerializeToString()), bounds.from_onnx(model)
     least, known = output_planes(read, low, high).least, intervals(read, low, high)
     sides = (torch.from_numpy(side).view(-1, *graph.input_shape) for side in (low, high))
-    theirs = bounds.crown(graph, bounds.Box(*sides))
+    theirs = RefinedNetwork(Engine(graph, bounds.Box(*sides)), tighten=True).output()
     for ours, other in (
         (np.maximum(least[:, :2], known.low[-1]), theirs.lower.numpy()),
         (np.maximum(least[:, 2:], -known.high[-1]), -theirs.upper.numpy()),

@@ -17,7 +17,7 @@ CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding")
 LAYERS = ("aten.linear.default", *CONVOLUTIONS)
 
 
-def merged(nodes: Mapping[str, Node]) -> dict[str, Node]:
+def with_merged_layers(nodes: Mapping[str, Node]) -> dict[str, Node]:
     """The nodes of a network, with layers merged that nothing else takes; each has the name of the last one in it."""
     taken: dict[str, int] = {}
     for node in nodes.values():
