@@ -211,8 +211,9 @@ def linear_margins(
     def bound(model: Source | Graph, ball: PerturbationSet, labels: Tensor, *, sound: str, memory: int) -> Tensor:
         network = Network(model, ball, Tables(table, functions), sound)
         rows = margin_rows(network, labels)
-        options = {"steps": steps, "intermediate": intermediate, "depth": depth, "memory": memory}
-        margins = row_bounds(network, rows, method, target=0.0, **options)
+        margins = row_bounds(
+            network, rows, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory, target=0.0
+        )
         margins = margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
         return converted_down(margins, ball.center.dtype)
 
