@@ -7,6 +7,8 @@ import torch
 
 MEMORY = 2**26  # bytes; on a CPU, larger tensors than the parts that follow from it cost page faults
 
+WAITING = 2**31  # bytes of sub-problems that wait in a search
+
 Result = TypeVar("Result")
 
 

@@ -16,7 +16,7 @@ from bounds.circumstances import isolated
 from bounds.graph.captured import Graph
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
-from bounds.memory import MEMORY
+from bounds.memory import MEMORY, WAITING
 from bounds.numerics import ieee_arithmetic
 from bounds.search.input_splits import split_inputs
 from bounds.search.neuron_splits import split_neurons
@@ -41,11 +41,13 @@ def search(
     sound: str = "rounding",
     check: Check,
     memory: int = MEMORY,
+    waiting: int = WAITING,
     record: Record | None = None,
 ) -> SearchResult:
     """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
     with torch.no_grad():
-        problem = replace(problem_of(graph, box, cases, deadline, sound, check, memory), record=record)
+        problem = problem_of(graph, box, cases, deadline, sound, check, memory)
+        problem = replace(problem, waiting=waiting, record=record)
         began = time.monotonic()
         first = root_bounds(problem)
         if isinstance(first, SearchResult):

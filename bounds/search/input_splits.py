@@ -17,7 +17,6 @@ from bounds.search.problem import Problem, SearchResult
 from bounds.sets.balls import Box
 
 AT_ONCE = 128  # boxes that are bounded together
-MOST_BOXES = 2**20  # that wait
 FLAT = 1e-2  # share of the steepest slope that counts for all inputs, so that each is cut in the end
 
 
@@ -40,6 +39,11 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.bound)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that a row takes."""
+        return sum(part[:1].numel() * part.element_size() for part in vars(self).values())
+
     def __getitem__(self, index: Tensor) -> "Boxes":
         return Boxes(self.lower[index], self.upper[index], self.bound[index], self.direction[index])
 
@@ -60,8 +64,8 @@ def split_inputs(problem: Problem) -> SearchResult:
             return SearchResult("proved", None, domains, "bounds" if domains == 1 else "input splits")
         if problem.is_late:
             return SearchResult("timeout", None, domains, "", f"{len(found)} boxes are left")
-        if len(found) > MOST_BOXES:
-            return SearchResult("unknown", None, domains, "", f"more than {MOST_BOXES} boxes are left")
+        if len(found) * found.memory > problem.waiting:
+            return SearchResult("unknown", None, domains, "", f"{len(found)} boxes wait, the most that fit")
         order = found.bound.argsort()
         lower, upper = _halves(found[order[:AT_ONCE]])
         if bool(((upper - lower).amax(1) <= 0).any()):

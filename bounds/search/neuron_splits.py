@@ -24,7 +24,7 @@ ROOT_STEPS, STEPS, LEAF_STEPS = 40, 4, 60  # of ascent
 LONGEST = 0.05  # share of the time that is left which domains that are split together may take
 
 
-def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) -> SearchResult:
+def split_neurons(problem: Problem, root: Network) -> SearchResult:
     """Search by splitting neurons, the least proved domain first; ``root`` has the intervals of the whole box."""
     bounds, at_once = SplitBounds(problem, root), AT_ONCE
     found, corners = bounds.bounded(bounds.roots(), ROOT_STEPS)
@@ -34,13 +34,13 @@ def split_neurons(problem: Problem, root: Network, *, most_memory: int = 2**31) 
         began = time.monotonic()
         if (witness := problem.check(corners)) is not None:
             return SearchResult("counterexample", witness, domains, "neuron splits")
-        is_full = len(found) * found.memory > most_memory
+        is_full = len(found) * found.memory > problem.waiting
         if len(found) == 0 or ((problem.is_late or is_full) and only_record_is_open(problem, found)):
             return SearchResult("proved", None, domains, "neuron splits")
         if problem.is_late:
             return SearchResult("timeout", None, domains, "", f"{len(found)} domains are left")
         if is_full:
-            return SearchResult("unknown", None, domains, "", f"{len(found)} domains are left, the most that fit")
+            return SearchResult("unknown", None, domains, "", f"{len(found)} domains wait, the most that fit")
         order = found.bound.argsort()
         worst, rest = found[order[:at_once]], found[order[at_once:]]
         ends = worst.choice[:, 0] < 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph
-from bounds.memory import MEMORY
+from bounds.memory import MEMORY, WAITING
 from bounds.operations.node import entries
 from bounds.sets.balls import Box
 
@@ -53,6 +53,7 @@ class Problem:
         sound: which rounding errors bounds include.
         check: a function of candidates (N, *D) that returns one that is confirmed, or None.
         memory: bytes that coefficients may take.
+        waiting: bytes that sub-problems may take that wait; the search ends where they are more.
         record: that takes up what is proved, None where nobody asks for it.
         places: (C,), of the sets among all that the search began with; None for the same.
     """
@@ -65,6 +66,7 @@ class Problem:
     sound: str
     check: Check
     memory: int = MEMORY
+    waiting: int = WAITING
     record: "Record | None" = None
     places: Tensor | None = None
 

@@ -4,6 +4,7 @@ Torch is imported inside commands only, so that help is quick.
 """
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -30,6 +31,7 @@ def verify_query(
     output: Path | None = None,
     proof: Path | None = None,
     sound: Sound = "rounding",
+    memory: float = 2.0,
     instances: Path | None = None,
     root: Path | None = None,
     timeout_scale: float = 1.0,
@@ -49,6 +51,7 @@ def verify_query(
             printed, and the verdict stands without it.
         sound: Arithmetic that a proof is about: real numbers with all rounding errors of the proof included, the same
             without these, or the float32 network as it runs.
+        memory: GiB that sub-problems may take that wait; where they are more, the verdict is unknown.
         instances: CSV file of a benchmark, with a network, a property and seconds in each line.
         root: Folder that its paths start from; that of the CSV file if not given.
         timeout_scale: Factor for its seconds.
@@ -57,6 +60,7 @@ def verify_query(
 
     if timeout is not None:
         checks.positive("--timeout", timeout)
+    waiting = math.ceil(checks.positive("--memory", memory) * 2**30)
     if instances is not None:
         checks.positive("--timeout-scale", timeout_scale)
         if proof is not None:
@@ -72,9 +76,8 @@ def verify_query(
     with _ending_in_time(timeout, began, output) as may_answer:
         proof = _possible(proof, onnx, query, sound)
         left = None if timeout is None else max(timeout - (time.monotonic() - began), 1e-3)
-        decision = decide(
-            onnx, query, timeout=left, sound=sound, generator=torch.Generator().manual_seed(0), proof=proof
-        )
+        source = torch.Generator().manual_seed(0)
+        decision = decide(onnx, query, timeout=left, sound=sound, generator=source, waiting=waiting, proof=proof)
         if may_answer():
             _tell(decision, output)
     return FINE

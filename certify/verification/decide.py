@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from bounds import BoundsError, Graph, InvalidModel, Property, UnsupportedLayer, capture, checks, read_vnnlib
 from bounds.circumstances import isolated
-from bounds.memory import MEMORY, out_of_memory
+from bounds.memory import MEMORY, WAITING, out_of_memory
 from bounds.models import frozen
 from bounds.vnnlib.records import UnsafeCase
 from certify.verification.deadlines import share
@@ -40,6 +40,7 @@ def decide(
     attack: bool = True,
     generator: Generator | None = None,
     memory: int = MEMORY,
+    waiting: int = WAITING,
     proof: str | os.PathLike[str] | None = None,
 ) -> Decision:
     """Whether some input is unsafe by a property: ``"sat"`` with the input, ``"unsat"`` proved, or neither.
@@ -63,6 +64,7 @@ def decide(
         attack: whether to look for unsafe inputs before the search, which also finds some by itself.
         generator: source of the attack's random points.
         memory: bytes that the search may take for coefficients.
+        waiting: bytes that sub-problems may take that wait; where they are more, the answer is ``"unknown"``.
         proof: file for a proof of the verdict that :func:`certify.check_proof` accepts, within the same time; the
             network and the property must be paths then. A verdict stands without a proof too, which
             ``Decision.without_proof`` explains.
@@ -86,6 +88,7 @@ def decide(
     checks.one_of("sound", sound, SOUND)
     deadline = math.inf if timeout is None else start + checks.positive("timeout", timeout)
     checks.generator(generator)
+    limits = {"memory": checks.at_least("memory", memory, 1), "waiting": checks.at_least("waiting", waiting, 1)}
     record = None if proof is None else Recorded(proof, model, property, sound, deadline)
     prop = property if isinstance(property, Property) else read_vnnlib(property)
     made = partial(_decision, start, sound, record)
@@ -95,7 +98,7 @@ def decide(
         network = Deployed(model, prop)
     except UnsupportedLayer as error:
         return made("unknown", reason=_line(error))
-    task = _Task(network, prop, deadline, sound, memory, generator, record)
+    task = _Task(network, prop, deadline, sound, limits, generator, record)
     with frozen(network.module):
         if (reason := task.disagreement()) != "":
             return made("unknown", reason=reason)
@@ -130,12 +133,12 @@ class _Task:
         prop: Property,
         deadline: float,
         sound: str,
-        memory: int,
+        limits: Mapping[str, int],
         generator: Generator | None,
         record: Recorded | None = None,
     ) -> None:
         self._network, self._prop, self._record = network, prop, record
-        self._deadline, self._sound, self._memory = deadline, sound, memory
+        self._deadline, self._sound, self._limits = deadline, sound, limits
         self._mixed = any(bool((case.on_inputs != 0).any()) for box in prop.boxes for case in box.cases)
         self.points = Representable(prop, network.dtype, network.device)
         self.falsifier = Falsifier(network, prop, self.points, self.confirm, deadline, generator)
@@ -216,7 +219,7 @@ class _Task:
             deadline=deadline,
             sound=self._sound,
             check=partial(self._check, place),
-            memory=self._memory,
+            **self._limits,
             record=record,
         )
         if record is not None and found.status == "proved":

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from bounds import Box, Graph
-from bounds.memory import MEMORY
+from bounds.memory import MEMORY, WAITING
 from bounds.search.problem import Check, SearchResult
 from bounds.search.recording import Record
 from certify.verification.deadlines import share
@@ -25,6 +25,7 @@ def searched(
     sound: str,
     check: Check,
     memory: int = MEMORY,
+    waiting: int = WAITING,
     record: Record | None = None,
 ) -> SearchResult:
     """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
@@ -32,7 +33,8 @@ def searched(
     from bounds.solvers.mixed_integer import encoded, is_small, search_by_programmes
 
     def split(end: float) -> SearchResult:
-        return search(graph, box, cases, deadline=end, sound=sound, check=check, memory=memory, record=record)
+        limits = {"memory": memory, "waiting": waiting}
+        return search(graph, box, cases, deadline=end, sound=sound, check=check, record=record, **limits)
 
     if sound == "deployed" or not is_small(graph, box):
         return split(deadline)

@@ -1,6 +1,7 @@
 """Sets of several inequalities, several sets, ties, and what is no problem at all."""
 
 import time
+from dataclasses import replace
 from collections.abc import Sequence
 
 import pytest
@@ -273,17 +274,17 @@ def test_a_search_that_is_late_ends_at_once(way: str):
     assert found.reason.endswith("left")
 
 
-def test_what_does_not_fit_ends_a_search(monkeypatch: pytest.MonkeyPatch):
+def test_what_does_not_fit_ends_a_search():
     model, graph = rectifiers(1)
     given = silent(problem(model, graph, SQUARE, [case([[1.0, 0.0]], [1.15])]))
     with torch.no_grad():
-        found = split_neurons(given, refined(given), most_memory=1)
+        found = split_neurons(replace(given, waiting=1), refined(given))
     assert (found.status, found.domains) == ("unknown", 1)
     assert "fit" in found.reason
-    monkeypatch.setattr("bounds.search.input_splits.MOST_BOXES", 1)
-    found = SEARCHES["inputs"](given)
-    assert found.status == "unknown"
-    assert "more than 1" in found.reason
+    found = SEARCHES["inputs"](replace(given, waiting=1))
+    assert (found.status, found.domains) == ("unknown", 1)
+    assert "fit" in found.reason
+    assert SEARCHES["inputs"](replace(given, waiting=2**20)).status == "proved"
 
 
 def test_little_memory_for_coefficients_changes_nothing():
