@@ -1,8 +1,8 @@
 """Sets of several inequalities, several sets, ties, and what is no problem at all."""
 
 import time
-from dataclasses import replace
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
