@@ -91,7 +91,7 @@ def test_gradients_reach_all_weights(monkeypatch, make: Callable[[], nn.Module],
     with torch.no_grad():
         bounds.margin_bounds(graph, ball, labels, method, sound="real")  # what this keeps must not be taken up
     first, second = gradients(), gradients()
-    monkeypatch.setattr(networks, "merged", lambda nodes: nodes)
+    monkeypatch.setattr(networks, "with_merged_layers", lambda nodes: nodes)
     for one, two, expected in zip(first, second, gradients(), strict=True):
         if expected is not None:
             assert torch.allclose(one, expected, atol=1e-9)
