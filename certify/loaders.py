@@ -116,7 +116,7 @@ def _tensor(value: object) -> Tensor:
     if hasattr(value, "getbands"):
         return torch.from_numpy(pixels(value)).float() / 255
     try:
-        return torch.as_tensor(value)
+        return torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(
             f"data must give tensors, arrays, numbers or images, got {type(value).__name__}: convert it in the data set"

@@ -29,7 +29,7 @@ def within_memory(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
     """A function ``(model, ball, *others, memory=, **settings)`` that bounds inputs apart where memory asks for it.
 
     Of the others, tensors have a row for each input. Where gradients reach the weights all inputs stay together:
-    nothing would be freed between the parts.
+    nothing would be freed between the parts. Where they reach nothing they are switched off.
     """
     whole = cast(Callable[..., Bounds], function)
 
@@ -37,7 +37,7 @@ def within_memory(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
     def run(
         model: Source | Graph, ball: PerturbationSet, *others: object, memory: int = MEMORY, **settings: object
     ) -> Bounds:
-        if settings.get("engine", OWN) != OWN or not _divisible(ball, others):
+        if settings.get("engine", OWN) != OWN or not isinstance(ball, PerturbationSet):
             return whole(model, ball, *others, memory=memory, **settings)
         checks.full_precision(ball.center)
         graph = capture(model, ball.center)
@@ -45,11 +45,14 @@ def within_memory(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
         def bound(part: PerturbationSet, *own: object) -> Bounds:
             return whole(graph, part, *own, memory=memory, **settings)
 
-        if torch.is_grad_enabled() and any(weight.requires_grad for weight in graph.program.state_dict.values()):
-            return bound(ball, *others)
-        first = ball.center[:1]
-        size = torch.float64.itemsize if settings.get("sound") != "real" else first.element_size()
-        return by_inputs(bound, ball, others, memory // (OF_ALL_NODES * graph.entries(first) * size))
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in graph.program.state_dict.values())
+        moves = any(isinstance(part, Tensor) and part.requires_grad for part in vars(ball).values())
+        with torch.set_grad_enabled(learns or (torch.is_grad_enabled() and moves)):  # lines cost less without
+            if learns or not _divisible(ball, others):
+                return bound(ball, *others)
+            first = ball.center[:1]
+            size = torch.float64.itemsize if settings.get("sound") != "real" else first.element_size()
+            return by_inputs(bound, ball, others, memory // (OF_ALL_NODES * graph.entries(first) * size))
 
     return cast(Callable[P, Bounds], run)
 

@@ -19,7 +19,7 @@ class Domains:
         weight: (N, M), whose softmax weighs the inequalities of the set.
         bound: (N,) float64, a lower bound on the distance of outputs from the set.
         choice: (N, k), neurons that are worth a split, the best first; -1 for none.
-        parameters: of the planes of each function, in the order of spans, (N, *shape) float32 each.
+        parameters: of the planes of each function, in the order of names, (N, *shape) float32 each.
     """
 
     case: Tensor

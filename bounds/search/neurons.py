@@ -96,7 +96,7 @@ def split_points(network: Network, span: Span) -> Tensor:
     for piece in function.pieces[:-1]:
         kink = torch.full_like(middle, piece.end)
         off = (kink - middle).abs()
-        exact = torch.tensor(piece.end, dtype=torch.float32).item() == piece.end
+        exact = torch.tensor(piece.end, dtype=torch.float32, device="cpu").item() == piece.end
         nearer = (interval.lower < kink) & (kink < interval.upper) & (off < distance) & exact
         best, distance = torch.where(nearer, kink, best), torch.where(nearer, off, distance)
     return best

@@ -65,6 +65,7 @@ class SplitBounds:
         problem: what is to be proved.
         root: the network with intervals that hold in all of the box.
         spans: its functions of one variable.
+        names: of the functions whose planes are chosen by an ascent, those of the spans first.
         total: number of their neurons.
     """
 
@@ -73,6 +74,9 @@ class SplitBounds:
         self.root = root
         self.spans = spans_of(root)
         self.total = self.spans[-1].end if self.spans else 0
+        names = [span.name for span in self.spans]
+        others = (name for name, function in root.functions.items() if function.limits(*root.parents(name)))
+        self.names = names + [name for name in others if name not in names and root.nodes[name].batch == 0]
         self._boxes: dict[tuple[int, torch.dtype], Box] = {}
 
     def roots(self) -> Domains:
@@ -80,11 +84,8 @@ class SplitBounds:
         problem, count = self.problem, len(self.problem.rows)
         like = problem.rows.float()
         low = like.new_full((count, self.total), -torch.inf)
-        intervals = (self.root.parents(span.name)[0] for span in self.spans)
-        numbers = (
-            self.root.functions[span.name].default_parameters(interval)
-            for span, interval in zip(self.spans, intervals, strict=True)
-        )
+        root = self.root
+        numbers = (root.functions[name].default_parameters(*root.parents(name)) for name in self.names)
         parameters = tuple(tuple(part.expand(count, *part.shape[1:]).float() for part in parts) for parts in numbers)
         return Domains(
             case=torch.arange(count, device=like.device),
@@ -167,8 +168,8 @@ class _Run:
         self.network = network
         self.domains = domains
         self.backward = Backward(network)
-        self.places = {span.name: i for i, span in enumerate(bounds.spans)}
-        self.planes = [network.functions[span.name].prepared(*network.parents(span.name)) for span in bounds.spans]
+        self.places = {name: i for i, name in enumerate(bounds.names)}
+        self.planes = [network.functions[name].prepared(*network.parents(name)) for name in bounds.names]
         self.split = bool(domains.low.isfinite().any() or domains.high.isfinite().any())
         self._leaves: Leaves | None = None
         self._coefficients: dict[str, Tensor] = {}
@@ -181,8 +182,8 @@ class _Run:
             None,
             Interval(torch.where(low.isfinite(), -most, 0.0), torch.where(high.isfinite(), most, 0.0)),
         ]
-        for span in bounds.spans:
-            self.limits += network.functions[span.name].limits(*network.parents(span.name))
+        for name in bounds.names:
+            self.limits += network.functions[name].limits(*network.parents(name))
 
     def start(self) -> Leaves:
         """The numbers that the domains bring with them."""
@@ -219,7 +220,7 @@ class _Run:
         leaves, place = self._leaves, self.places[name]
         assert leaves is not None
         planes = self.planes[place](leaves.parameters[place]).at(rows)
-        if not self.split:
+        if not self.split or place >= len(self.bounds.spans):
             return backward.through_planes(name, rows, planes, rounded)
         span = self.bounds.spans[place]
         parent = self.network.parents(name)[0].lower.shape
@@ -275,8 +276,8 @@ class _Run:
                 torch.zeros_like(like) if found is None else found.abs().flatten(1).amax(1, True).expand_as(like)
             )
         units: list[Tensor | float] = [1.0, torch.cat(sizes, 1) if sizes else 0.0]
-        for span, parameters in zip(self.bounds.spans, self.domains.parameters, strict=True):
-            pace = self.network.functions[span.name].pace
+        for name, parameters in zip(self.bounds.names, self.domains.parameters, strict=True):
+            pace = self.network.functions[name].pace
             for limits in self.limits[len(units) : len(units) + len(parameters)]:
                 assert limits is not None  # of planes, all are known
                 units.append((limits.upper - limits.lower) * pace)
@@ -289,11 +290,12 @@ class _Run:
         bound is attained.
         """
         assert self._leaves is not None
-        if not self.bounds.spans:
+        spans, leaves = self.bounds.spans, self._leaves.parameters
+        if not spans:
             return self.domains.choice
         values = self._values(points)
         scores = []
-        for span, planes, parameters in zip(self.bounds.spans, self.planes, self._leaves.parameters, strict=True):
+        for span, planes, parameters in zip(spans, self.planes[: len(spans)], leaves[: len(spans)], strict=True):
             coefficients = self._coefficients.get(span.name)
             if coefficients is None:
                 scores.append(self.low.new_zeros(2, len(self.low), span.end - span.start))

@@ -70,5 +70,5 @@ def discordant(first: Tensor, second: Tensor) -> tuple[int, int]:
 
 
 def _ends(count: int, trials: int, confidence: float) -> tuple[float, float]:
-    lower, upper = clopper_pearson_interval(torch.tensor(count), trials, confidence=confidence)
+    lower, upper = clopper_pearson_interval(torch.tensor(count, device="cpu"), trials, confidence=confidence)
     return float(lower), float(upper)

@@ -80,7 +80,7 @@ def measured(model: nn.Module, data: LabelledInputs, settings: Config, method: M
         radius = rounded_down(level / 255 * width)
         count = sum(limit > float(radius) for limit in limits)
         if count and (2 * count >= len(limits) or level == LEVELS[-1]):
-            least = float(clopper_pearson_lower(torch.tensor(count), len(rows), alpha=1 - CONFIDENCE))
+            least = float(clopper_pearson_lower(torch.tensor(count, device="cpu"), len(rows), alpha=1 - CONFIDENCE))
             return Gate(method.name, radius, math.floor(100 * least) / 100)
     return None
 

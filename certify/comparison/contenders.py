@@ -135,13 +135,13 @@ def _best_of(rows: Sequence[Row], norm: float, indices: Sequence[int]) -> tuple[
             limits[index] = max(row["certified_radius"] if row["correct"] else -math.inf, limits[index])
     kind = AttackedAccuracyCurve if attacked else CertifiedAccuracyCurve
     curve = kind(
-        limit=torch.tensor(list(limits.values()), dtype=torch.float64),
+        limit=torch.tensor(list(limits.values()), dtype=torch.float64, device="cpu"),
         norm=norm,
         subject=str(rows[0]["subject"]),
         method=", ".join(sorted(alphas)),
         alpha=min(math.fsum(alphas.values()), 1.0),  # the best of several statements is wrong where one of them is
     )
-    return curve, torch.tensor(list(right.values()))
+    return curve, torch.tensor(list(right.values()), device="cpu")
 
 
 def require_comparable(evaluations: Mapping[str, Evaluation]) -> None:

@@ -36,7 +36,7 @@ def load_data(source: DataSource, like: nn.Module, at_most: int | None = None) -
         InvalidConfiguration: the source cannot be read, or is not clear.
     """
     found = _read(source, partial(_spread, source, at_most))
-    weight = next((weight for weight in like.parameters() if weight.is_floating_point()), torch.zeros(()))
+    weight = next((weight for weight in like.parameters() if weight.is_floating_point()), torch.zeros((), device="cpu"))
     if source.file is not None and source.divide_by == 1 and source.high is None and found.x.dtype == torch.uint8:
         _require_unit_range(found.x)
     x = (found.x.to(weight.dtype) / source.divide_by).to(weight.device)

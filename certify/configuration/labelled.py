@@ -34,7 +34,7 @@ class LabelledInputs:
     y: Tensor
     low: Limit = 0.0
     high: Limit = 1.0
-    place: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    place: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64, device="cpu"))
     classes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -77,4 +77,4 @@ def named_classes(what: str, values: list[Any], order: list[str] | None) -> tupl
             f"[data] classes must name every class of {what}, got {', '.join(names)}: {', '.join(missing)} is missing"
         )
     number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number[text] for text in texts], dtype=torch.int64), tuple(names)
+    return torch.tensor([number[text] for text in texts], dtype=torch.int64, device="cpu"), tuple(names)

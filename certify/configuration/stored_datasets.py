@@ -87,13 +87,13 @@ def _classes(source: DataSource, data: Any, label: str) -> tuple[Tensor, tuple[s
         return named_classes(f"column {label}", values, source.classes)
     if source.classes is not None and stated is not None:  # in another order than that of the data set
         return named_classes(f"column {label}", [stated[value] for value in values], source.classes)
-    return torch.tensor(values, dtype=torch.int64), tuple(source.classes or stated or ())
+    return torch.tensor(values, dtype=torch.int64, device="cpu"), tuple(source.classes or stated or ())
 
 
 def _numbers(value: Any, column: str, row: int) -> Tensor:  # noqa: ANN401  # whatever the column holds
     try:
         if hasattr(value, "getbands"):
             return torch.from_numpy(pixels(value)).float() / 255
-        return torch.as_tensor(np.asarray(value))
+        return torch.from_numpy(np.array(value))
     except (InvalidInput, TypeError, ValueError, RuntimeError) as error:
         raise InvalidConfiguration(f"column {column}, row {row} cannot be used: {first_line(error)}") from error

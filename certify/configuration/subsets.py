@@ -31,7 +31,7 @@ def chosen_rows(source: DataSource, labels: Tensor, columns: Mapping[str, Any]) 
         if wanted is not None and wanted > there:
             raise InvalidConfiguration(f"[data] {name} must be from 1 to {there}, the inputs there are, got {wanted}")
     if source.sample is None:
-        return torch.arange(there if source.count is None else source.count)
+        return torch.arange(there if source.count is None else source.count, device="cpu")
     generator = torch.Generator().manual_seed(source.seed)
     if source.stratum is None:
         return torch.randperm(there, generator=generator)[: source.sample].sort().values

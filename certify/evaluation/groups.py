@@ -153,7 +153,7 @@ def group_accuracies(
 
 
 def _with_intervals(about: dict[str, Any], rows: list[dict[str, Any]], confidence: float) -> list[dict[str, Any]]:
-    counts, sizes = (torch.tensor([row[name] for row in rows]) for name in ("count", "inputs"))
+    counts, sizes = (torch.tensor([row[name] for row in rows], device="cpu") for name in ("count", "inputs"))
     lower, upper = simultaneous_intervals(counts, sizes, confidence=confidence)
     shares = zip((counts.double() / sizes).tolist(), lower.tolist(), upper.tolist(), strict=True)
     names = ("accuracy", "lower", "upper")

@@ -270,7 +270,7 @@ def _slopes(bounds: SplitBounds, leaves: Domains) -> tuple[Array, Array]:
     """Slopes (N, total) of the lines below and above functions in leaves."""
     network, _ = bounds.view(leaves)
     lower, upper = [], []
-    for span, numbers in zip(bounds.spans, leaves.parameters, strict=True):
+    for span, numbers in zip(bounds.spans, leaves.parameters[: len(bounds.spans)], strict=True):
         parameters = tuple(part.double() for part in numbers)
         found = network.functions[span.name].planes(parameters, *network.parents(span.name))
         shape = network.parents(span.name)[0].lower.shape

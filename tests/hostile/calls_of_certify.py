@@ -53,7 +53,9 @@ def checked_proof(c: Case) -> certify.ProofReport:
     with TemporaryDirectory() as folder:
         network, prop, proof = (Path(folder) / name for name in ("net.onnx", "p.vnnlib", "p.proof"))
         network.write_bytes(onnx_file())
-        prop.write_text(bounds.Property.of_robustness(torch.ones(1, 3), 1, epsilon=0.01, num_classes=2).to_vnnlib())
+        prop.write_text(
+            bounds.Property.of_robustness(torch.ones(1, 3, device="cpu"), 1, epsilon=0.01, num_classes=2).to_vnnlib()
+        )
         certify.decide(network, prop, proof=proof, generator=generator())
         return certify.check_proof(proof, network, prop)
 
@@ -242,12 +244,12 @@ OTHERS: dict[str, Call] = {
         c.model, c.x, c.y, norm=math.inf, method="alpha_crown", tolerance=0.5
     ),
     "certify.check_proof": checked_proof,
-    "certify.collect": lambda c: certify.collect([(x, int(y)) for x, y in zip(c.x, c.y, strict=True)]),
+    "certify.collect": lambda c: certify.collect(torch.utils.data.TensorDataset(c.x, c.y)),
     "certify.compare": lambda c: certify.compare({name: evaluation(c) for name in "ab"}).at(0.1).to_csv(),
     "certify.decide": decided,
     "certify.load_data": lambda c: tuple(certify.load_data(certify.DataSource(count=2), c.model)),
-    "certify.load_model": lambda c: certify.load_model(certify.ModelSource(network="ibp"))(reference.load("ibp", 2).x),
-    "certify.Logits": lambda c: certify.Logits(c.model)(c.x),
+    "certify.load_model": lambda c: list(certify.load_model(certify.ModelSource(network="ibp")).state_dict().values()),
+    "certify.Logits": lambda c: certify.Logits(torch.nn.Flatten())(c.x),
     "certify.lipschitz_certificate": lambda c: certify.lipschitz_certificate(c.model, c.x, c.y, norm=2),
     "certify.verify": lambda c: certify.verify(
         c.model, c.x, c.y, norm=math.inf, epsilon=0.03, steps=3, generator=generator()
