@@ -23,7 +23,7 @@ from bounds.search.neuron_splits import split_neurons
 from bounds.search.neurons import spans_of
 from bounds.search.problem import Check, Problem, SearchResult, problem_of
 from bounds.search.recording import Record
-from bounds.sets.balls import Box
+from bounds.sets.balls import Box, LpBall
 
 FEW_INPUTS = 16  # up to which boxes are cut
 STEPS_BEFORE = 20  # of ascent for the intervals that all domains share
@@ -42,12 +42,16 @@ def search(
     check: Check,
     memory: int = MEMORY,
     waiting: int = WAITING,
+    ball: LpBall | None = None,
     record: Record | None = None,
 ) -> SearchResult:
-    """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input."""
+    """Prove that no input of a box leads to outputs with ``A y <= b`` for any of the cases, or find such an input.
+
+    With a ball (1, *D), of which the box is the hull, only its inputs are meant.
+    """
     with torch.no_grad():
         problem = problem_of(graph, box, cases, deadline, sound, check, memory)
-        problem = replace(problem, waiting=waiting, record=record)
+        problem = replace(problem, waiting=waiting, ball=None if ball is None else ball.double(), record=record)
         began = time.monotonic()
         first = root_bounds(problem)
         if isinstance(first, SearchResult):
@@ -71,7 +75,7 @@ def _with_boxes(problem: Problem, found: SearchResult) -> SearchResult:
 
 def root_bounds(problem: Problem) -> SearchResult | tuple[Problem, Network]:
     """The end, if bounds of the whole box prove all; or what is left, and the network with its intervals."""
-    network = Network(problem.graph, problem.box, sound=problem.sound)
+    network = Network(problem.graph, problem.region, sound=problem.sound)
     refined = RefinedNetwork(network, tighten=True, memory=problem.memory)
     network = refined.refine()
     rows = problem.rows.flatten(0, 1)[None]

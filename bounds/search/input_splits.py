@@ -110,7 +110,7 @@ def _bounded(problem: Problem, lower: Tensor, upper: Tensor) -> tuple[Boxes, Ten
     steep = chosen.abs()
     score = (steep + FLAT * steep.amax(1, keepdim=True)) * width  # a flat bound says little about a wide input
     direction = torch.where(score.amax(1) > 0, score.argmax(1), width.argmax(1))
-    possible = (width >= 0).all(1)
+    possible = (width >= 0).all(1) & problem.reaches(lower, upper)
     found = Boxes(lower, upper, worst[left], direction)[possible]
     return found, corners.view(-1, *problem.shape)
 

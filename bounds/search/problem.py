@@ -1,5 +1,6 @@
 """The problem that a search is given, and its result."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +13,9 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph
 from bounds.memory import MEMORY, WAITING
+from bounds.numerics import accumulated_error
 from bounds.operations.node import entries
-from bounds.sets.balls import Box
+from bounds.sets.balls import Box, LpBall
 
 if TYPE_CHECKING:
     from bounds.search.recording import Record
@@ -47,6 +49,7 @@ class Problem:
     Attributes:
         graph: of the network.
         box: (1, *D) in float64.
+        ball: (1, *D) in float64, of which the box is the hull; None where all of the box is meant.
         rows: (C, M, K), the inequalities ``rows @ y <= offsets`` of each of C sets; those of smaller sets are repeated.
         offsets: (C, M).
         deadline: by ``time.monotonic()``.
@@ -67,6 +70,7 @@ class Problem:
     check: Check
     memory: int = MEMORY
     waiting: int = WAITING
+    ball: LpBall | None = None
     record: "Record | None" = None
     places: Tensor | None = None
 
@@ -80,9 +84,35 @@ class Problem:
         """The shape of one input."""
         return self.box.lower.shape[1:]
 
+    @property
+    def region(self) -> Box | LpBall:
+        """The inputs that are searched."""
+        return self.box if self.ball is None else self.ball
+
     def corner(self, slopes: Tensor) -> Tensor:
-        """The corner of the box (.., F) at which each linear function with slopes (.., F) is least."""
-        return torch.where(slopes > 0, self.box.lower.flatten(), self.box.upper.flatten())
+        """The input (.., F) at which each linear function with slopes (.., F) is least; of a cut ball, about there."""
+        lower, upper = self.box.lower.flatten(), self.box.upper.flatten()
+        if self.ball is None:
+            return torch.where(slopes > 0, lower, upper)
+        center, radius, order = self.ball.center.flatten(), self.ball.radii[0], self.ball.dual_norm
+        if math.isinf(order):
+            step = torch.zeros_like(slopes).scatter(-1, slopes.abs().argmax(-1, keepdim=True), 1.0) * slopes.sign()
+        else:
+            share = slopes.abs() / slopes.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(slopes.dtype).tiny)
+            step = slopes.sign() * share ** (order - 1)
+            step = step / torch.linalg.vector_norm(step, self.ball.norm, dim=-1, keepdim=True).clamp(min=1e-300)
+        moved = center.to(slopes.dtype) - radius.to(slopes.dtype) * step
+        return torch.minimum(torch.maximum(moved, lower.to(slopes.dtype)), upper.to(slopes.dtype))
+
+    def reaches(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Whether boxes (N, F) may hold an input that is searched, (N,)."""
+        if self.ball is None:
+            return torch.ones_like(lower[:, 0], dtype=torch.bool)
+        center = self.ball.center.flatten()
+        apart = torch.maximum(lower - center, center - upper).clamp(min=0)
+        room = 1 + accumulated_error(4 * apart.shape[1] + 64, apart.dtype)
+        distance: Tensor = torch.linalg.vector_norm(apart, self.ball.norm, dim=1)
+        return distance <= self.ball.radii[0] * room
 
     def distances(self, bounds: Tensor) -> Tensor:
         """Lower bounds (N, C, M) of ``rows @ y - offsets``, from those (N, C M) of the rows."""

@@ -25,7 +25,7 @@ from bounds.rows import DenseRows, Rows
 from bounds.search.domains import Domains, regrouped
 from bounds.search.neurons import gaps, spans_of
 from bounds.search.problem import Problem
-from bounds.sets.balls import Box, Interval
+from bounds.sets.balls import Box, Interval, LpBall
 
 RATE, DECAY = 0.1, 0.98  # of the ascent, in units of what each number may be
 CANDIDATES = 6  # neurons that are kept as worth a split
@@ -77,7 +77,7 @@ class SplitBounds:
         names = [span.name for span in self.spans]
         others = (name for name, function in root.functions.items() if function.limits(*root.parents(name)))
         self.names = names + [name for name in others if name not in names and root.nodes[name].batch == 0]
-        self._boxes: dict[tuple[int, torch.dtype], Box] = {}
+        self._regions: dict[tuple[int, torch.dtype], Box | LpBall] = {}
 
     def roots(self) -> Domains:
         """One domain for each unsafe set, without splits."""
@@ -103,14 +103,11 @@ class SplitBounds:
 
         In float32 it serves the search alone: rounding errors are left out.
         """
-        count, box, root = len(domains), self.problem.box, self.root
-        if (count, dtype) not in self._boxes:
-            sides = (side.to(dtype).expand(count, *side.shape[1:]) for side in (box.lower, box.upper))
-            self._boxes[count, dtype] = Box(*sides)
+        count, root = len(domains), self.root
         sound = self.problem.sound if dtype == torch.float64 else "real"
-        network = Network(self.problem.graph, self._boxes[count, dtype], sound=sound)
+        network = Network(self.problem.graph, self._region(count, dtype), sound=sound)
         network.intervals = {name: _expanded(found, network, name) for name, found in root.intervals.items()}
-        possible = torch.ones(count, dtype=torch.bool, device=box.lower.device)
+        possible = torch.ones(count, dtype=torch.bool, device=domains.case.device)
         for span in self.spans:
             (parent,) = network.nodes[span.name].parents
             shape = network.intervals[parent].lower.shape
@@ -122,6 +119,21 @@ class SplitBounds:
         for name in network.order if network.sound == "deployed" else ():
             network.accept(name, network.intervals[name])
         return network, possible
+
+    def _region(self, count: int, dtype: torch.dtype) -> Box | LpBall:
+        """The inputs that are searched, as often as there are domains; a round ball in float32 without its box."""
+        if (count, dtype) not in self._regions:
+            box, ball = self.problem.box, self.problem.ball
+            if ball is None:
+                sides = (side.to(dtype).expand(count, *side.shape[1:]) for side in (box.lower, box.upper))
+                self._regions[count, dtype] = Box(*sides)
+            else:
+                many = ball.rows(torch.zeros(count, dtype=torch.int64, device=ball.center.device))
+                if dtype != torch.float64:
+                    many = many.without_box()
+                    many = replace(many, center=many.center.to(dtype), radius=many.radii.to(dtype))
+                self._regions[count, dtype] = many
+        return self._regions[count, dtype]
 
     def bounded(self, domains: Domains, steps: int) -> tuple[Domains, Tensor]:
         """The domains with their bounds, after some steps of ascent, and the inputs at which they are attained.

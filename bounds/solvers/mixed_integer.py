@@ -18,7 +18,7 @@ from bounds.operations.affine import AFFINE
 from bounds.operations.functions import FUNCTIONS, Tables
 from bounds.operations.node import Node, entries
 from bounds.search.problem import Check, Problem, SearchResult, problem_of
-from bounds.sets.balls import Box
+from bounds.sets.balls import Box, LpBall
 from bounds.solvers.encoding import RELU_OPERATIONS, Encoding, is_unstable, propagated
 from bounds.solvers.milp import BranchAndBound
 
@@ -39,15 +39,15 @@ def is_small(graph: Graph, box: Box) -> bool:
 @isolated
 @ieee_arithmetic()
 @torch.no_grad()
-def encoded(graph: Graph, box: Box) -> Encoding | None:
-    """The programme of a small network on a box (1, *D), or None where it has too many unstable neurons."""
-    box = box.double()
-    network = propagated(graph, box, Tables(AFFINE, FUNCTIONS))
+def encoded(graph: Graph, ball: Box | LpBall) -> Encoding | None:
+    """The programme of a small network on a box or an l1 ball (1, *D); None where it has too many unstable neurons."""
+    ball = ball.double()
+    network = propagated(graph, ball, Tables(AFFINE, FUNCTIONS))
     before = [network.intervals[node.parents[0]] for node in _rectifiers(network.nodes)]
     unstable = sum(int(is_unstable(interval).sum()) for interval in before)
-    if unstable > UNSTABLE or unstable * box.center.numel() > WEIGHTS:
+    if unstable > UNSTABLE or unstable * ball.center.numel() > WEIGHTS:
         return None
-    encoding = Encoding(network, box, tighten=False)
+    encoding = Encoding(network, ball, tighten=False)
     return None if encoding.curved else encoding  # by a slope outside of [0, 1]
 
 

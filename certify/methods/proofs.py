@@ -81,13 +81,13 @@ class OptimisedLinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=Tru
 
 
 class CompleteSearch(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Radii in l-infinity by complete search, between a proof and an adversarial example.
+    """Radii by complete search, between a proof and an adversarial example.
 
     ``timeout`` is in seconds for each input; where it ends a search, the radius is what was proved by then. The other
     settings are those of :func:`certify.certified_radius`.
     """
 
-    norms = (math.inf,)
+    norms = (1.0, 2.0, math.inf)
     rows_per_unit = 5
 
     name: Name = "complete"

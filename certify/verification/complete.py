@@ -15,7 +15,7 @@ from certify.attacks import minimal_perturbation
 from certify.models import predictions
 from certify.results import CompleteCertificate
 from certify.verification.deadlines import share
-from certify.verification.searches import searched
+from certify.verification.searches import Limits, searched
 from certify.verification.sets import Balls, Family
 
 COMPLETE = "complete"  # as a bounding method
@@ -32,7 +32,7 @@ class Around:
         status: ``"proved"``, ``"counterexample"``, ``"timeout"`` or ``"unknown"``.
         decided_by: the means that decided it.
         adversarial: (1, *D), an input of another class, or None.
-        distance: of it, in l-infinity; infinite where there is none.
+        distance: of it, in the norm of the ball, l-infinity of a box; infinite where there is none.
     """
 
     status: str
@@ -43,7 +43,7 @@ class Around:
 
 @dataclass(frozen=True, eq=False)
 class LabelSearch:
-    """Search for inputs of another class in sets whose entries move independently of each other.
+    """Search for inputs of another class in balls and boxes.
 
     Attributes:
         model: as it runs.
@@ -80,18 +80,22 @@ class LabelSearch:
 
         graph = capture(self.source, x.double())
         box = Box(hull.lower.double(), hull.upper.double())
-        found = searched(graph, box, cases, deadline=deadline, sound=self.sound, check=check, memory=self.memory)
+        round_ball = ball if isinstance(ball, LpBall) and not ball.is_box else None
+        limits = Limits(self.memory)
+        found = searched(
+            graph, box, cases, deadline=deadline, sound=self.sound, check=check, limits=limits, ball=round_ball
+        )
         if seen:
-            return Around(FOUND, found.decided_by, seen[-1], float(distance(seen[-1], x, math.inf)))
+            order = ball.norm if isinstance(ball, LpBall) else math.inf
+            return Around(FOUND, found.decided_by, seen[-1], float(distance(seen[-1], x, order)))
         return Around(found.status if found.status != FOUND else "unknown", found.decided_by)
 
 
-def require_boxes(ball: PerturbationSet) -> None:
-    """Refuse sets whose entries do not move independently of each other."""
-    if not ball.is_box:
-        kind = f"norm={ball.norm:g}" if isinstance(ball, LpBall) else type(ball).__name__
+def require_searchable(ball: PerturbationSet) -> None:
+    """Refuse sets that are neither balls of a norm nor boxes."""
+    if not (ball.is_box or isinstance(ball, LpBall)):
         raise InvalidInput(
-            f"method='complete' serves l-infinity balls (norm=math.inf) and bounds.Box, got {kind}: "
+            f"method='complete' serves bounds.LpBall and bounds.Box, got {type(ball).__name__}: "
             f"use method='alpha_crown'"
         )
 
@@ -99,8 +103,9 @@ def require_boxes(ball: PerturbationSet) -> None:
 def complete_balls(family: Balls | Family, x: Tensor) -> Balls:
     """The balls for which radii are searched; others are refused."""
     if isinstance(family, Family):
-        raise InvalidInput("method='complete' serves norm=math.inf, got perturbation: use certify.verify with a Box")
-    require_boxes(family(x[:1].detach().double(), torch.zeros(len(x[:1]), dtype=torch.float64, device=x.device)))
+        raise InvalidInput("method='complete' serves a norm of at least 1, got perturbation: use certify.verify")
+    none = torch.zeros(len(x[:1]), dtype=torch.float64, device=x.device)
+    require_searchable(family(x[:1].detach().double(), none))
     return family
 
 
@@ -110,7 +115,7 @@ class RadiusSearch:
 
     Attributes:
         search: that decides one radius.
-        balls: in l-infinity.
+        balls: of a norm.
         tolerance: relative distance of both sides at which it ends.
     """
 
@@ -171,28 +176,32 @@ def complete_certificate(
     right = predicted == labels
     lower, upper, adversarial = torch.where(right, proved, 0.0), torch.zeros_like(proved), x.clone()
     rows = right.nonzero()[:, 0]
-    if len(rows):
+    known = {}
+    if len(rows) and balls.order in (1, 2, math.inf):  # for which there is an attack
         with torch.enable_grad():
             witness = minimal_perturbation(
                 label_search.model,
                 x[rows],
                 labels[rows],
-                norm=math.inf,
+                norm=balls.order,
                 low=balls.low,
                 high=balls.high,
                 frozen_features=balls.frozen_features,
                 generator=generator,
             )
+        known = {
+            row: (float(witness.distance[i]), witness.adversarial[i : i + 1]) for i, row in enumerate(rows.tolist())
+        }
     for place, row in enumerate(rows.tolist()):
-        found = float(witness.distance[place]), witness.adversarial[place : place + 1]
         one = slice(row, row + 1)
+        found = known.get(row, (math.inf, x[one]))
         end = share(deadline, len(rows) - place)
         lower[row], upper[row], adversarial[one] = search(x[one], int(labels[row]), float(lower[row]), found, end)
     return CompleteCertificate(
         label=predicted,
         radius=lower,
         abstained=torch.zeros_like(right),
-        norm=math.inf,
+        norm=balls.order,
         alpha=0.0,
         subject="base",
         method=COMPLETE,

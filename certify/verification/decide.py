@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -21,7 +21,7 @@ from certify.verification.deployed import Deployed, Source
 from certify.verification.falsifier import NEARLY, Falsifier, Witness
 from certify.verification.recording import Recorded
 from certify.verification.representable import Representable
-from certify.verification.searches import searched
+from certify.verification.searches import Limits, searched
 from certify.verification.unsafe_sets import UnsafeSets
 
 ATTACK_SHARE = 0.1  # of the time
@@ -88,7 +88,7 @@ def decide(
     checks.one_of("sound", sound, SOUND)
     deadline = math.inf if timeout is None else start + checks.positive("timeout", timeout)
     checks.generator(generator)
-    limits = {"memory": checks.at_least("memory", memory, 1), "waiting": checks.at_least("waiting", waiting, 1)}
+    limits = Limits(checks.at_least("memory", memory, 1), checks.at_least("waiting", waiting, 1))
     record = None if proof is None else Recorded(proof, model, property, sound, deadline)
     prop = property if isinstance(property, Property) else read_vnnlib(property)
     made = partial(_decision, start, sound, record)
@@ -133,7 +133,7 @@ class _Task:
         prop: Property,
         deadline: float,
         sound: str,
-        limits: Mapping[str, int],
+        limits: Limits,
         generator: Generator | None,
         record: Recorded | None = None,
     ) -> None:
@@ -219,7 +219,7 @@ class _Task:
             deadline=deadline,
             sound=self._sound,
             check=partial(self._check, place),
-            **self._limits,
+            limits=self._limits,
             record=record,
         )
         if record is not None and found.status == "proved":

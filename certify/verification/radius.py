@@ -67,8 +67,8 @@ def certified_radius(
         norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries. None with
             ``perturbation``.
         method: bounding method, ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``, ``"crown"`` or ``"alpha_crown"``; see
-            :func:`bounds.margin_bounds`. ``"complete"``, in l-infinity: what ``"crown"`` proves and an attack finds are
-            brought together by branch and bound, and a :class:`certify.CompleteCertificate` is returned.
+            :func:`bounds.margin_bounds`. ``"complete"``, for norms from 1: what ``"crown"`` proves and an attack finds
+            are brought together by branch and bound, and a :class:`certify.CompleteCertificate` is returned.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         frozen_features: bool, broadcasts to one input; True where no perturbation may change it.

@@ -22,7 +22,7 @@ from certify.attacks import minimal_perturbation, robust_accuracy
 from certify.attacks.common.threat import check_alone, check_around
 from certify.models import frozen, predictions_and_labels, probe
 from certify.results import AttackedAccuracy, Record, Witness
-from certify.verification.complete import COMPLETE, PROVED, Around, LabelSearch, require_boxes
+from certify.verification.complete import COMPLETE, PROVED, Around, LabelSearch, require_searchable
 from certify.verification.deadlines import deadline_after, share
 from certify.verification.radius import bounded_form, least_margin
 from certify.verification.sets import family_of
@@ -141,7 +141,7 @@ def verify(
         region = _own(x, norm, epsilon, frozen_features, perturbation)
     x = x.detach()
     if method == COMPLETE:
-        require_boxes(region.rows(torch.arange(len(x), device=x.device)))
+        require_searchable(region.rows(torch.arange(len(x), device=x.device)))
     with frozen(model):
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         predicted, labels = predictions_and_labels(model, x, labels, num_classes, batch_size)

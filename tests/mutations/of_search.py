@@ -10,6 +10,13 @@ SETS = "tests/bounds/search/test_conjunctions.py"
 
 MUTANTS = (
     Mutant(
+        "boxes that a ball reaches are left out",
+        "bounds/search/problem.py",
+        "<= self.ball.radii[0] * room",
+        "<= 0.5 * self.ball.radii[0] * room",
+        "tests/certify/verification/test_complete_balls.py",
+    ),
+    Mutant(
         "the product of a multiplier and an offset is lost",
         "bounds/linear/backward.py",
         "(part,) = parts\n            constant = constant + part.dot(offset)",
@@ -194,8 +201,8 @@ MUTANTS = (
     Mutant(
         "corners are those where outputs are best",
         "bounds/search/problem.py",
-        "return torch.where(slopes > 0, self.box.lower.flatten(), self.box.upper.flatten())",
-        "return torch.where(slopes < 0, self.box.lower.flatten(), self.box.upper.flatten())",
+        "return torch.where(slopes > 0, lower, upper)",
+        "return torch.where(slopes < 0, lower, upper)",
         f"{BOUNDS} -k corners",
     ),
     Mutant(

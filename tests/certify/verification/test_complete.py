@@ -123,14 +123,9 @@ def test_a_search_that_pretends_decides_no_more_than_it_says(
 
 def test_other_sets_and_arguments_are_refused(network: nn.Module, x: Tensor):
     labels = network(x).argmax(1)
-    for norm in (1, 2):
-        with pytest.raises(bounds.InvalidInput, match=f"serves l-infinity balls .* got norm={norm}"):
-            verify(network, x, labels, norm=norm, epsilon=0.1, method="complete")
-        with pytest.raises(bounds.InvalidInput, match=f"serves l-infinity balls .* got norm={norm}"):
-            certified_radius(network, x, labels, norm=norm, method="complete")
     with pytest.raises(bounds.InvalidInput, match="got SparseBall"):
         verify(network, x, labels, norm=0, epsilon=1, method="complete")
-    with pytest.raises(bounds.InvalidInput, match=r"use certify\.verify with a Box"):
+    with pytest.raises(bounds.InvalidInput, match=r"use certify\.verify"):
         certified_radius(network, x, labels, perturbation=lambda x, r: bounds.LpBall(x, r, 2), method="complete")
     with pytest.raises(bounds.InvalidInput, match="timeout"):
         verify(network, x, labels, norm=math.inf, epsilon=0.1, method="complete", timeout=-1)
