@@ -8,7 +8,7 @@
    ``expected.csv``, median seconds of decided instances.
 4. With ``--peer NAME=COMMAND``, the commands of other verifiers on the same instances, and ours, each as a process.
 
-    python examples/benchmarks/complete_verification.py --root ../shared/data/verification --most 5 \
+    python examples/benchmarks/complete_verification.py --root vnncomp2025_benchmarks --most 5 \
         --peer 'abcrown=python abcrown.py --onnx {onnx} --vnnlib {vnnlib} --timeout {timeout} --results {result}'
 
 Prints a table and one JSON line, in less than a minute without ``--root``. Seconds are those of the process, except for
