@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds import checks
+
 
 @dataclass(frozen=True, eq=False)
 class DenseRows:
@@ -320,3 +322,15 @@ def _margins(
     after = (padded[1] - padding[1] - shape[2], padded[0] - padding[0] - shape[1])
     sign = -1 if inward else 1
     return sign * before[0], sign * after[0], sign * before[1], sign * after[1]
+
+
+def label_margins(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The functions ``logit_label - logit_k`` (N, K, K) of outputs (N, *K), as rows of coefficients.
+
+    Raises:
+        InvalidInput: a label that is no class.
+    """
+    flat = outputs.reshape(len(outputs), -1)
+    label = checks.labels(labels, len(flat), flat.shape[1]).to(flat.device)
+    identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+    return identity[label].unsqueeze(1) - identity

@@ -24,6 +24,7 @@ from bounds.graph.capturing import capture, without_compiler
 from bounds.memory import out_of_memory
 from bounds.models import frozen
 from bounds.numerics import converted_down
+from bounds.rows import label_margins
 from bounds.sets.balls import Interval, LpBall, PerturbationSet, perturbation_set
 
 METHODS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "CROWN-Optimized"}
@@ -58,9 +59,7 @@ def other_bounds(
 def margin_functions(graph: Graph, x: Tensor, labels: Tensor) -> Tensor:
     """The functions ``logit_label - logit_k`` of the outputs for inputs (N, *D), (N, K, K)."""
     with torch.no_grad():
-        outputs = graph.bind(x)["output"].value.reshape(len(x), -1).shape[1]
-    identity = torch.eye(outputs, dtype=x.dtype, device=x.device)
-    return identity[checks.labels(labels, len(x), outputs).to(x.device)].unsqueeze(1) - identity
+        return label_margins(graph.bind(x)["output"].value, labels)
 
 
 class Bounded:

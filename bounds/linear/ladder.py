@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bounds import checks
 from bounds.circumstances import isolated
 from bounds.graph.captured import Graph
 from bounds.linear.forward import forward_intervals, pays_before_backward
@@ -17,6 +16,7 @@ from bounds.numerics import converted_down, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.relaxations.relu import ReLURelaxation
+from bounds.rows import label_margins
 from bounds.sets.balls import Interval, PerturbationSet
 
 
@@ -120,10 +120,7 @@ def row_bounds(
 
 def margin_rows(network: Network, labels: Tensor) -> Tensor:
     """The functions ``logit_label - logit_k`` of the outputs, for :meth:`RefinedNetwork.functions`, (N, K, K)."""
-    value = network.nodes["output"].value.reshape(len(network.ball.center), -1)
-    label = checks.labels(labels, len(value), value.shape[1]).to(value.device)
-    identity = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
-    return identity[label].unsqueeze(1) - identity
+    return label_margins(network.nodes["output"].value, labels)
 
 
 class Settled(NamedTuple):

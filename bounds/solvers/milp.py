@@ -231,11 +231,8 @@ class BranchAndBound:
         """
         cost, least, reached = form.matrix[:, 0], math.inf, math.inf
 
-        def whole(branch: Branch) -> float:
-            return float(shifted(cost.new_tensor([branch.bound]), form))
-
         self.solved = count = 0
-        waiting: list[tuple[float, Branch]] = []
+        waiting: list[tuple[float, float, Branch]] = []  # by their order, with the bound on all of the form
         new = [(torch.zeros_like(self.places), -math.inf, ROOT_ROUNDS)]
         while True:
             for sides, known, rounds in new:
@@ -245,17 +242,17 @@ class BranchAndBound:
                     reached = min(reached, value(point))
                 if branch.bound == math.inf:
                     continue
-                bound = whole(branch)
+                bound = float(shifted(cost.new_tensor([branch.bound]), form))
                 if bound > target:
                     least = min(least, bound)
                 else:
-                    heapq.heappush(waiting, (-float(count) if target < math.inf else bound, branch))
-            bound = min([least, *(whole(branch) for _, branch in waiting)])
+                    heapq.heappush(waiting, (-float(count) if target < math.inf else bound, bound, branch))
+            bound = min([least, *(bound for _, bound, _ in waiting)])
             if bound == math.inf:  # a set is not empty: where all branches seem to be, nothing is known
                 return -math.inf, reached
             if self.solved + 2 > self.limit or not waiting or settled(bound, reached):
                 return bound, reached
-            branch = waiting[0][1]
+            branch = waiting[0][2]
             if branch.neuron is None:
                 return bound, reached
             heapq.heappop(waiting)

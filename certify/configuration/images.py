@@ -26,7 +26,7 @@ def from_folder(source: DataSource, choose: Chooser) -> LabelledInputs:
     read. Hidden files are left out, and so is what is no image.
 
     Raises:
-        InvalidConfiguration: no such folder, one that is empty or holds images beside class folders, an image that
+        InvalidConfiguration: no such folder, one that is empty or holds images next to class folders, an image that
             cannot be read, or images of different sizes.
     """
     folder = Path(str(source.folder))

@@ -15,7 +15,7 @@ DEPTHS = (0, 1, 2, None)
 
 
 class Residual(nn.Module):
-    """Two blocks, each with one function beside a skip."""
+    """Two blocks, each with one function next to a skip."""
 
     def __init__(self) -> None:
         super().__init__()
