@@ -62,7 +62,7 @@ def problem(make: Callable[[], nn.Module]) -> tuple[bounds.Graph, nn.Module, bou
 @pytest.mark.parametrize("method", ["ibp", "crown_ibp", "crown"])
 @pytest.mark.parametrize("make", [*MERGED.values(), *APART.values()], ids=[*MERGED, *APART])
 def test_bounds_are_those_with_rounding(make: Callable[[], nn.Module], method: str):
-    """Which are found without merging, and differ by rounding alone."""
+    """Bounds are those that are found without merging, up to rounding."""
     graph, _, ball, labels = problem(make)
     merged, usual = (bounds.margin_bounds(graph, ball, labels, method, sound=sound) for sound in ("real", "rounding"))
     assert (merged - usual).abs().max() <= 1e-10

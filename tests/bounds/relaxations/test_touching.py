@@ -70,7 +70,7 @@ def test_lines_enclose(name: str, dtype: torch.dtype):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_lines_hold_to_forty_digits_at_ends_and_at_points_of_contact(name: str):
-    """Where rounding decides: the ends, the middle, and where the derivative is the slope."""
+    """Points where rounding decides: the ends, the middle, and those where the derivative is the slope."""
     case = CASES[name]
     drawn = random_intervals(case, 250, seed=12)
     keep = torch.maximum(drawn.lower.abs(), drawn.upper.abs()) < 30

@@ -46,7 +46,7 @@ class Outputs(nn.Module):
 
 
 def scripted(file: Path) -> None:
-    """What TorchScript makes of a network, as far as it can be told from its archive."""
+    """Archive that TorchScript makes of a network, as far as its kind can be told."""
     with zipfile.ZipFile(file, "w") as archive:
         for part in ("data.pkl", "constants.pkl", "code/__torch__.py"):
             archive.writestr(f"net/{part}", b"")

@@ -52,7 +52,7 @@ def test_accuracies_are_those_of_the_rows(comparison: Comparison):
 
 
 def test_the_best_of_several_methods_counts_for_each_input():
-    """Of proofs the largest radius, of attacks the nearest example, of probable bounds with the sum of their errors."""
+    """Best of proofs is the largest radius, of attacks the nearest example; probable bounds add their errors up."""
     first = evaluation(
         *[proved([0.1, 0.4, NOT]), proved([0.2, 0.3, NOT], method="crown")],
         *[attacked([0.9, 0.5, 0.0]), attacked([0.7, 0.8, 0.0], method="apgd")],
@@ -97,7 +97,7 @@ def test_differences_are_paired_by_input(comparison: Comparison):
 
 
 def test_the_best_and_its_ties_are_marked():
-    """What the corrected test does not tell from the best is tied; upper bounds are never best, nor is nothing."""
+    """Models that the corrected test does not tell from the best are tied; upper bounds and nothing are never best."""
     close = [0.5] * 33 + [NOT] * 7
     runs = {**two(), "close": evaluation(proved(close), attacked([0.6] * COUNT))}
     table = compare(runs).best([0.4, 2.0])

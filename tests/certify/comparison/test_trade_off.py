@@ -50,7 +50,7 @@ def test_regions_have_the_shape_of_the_multinomial_law(clean: float, certified: 
 
 @pytest.mark.slow
 def test_regions_hold_the_truth_about_as_often_as_they_say():
-    """Of 300 samples of a known law; a share outside of 0.95 by 0.06 is a false alarm in 1e-6."""
+    """Three hundred samples of a known law; a share outside of 0.95 by 0.06 is a false alarm in 1e-6."""
     generator = np.random.default_rng(0)
     held = 0
     for seed in range(300):

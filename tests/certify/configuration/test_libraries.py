@@ -113,7 +113,7 @@ def test_torchvision_gives_its_network_with_its_normalisation(torchvision: Modul
 def test_own_weights_come_without_a_normalisation_and_with_their_classes(
     library: str, timm: ModuleType, torchvision: ModuleType, tmp_path: Path
 ):
-    """Which normalisation they were trained with, nobody knows."""
+    """Nobody knows which normalisation they were trained with."""
     own = network(3)
     with torch.no_grad():
         own[1].weight.mul_(2)

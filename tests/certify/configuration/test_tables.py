@@ -58,7 +58,7 @@ def test_features_stand_in_the_order_of_the_columns(table: str):
 
 
 def test_frozen_columns_do_not_change(table: str):
-    """What the groups are kept for: bounds and attacks leave them alone."""
+    """Groups are kept so that bounds and attacks leave them alone."""
     found = data(file=table, inputs=["age", "colour"], low="data", high="data")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()

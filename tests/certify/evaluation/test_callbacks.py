@@ -58,7 +58,7 @@ def test_an_error_of_a_callback_loses_nothing(tmp_path: Path):
 
 
 class StandIn(SimpleNamespace):
-    """What of MLflow is called, with the rules of its names."""
+    """Functions of MLflow that are called, with the rules of its names."""
 
     def __init__(self) -> None:
         super().__init__(metrics=[], parameters={}, artifacts=[])

@@ -114,7 +114,7 @@ def test_radii_are_checked():
 
 
 def test_estimates_and_refusals_have_no_groups(tmp_path: Path):
-    """Where no method bounds anything, page and exports do without, and whoever asks is told."""
+    """Page and exports do without, where no method bounds anything, and whoever asks is told."""
     shared = {"base_prediction": 0, "subject": "base", "status": "unsupported", "reason": "no rule", "group": "a"}
     rows = [{"index": i, "label": i, **shared} for i in range(3)]
     run = evaluation({**proved([0.1] * 3), "kind": "unsupported", "rows": rows})
