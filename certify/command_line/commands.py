@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import cyclopts
 
-from certify.command_line.comparing import compare_runs, export_run, show_groups
+from certify.command_line.comparing import compare_directories, compare_runs, export_run, show_groups
 from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
 from certify.command_line.proving import check_proof_file
 from certify.command_line.runs import load_run
@@ -21,6 +21,8 @@ from certify.command_line.verifying import supports, verify_query
 if TYPE_CHECKING:
     from certify.configuration.config import Config
     from certify.evaluation.evaluation import Evaluation, Progress
+
+Network = Literal["plain", "noise", "pgd", "ibp"]
 
 app = cyclopts.App(
     name="certify",
@@ -38,26 +40,36 @@ app.command(show_groups, name="groups")
 
 
 @app.command
-def demo(
-    *, output: Path | None = None, network: Literal["plain", "noise", "pgd", "ibp"] = "ibp", inputs: int = 50
-) -> int:
-    """Certify and attack an embedded network on embedded images, offline.
+def demo(*, output: Path | None = None, network: Network | None = None, inputs: int = 50) -> int:
+    """Certify and attack the embedded networks on embedded images, and compare them, offline.
 
     Args:
-        output: Run directory; runs/ and a time stamp if not given.
-        network: How the embedded network was trained.
+        output: Folder of the runs, or of the one run if a network is named; runs/ and a time stamp if not given.
+        network: How the one network to look at was trained; all four are compared if not given.
         inputs: Number of images, from 1 to 1000.
     """
     from bounds import checks
-    from certify.configuration.config import Config
-    from certify.configuration.keys import DataSource, ModelSource
+    from certify import reference
 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
-    config = Config(
-        model=ModelSource(network=network),
-        data=DataSource(count=inputs),
-    )
-    return _run(config, output)
+    if network is not None:
+        return _run(_of_embedded(network, inputs), output)
+    folder = output or _new_directory()
+    runs = {name: folder / name for name in reference.NETWORKS}
+    for name, directory in runs.items():
+        end = _run(_of_embedded(name, inputs), directory)
+        if end != FINE:
+            return end
+    return compare_directories(runs, folder)
+
+
+def _of_embedded(network: str, inputs: int) -> "Config":
+    from certify.configuration.config import Config
+    from certify.configuration.keys import DataSource, ModelSource
+    from certify.methods import IntervalBounds, LinearBounds, MinimalPerturbation, Smoothing
+
+    methods = [Smoothing(), IntervalBounds(), LinearBounds(), MinimalPerturbation()]
+    return Config(model=ModelSource(network=network), data=DataSource(count=inputs), methods=methods)
 
 
 @app.command
@@ -137,7 +149,7 @@ def doctor(
 
 
 def _run(config: "Config", output: Path | None) -> int:
-    directory = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    directory = output or _new_directory()
     try:
         return _certify(config, directory)
     except KeyboardInterrupt:
@@ -145,6 +157,10 @@ def _run(config: "Config", output: Path | None) -> int:
         hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
         print(f"interrupted: {hint if stored else 'nothing is stored yet'}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _new_directory() -> Path:
+    return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def _certify(config: "Config", directory: Path) -> int:

@@ -3,6 +3,7 @@
 Torch is imported inside commands only, so that help is quick.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,15 +39,26 @@ def compare_runs(
         radius: Radii of the tables; round ones where curves fall, if not given.
         by: Whether the best of several methods counts for each input of a model, or each method stands alone.
     """
-    from certify.comparison.comparison import compare
     from certify.exports.files import formats_of
 
-    formats = formats_of(format)
-    evaluations = {name: load_run(path) for name, path in _named(runs).items()}
+    return compare_directories(_named(runs), output, formats_of(format), list(radius) or None, by)
+
+
+def compare_directories(
+    runs: Mapping[str, Path],
+    output: Path | None,
+    formats: Sequence[str] = ("csv", "png"),
+    radii: list[float] | None = None,
+    by: Literal["model", "method"] = "model",
+) -> int:
+    """Compare runs by the names of their models; see :func:`compare_runs`."""
+    from certify.comparison.comparison import compare
+
+    evaluations = {name: load_run(path) for name, path in runs.items()}
     comparison = compare(evaluations, by=by)
-    _print_comparison(comparison, list(radius) or None)
+    _print_comparison(comparison, radii)
     if output is not None:
-        print(f"wrote {', '.join(map(str, comparison.export(output, formats, radii=list(radius) or None)))}")
+        print(f"wrote {', '.join(map(str, comparison.export(output, formats, radii=radii)))}")
     found = [f"{name}: {one}" for name, evaluation in evaluations.items() for one in evaluation.check()]
     for sentence in found:
         print(f"contradiction: {sentence}")
@@ -88,7 +100,7 @@ def _named(runs: tuple[str, ...]) -> dict[str, Path]:
     """Directories by the names of their models: stated ones, else the last part of the path, else all of it."""
     from bounds.errors import InvalidInput
 
-    pairs = [run.rpartition("=") for run in runs]
+    pairs = [("", "", run) if Path(run).is_dir() else run.rpartition("=") for run in runs]
     last = [name or Path(path).resolve().name for name, _, path in pairs]
     names = [
         name or (short if last.count(short) == 1 else path) for (name, _, path), short in zip(pairs, last, strict=True)

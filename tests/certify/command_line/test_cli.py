@@ -67,14 +67,24 @@ def test_help_is_quick_because_it_imports_no_torch(tmp_path: Path):
         assert command in done.stdout
 
 
+RUN = {"lock", "manifest.json", "records.jsonl", "report.html", "curves.png", "tensors"}
+
+
 @pytest.mark.slow
-def test_demo(tmp_path: Path):
-    told = certify("demo", "--inputs", 10, "--output", "demo", cwd=tmp_path)
-    assert "smoothing" in told
-    assert "no certified radius exceeds" in told
-    assert {path.name for path in (tmp_path / "demo").iterdir()} == {
-        *("lock", "manifest.json", "records.jsonl", "report.html", "curves.png", "tensors")
-    }
+def test_demo_compares_the_four_networks(tmp_path: Path):
+    told = certify("demo", "--inputs", 4, "--output", "demo", cwd=tmp_path)
+    assert told.count("no certified radius exceeds") == 4
+    assert "plain, noise, pgd, ibp on the same 4 inputs" in told
+    for network in reference.NETWORKS:
+        assert {path.name for path in (tmp_path / "demo" / network).iterdir()} == RUN
+    assert {"accuracy_l2.csv", "curves_linf.png"} <= {path.name for path in (tmp_path / "demo").iterdir()}
+
+
+@pytest.mark.slow
+def test_demo_of_one_network_is_one_run(tmp_path: Path):
+    told = certify("demo", "--network", "pgd", "--inputs", 2, "--output", "demo", cwd=tmp_path)
+    assert "on the same" not in told
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == RUN
 
 
 def test_run_then_report_then_check(project: Path):

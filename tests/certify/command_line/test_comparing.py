@@ -39,6 +39,11 @@ def test_compare_by_method_names_the_methods(runs: Path):
     assert "weak, ibp against strong, ibp" in certify("compare", "weak", "strong", "--by", "method", cwd=runs)
 
 
+def test_a_directory_may_have_an_equals_sign_in_its_name(runs: Path):
+    (runs / "weak").rename(runs / "a=1")
+    assert "a=1, strong on the same 40 inputs" in certify("compare", "a=1", "strong", cwd=runs)
+
+
 def test_compare_refuses_in_one_line(runs: Path):
     assert "'elsewhere' cannot be compared with 'weak': other inputs" in refusal(
         "compare", "weak", "elsewhere", cwd=runs
