@@ -115,7 +115,7 @@ def _scale_by_capping(size: Tensor, cap: Tensor, goal: Tensor) -> Tensor:
 
 
 def _scale_by_sorting(size: Tensor, cap: Tensor, goal: Tensor) -> Tensor:
-    """The scale of :func:`_scale_by_capping`, from the scales at which entries meet their caps: the host does not wait for it."""
+    """The scale of :func:`_scale_by_capping` from the sizes at which caps are met, found without a wait of the host."""
     peak = _peak(size).double()
     meets, order = torch.where(size > 0, cap.double() / size.double(), math.inf).sort(1)
     caps = torch.where(size > 0, cap, 0.0).double().square().gather(1, order)
