@@ -206,13 +206,20 @@ def several(name: str, values: object) -> list[Any]:
     return found
 
 
-def generator(value: torch.Generator | None) -> torch.Generator | None:
-    """Return ``value``; it must be a random generator or None, and no seed."""
+def generator(value: torch.Generator | None, device: torch.device | None = None) -> torch.Generator | None:
+    """Return ``value``; it must be a random generator or None, and no seed.
+
+    PyTorch draws on the device of a generator alone. So for another ``device``, what is returned is a generator there,
+    whose seed is one draw of ``value``.
+    """
     if value is not None and not isinstance(value, torch.Generator):
         raise InvalidInput(
             f"generator must be a torch.Generator or None, got {value!r}: use torch.Generator().manual_seed(seed)"
         )
-    return value
+    if value is None or device is None or value.device.type == device.type:
+        return value
+    seed = int(torch.randint(2**63 - 1, (), generator=value, device=value.device))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def at_most(name: str, value: float, largest: float) -> float:

@@ -57,6 +57,7 @@ def boundary_curvature(
     checks.inputs(points)
     checks.at_least("probes", probes, 2)
     checks.at_least("entries of an input", points[0].numel() if len(points) else 2, 2)
+    generator = checks.generator(generator, points.device)
     normal, length = _normals(level, points)
     found, squares = [], []
     for _ in range(probes):

@@ -42,7 +42,7 @@ def gradient_norms(model: nn.Module, points: Tensor, label: int, targets: Tensor
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(points)
-        margins = [logits[:, label].sum() - logits[:, target].sum() for target in targets.tolist()]
+        margins = (logits[:, label : label + 1] - logits.index_select(1, targets)).sum(0).unbind()
     found = []
     for i, margin in enumerate(margins):
         (gradient,) = torch.autograd.grad(margin, points, retain_graph=i + 1 < len(margins))

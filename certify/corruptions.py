@@ -41,19 +41,19 @@ Corruption = Callable[[Tensor, int, torch.Generator | None], Tensor]  # images (
 def gaussian_noise(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Independent normal noise, clipped."""
     sigma = (0.08, 0.12, 0.18, 0.26, 0.38)[severity - 1]
-    return (x + sigma * torch.empty_like(x).normal_(generator=generator)).clamp(0, 1)
+    return (x + sigma * torch.empty_like(x).normal_(generator=checks.generator(generator, x.device))).clamp(0, 1)
 
 
 def shot_noise(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Poisson noise of few photons."""
     photons = (60, 25, 12, 5, 3)[severity - 1]
-    return (torch.poisson(x * photons, generator=generator) / photons).clamp(0, 1)
+    return (torch.poisson(x * photons, generator=checks.generator(generator, x.device)) / photons).clamp(0, 1)
 
 
 def impulse_noise(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """A share of the entries set to black or white, one as likely as the other."""
     share = (0.03, 0.06, 0.09, 0.17, 0.27)[severity - 1]
-    lot = torch.empty_like(x).uniform_(generator=generator)
+    lot = torch.empty_like(x).uniform_(generator=checks.generator(generator, x.device))
     return torch.where(lot < share / 2, 0.0, torch.where(lot < share, 1.0, x))
 
 

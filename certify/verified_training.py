@@ -219,7 +219,7 @@ def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None
 
     Args:
         model: changed in place.
-        generator: draws the weights, on their device; torch's default if None.
+        generator: draws the weights; torch's default if None.
 
     Raises:
         InvalidModel: there is no such layer to be found.
@@ -232,6 +232,7 @@ def initialize_for_intervals(model: nn.Module, generator: torch.Generator | None
         raise InvalidModel(
             "the model must hold nn.Linear or nn.Conv2d layers as modules: pass it before it is scripted or wrapped"
         )
+    generator = checks.generator(generator, layers[0].weight.device)
     for layer in layers:
         inputs = layer.weight[0].numel()
         nn.init.normal_(layer.weight, 0.0, math.sqrt(2 * math.pi) / inputs, generator=generator)

@@ -62,9 +62,8 @@ def local_lipschitz(
         best = torch.zeros(others.shape, dtype=torch.float64, device=x.device)
         for row in range(len(x)):
             one = ball.row(row)
-            sampler = UniformSampler(one)
-            for column, target in enumerate(others[row].tolist()):
-                points = sampler.draw(restarts, source)
+            drawn = UniformSampler(one).draw(restarts * others.shape[1], source).split(restarts)
+            for column, (target, points) in enumerate(zip(others[row].tolist(), drawn, strict=True)):
                 pair = labels[row].expand(restarts), torch.full((restarts,), target, device=x.device)
                 best[row, column] = ascend(model, points, pair, one, steps, source).max()
     return best

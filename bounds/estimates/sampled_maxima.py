@@ -10,7 +10,7 @@ from bounds.numerics import per_row
 from bounds.sets.balls import LpBall
 from bounds.sets.uniform import UniformSampler, stream_seed
 
-BLOCK = 64  # points drawn at once; part of the meaning of a seed
+BLOCK = 256  # points drawn at once; part of the meaning of a seed
 
 
 class Measured(NamedTuple):
@@ -55,14 +55,24 @@ def sampled_maxima(ball: LpBall, row: int, measure: Callable[[Tensor], Measured]
 
     Every batch is a function of the seed, the number of the input and that of the batch.
     """
-    values, unseen = measure(ball.center)
+    sampler = UniformSampler(ball, patient=False)
+    maxima = _over(sampler, row, measure, plan)
+    if bool(sampler.short):  # hardly ever; a question after every draw would make the host wait for each
+        maxima = _over(UniformSampler(ball), row, measure, plan)
+    return maxima
+
+
+def _over(sampler: UniformSampler, row: int, measure: Callable[[Tensor], Measured], plan: Plan) -> Maxima:
+    """Maxima over the batches of one input that a sampler draws."""
+    center = sampler.center
+    values, unseen = measure(center)
     best, where = (
         torch.full_like(values[0], -torch.inf),
-        ball.center.repeat(values.shape[1], *[1] * (ball.center.ndim - 1)),
+        center.repeat(values.shape[1], *[1] * (center.ndim - 1)),
     )
     largest = values.new_full((values.shape[1], plan.num_batches), -torch.inf, dtype=torch.float64)
     dead = torch.zeros_like(unseen[0], dtype=torch.int64)
-    for points, batch in _chunks(_drawn_points(ball, row, plan), plan.chunk_size):
+    for points, batch in _chunks(_drawn_points(sampler, row, plan), plan.chunk_size):
         values, unseen = measure(points)
         largest.scatter_reduce_(1, batch.to(values.device).expand_as(values.T), values.T.double(), "amax")
         top, place = values.max(0)
@@ -72,10 +82,9 @@ def sampled_maxima(ball: LpBall, row: int, measure: Callable[[Tensor], Measured]
     return Maxima(largest, dead.double() / (plan.num_batches * plan.batch_size), where)
 
 
-def _drawn_points(ball: LpBall, row: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+def _drawn_points(sampler: UniformSampler, row: int, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
     """Points in blocks, each with the number of its batch."""
-    sampler = UniformSampler(ball)
-    generator = torch.Generator(ball.center.device)
+    generator = torch.Generator(sampler.center.device)
     for batch in range(plan.num_batches):
         generator.manual_seed(stream_seed(plan.seed, row, batch))
         for start in range(0, plan.batch_size, BLOCK):

@@ -110,6 +110,7 @@ def random_basis(like: Tensor, count: int, dimension: int, generator: torch.Gene
     """Orthonormal bases (count, m, *D) of uniformly random subspaces, for inputs shaped (..., *D) like ``like[0]``."""
     features = like[0].numel()
     checks.at_most("dimension", checks.at_least("dimension", dimension, 1), features)
+    generator = checks.generator(generator, like.device)
     dtype = torch.promote_types(like.dtype, torch.float32)  # there is no such factorisation in half precision
     drawn = torch.empty(count, features, dimension, dtype=dtype, device=like.device).normal_(generator=generator)
     basis: Tensor = torch.linalg.qr(drawn).Q.to(like.dtype)

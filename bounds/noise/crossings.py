@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +80,7 @@ def random_crossings(
     limits = checked_rays(x, directions, limit, along, batch_size)
     checks.at_least("grid", grid, 1)
     checks.at_least("bisections", bisections, 0)
+    generator = checks.generator(generator, x.device)
     shares = (torch.arange(1, grid + 1, dtype=torch.float64, device=x.device) / grid) ** 2
     rays = torch.arange(len(x) * directions, device=x.device)
     distance = torch.full((len(rays),), math.inf, dtype=torch.float64, device=x.device)
@@ -102,6 +102,9 @@ def random_crossings(
         limit=limits,
         evaluations=march.evaluations,
     )
+
+
+AHEAD = 8  # scales that are tried between two questions of the host
 
 
 class _March:
@@ -239,7 +242,7 @@ def noise_radius(
         Franceschi, Fawzi, Fawzi (2018), Robustness of classifiers to uniform l_p and Gaussian noise, arXiv:1802.07971.
     """
     limits = checked_rays(x, draws, limit, None, batch_size)
-    checks.generator(generator)
+    generator = checks.generator(generator, x.device)
     checks.probability("epsilon", epsilon)
     checks.probability("alpha", alpha)
     checks.at_least("grid", grid, 1)
@@ -259,33 +262,40 @@ def noise_radius(
         for i in range(len(x)):  # the noise of one input is what is held
             noise = _noise(x[i].expand(draws, *x.shape[1:]), norm, generator)
             rows = torch.full((draws,), i, device=x.device)
-            for which, least in enumerate(needed):
-                found[which, i] = _first_scale(march, rows, noise, least, bisections)
+            found[:, i] = _first_scales(march, rows, noise, needed, bisections)
     radius, upper, lower = found
     return NoiseRadius(label=label, radius=radius, lower=lower, upper=upper, epsilon=epsilon, norm=norm)
 
 
-def _first_scale(march: _March, rows: Tensor, noise: Tensor, least: int, bisections: int) -> Tensor:
-    """The first scale at which at least so many draws change the prediction of one input."""
+def _first_scales(march: _March, rows: Tensor, noise: Tensor, needed: list[int], bisections: int) -> Tensor:
+    """The first scales at which at least so many draws change the prediction of one input, one for each number."""
 
-    def enough(scale: Tensor) -> Tensor:
+    def changed(scale: Tensor) -> Tensor:
         parts = zip(rows.split(march.batch_size), noise.split(march.batch_size), strict=True)
-        changed = [
+        counts = [
             march.changed(march.x[row], march.label[row], part, scale.expand(len(row), 1)).sum() for row, part in parts
         ]
-        passed: Tensor = torch.stack(changed).sum() >= least
-        return passed
+        return torch.stack(counts).sum()
 
-    limit = march.limits[rows[0]]
-    scales = march.shares * limit
-    for low, high in pairwise(scales.unbind()):
-        if enough(high):
-            for _ in range(bisections):
-                middle = (low + high) / 2
-                passed = enough(middle)
-                low, high = torch.where(passed, low, middle), torch.where(passed, middle, high)
-            return high
-    return limit.new_full((), math.inf)
+    scales = march.shares * march.limits[rows[0]]
+    counts = [torch.zeros_like(rows[0])]  # of draws without length
+    for part in scales[1:].split(AHEAD):
+        counts += [changed(scale) for scale in part]
+        if bool(torch.stack(counts).max() >= max(needed)):
+            break
+    enough = torch.stack(counts)[:, None] >= torch.tensor(needed, device=rows.device)
+    found = scales.new_full((len(needed),), math.inf)
+    for i, least in enumerate(needed):
+        if not bool(enough[:, i].any()):
+            continue
+        first = enough[:, i].to(torch.uint8).argmax()
+        low, high = scales[first - 1], scales[first]
+        for _ in range(bisections):
+            middle = (low + high) / 2
+            passed = changed(middle) >= least
+            low, high = torch.where(passed, low, middle), torch.where(passed, middle, high)
+        found[i] = high
+    return found
 
 
 def _noise(like: Tensor, norm: float | None, generator: torch.Generator | None) -> Tensor:
@@ -313,7 +323,7 @@ def _noise(like: Tensor, norm: float | None, generator: torch.Generator | None) 
 def unit_directions(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniformly random directions of length 1, one for each row, shaped (R, *D) like the rows."""
     drawn = torch.empty_like(like, memory_format=torch.contiguous_format)
-    drawn.normal_(generator=checks.generator(generator))
+    drawn.normal_(generator=generator)
     length: Tensor = drawn.flatten(1).norm(dim=1)
     return drawn / per_row(length, like)
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class NoiseRatioTest:
         """Quantiles 5, 25, 50, 75 and 95% of the flatness ratio, (5,) float64, censored lines counted as infinite."""
         values = self.flatness_ratio.nan_to_num(math.inf).flatten().sort().values
         ranks = [min(len(values) - 1, int(share * len(values))) for share in QUANTILES]
-        return values[ranks]
+        return torch.stack([values[rank] for rank in ranks])
 
     def __str__(self) -> str:
         low, high = self.effective_dimension_interval

@@ -84,7 +84,7 @@ def noise_ratio_test(
     checks.at_least("directions", directions, 2)
     checks.at_least("subspaces", subspaces, 1)
     checks.at_least("batch_size", batch_size, 2)
-    checks.generator(generator)
+    generator = checks.generator(generator, x.device)
     sampling = _Sampling(model, directions, subspaces, batch_size, generator)
     wanted = _checked_dimensions(dimensions, x[0].numel() if len(x) else 1)
     stages = _Stages(3 + len(wanted), progress)

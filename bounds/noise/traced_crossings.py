@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph
@@ -54,6 +55,7 @@ def traced_crossings(
         UnsupportedLayer: an operation is not linear in pieces, or ``torch.export`` cannot follow the model.
     """
     limits = checked_rays(x, directions, limit, along, batch_size)
+    generator = checks.generator(generator, x.device)
     distance, cosine, evaluations = [limits[:0]], [limits[:0]], 0
     with frozen(model), torch.no_grad():
         label = predicted_labels(model, x, batch_size)

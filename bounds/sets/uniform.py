@@ -23,12 +23,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import special
+from scipy.optimize import brentq
 from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.sets.balls import LpBall
 
+SPARE = 10  # one proposal in so many more than is needed; some 3 % are rejected. Part of the meaning of a seed
 ROUNDS = 10_000  # of proposals, until it is said that there is no hope
 
 
@@ -53,25 +55,35 @@ class UniformSampler:
 
     Args:
         ball: a ball around one input, (1, *D), with a finite radius above 0.
+        patient: whether each draw makes sure that enough of its proposals were accepted. That makes the host wait for
+            the device. Without it, only the first draw does; if hardly enough are accepted there, patience is taken up
+            after all. Ask :attr:`short` once after all draws; if it is true, draw again with patience. Draws that have
+            enough are the same either way.
+
+    Attributes:
+        short: bool tensor (), whether some draw had too few accepted proposals, and so repeats a point.
 
     Raises:
-        InvalidInput: while drawing, if hardly any proposal is accepted.
+        InvalidInput: while drawing with patience, if hardly any proposal is accepted.
     """
 
-    def __init__(self, ball: LpBall) -> None:
+    def __init__(self, ball: LpBall, *, patient: bool = True) -> None:
         self.center = ball.center
         self.norm = ball.norm
         self.radius = float(ball.radii[0])
-        x = ball.center.flatten().double()
+        self.patient = patient
+        self.drawn_before = False
+        self.short = torch.zeros((), dtype=torch.bool, device=ball.center.device)
+        x = ball.center.flatten().double().cpu()  # the choice of a proposal is made on the host, once
         low, high = (
             torch.full_like(x, sign * math.inf)
             if side is None
-            else torch.as_tensor(side, dtype=torch.float64, device=x.device).expand(ball.center.shape[1:]).flatten()
+            else torch.as_tensor(side, dtype=torch.float64).cpu().expand(ball.center.shape[1:]).flatten()
             for side, sign in ((ball.low, -1), (ball.high, 1))
         )
         below, above = ((room / self.radius).clamp(min=0) for room in (x - low, high - x))
         if self.norm == math.inf:
-            self.below, self.above = (room.clamp(max=1).to(ball.center.dtype) for room in (below, above))
+            self.below, self.above = (self._placed(room.clamp(max=1)) for room in (below, above))
         else:
             self._split(below, above)
 
@@ -83,92 +95,94 @@ class UniformSampler:
             )
             moved = torch.lerp(-self.below, self.above, share)
         else:
-            moved = self._round(count, generator)
+            moved = self._accepted(count, generator)
         return torch.add(self.center, moved.view(count, *self.center.shape[1:]), alpha=self.radius)
 
-    def _round(self, count: int, generator: torch.Generator) -> Tensor:
-        """Perturbations (count, F) of a ball of radius 1."""
-        found: list[Tensor] = []
-        missing = count
-        for _ in range(ROUNDS):
-            if missing <= 0:
-                break
-            others, left = self._others(missing, generator)
-            free, fits = self._open(left, generator)
-            moved = torch.cat([others, free], 1) if len(self.rest) else free
-            if not bool(fits.all()):
-                moved = moved[fits]
-            found.append(moved)
-            missing -= len(moved)
-        if missing > 0:
-            raise InvalidInput(
-                f"the ball of radius {self.radius:g} and the box have too little in common to draw points from: use a "
-                f"smaller radius or norm=math.inf"
-            )
-        together = found[0] if len(found) == 1 else torch.cat(found)
+    def _accepted(self, count: int, generator: torch.Generator) -> Tensor:
+        """Perturbations (count, F) of a ball of radius 1: the first proposals that are accepted."""
+        moved, fits = self._proposals(count, generator)
+        if self.patient or not self.drawn_before:
+            accepted = int(fits.sum())
+            self.patient = self.patient or accepted < (count + len(fits)) // 2
+            self.drawn_before = True
+            if accepted < count:
+                moved, fits = self._completed(moved[fits], count, generator)
+        self.short = self.short | (fits.sum() < count)
+        first = (~fits).to(torch.uint8).argsort(stable=True)[:count]
+        together = moved.index_select(0, torch.where(fits[first], first, first[0]))
         if self.columns is None:
             return together
         if together.shape[1] < self.size:
             together = F.pad(together, (0, 1))  # of entries that cannot move
         return together.index_select(1, self.columns)
 
+    def _completed(self, moved: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """At least ``count`` accepted rows, of which ``moved`` are the first."""
+        found, missing = [moved], count - len(moved)
+        for _ in range(ROUNDS):
+            if missing <= 0:
+                moved = torch.cat(found)
+                return moved, torch.ones(len(moved), dtype=torch.bool, device=moved.device)
+            more, fits = self._proposals(missing, generator)
+            found.append(more[fits])
+            missing -= len(found[-1])
+        raise InvalidInput(
+            f"the ball of radius {self.radius:g} and the box have too little in common to draw points from: use a "
+            f"smaller radius or norm=math.inf"
+        )
+
+    def _proposals(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Proposed entries (P, drawn), somewhat more than are needed, and which rows are accepted (P,)."""
+        tried = count + count // SPARE + 8
+        others, left, accepted = self._others(tried, generator)
+        free, fits = self._open(left, generator)
+        return (torch.cat([others, free], 1) if len(self.rest) else free), accepted & fits
+
     # ------------------------------------------------------------------------------------------------ which is which
 
     def _split(self, below: Tensor, above: Tensor) -> None:
-        """Choose the open entries, so that most proposals are accepted."""
+        """Choose the open entries, so that most proposals are accepted; all on the host."""
         near, far = torch.minimum(below, above), torch.maximum(below, above)
         one_sided = (near == 0) & (far > 0)
         width = torch.where(one_sided, far, near)  # within which the sign makes no difference
         movable = far > 0
         self.size = len(far)
-        self.tilt = self._solve_tilt(below[movable], above[movable])
+        self.tilt = _solved_tilt(self.norm, below[movable], above[movable])
         outside = _outside(self.norm, self.tilt, width.clamp(max=1)) * (width < 1)
         outside[~movable] = 1.0
         order = outside.argsort(stable=True)
         kept = torch.log1p(-outside[order].clamp(max=1 - 1e-12)).cumsum(0)
-        number = torch.arange(1, self.size + 1, device=kept.device)
+        number = torch.arange(1, self.size + 1)
         gain = kept + 0.5 * torch.log(number * 2 * math.pi / self.norm)  # against no open entry at all
         best = int(gain.argmax()) + 1 if gain.max() > 0 else 0
-        self.open = order[:best].sort().values
-        is_open = torch.zeros_like(movable).index_fill(0, self.open, True)
-        self.rest = (movable & ~is_open).nonzero().squeeze(1)
-        places = torch.cat([self.rest, self.open])  # of the columns that are drawn
-        in_order = len(self.rest) == 0 and len(places) == self.size
-        columns = torch.full_like(order, len(places)).scatter(
-            0, places, torch.arange(len(places), device=places.device)
-        )
-        self.columns = None if in_order else columns  # of each entry
-        dtype = self.center.dtype
-        self.sign = torch.where(one_sided, torch.where(above > 0, 1.0, -1.0), 0.0)[self.open].to(dtype)
-        self.one_sided = self.sign != 0 if bool(self.sign.any()) else None
-        self.sides = [room[self.open].to(dtype) for room in (below, above)]
-        rooms = [room[self.rest].clamp(max=1) for room in (below, above)]
-        self.below, self.above = (room.to(dtype) for room in rooms)
-        self.masses = [_inside(self.norm, self.tilt, room).to(dtype) for room in rooms]
+        is_open = order[:best].sort().values
+        rest = (movable & ~torch.zeros_like(movable).index_fill(0, is_open, True)).nonzero().squeeze(1)
+        places = torch.cat([rest, is_open])  # of the columns that are drawn
+        in_order = len(rest) == 0 and len(places) == self.size
+        columns = torch.full_like(order, len(places)).scatter(0, places, torch.arange(len(places)))
+        device = self.center.device
+        self.open, self.rest = is_open.to(device), rest.to(device)
+        self.columns = None if in_order else columns.to(device)  # of each entry
+        sign = torch.where(one_sided, torch.where(above > 0, 1.0, -1.0), 0.0)[is_open]
+        self.sign = self._placed(sign)
+        self.one_sided = self.sign != 0 if bool(sign.any()) else None
+        self.sides = [self._placed(room[is_open]) for room in (below, above)]
+        rooms = [room[rest].clamp(max=1) for room in (below, above)]
+        self.below, self.above = map(self._placed, rooms)
+        self.masses = [self._placed(_inside(self.norm, self.tilt, room)) for room in rooms]
 
-    def _solve_tilt(self, below: Tensor, above: Tensor) -> float:
-        """The tilt at which the mean of the sum of powers over all entries is 1; 0 where it is less without any."""
-
-        def mean(tilt: float) -> float:
-            parts = [_inside(self.norm, tilt, room.clamp(max=1)) for room in (below, above)]
-            moments = [_moment(self.norm, tilt, room.clamp(max=1)) for room in (below, above)]
-            return float(((moments[0] + moments[1]) / (parts[0] + parts[1])).sum())
-
-        if len(below) == 0 or mean(0.0) <= 1:
-            return 0.0
-        low, high = 0.0, len(below) / self.norm  # of entries without a box
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if mean(middle) > 1 else (low, middle)
-        return high
+    def _placed(self, values: Tensor) -> Tensor:
+        """Numbers of the host in the dtype and on the device of the input."""
+        return values.to(self.center.dtype).to(self.center.device)
 
     # --------------------------------------------------------------------------------------------------------- draws
 
-    def _others(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Accepted entries that are not open (B, rest), and what the sum of powers leaves for the open ones (B,)."""
+    def _others(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Entries that are not open (B, rest), what the sum of powers leaves for the open ones (B,), and acceptance."""
         dtype, device = self.center.dtype, self.center.device
         if len(self.rest) == 0:
-            return torch.zeros(count, 0, dtype=dtype, device=device), torch.ones(count, dtype=dtype, device=device)
+            nothing = torch.zeros(count, 0, dtype=dtype, device=device)
+            return nothing, nothing.new_ones(count), torch.ones(count, dtype=torch.bool, device=device)
         left, right = self.masses
         drawn = torch.rand(count, len(self.rest), generator=generator, dtype=dtype, device=device) * (left + right)
         size = _width_of_mass(self.norm, self.tilt, torch.where(drawn < left, drawn, drawn - left))
@@ -184,7 +198,7 @@ class UniformSampler:
             largest = power * math.log(power / self.tilt) + self.tilt - power if touches else 0.0
         lot = torch.rand(count, generator=generator, dtype=torch.float64, device=device)
         accepted = (free > 0) & (lot.log() < log_density - largest)
-        return moved[accepted], free[accepted].to(dtype)
+        return moved, free.clamp(min=0).to(dtype), accepted
 
     def _open(self, left: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Open entries (B, open) within the share of the powers that is left, and which rows lie in the box."""
@@ -214,6 +228,23 @@ class UniformSampler:
         return moved, ((moved + below).amin(1) >= 0) & ((moved - above).amax(1) <= 0)
 
 
+def _solved_tilt(norm: float, below: Tensor, above: Tensor) -> float:
+    """The tilt at which the mean of the sum of powers over all entries is 1; 0 where it is less without any.
+
+    Entries with the same room count once: many of an image touch the same side of the box.
+    """
+    rooms, counts = torch.stack([below, above]).clamp(max=1).unique(dim=1, return_counts=True)
+
+    def excess(tilt: float) -> float:
+        parts, moments = (share(norm, tilt, rooms).sum(0) for share in (_inside, _moment))
+        return float((moments / parts * counts).sum()) - 1
+
+    if len(below) == 0 or excess(0.0) <= 0:
+        return 0.0
+    top = len(below) / norm  # of entries without a box
+    return float(brentq(excess, 0.0, top)) if excess(top) < 0 else top
+
+
 # ------------------------------------------------ the density exp(-tilt t^p) on [0, width], without its constant for p
 
 
@@ -221,21 +252,21 @@ def _inside(p: float, tilt: float, width: Tensor) -> Tensor:
     """A multiple of the integral of the density."""
     if tilt == 0:
         return width
-    return torch.from_numpy(special.gammainc(1 / p, tilt * width.cpu().numpy() ** p)).to(width)
+    return torch.from_numpy(special.gammainc(1 / p, tilt * width.numpy() ** p))
 
 
 def _outside(p: float, tilt: float, width: Tensor) -> Tensor:
     """The probability beyond the width, of the density without an end."""
     if tilt == 0:
         return torch.ones_like(width)
-    return torch.from_numpy(special.gammaincc(1 / p, tilt * width.cpu().numpy() ** p)).to(width)
+    return torch.from_numpy(special.gammaincc(1 / p, tilt * width.numpy() ** p))
 
 
 def _moment(p: float, tilt: float, width: Tensor) -> Tensor:
     """A multiple of the integral of t^p, the one of :func:`_inside`."""
     if tilt == 0:
         return width ** (p + 1) / (p + 1)
-    return torch.from_numpy(special.gammainc(1 / p + 1, tilt * width.cpu().numpy() ** p)).to(width) / (p * tilt)
+    return torch.from_numpy(special.gammainc(1 / p + 1, tilt * width.numpy() ** p)) / (p * tilt)
 
 
 def _width_of_mass(p: float, tilt: float, mass: Tensor) -> Tensor:

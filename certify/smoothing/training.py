@@ -267,7 +267,8 @@ def _draw(x: Tensor, sigma: float, draws: int, generator: torch.Generator | None
     """Gaussian noise (m, N, *D) for inputs (N, *D), after checking them."""
     checks.at_least("number of inputs", len(checks.inputs(x)), 1)
     shape = (checks.at_least("draws", draws, 1), *x.shape)
-    return x.new_empty(shape).normal_(0, checks.positive("sigma", sigma), generator=generator)
+    source = checks.generator(generator, x.device)
+    return x.new_empty(shape).normal_(0, checks.positive("sigma", sigma), generator=source)
 
 
 def _noisy_logits(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:

@@ -90,16 +90,45 @@ def _shrunk(size: Tensor, cap: Tensor, radius: Tensor) -> Tensor:
 
 def _stretched(size: Tensor, cap: Tensor, radius: Tensor, most: float) -> Tensor:
     """The entries min(size * t, cap) for the largest t <= most with which their l_2 norm is at most the radius."""
-    peak = size.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
-    unit = size / peak  # squares must not underflow
-    square, goal = unit.square(), radius.double().square()[:, None]
+    find = _scale_by_capping if size.is_cpu else _scale_by_sorting
+    scale = find(size, cap, radius.double().square()[:, None])
+    scale = scale.nan_to_num(nan=math.inf, posinf=math.inf).clamp(max=most).to(size.dtype)
+    return torch.where(size > 0, torch.minimum(size * scale, cap), 0.0)
+
+
+def _scale_by_capping(size: Tensor, cap: Tensor, goal: Tensor) -> Tensor:
+    """The scale (N, 1) with which the squares sum to the goal (N, 1), not finite if nothing is free.
+
+    What is capped leaves more to the rest, and so can only grow. A few rounds are enough, which the host counts.
+    """
+    peak = _peak(size)
+    square = (size / peak).square()
     capped = torch.zeros_like(size, dtype=torch.bool)
-    while True:  # what is capped leaves more to the rest, and so can only grow
+    while True:
         spent = torch.where(capped, cap, 0.0).square().sum(1, keepdim=True, dtype=torch.float64)
         free = square.masked_fill(capped, 0.0).sum(1, keepdim=True, dtype=torch.float64)
-        scale = ((goal - spent).clamp(min=0) / free).sqrt() / peak  # not finite if nothing is free
-        scale = scale.nan_to_num(nan=math.inf, posinf=math.inf).clamp(max=most).to(size.dtype)
-        more = (size * scale >= cap) & (size > 0) & ~capped
+        scale = ((goal - spent).clamp(min=0) / free).sqrt() / peak
+        more = (size * scale.nan_to_num(nan=math.inf, posinf=math.inf).to(size.dtype) >= cap) & (size > 0) & ~capped
         if not more.any():
-            return torch.where(size > 0, torch.minimum(size * scale, cap), 0.0)
+            return scale
         capped |= more
+
+
+def _scale_by_sorting(size: Tensor, cap: Tensor, goal: Tensor) -> Tensor:
+    """The scale of :func:`_scale_by_capping` from the sizes at which caps are met, found without a wait of the host."""
+    peak = _peak(size).double()
+    meets, order = torch.where(size > 0, cap.double() / size.double(), math.inf).sort(1)
+    caps = torch.where(size > 0, cap, 0.0).double().square().gather(1, order)
+    squares = (size.double() / peak).square().gather(1, order)
+    spent = torch.nn.functional.pad(caps.cumsum(1)[:, :-1], (1, 0))
+    free = squares.flip(1).cumsum(1).flip(1)
+    reached = (spent + (meets * peak).square() * free).nan_to_num(nan=math.inf)
+    count = (reached <= goal).sum(1, keepdim=True)
+    first = count.clamp(max=size.shape[1] - 1)  # the first entry that is not capped
+    scale = ((goal - spent.gather(1, first)).clamp(min=0) / free.gather(1, first)).sqrt() / peak
+    return torch.where(count == size.shape[1], math.inf, scale)
+
+
+def _peak(size: Tensor) -> Tensor:
+    """The largest entry of each row, (N, 1), by which the others are divided so that squares do not underflow."""
+    return size.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from bounds import clopper_pearson_upper
+from bounds import checks, clopper_pearson_upper
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
 from bounds.sets.norms import INSIDE, clip, length
@@ -40,7 +40,7 @@ class Trials:
         self.rows, self.x, self.norm = rows, x[rows].detach(), certificate.norm
         self.label, self.radius = certificate.label[rows], certificate.radius[rows]
         self.p_lower, self.two_class = certificate.p_lower[rows], certificate.two_class[rows]
-        self.draws, self.generator = draws, generator
+        self.draws, self.generator = draws, checks.generator(generator, x.device)
         self.low, self.high = _box(smoothed)
         self.predictions: list[SmoothedPrediction] = []
 

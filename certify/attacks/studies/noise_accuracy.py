@@ -14,7 +14,6 @@ from bounds.numerics import per_row
 from bounds.sets.norms import clip, inner_side, length
 from certify.attacks.common.formats import Format
 from certify.attacks.common.passes import examine
-from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import BoundedThreat
 from certify.models import frozen, predictions
 from certify.results import Record, share_interval
@@ -117,7 +116,7 @@ def noise_accuracy(
     checks.at_least("batch_size", batch_size, 1)
     if checks.one_of("distribution", distribution, DISTRIBUTIONS) == "gaussian" and norm != 2:
         raise InvalidInput(f"the size of Gaussian noise is its l_2 norm, got norm {norm}: pass norm=2")
-    checked_generator(generator)
+    generator = checks.generator(generator, x.device)
     x, epsilon, working = x.detach(), threat.budgets(x), Format(x.dtype).working
     box = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
     free = x.new_ones(x.shape[1:], dtype=torch.bool)

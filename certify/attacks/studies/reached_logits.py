@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from bounds import LpBall
+from bounds import LpBall, checks
 from bounds.numerics import per_row
 from bounds.sets.norms import INSIDE, clip, project, steepest_ascent
 from certify.attacks.common.projections import maximize_in_box
@@ -17,6 +17,7 @@ def reached_logits(
     exact: nn.Module, ball: LpBall, classes: int, samples: int, steps: int, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Smallest and largest value (N, K) of each logit of a float64 model, over all perturbed inputs that are tried."""
+    generator = checks.generator(generator, ball.center.device)
     x, radii = ball.center.double(), ball.radii.double() * INSIDE
     box = sides(x, ball.low, ball.high, ball.frozen_features)
     room = box[0] - x, box[1] - x

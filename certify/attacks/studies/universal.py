@@ -141,7 +141,7 @@ def universal_perturbation(
     checks.at_least("batch_size", batch_size, 1)
     checks.at_least("steps", steps, 1)
     checks.at_least("restarts", restarts, 1)
-    checked_generator(generator)
+    generator = checks.generator(generator, x.device)
     x = x.detach()
     with frozen(model), torch.no_grad():
         model, num_classes = probed(model, x, batch_size)
@@ -157,7 +157,7 @@ def universal_perturbation(
         perturbation=climb.best[0].to(x.dtype),
         size=float(distance(climb.best, torch.zeros_like(climb.best), norm)),
         norm=float(norm),
-        training_rate=climb.most / len(x),
+        training_rate=int(climb.most) / len(x),
         passes=climb.passes,
     )
 
@@ -171,7 +171,8 @@ class _Climb:
         self.box = [None if side is None else side.to(self.format.working) for side in box]
         x = x.to(self.format.working)
         self.batches = x.split(batch_size), labels.split(batch_size)
-        self.best, self.most, self.passes = torch.zeros_like(x[:1]), 0, 0
+        self.best, self.passes = torch.zeros_like(x[:1]), 0
+        self.most = labels.new_zeros(())  # inputs that it fools; on their device, so that no step waits
         mask = threat.frozen_features
         self.free = torch.ones_like(x[:1]) if mask is None else (~mask.to(x.device)).to(x.dtype).expand_as(x[:1])
         leads = torch.cat([self._lead(part, y) for part, y in zip(*self.batches, strict=True)])
@@ -195,16 +196,16 @@ class _Climb:
 
     def _gradient(self, point: Tensor, width: Tensor) -> Tensor:
         """Gradient of the sum of clamped margins, (1, *D); the point that fools most inputs is remembered."""
-        fooled, gradient = 0, torch.zeros_like(point)
+        fooled, gradient = torch.zeros_like(self.most), torch.zeros_like(point)
         for x, labels in zip(*self.batches, strict=True):
             moved = point.clone().requires_grad_()
             with torch.enable_grad():
                 lead = self._lead(clip(x + moved, *self.box), labels)
                 gradient += gradient_of((lead / width).sigmoid(), moved).nan_to_num(0.0, 0.0, 0.0)
-            fooled += int((lead > 0).sum())
+            fooled += (lead > 0).sum()
         self.passes += 1
-        if fooled > self.most:
-            self.best, self.most = point, fooled
+        self.best = torch.where(fooled > self.most, point, self.best)
+        self.most = torch.maximum(fooled, self.most)
         return gradient * self.free
 
     def _direction(self, gradient: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ class Distribution(ABC):
         """
         self.check(checks.inputs(x))
         encoded = self.encode(x.detach())
-        checks.generator(generator)
+        generator = checks.generator(generator, x.device)
         if generator is None:
             seed = int(torch.randint(2**63 - 1, (), device="cpu"))
             generator = torch.Generator(x.device).manual_seed(seed)

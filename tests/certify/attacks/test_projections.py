@@ -12,6 +12,7 @@ from torch import Tensor
 from bounds.numerics import per_row
 from bounds.sets.distances import distance
 from bounds.sets.norms import length, shortest_above
+from certify.attacks.common import projections
 from certify.attacks.common.projections import maximize_in_box, project_in_box, pull_within, sparse_ascent
 
 NORMS = [1, 2, math.inf]
@@ -97,6 +98,20 @@ def test_projection_against_a_general_solver(norm: float):
         )
         np.testing.assert_allclose(ours[i], found, atol=2e-5)
         assert ((ours[i] - goal) ** 2).sum() <= ((found - goal) ** 2).sum() + 1e-7
+
+
+@pytest.mark.parametrize("most", [1.0, math.inf])
+def test_scales_by_sorting_are_those_by_capping(most: float):
+    """The first is for devices, the second for the CPU; entries of size 0 and caps of 0 are among them."""
+    source = generator()
+    size, cap = (torch.rand(200, 7, generator=source, dtype=torch.float64) for _ in range(2))
+    size, cap = (v * (torch.rand(v.shape, generator=source) > 0.2) for v in (size, cap))
+    goal = (2 * torch.rand(200, 1, generator=source, dtype=torch.float64)).square()
+    amounts = []
+    for find in (projections._scale_by_sorting, projections._scale_by_capping):
+        scale = find(size, cap, goal).nan_to_num(nan=math.inf, posinf=math.inf).clamp(max=most)
+        amounts.append(torch.where(size > 0, torch.minimum(size * scale, cap), 0.0))
+    torch.testing.assert_close(*amounts, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("norm", NORMS)
