@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, inspect
@@ -84,6 +84,8 @@ def _value(place: str, field: msgspec.structs.FieldInfo, value: object) -> objec
     several = [kind for kind in get_args(field.type) if _is_struct(kind)]
     if several and isinstance(value, list):
         return [converted(f"[{inner}]", one, several[0]) for one in value]
+    if several and get_origin(field.type) is not list and value is not None:
+        return converted(inner, value, several[0])
     try:
         return msgspec.convert(value, field.type)
     except ValueError as error:
