@@ -140,6 +140,7 @@ def _run(config: "Config", output: Path | None) -> int:
 
 
 def _certify(config: "Config", directory: Path) -> int:
+    from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.evaluation.evaluation import evaluate
@@ -148,7 +149,8 @@ def _certify(config: "Config", directory: Path) -> int:
     require_baseline(config.against)
     model = load_model(config.model, config.device)
     data = load_data(config.data, model)
-    for note in filter(None, [stated_normalisation(model), *data.notes]):
+    methods, kept = methods_for(config, data)
+    for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
         print(f"note: {note}", file=sys.stderr)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)
@@ -157,7 +159,7 @@ def _certify(config: "Config", directory: Path) -> int:
         data.x,
         data.y,
         norms=config.norm_orders(),
-        methods=config.chosen_methods(),
+        methods=methods,
         low=data.low,
         high=data.high,
         seed=config.seed,
