@@ -105,6 +105,7 @@ def regressions(
     """
     checks.one_of("about", about, ("population", "these inputs"))
     checks.probability("level", level)
+    names = names if names[0] != names[1] else (names[0], f"{names[1]} before")
     require_comparable({names[1]: baseline, names[0]: current})
     stated = None if radii is None else [checks.nonnegative("radius", one) for one in checks.several("radii", radii)]
     settings = {"level": level, "subject": about, "eight_bit": are_images(current.manifest)}
