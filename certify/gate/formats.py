@@ -130,27 +130,37 @@ def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_junit(outcome: Outcome) -> str:
-    """A test case for each finding, as Jenkins, GitLab and others read them; numbers are properties."""
-    found = findings(outcome)
-    if not outcome.contradictions:
-        found = [Finding("contradiction", "agree", "certificates and adversarial examples", "", False, {}), *found]
+    """A suite with one test case for each finding, with its numbers as properties, as Jenkins and GitLab read it.
+
+    The schema of Jenkins has properties of suites alone, therefore so many suites.
+    """
+    found = [_contradictions(outcome), *(one for one in findings(outcome) if one.kind != "contradiction")]
     failures = sum(one.failed for one in found)
     counts = {"tests": str(len(found)), "failures": str(failures), "errors": "0"}
     suites = ElementTree.Element("testsuites", {"name": "certify check", **counts})
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": _xml(outcome.run), **counts, "skipped": "0"})
-    about = {"verdict": outcome.verdict, "exit_code": outcome.exit_code, "comparisons": outcome.comparisons}
-    _add_properties(suite, about if outcome.against is None else {**about, "against": outcome.against})
     for name, one in zip(_unlike([one.name for one in found]), found, strict=True):
+        about = {"tests": "1", "failures": str(int(one.failed)), "errors": "0", "skipped": "0"}
+        suite = ElementTree.SubElement(suites, "testsuite", {"name": _xml(f"{outcome.run}: {name}"), **about})
+        _add_properties(suite, one.numbers)
         attributes = {"classname": f"certify.{one.kind}", "name": _xml(name), "time": "0"}
         case = ElementTree.SubElement(suite, "testcase", attributes)
-        _add_properties(case, one.numbers)
         if one.failed:
-            said = {"message": _xml(one.sentence), "type": one.word}
+            said = {"message": _xml(one.sentence.splitlines()[0]), "type": one.word}
             ElementTree.SubElement(case, "failure", said).text = _xml(one.sentence)
-        elif one.sentence:
+        else:
             ElementTree.SubElement(case, "system-out").text = _xml(one.sentence)
     ElementTree.indent(suites)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
+
+
+def _contradictions(outcome: Outcome) -> Finding:
+    """All contradictions as one test case, whose name stays when there are none."""
+    numbers = {"run": outcome.run, "verdict": outcome.verdict, "exit_code": outcome.exit_code}
+    numbers |= {"comparisons": outcome.comparisons, "contradictions": len(outcome.contradictions)}
+    numbers |= {} if outcome.against is None else {"against": outcome.against}
+    said = "\n".join(map(str, outcome.contradictions)) or _agreement(outcome)
+    failed = bool(outcome.contradictions)
+    return Finding("contradiction", "contradiction", "certificates and adversarial examples", said, failed, numbers)
 
 
 def _unlike(names: list[str]) -> list[str]:
@@ -160,10 +170,9 @@ def _unlike(names: list[str]) -> list[str]:
 
 
 def _add_properties(parent: ElementTree.Element, numbers: dict[str, Any]) -> None:
-    if numbers:
-        properties = ElementTree.SubElement(parent, "properties")
-        for name, value in numbers.items():
-            ElementTree.SubElement(properties, "property", {"name": name, "value": _xml(str(value))})
+    properties = ElementTree.SubElement(parent, "properties")
+    for name, value in numbers.items():
+        ElementTree.SubElement(properties, "property", {"name": name, "value": _xml(str(value))})
 
 
 def _xml(text: str) -> str:
