@@ -44,12 +44,15 @@ def check_run(
         level: Confidence of the test, over all radii and norms; 0.95, or as in the configuration.
         about: Whether a test has to show the fall in the population of the inputs, or any fall on these inputs counts.
     """
+    from bounds import checks
     from certify.evaluation.run_directory import reported
     from certify.gate.formats import FORMATS
     from certify.gate.outcome import outcome_of
 
     evaluation = load_run(directory)
-    stated = {"radius": list(radius) or None, "level": level, "about": about}
+    if level is not None:
+        checks.probability("--level", level)
+    stated = {"radius": [checks.nonnegative("--radius", one) for one in radius] or None, "level": level, "about": about}
     baseline = _baseline(evaluation.manifest, against, {name: one for name, one in stated.items() if one is not None})
     outcome = outcome_of(evaluation, directory, baseline)
     if output is not None:

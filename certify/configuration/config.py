@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
 from certify.configuration.keys import DataSource, ModelSource, Table
+from certify.methods import Clever
 from certify.methods.base import Method
 from certify.methods.checked import Count, Probability, converted
 from certify.methods.choice import STANDARD
@@ -23,7 +24,7 @@ ALIASES = {"x": "inputs", "y": "labels"}  # names of arrays, as they are mostly 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
-Radius = Annotated[float, Meta(ge=0)]
+Radius = Annotated[float, Meta(ge=0, examples=["0.1"])]
 
 
 class Requirement(Table, frozen=True):
@@ -42,7 +43,7 @@ class Requirement(Table, frozen=True):
     method: str
     norm: Norm
     radius: Radius
-    at_least: Annotated[float, Meta(ge=0, le=1)]
+    at_least: Annotated[float, Meta(ge=0, le=1, examples=["0.5"])]
     judge: Judge = "bound"
     about: About = "population"
     level: Probability = LEVEL
@@ -86,11 +87,17 @@ class Config(Table, frozen=True):
         chosen = {method.name: method for method in self.chosen_methods()}
         orders = self.norm_orders()
         if any(0 < order < 1 for order in orders):
-            raise InvalidConfiguration(f"norms must be 0 or at least 1, got {self.norms}")
+            raise InvalidConfiguration(f'norms must be 0 or at least 1, got {self.norms}: write [2, "inf"]')
         for wanted in self.require:
             if wanted.method not in chosen:
                 raise InvalidConfiguration(
                     f"[[require]] method must be one of those of this run, {', '.join(chosen)}, got {wanted.method!r}"
+                )
+            if isinstance(chosen[wanted.method], Clever):
+                bounding = [name for name, method in chosen.items() if not isinstance(method, Clever)]
+                raise InvalidConfiguration(
+                    f"[[require]] method must be one that proves or attacks, got {wanted.method!r}, whose estimates "
+                    f"bound nothing: this run has {', '.join(bounding) or 'no other'}"
                 )
             served = [order for order in orders if order in chosen[wanted.method].norms]
             if norm_order(wanted.norm) not in served:
