@@ -73,7 +73,10 @@ def test_what_cannot_be_judged_is_refused_in_one_line(runs: Path):
         (["--against", "more"], ["'fine' cannot be compared with 'more'", "other places of the data set"]),
         (["--against", "none"], ["none holds no run"]),
         (["--level", "0.9"], ["--level must come with an earlier run", "--against RUN"]),
-        (["--against", "before", "--level", "95"], ["level must be a number above 0 and below 1, got 95"]),
+        (
+            ["--against", "before", "--level", "95"],
+            ["--level must lie strictly between 0 and 1", "got 95", "write 95 % as 0.95"],
+        ),
         (["--against", "before", "--radius", "-1"], ["-1"]),
     ):
         line = refusal("check", "fine", *arguments, cwd=runs)
