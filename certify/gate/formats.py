@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from certify.comparison.regressions import Change
 from certify.evaluation.comparisons import Contradiction
 from certify.evaluation.manifest import norm_key
-from certify.gate.outcome import Outcome
+from certify.gate.outcome import GateOutcome
 from certify.requirements import JudgedRequirement
 
 FORMAT = 1  # of JSON: a key is only ever added, or this number grows
@@ -19,7 +19,7 @@ AGREE = "no certified radius exceeds the distance of an adversarial example of t
 NOTHING = "nothing to compare: no certificate has an adversarial example of its input, classifier and norm"
 
 
-class Finding(NamedTuple):
+class GateFinding(NamedTuple):
     """One thing that was looked at.
 
     Attributes:
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
     numbers: dict[str, Any]
 
 
-def findings(outcome: Outcome) -> list[Finding]:
+def findings(outcome: GateOutcome) -> list[GateFinding]:
     """Contradictions, thresholds, changes and unfinished work, in this order."""
     return [
         *map(_contradiction, outcome.contradictions),
@@ -49,16 +49,16 @@ def findings(outcome: Outcome) -> list[Finding]:
     ]
 
 
-def _contradiction(found: Contradiction) -> Finding:
+def _contradiction(found: Contradiction) -> GateFinding:
     numbers = {
         **{"index": found.index, "norm": norm_key(found.norm), "subject": found.subject, "method": found.method},
         **{"radius": found.radius, "distance": found.distance},
     }
     name = f"{found.method} in norm {norm_key(found.norm)}, input {found.index}"
-    return Finding("contradiction", "contradiction", name, str(found), True, numbers)
+    return GateFinding("contradiction", "contradiction", name, str(found), True, numbers)
 
 
-def _requirement(found: JudgedRequirement) -> Finding:
+def _requirement(found: JudgedRequirement) -> GateFinding:
     wanted = found.wanted
     numbers = {
         **{"method": wanted.method, "norm": norm_key(wanted.order), "radius": wanted.radius},
@@ -68,10 +68,10 @@ def _requirement(found: JudgedRequirement) -> Finding:
     }
     judged = "estimate" if wanted.judge == "estimate" else wanted.about
     name = f"{wanted.method} in norm {norm_key(wanted.order)} at radius {wanted.radius!r}, {judged}"
-    return Finding("requirement", "met" if found.met else "missed", name, str(found), not found.met, numbers)
+    return GateFinding("requirement", "met" if found.met else "missed", name, str(found), not found.met, numbers)
 
 
-def _change(found: Change) -> Finding:
+def _change(found: Change) -> GateFinding:
     numbers = {
         **{"of": found.about, "norm": norm_key(found.norm), "radius": found.radius, "inputs": found.inputs},
         **{"before": found.before, "after": found.after, "lost": found.lost, "gained": found.gained},
@@ -79,27 +79,27 @@ def _change(found: Change) -> Finding:
         **{"fell": found.fell},
     }
     name = f"{found.about} at radius {found.radius!r}"
-    return Finding("change", "fell" if found.fell else "not fallen", name, str(found), found.fell, numbers)
+    return GateFinding("change", "fell" if found.fell else "not fallen", name, str(found), found.fell, numbers)
 
 
-def _unfinished(outcome: Outcome) -> Iterator[Finding]:
+def _unfinished(outcome: GateOutcome) -> Iterator[GateFinding]:
     if outcome.unfinished is not None:
         done, units = outcome.unfinished
         numbers = {"done": done, "units": units}
-        yield Finding("unfinished", "unfinished", "all units of work", f"{done} of {units} units", True, numbers)
+        yield GateFinding("unfinished", "unfinished", "all units of work", f"{done} of {units} units", True, numbers)
 
 
-def _agreement(outcome: Outcome) -> str:
+def _agreement(outcome: GateOutcome) -> str:
     return f"{AGREE} ({outcome.comparisons} comparisons)" if outcome.comparisons else NOTHING
 
 
-def as_text(outcome: Outcome) -> str:
+def as_text(outcome: GateOutcome) -> str:
     """A line for each finding, and one that says what was compared."""
     lines = [f"{one.word}: {one.sentence}" for one in findings(outcome)]
     return "\n".join(lines + [_agreement(outcome)] * (not outcome.contradictions)) + "\n"
 
 
-def as_json(outcome: Outcome) -> str:
+def as_json(outcome: GateOutcome) -> str:
     """One object; its keys are stable, and numbers that are not known are null."""
     found = findings(outcome)
 
@@ -129,7 +129,7 @@ def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def as_junit(outcome: Outcome) -> str:
+def as_junit(outcome: GateOutcome) -> str:
     """A suite with one test case for each finding, with its numbers as properties, as Jenkins and GitLab read it.
 
     The schema of Jenkins has properties of suites alone, therefore so many suites.
@@ -153,14 +153,14 @@ def as_junit(outcome: Outcome) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
 
 
-def _contradictions(outcome: Outcome) -> Finding:
+def _contradictions(outcome: GateOutcome) -> GateFinding:
     """All contradictions as one test case, whose name stays when there are none."""
     numbers = {"run": outcome.run, "verdict": outcome.verdict, "exit_code": outcome.exit_code}
     numbers |= {"comparisons": outcome.comparisons, "contradictions": len(outcome.contradictions)}
     numbers |= {} if outcome.against is None else {"against": outcome.against}
     said = "\n".join(map(str, outcome.contradictions)) or _agreement(outcome)
     failed = bool(outcome.contradictions)
-    return Finding("contradiction", "contradiction", "certificates and adversarial examples", said, failed, numbers)
+    return GateFinding("contradiction", "contradiction", "certificates and adversarial examples", said, failed, numbers)
 
 
 def _unlike(names: list[str]) -> list[str]:
@@ -179,7 +179,7 @@ def _xml(text: str) -> str:
     return NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def as_github(outcome: Outcome) -> str:
+def as_github(outcome: GateOutcome) -> str:
     """Commands of a workflow: an error for what keeps the gate closed, a notice for the rest."""
     lines = []
     for one in findings(outcome):
@@ -197,7 +197,7 @@ def _escaped(text: str, also: str = "") -> str:
     return text
 
 
-FORMATS: dict[str, Callable[[Outcome], str]] = {
+FORMATS: dict[str, Callable[[GateOutcome], str]] = {
     "text": as_text,
     "json": as_json,
     "junit": as_junit,

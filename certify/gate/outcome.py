@@ -17,7 +17,7 @@ EXIT_CODES = {"passed": 0, "missed": 1, "contradiction": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class GateOutcome:
     """Everything that a run is held to, with what was found.
 
     Attributes:
@@ -52,7 +52,7 @@ class Outcome:
         return EXIT_CODES[self.verdict]
 
 
-def outcome_of(evaluation: Evaluation, run: Path | str, baseline: Baseline | None = None) -> Outcome:
+def outcome_of(evaluation: Evaluation, run: Path | str, baseline: Baseline | None = None) -> GateOutcome:
     """The outcome for an evaluation.
 
     Args:
@@ -74,7 +74,7 @@ def outcome_of(evaluation: Evaluation, run: Path | str, baseline: Baseline | Non
             level=baseline.level,
             names=(str(run), baseline.run),
         )
-    return Outcome(
+    return GateOutcome(
         run=str(run),
         contradictions=evaluation.check(),
         requirements=evaluation.requirements(),

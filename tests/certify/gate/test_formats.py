@@ -13,7 +13,7 @@ from certify.comparison.regressions import regressions
 from certify.evaluation.comparisons import Contradiction
 from certify.evaluation.evaluation import Evaluation
 from certify.gate.formats import FORMATS, as_github, as_json, as_junit, as_text
-from certify.gate.outcome import Outcome, outcome_of
+from certify.gate.outcome import GateOutcome, outcome_of
 
 BEFORE, AFTER = [0.5] * 12, [0.5] * 2 + [NOT] * 10
 REQUIRE = [
@@ -29,14 +29,14 @@ def run(values: list[float], *, require: object = (), distance: float = 9.0) -> 
     return Evaluation({**made.manifest, "source": {"require": list(require)}}, made.records)
 
 
-def outcome(**settings: object) -> Outcome:
+def outcome(**settings: object) -> GateOutcome:
     """Ten inputs lost; one threshold met, one missed, one without result."""
     made = outcome_of(run(AFTER, require=REQUIRE), "runs/now")
     changes = regressions(run(AFTER), run(BEFORE), radii=[0.1])
     return replace(made, changes=changes, against="runs/before", **settings)
 
 
-def hostile() -> Outcome:
+def hostile() -> GateOutcome:
     found = Contradiction(3, 2.0, HOSTILE, HOSTILE, 0.5, 0.4)
     return outcome(contradictions=[found, found], run=HOSTILE)
 
