@@ -87,6 +87,9 @@ def regressions(
     p-value of McNemar's exact test, and all are corrected by Holm's method: where no accuracy fell in the population
     that the inputs were drawn from, any is called a fall with probability at most ``1 - level``.
 
+    Certified accuracy is compared as it is counted. Certificates of smoothing may be wrong, each with probability
+    alpha; :func:`certify.requirements.judged` takes that into account, a comparison does not.
+
     Args:
         current: the run that is judged.
         baseline: the earlier run.
@@ -108,7 +111,7 @@ def regressions(
     names = names if names[0] != names[1] else (names[0], f"{names[1]} before")
     require_comparable({names[1]: baseline, names[0]: current})
     stated = None if radii is None else [checks.nonnegative("radius", one) for one in checks.several("radii", radii)]
-    settings = {"level": level, "subject": about, "eight_bit": are_images(current.manifest)}
+    settings: dict[str, Any] = {"level": level, "subject": about, "eight_bit": are_images(current.manifest)}
     found = []
     for before, after in _pairs(baseline, current, names):
         norm = before.panel.norm
