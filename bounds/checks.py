@@ -54,7 +54,8 @@ def probability(name: str, value: float) -> float:
     """Return ``value`` as a float; it must lie strictly between zero and one."""
     number = _number(value)
     if not 0 < number < 1:
-        raise InvalidInput(f"{name} must lie strictly between 0 and 1, got {value!r}")
+        percent = f": write {number:g} % as {number / 100:g}" if 1 < number < 100 else ""
+        raise InvalidInput(f"{name} must lie strictly between 0 and 1, got {value!r}{percent}")
     return number
 
 
@@ -62,7 +63,8 @@ def norm(value: float) -> float:
     """Return the order of a norm as a float; it must be at least one (``math.inf`` included)."""
     order = _number(value)
     if not order >= 1:
-        raise InvalidInput(f"norm must be at least 1 (math.inf included), got {value!r}")
+        remedy = ": pass its order, such as 2 or math.inf" if isinstance(value, str) else ""
+        raise InvalidInput(f"norm must be at least 1 (math.inf included), got {value!r}{remedy}")
     return order
 
 

@@ -27,12 +27,14 @@ def imported(what: str, reference: str) -> object:
     """
     module_name, _, name = reference.rpartition(":")
     if not module_name:
-        raise InvalidConfiguration(f"{what} must be module:name, got {reference!r}")
+        raise InvalidConfiguration(f'{what} must be module:name, got {reference!r}: write "my_module:name"')
     try:
         with importable(module_name):
             return getattr(_module(module_name), name)
     except (Exception, SystemExit) as error:  # whatever a foreign module raises
-        raise InvalidConfiguration(f"{what} {reference!r} failed: {type(error).__name__}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
+        remedy = f": put {module_name}.py next to the configuration, or install it" if missing else ""
+        raise InvalidConfiguration(f"{what} {reference!r} failed: {type(error).__name__}: {error}{remedy}") from error
 
 
 def reference_of(kind: type) -> str:

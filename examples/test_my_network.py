@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 import bounds
 import certify
-from certify.testing import assert_certified, assert_noise_law, assert_smoothing_guarantee, assert_sound_bounds
+from certify.testing import (
+    assert_certified,
+    assert_certified_accuracy,
+    assert_noise_law,
+    assert_smoothing_guarantee,
+    assert_sound_bounds,
+)
 
 FEATURES = 20
 
@@ -74,3 +80,13 @@ def test_the_smoothed_classifier_keeps_its_promise(
     smoothed = certify.SmoothedClassifier(network, certify.smoothing.Gaussian(0.1), num_classes=2)
     certificate = smoothed.certify(right[0], n=2000, generator=certify_generator)
     assert_smoothing_guarantee(smoothed, right[0], certificate, generator=certify_generator)
+
+
+def test_enough_inputs_of_the_population_are_certified(
+    network: nn.Module, inputs: tuple[Tensor, Tensor], certify_generator: torch.Generator
+) -> None:
+    """A bound with 95 % confidence, in which certificates that may be wrong are counted."""
+    smoothed = certify.SmoothedClassifier(network, certify.smoothing.Gaussian(0.1), num_classes=2)
+    x, y = inputs
+    certificate = smoothed.certify(x, n=500, generator=certify_generator)
+    assert_certified_accuracy(certificate, y, radius=0.05, at_least=0.5)

@@ -17,6 +17,7 @@ from mutations import (
     of_certify,
     of_comparison,
     of_engines,
+    of_gates,
     of_linear,
     of_programmes,
     of_proofs,
@@ -37,6 +38,7 @@ MUTANTS = (
     *of_smoothing.MUTANTS,
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,
+    *of_gates.MUTANTS,
     *of_proofs.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest

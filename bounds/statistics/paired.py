@@ -12,19 +12,22 @@ from bounds.statistics.proportions import clopper_pearson_interval
 SPLIT = 0.9  # part of alpha for the direction of the difference; the rest is for how often the two differ
 
 
-def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value of McNemar's test that two shares on the same inputs are equal.
+def mcnemar_p_value(only_first: int, only_second: int, *, one_sided: bool = False) -> float:
+    """Exact p-value of McNemar's test that two shares on the same inputs are equal.
 
-    Of the inputs on which the two models differ, either is as likely to be the right one as the other.
+    Of the inputs on which the two models differ, either is as likely to be the right one as the other. The test is
+    two-sided; with ``one_sided``, only a larger first share speaks against equality.
 
     References:
         McNemar (1947), Psychometrika 12; the exact form is the binomial sign test.
 
-    >>> mcnemar_p_value(6, 0), mcnemar_p_value(2, 2)
-    (0.03125, 1.0)
+    >>> mcnemar_p_value(6, 0), mcnemar_p_value(2, 2), mcnemar_p_value(6, 0, one_sided=True)
+    (0.03125, 1.0, 0.015625)
     """
     from scipy.stats import binom
 
+    if one_sided:
+        return float(binom.sf(only_first - 1, only_first + only_second, 0.5))
     return min(1.0, 2 * float(binom.cdf(min(only_first, only_second), only_first + only_second, 0.5)))
 
 

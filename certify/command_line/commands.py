@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 import cyclopts
 
+from certify.command_line.checking import check_run
 from certify.command_line.comparing import compare_directories, compare_runs, export_run, show_groups
-from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
+from certify.command_line.process import FINE, INTERRUPTED, raise_when_interrupted
 from certify.command_line.proving import check_proof_file
 from certify.command_line.runs import load_run
 from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
-    from certify.configuration.config import Config
+    from certify.configuration.config import Baseline, Config
     from certify.evaluation.evaluation import Evaluation, Progress
 
 Network = Literal["plain", "noise", "pgd", "ibp"]
@@ -31,6 +32,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
+app.command(check_run, name="check")
 app.command(verify_query, name="verify")
 app.command(check_proof_file, name="check-proof")
 app.command(supports)
@@ -113,16 +115,6 @@ def report(directory: Path) -> int:
 
 
 @app.command
-def check(directory: Path) -> int:
-    """Look for contradictions, missed thresholds and unfinished work in a run.
-
-    Args:
-        directory: The run directory.
-    """
-    return _verdict(load_run(directory))
-
-
-@app.command
 def doctor(
     config: Path | None = None,
     *,
@@ -164,13 +156,17 @@ def _new_directory() -> Path:
 
 
 def _certify(config: "Config", directory: Path) -> int:
+    from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.evaluation.evaluation import evaluate
+    from certify.gate.outcome import require_baseline
 
+    require_baseline(config.against)
     model = load_model(config.model, config.device)
     data = load_data(config.data, model)
-    for note in filter(None, [stated_normalisation(model), *data.notes]):
+    methods, kept = methods_for(config, data)
+    for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
         print(f"note: {note}", file=sys.stderr)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)
@@ -179,7 +175,7 @@ def _certify(config: "Config", directory: Path) -> int:
         data.x,
         data.y,
         norms=config.norm_orders(),
-        methods=config.chosen_methods(),
+        methods=methods,
         low=data.low,
         high=data.high,
         seed=config.seed,
@@ -190,7 +186,7 @@ def _certify(config: "Config", directory: Path) -> int:
         groups=load_groups(config, data.place),
     )
     _write_report(evaluation, directory)
-    return _verdict(evaluation)
+    return _verdict(evaluation, directory, config.against)
 
 
 def _progress() -> "Progress":
@@ -248,27 +244,15 @@ def _print_summary(evaluation: "Evaluation") -> None:
         print(f"by group:\n{groups}")
 
 
-def _verdict(evaluation: "Evaluation") -> int:
-    contradictions = evaluation.check()
-    for contradiction in contradictions:
-        print(f"contradiction: {contradiction}")
-    missed = evaluation.missed_requirements()
-    for sentence in missed:
-        print(f"missed: {sentence}")
-    unfinished = _print_unfinished(evaluation)
-    if contradictions:
-        return CONTRADICTION
-    if comparisons := evaluation.comparisons():
-        sentence = "no certified radius exceeds the distance of an adversarial example of the same classifier and norm"
-        print(f"{sentence} ({comparisons} comparisons)")
-    else:
-        print("nothing to compare: no certificate has an adversarial example of its input, classifier and norm")
-    return MISSED if missed or unfinished else FINE
+def _verdict(evaluation: "Evaluation", directory: Path, baseline: "Baseline | None") -> int:
+    from certify.gate.formats import as_text
+    from certify.gate.outcome import outcome_of
+
+    outcome = outcome_of(evaluation, directory, baseline)
+    print(as_text(outcome), end="")
+    return outcome.exit_code
 
 
-def _print_unfinished(evaluation: "Evaluation") -> bool:
-    """Whether units of the run are missing; if so, a line says how many."""
-    units = evaluation.unfinished()
-    if units is not None:
+def _print_unfinished(evaluation: "Evaluation") -> None:
+    if (units := evaluation.unfinished()) is not None:
         print(f"unfinished: {units[0]} of {units[1]} units")
-    return units is not None

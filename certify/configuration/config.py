@@ -10,10 +10,12 @@ from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
 from certify.configuration.keys import DataSource, ModelSource, Table
+from certify.methods import Clever
 from certify.methods.base import Method
-from certify.methods.checked import Count, converted
+from certify.methods.checked import Count, Probability, converted
 from certify.methods.choice import STANDARD
 from certify.methods.tables import methods_from
+from certify.requirements import LEVEL, About, Judge
 
 Norm = (
     Annotated[float, Meta(ge=0, examples=['2 or "inf"'])] | Literal["inf"]
@@ -22,13 +24,45 @@ ALIASES = {"x": "inputs", "y": "labels"}  # names of arrays, as they are mostly 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
+Radius = Annotated[float, Meta(ge=0, examples=["0.1"])]
+
+
 class Requirement(Table, frozen=True):
-    """A threshold: the share of inputs that ``method`` certifies (or fails to break) at ``radius``."""
+    """A threshold: the share of inputs that ``method`` certifies (or fails to break) at ``radius``.
+
+    Attributes:
+        method: name of a method of the run.
+        norm: in which the radius is meant.
+        radius: in units of the input.
+        at_least: the share.
+        judge: ``"bound"``, a one-sided confidence bound of the share, or ``"estimate"``, the share as counted.
+        about: ``"population"``, from which the inputs were drawn, or ``"these inputs"``: what the bound speaks of.
+        level: confidence of the bound.
+    """
 
     method: str
     norm: Norm
-    radius: Annotated[float, Meta(ge=0)]
-    at_least: Annotated[float, Meta(ge=0, le=1)]
+    radius: Radius
+    at_least: Annotated[float, Meta(ge=0, le=1, examples=["0.5"])]
+    judge: Judge = "bound"
+    about: About = "population"
+    level: Probability = LEVEL
+
+
+class Baseline(Table, frozen=True):
+    """An earlier run on the same inputs, below which certified accuracy must not fall.
+
+    Attributes:
+        run: its directory.
+        radius: radii at which both are compared, in every norm; those of ``[[require]]`` or round ones if not given.
+        about: ``"population"``, where an exact test has to show the fall, or ``"these inputs"``, where any fall counts.
+        level: 1 minus the probability of calling any fall that is none, over all radii and norms.
+    """
+
+    run: str
+    radius: list[Radius] | None = None
+    about: About = "population"
+    level: Probability = LEVEL
 
 
 class Config(Table, frozen=True):
@@ -42,6 +76,7 @@ class Config(Table, frozen=True):
     norms: Annotated[list[Norm], Meta(min_length=1, examples=['[2, "inf"]'])] | None = None
     methods: list[Any] = msgspec.field(default_factory=list)  # of Method
     require: list[Requirement] = msgspec.field(default_factory=list)
+    against: Baseline | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     batch_size: Count = 1000
     device: str = "cpu"
@@ -52,11 +87,17 @@ class Config(Table, frozen=True):
         chosen = {method.name: method for method in self.chosen_methods()}
         orders = self.norm_orders()
         if any(0 < order < 1 for order in orders):
-            raise InvalidConfiguration(f"norms must be 0 or at least 1, got {self.norms}")
+            raise InvalidConfiguration(f'norms must be 0 or at least 1, got {self.norms}: write [2, "inf"]')
         for wanted in self.require:
             if wanted.method not in chosen:
                 raise InvalidConfiguration(
                     f"[[require]] method must be one of those of this run, {', '.join(chosen)}, got {wanted.method!r}"
+                )
+            if isinstance(chosen[wanted.method], Clever):
+                bounding = [name for name, method in chosen.items() if not isinstance(method, Clever)]
+                raise InvalidConfiguration(
+                    f"[[require]] method must be one that proves or attacks, got {wanted.method!r}, whose estimates "
+                    f"bound nothing: this run has {', '.join(bounding) or 'no other'}"
                 )
             served = [order for order in orders if order in chosen[wanted.method].norms]
             if norm_order(wanted.norm) not in served:
@@ -84,6 +125,8 @@ class Config(Table, frozen=True):
             "device": self.device,
             "require": msgspec.to_builtins(self.require),
         }
+        if self.against is not None:
+            source["against"] = msgspec.to_builtins(self.against)
         return source if self.groups is None else {**source, "groups": self.groups}
 
 
@@ -109,8 +152,10 @@ def read_config(path: Path | str) -> Config:
         raise InvalidConfiguration(f"configuration {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, too deep, or a key with a wrong value
         raise InvalidConfiguration(f"configuration {path}: {_one_line(error)}") from error
-    model, data = config.model.within(folder), config.data.within(folder)
-    return msgspec.structs.replace(config, model=model, data=data)
+    model, data, against = config.model.within(folder), config.data.within(folder), config.against
+    if against is not None:
+        against = msgspec.structs.replace(against, run=str(folder / against.run))
+    return msgspec.structs.replace(config, model=model, data=data, against=against)
 
 
 def _without_aliases(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,11 +106,15 @@ def _features(source: DataSource, frame: "pd.DataFrame", label: str) -> list[str
         names = [str(source.inputs)]
     if names is None:
         names = [str(name) for name in frame.columns if name not in (label, source.stratum)]
-    for key, given in (("inputs", names), ("categorical", source.categorical or [])):
-        if missing := [name for name in given if name not in frame.columns or name == label]:
+    there = [name for name in frame.columns if name != label]
+    for key, given, known in (
+        ("inputs", names, there),
+        ("categorical", source.categorical or [], there),
+        ("frozen", source.frozen or [], names),
+    ):
+        if missing := [name for name in given if name not in known]:
             raise InvalidConfiguration(
-                f"[data] {key} must be columns of features, got {missing[0]!r}: there are "
-                f"{', '.join(name for name in frame.columns if name != label)}"
+                f"[data] {key} must be columns of features, got {missing[0]!r}: there are {', '.join(known)}"
             )
     if not names:
         raise InvalidConfiguration(f"data file {source.file} must have columns of features besides {label}, got none")

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidConfiguration
 from certify.configuration.config import Config
-
-TABLES = (".csv", ".parquet")
+from certify.configuration.keys import TABLES
 
 
 def load_groups(config: Config, place: Tensor | None = None) -> list[int | str] | str | None:

@@ -15,12 +15,11 @@ from certify import reference
 from certify.configuration.arrays import from_arrays
 from certify.configuration.frames import from_table
 from certify.configuration.images import from_folder
-from certify.configuration.keys import DataSource, Side
+from certify.configuration.keys import TABLES, DataSource, Side
 from certify.configuration.labelled import Chooser, LabelledInputs
 from certify.configuration.stored_datasets import from_dataset
 from certify.configuration.subsets import chosen_rows
 
-TABLES = (".csv", ".parquet")
 KINDS = (".npz", ".npy", *TABLES)
 
 

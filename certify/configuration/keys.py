@@ -9,6 +9,7 @@ from bounds.errors import InvalidConfiguration
 from certify.importing import in_folder
 from certify.methods.checked import Checked, Count, Positive
 
+TABLES = (".csv", ".parquet")  # ends of the names of their files
 LIBRARIES = ("timm", "torchvision", "hf")
 Side = float | list[float] | Literal["none", "data"]
 
@@ -75,6 +76,8 @@ class DataSource(Table, frozen=True):
         labels: name of the array or column of the classes; the file of them, where ``file`` is ``.npy``.
         split: of a dataset that has several.
         categorical: columns of a table to be one-hot besides those that hold text.
+        frozen: columns of a table that no perturbation changes, in every method that can keep features and names none
+            of its own.
         classes: names of the classes in the order of the model's logits; sorted, if they are not given.
         channels_last: whether images in an array are (N, height, width, channels).
         count: only the first so many inputs.
@@ -95,6 +98,7 @@ class DataSource(Table, frozen=True):
     labels: str | None = None
     split: str | None = None
     categorical: list[str] | None = None
+    frozen: list[str] | None = None
     classes: list[str] | None = None
     channels_last: bool = False
     count: Count | None = None
@@ -117,6 +121,11 @@ class DataSource(Table, frozen=True):
         if self.file is None and self.divide_by != 1:
             remedy = "images of a folder or a data set" if named else "the reference images"
             raise InvalidConfiguration(f"[data] divide_by needs a file: {remedy} lie in [0, 1] already")
+        if self.frozen and not (self.file or "").lower().endswith(TABLES):
+            raise InvalidConfiguration(
+                f"[data] frozen must name columns of a table, got {self.frozen} for {self.file or 'inputs'}, which has "
+                "none: give places as frozen_features of a method"
+            )
         if self.count is not None and self.sample is not None:
             raise InvalidConfiguration(
                 f"[data] must have count or sample, got count = {self.count} and sample = {self.sample}: count takes "

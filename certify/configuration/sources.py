@@ -32,7 +32,8 @@ def load_model(source: ModelSource, device: str = "cpu") -> nn.Module:
     """
     _require_one(source)
     if (source.mean is None) != (source.std is None):
-        raise InvalidConfiguration("[model] needs both mean and std, or neither")
+        (name, given), lacking = (("mean", source.mean), "std") if source.std is None else (("std", source.std), "mean")
+        raise InvalidConfiguration(f"[model] needs both mean and std, or neither, got {name} = {given}: add {lacking}")
     found = _found(source)
     model, mean, std = found.model, source.mean or found.mean, source.std or found.std
     if source.weights is not None:
@@ -78,6 +79,11 @@ def _found(source: ModelSource) -> FromLibrary:
     if library:
         return library_model(library, name, trained=source.weights is None, num_classes=source.num_classes)
     if source.network is not None:
+        if source.network not in reference.NETWORKS:
+            raise InvalidConfiguration(
+                f"[model] network must be one of {', '.join(reference.NETWORKS)}, or timm:NAME, torchvision:NAME or "
+                f"hf:FOLDER, got {source.network!r}: a network of your own is named by build"
+            )
         return FromLibrary(reference.load(source.network, count=1).model, [], [])
     if source.exported is not None:
         return FromLibrary(load_exported(source.exported), [], [])

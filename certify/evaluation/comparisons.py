@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from certify.report import norm_name
+from certify.report.words import with_levels
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -20,11 +21,13 @@ class Contradiction:
     method: str
     radius: float
     distance: float
+    eight_bit: bool = False  # whether the inputs are 8-bit images in [0, 1]
 
     def __str__(self) -> str:
+        radius, distance = (_all_digits(value, self.norm, self.eight_bit) for value in (self.radius, self.distance))
         return (
-            f"input {self.index}: {self.method} certifies {self.radius!r} of the {self.subject} classifier in "
-            f"{norm_name(self.norm)}, but an adversarial example lies at {self.distance!r}"
+            f"input {self.index}: {self.method} certifies {radius} of the {self.subject} classifier in "
+            f"{norm_name(self.norm)}, but an adversarial example lies at {distance}"
         )
 
 
@@ -39,13 +42,15 @@ class Outside:
     certified: float
     distance: float
     capped: bool  # the estimate is the radius of its points, and says no more than that nothing was seen within
+    eight_bit: bool = False  # whether the inputs are 8-bit images in [0, 1]
 
     def __str__(self) -> str:
-        below = self.estimate < self.certified
-        against = (
-            f"below the certified radius {self.certified!r}" if below else f"above the witness at {self.distance!r}"
+        size, certified, distance = (
+            _all_digits(value, self.norm, self.eight_bit) for value in (self.estimate, self.certified, self.distance)
         )
-        size = f"{self.estimate!r} (capped)" if self.capped else repr(self.estimate)
+        below = self.estimate < self.certified
+        against = f"below the certified radius {certified}" if below else f"above the witness at {distance}"
+        size = f"{size} (capped)" if self.capped else size
         return f"input {self.index}: {self.method} estimates {size} in {norm_name(self.norm)}, {against}"
 
 
@@ -57,16 +62,16 @@ def comparable(rows: Rows) -> list[tuple[Mapping[str, Any], float]]:
     return [(row, nearest[_about(row)]) for row in right if _about(row) in nearest]
 
 
-def contradictions(rows: Rows) -> list[Contradiction]:
+def contradictions(rows: Rows, eight_bit: bool = False) -> list[Contradiction]:
     """Certificates refuted by a witness of the same subject, found in whatever norm."""
     return [
-        Contradiction(*_key(row), row["method"], row["certified_radius"], distance)
+        Contradiction(*_key(row), row["method"], row["certified_radius"], distance, eight_bit)
         for row, distance in comparable(rows)
         if row["certified_radius"] > distance
     ]
 
 
-def outside(rows: Rows) -> list[Outside]:
+def outside(rows: Rows, eight_bit: bool = False) -> list[Outside]:
     """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
     nearest = _nearest_witnesses(rows)
     proved: dict[tuple[int, float, str], float] = {}
@@ -78,8 +83,14 @@ def outside(rows: Rows) -> list[Outside]:
         estimate, key = row.get("estimated_distance"), _key(row)
         low, high = proved.get(key, 0.0), nearest.get(_about(row), math.inf)
         if estimate is not None and not low <= estimate <= high:
-            found.append(Outside(row["index"], row["norm"], row["method"], estimate, low, high, row["capped"]))
+            about = row["index"], row["norm"], row["method"]
+            found.append(Outside(*about, estimate, low, high, row["capped"], eight_bit))
     return found
+
+
+def _all_digits(value: float, norm: float, eight_bit: bool) -> str:
+    """A number that is compared with another one: all digits, and levels rounded to one side, which keeps the order."""
+    return with_levels(repr(value), value, norm, eight_bit, digits=6)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[int, float, str]:

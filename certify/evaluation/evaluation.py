@@ -39,6 +39,7 @@ from certify.methods import BY_NAME, Method, methods_of
 from certify.models import probed_once
 from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
+from certify.requirements import JudgedRequirement, judged_requirements
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,11 +139,11 @@ class Evaluation:
 
     def check(self) -> list[Contradiction]:
         """Certificates refuted by a witness of the same subject, found in whatever norm; empty if all agree."""
-        return contradictions(self.rows())
+        return contradictions(self.rows(), are_images(self.manifest))
 
     def outside(self) -> list[Outside]:
         """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
-        return outside(self.rows())
+        return outside(self.rows(), are_images(self.manifest))
 
     def by_group(
         self,
@@ -218,19 +219,13 @@ class Evaluation:
             return len(names), configuration.get("units", len(names))
         return units_done(names, plan, configuration.get("inputs", 0), first)
 
+    def requirements(self) -> list[JudgedRequirement]:
+        """The thresholds of the run's configuration, each with the numbers that decide whether it is met."""
+        return judged_requirements(self.manifest, self.curves(), are_images(self.manifest))
+
     def missed_requirements(self) -> list[str]:
         """The thresholds of the run's configuration that its results miss, a sentence each."""
-        curves = {(curve.method, curve.norm): curve for curve in self.curves()}
-        missed = []
-        for wanted in self.manifest["source"].get("require", []):
-            norm = float(wanted["norm"])
-            name = f"{wanted['method']} in {norm_name(norm)} at radius {wanted['radius']:g}"
-            curve = curves.get((wanted["method"], norm))
-            if curve is None:
-                missed.append(f"{name} has no result, at least {wanted['at_least']:g} is required")
-            elif (share := float(curve.at(wanted["radius"]))) < wanted["at_least"]:
-                missed.append(f"{name} reaches {share:g}, at least {wanted['at_least']:g} is required")
-        return missed
+        return [str(requirement) for requirement in self.requirements() if not requirement.met]
 
     def to_html(
         self,

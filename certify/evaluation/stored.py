@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
+from certify.requirements import Threshold
 
 Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Class = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1 where logits are not finite
@@ -31,15 +32,8 @@ class _Configuration(msgspec.Struct):
     methods: dict[str, dict[str, Any]] = {}
 
 
-class _Requirement(msgspec.Struct):
-    method: str
-    norm: str | float
-    radius: Size
-    at_least: float
-
-
 class _Source(msgspec.Struct):
-    require: list[_Requirement] = []
+    require: list[Threshold] = []
 
 
 class Manifest(msgspec.Struct):

@@ -39,12 +39,14 @@ def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, firs
     parts of a data set that are cut at such places have the units of the whole.
     """
     names = [method.name for method in methods]
+    if not names:
+        raise InvalidInput('methods must name at least one, got []: pass "standard", or some of certify.methods')
     if len(set(names)) < len(names):
         remedy = f'give each settings of its own name, such as {type(methods[0]).__name__}(name="...")'
         raise InvalidInput(f"methods must have different names, got {', '.join(names)}: {remedy}")
     for norm in norms:
         if not any(norm in method.norms for method in methods):
-            raise InvalidInput(f"none of the methods ({', '.join(names) or 'none given'}) serves the norm {norm:g}")
+            raise InvalidInput(f"none of the methods ({', '.join(names)}) serves the norm {norm:g}")
     units = []
     for method, norm in [(method, norm) for method in methods for norm in norms if norm in method.norms]:
         for block in _blocks(method.rows_per_unit, count, first_index):

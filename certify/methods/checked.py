@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, inspect
@@ -60,7 +60,7 @@ def converted(place: str, table: object, kind: type[Kind]) -> Kind:
         require_known(place, key, fields)
     for name, field in fields.items():
         if field.required and name not in table:
-            raise InvalidConfiguration(f"{_in(place)}{name} must be given: it is {rule(field.type)}, without a default")
+            raise InvalidConfiguration(_missing(place, field))
     return kind(**{key: _value(place, fields[key], value) for key, value in table.items()})
 
 
@@ -84,10 +84,24 @@ def _value(place: str, field: msgspec.structs.FieldInfo, value: object) -> objec
     several = [kind for kind in get_args(field.type) if _is_struct(kind)]
     if several and isinstance(value, list):
         return [converted(f"[{inner}]", one, several[0]) for one in value]
+    if several and get_origin(field.type) is list and isinstance(value, dict):
+        raise InvalidConfiguration(
+            f"[{inner}] must stand in double brackets, got {inner}: write [{inner}], since there may be several"
+        )
+    if several and get_origin(field.type) is not list and value is not None:
+        return converted(inner, value, several[0])
     try:
         return msgspec.convert(value, field.type)
     except ValueError as error:
         raise InvalidConfiguration(wrong_value(place, field, value)) from error
+
+
+def _missing(place: str, field: msgspec.structs.FieldInfo) -> str:
+    if _is_struct(field.type):
+        return f"[{field.name}] must be given: a table with some of the keys {', '.join(field.type.__struct_fields__)}"
+    example = _example(inspect.type_info(field.type))
+    such = f", such as {example}" if example else ""
+    return f"{_in(place)}{field.name} must be given: it is {rule(field.type)}{such}, without a default"
 
 
 def _is_struct(kind: object) -> bool:

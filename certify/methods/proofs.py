@@ -1,9 +1,10 @@
 """Deterministic proofs about the model: certified radii, verdicts at one radius, Lipschitz bounds."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 
 from certify.methods.base import Method, Problem
 from certify.methods.checked import Count, Name, Positive
@@ -126,7 +127,7 @@ class Verify(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_onl
     rows_per_unit = 10
 
     name: Name = "verify"
-    epsilon: Positive
+    epsilon: Annotated[float, Meta(gt=0, examples=["0.1"])]
     method: Literal["ibp", "crown_ibp", "crown", "alpha_crown", "fast_lin"] = "alpha_crown"
     attack: bool = True
     steps: Count = 20

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from certify.promises import Promise
-from certify.report.words import NOTHING, estimated, in_levels, norm_name, rounded_down, rounded_up
+from certify.report.words import NOTHING, estimated, norm_name, rounded_down, rounded_up, with_levels
 
 VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance", "witness": "attack_distance"}
 
@@ -88,9 +88,7 @@ def bound(line: Line, value: float) -> str:
     Of 8-bit images also in their levels, such as ``0.03137 (8/255)``; not where entries are counted.
     """
     shown = {"certificate": rounded_down, "estimate": estimated}.get(line.kind, rounded_up)(value)
-    if not line.eight_bit or line.norm == 0 or not 0 < value < math.inf:
-        return shown
-    return f"{shown} ({in_levels(value, up=line.kind != 'certificate')})"
+    return with_levels(shown, value, line.norm, line.eight_bit, up=line.kind != "certificate")
 
 
 def _median_of(kind: str) -> Callable[[Line], float | None]:

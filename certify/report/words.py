@@ -45,7 +45,7 @@ def estimated(value: float) -> str:
     return NOTHING if math.isnan(value) else f"≈ {value:.{DIGITS}g}"
 
 
-def in_levels(value: float, *, up: bool) -> str:
+def in_levels(value: float, *, up: bool, digits: int = 3) -> str:
     """``value`` of images in [0, 1] in levels of 8-bit ones, rounded down, or up if it bounds from above.
 
     >>> in_levels(8 / 255, up=False), in_levels(0.101, up=False), in_levels(0.101, up=True)
@@ -53,7 +53,27 @@ def in_levels(value: float, *, up: bool) -> str:
     """
     whole = round(value * LEVELS, 3)
     level = whole if whole / LEVELS == value else Decimal(value) * LEVELS  # the number that was meant, as it is written
-    return f"{_rounded(level, 3, ROUND_CEILING if up else ROUND_FLOOR)}/{LEVELS}"
+    return f"{_rounded(level, digits, ROUND_CEILING if up else ROUND_FLOOR)}/{LEVELS}"
+
+
+def with_levels(shown: str, value: float, norm: float, eight_bit: bool, *, up: bool = False, digits: int = 3) -> str:
+    """A radius or distance as it is shown, and of 8-bit images in their levels too; not where entries are counted.
+
+    >>> with_levels("0.03137", 8 / 255, math.inf, True), with_levels("3", 3.0, 0, True)
+    ('0.03137 (8/255)', '3')
+    """
+    if not eight_bit or norm == 0 or not 0 < value < math.inf:
+        return shown
+    return f"{shown} ({in_levels(value, up=up, digits=digits)})"
+
+
+def stated_radius(value: float, norm: float, eight_bit: bool) -> str:
+    """A radius that somebody asked for: nothing is proved by it, so it is rounded to the nearest.
+
+    >>> stated_radius(0.05, math.inf, True), stated_radius(8 / 255, 2, False)
+    ('0.05 (12.75/255)', '0.0313725')
+    """
+    return with_levels(f"{value:.6g}", value, norm, eight_bit, digits=4)
 
 
 def _rounded(value: float | Decimal, digits: int, rounding: str) -> str:

@@ -368,7 +368,7 @@ def test_the_example_runs_with_the_plugin():
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "certify.testing", "examples/test_my_network.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+    assert "5 passed" in done.stdout
 
 
 def test_the_plugin_is_declared_under_the_name_of_its_module():

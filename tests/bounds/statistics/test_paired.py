@@ -22,6 +22,17 @@ def test_the_p_value_is_that_of_a_fair_coin(first: int, second: int):
     assert mcnemar_p_value(first, second) == pytest.approx(mcnemar([[0, first], [second, 0]]).pvalue, rel=1e-12)
 
 
+@pytest.mark.parametrize(("first", "second"), [*product(range(6), repeat=2), (3, 17), (40, 25)])
+def test_one_side_of_the_p_value_is_a_sum_of_the_same_tosses(first: int, second: int):
+    """The enumeration, and statsmodels: half of its two-sided value where the first is ahead."""
+    tosses = first + second
+    exact = sum(math.comb(tosses, k) for k in range(first, tosses + 1)) * 0.5**tosses
+    one_sided = mcnemar_p_value(first, second, one_sided=True)
+    assert one_sided == pytest.approx(exact, rel=1e-12)
+    if first > second:
+        assert one_sided == pytest.approx(mcnemar([[0, first], [second, 0]]).pvalue / 2, rel=1e-12)
+
+
 def by_steps_down(p_values: list[float]) -> list[float]:
     """Holm's definition: the smallest level at which a hypothesis is rejected."""
     count, corrected = len(p_values), {}

@@ -11,6 +11,7 @@ import torch
 from oracles.commands import refusal
 from torch import nn
 
+import bounds
 import certify
 from bounds.errors import BoundsError
 
@@ -66,6 +67,12 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "bad.pt2").write_bytes(b"no program")
     scripted(tmp_path / "scripted.pt")
     return tmp_path
+
+
+def _required(**changed: object) -> str:
+    """A threshold as text."""
+    keys = {"method": "ibp", "norm": 2, "radius": 0.1, "at_least": 0.5} | changed
+    return "[[require]]\n" + "".join(f"{key} = {value!r}\n" for key, value in keys.items())
 
 
 BUILT = 'build = "my_network:make"'
@@ -143,7 +150,7 @@ IN_FILES = {
     ),
     "negative epsilon": (
         f"[model]\n{BUILT}\n{DATA}[methods.verify]\nepsilon = -0.1",
-        ["[methods.verify] epsilon must be a number above 0, got -0.1"],
+        ["[methods.verify] epsilon must be a number above 0, got -0.1: write 0.1"],
     ),
     "a text for a number": (
         f"[model]\n{BUILT}\n[data]\nfile = 'data.npz'\ncount = 'all'",
@@ -151,7 +158,56 @@ IN_FILES = {
     ),
     "no threshold": (
         f'[[require]]\nmethod = "ibp"\nnorm = 2\nradius = 0.1\n[model]\n{BUILT}\n{DATA}',
-        ["[[require]] at_least must be given: it is a number of at least 0 and of at most 1"],
+        ["[[require]] at_least must be given: it is a number of at least 0 and of at most 1, such as 0.5"],
+    ),
+    "no model": (DATA, ["[model] must be given: a table with some of the keys network, build, weights, key"]),
+    "half of a normalisation": (
+        f"[model]\n{BUILT}\nmean = [0.5]\n{DATA}",
+        ["[model] needs both mean and std, or neither, got mean = [0.5]: add std"],
+    ),
+    "no reference to a function": (
+        f'[model]\nbuild = "my_network.make"\n{DATA}',
+        ["[model] build must be module:name, got 'my_network.make': write \"my_module:name\""],
+    ),
+    "no such module": (
+        f'[model]\nbuild = "nothing:make"\n{DATA}',
+        ["[model] build 'nothing:make' failed", "put nothing.py next to the configuration, or install it"],
+    ),
+    "no such network": (
+        f'[model]\nnetwork = "resnet18"\n{DATA}',
+        ["[model] network must be one of plain, noise, pgd, ibp, or timm:NAME", "got 'resnet18'", "build"],
+    ),
+    "norm between 0 and 1": (
+        f"norms = [0.5]\n[model]\n{BUILT}\n{DATA}",
+        ['norms must be 0 or at least 1, got [0.5]: write [2, "inf"]'],
+    ),
+    "single brackets": (
+        f"{_required().replace('[[require]]', '[require]')}[model]\n{BUILT}\n{DATA}",
+        ["[[require]] must stand in double brackets, got [require]"],
+    ),
+    "an estimate as a threshold": (
+        f"{_required(method='clever')}[model]\n{BUILT}\n{DATA}[methods.clever]\n[methods.ibp]",
+        ["[[require]] method must be one that proves or attacks, got 'clever'", "this run has ibp"],
+    ),
+    "percent for a share": (
+        f"{_required(at_least=50)}[model]\n{BUILT}\n{DATA}",
+        ["[[require]] at_least must be a number of at least 0 and of at most 1, got 50: write 0.5"],
+    ),
+    "percent for a level": (
+        f"{_required()}level = 95\n[model]\n{BUILT}\n{DATA}",
+        ["[[require]] level must be a number above 0 and below 1, got 95: the default is 0.95"],
+    ),
+    "a fraction for a radius": (
+        f"{_required(radius='8/255')}[model]\n{BUILT}\n{DATA}",
+        ["[[require]] radius must be a number of at least 0, got '8/255': write 0.1"],
+    ),
+    "an unknown population": (
+        f"{_required()}about = 'all'\n[model]\n{BUILT}\n{DATA}",
+        ['[[require]] about must be one of "population", "these inputs", got \'all\''],
+    ),
+    "an unknown key of a threshold": (
+        f"{_required()}atleast = 1\n[model]\n{BUILT}\n{DATA}",
+        ["[[require]] must have known keys only, got 'atleast' (did you mean at_least?): known are method, norm"],
     ),
 }
 
@@ -194,6 +250,18 @@ IN_PYTHON: dict[str, tuple[Callable[[], object], list[str]]] = {
         ["depend on the other rows", "batch statistics", "track_running_stats"],
     ),
     "norms as a text": (lambda: certify.evaluate(network(), X, Y, norms=["l2"]), ["norm must be", "got 'l2'"]),
+    "no methods": (
+        lambda: certify.evaluate(network(), X, Y, methods=[]),
+        ["methods must name at least one, got []", '"standard"'],
+    ),
+    "a norm with its letter": (
+        lambda: certify.certified_radius(network(), X, Y, norm="l2"),
+        ["norm must be at least 1", "got 'l2': pass its order, such as 2 or math.inf"],
+    ),
+    "percent for a probability": (
+        lambda: bounds.clopper_pearson_interval(torch.tensor(3), 4, confidence=95),
+        ["confidence must lie strictly between 0 and 1, got 95: write 95 % as 0.95"],
+    ),
     "no norms": (
         lambda: certify.evaluate(network(), X, Y, norms=[]),
         ["norms must name at least one", "norms=(2, math.inf)"],

@@ -148,7 +148,7 @@ def test_thresholds_and_contradictions_have_exit_codes(project: Path):
     threshold = '[[require]]\nmethod = "ibp"\nnorm = "inf"\nradius = 0.2\nat_least = 0.5\n'
     write(project, model='network = "ibp"', data="count = 5", rest=threshold)
     told = certify("run", "config.toml", "--output", "out", cwd=project, expect=1)
-    assert "missed: ibp in l∞ at radius 0.2 reaches 0, at least 0.5 is required" in told
+    assert "missed: ibp in l∞ at radius 0.2 (51/255) certified 0 of 5 inputs (0)" in told
     file = project / "out/records.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     row = next(row for line in lines if line["unit"].startswith("ibp/inf") for row in line["rows"])
@@ -187,7 +187,10 @@ CASES = {
         {"model": 'network = "ibp"', "data": "count = 0"},
         "[data] count must be a whole number of at least 1, got 0",
     ),
-    "no such network": ({"model": 'network = "big"'}, "name must be one of plain, noise, pgd, ibp, got 'big'"),
+    "no such network": (
+        {"model": 'network = "big"'},
+        "[model] network must be one of plain, noise, pgd, ibp, or timm:NAME",
+    ),
     "no model": ({"model": ""}, "must name exactly one of network, build, exported and onnx, got none"),
     "no such function": ({"model": 'build = "my_network:build"'}, "has no attribute 'build'"),
     "missing weight": (

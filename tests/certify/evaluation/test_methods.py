@@ -187,7 +187,7 @@ def test_a_run_of_an_own_method_is_started_and_resumed_from_a_table(tmp_path: Pa
     (tmp_path / "config.toml").write_text(
         'norms = [2]\n[model]\nbuild = "my_module:make"\nweights = "w.safetensors"\n[data]\nfile = "data.npz"\n'
         '[methods.mine]\nclass = "my_module:Mine"\nradius = 0.5\n[methods.ibp]\n'
-        '[[require]]\nmethod = "mine"\nnorm = 2\nradius = 0.5\nat_least = 1\n'
+        '[[require]]\nmethod = "mine"\nnorm = 2\nradius = 0.5\nat_least = 1\nabout = "these inputs"\n'
     )
     assert _exit_code(["run", str(tmp_path / "config.toml"), "--output", str(tmp_path / "out")]) == 0
     lines = (tmp_path / "out/records.jsonl").read_bytes().splitlines(keepends=True)

@@ -1,26 +1,17 @@
-"""Assertions about a trained network for your own test suite, and a pytest plugin with fixtures.
-
-The plugin is found by pytest where this package is installed. It imports torch when an assertion is called or a fixture
-asked for, and not before. Assertions can be called without pytest, too, and return what they found.
-
-Each one states its false-alarm rate: the probability that it fails although what it asserts is true.
-"""
+"""Assertions about a network: its proofs, its bounds, and the noise law."""
 
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
-import pytest
+from certify.testing.recording import record
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from bounds import Interval, LpBall, NoiseRatioTest
-    from certify.reference import Reference
-    from certify.results import SmoothedPrediction, SmoothingCertificate
-    from certify.smoothing import SmoothedClassifier
     from certify.verification.verdicts import Verdict
 
     Limit = float | Tensor | None
@@ -54,6 +45,8 @@ def assert_certified(
     norm: float,
     epsilon: "float | Tensor",
     at_least: float = 1.0,
+    about: Literal["these inputs", "population"] = "these inputs",
+    level: float = 0.95,
     method: str = "alpha_crown",
     low: "Limit" = 0.0,
     high: "Limit" = 1.0,
@@ -61,8 +54,12 @@ def assert_certified(
 ) -> "Verdict":
     """The verdict, if at least a share of the inputs is proved to keep their labels within ``epsilon``.
 
-    False-alarm rate: 0 for inputs with a counter-example. Bounds that are too loose also make the assertion fail; the
-    message tells the two cases apart.
+    A proof is not a guess, so the share of these inputs needs no confidence bound. With ``about="population"``, the
+    one-sided Clopper-Pearson bound of the share in the population that the inputs were drawn from has to reach
+    ``at_least``; then the assertion passes wrongly with probability at most ``1 - level``.
+
+    False-alarm rate: 0 for inputs with a counter-example. Bounds that are too loose, and too few inputs for a statement
+    about the population, also make the assertion fail; the message tells the cases apart.
 
     Args:
         model: maps (N, *D) to logits (N, K).
@@ -71,6 +68,8 @@ def assert_certified(
         norm: order of the norm, from 1 to ``math.inf``; or 0 for changed entries.
         epsilon: radius, in units of the input.
         at_least: share of the inputs that has to be proved.
+        about: whether the share is that of these inputs, or of their population.
+        level: confidence of a statement about the population.
         method: tightest bounds to try, see :func:`certify.verify`.
         low: lower side of the box of valid inputs.
         high: upper side of it.
@@ -81,17 +80,26 @@ def assert_certified(
         InvalidInput: a bad argument.
     """
     __tracebackhide__ = True
-    from bounds import InvalidInput
     from certify.verification.verdicts import verify
 
     _require_rows(x)
-    if not 0 < at_least <= 1:
-        raise InvalidInput(f"at_least must lie in (0, 1], got {at_least}: an assertion about no input always passes")
+    _require_share(at_least, about, level)
     verdict = verify(
         model, x, labels, norm=norm, epsilon=epsilon, method=method, low=low, high=high, generator=generator
     )
-    share = float(verdict.verified.double().mean())
-    if share >= at_least:
+    share, bound = _shares(verdict, about, level)
+    record(
+        "assert_certified",
+        norm=norm,
+        radius=float(epsilon) if isinstance(epsilon, float | int) else "of each row",
+        estimate=share,
+        bound=bound,
+        about=about,
+        level=level,
+        n=len(x),
+        at_least=at_least,
+    )
+    if bound >= at_least:
         return verdict
     rows = (~verdict.verified).nonzero().flatten().tolist()
     lines = []
@@ -104,14 +112,13 @@ def assert_certified(
             lines.append(
                 f"row {row}: not proved and not refuted, least margin at best {float(verdict.margin[row]):.6g}"
             )
-    raise AssertionError(
-        _message(
-            f"{share:.1%} of {len(x)} inputs are proved to keep their labels within {_radius_in_words(epsilon)} "
-            f"in the norm {norm:g}, less than {at_least:.1%}",
-            lines,
-            len(rows),
-        )
+    found = (
+        f"{share:.1%} of {len(x)} inputs are proved to keep their labels within {_radius_in_words(epsilon)} in the "
+        f"norm {norm:g}"
     )
+    if about == "population":
+        found += f"; at least {math.floor(1000 * bound) / 10:g}% of their population, with {level:.6g} confidence"
+    raise AssertionError(message(f"{found}, less than {at_least:.1%}", lines, len(rows)))
 
 
 @_isolated
@@ -164,6 +171,7 @@ def assert_sound_bounds(
         lowest, highest = reached_logits(exact, ball, shape[1], samples, steps, generator)
     slack = TOLERANCE * torch.maximum(lowest.abs(), highest.abs()).amax().clamp(min=1)
     sound = (interval.lower.double() <= lowest + slack) & (highest - slack <= interval.upper.double())  # False for NaN
+    record("assert_sound_bounds", n=len(ball.center), bounds=sound.numel(), refuted=int((~sound).sum()))
     if bool(sound.all()):
         return interval
     wrong = (~sound).nonzero().tolist()
@@ -172,7 +180,7 @@ def assert_sound_bounds(
         f"values from {float(lowest[i, k]):.6g} to {float(highest[i, k]):.6g} were reached"
         for i, k in wrong[:SHOWN]
     ]
-    raise AssertionError(_message(f"{len(wrong)} of {sound.numel()} bounds are not sound", lines, len(wrong)))
+    raise AssertionError(message(f"{len(wrong)} of {sound.numel()} bounds are not sound", lines, len(wrong)))
 
 
 def assert_noise_law(
@@ -211,6 +219,15 @@ def assert_noise_law(
     found = noise_ratio_test(
         model, x, minimal=minimal, directions=directions, dimensions=[1], alpha=alpha, generator=generator
     )
+    low, high = (float(end) for end in found.effective_dimension_interval)
+    record(
+        "assert_noise_law",
+        n=len(x),
+        estimate=float(found.effective_dimension),
+        lower=low,
+        upper=high,
+        level=1 - alpha,
+    )
     if not found.law_holds:
         reason = "does not follow the sqrt(D) law"
         if found.law_holds is None:
@@ -219,100 +236,6 @@ def assert_noise_law(
     if flat and not found.boundary_is_flat:
         raise AssertionError(f"the decision boundary is not flat\n{found}")
     return found
-
-
-def assert_smoothing_guarantee(
-    smoothed: "SmoothedClassifier",
-    x: "Tensor",
-    certificate: "SmoothingCertificate",
-    *,
-    toward: "Tensor | None" = None,
-    attack: bool | None = None,
-    perturbations: int = 2,
-    draws: int = 1000,
-    alpha: float = 1e-3,
-    generator: "torch.Generator | None" = None,
-) -> "list[SmoothedPrediction]":
-    """Predictions within the radii, if nothing refutes the certificates of a smoothed classifier.
-
-    First, no row may state more than its own votes allow: radius, bounds and abstention are computed anew from them.
-    Then the smoothed classifier is asked on fresh draws: at each certified input, where its label must be as likely as
-    the certificate states; and moved by almost its radius, in random directions, to where an attack on the smoothed
-    classifier ends and, with ``toward``, to given points. There the assertion fails if the label has a probability
-    below one half beyond doubt, or below that of another class where certificates speak of two: by exact binomial
-    tests, at ``alpha`` over all of them together. False-alarm rate: at most ``alpha``, and the probability that a
-    certificate is false, which is at most its own alpha for each input.
-
-    Args:
-        smoothed: the classifier that was certified.
-        x: (N, *D), the inputs that were.
-        certificate: their certificates, in l_1, l_2 or l-infinity.
-        toward: (N, *D) points, such as adversarial examples, in whose direction inputs are moved as well.
-        attack: whether inputs are attacked, which takes 600 passes for each and gradients of the model; None attacks
-            where the noise is Gaussian, Laplace or uniform.
-        perturbations: random perturbations of each input.
-        draws: noise draws for each prediction.
-        alpha: false-alarm rate.
-        generator: source of perturbations and noise.
-
-    Raises:
-        AssertionError: a row states more than its votes allow, or is refuted.
-        InvalidInput: a bad argument; a norm without random perturbations; so few draws that nothing could be refuted.
-    """
-    __tracebackhide__ = True
-    from bounds import checks
-    from certify.attacks.studies.guarantee_trials import Trials
-    from certify.smoothing.classifiers.recount import unsupported
-
-    checks.at_least("perturbations", perturbations, 0)
-    checks.probability("alpha", alpha)
-    _require_certificate_of(x, certificate)
-    certificate = certificate.to(x.device)
-    _require_own_record(smoothed, x, certificate)
-    wrong = unsupported(smoothed, x, certificate)
-    if wrong:
-        lines = [f"row {row}: {reason}" for row, reason in wrong[:SHOWN]]
-        raise AssertionError(_message("certificates state more than their own votes allow", lines, len(wrong)))
-    rows = (~certificate.abstained & (certificate.radius > 0)).nonzero().flatten()
-    if len(rows) == 0:
-        raise AssertionError(f"none of {len(x)} inputs is certified, so there is nothing to test")
-    trials = Trials(smoothed, x, certificate, rows, draws, generator)
-    attacked = trials.attackable if attack is None else attack
-    tests = 1 + perturbations + (toward is not None) + attacked
-    level = trials.level(alpha / tests)
-    lines = trials.at_the_inputs(level)
-    for _ in range(perturbations):
-        lines += trials.moved("a random perturbation", trials.random(), level)
-    if toward is not None:
-        lines += trials.moved("a perturbation towards the given point", trials.towards(toward), level)
-    if attacked:
-        lines += trials.moved("an attack", trials.attacked(), level)
-    if lines:
-        headline = f"{len(lines)} perturbed inputs refute their certificates (false-alarm rate {alpha:g})"
-        raise AssertionError(_message(headline, lines[:SHOWN], len(lines)))
-    return trials.predictions
-
-
-# ------------------------------------------------------------------------------------------------------------ fixtures
-
-
-@pytest.fixture(scope="session")
-def certify_reference() -> "Callable[[str, int], Reference]":
-    """Loader of the embedded networks: of a name and a number of images, a network with images and labels.
-
-    See :func:`certify.reference.load`.
-    """
-    from certify.reference import load
-
-    return load
-
-
-@pytest.fixture
-def certify_generator() -> "torch.Generator":
-    """A random generator on the CPU with a fixed seed, new for each test."""
-    import torch
-
-    return torch.Generator().manual_seed(0)
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
@@ -325,38 +248,36 @@ def _require_rows(x: "Tensor") -> None:
         raise InvalidInput("x must hold at least one input: an assertion about none would always pass")
 
 
-def _require_certificate_of(x: "Tensor", certificate: "SmoothingCertificate") -> None:
+def _require_share(at_least: float, about: str, level: float) -> None:
     from bounds import InvalidInput, checks
-    from certify.results import SmoothingCertificate
 
-    if not isinstance(certificate, SmoothingCertificate):
+    if not 0 < at_least <= 1:
+        raise InvalidInput(f"at_least must lie in (0, 1], got {at_least}: an assertion about no input always passes")
+    checks.one_of("about", about, ("these inputs", "population"))
+    checks.probability("level", level)
+    if about == "population" and at_least == 1:
         raise InvalidInput(
-            f"certificate must be that of SmoothedClassifier.certify, with its votes, got {type(certificate).__name__}"
+            "at_least must be below 1 for a statement about the population, got 1: no number of inputs shows that all "
+            'are certified, so pass at_least=0.9, or about="these inputs"'
         )
-    if certificate.norm not in (1, 2, math.inf):
-        raise InvalidInput(f"certificate must be in the norm 1, 2 or math.inf, got {certificate.norm}")
-    if len(checks.inputs(x)) != len(certificate):
-        raise InvalidInput(f"x must hold the {len(certificate)} inputs of the certificate, got {len(x)}")
 
 
-def _require_own_record(smoothed: "SmoothedClassifier", x: "Tensor", certificate: "SmoothingCertificate") -> None:
-    """Fail where the record is about another classifier, norm or domain than that of ``smoothed``."""
-    from certify.smoothing.drawing.distributions import on_grid
+def _shares(verdict: "Verdict", about: str, level: float) -> tuple[float, float]:
+    """Share of the inputs that are proved, and its bound."""
+    from bounds import clopper_pearson_lower
 
-    subject = smoothed.subject(on_grid(smoothed.noise.distribution, smoothed.grid, x))
-    for name, stated, own in (
-        ("of", certificate.subject, subject),
-        ("in the norm", certificate.norm, smoothed.noise.norm),
-        ("of inputs of the domain", certificate.domain, smoothed.noise.domain),
-    ):
-        if stated != own:
-            raise AssertionError(f"the certificates speak {name} {stated}, the smoothed classifier gives those {own}")
+    proved, inputs = verdict.verified.sum(), len(verdict)
+    share = int(proved) / inputs
+    if about == "these inputs":
+        return share, share
+    return share, float(clopper_pearson_lower(proved, inputs, alpha=1 - level))
 
 
 def _radius_in_words(epsilon: "float | Tensor") -> str:
     return f"{epsilon:g}" if isinstance(epsilon, float | int) else "the radius of each row"
 
 
-def _message(headline: str, lines: list[str], count: int) -> str:
+def message(headline: str, lines: list[str], count: int) -> str:
+    """A headline, some lines, and how many more there would be of ``count``."""
     rest = [f"and {count - len(lines)} more"] if count > len(lines) else []
     return "\n  ".join([headline, *lines, *rest])
