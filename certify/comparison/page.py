@@ -32,7 +32,7 @@ def render_comparison(comparison: "Comparison", pages: Mapping[str, "Page"], tes
         tests: paired differences.
     """
     series = _series(comparison, pages)
-    made = {name: model_of(page) for name, page in pages.items()}
+    made = {name: model_of(page, name) for name, page in pages.items()}
     results = [each for page in pages.values() for each in results_of(page.lines, page.rows)]
     figures = {name: svg(figure, PALETTE) for name, figure in comparison.figures().items()}
     found = [f"{name}: {sentence}" for name, page in pages.items() for sentence in page.contradictions]

@@ -107,11 +107,12 @@ def data_of(
     }
 
 
-def model_of(page: Page) -> tuple[dict[str, Any], InputTables]:
-    """Everything about one model but its curves, for a template; and its table of inputs."""
+def model_of(page: Page, name: str = "") -> tuple[dict[str, Any], InputTables]:
+    """Everything about one model but its curves, for a template; and its table of inputs. A name if there are others."""
     results, classes = results_of(page.lines, page.rows), Classes(tuple(page.classes))
     tables = InputTables(results, page.rows, classes)
     return {
+        "name": name,
         "count": len(tables.indices),
         "clean_accuracy": page.clean_accuracy,
         "created": str(page.manifest.get("created", "")).replace("T", " ").replace("+00:00", " UTC"),
