@@ -119,7 +119,7 @@ def test_crosshair_reads_exact_counts_by_keyboard_and_pointer(
             upper = not isinstance(curve, CertifiedAccuracyCurve)
             tenths = 1000 * int(curve.counts(radius)) / COUNT
             assert share == f"{'≤' if upper else '≥'} {(math.ceil if upper else math.floor)(tenths) / 10:.1f}"
-            low, high = (float(end) for end in interval.split("–"))
+            low, high = (float(end) for end in interval.split("\u2013"))
             exact = [100 * float(end) for end in curve.interval(radius)]
             assert exact[0] - 0.11 < low <= exact[0]
             assert exact[1] <= high < exact[1] + 0.11
@@ -253,7 +253,7 @@ def test_filters_keep_what_they_say(browser: Any, path: Path, control: str, valu
             field.select_option(value)
         assert shown(page) == expected[:50]
         said = page.locator(".filters output").inner_text()
-        first = f"1–{len(expected[:50])} of {len(expected)}" if expected else "none"
+        first = f"1\u2013{len(expected[:50])} of {len(expected)}" if expected else "none"
         assert said == f"{first} ({COUNT} in all)"
         field.fill("") if control == "find" else field.select_option("")
         assert shown(page) == list(range(50))
