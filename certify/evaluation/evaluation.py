@@ -248,8 +248,8 @@ class Evaluation:
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
             columns: of the table of methods.
-            classes: names of the classes in the order of their labels; None for those that ``source`` of the manifest
-                holds as ``classes``.
+            classes: names of the classes in the order of their labels; None for those that :func:`certify.evaluate`
+                was given.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
@@ -292,7 +292,7 @@ class Evaluation:
             columns=columns,
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
-            classes=self.manifest.get("source", {}).get("classes", ()) if classes is None else classes,
+            classes=self.manifest.get("classes", ()) if classes is None else classes,
         )
 
 
@@ -327,6 +327,7 @@ def evaluate(
     progress: Progress | None = None,
     groups: Groups | None = None,
     callback: Callback | None = None,
+    classes: Sequence[str] = (),
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -360,6 +361,7 @@ def evaluate(
             no result; they stand in the rows, for :meth:`Evaluation.by_group`, page and exports.
         callback: called with every finished unit, also with those that ``output`` held already, once it is stored; see
             :class:`certify.FinishedUnit`. An exception ends the evaluation; with ``output`` it can be continued.
+        classes: names of the classes in the order of their labels, for the page; empty if they have none.
 
     Raises:
         InvalidInput: a bad argument.
@@ -380,6 +382,7 @@ def evaluate(
             model, x, labels, (low, high), seed, batch_size, first_index, stated_on_grid(on_grid, x)
         )
         manifest = manifest_of(problem, logits, chosen, orders, len(units), source) | digest_of_groups(members)
+        manifest |= {"classes": [str(name) for name in classes]} if classes else {}
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
         records = {record["unit"]: record for record in stored}

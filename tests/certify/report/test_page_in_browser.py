@@ -44,7 +44,7 @@ def evaluated(count: int = COUNT) -> Evaluation:
             if i % 11 == 4:  # wrong
                 row.update(label=(row["label"] + 1) % 3, status="misclassified", attack_distance=0.0)
                 row.pop("certified_radius", None) if record["kind"] == "witness" else None
-    manifest = {**MANIFEST, "source": {"classes": CLASSES}}
+    manifest = {**MANIFEST, "classes": CLASSES}
     return Evaluation(manifest, records, pairs_of((1, 5, 7)))
 
 
