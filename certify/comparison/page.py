@@ -67,7 +67,7 @@ def _rows(comparison: "Comparison", tests: "Sheet") -> list[dict[str, str]]:
 
     if tests.text is None:
         return []
-    short = {}
+    short: dict[tuple[str, str], str] = {}
     for norm in comparison.norms:
         here = [one for one in comparison.contenders if one.panel.norm == norm]
         short |= {(norm_name(norm), one.name): Names(here).name(one) for one in here}
