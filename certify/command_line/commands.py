@@ -184,6 +184,7 @@ def _certify(config: "Config", directory: Path) -> int:
         source=config.source(),
         progress=_progress(),
         groups=load_groups(config, data.place),
+        classes=data.classes,
     )
     _write_report(evaluation, directory)
     return _verdict(evaluation, directory, config.against)

@@ -234,6 +234,7 @@ class Evaluation:
         noise: NoiseRatioTest | None = None,
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
+        classes: Sequence[str] | None = None,
     ) -> None:
         """Write the page: one self-contained HTML file.
 
@@ -242,21 +243,22 @@ class Evaluation:
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
             columns: of the table of methods.
+            classes: names of the classes in the order of their labels; None for those that :func:`certify.evaluate`
+                was given.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        path, page = Path(path), render(self._page(noise, masking, columns))
-        with reported(f"page {path} cannot be written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(page, encoding="utf-8")
+        write_page(path, render(self.page(noise, masking, columns, classes)))
 
-    def _page(
+    def page(
         self,
-        noise: NoiseRatioTest | None,
+        noise: NoiseRatioTest | None = None,
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
+        classes: Sequence[str] | None = None,
     ) -> Page:
+        """Content of the page, see :meth:`to_html`."""
         lines, pairs = self.lines(), []
         groups = self.stated_groups()
         for record in self.records:
@@ -285,7 +287,16 @@ class Evaluation:
             columns=columns,
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
+            classes=self.manifest.get("classes", ()) if classes is None else classes,
         )
+
+
+def write_page(path: Path | str, page: str) -> None:
+    """Write a page, and the folder for it."""
+    path = Path(path)
+    with reported(f"page {path} cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
 
 
 def _norm_and_method(row: Mapping[str, Any]) -> tuple[float, str]:
@@ -311,6 +322,7 @@ def evaluate(
     progress: Progress | None = None,
     groups: Groups | None = None,
     callback: Callback | None = None,
+    classes: Sequence[str] = (),
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -344,6 +356,7 @@ def evaluate(
             no result; they stand in the rows, for :meth:`Evaluation.by_group`, page and exports.
         callback: called with every finished unit, also with those that ``output`` held already, once it is stored; see
             :class:`certify.FinishedUnit`. An exception ends the evaluation; with ``output`` it can be continued.
+        classes: names of the classes in the order of their labels, for the page; empty if they have none.
 
     Raises:
         InvalidInput: a bad argument.
@@ -364,6 +377,7 @@ def evaluate(
             model, x, labels, (low, high), seed, batch_size, first_index, stated_on_grid(on_grid, x)
         )
         manifest = manifest_of(problem, logits, chosen, orders, len(units), source) | digest_of_groups(members)
+        manifest |= {"classes": [str(name) for name in classes]} if classes else {}
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
         records = {record["unit"]: record for record in stored}

@@ -89,6 +89,32 @@ def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
     }
 
 
+def panel_figures(
+    curves: Sequence[AccuracyCurve], clean_accuracy: float | None, looks: Sequence[Mapping[str, Any]]
+) -> "dict[tuple[float, str], Figure]":
+    """Curves as one figure per norm and classifier: curves of others bound neither.
+
+    Args:
+        curves: as in :func:`curve_figure`.
+        clean_accuracy: of the model itself.
+        looks: color and linestyle of each curve.
+    """
+    drawn = _drawn(curves)
+    styles = _styles(drawn)
+    for one, look in zip(drawn, looks, strict=True):
+        hollow = styles[one.key]["markerfacecolor"] == PAPER
+        styles[one.key] |= {**look, "markerfacecolor": PAPER if hollow else look["color"]}
+    panels = sorted({(curve.norm, curve.subject) for curve in curves})
+    return {
+        (norm, subject): _figure(
+            [one for one in drawn if (one.curve.norm, one.curve.subject) == (norm, subject)],
+            clean_accuracy if subject == "base" else None,
+            styles,
+        )
+        for norm, subject in panels
+    }
+
+
 def _figure(drawn: Sequence[_Drawn], clean_accuracy: float | None, styles: Mapping[_Key, _Style]) -> "Figure":
     from matplotlib.figure import Figure
 
@@ -211,12 +237,16 @@ def step_radii(curve: AccuracyCurve, right: float) -> Tensor:
     return torch.cat([ends[:1], steps[:: math.ceil(len(steps) / STEPS) or 1], ends[1:]])
 
 
-def svg(figure: "Figure") -> str:
+def svg(figure: "Figure", inks: Mapping[str, str] = INKS) -> str:
     """A figure as an ``<svg>`` element to stand inside a page.
 
     Equal figures give equal text. The element takes the width of its container; its inks follow the custom
     properties ``--figure-ink``, ``--figure-faint`` and ``--figure-paper`` where the page sets them; its ids
     begin with a digest of the drawing, so that several may share a page.
+
+    Args:
+        figure: of matplotlib.
+        inks: the custom property of the page that replaces a colour, by the colour.
     """
     from matplotlib import rc_context
 
@@ -229,7 +259,7 @@ def svg(figure: "Figure") -> str:
     view = re.search(r'viewBox="[^"]*"', text)
     body = text[text.index("</defs>") + len("</defs>") :]  # before it: prolog, root, a style for everything
     body = re.sub(r'(?<= id=")|(?<=url\(#)|(?<=href="#)', f"{prefix}-", body)
-    for ink, name in INKS.items():
+    for ink, name in inks.items():
         body = body.replace(f": {ink}", f": var({name}, {ink})")
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="100%" '
