@@ -232,7 +232,10 @@ class UnitRows:
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) entries of (N, *shape)."""
-        return x.reshape(len(x), -1).expand(len(self.index), -1).gather(1, self.index)
+        flat = x.reshape(len(x), -1)
+        if len(self.index) == 1:  # the same entries of all inputs
+            return flat[:, self.index[0]]
+        return flat.expand(len(self.index), -1).gather(1, self.index)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) entries of (N, *shape): coefficients are 1."""

@@ -24,7 +24,8 @@ from bounds.operations.affine import RESHAPE
 from bounds.operations.node import entries
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
-from bounds.sets.balls import Interval, LpBall, PerturbationSet
+from bounds.linear.minima import minima_in_windows
+from bounds.sets.balls import Interval, LpBall, PerturbationSet, SparseBall
 from bounds.sets.linear_minimum import OTHER_OPERATIONS, linear_minimum
 from bounds.sets.moves import norm_of
 
@@ -134,6 +135,7 @@ class Pass:
         if parts is not None:
             return parts
         values = rows.expanded().dense()
+        values = values.expand(len(node.value), *values.shape[1:])  # may have been the same for all inputs so far
         _, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
         # Rows come first here: a parent that the node does not depend on, as of broadcast_tensors, has no rows yet.
         return tuple(DenseRows(part.transpose(0, 1)) for part in torch.func.vmap(transpose, in_dims=1)(values))
@@ -169,15 +171,18 @@ class Pass:
         """Minima over the set of what has arrived at the input, with all constants and errors."""
         region, network = self.region, self.shared.network
         shape = network.nodes[network.order[0]].value.shape
-        if rows.count < self.total.count and not region.is_box:
-            rows = mirrored(rows)
+        joint = rows.count < self.total.count
         if region.is_box:
             ends = self.shared.halves(region, rounded=self.rounded)
             middle, gain = _in_interval(rows, *ends, rounded=self.rounded)
         elif isinstance(region, LpBall) and region.low is region.high is None:
             middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)
+        elif type(region) in (LpBall, SparseBall) and not (torch.is_grad_enabled() and rows.values.requires_grad):
+            hull = network.hull_of(region)
+            return self._with_constants(minima_in_windows(rows, region, hull, joint=joint, rounded=self.rounded))
         else:
-            values = rows.dense()
+            values = (mirrored(rows) if joint else rows).dense()
+            values = values.expand(len(region.center), *values.shape[1:])
             middle = linear_minimum(values.reshape(*values.shape[:2], *region.center.shape[1:]), region)
             gain = torch.zeros_like(middle)
         least = middle - gain

@@ -11,12 +11,13 @@ from bounds.linear.backward import Backward
 from bounds.linear.network import Network
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
-from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
+from bounds.operations.transposes import convolved, divided, linear, multiplied, reshaped, subtracted, summed
 from bounds.rows import DenseRows, UnitRows, wanted_first
 from bounds.sets.balls import Interval, PerturbationSet
 
 # Rows that share a window cost less: so many more of them are bounded rather than each on its own.
 MORE_ROWS = 1.6
+ALIKE = (convolved, divided, linear, multiplied, reshaped, subtracted, summed)  # those that serve a row for all inputs
 SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
@@ -102,9 +103,9 @@ class RefinedNetwork:
         # operation on a box, intervals know all.
         exact = box and len(node.parents) == 1 and separate.issuperset(node.parents)
         if name in straight and not box:
-            self._tighten(name, everywhere=True)
+            self._tighten_all(name)
         elif self.tighten and name != "output" and not exact:
-            self._tighten(name, everywhere=False)
+            self._tighten(name)
 
     def output(self) -> Interval:
         """Linear bounds (N, K) on the outputs, where intervals are not tighter."""
@@ -127,12 +128,34 @@ class RefinedNetwork:
 
         return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
 
-    def _tighten(self, name: str, everywhere: bool) -> None:
-        """Replace an interval by linear bounds, everywhere or where a function of it is unstable."""
+    def _tighten_all(self, name: str) -> None:
+        """Replace the interval of a node that no function parts from the input by linear bounds.
+
+        Where their coefficients are the same for all inputs, one row of these serves all.
+        """
         network, interval = self.network, self.network.intervals[name]
-        wanted = torch.ones_like(interval.lower, dtype=torch.bool)
-        if not everywhere:
-            wanted = torch.stack([self._unstable(name, key) for key in network.consumers(name)]).any(0)
+        shape = interval.lower.shape[1:]
+        index = torch.arange(shape.numel(), device=interval.lower.device)
+        channels = shape[0] if len(shape) == 3 else 1  # rows of one place in a map share their window
+        index = index.view(channels, -1).T.reshape(1, -1)
+        index = index if self._alike(name) else index.expand(len(interval.lower), -1)
+        found = self._of_entries(name, index, network.ball.without_box(), channels)
+        better = (end.unflatten(1, (-1, channels)).transpose(1, 2) for end in (found.lower, found.upper))
+        network.intervals[name] = network.meet(interval, Interval(*(end.reshape(interval.lower.shape) for end in better)))
+
+    def _alike(self, name: str) -> bool:
+        """Whether a pass from a node to the input may have one row of coefficients for all inputs."""
+        node = self.network.nodes[name]
+        while node.operation != "input":
+            if len(node.parents) != 1 or self.network.rules[node.name].transpose not in ALIKE:
+                return False
+            node = self.network.nodes[node.parents[0]]
+        return True
+
+    def _tighten(self, name: str) -> None:
+        """Replace an interval by linear bounds where a function of it is unstable."""
+        network, interval = self.network, self.network.intervals[name]
+        wanted = torch.stack([self._unstable(name, key) for key in network.consumers(name)]).any(0)
         index, group = _places(wanted)
         if index.numel() == 0:
             return
