@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
+from bounds.linear.minima import minima_in_windows
 from bounds.linear.network import largest
 from bounds.linear.through_functions import Through, through_lines
 from bounds.numerics import accumulated_error, underflow, unit_roundoff
@@ -24,7 +25,6 @@ from bounds.operations.affine import RESHAPE
 from bounds.operations.node import entries
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
-from bounds.linear.minima import minima_in_windows
 from bounds.sets.balls import Interval, LpBall, PerturbationSet, SparseBall
 from bounds.sets.linear_minimum import OTHER_OPERATIONS, linear_minimum
 from bounds.sets.moves import norm_of
@@ -135,7 +135,7 @@ class Pass:
         if parts is not None:
             return parts
         values = rows.expanded().dense()
-        values = values.expand(len(node.value), *values.shape[1:])  # may have been the same for all inputs so far
+        values = values.expand(len(node.value), *values.shape[1:])  # a row for all inputs, as one for each
         _, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
         # Rows come first here: a parent that the node does not depend on, as of broadcast_tensors, has no rows yet.
         return tuple(DenseRows(part.transpose(0, 1)) for part in torch.func.vmap(transpose, in_dims=1)(values))
@@ -144,6 +144,8 @@ class Pass:
         function = self.shared.network.functions[name]
         if not isinstance(function, ScalarFunction):
             rows = DenseRows(rows.dense())
+        if self.choose is not None or not isinstance(function, ScalarFunction):
+            rows = rows.of_each(len(self.total.constant))
         joint = self.both and rows.count < self.total.count  # lower and upper bound still in one row
         if self.choose is not None:
             rows = rows.cleaned()  # beyond the map are no planes

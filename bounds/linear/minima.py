@@ -11,9 +11,7 @@ from bounds.sets.balls import Interval, LpBall, SparseBall
 from bounds.sets.linear_minimum import OTHER_OPERATIONS
 
 
-def minima_in_windows(
-    rows: Rows, region: LpBall | SparseBall, hull: Interval, *, joint: bool, rounded: bool
-) -> Tensor:
+def minima_in_windows(rows: Rows, region: LpBall | SparseBall, hull: Interval, *, joint: bool, rounded: bool) -> Tensor:
     """Lower bounds (N, R) of rows over a set, and with ``joint`` those of the opposite rows after them.
 
     The gain of a move rests on the coefficients that are not 0 alone: entries outside of the window of a row are left
