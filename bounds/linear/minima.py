@@ -11,11 +11,12 @@ from bounds.sets.balls import Interval, LpBall, SparseBall
 from bounds.sets.linear_minimum import OTHER_OPERATIONS
 
 
+@torch.no_grad()
 def minima_in_windows(rows: Rows, region: LpBall | SparseBall, hull: Interval, *, joint: bool, rounded: bool) -> Tensor:
     """Lower bounds (N, R) of rows over a set, and with ``joint`` those of the opposite rows after them.
 
     The gain of a move rests on the coefficients that are not 0 alone: entries outside of the window of a row are left
-    out. Errors as in :func:`bounds.sets.linear_minimum.linear_minimum`; no gradients.
+    out, and nothing moves beyond the map. Errors as in :func:`bounds.sets.linear_minimum.linear_minimum`; no gradients.
 
     Args:
         rows: of the input, N of them or one for all.
@@ -24,8 +25,7 @@ def minima_in_windows(rows: Rows, region: LpBall | SparseBall, hull: Interval, *
         joint: whether the opposite functions are wanted too.
         rounded: whether to take rounding errors away.
     """
-    rows, shape = rows.cleaned(), hull.lower.shape
-    center = region.center.reshape(shape)
+    center = region.center.reshape(hull.lower.shape)
     room = rows.at(center - hull.lower), rows.at(hull.upper - center)
     middle, least = rows.dot(center), []
     for sign in (1, -1)[: 2 if joint else 1]:

@@ -50,7 +50,7 @@ class ReLURelaxation(PiecewiseFunction):
 
     def prepared(self, *parents: Interval) -> Callable[[tuple[Tensor, ...]], Planes]:
         """The secant is the same for every slope below it."""
-        slope, intercept = self._upper_line(parents[0])
+        slope, intercept = self._line_above(parents[0])  # of rows with intervals of their own: too large to keep
         (unstable,) = self.unstable(*parents)
 
         def planes(parameters: tuple[Tensor, ...]) -> Planes:

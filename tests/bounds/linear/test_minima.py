@@ -1,6 +1,8 @@
 """Minima of rows with few coefficients, first layers, and what one rung of the ladder keeps of the one before."""
 
 import math
+import operator
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -55,6 +57,27 @@ def test_minima_of_windows_are_those_of_all_entries(region: LpBall | SparseBall,
         expected = linear_minimum(mirrored(rows).dense().expand(3, -1, *SHAPE), region)
         assert torch.equal(found[:, :8], minima_in_windows(rows, region, region.hull(), joint=False, rounded=rounded))
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_no_minimum_lies_above_that_in_exact_arithmetic():
+    """In float32, where some do unless rounding is taken away."""
+    x, values, changes = draw(1, 20).sigmoid().float(), draw(1, 100, 20, seed=3).float(), 5
+    region = SparseBall(x, changes)
+    found = {
+        rounded: minima_in_windows(DenseRows(values), region, region.hull(), joint=False, rounded=rounded)[0].tolist()
+        for rounded in (True, False)
+    }
+    exact = []
+    center = [Fraction(number) for number in x[0].tolist()]
+    for row in values[0].tolist():
+        slopes = [Fraction(number) for number in row]
+        gains = [max(a * c, a * (c - 1)) for a, c in zip(slopes, center, strict=True)]
+        start = sum(a * c for a, c in zip(slopes, center, strict=True))
+        exact.append(start - sum(sorted(gains)[-changes:]))
+    above = {rounded: sum(map(operator.gt, least, exact)) for rounded, least in found.items()}
+    assert above[True] == 0
+    assert above[False] > 10
+    assert max(float(b - a) for a, b in zip(found[True], exact, strict=True)) < 1e-3
 
 
 @pytest.mark.parametrize("seed", range(5))
