@@ -311,7 +311,8 @@ def _products(values: Tensor, vectors: Tensor) -> Tensor:
     if values.ndim == 3 and len(vectors) == len(values):  # matmul calls the same behind some views
         return torch.bmm(vectors, values.transpose(1, 2)).transpose(1, 2)
     if values.ndim == 3 and len(values) == 1:  # rows that are the same for all inputs
-        return (vectors.flatten(0, 1) @ values[0].T).unflatten(0, vectors.shape[:2]).transpose(1, 2)
+        products = vectors.flatten(0, 1) @ values[0].T
+        return products.view(*vectors.shape[:2], -1).transpose(1, 2)
     return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)
 
 

@@ -11,7 +11,7 @@ known bound of the node, so that :math:`\gamma |a| (|W| H + |b|)` at every node,
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
@@ -179,7 +179,7 @@ class Pass:
             middle, gain = _in_interval(rows, *ends, rounded=self.rounded)
         elif isinstance(region, LpBall) and region.low is region.high is None:
             middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)
-        elif type(region) in (LpBall, SparseBall) and not (torch.is_grad_enabled() and rows.values.requires_grad):
+        elif _is_own(region) and not (torch.is_grad_enabled() and rows.values.requires_grad):
             hull = network.hull_of(region)
             return self._with_constants(minima_in_windows(rows, region, hull, joint=joint, rounded=self.rounded))
         else:
@@ -199,6 +199,11 @@ class Pass:
             unit = (len(self.shared.network.order) + 8) * unit_roundoff(bound.dtype)
             bound = bound - (rounding_error + unit * (least.abs() + self.total.sizes + rounding_error))
         return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
+
+
+def _is_own(region: PerturbationSet) -> TypeGuard[LpBall | SparseBall]:
+    """Whether a set is one of these: one derived from it may ask for all entries of the input."""
+    return type(region) in (LpBall, SparseBall)
 
 
 def halves(interval: Interval, *, rounded: bool) -> tuple[Tensor, Tensor]:
