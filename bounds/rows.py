@@ -82,6 +82,10 @@ class DenseRows:
         """(N, R, *shape)."""
         return self.values
 
+    def of_each(self, count: int) -> "DenseRows":
+        """Rows of each of so many inputs, where they may have been the same for all."""
+        return self if len(self.values) == count else DenseRows(self.values.expand(count, *self.values.shape[1:]))
+
     def expanded(self) -> "DenseRows":
         """These: they hold coefficients already."""
         return self
@@ -178,6 +182,14 @@ class PatchRows:
         same_groups = self.values.shape[:4] == other.values.shape[:4]
         return same_groups and (self.grid, self.stride) == (other.grid, other.stride)
 
+    def of_each(self, count: int) -> "PatchRows":
+        """Rows of each of so many inputs, where they may have been the same for all."""
+        if len(self.values) == count:
+            return self
+        return replace(
+            self, values=self.values.expand(count, *self.values.shape[1:]), place=self.place.expand(count, -1)
+        )
+
     def expanded(self) -> "PatchRows":
         """These: they hold coefficients already."""
         return self
@@ -232,7 +244,10 @@ class UnitRows:
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) entries of (N, *shape)."""
-        return x.reshape(len(x), -1).expand(len(self.index), -1).gather(1, self.index)
+        flat = x.reshape(len(x), -1)
+        if len(self.index) == 1:  # the same entries of all inputs
+            return flat[:, self.index[0]]
+        return flat.expand(len(self.index), -1).gather(1, self.index)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) entries of (N, *shape): coefficients are 1."""
@@ -295,6 +310,9 @@ def _products(values: Tensor, vectors: Tensor) -> Tensor:
     """(.., R, V) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
     if values.ndim == 3 and len(vectors) == len(values):  # matmul calls the same behind some views
         return torch.bmm(vectors, values.transpose(1, 2)).transpose(1, 2)
+    if values.ndim == 3 and len(values) == 1:  # rows that are the same for all inputs
+        products = vectors.flatten(0, 1) @ values[0].T
+        return products.view(*vectors.shape[:2], -1).transpose(1, 2)
     return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)
 
 

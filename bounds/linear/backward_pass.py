@@ -11,12 +11,13 @@ known bound of the node, so that :math:`\gamma |a| (|W| H + |b|)` at every node,
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
+from bounds.linear.minima import minima_in_windows
 from bounds.linear.network import largest
 from bounds.linear.through_functions import Through, through_lines
 from bounds.numerics import accumulated_error, underflow, unit_roundoff
@@ -24,7 +25,7 @@ from bounds.operations.affine import RESHAPE
 from bounds.operations.node import entries
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
-from bounds.sets.balls import Interval, LpBall, PerturbationSet
+from bounds.sets.balls import Interval, LpBall, PerturbationSet, SparseBall
 from bounds.sets.linear_minimum import OTHER_OPERATIONS, linear_minimum
 from bounds.sets.moves import norm_of
 
@@ -134,6 +135,7 @@ class Pass:
         if parts is not None:
             return parts
         values = rows.expanded().dense()
+        values = values.expand(len(node.value), *values.shape[1:])  # a row for all inputs, as one for each
         _, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
         # Rows come first here: a parent that the node does not depend on, as of broadcast_tensors, has no rows yet.
         return tuple(DenseRows(part.transpose(0, 1)) for part in torch.func.vmap(transpose, in_dims=1)(values))
@@ -142,6 +144,8 @@ class Pass:
         function = self.shared.network.functions[name]
         if not isinstance(function, ScalarFunction):
             rows = DenseRows(rows.dense())
+        if self.choose is not None or not isinstance(function, ScalarFunction):
+            rows = rows.of_each(len(self.total.constant))
         joint = self.both and rows.count < self.total.count  # lower and upper bound still in one row
         if self.choose is not None:
             rows = rows.cleaned()  # beyond the map are no planes
@@ -169,15 +173,18 @@ class Pass:
         """Minima over the set of what has arrived at the input, with all constants and errors."""
         region, network = self.region, self.shared.network
         shape = network.nodes[network.order[0]].value.shape
-        if rows.count < self.total.count and not region.is_box:
-            rows = mirrored(rows)
+        joint = rows.count < self.total.count
         if region.is_box:
             ends = self.shared.halves(region, rounded=self.rounded)
             middle, gain = _in_interval(rows, *ends, rounded=self.rounded)
         elif isinstance(region, LpBall) and region.low is region.high is None:
             middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)
+        elif _is_own(region) and not (torch.is_grad_enabled() and rows.values.requires_grad):
+            hull = network.hull_of(region)
+            return self._with_constants(minima_in_windows(rows, region, hull, joint=joint, rounded=self.rounded))
         else:
-            values = rows.dense()
+            values = (mirrored(rows) if joint else rows).dense()
+            values = values.expand(len(region.center), *values.shape[1:])
             middle = linear_minimum(values.reshape(*values.shape[:2], *region.center.shape[1:]), region)
             gain = torch.zeros_like(middle)
         least = middle - gain
@@ -192,6 +199,11 @@ class Pass:
             unit = (len(self.shared.network.order) + 8) * unit_roundoff(bound.dtype)
             bound = bound - (rounding_error + unit * (least.abs() + self.total.sizes + rounding_error))
         return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
+
+
+def _is_own(region: PerturbationSet) -> TypeGuard[LpBall | SparseBall]:
+    """Whether a set is one of these: one derived from it may ask for all entries of the input."""
+    return type(region) in (LpBall, SparseBall)
 
 
 def halves(interval: Interval, *, rounded: bool) -> tuple[Tensor, Tensor]:

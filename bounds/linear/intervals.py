@@ -7,7 +7,6 @@ hold for the network evaluated in real arithmetic with the given weights. They d
 errors of running that network in lower precision.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +32,7 @@ from bounds.numerics import accumulated_error, converted_down, ieee_arithmetic, 
 from bounds.operations.affine import AFFINE
 from bounds.operations.affine import Affine as AffineEntry
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
-from bounds.sets.balls import Interval, LpBall, PerturbationSet
+from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet
 
 Rule = Callable[[nn.Module, Interval], Interval]
 Affine = nn.Linear | nn.Conv2d
@@ -201,7 +200,7 @@ def ibp(
     if not is_own(engine, sound, **own):
         return other_bounds(model, ball, "ibp")
     layers = layers_in_turn(model, ball, rules, sound)
-    if layers is not None and isinstance(ball, LpBall):
+    if layers is not None and isinstance(ball, LpBall | Box):
         return by_inputs(
             lambda part: rounded_outward(_propagate(layers, *_set_and_rules(part, rules, sound))[0], part.center.dtype),
             *(ball, (), layers_at_once(layers, ball, memory)),
@@ -227,7 +226,8 @@ def layers_in_turn(
     Raises:
         UnsupportedLayer: the caller's own rules do not cover a layer.
     """
-    if not isinstance(model, nn.Module) or not isinstance(ball, LpBall) or ball.norm < 2 or sound == "deployed":
+    of_rules = isinstance(ball, Box) or (isinstance(ball, LpBall) and ball.norm >= 2)
+    if not isinstance(model, nn.Module) or not of_rules or sound == "deployed":
         return None
     try:
         layers = list(sequential_layers(model, rules))
@@ -240,19 +240,19 @@ def layers_in_turn(
 
 
 def _set_and_rules(
-    ball: LpBall, rules: Mapping[type[nn.Module], Rule], sound: str
-) -> tuple[LpBall, Mapping[type[nn.Module], Rule]]:
-    """The ball in float64 where that pays, and the rules; those of a caller stay, and may know one dtype alone."""
+    ball: LpBall | Box, rules: Mapping[type[nn.Module], Rule], sound: str
+) -> tuple[LpBall | Box, Mapping[type[nn.Module], Rule]]:
+    """The set in float64 where that pays, and the rules; those of a caller stay, and may know one dtype alone."""
     checks.full_precision(ball.center)
     if rules is not DEFAULT_RULES:
         return ball, rules
-    return cast(LpBall, in_double(ball, sound)), _REAL_RULES if sound == "real" else rules
+    return cast("LpBall | Box", in_double(ball, sound)), _REAL_RULES if sound == "real" else rules
 
 
 @ieee_arithmetic()
 def interval_margins(
     layers: list[nn.Module],
-    ball: LpBall,
+    ball: LpBall | Box,
     labels: Tensor,
     rules: Mapping[type[nn.Module], Rule] = DEFAULT_RULES,
     sound: str = "rounding",
@@ -264,7 +264,7 @@ def interval_margins(
 
 
 def _margins_in_turn(
-    layers: list[nn.Module], ball: LpBall, labels: Tensor, *, rules: Mapping[type[nn.Module], Rule], sound: str
+    layers: list[nn.Module], ball: LpBall | Box, labels: Tensor, *, rules: Mapping[type[nn.Module], Rule], sound: str
 ) -> Tensor:
     own_rule = rules.get(nn.Linear) is not DEFAULT_RULES[nn.Linear]
     dtype, (ball, rules) = ball.center.dtype, _set_and_rules(ball, rules, sound)
@@ -274,7 +274,7 @@ def _margins_in_turn(
         label = checks.labels(labels, len(ball.center), last.out_features)
         difference = _AffineMap.of(last, ball.center.dtype, rounded=sound != "real").margins(label)
         gaps = difference.interval(inner)
-        margins = (gaps if start is None else gaps & start.behind(difference, ball)).lower
+        margins = (gaps if start is None else gaps & start.behind(difference)).lower
     else:
         logits, _ = _propagate(layers, ball, rules)
         label = checks.labels(labels, len(ball.center), logits.lower.shape[1])
@@ -284,16 +284,16 @@ def _margins_in_turn(
 
 
 def _propagate(
-    layers: list[nn.Module], ball: LpBall, rules: Mapping[type[nn.Module], Rule]
+    layers: list[nn.Module], ball: LpBall | Box, rules: Mapping[type[nn.Module], Rule]
 ) -> tuple[Interval, "_LinearStart | None"]:
     """Bounds behind the layers; and the ball there, if it is one still and bounds a further layer better."""
     interval = ball.hull()
-    start = None if ball.norm == math.inf else _LinearStart.of(ball)
+    start = _LinearStart.of(ball) if isinstance(ball, LpBall) and not ball.is_box else None
     for layer in layers:
         interval = _behind(layer, interval, rules)
         if start is not None and type(layer) in (nn.Linear, nn.Conv2d):
             affine = _AffineMap.of(cast(Affine, layer), ball.center.dtype)
-            interval = interval & start.behind(affine, ball)
+            interval = interval & start.behind(affine)
             start = None
         elif start is not None:
             start = start.through(layer)
@@ -318,6 +318,7 @@ def _behind(layer: nn.Module, interval: Interval, rules: Mapping[type[nn.Module]
 class _LinearStart:
     """The ball behind the entry-wise layers that come before the first affine one."""
 
+    ball: LpBall
     center: Tensor
     center_error: Tensor  # what rounding may have moved the centre by
     scale: Tensor  # (1, *D), how far one unit of perturbation of each entry reaches here
@@ -327,30 +328,30 @@ class _LinearStart:
         free = torch.ones_like(ball.center[:1])
         if ball.frozen_features is not None:
             free = free.masked_fill(ball.frozen_features.to(free.device), 0.0)
-        return cls(ball.center, torch.zeros_like(ball.center), free)
+        return cls(ball, ball.center, torch.zeros_like(ball.center), free)
 
     def through(self, layer: nn.Module) -> "_LinearStart | None":
         """The ball behind one more layer; None if the layer is not entry-wise and linear."""
         if type(layer) in (nn.Identity, nn.Dropout):
             return self
         if type(layer) is nn.Flatten:
-            return _LinearStart(layer(self.center), layer(self.center_error), layer(self.scale))
+            return _LinearStart(self.ball, layer(self.center), layer(self.center_error), layer(self.scale))
         if type(layer) is Normalize:
             mean, std = (layer.per_channel(part, self.center) for part in (layer.mean, layer.std))
             rounding = 4 * unit_roundoff(std.dtype) * (self.center.abs() + mean.abs()) + underflow(std.dtype)
             error = (self.center_error + rounding) / std
-            return _LinearStart((self.center - mean) / std, error, self.scale / std)
+            return _LinearStart(self.ball, (self.center - mean) / std, error, self.scale / std)
         return None
 
-    def behind(self, affine: _AffineMap, ball: LpBall) -> Interval:
+    def behind(self, affine: _AffineMap) -> Interval:
         r"""Bounds behind an affine map by Hölder: :math:`|w \cdot \delta| \le \|w\|_q \|\delta\|_p`."""
         # For p < 2 the l_2 ball is used, which contains the l_p ball: higher powers of weights may underflow.
         # What squares lose to underflow is made up for by the smallest normal number, under the root so that the
         # gradient at zero weights stays finite.
-        q, tiny = min(ball.dual_norm, 2.0), torch.finfo(self.center.dtype).tiny
+        q, tiny = min(self.ball.dual_norm, 2.0), torch.finfo(self.center.dtype).tiny
         powers = affine.apply(self.scale.pow(q) + tiny, affine.weight.abs().pow(q) + tiny, None)
         norms = (powers + affine.terms * tiny).pow(1 / q)
-        reach = norms * per_row(ball.radii, norms)
+        reach = norms * per_row(self.ball.radii, norms)
         rounding_error = (affine.gamma * self.center.abs() + self.center_error) * (1 + affine.gamma) + tiny
         middle = affine.apply(self.center, affine.weight, affine.bias)
         return Interval.around(middle, reach * (1 + 8 * affine.gamma) + affine.spread(rounding_error), affine.gamma)

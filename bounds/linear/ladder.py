@@ -39,10 +39,8 @@ class Rung(NamedTuple):
             found = forward_intervals(network)
             both = {name: network.meet(interval, found[name]) for name, interval in intervals.items()}
             return RefinedNetwork(network, start=both or found, memory=memory)
-        # Of a ball that is no box, intervals in front of all functions are the best there are.
-        again = network.order if network.ball.is_box else network.functions
-        known = {name: intervals[name] for name in again if self.options.get("tighten") and intervals}
-        return RefinedNetwork(network, start=intervals or None, known=known, memory=memory, **self.options)
+        again = bool(intervals) and bool(self.options.get("tighten"))
+        return RefinedNetwork(network, start=intervals or None, again=again, memory=memory, **self.options)
 
 
 def rungs(

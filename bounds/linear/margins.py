@@ -16,7 +16,7 @@ from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker
-from bounds.sets.balls import LpBall, PerturbationSet
+from bounds.sets.balls import Box, LpBall, PerturbationSet
 
 
 @isolated
@@ -77,7 +77,7 @@ def margin_bounds(
     if not is_own(engine, sound, **own):
         return other_bounds(model, ball, method, steps=steps, labels=labels).lower
     layers = layers_in_turn(model, ball, rules, sound) if method == "ibp" else None
-    if layers is not None and isinstance(ball, LpBall):
+    if layers is not None and isinstance(ball, LpBall | Box):
         return interval_margins(layers, ball, labels, rules, sound, memory)
     return linear_margins(
         model,

@@ -64,7 +64,7 @@ class Network:
         self.intervals: dict[str, Interval] = {}
         self._errors: dict[str, Tensor] = {}
         self._overflow: dict[str, Tensor] = {}
-        self._hull: tuple[PerturbationSet, Interval] | None = None
+        self._hull: list[tuple[PerturbationSet, Interval]] = []
         self._batch_norm = graph.batch_norm
         for name, node in self.nodes.items():
             if node.operation != "input":
@@ -152,10 +152,13 @@ class Network:
 
     def hull_of(self, region: PerturbationSet) -> Interval:
         """The box around a set, shaped like the input; that of the last set is kept, by all that share the nodes."""
-        if self._hull is None or self._hull[0] is not region:
-            hull, shape = region.hull(), self.nodes[self.order[0]].value.shape
-            self._hull = region, Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
-        return self._hull[1]
+        for known, found in self._hull[:1]:  # read at once, whatever other threads do
+            if known is region:
+                return found
+        hull, shape = region.hull(), self.nodes[self.order[0]].value.shape
+        found = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+        self._hull[:] = [(region, found)]
+        return found
 
     def range_of(self, name: str) -> Interval:
         """The values of a function over the intervals of its parents, as the network computes them."""

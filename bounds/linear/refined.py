@@ -1,6 +1,7 @@
 """A network with intervals of all its nodes, improved by backward passes, and linear bounds on its outputs."""
 
 from collections.abc import Mapping
+from functools import reduce
 from types import MappingProxyType
 
 import torch
@@ -11,12 +12,13 @@ from bounds.linear.backward import Backward
 from bounds.linear.network import Network
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
-from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
+from bounds.operations.transposes import convolved, divided, linear, multiplied, reshaped, subtracted, summed
 from bounds.rows import DenseRows, UnitRows, wanted_first
 from bounds.sets.balls import Interval, PerturbationSet
 
 # Rows that share a window cost less: so many more of them are bounded rather than each on its own.
 MORE_ROWS = 1.6
+ALIKE = (convolved, divided, linear, multiplied, reshaped, subtracted, summed)  # those that serve a row for all inputs
 SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
@@ -29,6 +31,7 @@ class RefinedNetwork:
         network: the network.
         start: intervals of all nodes that hold, as an earlier refinement found them. They are kept, except behind
             nodes with a known interval.
+        again: whether to improve those of the start further, and with them all nodes behind.
         known: intervals that hold besides, by node, as those of one side of a neuron. The bounds then speak of inputs
             of the set for which these nodes lie in them.
         tighten: improve intervals by backward passes wherever a function is unstable.
@@ -44,6 +47,7 @@ class RefinedNetwork:
         *,
         start: Mapping[str, Interval] | None = None,
         known: Mapping[str, Interval] = MappingProxyType({}),
+        again: bool = False,
         tighten: bool = False,
         parallel: bool = False,
         steps: int = 0,
@@ -53,6 +57,7 @@ class RefinedNetwork:
         self.network = network.without_intervals()
         self.start = start
         self.known = known
+        self.again = again
         self.tighten = tighten
         self.steps = steps
         self.depth = depth
@@ -65,19 +70,24 @@ class RefinedNetwork:
         if network.intervals:
             return network
         keep_freed_memory()
-        changed: set[str] = set()  # nodes with a known interval, and those behind them
+        changed: set[str] = set()  # nodes with another interval than at the start, and those behind them
         straight, separate = self._near_the_input()
         for name in network.order:
             if name in self.known or not changed.isdisjoint(network.nodes[name].parents):
                 changed.add(name)
             if self.start is not None and name not in changed:
                 network.accept(name, self.start[name])
-                continue
-            network.propagate(name)
-            for given in (self.start or {}, self.known):
-                if name in given:
-                    network.intervals[name] = network.meet(network.intervals[name], given[name])
+                if not self.again:
+                    continue
+            else:
+                network.propagate(name)
+                for given in (self.start or {}, self.known):
+                    if name in given:
+                        network.intervals[name] = network.meet(network.intervals[name], given[name])
+            before = network.intervals[name]
             self._improve(name, straight, separate)
+            if network.intervals[name] is not before:
+                changed.add(name)
         return network
 
     def _near_the_input(self) -> tuple[set[str], set[str]]:
@@ -102,15 +112,17 @@ class RefinedNetwork:
         # operation on a box, intervals know all.
         exact = box and len(node.parents) == 1 and separate.issuperset(node.parents)
         if name in straight and not box:
-            self._tighten(name, everywhere=True)
+            if not self.again:  # the bounds at the start are these
+                self._tighten_all(name)
         elif self.tighten and name != "output" and not exact:
-            self._tighten(name, everywhere=False)
+            self._tighten(name)
 
     def output(self) -> Interval:
         """Linear bounds (N, K) on the outputs, where intervals are not tighter."""
         value, interval = self.network.nodes["output"].value, self.refine().intervals["output"]
         size = len(self.network.ball.center)
         index = torch.arange(value.numel() // max(1, size), device=value.device).expand(size, -1)
+        index = index[:1] if value.ndim == 2 else index  # the same rows for all inputs
         linear = self._of_entries("output", index, self.network.ball)
         return self.network.meet(linear, Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper))))
 
@@ -127,12 +139,35 @@ class RefinedNetwork:
 
         return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
 
-    def _tighten(self, name: str, everywhere: bool) -> None:
-        """Replace an interval by linear bounds, everywhere or where a function of it is unstable."""
+    def _tighten_all(self, name: str) -> None:
+        """Replace the interval of a node that no function parts from the input by linear bounds.
+
+        Where their coefficients are the same for all inputs, one row of these serves all.
+        """
         network, interval = self.network, self.network.intervals[name]
-        wanted = torch.ones_like(interval.lower, dtype=torch.bool)
-        if not everywhere:
-            wanted = torch.stack([self._unstable(name, key) for key in network.consumers(name)]).any(0)
+        shape = interval.lower.shape[1:]
+        index = torch.arange(shape.numel(), device=interval.lower.device)
+        channels = shape[0] if len(shape) == 3 else 1  # rows of one place in a map share their window
+        index = index.view(channels, -1).T.reshape(1, -1)
+        index = index if self._alike(name) else index.expand(len(interval.lower), -1)
+        found = self._of_entries(name, index, network.ball.without_box(), channels)
+        ends = (end.unflatten(1, (-1, channels)).transpose(1, 2) for end in (found.lower, found.upper))
+        better = Interval(*(end.reshape(interval.lower.shape) for end in ends))
+        network.intervals[name] = network.meet(interval, better)
+
+    def _alike(self, name: str) -> bool:
+        """Whether a pass from a node to the input may have one row of coefficients for all inputs."""
+        node = self.network.nodes[name]
+        while node.operation != "input":
+            if len(node.parents) != 1 or self.network.rules[node.name].transpose not in ALIKE:
+                return False
+            node = self.network.nodes[node.parents[0]]
+        return True
+
+    def _tighten(self, name: str) -> None:
+        """Replace an interval by linear bounds where a function of it is unstable."""
+        network, interval = self.network, self.network.intervals[name]
+        wanted = reduce(torch.logical_or, (self._unstable(name, key) for key in network.consumers(name)))
         index, group = _places(wanted)
         if index.numel() == 0:
             return
@@ -155,25 +190,27 @@ class RefinedNetwork:
             if parent not in network.intervals:  # another parent comes later: all may matter
                 return torch.ones_like(network.intervals[name].lower, dtype=torch.bool)
         unstable = network.functions[consumer].unstable(*network.parents(consumer))
-        return torch.stack([part for part, parent in zip(unstable, parents, strict=True) if parent == name]).any(0)
+        own = (part for part, parent in zip(unstable, parents, strict=True) if parent == name)
+        return reduce(torch.logical_or, own)
 
     def _of_entries(self, name: str, index: Tensor, region: PerturbationSet, group: int = 1) -> Interval:
         """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row, in groups of a place."""
         value = self.network.nodes[name].value
+        index = index.expand(len(value), -1) if self.steps else index  # each row ascends on its own
         groups = index.unflatten(1, (-1, group))
 
-        def bound(part: slice) -> Tensor:
+        def bound(part: slice) -> Interval:
             start = UnitRows(groups[:, part].flatten(1), tuple(value.shape[1:]), value, group)
             if self.steps:
                 found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
             else:
                 depth = None if name == "output" else self.depth
                 found = self.backward.bounds(name, start, region, both=True, depth=depth)
-            return torch.stack(found.chunk(2, 1))
+            return Interval(found[:, : start.count], -found[:, start.count :])
 
         at_once = lambda: max(1, self._rows_at_once(name) // group)  # noqa: E731
-        lower, upper = torch.cat(list(in_chunks(bound, groups.shape[1], at_once)), 2)
-        return Interval(lower, -upper)
+        parts = list(in_chunks(bound, groups.shape[1], at_once))
+        return Interval(torch.cat([part.lower for part in parts], 1), torch.cat([part.upper for part in parts], 1))
 
     def _rows_at_once(self, name: str = "output") -> int:
         """The number of rows to bound at once; the widest node before counts until it is known what rows need."""
@@ -193,6 +230,8 @@ def _places(wanted: Tensor) -> tuple[Tensor, int]:
     """
     flat = wanted.reshape(len(wanted), -1)  # a node may be one number
     most = int(flat.sum(1).max()) if flat.numel() else 0
+    if most == flat.shape[1] and wanted.ndim != 4:
+        return torch.arange(most, device=wanted.device).expand(len(wanted), -1), 1
     if wanted.ndim == 4 and most:
         here = wanted.flatten(2)  # (N, C, places)
         places, group = int(here.any(1).sum(1).max()), int(here.sum(1).max())

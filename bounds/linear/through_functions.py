@@ -84,7 +84,7 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
             part = torch.cat([part, torch.addcmul(part, values, rows.at(lines.both_slopes), value=-1)], 1)
     else:  # the same in place: memory that is touched for the first time costs more than the arithmetic
         sides = 2 if joint else 1
-        part = values.new_empty(len(values), sides * values.shape[1], *values.shape[2:])
+        part = values.new_empty(max(len(values), len(slope)), sides * values.shape[1], *values.shape[2:])
         lower = torch.mul(values, slope, out=part[:, : values.shape[1]])
         lower.addcmul_(below, rise)
         if joint:

@@ -1,7 +1,7 @@
 """ReLU and leaky ReLU in closed form: the function that most networks are made of."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class ReLURelaxation(PiecewiseFunction):
 
     negative_slope: float = 0.0
     pace: float = 1.0
+    _last: list[tuple[Interval, tuple[Tensor, Tensor]]] = field(default_factory=list, repr=False)
 
     def limits(self, *parents: Interval) -> tuple[Interval, ...]:
         """Slopes of lines through 0 that stay below the function."""
@@ -49,7 +50,7 @@ class ReLURelaxation(PiecewiseFunction):
 
     def prepared(self, *parents: Interval) -> Callable[[tuple[Tensor, ...]], Planes]:
         """The secant is the same for every slope below it."""
-        slope, intercept = self._upper_line(parents[0])
+        slope, intercept = self._line_above(parents[0])  # of rows with intervals of their own: too large to keep
         (unstable,) = self.unstable(*parents)
 
         def planes(parameters: tuple[Tensor, ...]) -> Planes:
@@ -78,6 +79,17 @@ class ReLURelaxation(PiecewiseFunction):
         return (~(x.lower >= 0) & ~(x.upper <= 0),)
 
     def _upper_line(self, x: Interval) -> tuple[Tensor, Tensor]:
+        """The line above, that of the last interval again: several methods in turn ask for the same."""
+        if torch.is_grad_enabled():
+            return self._line_above(x)
+        for known, line in self._last[:1]:  # read at once, whatever other threads do
+            if known is x:
+                return line
+        found = self._line_above(x)
+        self._last[:] = [(x, found)]
+        return found
+
+    def _line_above(self, x: Interval) -> tuple[Tensor, Tensor]:
         """Slope and intercept of the line above, the function itself where the sign is known.
 
         Whatever rounding makes of the slope, the intercept holds for it: the line is above the function at both ends.

@@ -15,7 +15,7 @@ from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from bounds.numerics import converted_down, per_row, underflow, unit_roundoff
 from bounds.sets.distances import distance
-from bounds.sets.moves import gain_in_ball
+from bounds.sets.moves import MovesInBall
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,10 +244,18 @@ class LpBall(PerturbationSet):
 
     def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """The largest gain of moves in the ball and the box, see :class:`PerturbationSet`."""
+        moves = self._moves(slopes, reach)
+        return moves.gain(), moves.best()
+
+    def gain(self, slopes: Tensor, reach: Tensor) -> Tensor:
+        """The largest gain alone, of any entries of the input: there may be fewer than these."""
+        return self._moves(slopes, reach).gain()
+
+    def _moves(self, slopes: Tensor, reach: Tensor) -> MovesInBall:
         own = self.center.dtype  # the radius was rounded to it
         radius = self.radii.to(slopes.dtype) * (1 + 4 * unit_roundoff(own)) + torch.finfo(own).tiny
         boxed = self.low is not None or self.high is not None
-        return gain_in_ball(slopes, reach, radius[:, None, None], self.norm, self.dual_norm, boxed=boxed)
+        return MovesInBall(slopes, reach, radius[:, None, None], self.norm, self.dual_norm, boxed=boxed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,7 +370,11 @@ class SparseBall(PerturbationSet):
     def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """The gain of the entries that gain most, see :class:`PerturbationSet`."""
         best = (slopes * reach).topk(min(self.changes, slopes.shape[2]), dim=2)
-        return best.values.sum(-1), torch.zeros_like(reach).scatter(2, best.indices, reach.gather(2, best.indices))
+        return best.values.sum(2), torch.zeros_like(reach).scatter(2, best.indices, reach.gather(2, best.indices))
+
+    def largest_sum(self, gains: Tensor) -> Tensor:
+        """The gain of the entries that gain most, (N, R), of gains (N, R, F) of any entries of the input."""
+        return gains.topk(min(self.changes, gains.shape[2]), dim=2, sorted=False).values.sum(2)
 
 
 def outer_box(x: Tensor, low: Limit, high: Limit) -> tuple[Limit, Limit]:

@@ -10,16 +10,15 @@ found exactly by sorting. A level that is off by rounding costs tightness, never
 """
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def gain_in_ball(
-    slopes: Tensor, reach: Tensor, radius: Tensor, norm: float, dual_norm: float, *, boxed: bool
-) -> tuple[Tensor, Tensor]:
-    """The gain (N, R), rounded as :meth:`bounds.PerturbationSet.largest_gain` says, and the move (N, R, F).
+class MovesInBall:
+    """Moves ``0 <= t <= reach`` within an l_p ball, and what they gain: ``slopes @ t``.
 
     Args:
         slopes: (N, R, F), at least 0.
@@ -29,27 +28,57 @@ def gain_in_ball(
         dual_norm: the order q, ``1 / p + 1 / q = 1``.
         boxed: whether the reach may stop a move before the radius does.
     """
-    reach = torch.minimum(reach, radius)
-    in_box = (slopes * reach).sum(-1)
-    if norm == math.inf:
-        return in_box, reach
-    slopes = torch.where(reach > 0, slopes, 0.0)
-    radius = torch.minimum(radius, 2 * reach.sum(2, keepdim=True))  # finite where the box is
-    # Steepest slope 1 and radius 1, lest powers overflow or vanish.
-    steepest = _or_one(slopes.amax(2, keepdim=True))
-    slope, room = slopes / steepest, reach / _or_one(radius)
-    gain = torch.minimum(in_box, (radius * norm_of(slopes, dual_norm)).squeeze(2))
-    if norm == 1:
-        level, move = steepest_first(slope, room, 1.0)
-    elif not boxed:
-        return gain, radius * _holder_move(slope, dual_norm)
-    else:
-        level = _level(slope, room, norm, dual_norm)
-        split = torch.minimum(slope, level)
-        move = torch.where(split < slope, room, torch.minimum(_holder_move(split, dual_norm), room))
-    split = torch.minimum(slopes, level * steepest)  # any split is sound, that of other slopes as well
-    in_both = (radius * norm_of(split, dual_norm)).squeeze(2) + (reach * (slopes - split)).sum(-1)
-    return torch.minimum(gain, in_both), radius * move
+
+    def __init__(
+        self, slopes: Tensor, reach: Tensor, radius: Tensor, norm: float, dual_norm: float, *, boxed: bool
+    ) -> None:
+        self.norm, self.dual_norm, self.boxed = norm, dual_norm, boxed
+        self.reach = torch.minimum(reach, radius)
+        self.slopes = torch.where(self.reach > 0, slopes, 0.0)
+        # Finite where the box is.
+        self.radius = radius if norm == math.inf else torch.minimum(radius, 2 * self.reach.sum(2, keepdim=True))
+
+    def gain(self) -> Tensor:
+        """The largest gain (N, R), rounded as :meth:`bounds.PerturbationSet.largest_gain` says."""
+        in_box = (self.slopes * self.reach).sum(-1)
+        if self.norm == math.inf:
+            return in_box
+        gain = torch.minimum(in_box, (self.radius * norm_of(self.slopes, self.dual_norm)).squeeze(2))
+        if self.norm != 1 and not self.boxed:
+            return gain
+        split = torch.minimum(self.slopes, self._level * self._steepest)  # any split is sound
+        in_both = (self.radius * norm_of(split, self.dual_norm)).squeeze(2)
+        return torch.minimum(gain, in_both + (self.reach * (self.slopes - split)).sum(-1))
+
+    def best(self) -> Tensor:
+        """A move (N, R, F) that gains most."""
+        if self.norm == math.inf:
+            return self.reach
+        slope, room = self._scaled
+        if self.norm == 1:
+            return self.radius * steepest_first(slope, room, 1.0)[1]
+        if not self.boxed:
+            return self.radius * _holder_move(slope, self.dual_norm)
+        split = torch.minimum(slope, self._level)
+        move = torch.where(split < slope, room, torch.minimum(_holder_move(split, self.dual_norm), room))
+        return self.radius * move
+
+    @cached_property
+    def _steepest(self) -> Tensor:
+        return _or_one(self.slopes.amax(2, keepdim=True))
+
+    @cached_property
+    def _scaled(self) -> tuple[Tensor, Tensor]:
+        """Slopes and room with the steepest slope 1 and radius 1, lest powers overflow or vanish."""
+        return self.slopes / self._steepest, self.reach / _or_one(self.radius)
+
+    @cached_property
+    def _level(self) -> Tensor:
+        """The best level of a split, in the units of :attr:`_scaled`."""
+        slope, room = self._scaled
+        if self.norm == 1:
+            return steepest_first(slope, room, 1.0)[0]
+        return _level_of_squares(slope, room) if self.norm == 2 else _level(slope, room, self.norm, self.dual_norm)
 
 
 def steepest_first(slope: Tensor, room: Tensor, radius: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -83,6 +112,16 @@ def _level(slope: Tensor, room: Tensor, p: float, q: float) -> Tensor:
     left = (1 - spent.gather(2, stopped)).clamp(min=torch.finfo(slope.dtype).eps)
     log_level = (F.pad(tail, (0, 1), value=-math.inf).gather(2, stopped) - left.log()) / q
     return (log_level + limit).exp()
+
+
+def _level_of_squares(slope: Tensor, room: Tensor) -> Tensor:
+    """As :func:`_level` for p = 2, where powers are squares and need no logarithms."""
+    stop, order = (slope / room).nan_to_num(0.0, math.inf).sort(dim=2, descending=True)
+    spent = F.pad(room.square().gather(2, order).cumsum(2), (1, 0))
+    tail = slope.square().gather(2, order).flip(2).cumsum(2).flip(2)
+    stopped = (spent[..., :-1] + tail / stop.square() <= 1).sum(2, keepdim=True)
+    left = (1 - spent.gather(2, stopped)).clamp(min=torch.finfo(slope.dtype).eps)
+    return (F.pad(tail, (0, 1)).gather(2, stopped) / left).sqrt() * room
 
 
 def _holder_move(slope: Tensor, q: float) -> Tensor:

@@ -4,6 +4,55 @@ from mutations.mutant import Mutant
 
 MUTANTS = (
     Mutant(
+        "both signs of a row have the room of one",
+        "bounds/linear/minima.py",
+        "*room[::sign]",
+        "*room",
+        "tests/bounds/linear/test_minima.py -k of_windows",
+    ),
+    Mutant(
+        "minima of windows are not rounded down",
+        "bounds/linear/minima.py",
+        "        if rounded:",
+        "        if not rounded:",
+        "tests/bounds/linear/test_minima.py -k exact_arithmetic",
+    ),
+    Mutant(
+        "rows of one place in turn are taken for those of one channel",
+        "bounds/linear/refined.py",
+        "end.unflatten(1, (-1, channels)).transpose(1, 2)",
+        "end",
+        "tests/bounds/linear/test_minima.py -k first_convolution",
+    ),
+    Mutant(
+        "what is behind a tightened interval stays as it was",
+        "bounds/linear/refined.py",
+        "            if network.intervals[name] is not before:\n                changed.add(name)\n",
+        "",
+        "tests/bounds/linear/test_minima.py -k keeps",
+    ),
+    Mutant(
+        "a function keeps its line for another interval",
+        "bounds/relaxations/relu.py",
+        "if known is x:",
+        "if known is not None:",
+        "tests/bounds/linear/test_minima.py -k asked_for",
+    ),
+    Mutant(
+        "a split forgets what the box stopped has spent",
+        "bounds/sets/moves.py",
+        "left = (1 - spent.gather(2, stopped)).clamp(min=torch.finfo(slope.dtype).eps)\n    return (F.pad",
+        "left = 1 - 0 * spent.gather(2, stopped)\n    return (F.pad",
+        "tests/bounds/linear/test_minima.py -k squares",
+    ),
+    Mutant(
+        "a set of few changes gains by all entries but one",
+        "bounds/sets/balls.py",
+        "gains.topk(min(self.changes, gains.shape[2]), dim=2, sorted=False)",
+        "gains.topk(max(min(self.changes - 1, gains.shape[2]), 0), dim=2, sorted=False)",
+        "tests/bounds/linear/test_minima.py -k few_changes",
+    ),
+    Mutant(
         "a layer is merged although something else takes it",
         "bounds/operations/merging.py",
         "taken[before.name] == 1 and ",
@@ -215,9 +264,9 @@ MUTANTS = (
     ),
     Mutant(
         "what a box is at the input is not bounded again by backward passes",
-        "bounds/linear/ladder.py",
-        "again = network.order if network.ball.is_box else network.functions",
-        "again = network.functions",
+        "bounds/linear/refined.py",
+        "                if not self.again:\n                    continue\n",
+        "                continue\n",
         "tests/bounds/linear/test_ladder.py -k affine",
     ),
     Mutant(

@@ -274,6 +274,7 @@ def test_batches_of_one_and_of_none(norm: float):
 @pytest.mark.parametrize("norm", [1.5, 2.0, 3.0])
 def test_mutant_that_ignores_the_box_is_caught(norm: float, monkeypatch):
     monkeypatch.setattr(moves, "_level", lambda slope, room, p, q: torch.full_like(slope, math.inf))
+    monkeypatch.setattr(moves, "_level_of_squares", lambda slope, room: torch.full_like(slope, math.inf))
     with pytest.raises(AssertionError):
         check_optimal(rows(4, 7, 3, 5), ball_in_box(norm))
 
