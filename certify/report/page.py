@@ -11,7 +11,7 @@ from torch import Tensor
 from bounds import NoiseRatioTest
 from certify.curves import AccuracyCurve
 from certify.promises import PROVED
-from certify.report.columns import COLUMNS, Column, Line, bound, printed
+from certify.report.columns import COLUMNS, LEFT_OUT, Column, Line, bound, printed
 from certify.report.figures import is_picture, norm_figures, perturbation_picture, picture, svg
 from certify.report.noise_figure import noise_figure
 from certify.report.sentences import doubts, masking_sentence, no_curves
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from certify.attacks.studies.gradient_masking import GradientMaskingReport
 
-Kind = Literal["proof", "probable", "estimate", "witness", "none"]
-KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "none")  # in the order of their columns
+Kind = Literal["proof", "probable", "estimate", "witness", "noise", "none"]
+KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "noise", "none")  # in the order of their columns
 
 NEIGHBOURS = 6  # pictures per norm, at most
 ROWS = 2000  # inputs in a table, at most
@@ -52,6 +52,7 @@ class Page:
         columns: of that table.
         groups: accuracy by group of inputs, a row of words per norm, method and group; empty without groups.
         group_sentences: which group is the worst, and whether groups differ.
+        left_out: sentences about what was not computed, and why.
     """
 
     manifest: Mapping[str, Any]
@@ -70,6 +71,7 @@ class Page:
     columns: Sequence[Column] = COLUMNS
     groups: Sequence[Mapping[str, object]] = ()
     group_sentences: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
 
 def render(page: Page) -> str:
@@ -103,6 +105,7 @@ def render(page: Page) -> str:
         settings=_settings(page.manifest),
         groups=page.groups,
         group_sentences=page.group_sentences,
+        left_out=page.left_out,
     )
 
 
@@ -118,7 +121,7 @@ class _Column:
         """The kind of its numbers, which decides where they stand and how they are rounded."""
         if self.line.kind == "certificate":
             return "probable" if self.line.promise.alpha > 0 else "proof"
-        kinds: dict[str, Kind] = {"estimate": "estimate", "witness": "witness"}
+        kinds: dict[str, Kind] = {"estimate": "estimate", "witness": "witness", "noise": "noise"}
         return kinds.get(self.line.kind, "none")
 
 
@@ -234,8 +237,14 @@ def _cell(row: Mapping[Hashable, Any], column: _Column) -> tuple[str, str, str]:
         words = f"misclassified as {row['prediction']:.0f}"
     elif status == "found":
         words = f"found, class {row['adversarial_label']:.0f}"
+    elif row.get("carried_from") and isinstance(row["carried_from"], str):
+        words = f"{status}, by {row['carried_from']}"
     elif status.endswith(("certified", "not found")) and row["prediction"] != row["base_prediction"]:
         words = f"{status}, class {row['prediction']:.0f}"
+    if status == LEFT_OUT:
+        return NOTHING, words, tone
+    if kind == "noise":
+        return bound(column.line, row["noise_radius"]), words, tone
     if kind == "witness":
         words += ", blind" * (row.get("blind") is True)
         return (
