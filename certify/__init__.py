@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation.callbacks import FinishedUnit
     from certify.evaluation.comparisons import Contradiction, Outside
-    from certify.evaluation.costs import Cost, CostEstimate, estimate_cost
+    from certify.evaluation.costs import Cost, CostEstimate
     from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.groups import GroupAccuracies
+    from certify.evaluation.probe import estimate_cost
     from certify.evaluation.run_directory import RunDirectory
     from certify.loaders import collect
     from certify.proofs.checking import ProofReport, check_proof
@@ -128,7 +129,7 @@ _HOMES = {
     "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",
     "decide": "certify.verification.decide",
-    "estimate_cost": "certify.evaluation.costs",
+    "estimate_cost": "certify.evaluation.probe",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",
     "load_data": "certify.configuration.inputs",

@@ -18,7 +18,7 @@ from certify.durations import seconds_of
 from certify.evaluation.arguments import asked
 from certify.evaluation.callbacks import Callback
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
-from certify.evaluation.costs import PROBE_SHARE, Asking, CostEstimate, probe_costs
+from certify.evaluation.costs import CostEstimate
 from certify.evaluation.groups import (
     GROUP,
     GroupAccuracies,
@@ -28,15 +28,18 @@ from certify.evaluation.groups import (
     members_of,
     stated_groups,
 )
+from certify.evaluation.known import known_run
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.left_out import left_out
 from certify.evaluation.meter import Clock
+from certify.evaluation.probe import LEAST_BUDGET, PROBE_SHARE, Asking, probe_costs
 from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.schedule import Timing
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import units_done
-from certify.evaluation.work import Plan, Timing, Work, known_sizes
+from certify.evaluation.work import Plan, Work
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
 from certify.methods import BY_NAME, STANDARD
@@ -380,16 +383,15 @@ def evaluate(
     with probed_once():
         task = asked(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
-        kept = None if output is None else known_sizes(output)
-        if costs is None and (budget is not None or task.choice.preset):
-            costs = probe_costs(task, clock, limit=PROBE_SHARE * most)
+        if costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
+            costs = probe_costs(task, clock, PROBE_SHARE * most, output)
+        known = known_run(output)
         told = dict(source or {}) | ({} if budget is None else {"budget": budget})
-        plan = Plan.of(task, costs, kept, most)
+        plan = Plan.of(task, costs, None if known is None else known.sizes, most)
         manifest = plan.manifest(told) | digest_of_groups(members)
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
-        schedule = Timing(clock, started, most)
-        work = Work(plan, schedule, costs, {record["unit"]: record for record in stored}, tensors)
+        work = Work(plan, Timing(clock, started, most), costs, {record["unit"]: record for record in stored}, tensors)
         for unit in work.finished(members, run):
             if progress is not None:
                 progress(unit.name, unit.done, unit.units)

@@ -12,8 +12,8 @@ NOT_SERVED = "not_served"  # key of the configuration in a manifest
 
 
 def is_left_out(record: Mapping[str, Any]) -> bool:
-    """Whether a unit was not computed and may be, in another run: nothing was found to stand in its way."""
-    return all(row["status"] == LEFT_OUT for row in record["rows"])
+    """Whether a part of a unit was not computed and may be, when the run is continued."""
+    return any(row["status"] == LEFT_OUT for row in record["rows"])
 
 
 def left_out(records: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> list[str]:

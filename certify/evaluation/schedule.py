@@ -2,114 +2,165 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from certify.evaluation.costs import Cost, Key
 from certify.evaluation.meter import Clock
-from certify.evaluation.units import Unit
+from certify.evaluation.units import Unit, cheap_first
+
+GROWTH = 2  # times as many inputs at once as before, at most, of a method that no probe measured
+RISK = 2  # times as long as the longest piece so far may take what nobody measured
+
+
+class Timing(NamedTuple):
+    """The clock, the moment of the start, and the seconds that may be spent."""
+
+    clock: Clock
+    started: float
+    budget: float = math.inf
+
+    @property
+    def deadline(self) -> float:
+        """The moment at which everything should be over."""
+        return self.started + self.budget
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget."""
+        return math.isfinite(self.budget)
+
+
+class Turn(NamedTuple):
+    """A unit that may be worked on until a moment."""
+
+    unit: Unit
+    until: float
+
+
+class _Measured(NamedTuple):
+    """Work on one method and norm so far."""
+
+    seconds: float = 0.0
+    foretold: float = 0.0  # by the probe
+    rows: int = 0
+    largest: int = 0  # piece
+    last: float = math.nan  # seconds of an input in the last piece
 
 
 class Schedule:
     """Units that are still to be done, and how long they take.
 
-    Without a budget they keep their order. With one, methods come from cheap to dear. Each may spend an equal share of
-    what is left, and what it does not need goes to those after it. So every method gets some inputs, and the dearest
-    lose most. What did not fit into its share is tried again at the end, when all that is left may be spent.
+    Methods come in their order, or from cheap to dear. With a budget, each may spend an equal share of what is left,
+    and what it does not need goes to those after it. So every method gets some inputs, and the dearest lose most. What
+    did not fit into its share is tried again at the end, when all that is left may be spent.
 
     Args:
         units: to be done, in order.
         costs: by method and norm, as a probe measured them.
-        clock: seconds.
-        started: the moment from which the budget counts.
-        budget: seconds; infinite for none.
+        timing: clock, start and budget.
+        thrifty: whether the cheapest method comes first, and of its units that from which most is to be gained.
         rows_of: inputs of a unit that will have to be run.
-        gain: what running a unit may narrow; the units of one method come in falling order of it.
+        gain: what running a unit may narrow.
     """
 
     def __init__(
         self,
         units: Sequence[Unit],
         costs: Mapping[Key, Cost],
-        clock: Clock,
+        timing: Timing,
         *,
-        started: float,
-        budget: float = math.inf,
+        thrifty: bool = False,
         rows_of: Callable[[Unit], int] = lambda unit: unit.rows.stop - unit.rows.start,
         gain: Callable[[Unit], float] = lambda unit: 0.0,
     ) -> None:
-        self.clock, self.started, self.deadline = clock, started, started + budget
-        self._costs, self._rows_of, self._gain = costs, rows_of, gain
+        self.timing = timing
+        self._costs, self._rows_of, self._gain, self._thrifty = costs, rows_of, gain, thrifty
         self._waiting: dict[Key, list[Unit]] = defaultdict(list)
         for unit in units:
             self._waiting[key_of(unit)].append(unit)
-        self._order = [unit.name for unit in units]
-        self._seen: dict[Key, tuple[float, float, int]] = {}  # seconds measured and foretold, rows
-        self.left_out: list[Unit] = []
+        self._measured: dict[Key, _Measured] = defaultdict(_Measured)
+        self._longest = 0.0
 
-    def __iter__(self) -> Iterator[Unit]:
-        """Units to be done now; :meth:`done` must be told of each. At the end, ``left_out`` has the others."""
-        if math.isinf(self.deadline):
-            for key in list(self._waiting):
-                yield from self._all(key, math.inf)
-            return
-        for last in (False, True):
-            keys = sorted((key for key, units in self._waiting.items() if units), key=self._price)
+    def __iter__(self) -> Iterator[Turn]:
+        """Turns of units; :meth:`finish` has to be told of those that came to their end."""
+        for last in (False, True) if self.timing.limited else (True,):
+            keys = [key for key, units in self._waiting.items() if units]
+            if self._thrifty:
+                keys.sort(key=self._price)
             for i, key in enumerate(keys):
-                now = self.clock()
-                share = self.deadline - now if last else (self.deadline - now) / (len(keys) - i)
-                yield from self._all(key, now + share)
-        self.left_out = sorted(
-            (unit for units in self._waiting.values() for unit in units), key=lambda unit: self._order.index(unit.name)
-        )
-        self._waiting.clear()
+                now, deadline = self.timing.clock(), self.timing.deadline
+                until = deadline if last else now + (deadline - now) / (len(keys) - i)
+                units = list(self._waiting[key])
+                for unit in sorted(units, key=lambda unit: -self._gain(unit)) if self._thrifty else units:
+                    yield Turn(unit, until)
 
-    def done(self, unit: Unit, rows: int, seconds: float) -> None:
-        """A unit is done, of which so many rows were run."""
-        key = key_of(unit)
-        self._waiting[key].remove(unit)
-        foretold = self._foretold(key, rows)
-        before = self._seen.get(key, (0.0, 0.0, 0))
-        self._seen[key] = before[0] + seconds, before[1] + foretold, before[2] + rows
+    def rows_within(self, unit: Unit, rows: int, until: float) -> int:
+        """How many of so many inputs of a unit to run at once, so that they end in time; 0 for none."""
+        if not self.timing.limited:
+            return rows
+        key, now = key_of(unit), self.timing.clock()
+        before = self._measured[key]
+        known = key in self._costs and self._costs[key].measured
+        if not known and not before.rows:  # a first input shows how long one takes
+            fits = now + RISK * self._longest <= self.timing.deadline
+            return (1 if unit.method.divisible else rows) * fits
+        most = rows if known else min(rows, GROWTH * before.largest)
+        if not unit.method.divisible:
+            return rows * (now + self.seconds_of(key, rows) <= until)
+        while most and now + self.seconds_of(key, most) > until:
+            most //= 2
+        return most
+
+    def ran(self, unit: Unit, rows: int, seconds: float) -> None:
+        """So many inputs of a unit were run at once."""
+        key, self._longest = key_of(unit), max(self._longest, seconds)
+        before, foretold = self._measured[key], self._foretold(key, rows)
+        self._measured[key] = _Measured(
+            before.seconds + seconds,
+            before.foretold + foretold,
+            before.rows + rows,
+            max(before.largest, rows),
+            seconds / max(rows, 1),
+        )
+
+    def finish(self, unit: Unit) -> None:
+        """The unit needs no further turn."""
+        self._waiting[key_of(unit)].remove(unit)
+
+    def waiting(self) -> list[Unit]:
+        """Units that are not finished."""
+        return [unit for units in self._waiting.values() for unit in units]
 
     def elapsed(self) -> float:
         """Seconds since the start."""
-        return self.clock() - self.started
+        return self.timing.clock() - self.timing.started
 
     def seconds_left(self) -> float | None:
         """Seconds that the rest takes, at most what is left of the budget; None where it is unknown."""
-        seconds = sum(self._seconds(unit) for units in self._waiting.values() for unit in units)
-        left = min(seconds, max(self.deadline - self.clock(), 0.0))
-        return None if math.isnan(seconds) and math.isinf(self.deadline) else left if not math.isnan(left) else None
+        seconds = sum(self.seconds_of(key_of(unit), self._rows_of(unit)) for unit in self.waiting())
+        rest = max(self.timing.deadline - self.timing.clock(), 0.0)
+        if math.isnan(seconds):
+            return rest if self.timing.limited else None
+        return min(seconds, rest)
 
-    def _all(self, key: Key, until: float) -> Iterator[Unit]:
-        """The units of a method and norm that fit into the time."""
-        units: Iterable[Unit] = list(self._waiting[key])
-        if not math.isinf(self.deadline):
-            units = sorted(units, key=lambda unit: -self._gain(unit))  # which keeps the order of equals
-        for unit in units:
-            seconds = self._seconds(unit)
-            if math.isinf(until) or self.clock() + seconds <= until:  # False where nothing is known
-                yield unit
-
-    def _seconds(self, unit: Unit) -> float:
-        """Seconds of a unit, as foretold by the probe and corrected by what was measured since; NaN if unknown."""
-        key, rows = key_of(unit), self._rows_of(unit)
+    def seconds_of(self, key: Key, rows: int) -> float:
+        """Seconds of so many inputs, as the probe foretold and corrected by what was measured since; NaN if unknown."""
         if rows == 0:
             return 0.0
-        measured, foretold, seen = self._seen.get(key, (0.0, 0.0, 0))
-        mine = self._foretold(key, rows)
-        if not seen:
-            return mine
-        return measured / seen * rows if math.isnan(mine) or foretold <= 0 else mine * measured / foretold
+        before, foretold = self._measured[key], self._foretold(key, rows)
+        if not before.rows:
+            return foretold
+        return before.last * rows if math.isnan(foretold) else foretold * before.seconds / before.foretold
 
     def _foretold(self, key: Key, rows: int) -> float:
         cost = self._costs.get(key)
-        return math.nan if cost is None else cost.seconds_of(rows)
+        return math.nan if cost is None or not cost.measured else max(cost.seconds_of(rows), 1e-9)
 
-    def _price(self, key: Key) -> float:
-        """Seconds of all units of a method and norm; those that nobody knows come last."""
-        seconds = sum(self._seconds(unit) for unit in self._waiting[key])
-        return math.inf if math.isnan(seconds) else seconds
+    def _price(self, key: Key) -> tuple[float, int, bool]:
+        """Seconds of all units of a method and norm; of those that nobody knows, what is mostly cheap comes first."""
+        seconds = sum(self.seconds_of(key, self._rows_of(unit)) for unit in self._waiting[key])
+        return (math.inf if math.isnan(seconds) else seconds), *cheap_first(self._waiting[key][0].method, key[1])
 
 
 def key_of(unit: Unit) -> Key:

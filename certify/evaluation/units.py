@@ -10,11 +10,29 @@ from torch import Tensor
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput, UnsupportedLayer
 from certify.evaluation.manifest import norm_key
 from certify.evaluation.rows import certificate_rows, estimate_rows, noise_rows, with_verdicts, witness_rows
-from certify.methods import Method, Problem
+from certify.methods import (
+    Clever,
+    CompleteSearch,
+    IntervalBounds,
+    LinearBounds,
+    LinearBoundsBehindIntervals,
+    Lipschitz,
+    Method,
+    MinimalPerturbation,
+    OptimisedLinearBounds,
+    Problem,
+    RandomNoise,
+    SmoothedAttack,
+    Smoothing,
+)
 from certify.methods.frozen import WithFrozenFeatures
 from certify.promises import Promise
 from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
 
+FROM_CHEAP_TO_DEAR = (
+    *(IntervalBounds, LinearBoundsBehindIntervals, Lipschitz, MinimalPerturbation, LinearBounds, RandomNoise),
+    *(Smoothing, Clever, OptimisedLinearBounds, SmoothedAttack, CompleteSearch),
+)
 Pair = tuple[Method, float]  # a method and a norm that it serves
 
 
@@ -48,6 +66,12 @@ def pairs_of(methods: Sequence[Method], norms: Sequence[float]) -> list[Pair]:
         if not any(norm in method.norms for method in methods):
             raise InvalidInput(f"none of the methods ({', '.join(names) or 'none given'}) serves the norm {norm:g}")
     return [(method, norm) for method in methods for norm in norms if norm in method.norms]
+
+
+def cheap_first(method: Method, norm: float) -> tuple[int, bool]:
+    """A place among methods of which nobody knows the cost: what is mostly cheap first, then the norms one by one."""
+    places = [i for i, kind in enumerate(FROM_CHEAP_TO_DEAR) if isinstance(method, kind)]
+    return (places[0] if places else len(FROM_CHEAP_TO_DEAR)), norm != method.norms[-1]
 
 
 def units_of(
@@ -194,9 +218,9 @@ def record_of(
     }
 
 
-def without_result(unit: Unit, promise: Promise, status: str, reason: str) -> Outcome:
+def without_result(unit: Unit, promise: Promise, status: str, reason: str, rows: int | None = None) -> Outcome:
     """What is written of a unit that was not computed; the promise is that of the method, where it is known."""
     detail: dict[str, Any] = {"status": status, "subject": promise.subject, "reason": reason}
     if promise.alpha or promise.kind == "certificate":
         detail["alpha"] = promise.alpha
-    return Outcome(promise, [detail] * (unit.rows.stop - unit.rows.start), {})
+    return Outcome(promise, [detail] * (unit.rows.stop - unit.rows.start if rows is None else rows), {})

@@ -1,11 +1,10 @@
 """The work of an evaluation: its plan, and the units one after the other."""
 
 import logging
-import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -17,9 +16,8 @@ from certify.evaluation.costs import UNIT_SECONDS, Cost, CostEstimate, Key
 from certify.evaluation.groups import Group, with_groups
 from certify.evaluation.left_out import NOT_SERVED, OUT_OF_BUDGET, is_left_out
 from certify.evaluation.manifest import manifest_of
-from certify.evaluation.meter import Clock
 from certify.evaluation.run_directory import RunDirectory
-from certify.evaluation.schedule import Schedule, key_of
+from certify.evaluation.schedule import Schedule, Timing, key_of
 from certify.evaluation.thrift import Ledger
 from certify.evaluation.units import (
     Outcome,
@@ -36,14 +34,6 @@ from certify.report.columns import LEFT_OUT
 
 LOGGER = logging.getLogger("certify")
 PARTS = 20  # units of work in a budget, at least: the last one may miss its time by as much as it takes
-
-
-class Timing(NamedTuple):
-    """The clock, the moment of the start, and the seconds that may be spent."""
-
-    clock: Clock
-    started: float
-    budget: float
 
 
 @dataclass(frozen=True)
@@ -93,14 +83,6 @@ class Plan:
         return found
 
 
-def known_sizes(output: Path | str) -> dict[str, int] | None:
-    """Sizes of the units of the run in a directory, by the name of the method; None if there is no run."""
-    if not (Path(output) / "manifest.json").exists():
-        return None
-    plan = RunDirectory.read(output).manifest["configuration"].get("plan") or {}
-    return {name: int(part["rows_per_unit"]) for name, part in plan.items()}
-
-
 class Work:
     """Units one after the other; ``records`` and ``tensors`` hold what is done.
 
@@ -125,73 +107,107 @@ class Work:
         self._task, self._base = task, task.base
         self._costs: dict[Key, Cost] = {} if costs is None else {cost.key: cost for cost in costs.costs}
         self._promises = {key: cost.promise for key, cost in self._costs.items() if cost.promise is not None}
-        self._thrifty = math.isfinite(timing.budget) or bool(task.choice.preset)
+        self._thrifty = timing.limited or bool(task.choice.preset)
+        self._seconds: dict[str, float] = defaultdict(float)  # of units that have begun
         self._ledger = Ledger(self._base, task.problem.y.tolist(), task.problem.first_index)
         names = {unit.name for unit in plan.units}
         self._stored = [name for name, record in records.items() if name in names and not is_left_out(record)]
         for name in self._stored:
             self._note(records[name])
+        self._parts: dict[str, dict[int, Outcome]] = defaultdict(dict)  # of units, by the place of their first row
         self._schedule = Schedule(
             [unit for unit in plan.units if unit.name not in self._stored],
             self._costs,
-            timing.clock,
-            started=timing.started,
-            budget=timing.budget,
+            timing,
+            thrifty=self._thrifty,
             rows_of=lambda unit: len(self._open(unit)),
             gain=self._gain,
         )
 
     def finished(self, members: Sequence[Group] | None, run: RunDirectory | None) -> Iterator[FinishedUnit]:
         """Every unit once it is stored: those of an earlier run, those that are done now, those that are left out."""
-        done, total = 0, len(self.plan.units)
-        first = self._task.problem.first_index
-
-        def stored(unit: Unit, outcome: Outcome, seconds: float) -> FinishedUnit:
+        done, first = 0, self._task.problem.first_index
+        for unit in self.plan.units:
+            if unit.name in self._stored:
+                done += 1
+                yield self._told(unit.name, done, restored=True)
+        for unit, outcome in self._outcomes():
+            seconds = self._seconds.pop(unit.name, 0.0)
             record = with_groups(record_of(unit, self._task.problem, self._base, outcome, seconds), members, first)
             self.records[unit.name], self.tensors[unit.name] = record, outcome.tensors
             self._note(record)
             if run is not None:
                 run.append(record, outcome.tensors)
-            return self._told(unit.name, done, restored=False)
-
-        for unit in self.plan.units:
-            if unit.name in self._stored:
-                done += 1
-                yield self._told(unit.name, done, restored=True)
-        for unit in self._schedule:
             done += 1
-            rows, started = len(self._open(unit)), self._schedule.clock()
-            outcome = self._outcome(unit)
-            seconds = self._schedule.clock() - started
-            self._schedule.done(unit, rows, seconds)
-            yield stored(unit, outcome, seconds)
-        for unit in self._schedule.left_out:
-            done += 1
-            unknown = Promise(kind=LEFT_OUT)
-            reason = self._costs[key_of(unit)].reason if key_of(unit) in self._costs else ""
-            reason = f"{OUT_OF_BUDGET} ({reason})" if reason else OUT_OF_BUDGET
-            yield stored(unit, without_result(unit, self._promises.get(key_of(unit), unknown), LEFT_OUT, reason), 0.0)
-        assert done == total
+            yield self._told(unit.name, done, restored=False)
 
-    def _outcome(self, unit: Unit) -> Outcome:
-        """The outcome for all rows of a unit; rows whose answer is known are not run."""
-        problem, cost = self._task.problem, self._costs.get(key_of(unit))
-        if cost is not None and cost.status:
-            return without_result(unit, Promise(kind=cost.status), cost.status, cost.reason)
-        settled = self._settled(unit)
+    def _outcomes(self) -> Iterator[tuple[Unit, Outcome]]:
+        """Units as they come to their end, with their outcomes for all rows."""
+        for unit, until in self._schedule:
+            refusal = self._refusal(unit) or self._advance(unit, until)
+            if refusal is not None or not self._open(unit):
+                self._schedule.finish(unit)
+                yield unit, refusal or self._whole(unit)
+        for unit in self._schedule.waiting():
+            self._schedule.finish(unit)
+            yield unit, self._whole(unit)
+
+    def _refusal(self, unit: Unit) -> Outcome | None:
+        """What is written of a method that the probe could not run, or would not."""
+        cost = self._costs.get(key_of(unit))
+        if cost is None or not cost.status:
+            return None
+        return without_result(unit, Promise(kind=cost.status), cost.status, cost.reason)
+
+    def _advance(self, unit: Unit, until: float) -> Outcome | None:
+        """Run inputs of a unit as far as the time goes; what is written instead where the method cannot."""
+        clock = self._schedule.timing.clock
         try:
-            return joined(
-                [
-                    Outcome(self._promises[key_of(unit)], [settled[part.start]], {})
-                    if part.start in settled
-                    else outcome_of(unit.method, problem, part, unit.norm, self._task.norms)
-                    for part in _parts(unit.rows, settled)
-                ]
-            )
+            while places := self._open(unit):
+                rows = self._schedule.rows_within(unit, len(places), until)
+                if rows == 0:
+                    break
+                started = clock()
+                for part in _runs(places[:rows]):
+                    found = outcome_of(unit.method, self._task.problem, part, unit.norm, self._task.norms)
+                    self._parts[unit.name][part.start] = found
+                    self._promises.setdefault(key_of(unit), found.promise)
+                seconds = clock() - started
+                self._seconds[unit.name] += seconds
+                self._schedule.ran(unit, rows, seconds)
         except BoundsError as error:
             if not refused(error, unit.method.name in self._task.choice.lenient):
                 raise
             return without_result(unit, Promise(kind="unsupported"), "unsupported", str(error))
+        return None
+
+    def _whole(self, unit: Unit) -> Outcome:
+        """The outcome of all rows of a unit: those that were run, those that need not be, and those left out."""
+        parts, settled = self._parts.pop(unit.name, {}), self._settled(unit)
+        promise = self._promises.get(key_of(unit), Promise(kind=LEFT_OUT))
+        if parts:
+            promise = next(iter(parts.values())).promise
+        found, place = [], unit.rows.start
+        while place < unit.rows.stop:
+            if place in parts:
+                found.append(parts[place])
+            elif place in settled:
+                found.append(Outcome(promise, [settled[place]], {}))
+            else:
+                found.append(without_result(unit, promise, LEFT_OUT, OUT_OF_BUDGET, rows=1))
+            place += len(found[-1].details)
+        return joined(self._with_tensors(found, unit.rows))
+
+    def _with_tensors(self, parts: list[Outcome], rows: slice) -> list[Outcome]:
+        """The parts; those without the tensors that others have get the clean inputs in their place."""
+        if not any(part.tensors for part in parts):
+            return parts
+        place, found = rows.start, []
+        for part in parts:
+            clean = self._task.problem.x[place : place + len(part.details)].cpu()
+            found.append(part._replace(tensors=part.tensors or {"clean": clean, "adversarial": clean}))
+            place += len(part.details)
+        return found
 
     def _settled(self, unit: Unit) -> dict[int, dict[str, Any]]:
         if not self._thrifty:
@@ -203,8 +219,10 @@ class Work:
         cost = self._costs.get(key_of(unit))
         if cost is not None and cost.status:
             return []
-        settled = self._settled(unit)
-        return [place for place in range(unit.rows.start, unit.rows.stop) if place not in settled]
+        closed = set(self._settled(unit))
+        for start, part in self._parts[unit.name].items():
+            closed.update(range(start, start + len(part.details)))
+        return [place for place in range(unit.rows.start, unit.rows.stop) if place not in closed]
 
     def _gain(self, unit: Unit) -> float:
         """How much of the distances in a unit is open, for certificates; 0 for all others."""
@@ -227,11 +245,11 @@ class Work:
         return FinishedUnit.of(self.records[name], done, len(self.plan.units), restored, elapsed, left)
 
 
-def _parts(rows: slice, settled: Mapping[int, object]) -> list[slice]:
-    """The rows in runs of open ones, and each settled one by itself."""
+def _runs(places: Sequence[int]) -> list[slice]:
+    """Places in order as slices of consecutive ones."""
     parts: list[slice] = []
-    for place in range(rows.start, rows.stop):
-        if parts and place not in settled and parts[-1].stop == place and parts[-1].start not in settled:
+    for place in places:
+        if parts and parts[-1].stop == place:
             parts[-1] = slice(parts[-1].start, place + 1)
         else:
             parts.append(slice(place, place + 1))

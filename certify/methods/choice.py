@@ -82,9 +82,7 @@ def chosen_methods(given: object, norms: Sequence[float], space: Space) -> Choic
     if not presets:
         return Choice(own)
     if len(presets) > 1:
-        raise InvalidInput(
-            f"methods must name one preset, got {' and '.join(presets)}: each holds all kinds of methods"
-        )
+        raise InvalidInput(f"methods must name one preset, got {' and '.join(presets)}: each has methods of all kinds")
     brought = preset_methods(presets[0], norms, space)
     named = {method.name: method for method in brought} | {method.name: method for method in own}
     lenient = frozenset(method.name for method in brought) - {method.name for method in own}
