@@ -386,7 +386,7 @@ def evaluate(
         if costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
             costs = probe_costs(task, clock, PROBE_SHARE * most, output)
         known = known_run(output)
-        told = dict(source or {}) | ({} if budget is None else {"budget": budget})
+        told = ({} if budget is None else {"budget": budget}) | dict(source or {})
         plan = Plan.of(task, costs, None if known is None else known.sizes, most)
         manifest = plan.manifest(told) | digest_of_groups(members)
         run = None if output is None else RunDirectory.open(output, manifest)
