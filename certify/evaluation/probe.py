@@ -25,7 +25,7 @@ from certify.models import frozen, probed_once
 
 PROBE_SHARE = 0.1  # of a budget, that the probe may take
 LEAST_BUDGET = 60.0  # seconds of a budget that affords a probe; in a shorter one the work itself shows its cost
-AGAIN = 5.0  # seconds up to which an input is measured once more, when all is loaded
+AGAIN = 10.0  # seconds up to which an input is measured once more, when all is loaded
 SHORT = 1.0  # seconds up to which it is measured with others
 PAYS = 1.01  # times the radius of linear bounds that complete search has to prove of some input
 BEYOND = 0.9  # of its time, after which a search counts as cut off

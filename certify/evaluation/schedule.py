@@ -148,10 +148,19 @@ class Schedule:
         """Seconds of so many inputs, as the probe foretold and corrected by what was measured since; NaN if unknown."""
         if rows == 0:
             return 0.0
-        before, foretold = self._measured[key], self._foretold(key, rows)
-        if not before.rows:
-            return foretold
-        return before.last * rows if math.isnan(foretold) else foretold * before.seconds / before.foretold
+        foretold = self._foretold(key, rows)
+        if math.isnan(foretold):
+            return self._measured[key].last * rows
+        return foretold * self._correction(key)
+
+    def _correction(self, key: Key) -> float:
+        """How many times as long as foretold work takes: of this method and norm, else of others of the method, or all."""
+        known = {other: each for other, each in self._measured.items() if each.rows and each.foretold > 0}
+        same = [each for other, each in known.items() if other[0] == key[0]]
+        nearest = [known[key]] if key in known else same or list(known.values())
+        if not nearest:
+            return 1.0
+        return sum(each.seconds for each in nearest) / sum(each.foretold for each in nearest)
 
     def _foretold(self, key: Key, rows: int) -> float:
         cost = self._costs.get(key)

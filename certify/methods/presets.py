@@ -75,7 +75,7 @@ PRESETS: dict[str, Effort] = {
         n=1000,
         linear=(LinearBoundsBehindIntervals,),
         attack=MinimalPerturbation(steps=20, restarts=1),
-        estimates=(20, 64),
+        estimates=(10, 64),
         noise=200,
         complete=0.0,
     ),
