@@ -154,7 +154,7 @@ class Schedule:
         return foretold * self._correction(key)
 
     def _correction(self, key: Key) -> float:
-        """How many times as long as foretold work takes: of this method and norm, else of others of the method, or all."""
+        """How many times as long as foretold work takes: of this method and norm, else of the method, else of all."""
         known = {other: each for other, each in self._measured.items() if each.rows and each.foretold > 0}
         same = [each for other, each in known.items() if other[0] == key[0]]
         nearest = [known[key]] if key in known else same or list(known.values())

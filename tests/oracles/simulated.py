@@ -49,7 +49,7 @@ class Simulated(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
         about = {"label": problem.model(x).argmax(1), "norm": norm, "subject": "base", "method": self.name}
         if self.distance is None:
             radius = torch.full(labels.shape, self.radius, dtype=torch.float64).where(right, 0.0)
-            return Certificate(radius=radius, abstained=torch.zeros_like(right), alpha=0.0, **about)
+            return Certificate(radius=radius, abstained=torch.zeros_like(right), alpha=0.0, sound="rounding", **about)
         away = torch.full(labels.shape, self.distance, dtype=torch.float64).where(right, 0.0)
         moved = x + (away / x[0].numel() ** (1 / norm)).view(-1, 1).to(x.dtype)
         found = torch.ones_like(right)

@@ -10,6 +10,8 @@ from bounds import InvalidInput
 from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve, Evaluation, FinishedUnit, estimate_cost, evaluate
 from certify.durations import in_words, seconds_of
 from certify.evaluation.thrift import MET
+from certify.methods import LinearBounds, Problem
+from certify.results import Certificate
 
 PRICES = {"a": 0.002, "b": 0.01, "c": 0.1, "d": 1.0, "e": 6.0}  # seconds of an input
 METHODS = [Simulated(name=name, fixed=price / 2, each=price, spread=0.4) for name, price in PRICES.items()]
@@ -145,19 +147,46 @@ def test_a_page_and_the_exports_say_what_is_left_out(tmp_path: Path):
     assert any("left_out" in file.read_text("utf-8") for file in files if file.name.startswith("summary"))
 
 
-def test_what_a_witness_meets_is_not_bought_again():
-    model, x, y = problem(20, wrong=3)
-    methods = [
-        Simulated(name="cheap", each=0.01, radius=0.499),
-        Simulated(name="witness", each=0.02, distance=0.5),
-    ]
-    from certify.methods import LinearBounds
+class Dear(LinearBounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """CROWN that takes a second for each input."""
 
-    result = evaluate(model, x, y, methods=[*methods, LinearBounds()], norms=2, budget=500, clock=CLOCK.restart())
-    rows = [row for row in result.rows() if row["method"] == "crown"]
-    # The certificates of `cheap` are about real arithmetic, those of CROWN are stronger: nothing is carried over.
-    assert all("carried_from" not in row for row in rows)
-    assert {row["status"] for row in rows[:3]} == {"misclassified"}
+    name: str = "dear"
+
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
+        CLOCK.now += rows.stop - rows.start
+        return super().run(problem, rows, norm)
+
+
+def test_what_a_witness_meets_is_not_bought_again():
+    """Its certificate is carried over, with the name of the method that proved it, where the promise is the same."""
+    model, x, y = problem(20, wrong=3)
+    cheap, witness = (
+        Simulated(name="cheap", each=0.01, radius=0.499),
+        Simulated(name="witness", each=0.01, distance=0.5),
+    )
+    methods = [cheap, witness, Dear(), Dear(name="deployed", sound="deployed")]
+    result = evaluate(model, x, y, methods=methods, norms=2, budget=500, clock=CLOCK.restart())
+    rows = {method.name: [row for row in result.rows() if row["method"] == method.name] for method in methods}
+    # The first input shows what CROWN promises; all others have nothing left to be found.
+    carried = [row for row in rows["dear"] if row.get("carried_from") is not None]
+    assert len(carried) >= 16
+    assert {(row["carried_from"], row["certified_radius"], row["status"]) for row in carried} == {
+        ("cheap", 0.499, "certified")
+    }
+    assert [row["status"] for row in rows["dear"][:3]] == ["misclassified"] * 3
+    assert [row["certified_radius"] for row in rows["dear"][:3]] == [0.0] * 3
+    assert not any(row.get("carried_from") for row in rows["deployed"])
+    assert not any(row.get("carried_from") for row in rows["cheap"] + rows["witness"])
+
+
+def test_a_certificate_that_a_witness_does_not_meet_is_bought_again():
+    model, x, y = problem(6)
+    methods = [Simulated(name="cheap", radius=0.4), Simulated(name="witness", distance=0.5), Dear()]
+    result = evaluate(model, x, y, methods=methods, norms=2, budget=500, clock=CLOCK.restart())
+    assert not any(row.get("carried_from") for row in result.rows())
+    alone = evaluate(model, x, y, methods=methods, norms=2)  # without a budget, every method stands for itself
+    radius = {run: run.to_dataframe().query("method == 'dear'").certified_radius.tolist() for run in (result, alone)}
+    assert radius[result] == pytest.approx(radius[alone], rel=1e-9)
 
 
 def test_durations_are_read_and_told():
