@@ -9,14 +9,14 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from certify.evaluation.labelled import Inputs, inputs_and_labels
-from certify.evaluation.units import pairs_of
+from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
 from certify.models import frozen, probe
 from certify.smoothing.drawing.distributions import lie_on_grid
 
 
 class Asked(NamedTuple):
-    """What an evaluation is asked for, checked.
+    """Problem, methods and norms of an evaluation, checked.
 
     Attributes:
         problem: the model and its inputs.
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
         return self.logits.argmax(1).masked_fill(~self.logits.isfinite().all(1), -1).tolist()
 
 
-def asked(
+def asked_evaluation(
     model: nn.Module,
     x: Inputs,
     labels: Tensor | None,
@@ -57,7 +57,7 @@ def asked(
     checks.at_least("batch_size", batch_size, 1)
     orders = orders_of(norms)
     choice = chosen_methods(methods, orders, Space.of(x, *box))
-    pairs_of(choice.methods, orders)
+    method_pairs(choice.methods, orders)
     stated = stated_on_grid(on_grid, x)
     problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
     return Asked(problem, logits, choice, orders)

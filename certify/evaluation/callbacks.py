@@ -49,8 +49,16 @@ class FinishedUnit:
         """The unit of a record."""
         shared = {name: record[name] for name in ("method", "kind", "rows", "seconds")}
         name, norm = record["unit"], float(record["norm"])
-        times = {"elapsed": elapsed, "seconds_left": seconds_left}
-        return cls(name=name, norm=norm, done=done, units=units, restored=restored, **times, **shared)
+        return cls(
+            name=name,
+            norm=norm,
+            done=done,
+            units=units,
+            restored=restored,
+            elapsed=elapsed,
+            seconds_left=seconds_left,
+            **shared,
+        )
 
 
 Callback = Callable[[FinishedUnit], None]

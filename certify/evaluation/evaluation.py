@@ -15,7 +15,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
 from certify.curves import AccuracyCurve
 from certify.durations import seconds_of
-from certify.evaluation.arguments import asked
+from certify.evaluation.arguments import asked_evaluation
 from certify.evaluation.callbacks import Callback
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
 from certify.evaluation.costs import CostEstimate
@@ -226,7 +226,7 @@ class Evaluation:
         return units_done(names, plan, configuration.get("inputs", 0), first)
 
     def left_out(self) -> list[str]:
-        """What was not computed, and why, a sentence for each method and norm; empty if everything was."""
+        """Work that was left out, and why, a sentence for each method and norm; empty if everything was."""
         return left_out(self.records, self.manifest)
 
     def missed_requirements(self) -> list[str]:
@@ -381,7 +381,7 @@ def evaluate(
     """
     started, most = clock(), math.inf if budget is None else seconds_of("budget", budget)
     with probed_once():
-        task = asked(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
+        task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
         if costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
             costs = probe_costs(task, clock, PROBE_SHARE * most, output)

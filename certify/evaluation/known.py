@@ -1,4 +1,4 @@
-"""What a run directory knows already, before it is opened."""
+"""A look into a run directory before it is opened."""
 
 from pathlib import Path
 from typing import NamedTuple

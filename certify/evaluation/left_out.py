@@ -1,4 +1,4 @@
-"""What an evaluation did not compute, and why."""
+"""Work that an evaluation left out, and why."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

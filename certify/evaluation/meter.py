@@ -1,4 +1,4 @@
-"""What a piece of work costs: time, passes of the model, and memory, as they happen."""
+"""The cost of a piece of work: time, passes of the model, and memory, as they happen."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ KILOBYTE = 1024
 
 @dataclass
 class Spent:
-    """What was spent.
+    """Time, passes and memory that were spent.
 
     Attributes:
         seconds: by the clock.

@@ -14,12 +14,12 @@ from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import BoundsError
 from certify.durations import in_words, seconds_of
-from certify.evaluation.arguments import Asked, asked
+from certify.evaluation.arguments import Asked, asked_evaluation
 from certify.evaluation.costs import Cost, CostEstimate, Key
 from certify.evaluation.known import finished_pairs
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.meter import Clock, Spent, metered
-from certify.evaluation.units import Outcome, Pair, cheap_first, joined, outcome_of, pairs_of, refused
+from certify.evaluation.units import UnitOutcome, Pair, cheap_first, joined, outcome_of, method_pairs, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
 from certify.models import frozen, probed_once
 
@@ -82,7 +82,7 @@ def estimate_cost(
     """
     limit = math.inf if budget is None else PROBE_SHARE * seconds_of("budget", budget)
     with probed_once():
-        task = asked(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index)
+        task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index)
         return probe_costs(task, clock, limit, output)
 
 
@@ -97,7 +97,7 @@ def probe_costs(task: Asked, clock: Clock, limit: float = math.inf, output: Path
     """
     started, longest = clock(), 0.0
     finished = finished_pairs(task, output)
-    pairs = [pair for pair in pairs_of(task.choice.methods, task.norms) if _key(pair) not in finished]
+    pairs = [pair for pair in method_pairs(task.choice.methods, task.norms) if _key(pair) not in finished]
     probe = _Probe(task, clock, _Extent.within(limit))
     found: dict[Key, Cost] = {}
     for pair in sorted(pairs, key=_turn) if math.isfinite(limit) else pairs:
@@ -129,7 +129,7 @@ def _of_other_norm(about: Cost, costs: Sequence[Cost]) -> Cost:
 
 @dataclass(frozen=True)
 class _Extent:
-    """How thorough a probe is.
+    """Thoroughness of a probe.
 
     Attributes:
         inputs: that are measured.
@@ -180,7 +180,7 @@ class _Probe:
         if isinstance(short, CompleteSearch):
             short = msgspec.structs.replace(short, timeout=min(short.timeout, self.extent.complete))
 
-        def run(rows: slice, settings: Method = short) -> tuple[Outcome, Spent]:
+        def run(rows: slice, settings: Method = short) -> tuple[UnitOutcome, Spent]:
             model = self.task.problem.model
             with frozen(model), metered(model, self.small.x.device, self.clock) as spent:
                 found = outcome_of(settings, self.small, rows, norm, self.task.norms)
@@ -207,7 +207,7 @@ class _Probe:
         whole = [max(method.timeout, one) if one >= cut else one for one in seconds]
         return replace(cost, fixed=0.0, per_input=sum(whole) / len(whole))
 
-    def _if_it_pays(self, cost: Cost, method: Method, outcome: Outcome) -> Cost:
+    def _if_it_pays(self, cost: Cost, method: Method, outcome: UnitOutcome) -> Cost:
         """The cost; of complete search that proves no more than what is cheaper, the reason to leave it out."""
         promise = outcome.promise
         if promise.kind != "certificate" or promise.alpha > 0:
@@ -246,7 +246,7 @@ def _passes(whole: Spent, part: Spent, factor: float, more: float) -> tuple[floa
 class _Tried:
     """Measurements of a method."""
 
-    outcome: Outcome
+    outcome: UnitOutcome
     singles: list[Spent]  # of inputs alone
     together: Spent | None = None  # of several at once
     rows: int = 1  # that are several
@@ -275,7 +275,7 @@ class _Tried:
         )
 
 
-def _tried(run: Callable[[slice], tuple[Outcome, Spent]], count: int, *, apart: bool) -> _Tried:
+def _tried(run: Callable[[slice], tuple[UnitOutcome, Spent]], count: int, *, apart: bool) -> _Tried:
     """One input, once more when all is loaded, and where that is quick all of them."""
     outcome, spent = run(slice(0, 1))
     if spent.seconds <= AGAIN:
@@ -289,7 +289,7 @@ def _tried(run: Callable[[slice], tuple[Outcome, Spent]], count: int, *, apart: 
     return _Tried(outcome, [spent], together, count)
 
 
-def _while_short(run: Callable[[slice], tuple[Outcome, Spent]], count: int) -> Iterator[tuple[Outcome, Spent]]:
+def _while_short(run: Callable[[slice], tuple[UnitOutcome, Spent]], count: int) -> Iterator[tuple[UnitOutcome, Spent]]:
     """Inputs one by one, until some seconds are over."""
     seconds = 0.0
     for row in range(1, count):

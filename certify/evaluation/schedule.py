@@ -96,7 +96,7 @@ class Schedule:
                     yield Turn(unit, until)
 
     def rows_within(self, unit: Unit, rows: int, until: float) -> int:
-        """How many of so many inputs of a unit to run at once, so that they end in time; 0 for none."""
+        """Number of inputs of a unit, of those that are open, to run at once so that they end in time; 0 for none."""
         if not self.timing.limited:
             return rows
         key, now = key_of(unit), self.timing.clock()
@@ -154,7 +154,7 @@ class Schedule:
         return foretold * self._correction(key)
 
     def _correction(self, key: Key) -> float:
-        """How many times as long as foretold work takes: of this method and norm, else of the method, else of all."""
+        """Time of work in units of what was foretold: of this method and norm, else of the method, else of all."""
         known = {other: each for other, each in self._measured.items() if each.rows and each.foretold > 0}
         same = [each for other, each in known.items() if other[0] == key[0]]
         nearest = [known[key]] if key in known else same or list(known.values())

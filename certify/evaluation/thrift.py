@@ -13,7 +13,7 @@ MET = 1e-2  # relative gap between certificate and witness that is too small to 
 
 
 class Ledger:
-    """What is proved and what was found about the model itself, input by input, as records come in.
+    """A ledger of what is proved and found about the model itself, input by input, as records come in.
 
     Args:
         base: predicted class of each input, -1 where there is none.
@@ -42,7 +42,7 @@ class Ledger:
                     self._proved[place] = radius, row.get("carried_from") or record["method"]
 
     def settled(self, method: Method, promise: Promise | None, norm: float, rows: slice) -> dict[int, dict[str, Any]]:
-        """What stands in the record for rows that need not be run, by their place among the inputs.
+        """Details for the record of rows that need not be run, by their place among the inputs.
 
         A misclassified input has the radius 0, whatever the method. One whose certificate is within ``MET`` of a
         witness keeps that certificate, of the same promise, with the name of the method that proved it.

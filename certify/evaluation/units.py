@@ -52,7 +52,7 @@ class Unit(NamedTuple):
     rows: slice
 
 
-def pairs_of(methods: Sequence[Method], norms: Sequence[float]) -> list[Pair]:
+def method_pairs(methods: Sequence[Method], norms: Sequence[float]) -> list[Pair]:
     """Each method with each norm that it serves.
 
     Raises:
@@ -94,7 +94,7 @@ def units_of(
         sizes: inputs in a unit of a method, by its name; ``rows_per_unit`` where it is not named.
     """
     units = []
-    for method, norm in pairs_of(methods, norms):
+    for method, norm in method_pairs(methods, norms):
         size = (sizes or {}).get(method.name, method.rows_per_unit)
         for block in _blocks(size, count, first_index):
             start, stop = _ends(block, size, count, first_index)
@@ -130,8 +130,8 @@ def _ends(block: int, size: int, count: int, first_index: int) -> tuple[int, int
     return max(block * size, first_index), min((block + 1) * size, first_index + count)
 
 
-class Outcome(NamedTuple):
-    """What a method gave for some inputs.
+class UnitOutcome(NamedTuple):
+    """Results of a method for some inputs, as they are stored.
 
     Attributes:
         promise: of all rows.
@@ -144,7 +144,7 @@ class Outcome(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms: Sequence[float]) -> Outcome:
+def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms: Sequence[float]) -> UnitOutcome:
     """The results of a method for some inputs.
 
     Args:
@@ -173,13 +173,13 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
             details = with_verdicts(details, result, clean, norms)
             tensors = {"clean": clean, "adversarial": result.adversarial}
     details = [{**detail, "frozen": frozen} for detail in details] if frozen else details
-    return Outcome(Promise.of(result), details, tensors)
+    return UnitOutcome(Promise.of(result), details, tensors)
 
 
-def joined(parts: Sequence[Outcome]) -> Outcome:
+def joined(parts: Sequence[UnitOutcome]) -> UnitOutcome:
     """The outcomes of several parts, one after the other."""
     tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-    return Outcome(parts[0].promise, [detail for part in parts for detail in part.details], tensors)
+    return UnitOutcome(parts[0].promise, [detail for part in parts for detail in part.details], tensors)
 
 
 def refused(error: BoundsError, lenient: bool) -> bool:
@@ -191,7 +191,7 @@ def refused(error: BoundsError, lenient: bool) -> bool:
 
 
 def record_of(
-    unit: Unit, problem: Problem, base: Sequence[int], outcome: Outcome, seconds: float = 0.0
+    unit: Unit, problem: Problem, base: Sequence[int], outcome: UnitOutcome, seconds: float = 0.0
 ) -> dict[str, Any]:
     """The record of a unit.
 
@@ -218,9 +218,9 @@ def record_of(
     }
 
 
-def without_result(unit: Unit, promise: Promise, status: str, reason: str, rows: int | None = None) -> Outcome:
-    """What is written of a unit that was not computed; the promise is that of the method, where it is known."""
+def without_result(unit: Unit, promise: Promise, status: str, reason: str, rows: int | None = None) -> UnitOutcome:
+    """The outcome of a unit that was not computed; the promise is that of the method, where it is known."""
     detail: dict[str, Any] = {"status": status, "subject": promise.subject, "reason": reason}
     if promise.alpha or promise.kind == "certificate":
         detail["alpha"] = promise.alpha
-    return Outcome(promise, [detail] * (unit.rows.stop - unit.rows.start if rows is None else rows), {})
+    return UnitOutcome(promise, [detail] * (unit.rows.stop - unit.rows.start if rows is None else rows), {})

@@ -20,7 +20,7 @@ from certify.evaluation.run_directory import RunDirectory
 from certify.evaluation.schedule import Schedule, Timing, key_of
 from certify.evaluation.thrift import Ledger
 from certify.evaluation.units import (
-    Outcome,
+    UnitOutcome,
     Unit,
     joined,
     outcome_of,
@@ -114,7 +114,7 @@ class Work:
         self._stored = [name for name, record in records.items() if name in names and not is_left_out(record)]
         for name in self._stored:
             self._note(records[name])
-        self._parts: dict[str, dict[int, Outcome]] = defaultdict(dict)  # of units, by the place of their first row
+        self._parts: dict[str, dict[int, UnitOutcome]] = defaultdict(dict)  # of units, by the place of their first row
         self._schedule = Schedule(
             [unit for unit in plan.units if unit.name not in self._stored],
             self._costs,
@@ -141,7 +141,7 @@ class Work:
             done += 1
             yield self._told(unit.name, done, restored=False)
 
-    def _outcomes(self) -> Iterator[tuple[Unit, Outcome]]:
+    def _outcomes(self) -> Iterator[tuple[Unit, UnitOutcome]]:
         """Units as they come to their end, with their outcomes for all rows."""
         for unit, until in self._schedule:
             refusal = self._refusal(unit) or self._advance(unit, until)
@@ -152,14 +152,14 @@ class Work:
             self._schedule.finish(unit)
             yield unit, self._whole(unit)
 
-    def _refusal(self, unit: Unit) -> Outcome | None:
-        """What is written of a method that the probe could not run, or would not."""
+    def _refusal(self, unit: Unit) -> UnitOutcome | None:
+        """The outcome for a method that the probe could not run, or would not; None for others."""
         cost = self._costs.get(key_of(unit))
         if cost is None or not cost.status:
             return None
         return without_result(unit, Promise(kind=cost.status), cost.status, cost.reason)
 
-    def _advance(self, unit: Unit, until: float) -> Outcome | None:
+    def _advance(self, unit: Unit, until: float) -> UnitOutcome | None:
         """Run inputs of a unit as far as the time goes; what is written instead where the method cannot."""
         clock = self._schedule.timing.clock
         try:
@@ -181,7 +181,7 @@ class Work:
             return without_result(unit, Promise(kind="unsupported"), "unsupported", str(error))
         return None
 
-    def _whole(self, unit: Unit) -> Outcome:
+    def _whole(self, unit: Unit) -> UnitOutcome:
         """The outcome of all rows of a unit: those that were run, those that need not be, and those left out."""
         parts, settled = self._parts.pop(unit.name, {}), self._settled(unit)
         promise = self._promises.get(key_of(unit), Promise(kind=LEFT_OUT))
@@ -192,13 +192,13 @@ class Work:
             if place in parts:
                 found.append(parts[place])
             elif place in settled:
-                found.append(Outcome(promise, [settled[place]], {}))
+                found.append(UnitOutcome(promise, [settled[place]], {}))
             else:
                 found.append(without_result(unit, promise, LEFT_OUT, OUT_OF_BUDGET, rows=1))
             place += len(found[-1].details)
         return joined(self._with_tensors(found, unit.rows))
 
-    def _with_tensors(self, parts: list[Outcome], rows: slice) -> list[Outcome]:
+    def _with_tensors(self, parts: list[UnitOutcome], rows: slice) -> list[UnitOutcome]:
         """The parts; those without the tensors that others have get the clean inputs in their place."""
         if not any(part.tensors for part in parts):
             return parts
@@ -225,7 +225,7 @@ class Work:
         return [place for place in range(unit.rows.start, unit.rows.stop) if place not in closed]
 
     def _gain(self, unit: Unit) -> float:
-        """How much of the distances in a unit is open, for certificates; 0 for all others."""
+        """The part of the distances in a unit that is open, for certificates; 0 for all others."""
         promise = self._promises.get(key_of(unit))
         if promise is None or promise.kind != "certificate" or promise.subject != "base":
             return 0.0
