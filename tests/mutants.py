@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mutations import (
     of_bounds,
+    of_budget,
     of_certify,
     of_comparison,
     of_engines,
@@ -37,6 +38,7 @@ MUTANTS = (
     *of_smoothing.MUTANTS,
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,
+    *of_budget.MUTANTS,
     *of_proofs.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest

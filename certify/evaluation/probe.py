@@ -19,7 +19,7 @@ from certify.evaluation.costs import Cost, CostEstimate, Key
 from certify.evaluation.known import finished_pairs
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.meter import Clock, Spent, metered
-from certify.evaluation.units import UnitOutcome, Pair, cheap_first, joined, outcome_of, method_pairs, refused
+from certify.evaluation.units import Pair, UnitOutcome, cheap_first, joined, method_pairs, outcome_of, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
 from certify.models import frozen, probed_once
 

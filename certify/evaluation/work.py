@@ -20,8 +20,8 @@ from certify.evaluation.run_directory import RunDirectory
 from certify.evaluation.schedule import Schedule, Timing, key_of
 from certify.evaluation.thrift import Ledger
 from certify.evaluation.units import (
-    UnitOutcome,
     Unit,
+    UnitOutcome,
     joined,
     outcome_of,
     record_of,
