@@ -171,7 +171,7 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.durations import seconds_of
-    from certify.evaluation.evaluation import evaluate
+    from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.probe import LEAST_BUDGET, estimate_cost
 
     started = time.perf_counter()
@@ -184,11 +184,14 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
         **{"norms": config.norm_orders(), "methods": config.asked_methods(), "low": data.low, "high": data.high},
         **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
     }
+    if (directory / "manifest.json").exists():
+        Evaluation.load(directory)  # a damaged run is refused before anything is measured
     budget, costs = None if config.budget is None else seconds_of("budget", config.budget), None
     if dry_run or budget is None or budget >= LEAST_BUDGET:
         limit = None if dry_run else budget
         costs = estimate_cost(model, data.x, data.y, **asked, budget=limit)
-        print(costs, file=sys.stdout if dry_run else sys.stderr)
+        if dry_run or costs.costs:
+            print(costs, file=sys.stdout if dry_run else sys.stderr)
     if dry_run:
         return FINE
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)

@@ -7,9 +7,19 @@ import pytest
 from oracles.simulated import CLOCK, Simulated, problem
 
 from bounds import InvalidInput
-from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve, Evaluation, FinishedUnit, estimate_cost, evaluate
+from certify import (
+    AttackedAccuracyCurve,
+    CertifiedAccuracyCurve,
+    Cost,
+    Evaluation,
+    FinishedUnit,
+    estimate_cost,
+    evaluate,
+)
 from certify.durations import in_words, seconds_of
+from certify.evaluation.schedule import Schedule, Timing
 from certify.evaluation.thrift import MET
+from certify.evaluation.units import units_of
 from certify.methods import LinearBounds, Problem
 from certify.results import Certificate
 
@@ -85,6 +95,24 @@ def test_a_budget_of_two_minutes_ends_in_130_seconds_and_says_what_it_left_out(c
     assert result.unfinished() is None
 
 
+def test_a_piece_of_work_ends_in_its_time():
+    method = Simulated(name="a", each=5.0)
+    (unit,) = units_of([method], [2.0], 20)
+    cost = Cost(method="a", norm=2.0, inputs=20, fixed=0.0, per_input=5.0, rows_per_unit=20)
+    schedule = Schedule([unit], {cost.key: cost}, Timing(CLOCK.restart(), 0.0, 60.0))
+    assert [schedule.rows_within(unit, 20, until) for until in (120.0, 100.0, 99.0, 26.0, 5.0, 4.0)] == [
+        *(20, 20, 10, 5, 1, 0)
+    ]
+    schedule.ran(unit, 4, 40.0)  # twice as long as foretold
+    assert schedule.rows_within(unit, 16, 50.0) == 4
+    alone = Schedule([unit], {}, Timing(CLOCK.restart(), 0.0, 60.0))
+    assert alone.rows_within(unit, 20, 60.0) == 1  # nobody knows how long it takes
+    alone.ran(unit, 1, 5.0)
+    assert alone.rows_within(unit, 19, 60.0) == 2
+    CLOCK.now = 56.0
+    assert alone.rows_within(unit, 19, 60.0) == 0
+
+
 def test_what_was_left_out_is_done_when_a_run_goes_on(tmp_path: Path):
     model, x, y = problem(40)
     methods = [Simulated(name="quick", each=0.1), Simulated(name="slow", each=3.0)]
@@ -148,12 +176,12 @@ def test_a_page_and_the_exports_say_what_is_left_out(tmp_path: Path):
 
 
 class Dear(LinearBounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """CROWN that takes a second for each input."""
+    """CROWN that takes ten seconds for each input."""
 
     name: str = "dear"
 
     def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
-        CLOCK.now += rows.stop - rows.start
+        CLOCK.now += 10 * (rows.stop - rows.start)
         return super().run(problem, rows, norm)
 
 
