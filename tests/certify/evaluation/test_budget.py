@@ -193,7 +193,7 @@ def test_what_a_witness_meets_is_not_bought_again():
         Simulated(name="witness", each=0.01, distance=0.5),
     )
     methods = [cheap, witness, Dear(), Dear(name="deployed", sound="deployed")]
-    result = evaluate(model, x, y, methods=methods, norms=2, budget=500, clock=CLOCK.restart())
+    result = evaluate(model, x, y, methods=methods, norms=2, budget=5000, clock=CLOCK.restart())
     rows = {method.name: [row for row in result.rows() if row["method"] == method.name] for method in methods}
     # The first input shows what CROWN promises; all others have nothing left to be found.
     carried = [row for row in rows["dear"] if row.get("carried_from") is not None]
@@ -210,7 +210,7 @@ def test_what_a_witness_meets_is_not_bought_again():
 def test_a_certificate_that_a_witness_does_not_meet_is_bought_again():
     model, x, y = problem(6)
     methods = [Simulated(name="cheap", radius=0.4), Simulated(name="witness", distance=0.5), Dear()]
-    result = evaluate(model, x, y, methods=methods, norms=2, budget=500, clock=CLOCK.restart())
+    result = evaluate(model, x, y, methods=methods, norms=2, budget=5000, clock=CLOCK.restart())
     assert not any(row.get("carried_from") for row in result.rows())
     alone = evaluate(model, x, y, methods=methods, norms=2)  # without a budget, every method stands for itself
     radius = {run: run.to_dataframe().query("method == 'dear'").certified_radius.tolist() for run in (result, alone)}
