@@ -163,6 +163,7 @@ def test_curves_with_inputs_left_out_are_bounds_still():
     assert line.left_out == 50 - judged["certified"]
 
 
+@pytest.mark.slow
 def test_a_page_and_the_exports_say_what_is_left_out(tmp_path: Path):
     model, x, y = problem(30)
     methods = [Simulated(name="quick", each=0.1), Simulated(name="slow", each=10.0), Simulated(name="w", distance=0.5)]
@@ -185,6 +186,7 @@ class Dear(LinearBounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return super().run(problem, rows, norm)
 
 
+@pytest.mark.slow
 def test_what_a_witness_meets_is_not_bought_again():
     """Its certificate is carried over, with the name of the method that proved it, where the promise is the same."""
     model, x, y = problem(20, wrong=3)
@@ -207,6 +209,7 @@ def test_what_a_witness_meets_is_not_bought_again():
     assert not any(row.get("carried_from") for row in rows["cheap"] + rows["witness"])
 
 
+@pytest.mark.slow
 def test_a_certificate_that_a_witness_does_not_meet_is_bought_again():
     model, x, y = problem(6)
     methods = [Simulated(name="cheap", radius=0.4), Simulated(name="witness", distance=0.5), Dear()]
