@@ -10,6 +10,7 @@ from certify.evaluation.meter import Clock
 from certify.evaluation.units import Unit, cheap_first
 
 GROWTH = 2  # times as many inputs at once as before, at most, of a method that no probe measured
+SUMMED = 0.03  # of the time gone, after which the time left is summed up anew
 RISK = 2  # times as long as the longest piece so far may take what nobody measured
 
 
@@ -76,9 +77,10 @@ class Schedule:
     ) -> None:
         self.timing = timing
         self._costs, self._rows_of, self._gain, self._thrifty = costs, rows_of, gain, thrifty
-        self._waiting: dict[Key, list[Unit]] = defaultdict(list)
+        self._waiting: dict[Key, dict[str, Unit]] = defaultdict(dict)
         for unit in units:
-            self._waiting[key_of(unit)].append(unit)
+            self._waiting[key_of(unit)][unit.name] = unit
+        self._left = -math.inf, math.nan  # the moment when it was last summed up, and seconds
         self._measured: dict[Key, _Measured] = defaultdict(_Measured)
         self._longest = 0.0
 
@@ -91,7 +93,7 @@ class Schedule:
             for i, key in enumerate(keys):
                 now, deadline = self.timing.clock(), self.timing.deadline
                 until = deadline if last else now + (deadline - now) / (len(keys) - i)
-                units = list(self._waiting[key])
+                units = list(self._waiting[key].values())
                 for unit in sorted(units, key=lambda unit: -self._gain(unit)) if self._thrifty else units:
                     yield Turn(unit, until)
 
@@ -126,11 +128,11 @@ class Schedule:
 
     def finish(self, unit: Unit) -> None:
         """The unit needs no further turn."""
-        self._waiting[key_of(unit)].remove(unit)
+        del self._waiting[key_of(unit)][unit.name]
 
     def waiting(self) -> list[Unit]:
         """Units that are not finished."""
-        return [unit for units in self._waiting.values() for unit in units]
+        return [unit for units in self._waiting.values() for unit in units.values()]
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -138,9 +140,12 @@ class Schedule:
 
     def seconds_left(self) -> float | None:
         """Seconds that the rest takes, at most what is left of the budget; None where it is unknown."""
-        seconds = sum(self.seconds_of(key_of(unit), self._rows_of(unit)) for unit in self.waiting())
+        now, waiting = self.timing.clock(), any(self._waiting.values())
+        if not waiting or now - self._left[0] >= SUMMED * self.elapsed():  # a sum over all units is long
+            self._left = now, sum(self.seconds_of(key_of(unit), self._rows_of(unit)) for unit in self.waiting())
+        seconds = max(self._left[1] - (now - self._left[0]), 0.0) if waiting else 0.0
         rest = max(self.timing.deadline - self.timing.clock(), 0.0)
-        if math.isnan(seconds):
+        if math.isnan(self._left[1]):
             return rest if self.timing.limited else None
         return min(seconds, rest)
 
@@ -168,8 +173,10 @@ class Schedule:
 
     def _price(self, key: Key) -> tuple[float, int, bool]:
         """Seconds of all units of a method and norm; of those that nobody knows, what is mostly cheap comes first."""
-        seconds = sum(self.seconds_of(key, self._rows_of(unit)) for unit in self._waiting[key])
-        return (math.inf if math.isnan(seconds) else seconds), *cheap_first(self._waiting[key][0].method, key[1])
+        seconds = sum(self.seconds_of(key, self._rows_of(unit)) for unit in self._waiting[key].values())
+        return (math.inf if math.isnan(seconds) else seconds), *cheap_first(
+            next(iter(self._waiting[key].values())).method, key[1]
+        )
 
 
 def key_of(unit: Unit) -> Key:

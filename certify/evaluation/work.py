@@ -134,10 +134,12 @@ class Work:
         for unit, outcome in self._outcomes():
             seconds = self._seconds.pop(unit.name, 0.0)
             record = with_groups(record_of(unit, self._task.problem, self._base, outcome, seconds), members, first)
-            self.records[unit.name], self.tensors[unit.name] = record, outcome.tensors
-            self._note(record)
-            if run is not None:
-                run.append(record, outcome.tensors)
+            before = self.records.get(unit.name)
+            if before is None or _missing(record) < _missing(before):  # else an earlier run knew as much
+                self.records[unit.name], self.tensors[unit.name] = record, outcome.tensors
+                self._note(record)
+                if run is not None:
+                    run.append(record, outcome.tensors)
             done += 1
             yield self._told(unit.name, done, restored=False)
 
@@ -243,6 +245,10 @@ class Work:
             rest = "" if left is None else f", about {in_words(left)} left"
             LOGGER.info("[%d/%d] %s: %s done%s", done, len(self.plan.units), name, in_words(elapsed), rest)
         return FinishedUnit.of(self.records[name], done, len(self.plan.units), restored, elapsed, left)
+
+
+def _missing(record: Mapping[str, Any]) -> int:
+    return sum(row["status"] == LEFT_OUT for row in record["rows"])
 
 
 def _runs(places: Sequence[int]) -> list[slice]:

@@ -120,6 +120,11 @@ def test_what_was_left_out_is_done_when_a_run_goes_on(tmp_path: Path):
         model, x, y, methods=methods, clock=CLOCK.restart(), budget="90s", norms=2, output=tmp_path / "run"
     )
     assert any("slow in l2" in sentence for sentence in first.left_out())
+    # A shorter budget than before does not take away what is known.
+    short = evaluate(model, x, y, methods=methods, clock=CLOCK.restart(), budget="7s", norms=2, output=tmp_path / "run")
+    assert len(short.left_out()) <= len(first.left_out())
+    known = {run: (run.to_dataframe().status == "left out").sum() for run in (first, short)}
+    assert known[short] <= known[first]
     again = evaluate(model, x, y, methods=methods, clock=CLOCK.restart(), norms=2, output=tmp_path / "run")
     assert again.left_out() == []
     loaded = Evaluation.load(tmp_path / "run")
