@@ -9,7 +9,7 @@ import time
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cyclopts
 
@@ -180,7 +180,7 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
     for note in filter(None, [stated_normalisation(model), *data.notes]):
         print(f"note: {note}", file=sys.stderr)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
-    asked = {
+    asked: dict[str, Any] = {
         **{"norms": config.norm_orders(), "methods": config.asked_methods(), "low": data.low, "high": data.high},
         **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
     }

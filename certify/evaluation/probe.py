@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def _turn(pair: Pair) -> tuple[bool, int]:
     return other, place
 
 
-def _of_other_norm(about: Cost, costs: Sequence[Cost]) -> Cost:
+def _of_other_norm(about: Cost, costs: Iterable[Cost]) -> Cost:
     """The cost as it is in another norm, where that is known."""
     like = next((cost for cost in costs if cost.method == about.method and cost.measured), None)
     if like is None:

@@ -173,10 +173,9 @@ class Schedule:
 
     def _price(self, key: Key) -> tuple[float, int, bool]:
         """Seconds of all units of a method and norm; of those that nobody knows, what is mostly cheap comes first."""
-        seconds = sum(self.seconds_of(key, self._rows_of(unit)) for unit in self._waiting[key].values())
-        return (math.inf if math.isnan(seconds) else seconds), *cheap_first(
-            next(iter(self._waiting[key].values())).method, key[1]
-        )
+        units = list(self._waiting[key].values())
+        seconds = sum(self.seconds_of(key, self._rows_of(unit)) for unit in units)
+        return (math.inf if math.isnan(seconds) else seconds), *cheap_first(units[0].method, key[1])
 
 
 def key_of(unit: Unit) -> Key:

@@ -145,7 +145,7 @@ def _noises(space: Space) -> dict[float, Noise]:
 
 def not_served(methods: Sequence[Method], norms: Sequence[float]) -> list[str]:
     """Norms that methods of a preset do not serve, a sentence each."""
-    groups = {"smoothing": [method for method in methods if isinstance(method, Smoothing)]}
+    groups: dict[str, list[Method]] = {"smoothing": [method for method in methods if isinstance(method, Smoothing)]}
     groups |= {method.name: [method] for method in methods if not isinstance(method, Smoothing)}
     served = {name: {norm for method in group for norm in method.norms} for name, group in groups.items()}
     missing = {name: [norm for norm in norms if norm not in there] for name, there in served.items()}
