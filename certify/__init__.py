@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation.callbacks import FinishedUnit
     from certify.evaluation.comparisons import Contradiction, Outside
+    from certify.evaluation.costs import Cost, CostEstimate
     from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.groups import GroupAccuracies
+    from certify.evaluation.probe import estimate_cost
     from certify.evaluation.run_directory import RunDirectory
     from certify.loaders import collect
     from certify.proofs.checking import ProofReport, check_proof
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         Certificate,
         CompleteCertificate,
         Estimate,
+        NoiseTolerance,
         RadiusDecision,
         SmoothedPrediction,
         SmoothingCertificate,
@@ -48,6 +51,8 @@ __all__ = [
     "Comparison",
     "CompleteCertificate",
     "Contradiction",
+    "Cost",
+    "CostEstimate",
     "DataSource",
     "Decision",
     "Estimate",
@@ -57,6 +62,7 @@ __all__ = [
     "LabelledInputs",
     "Logits",
     "ModelSource",
+    "NoiseTolerance",
     "Normalize",
     "Outside",
     "ProofReport",
@@ -75,6 +81,7 @@ __all__ = [
     "compare",
     "corruptions",
     "decide",
+    "estimate_cost",
     "evaluate",
     "lipschitz_certificate",
     "load_data",
@@ -94,6 +101,8 @@ _HOMES = {
     "Comparison": "certify.comparison.comparison",
     "CompleteCertificate": "certify.results",
     "Contradiction": "certify.evaluation.comparisons",
+    "Cost": "certify.evaluation.costs",
+    "CostEstimate": "certify.evaluation.costs",
     "DataSource": "certify.configuration.keys",
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
@@ -103,6 +112,7 @@ _HOMES = {
     "LabelledInputs": "certify.configuration.labelled",
     "Logits": "bounds.layers",
     "ModelSource": "certify.configuration.keys",
+    "NoiseTolerance": "certify.results",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
     "ProofReport": "certify.proofs.checking",
@@ -119,6 +129,7 @@ _HOMES = {
     "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",
     "decide": "certify.verification.decide",
+    "estimate_cost": "certify.evaluation.probe",
     "evaluate": "certify.evaluation.evaluation",
     "lipschitz_certificate": "certify.verification.lipschitz",
     "load_data": "certify.configuration.inputs",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from certify.results import Certificate, Estimate, Record
+from certify.results import Certificate, Estimate, NoiseTolerance, Record
 
 PROVED = {
     "": "in real arithmetic",
@@ -12,17 +12,20 @@ PROVED = {
     "deployed": "as it runs in float32",
 }
 
+NO_RESULT = ("unsupported", "left out")  # kinds of records without any result
+
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
     """Promise of the numbers of a result, decided once, from the result.
 
     Attributes:
-        kind: ``"certificate"``, ``"estimate"``, ``"witness"``, or ``"unsupported"`` where there is no result.
+        kind: ``"certificate"``, ``"estimate"``, ``"witness"``, ``"noise"`` of a :class:`certify.NoiseTolerance`; or
+            ``"unsupported"`` and ``"left out"`` where there is no result.
         alpha: probability, per row, that the statement is wrong; 0 for a proof and for a re-checked witness.
         subject: the classifier it speaks of.
         arithmetic: of a deterministic proof, see ``sound`` of :class:`Certificate`; empty elsewhere.
-        within: of an estimate, the radius of its points.
+        within: of an estimate, the radius of its points; of random noise, the probability of a change.
     """
 
     kind: str
@@ -40,6 +43,8 @@ class Promise:
             return cls(kind="certificate", alpha=alpha, subject=subject, arithmetic=sound)
         if isinstance(result, Estimate):
             return cls(kind="estimate", subject=subject, within=result.reach)
+        if isinstance(result, NoiseTolerance):
+            return cls(kind="noise", subject=subject, within=result.epsilon)
         return cls(kind="witness", alpha=alpha, subject=subject)
 
     def __str__(self) -> str:
@@ -50,6 +55,10 @@ class Promise:
         """
         if self.kind == "unsupported":
             return "none: a layer is not supported"
+        if self.kind == "left out":
+            return "none: left out"
+        if self.kind == "noise":
+            return f"none: random noise that changes {100 * (self.within or 0):g} % of its predictions"
         if self.kind == "estimate":
             return f"none: an estimate, of points within {self.within:g}"
         if self.alpha > 0:

@@ -294,6 +294,31 @@ class Estimate(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class NoiseTolerance(Record):
+    """Sizes of random noise that change the prediction with a given probability: nothing about adversaries.
+
+    Attributes:
+        label: (N,) int64, the predicted class.
+        radius: (N,) float64, the first size at which at least the share ``epsilon`` of the draws changes the
+            prediction; infinite where none up to the largest size does.
+        lower: (N,) float64, a size up to which the share is not significantly as large.
+        upper: (N,) float64, the first size at which it is significantly as large; infinite where none is.
+        epsilon: the probability.
+        norm: order of the norm of the ball that noise is uniform in.
+        method: name of the method.
+        subject: the classifier it speaks of.
+    """
+
+    radius: Tensor
+    lower: Tensor
+    upper: Tensor
+    epsilon: float
+    norm: float
+    method: str
+    subject: str = "base"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AttackedAccuracy(Record):
     """Accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mutations import (
     of_bounds,
+    of_budget,
     of_certify,
     of_comparison,
     of_engines,
@@ -39,6 +40,7 @@ MUTANTS = (
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,
     *of_gates.MUTANTS,
+    *of_budget.MUTANTS,
     *of_proofs.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest

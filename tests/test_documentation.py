@@ -54,6 +54,7 @@ def rows() -> list[object]:
     """Pages with code; those that take seconds are run with the slow tests."""
     slow = {"start", "noise_and_geometry", "attacks", "certify_your_network", "gate_in_ci", "clever_and_lipschitz"}
     slow |= {
+        "how_long_will_it_take",
         "add_a_column",
         "compare_groups",
         "compare_models",

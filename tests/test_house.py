@@ -94,7 +94,7 @@ DIRECTION = {
         {"lipschitz"},
     ],
     "certify": [
-        {"models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
+        {"durations", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
         {"corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports", "requirements"},

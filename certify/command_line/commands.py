@@ -5,10 +5,11 @@ Torch is imported inside commands only, so that help is quick.
 
 import shlex
 import sys
+import time
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cyclopts
 
@@ -17,11 +18,12 @@ from certify.command_line.comparing import compare_directories, compare_runs, ex
 from certify.command_line.process import FINE, INTERRUPTED, raise_when_interrupted
 from certify.command_line.proving import check_proof_file
 from certify.command_line.runs import load_run
+from certify.command_line.telling import teller
 from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
     from certify.configuration.config import Baseline, Config
-    from certify.evaluation.evaluation import Evaluation, Progress
+    from certify.evaluation.evaluation import Evaluation
 
 Network = Literal["plain", "noise", "pgd", "ibp"]
 
@@ -75,30 +77,41 @@ def _of_embedded(network: str, inputs: int) -> "Config":
 
 
 @app.command
-def run(config: Path, *, output: Path | None = None) -> int:
+def run(
+    config: Path,
+    *,
+    output: Path | None = None,
+    preset: Literal["quick", "standard", "thorough"] | None = None,
+    budget: str | None = None,
+    dry_run: bool = False,
+) -> int:
     """Run the methods that a TOML file asks for.
 
     Args:
         config: The TOML file.
         output: Run directory; runs/ and a time stamp if not given. A run that is there is continued if it was
             made under the same manifest.
+        preset: Methods of every kind, in place of the file's preset.
+        budget: Time for everything but the page, such as 90s, 30m or 1h30m, in place of the file's.
+        dry_run: Only measure on a few inputs what the run would take.
     """
     from certify.configuration.config import read_config
 
-    return _run(read_config(config), output)
+    return _run(_changed(read_config(config), preset=preset, budget=budget), output, dry_run=dry_run)
 
 
 @app.command
-def resume(directory: Path) -> int:
-    """Continue a run that was interrupted; nothing that is finished is computed again.
+def resume(directory: Path, *, budget: str | None = None) -> int:
+    """Continue a run that was interrupted, or that left something out; nothing that is finished is computed again.
 
     Args:
         directory: The run directory.
+        budget: Time for everything but the page, in place of that of the run, which is given once more.
     """
     from certify.configuration.config import config_of_manifest
     from certify.evaluation.run_directory import RunDirectory
 
-    return _run(config_of_manifest(RunDirectory.read(directory).manifest), directory)
+    return _run(_changed(config_of_manifest(RunDirectory.read(directory).manifest), budget=budget), directory)
 
 
 @app.command
@@ -140,10 +153,17 @@ def doctor(
     return FINE
 
 
-def _run(config: "Config", output: Path | None) -> int:
+def _changed(config: "Config", **keys: str | None) -> "Config":
+    """The configuration with what the command line says in its place."""
+    import msgspec
+
+    return msgspec.structs.replace(config, **{key: value for key, value in keys.items() if value is not None})
+
+
+def _run(config: "Config", output: Path | None, *, dry_run: bool = False) -> int:
     directory = output or _new_directory()
     try:
-        return _certify(config, directory)
+        return _certify(config, directory, dry_run=dry_run)
     except KeyboardInterrupt:
         stored = (directory / "manifest.json").exists()
         hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
@@ -155,13 +175,16 @@ def _new_directory() -> Path:
     return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def _certify(config: "Config", directory: Path) -> int:
+def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
     from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
-    from certify.evaluation.evaluation import evaluate
+    from certify.durations import seconds_of
+    from certify.evaluation.evaluation import Evaluation, evaluate
+    from certify.evaluation.probe import LEAST_BUDGET, estimate_cost
     from certify.gate.outcome import require_baseline
 
+    started = time.perf_counter()
     require_baseline(config.against)
     model = load_model(config.model, config.device)
     data = load_data(config.data, model)
@@ -169,43 +192,35 @@ def _certify(config: "Config", directory: Path) -> int:
     for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
         print(f"note: {note}", file=sys.stderr)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
+    asked: dict[str, Any] = {
+        **{"norms": config.norm_orders(), "methods": methods, "low": data.low, "high": data.high},
+        **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
+    }
+    if (directory / "manifest.json").exists():
+        Evaluation.load(directory)  # a damaged run is refused before anything is measured
+    budget, costs = None if config.budget is None else seconds_of("budget", config.budget), None
+    if dry_run or budget is None or budget >= LEAST_BUDGET:
+        limit = None if dry_run else budget
+        costs = estimate_cost(model, data.x, data.y, **asked, budget=limit)
+        if dry_run or costs.costs:
+            print(costs, file=sys.stdout if dry_run else sys.stderr)
+    if dry_run:
+        return FINE
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)
     evaluation = evaluate(
         model,
         data.x,
         data.y,
-        norms=config.norm_orders(),
-        methods=methods,
-        low=data.low,
-        high=data.high,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        output=directory,
+        **asked,
         source=config.source(),
-        progress=_progress(),
+        callback=teller(),
         groups=load_groups(config, data.place),
         classes=data.classes,
+        budget=None if budget is None else max(budget - (time.perf_counter() - started), 1e-3),
+        costs=costs,
     )
     _write_report(evaluation, directory)
     return _verdict(evaluation, directory, config.against)
-
-
-def _progress() -> "Progress":
-    """A bar with rate and time left on a terminal, plain lines elsewhere."""
-    from tqdm import tqdm
-
-    if not sys.stderr.isatty():
-        return lambda unit, done, total: print(f"[{done}/{total}] {unit}", file=sys.stderr, flush=True)
-    bar = tqdm(unit="unit", dynamic_ncols=True)
-
-    def advance(unit: str, done: int, total: int) -> None:
-        bar.total = total
-        bar.set_description_str(unit, refresh=False)
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return advance
 
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:

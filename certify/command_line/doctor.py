@@ -100,10 +100,10 @@ def diagnose(settings: Config | None, output: Path | None = None) -> Iterator[st
     visit = _Visit(settings)
     for part in (visit.range, visit.layers, visit.answers, visit.operations):
         yield from part()
-    if output is not None or not settings.methods or visit.settings is not settings:
+    if output is not None or not (settings.methods or settings.preset) or visit.settings is not settings:
         yield from visit.configuration(output)
     else:
-        yield f"methods: {', '.join(method.name for method in settings.methods)}"
+        yield f"methods: {', '.join(method.name for method in settings.chosen_methods())}"
 
 
 class _Visit:

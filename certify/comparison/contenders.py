@@ -12,6 +12,7 @@ from bounds.errors import InvalidInput
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.evaluation.evaluation import Evaluation
 from certify.report import norm_name
+from certify.report.columns import LEFT_OUT
 from certify.report.words import listed
 
 Row = Mapping[str, Any]
@@ -119,7 +120,7 @@ def _promise(row: Row) -> str:
 def _best_of(rows: Sequence[Row], norm: float, indices: Sequence[int]) -> tuple[AccuracyCurve, Tensor]:
     """Largest certified radius, or nearest adversarial example, of several methods for each input.
 
-    An input that no method could treat counts as if nothing was proved, or nothing found. Also (N,) bool, whether the
+    An input that no method treated counts as if nothing was proved, or nothing found. Also (N,) bool, whether the
     clean input is right.
     """
     attacked = rows[0]["kind"] == "witness"
@@ -129,6 +130,8 @@ def _best_of(rows: Sequence[Row], norm: float, indices: Sequence[int]) -> tuple[
         index = row["index"]
         right[index] |= row["correct"]
         alphas[row["method"]] = max(row["promise"].alpha, alphas.get(row["method"], 0.0))
+        if row["status"] == LEFT_OUT:
+            continue
         if attacked:
             limits[index] = min(row["attack_distance"], limits[index])
         else:

@@ -10,10 +10,11 @@ from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
 from certify.configuration.keys import DataSource, ModelSource, Table
+from certify.durations import seconds_of
 from certify.methods import Clever
 from certify.methods.base import Method
 from certify.methods.checked import Count, Probability, converted
-from certify.methods.choice import STANDARD
+from certify.methods.choice import STANDARD, methods_of
 from certify.methods.tables import methods_from
 from certify.requirements import LEVEL, About, Judge
 
@@ -68,7 +69,8 @@ class Baseline(Table, frozen=True):
 class Config(Table, frozen=True):
     """A whole configuration; ``methods`` are those to run, the standard ones if there are none.
 
-    ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input.
+    ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input. ``preset`` names
+    methods of every kind, which ``methods`` change or add to; ``budget`` is the time that all may take.
     """
 
     model: ModelSource
@@ -81,9 +83,13 @@ class Config(Table, frozen=True):
     batch_size: Count = 1000
     device: str = "cpu"
     groups: str | None = None
+    preset: Literal["quick", "standard", "thorough"] | None = None
+    budget: Annotated[str | float, Meta(examples=['"30m"'])] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.budget is not None:
+            seconds_of("budget", self.budget)
         chosen = {method.name: method for method in self.chosen_methods()}
         orders = self.norm_orders()
         if any(0 < order < 1 for order in orders):
@@ -106,9 +112,16 @@ class Config(Table, frozen=True):
                     f"[[require]] norm must be one in which this run has {wanted.method}, {listed}, got {wanted.norm}"
                 )
 
-    def chosen_methods(self) -> list[Method]:
-        """The methods to run; the standard ones if none are named."""
+    def asked_methods(self) -> list[Method | str]:
+        """The methods to run as :func:`certify.evaluate` takes them; the default ones if none are named."""
+        if self.preset is not None:
+            return [self.preset, *self.methods]
         return list(self.methods or STANDARD)
+
+    def chosen_methods(self) -> list[Method]:
+        """The methods to run, those of a preset for inputs of width 1."""
+        orders = [2.0, math.inf] if self.norms is None else [norm_order(norm) for norm in self.norms]
+        return methods_of(self.asked_methods(), orders)
 
     def norm_orders(self) -> list[float]:
         """The norms as numbers; those of 2 and infinity that a chosen method serves, if the file names none."""
@@ -125,9 +138,11 @@ class Config(Table, frozen=True):
             "device": self.device,
             "require": msgspec.to_builtins(self.require),
         }
-        if self.against is not None:
-            source["against"] = msgspec.to_builtins(self.against)
-        return source if self.groups is None else {**source, "groups": self.groups}
+        more = {
+            "against": None if self.against is None else msgspec.to_builtins(self.against),
+            **{"groups": self.groups, "preset": self.preset, "budget": self.budget},
+        }
+        return source | {key: value for key, value in more.items() if value is not None}
 
 
 def norm_order(norm: float | str) -> float:

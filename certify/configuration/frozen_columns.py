@@ -2,6 +2,7 @@
 
 import msgspec
 
+from bounds.errors import InvalidConfiguration
 from certify.configuration.config import Config
 from certify.configuration.labelled import LabelledInputs
 from certify.methods.base import Method
@@ -9,17 +10,24 @@ from certify.methods.frozen import WithFrozenFeatures
 from certify.report.words import listed
 
 
-def methods_for(config: Config, data: LabelledInputs) -> tuple[list[Method], str]:
+def methods_for(config: Config, data: LabelledInputs) -> tuple[list[Method | str], str]:
     """The methods of a configuration with its frozen columns, and a sentence about those that change all features.
 
     Methods with ``frozen_features`` of their own keep these. The sentence is empty where no column is frozen.
 
     Raises:
         InvalidInput: no such column.
+        InvalidConfiguration: columns are frozen for a preset.
     """
-    methods, columns = config.chosen_methods(), config.data.frozen or []
+    columns = config.data.frozen or []
     if not columns:
-        return methods, ""
+        return config.asked_methods(), ""
+    if config.preset is not None:
+        raise InvalidConfiguration(
+            f"[data] frozen needs methods by their names, got preset = {config.preset!r}: some methods of a preset may "
+            f"change all features"
+        )
+    methods = config.chosen_methods()
     mask = data.frozen(*columns)
     able = [method for method in methods if isinstance(method, WithFrozenFeatures)]
     unable = [method.name for method in methods if method not in able]

@@ -1,14 +1,66 @@
 """Arguments of an evaluation, checked, and the problem that they make."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
-from certify.methods import Problem
+from certify.evaluation.labelled import Inputs, inputs_and_labels
+from certify.evaluation.units import method_pairs
+from certify.methods import Choice, Problem, Space, chosen_methods
 from certify.models import frozen, probe
 from certify.smoothing.drawing.distributions import lie_on_grid
+
+
+class Asked(NamedTuple):
+    """Problem, methods and norms of an evaluation, checked.
+
+    Attributes:
+        problem: the model and its inputs.
+        logits: (N, K), of the model for them.
+        choice: the methods.
+        norms: orders, each once.
+    """
+
+    problem: Problem
+    logits: Tensor
+    choice: Choice
+    norms: list[float]
+
+    @property
+    def base(self) -> list[int]:
+        """Predicted class of each input; -1 where the logits are not finite."""
+        return self.logits.argmax(1).masked_fill(~self.logits.isfinite().all(1), -1).tolist()
+
+
+def asked_evaluation(
+    model: nn.Module,
+    x: Inputs,
+    labels: Tensor | None,
+    norms: object,
+    methods: object,
+    box: tuple[Limit, Limit],
+    seed: int,
+    batch_size: int,
+    first_index: int = 0,
+    on_grid: bool | None = None,
+) -> Asked:
+    """The arguments of :func:`certify.evaluate`, checked."""
+    x, labels = inputs_and_labels(model, x, labels, batch_size)
+    checks.inputs(x, *box)
+    checks.at_least("number of inputs", len(x), 1)
+    checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
+    checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
+    checks.at_least("batch_size", batch_size, 1)
+    orders = orders_of(norms)
+    choice = chosen_methods(methods, orders, Space.of(x, *box))
+    method_pairs(choice.methods, orders)
+    stated = stated_on_grid(on_grid, x)
+    problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
+    return Asked(problem, logits, choice, orders)
 
 
 def problem_of(

@@ -1,6 +1,7 @@
 """All methods on the same inputs: per input and norm, what is proved next to what was broken."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from bounds import NoiseRatioTest, checks
+from bounds import NoiseRatioTest
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
 from certify.curves import AccuracyCurve
-from certify.evaluation.arguments import orders_of, problem_of, stated_on_grid
-from certify.evaluation.callbacks import Callback, FinishedUnit
+from certify.durations import seconds_of
+from certify.evaluation.arguments import asked_evaluation
+from certify.evaluation.callbacks import Callback
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
+from certify.evaluation.costs import CostEstimate
 from certify.evaluation.groups import (
     GROUP,
     GroupAccuracies,
@@ -24,18 +27,22 @@ from certify.evaluation.groups import (
     group_accuracies,
     members_of,
     stated_groups,
-    with_groups,
 )
-from certify.evaluation.labelled import Inputs, inputs_and_labels
-from certify.evaluation.manifest import manifest_of
+from certify.evaluation.known import known_run
+from certify.evaluation.labelled import Inputs
+from certify.evaluation.left_out import left_out
+from certify.evaluation.meter import Clock
+from certify.evaluation.probe import LEAST_BUDGET, PROBE_SHARE, Asking, probe_costs
 from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.schedule import Timing
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
-from certify.evaluation.units import run_unit, units_done, units_of
+from certify.evaluation.units import units_done
+from certify.evaluation.work import Plan, Work
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
-from certify.methods import BY_NAME, Method, methods_of
+from certify.methods import BY_NAME, STANDARD
 from certify.models import probed_once
 from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
@@ -219,6 +226,10 @@ class Evaluation:
             return len(names), configuration.get("units", len(names))
         return units_done(names, plan, configuration.get("inputs", 0), first)
 
+    def left_out(self) -> list[str]:
+        """Work that was left out, and why, a sentence for each method and norm; empty if everything was."""
+        return left_out(self.records, self.manifest)
+
     def requirements(self) -> list[JudgedRequirement]:
         """The thresholds of the run's configuration, each with the numbers that decide whether it is met."""
         return judged_requirements(self.manifest, self.curves(), are_images(self.manifest))
@@ -276,6 +287,7 @@ class Evaluation:
             clean_accuracy=self.clean_accuracy(),
             summary=summary_of(lines, COLUMNS),
             rows=self.to_dataframe(),
+            left_out=self.left_out(),
             contradictions=[str(contradiction) for contradiction in self.check()],
             outside=[str(estimate) for estimate in self.outside()],
             comparisons=self.comparisons(),
@@ -310,7 +322,7 @@ def evaluate(
     labels: Tensor | None = None,
     *,
     norms: Sequence[float] | float = (2, math.inf),
-    methods: Sequence[Method | type[Method] | str] | Method | type[Method] | str = "standard",
+    methods: Asking = STANDARD,
     low: Limit = 0.0,
     high: Limit = 1.0,
     seed: int = 0,
@@ -323,6 +335,9 @@ def evaluate(
     groups: Groups | None = None,
     callback: Callback | None = None,
     classes: Sequence[str] = (),
+    budget: str | float | None = None,
+    costs: CostEstimate | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -337,8 +352,10 @@ def evaluate(
         labels: (N,) correct classes. None for those of a data set or loader, and for the predictions of the model
             where ``x`` is a tensor: then all results are about these, and nothing counts as misclassified.
         norms: orders of norms, at least 1, or one of them; 0 counts changed entries.
-        methods: settings from :mod:`certify.methods`, or names of methods for their defaults, several or one;
-            ``"standard"`` for smoothing, interval bounds and the minimum-norm attack.
+        methods: settings from :mod:`certify.methods`, or names of methods for their defaults, several or one; by
+            default smoothing, interval bounds and the minimum-norm attack. Or one of the presets ``"quick"``,
+            ``"standard"`` and ``"thorough"``, which hold methods of every kind, alone or with settings that replace
+            those of the same name. Of a preset, what cannot be done for the model or a norm is left out.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         seed: run seed of all random draws.
@@ -357,6 +374,12 @@ def evaluate(
         callback: called with every finished unit, also with those that ``output`` held already, once it is stored; see
             :class:`certify.FinishedUnit`. An exception ends the evaluation; with ``output`` it can be continued.
         classes: names of the classes in the order of their labels, for the page; empty if they have none.
+        budget: time for everything from this call on, such as ``"30m"`` or ``"1h30m"``, or in seconds. Cheap methods
+            come first, inputs whose certificate meets a witness are not run again, and what does not fit has rows of
+            status ``"left out"``. With ``output``, a later call goes on with these.
+        costs: as :func:`certify.estimate_cost` measured them for the same arguments. None measures them where a budget
+            or a preset needs them. Units of work then take 30 seconds at most, unless a single input takes longer.
+        clock: seconds since any moment, by which time and budget are counted.
 
     Raises:
         InvalidInput: a bad argument.
@@ -364,37 +387,27 @@ def evaluate(
         ManifestMismatch: ``output`` holds another run.
         InvalidConfiguration: ``output`` cannot be written.
     """
-    x, labels = inputs_and_labels(model, x, labels, batch_size)
-    checks.inputs(x, low, high)
-    checks.at_least("number of inputs", len(x), 1)
-    checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
-    checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
-    checks.at_least("batch_size", batch_size, 1)
-    chosen, orders = methods_of(methods), orders_of(norms)
-    units, members = units_of(chosen, orders, len(x), first_index), stated_groups(groups, labels, len(x))
+    started, most = clock(), math.inf if budget is None else seconds_of("budget", budget)
     with probed_once():
-        problem, logits = problem_of(
-            model, x, labels, (low, high), seed, batch_size, first_index, stated_on_grid(on_grid, x)
-        )
-        manifest = manifest_of(problem, logits, chosen, orders, len(units), source) | digest_of_groups(members)
+        task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
+        members = stated_groups(groups, task.problem.y, len(task.problem.x))
+        if costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
+            costs = probe_costs(task, clock, PROBE_SHARE * most, output)
+        known = known_run(output)
+        told = ({} if budget is None else {"budget": budget}) | dict(source or {})
+        plan = Plan.of(task, costs, None if known is None else known.sizes, most)
+        manifest = plan.manifest(told) | digest_of_groups(members)
         manifest |= {"classes": [str(name) for name in classes]} if classes else {}
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
-        records = {record["unit"]: record for record in stored}
-        # A row without finite logits has no class.
-        base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
-        for done, unit in enumerate(units, start=1):
-            name, restored = unit.name, unit.name in records
-            if not restored:
-                record, tensors[name] = run_unit(unit, problem, base, orders)
-                records[name] = with_groups(record, members, first_index)
-                if run is not None:
-                    run.append(records[name], tensors[name])
+        work = Work(plan, Timing(clock, started, most), costs, {record["unit"]: record for record in stored}, tensors)
+        for unit in work.finished(members, run):
             if progress is not None:
-                progress(name, done, len(units))
+                progress(unit.name, unit.done, unit.units)
             if callback is not None:
-                callback(FinishedUnit.of(records[name], done, len(units), restored))
-    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
+                callback(unit)
+    records = [work.records[unit.name] for unit in plan.units if unit.name in work.records]
+    return Evaluation(manifest if run is None else run.manifest, records, tensors)
 
 
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:

@@ -30,6 +30,7 @@ def manifest_of(
     methods: Sequence[Method],
     norms: Sequence[float],
     units: int,
+    sizes: Mapping[str, int],
     source: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Versions, device, seed, configuration, and what tells this model and these data from others, in plain values.
@@ -61,7 +62,7 @@ def manifest_of(
             "plan": {
                 method.name: {
                     "norms": [norm_key(norm) for norm in norms if norm in method.norms],
-                    "rows_per_unit": method.rows_per_unit,
+                    "rows_per_unit": sizes.get(method.name, method.rows_per_unit),
                 }
                 for method in methods
             },

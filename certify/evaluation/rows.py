@@ -10,7 +10,15 @@ from bounds.errors import InvalidInput
 from bounds.sets.distances import distance
 from certify.attacks.studies.smoothed import SmoothedWitness
 from certify.evaluation.manifest import norm_key
-from certify.results import Certificate, Estimate, Record, SmoothingCertificate, VerdictCertificate, Witness
+from certify.results import (
+    Certificate,
+    Estimate,
+    NoiseTolerance,
+    Record,
+    SmoothingCertificate,
+    VerdictCertificate,
+    Witness,
+)
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
@@ -88,6 +96,25 @@ def estimate_rows(estimate: Estimate, labels: Tensor) -> list[dict[str, Any]]:
         }
         if not wrong[i] and score >= 0:  # False for NaN
             row["estimated_distance"] = score
+        rows.append(row)
+    return rows
+
+
+def noise_rows(found: NoiseTolerance, labels: Tensor) -> list[dict[str, Any]]:
+    """Rows of the sizes of random noise; without one where no size that was tried changes enough predictions."""
+    rows, wrong = [], _wrong(found, labels)
+    for i, radius in enumerate(found.radius.tolist()):
+        changed = math.isfinite(radius)
+        row: dict[str, Any] = {
+            "prediction": int(found.label[i]),
+            "subject": found.subject,
+            "status": "misclassified" if wrong[i] else "changed" if changed else "not changed",
+            "noise_lower": finite(found.lower[i]),
+            "noise_upper": finite(found.upper[i]),
+            "noise_share": found.epsilon,
+        }
+        if changed:
+            row["noise_radius"] = radius
         rows.append(row)
     return rows
 

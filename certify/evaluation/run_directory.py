@@ -19,13 +19,14 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
+from certify.evaluation.left_out import is_left_out
 from certify.evaluation.stored import Manifest, StoredRecord
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
 # since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not
 # among these: it changes the order of sums, and with it the last bits and now and then a count.
 INFORMATIVE = frozenset({"classes", "created", "hostname", "platform", "python"})
-INFORMATIVE |= {"source.require", "source.against", "source.data.file"}
+INFORMATIVE |= {"source.require", "source.against", "source.data.file", "source.budget"}
 INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.onnx", "source.model.weights"}
 
 _OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial"}
@@ -124,7 +125,7 @@ class RunDirectory:
             except (ValueError, RecursionError) as error:
                 raise InvalidConfiguration(f"{self.path}/records.jsonl: line {number} is damaged: {error}") from error
             digest = record.pop("tensors_sha256", None)
-            if checked.unit not in found:
+            if checked.unit not in found or is_left_out(found[checked.unit]):
                 found[checked.unit] = record
                 self._digests |= {} if digest is None else {checked.unit: digest}
         return found

@@ -8,12 +8,14 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
+from certify.report.columns import LEFT_OUT, VALUES
 from certify.requirements import Threshold
 
 Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Class = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1 where logits are not finite
 Size = Annotated[float, Meta(ge=0)]
 Alpha = Annotated[float, Meta(ge=0, lt=1)]
+Kind = Literal["certificate", "estimate", "witness", "noise", "unsupported", "left out"]
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z")]  # without control characters: it names files and lines
 
 
@@ -60,6 +62,8 @@ class _Row(msgspec.Struct):
     certified_radius: Size | None = None
     estimated_distance: Size | None = None
     attack_distance: Size | None = None
+    noise_radius: Size | None = None
+    carried_from: Text | None = None
     alpha: Alpha | None = None
     distances: dict[str, Size] = {}
     abstained: bool = False
@@ -80,15 +84,15 @@ class _Row(msgspec.Struct):
 
 
 class _Promise(msgspec.Struct):
-    kind: Literal["certificate", "estimate", "witness", "unsupported"]
+    kind: Kind
     alpha: Alpha
     subject: Text
     arithmetic: Literal["", "real", "rounding", "deployed"]
     within: Size | None = None
 
     def __post_init__(self) -> None:
-        if self.kind == "estimate" and self.within is None:
-            raise ValueError("Expected `within` of an estimate")
+        if self.kind in ("estimate", "noise") and self.within is None:
+            raise ValueError(f"Expected `within` of {self.kind!r}")
 
 
 class StoredRecord(msgspec.Struct):
@@ -96,7 +100,7 @@ class StoredRecord(msgspec.Struct):
 
     unit: Text
     method: Text
-    kind: Literal["certificate", "estimate", "witness", "unsupported"]
+    kind: Kind
     norm: str
     seconds: Size
     rows: Annotated[list[_Row], Meta(min_length=1)]
@@ -122,13 +126,17 @@ NEEDED = {
     "certificate": ("prediction", "certified_radius", "alpha"),
     "witness": ("prediction",),
     "estimate": ("prediction", "capped", "reach"),
+    "noise": ("prediction",),
     "unsupported": (),
+    "left out": (),
 }
 FOUND = ("attack_distance", "adversarial_label")
 STATUSES = {
     "certificate": {"certified", "not certified", "abstained", "misclassified"},
     "witness": {"found", "not found", "misclassified"},
+    "noise": {"changed", "not changed", "misclassified"},
     "unsupported": {"unsupported"},
+    "left out": {LEFT_OUT},
 }
 
 
@@ -155,9 +163,12 @@ def require_whole(records: Iterable[Mapping[str, Any]], where: object, alphas: M
 
 
 def _fault(kind: str, row: Mapping[str, Any], alpha: float | None) -> str:
-    if kind in STATUSES and row["status"] not in STATUSES[kind]:
+    missing = row["status"] == LEFT_OUT  # of whatever kind its result would have been
+    if kind in STATUSES and not missing and row["status"] not in STATUSES[kind]:
         return f"status {row['status']!r} is none of a {kind}"
-    needed = NEEDED[kind] + FOUND * (kind == "witness" and row["status"] == "found")
+    if missing and any(row.get(key) is not None for key in VALUES.values()):
+        return "it has a result, though it was left out"
+    needed = () if missing else NEEDED[kind] + FOUND * (kind == "witness" and row["status"] == "found")
     lacking = [key for key in needed if row.get(key) is None or row[key] == math.inf]
     if lacking:
         return f"it lacks {', '.join(lacking)}"

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
-from certify.promises import Promise
-from certify.report.columns import VALUES, Column, Line
+from certify.promises import NO_RESULT, Promise
+from certify.report.columns import LEFT_OUT, VALUES, Column, Line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-NUMBERS = ["certified_radius", "estimated_distance", "attack_distance", "alpha"]
+NUMBERS = [*VALUES.values(), "alpha"]
 ROW_COLUMNS = [
     *["index", "label", "base_prediction", "prediction", "predicted", "correct", "subject", "norm", "method"],
     *["status", *NUMBERS, "seconds"],
@@ -48,10 +48,12 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def _value(kind: str, row: Mapping[str, Any], correct: bool) -> float | None:
+    if row["status"] == LEFT_OUT:
+        return None
     if kind == "certificate" and not correct:
         return 0.0
     value: float | None = row.get(VALUES[kind])
-    return math.inf if kind == "witness" and value is None else value
+    return math.inf if kind in ("witness", "noise") and value is None else value
 
 
 def dataframe(rows: Sequence[Row]) -> "pd.DataFrame":
@@ -65,13 +67,20 @@ def dataframe(rows: Sequence[Row]) -> "pd.DataFrame":
 
 
 def curves_of(rows: Sequence[Row]) -> list[AccuracyCurve]:
-    """One curve per norm, subject and method that has certificates or witnesses."""
+    """One curve per norm, subject and method that has certificates or witnesses.
+
+    Curves are about all inputs. One that was left out counts as not certified, and as not broken: what is a lower bound
+    stays one, and so does an upper bound.
+    """
     grouped: dict[tuple[float, str, str], list[Row]] = {}
     for row in rows:
-        if row["kind"] != "estimate":
+        if row["kind"] in ("certificate", "witness", *NO_RESULT):
             grouped.setdefault((row["norm"], row["subject"], row["method"]), []).append(row)
-    supported = {key: part for key, part in grouped.items() if {row["kind"] for row in part} != {"unsupported"}}
-    return [_curve(part, *key) for key, part in sorted(supported.items())]
+    return [_curve(part, *key) for key, part in sorted(grouped.items()) if any(map(_judged, part))]
+
+
+def _judged(row: Row) -> bool:
+    return row["kind"] not in NO_RESULT and row["status"] != LEFT_OUT
 
 
 def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> AccuracyCurve:
@@ -127,4 +136,4 @@ def _promise(record: Mapping[str, Any]) -> Promise:
 def promise_of(rows: Sequence[Row]) -> Promise:
     """The weakest promise of the rows of a method, of those that it could treat if there are any."""
     promises: list[Promise] = [row["promise"] for row in rows]
-    return max(promises, key=lambda promise: (promise.kind != "unsupported", promise.alpha))
+    return max(promises, key=lambda promise: (promise.kind not in NO_RESULT, promise.alpha))

@@ -1,19 +1,39 @@
 """The units of work of an evaluation: some inputs, one method, one norm; each is stored as soon as it is done."""
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from bounds.errors import InvalidInput, UnsupportedLayer
+from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput, UnsupportedLayer
 from certify.evaluation.manifest import norm_key
-from certify.evaluation.rows import certificate_rows, estimate_rows, with_verdicts, witness_rows
-from certify.methods import Method, Problem
+from certify.evaluation.rows import certificate_rows, estimate_rows, noise_rows, with_verdicts, witness_rows
+from certify.methods import (
+    Clever,
+    CompleteSearch,
+    IntervalBounds,
+    LinearBounds,
+    LinearBoundsBehindIntervals,
+    Lipschitz,
+    Method,
+    MinimalPerturbation,
+    OptimisedLinearBounds,
+    Problem,
+    RandomNoise,
+    SmoothedAttack,
+    Smoothing,
+)
 from certify.methods.frozen import WithFrozenFeatures
 from certify.promises import Promise
-from certify.results import Estimate, VerdictCertificate, Witness
+from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
+
+FROM_CHEAP_TO_DEAR = (  # and both sides early, since a witness spares dear proofs
+    *(IntervalBounds, MinimalPerturbation, LinearBoundsBehindIntervals, LinearBounds, Smoothing, Lipschitz),
+    *(RandomNoise, Clever, OptimisedLinearBounds, SmoothedAttack, CompleteSearch),
+)
+Pair = tuple[Method, float]  # a method and a norm that it serves
 
 
 class Unit(NamedTuple):
@@ -32,11 +52,11 @@ class Unit(NamedTuple):
     rows: slice
 
 
-def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, first_index: int = 0) -> list[Unit]:
-    """All units of an evaluation of so many inputs, in order.
+def method_pairs(methods: Sequence[Method], norms: Sequence[float]) -> list[Pair]:
+    """Each method with each norm that it serves.
 
-    Units begin at multiples of their size in the whole data set, and their names say where they stand in it, so that
-    parts of a data set that are cut at such places have the units of the whole.
+    Raises:
+        InvalidInput: two methods of one name, or a norm that none of them serves.
     """
     names = [method.name for method in methods]
     if not names:
@@ -47,10 +67,39 @@ def units_of(methods: Sequence[Method], norms: Sequence[float], count: int, firs
     for norm in norms:
         if not any(norm in method.norms for method in methods):
             raise InvalidInput(f"none of the methods ({', '.join(names)}) serves the norm {norm:g}")
+    return [(method, norm) for method in methods for norm in norms if norm in method.norms]
+
+
+def cheap_first(method: Method, norm: float) -> tuple[int, bool]:
+    """A place among methods of which nobody knows the cost: what is mostly cheap first, then the norms one by one."""
+    places = [i for i, kind in enumerate(FROM_CHEAP_TO_DEAR) if isinstance(method, kind)]
+    return (places[0] if places else len(FROM_CHEAP_TO_DEAR)), norm != method.norms[-1]
+
+
+def units_of(
+    methods: Sequence[Method],
+    norms: Sequence[float],
+    count: int,
+    first_index: int = 0,
+    sizes: Mapping[str, int] | None = None,
+) -> list[Unit]:
+    """All units of an evaluation of so many inputs, in order.
+
+    Units begin at multiples of their size in the whole data set, and their names say where they stand in it, so that
+    parts of a data set that are cut at such places have the units of the whole.
+
+    Args:
+        methods: settings.
+        norms: orders.
+        count: number of inputs.
+        first_index: place of the first of them.
+        sizes: inputs in a unit of a method, by its name; ``rows_per_unit`` where it is not named.
+    """
     units = []
-    for method, norm in [(method, norm) for method in methods for norm in norms if norm in method.norms]:
-        for block in _blocks(method.rows_per_unit, count, first_index):
-            start, stop = _ends(block, method.rows_per_unit, count, first_index)
+    for method, norm in method_pairs(methods, norms):
+        size = (sizes or {}).get(method.name, method.rows_per_unit)
+        for block in _blocks(size, count, first_index):
+            start, stop = _ends(block, size, count, first_index)
             rows = slice(start - first_index, stop - first_index)
             units.append(Unit(f"{method.name}/{norm_key(norm)}/{start}-{stop}", method, norm, rows))
     return units
@@ -83,53 +132,97 @@ def _ends(block: int, size: int, count: int, first_index: int) -> tuple[int, int
     return max(block * size, first_index), min((block + 1) * size, first_index + count)
 
 
-def run_unit(
-    unit: Unit, problem: Problem, base: Sequence[int], norms: Sequence[float]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The record of a unit, and the tensors that belong to it.
+class UnitOutcome(NamedTuple):
+    """Results of a method for some inputs, as they are stored.
+
+    Attributes:
+        promise: of all rows.
+        details: a mapping for each input, in plain numbers.
+        tensors: clean and adversarial inputs, where there are such.
+    """
+
+    promise: Promise
+    details: list[dict[str, Any]]
+    tensors: dict[str, Tensor]
+
+
+def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms: Sequence[float]) -> UnitOutcome:
+    """The results of a method for some inputs.
 
     Args:
-        unit: what is to be done.
+        method: settings.
         problem: the model and all inputs.
-        base: predicted class of each input, -1 where there is none.
+        rows: of the inputs.
+        norm: order of the norm.
         norms: in which the distances of witnesses are stated.
     """
-    started, rows = time.perf_counter(), unit.rows
-    tensors: dict[str, Tensor] = {}
-    frozen = unit.method.frozen_name(problem) if isinstance(unit.method, WithFrozenFeatures) else ""
+    if method.one_by_one and rows.stop - rows.start > 1:
+        alone = (slice(row, row + 1) for row in range(rows.start, rows.stop))
+        return joined([outcome_of(method, problem, row, norm, norms) for row in alone])
+    frozen = method.frozen_name(problem) if isinstance(method, WithFrozenFeatures) else ""
     clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
-    try:
-        result = unit.method.run(problem, rows, unit.norm)
-    except UnsupportedLayer as error:
-        promise = Promise(kind="unsupported")
-        details = [{"status": promise.kind, "subject": promise.subject, "reason": str(error)}] * (
-            rows.stop - rows.start
-        )
+    result = method.run(problem, rows, norm).cpu()
+    tensors = {"clean": clean, "adversarial": result.adversarial} if isinstance(result, Witness) else {}
+    if isinstance(result, Witness):
+        details = witness_rows(result, clean, targets, norms)
+    elif isinstance(result, Estimate):
+        details = estimate_rows(result, targets)
+    elif isinstance(result, NoiseTolerance):
+        details = noise_rows(result, targets)
     else:
-        promise = Promise.of(result)
-        if isinstance(result, Witness):
-            details = witness_rows(result.cpu(), clean, targets, norms)
-            tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
-        elif isinstance(result, Estimate):
-            details = estimate_rows(result.cpu(), targets)
-        else:
-            details = certificate_rows(result.cpu(), targets)
-            if isinstance(result, VerdictCertificate):
-                details = with_verdicts(details, result.cpu(), clean, norms)
-                tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
-        details = [{**detail, "frozen": frozen} for detail in details] if frozen else details
-    labels = problem.y[rows].tolist()
+        details = certificate_rows(result, targets)
+        if isinstance(result, VerdictCertificate):
+            details = with_verdicts(details, result, clean, norms)
+            tensors = {"clean": clean, "adversarial": result.adversarial}
+    details = [{**detail, "frozen": frozen} for detail in details] if frozen else details
+    return UnitOutcome(Promise.of(result), details, tensors)
+
+
+def joined(parts: Sequence[UnitOutcome]) -> UnitOutcome:
+    """The outcomes of several parts, one after the other."""
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+    return UnitOutcome(parts[0].promise, [detail for part in parts for detail in part.details], tensors)
+
+
+def refused(error: BoundsError, lenient: bool) -> bool:
+    """Whether an error says that the method cannot treat the model, and not that a caller is wrong.
+
+    Methods of a preset, which nobody chose one by one, are left out at any refusal.
+    """
+    return isinstance(error, UnsupportedLayer) or (lenient and not isinstance(error, InvalidConfiguration))
+
+
+def record_of(
+    unit: Unit, problem: Problem, base: Sequence[int], outcome: UnitOutcome, seconds: float = 0.0
+) -> dict[str, Any]:
+    """The record of a unit.
+
+    Args:
+        unit: what was done.
+        problem: the model and all inputs.
+        base: predicted class of each input, -1 where there is none.
+        outcome: for all inputs of the unit.
+        seconds: that it took.
+    """
+    rows, labels = unit.rows, problem.y[unit.rows].tolist()
     shared = [
         {"index": problem.place(rows) + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
-        for i, detail in enumerate(details)
+        for i, detail in enumerate(outcome.details)
     ]
-    record = {
+    return {
         "unit": unit.name,
         "method": unit.method.name,
-        "kind": promise.kind,
-        "promise": asdict(promise),
+        "kind": outcome.promise.kind,
+        "promise": asdict(outcome.promise),
         "norm": norm_key(unit.norm),
-        "seconds": time.perf_counter() - started,
+        "seconds": seconds,
         "rows": shared,
     }
-    return record, tensors
+
+
+def without_result(unit: Unit, promise: Promise, status: str, reason: str, rows: int | None = None) -> UnitOutcome:
+    """The outcome of a unit that was not computed; the promise is that of the method, where it is known."""
+    detail: dict[str, Any] = {"status": status, "subject": promise.subject, "reason": reason}
+    if promise.alpha or promise.kind == "certificate":
+        detail["alpha"] = promise.alpha
+    return UnitOutcome(promise, [detail] * (unit.rows.stop - unit.rows.start if rows is None else rows), {})

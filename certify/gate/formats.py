@@ -23,7 +23,7 @@ class GateFinding(NamedTuple):
     """One thing that was looked at.
 
     Attributes:
-        kind: ``"contradiction"``, ``"requirement"``, ``"change"``, ``"unfinished"``.
+        kind: ``"contradiction"``, ``"requirement"``, ``"change"``, ``"left_out"``, ``"unfinished"``.
         word: the verdict on it, which begins its line.
         name: stable from run to run, as test reports need it.
         sentence: all that is known.
@@ -40,11 +40,12 @@ class GateFinding(NamedTuple):
 
 
 def findings(outcome: GateOutcome) -> list[GateFinding]:
-    """Contradictions, thresholds, changes and unfinished work, in this order."""
+    """Contradictions, thresholds, changes, work left out and unfinished work, in this order."""
     return [
         *map(_contradiction, outcome.contradictions),
         *map(_requirement, outcome.requirements),
         *map(_change, outcome.changes),
+        *(GateFinding("left_out", "left out", "work left out", said, False, {}) for said in outcome.left_out),
         *_unfinished(outcome),
     ]
 
@@ -117,6 +118,7 @@ def as_json(outcome: GateOutcome) -> str:
         "contradictions": of("contradiction"),
         "requirements": of("requirement"),
         "changes": of("change"),
+        "left_out": list(outcome.left_out),
         "unfinished": unfinished[0] if unfinished else None,
     }
     return json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -28,6 +28,7 @@ class GateOutcome:
         against: name of that run; None where there is none.
         unfinished: units done and in all; None where the run is complete.
         comparisons: certificates that were compared with an adversarial example.
+        left_out: sentences about work that was not done, and why; they fail nothing.
     """
 
     run: str
@@ -37,6 +38,7 @@ class GateOutcome:
     against: str | None
     unfinished: tuple[int, int] | None
     comparisons: int
+    left_out: Sequence[str] = ()
 
     @property
     def verdict(self) -> str:
@@ -82,6 +84,7 @@ def outcome_of(evaluation: Evaluation, run: Path | str, baseline: Baseline | Non
         against=None if baseline is None else baseline.run,
         unfinished=evaluation.unfinished(),
         comparisons=evaluation.comparisons(),
+        left_out=evaluation.left_out(),
     )
 
 

@@ -6,7 +6,8 @@ To add a method, write a class like these, give it a name and the norms it serve
 
 from certify.methods.base import Method, Problem
 from certify.methods.checked import Checked, Count, Positive, Probability
-from certify.methods.choice import BY_NAME, METHODS, STANDARD, methods_of
+from certify.methods.choice import BY_NAME, METHODS, STANDARD, Choice, chosen_methods, methods_of
+from certify.methods.presets import PRESETS, Space
 from certify.methods.proofs import (
     CompleteSearch,
     IntervalBounds,
@@ -17,14 +18,17 @@ from certify.methods.proofs import (
     ProvedRadius,
     Verify,
 )
+from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation, estimate_of
 from certify.methods.smoothed import SmoothedAttack, Smoothing
 
 __all__ = [
     "BY_NAME",
     "METHODS",
+    "PRESETS",
     "STANDARD",
     "Checked",
+    "Choice",
     "Clever",
     "CompleteSearch",
     "Count",
@@ -39,9 +43,12 @@ __all__ = [
     "Probability",
     "Problem",
     "ProvedRadius",
+    "RandomNoise",
     "SmoothedAttack",
     "Smoothing",
+    "Space",
     "Verify",
+    "chosen_methods",
     "estimate_of",
     "methods_of",
 ]

@@ -12,7 +12,7 @@ from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from bounds.sets.uniform import stream_seed
 from certify.methods.checked import Checked, Name
-from certify.results import Certificate, Estimate, Witness
+from certify.results import Certificate, Estimate, NoiseTolerance, Witness
 from certify.smoothing.drawing.distributions import lie_on_grid
 
 
@@ -69,7 +69,9 @@ class Method(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     norms: ClassVar[tuple[float, ...]]
-    rows_per_unit: ClassVar[int]  # inputs in one unit of work: what a kill can lose at most
+    rows_per_unit: ClassVar[int]  # most inputs in one unit of work: what a kill can lose at most
+    one_by_one: ClassVar[bool] = False  # whether inputs are run alone, so that none shares its draws with others
+    divisible: ClassVar[bool] = True  # whether units may be smaller, since no input's results depend on the others
 
     name: Name = ""
 
@@ -82,7 +84,15 @@ class Method(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 f"`name: str = {self.name!r}` in that class"
             )
 
+    def shortened(self, share: float = 1.0) -> tuple["Method", float]:
+        """Settings of the same method with less work, for a probe, and how many times as much this one has.
+
+        Args:
+            share: of the work of a probe; of two probes with different shares, the difference is pure work.
+        """
+        return self, 1.0
+
     @abstractmethod
-    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate | Estimate | Witness:
+    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate | Estimate | Witness | NoiseTolerance:
         """Results for the given rows, in one norm."""
         raise NotImplementedError

@@ -1,11 +1,14 @@
 """The methods that there are, and the choice of some of them from what a caller writes."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from bounds.errors import InvalidInput
 from certify.methods.base import Method
+from certify.methods.presets import PRESETS, Space, not_served, preset_methods
 from certify.methods.proofs import (
     CompleteSearch,
     IntervalBounds,
@@ -15,16 +18,18 @@ from certify.methods.proofs import (
     OptimisedLinearBounds,
     Verify,
 )
+from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation
 from certify.methods.smoothed import SmoothedAttack, Smoothing
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),
     CompleteSearch,
-    *(Clever, MinimalPerturbation, SmoothedAttack),
+    *(Clever, RandomNoise, MinimalPerturbation, SmoothedAttack),
 )
 
-STANDARD: tuple[Method, ...] = (Smoothing(), IntervalBounds(), MinimalPerturbation())
+STANDARD: tuple[Method, ...] = (Smoothing(), IntervalBounds(), MinimalPerturbation())  # where none are asked for
+UNIT = Space()
 
 
 def default_name(kind: type[Method]) -> str:
@@ -41,8 +46,51 @@ def default_name(kind: type[Method]) -> str:
 BY_NAME: dict[str, type[Method]] = {default_name(kind): kind for kind in METHODS}
 
 
-def methods_of(given: object) -> list[Method]:
-    """Settings of methods, from settings, classes and names, one or several; ``"standard"`` for :data:`STANDARD`.
+class Choice(NamedTuple):
+    """Methods of an evaluation.
+
+    Attributes:
+        methods: their settings.
+        preset: the name of the preset among what was asked for; empty if there is none.
+        lenient: names of methods that a preset brought, which leave out what they cannot do.
+        notes: what the preset leaves out since a method does not serve a norm.
+    """
+
+    methods: list[Method]
+    preset: str = ""
+    lenient: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def chosen_methods(given: object, norms: Sequence[float], space: Space) -> Choice:
+    """The methods that are asked for, a preset among them or not.
+
+    Settings that are given next to a preset replace those of the same name in it.
+
+    Args:
+        given: settings, classes and names, one or several.
+        norms: orders that are asked for.
+        space: the size of the inputs, which presets measure by.
+    """
+    if isinstance(given, str | Method | type):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise InvalidInput(_wanted(given))
+    asked = list(given)
+    presets = [one for one in asked if isinstance(one, str) and one in PRESETS]
+    own = [_method_of(one) for one in asked if not (isinstance(one, str) and one in PRESETS)]
+    if not presets:
+        return Choice(own)
+    if len(presets) > 1:
+        raise InvalidInput(f"methods must name one preset, got {' and '.join(presets)}: each has methods of all kinds")
+    brought = preset_methods(presets[0], norms, space)
+    named = {method.name: method for method in brought} | {method.name: method for method in own}
+    lenient = frozenset(method.name for method in brought) - {method.name for method in own}
+    return Choice(list(named.values()), presets[0], lenient, tuple(not_served(brought, norms)))
+
+
+def methods_of(given: object, norms: Sequence[float] = (2.0, math.inf), space: Space = UNIT) -> list[Method]:
+    """Settings of methods, from settings, classes and names, one or several, or from the name of a preset.
 
     >>> [method.name for method in methods_of(["ibp", MinimalPerturbation, Smoothing(n=100)])]
     ['ibp', 'attack', 'smoothing']
@@ -50,13 +98,7 @@ def methods_of(given: object) -> list[Method]:
     Raises:
         InvalidInput: something else, or a class that has settings without a default.
     """
-    if isinstance(given, str) and given == "standard":
-        return list(STANDARD)
-    if isinstance(given, str | Method | type):
-        given = [given]
-    if not isinstance(given, Iterable):
-        raise InvalidInput(_wanted(given))
-    return [_method_of(one) for one in given]
+    return chosen_methods(given, norms, space).methods
 
 
 def _method_of(given: object) -> Method:
@@ -75,6 +117,6 @@ def _method_of(given: object) -> Method:
 
 def _wanted(given: object) -> str:
     return (
-        f"methods must be one of standard, {', '.join(BY_NAME)}, or settings from certify.methods such as "
+        f"methods must be one of {', '.join([*PRESETS, *BY_NAME])}, or settings from certify.methods such as "
         f"Smoothing(n=1000), or a list of these, got {given!r}"
     )

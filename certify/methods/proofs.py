@@ -90,6 +90,7 @@ class CompleteSearch(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True
 
     norms = (1.0, 2.0, math.inf)
     rows_per_unit = 5
+    one_by_one = True  # its searches are, and the attack before them draws by the place in the batch
 
     name: Name = "complete"
     tolerance: Positive = 1e-3
@@ -125,6 +126,7 @@ class Verify(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     rows_per_unit = 10
+    divisible = False  # its attack draws by the place among the open inputs of a unit
 
     name: Name = "verify"
     epsilon: Annotated[float, Meta(gt=0, examples=["0.1"])]

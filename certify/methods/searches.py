@@ -3,6 +3,7 @@
 import math
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from bounds import CleverEstimate, clever
@@ -52,6 +53,7 @@ class Clever(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     norms = (1.0, 2.0, math.inf)
     rows_per_unit = 5
+    one_by_one = True  # draws go by the place in the batch; of one input they are many already
 
     name: Name = "clever"
     num_batches: Annotated[int, Meta(ge=2)] = 100
@@ -59,6 +61,11 @@ class Clever(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     radius_l1: Positive = 20.0
     radius_l2: Positive = 2.0
     radius_linf: Positive = 0.2
+
+    def shortened(self, share: float = 1.0) -> tuple[Method, float]:
+        """With fewer batches of points."""
+        few = min(self.num_batches, int(6 * share))
+        return msgspec.structs.replace(self, num_batches=few), self.num_batches / few
 
     def run(self, problem: Problem, rows: slice, norm: float) -> Estimate:
         """Estimates for the model."""

@@ -75,6 +75,11 @@ class Smoothing(Smoothed, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """The norm of the noise."""
         return (self.randomization.norm,)
 
+    def shortened(self, share: float = 1.0) -> tuple[Method, float]:
+        """With fewer draws: each is one pass."""
+        n = min(self.n, int(1000 * share))
+        return msgspec.structs.replace(self, n=n), (self.n + self.n0) / (n + self.n0)
+
     def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
         """Certificates of the smoothed classifier."""
         return self.classifier(problem, self.noise_group).certify(
@@ -97,6 +102,7 @@ class SmoothedAttack(Smoothed, frozen=True, forbid_unknown_fields=True, kw_only=
 
     norms = (1.0, 2.0, math.inf)
     rows_per_unit = 10
+    one_by_one = True  # its predictions draw by the place among the open inputs of a unit
 
     name: Name = "smoothed_attack"
     draws: Count = 64

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from certify.promises import Promise
+from certify.promises import NO_RESULT, Promise
 from certify.report.words import NOTHING, estimated, norm_name, rounded_down, rounded_up, with_levels
 
-VALUES = {"certificate": "certified_radius", "estimate": "estimated_distance", "witness": "attack_distance"}
+VALUES = {
+    "certificate": "certified_radius",
+    "estimate": "estimated_distance",
+    "witness": "attack_distance",
+    "noise": "noise_radius",
+}
+LEFT_OUT = "left out"  # status of a row that was not computed, whatever its kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +40,22 @@ class Line:
 
     @property
     def kind(self) -> str:
-        """The kind of its results, ``"certificate"``, ``"estimate"``, ``"witness"`` or ``"unsupported"``."""
+        """The kind of its results, as of :class:`certify.promises.Promise`."""
         return self.promise.kind
 
     @cached_property
     def right(self) -> list[Mapping[str, Any]]:
         """Rows whose class is the label; an abstention counts by its top class."""
-        treated = [row for row in self.rows if row["kind"] != "unsupported"]
+        treated = [row for row in self.rows if row["kind"] not in NO_RESULT]
         return [row for row in treated if row.get("prediction") == row["label"]]
 
     def statuses(self, kind: str, status: str) -> int | None:
         """Number of rows of that status, if results are of that kind."""
         return [row["status"] for row in self.rows].count(status) if self.kind == kind else None
+
+    def left_out(self) -> int:
+        """Number of rows that were not computed."""
+        return [row["status"] for row in self.rows].count(LEFT_OUT)
 
     def median(self) -> float:
         """Median radius or distance of the rows that are right; NaN if there are none."""
@@ -87,7 +97,7 @@ def bound(line: Line, value: float) -> str:
 
     Of 8-bit images also in their levels, such as ``0.03137 (8/255)``; not where entries are counted.
     """
-    shown = {"certificate": rounded_down, "estimate": estimated}.get(line.kind, rounded_up)(value)
+    shown = {"certificate": rounded_down, "estimate": estimated, "noise": estimated}.get(line.kind, rounded_up)(value)
     return with_levels(shown, value, line.norm, line.eight_bit, up=line.kind != "certificate")
 
 
@@ -110,7 +120,7 @@ COLUMNS = (
     Column(name="subject", title="classifier", of=lambda line: line.subject),
     Column(name="promise", title="promise", of=lambda line: str(line.promise)),
     Column(name="inputs", title="inputs", of=lambda line: len(line.rows)),
-    Column(name="correct", title="correct", of=lambda line: None if line.kind == "unsupported" else len(line.right)),
+    Column(name="correct", title="correct", of=lambda line: None if line.kind in NO_RESULT else len(line.right)),
     Column(name="certified", title="certified", of=lambda line: line.statuses("certificate", "certified")),
     Column(
         name="median_radius",
@@ -137,6 +147,15 @@ COLUMNS = (
         rounding=bound,
         places=("page",),
     ),
+    Column(
+        name="median_noise",
+        title="median random noise",
+        of=_median_of("noise"),
+        rounding=bound,
+        places=("page",),
+        optional=True,
+    ),
+    Column(name="left_out", title="left out", of=lambda line: line.left_out(), optional=True),
     Column(name="median", title="median", of=Line.median, rounding=bound, places=("table",)),
     Column(
         name="seconds",

@@ -48,6 +48,7 @@ class Page:
         groups: accuracy by group of inputs, a row of words per norm, method and group; empty without groups.
         group_sentences: which group is the worst, and whether groups differ.
         classes: names of the classes; empty if they have none.
+        left_out: sentences about what was not computed, and why.
         inputs: what the view of a single input shows, as plain data for its script; None without it.
     """
 
@@ -68,6 +69,7 @@ class Page:
     groups: Sequence[Mapping[str, object]] = ()
     group_sentences: Sequence[str] = ()
     classes: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     inputs: Mapping[str, Any] | None = None
 
 
@@ -127,6 +129,7 @@ def model_of(page: Page, name: str = "") -> tuple[dict[str, Any], InputTables]:
         "outside": page.outside,
         "comparisons": page.comparisons,
         "unfinished": page.unfinished,
+        "left_out": page.left_out,
         "doubts": doubts(page.summary),
         "masking": "" if page.masking is None else masking_sentence(page.masking),
         "methods": list(_methods(page, results)),

@@ -5,19 +5,20 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from certify.report.columns import Line, bound
+from certify.report.columns import LEFT_OUT, Line, bound
 from certify.report.words import NOTHING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["proof", "probable", "estimate", "witness", "none"]
-KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "none")  # in the order of their columns
+Kind = Literal["proof", "probable", "estimate", "witness", "noise", "none"]
+KINDS: tuple[Kind, ...] = ("proof", "probable", "estimate", "witness", "noise", "none")  # in the order of their columns
 HEADS: Mapping[Kind, str] = {
     "proof": "certified radius\u00a0≥",
     "probable": "certified radius\u00a0≥",
     "estimate": "estimate, no bound",
     "witness": "attack distance\u00a0≤",
+    "noise": "random noise, no bound",
     "none": "result",
 }
 
@@ -34,7 +35,7 @@ class Results:
         """The kind of its numbers, which decides where they stand and how they are rounded."""
         if self.line.kind == "certificate":
             return "probable" if self.line.promise.alpha > 0 else "proof"
-        kinds: dict[str, Kind] = {"estimate": "estimate", "witness": "witness"}
+        kinds: dict[str, Kind] = {"estimate": "estimate", "witness": "witness", "noise": "noise"}
         return kinds.get(self.line.kind, "none")
 
     @property
@@ -60,6 +61,12 @@ def cell(row: Mapping[Hashable, object], results: Results, classes: "Classes") -
         words = f"found, class {classes.name(row['adversarial_label'])}"
     elif status.endswith(("certified", "not found")) and row["prediction"] != row["base_prediction"]:
         words = f"{status}, class {classes.name(row['prediction'])}"
+    elif row.get("carried_from") and isinstance(row["carried_from"], str):
+        words = f"{status}, by {row['carried_from']}"
+    if status == LEFT_OUT:
+        return NOTHING, words, tone
+    if kind == "noise":
+        return bound(results.line, _number(row["noise_radius"])), words, tone
     if kind == "witness":
         words += ", blind" * (row.get("blind") is True)
         distance = _number(row["attack_distance"])

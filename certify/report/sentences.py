@@ -83,10 +83,13 @@ def _promise(results: Results) -> str:
 
 def no_curves(summary: "pd.DataFrame") -> str:
     """The reason why an evaluation without certificates and witnesses has no curve."""
-    unsupported = summary["correct"].isna()
-    refused, guessing = (list(dict.fromkeys(summary[part]["method"])) for part in (unsupported, ~unsupported))
+    missing = (summary["left_out"] == summary["inputs"]) if "left_out" in summary else summary["correct"].isna() & False
+    unsupported = summary["correct"].isna() & ~missing
+    kinds = (unsupported, ~unsupported & ~missing, missing)
+    refused, guessing, left = (list(dict.fromkeys(summary[part]["method"])) for part in kinds)
     reasons = [f"{listed(refused)} cannot treat a layer of the model"] * bool(refused)
     reasons += [f"{listed(guessing)} gave estimates, which bound nothing"] * bool(guessing)
+    reasons += [f"{listed(left)} was left out"] * bool(left)
     return "; ".join(reasons) or "no unit of work is finished"
 
 

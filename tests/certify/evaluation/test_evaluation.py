@@ -307,7 +307,10 @@ def test_an_unsupported_model_loses_one_method_and_not_the_others():
         ({"labels": torch.eye(3)[:2]}, "pass class indices, not one-hot rows"),
         ({"labels": torch.tensor([0.0, 1.0])}, r"labels must be integers, got torch.float32"),
         ({"model": Random(3)}, r"the model draws random numbers, aten\.rand"),
-        ({"methods": "all"}, "methods must be one of standard, smoothing, ibp, .*, or a list of these, got 'all'"),
+        (
+            {"methods": "all"},
+            "methods must be one of quick, standard, thorough, smoothing, ibp, .*, or a list of these, got 'all'",
+        ),
         ({"methods": ["ibp", "magic"]}, "methods must be one of .*, got 'magic'"),
         ({"methods": [3]}, "methods must be one of .*, got 3"),
         ({"methods": 3}, "methods must be one of .*, got 3"),

@@ -1,0 +1,262 @@
+"""The work of an evaluation: its plan, and the units one after the other."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from bounds.errors import BoundsError
+from certify.durations import in_words
+from certify.evaluation.arguments import Asked
+from certify.evaluation.callbacks import FinishedUnit
+from certify.evaluation.costs import UNIT_SECONDS, Cost, CostEstimate, Key
+from certify.evaluation.groups import Group, with_groups
+from certify.evaluation.left_out import NOT_SERVED, OUT_OF_BUDGET, is_left_out
+from certify.evaluation.manifest import manifest_of
+from certify.evaluation.run_directory import RunDirectory
+from certify.evaluation.schedule import Schedule, Timing, key_of
+from certify.evaluation.thrift import Ledger
+from certify.evaluation.units import (
+    Unit,
+    UnitOutcome,
+    joined,
+    outcome_of,
+    record_of,
+    refused,
+    units_of,
+    without_result,
+)
+from certify.promises import Promise
+from certify.report.columns import LEFT_OUT
+
+LOGGER = logging.getLogger("certify")
+PARTS = 20  # units of work in a budget, at least: the last one may miss its time by as much as it takes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Units of work of what is asked for.
+
+    Attributes:
+        task: the problem and the methods.
+        sizes: inputs of a unit, by the name of the method.
+        units: in order.
+    """
+
+    task: Asked
+    sizes: Mapping[str, int]
+    units: Sequence[Unit]
+
+    @classmethod
+    def of(cls, task: Asked, costs: CostEstimate | None, known: Mapping[str, int] | None, budget: float) -> Self:
+        """Units that take half a minute at most, or a small part of the budget.
+
+        Args:
+            task: the problem and the methods.
+            costs: what a probe measured.
+            known: sizes of the units of the run that is continued, which stay.
+            budget: seconds.
+        """
+        measured = {} if costs is None else costs.sizes(min(UNIT_SECONDS, budget / PARTS))
+        whole = {method.name: method.rows_per_unit for method in task.choice.methods}
+        fit = {
+            method.name: min(measured.get(method.name, whole[method.name]), whole[method.name])
+            for method in task.choice.methods
+            if method.divisible
+        }
+        sizes = whole | fit | {name: size for name, size in (known or {}).items() if name in whole}
+        problem = task.problem
+        units = units_of(task.choice.methods, task.norms, len(problem.x), problem.first_index, sizes)
+        return cls(task, sizes, units)
+
+    def manifest(self, source: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of a run of this plan."""
+        task = self.task
+        found = manifest_of(
+            task.problem, task.logits, task.choice.methods, task.norms, len(self.units), self.sizes, source
+        )
+        if task.choice.preset:
+            found["configuration"] |= {"preset": task.choice.preset, NOT_SERVED: list(task.choice.notes)}
+        return found
+
+
+class Work:
+    """Units one after the other; ``records`` and ``tensors`` hold what is done.
+
+    Args:
+        plan: the units.
+        timing: clock and budget.
+        costs: what a probe measured; None without one.
+        records: of an earlier run, by unit.
+        tensors: likewise.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        timing: Timing,
+        costs: CostEstimate | None,
+        records: dict[str, dict[str, Any]],
+        tensors: dict[str, dict[str, Tensor]],
+    ) -> None:
+        self.plan, self.records, self.tensors = plan, records, tensors
+        task = plan.task
+        self._task, self._base = task, task.base
+        self._costs: dict[Key, Cost] = {} if costs is None else {cost.key: cost for cost in costs.costs}
+        self._promises = {key: cost.promise for key, cost in self._costs.items() if cost.promise is not None}
+        self._thrifty = timing.limited or bool(task.choice.preset)
+        self._seconds: dict[str, float] = defaultdict(float)  # of units that have begun
+        self._ledger = Ledger(self._base, task.problem.y.tolist(), task.problem.first_index)
+        names = {unit.name for unit in plan.units}
+        self._stored = [name for name, record in records.items() if name in names and not is_left_out(record)]
+        for name in self._stored:
+            self._note(records[name])
+        self._parts: dict[str, dict[int, UnitOutcome]] = defaultdict(dict)  # of units, by the place of their first row
+        self._schedule = Schedule(
+            [unit for unit in plan.units if unit.name not in self._stored],
+            self._costs,
+            timing,
+            thrifty=self._thrifty,
+            rows_of=lambda unit: len(self._open(unit)),
+            gain=self._gain,
+        )
+
+    def finished(self, members: Sequence[Group] | None, run: RunDirectory | None) -> Iterator[FinishedUnit]:
+        """Every unit once it is stored: those of an earlier run, those that are done now, those that are left out."""
+        done, first = 0, self._task.problem.first_index
+        for unit in self.plan.units:
+            if unit.name in self._stored:
+                done += 1
+                yield self._told(unit.name, done, restored=True)
+        for unit, outcome in self._outcomes():
+            seconds = self._seconds.pop(unit.name, 0.0)
+            record = with_groups(record_of(unit, self._task.problem, self._base, outcome, seconds), members, first)
+            before = self.records.get(unit.name)
+            if before is None or _missing(record) < _missing(before):  # else an earlier run knew as much
+                self.records[unit.name], self.tensors[unit.name] = record, outcome.tensors
+                self._note(record)
+                if run is not None:
+                    run.append(record, outcome.tensors)
+            done += 1
+            yield self._told(unit.name, done, restored=False)
+
+    def _outcomes(self) -> Iterator[tuple[Unit, UnitOutcome]]:
+        """Units as they come to their end, with their outcomes for all rows."""
+        for unit, until in self._schedule:
+            refusal = self._refusal(unit) or self._advance(unit, until)
+            if refusal is not None or not self._open(unit):
+                self._schedule.finish(unit)
+                yield unit, refusal or self._whole(unit)
+        for unit in self._schedule.waiting():
+            self._schedule.finish(unit)
+            yield unit, self._whole(unit)
+
+    def _refusal(self, unit: Unit) -> UnitOutcome | None:
+        """The outcome for a method that the probe could not run, or would not; None for others."""
+        cost = self._costs.get(key_of(unit))
+        if cost is None or not cost.status:
+            return None
+        return without_result(unit, Promise(kind=cost.status), cost.status, cost.reason)
+
+    def _advance(self, unit: Unit, until: float) -> UnitOutcome | None:
+        """Run inputs of a unit as far as the time goes; what is written instead where the method cannot."""
+        clock = self._schedule.timing.clock
+        try:
+            while places := self._open(unit):
+                rows = self._schedule.rows_within(unit, len(places), until)
+                if rows == 0:
+                    break
+                started = clock()
+                for part in _runs(places[:rows]):
+                    found = outcome_of(unit.method, self._task.problem, part, unit.norm, self._task.norms)
+                    self._parts[unit.name][part.start] = found
+                    self._promises.setdefault(key_of(unit), found.promise)
+                seconds = clock() - started
+                self._seconds[unit.name] += seconds
+                self._schedule.ran(unit, rows, seconds)
+        except BoundsError as error:
+            if not refused(error, unit.method.name in self._task.choice.lenient):
+                raise
+            return without_result(unit, Promise(kind="unsupported"), "unsupported", str(error))
+        return None
+
+    def _whole(self, unit: Unit) -> UnitOutcome:
+        """The outcome of all rows of a unit: those that were run, those that need not be, and those left out."""
+        parts, settled = self._parts.pop(unit.name, {}), self._settled(unit)
+        promise = self._promises.get(key_of(unit), Promise(kind=LEFT_OUT))
+        if parts:
+            promise = next(iter(parts.values())).promise
+        found, place = [], unit.rows.start
+        while place < unit.rows.stop:
+            if place in parts:
+                found.append(parts[place])
+            elif place in settled:
+                found.append(UnitOutcome(promise, [settled[place]], {}))
+            else:
+                found.append(without_result(unit, promise, LEFT_OUT, OUT_OF_BUDGET, rows=1))
+            place += len(found[-1].details)
+        return joined(self._with_tensors(found, unit.rows))
+
+    def _with_tensors(self, parts: list[UnitOutcome], rows: slice) -> list[UnitOutcome]:
+        """The parts; those without the tensors that others have get the clean inputs in their place."""
+        if not any(part.tensors for part in parts):
+            return parts
+        place, found = rows.start, []
+        for part in parts:
+            clean = self._task.problem.x[place : place + len(part.details)].cpu()
+            found.append(part._replace(tensors=part.tensors or {"clean": clean, "adversarial": clean}))
+            place += len(part.details)
+        return found
+
+    def _settled(self, unit: Unit) -> dict[int, dict[str, Any]]:
+        if not self._thrifty:
+            return {}
+        return self._ledger.settled(unit.method, self._promises.get(key_of(unit)), unit.norm, unit.rows)
+
+    def _open(self, unit: Unit) -> list[int]:
+        """Places of the rows that have to be run."""
+        cost = self._costs.get(key_of(unit))
+        if cost is not None and cost.status:
+            return []
+        closed = set(self._settled(unit))
+        for start, part in self._parts[unit.name].items():
+            closed.update(range(start, start + len(part.details)))
+        return [place for place in range(unit.rows.start, unit.rows.stop) if place not in closed]
+
+    def _gain(self, unit: Unit) -> float:
+        """The part of the distances in a unit that is open, for certificates; 0 for all others."""
+        promise = self._promises.get(key_of(unit))
+        if promise is None or promise.kind != "certificate" or promise.subject != "base":
+            return 0.0
+        places = range(unit.rows.start, unit.rows.stop)
+        return sum(self._ledger.open_share(unit.norm, place, promise.arithmetic) for place in places)
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        self._ledger.note(record)
+        if record["kind"] not in ("unsupported", LEFT_OUT) and record.get("promise"):
+            self._promises.setdefault((record["method"], float(record["norm"])), Promise(**record["promise"]))
+
+    def _told(self, name: str, done: int, *, restored: bool) -> FinishedUnit:
+        elapsed, left = self._schedule.elapsed(), self._schedule.seconds_left()
+        if not restored:
+            rest = "" if left is None else f", about {in_words(left)} left"
+            LOGGER.info("[%d/%d] %s: %s done%s", done, len(self.plan.units), name, in_words(elapsed), rest)
+        return FinishedUnit.of(self.records[name], done, len(self.plan.units), restored, elapsed, left)
+
+
+def _missing(record: Mapping[str, Any]) -> int:
+    return sum(row["status"] == LEFT_OUT for row in record["rows"])
+
+
+def _runs(places: Sequence[int]) -> list[slice]:
+    """Places in order as slices of consecutive ones."""
+    parts: list[slice] = []
+    for place in places:
+        if parts and parts[-1].stop == place:
+            parts[-1] = slice(parts[-1].start, place + 1)
+        else:
+            parts.append(slice(place, place + 1))
+    return parts
