@@ -9,15 +9,14 @@ from torch import Tensor
 from bounds.linear.alpha import optimized
 from bounds.linear.backward import Backward
 from bounds.linear.network import Network
+from bounds.linear.settled import SettledEntries, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
-from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.rows import DenseRows, UnitRows, wanted_first
 from bounds.sets.balls import Interval, PerturbationSet
 
 # Rows that share a window cost less: so many more of them are bounded rather than each on its own.
 MORE_ROWS = 1.6
-SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
 class RefinedNetwork:
@@ -36,6 +35,7 @@ class RefinedNetwork:
         steps: of ascent for the planes of each bound.
         depth: functions that backward passes of inner nodes go through before they end at intervals; None for all.
         memory: bytes for coefficients.
+        before: what was settled when ``start`` was found; nodes that are not known anew have the same planes before them.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class RefinedNetwork:
         steps: int = 0,
         depth: int | None = None,
         memory: int = MEMORY,
+        before: SettledEntries | None = None,
     ) -> None:
         self.network = network.without_intervals()
         self.start = start
@@ -58,6 +59,8 @@ class RefinedNetwork:
         self.depth = depth
         self.memory = memory
         self.backward = Backward(self.network, parallel=parallel)
+        self.settled = SettledEntries(self.network, tighten=tighten, parallel=parallel, steps=steps, depth=depth)
+        self._before = before
 
     def refine(self) -> Network:
         """The network with its intervals; they are found once."""
@@ -66,44 +69,34 @@ class RefinedNetwork:
             return network
         keep_freed_memory()
         changed: set[str] = set()  # nodes with a known interval, and those behind them
-        straight, separate = self._near_the_input()
+        straight, exact = near_the_input(network)
+        for name in exact:
+            self.settled.add(name, True)
         for name in network.order:
             if name in self.known or not changed.isdisjoint(network.nodes[name].parents):
                 changed.add(name)
             if self.start is not None and name not in changed:
                 network.accept(name, self.start[name])
+                if self._before is not None and name not in exact:
+                    self.settled.add(name, self._before.of(name))
                 continue
             network.propagate(name)
             for given in (self.start or {}, self.known):
                 if name in given:
                     network.intervals[name] = network.meet(network.intervals[name], given[name])
-            self._improve(name, straight, separate)
+            if name not in exact:
+                self._improve(name, straight)
         return network
 
-    def _near_the_input(self) -> tuple[set[str], set[str]]:
-        """Nodes that no function parts from the input; of these, those with at most one entry of it behind each."""
-        straight: set[str] = set()
-        separate: set[str] = set()
-        for name, node in self.network.nodes.items():
-            if name not in self.network.functions and straight.issuperset(node.parents):
-                straight.add(name)
-            alone = len(node.parents) == 1 and separate.issuperset(node.parents) and name in straight
-            if node.operation == "input" or (alone and self.network.rules[name].transpose in SEPARATE):
-                separate.add(name)
-        return straight, separate
-
-    def _improve(self, name: str, straight: set[str], separate: set[str]) -> None:
+    def _improve(self, name: str, straight: set[str]) -> None:
         """Tighten the interval of a node where backward passes may know more than intervals."""
-        network, box = self.network, self.network.ball.is_box
-        node = network.nodes[name]
-        if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
+        network = self.network
+        if not (network.consumers(name) or name == "output") or network.nodes[name].batch != 0:
             return
-        # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one affine
-        # operation on a box, intervals know all.
-        exact = box and len(node.parents) == 1 and separate.issuperset(node.parents)
-        if name in straight and not box:
+        # Of an affine image of a ball that is no box, intervals know little and backward bounds all.
+        if name in straight and not network.ball.is_box:
             self._tighten(name, everywhere=True)
-        elif self.tighten and name != "output" and not exact:
+        elif self.tighten and name != "output":
             self._tighten(name, everywhere=False)
 
     def output(self) -> Interval:
@@ -132,7 +125,12 @@ class RefinedNetwork:
         network, interval = self.network, self.network.intervals[name]
         wanted = torch.ones_like(interval.lower, dtype=torch.bool)
         if not everywhere:
+            settled = self.settled.of(name)
+            if settled is True:
+                return
             wanted = torch.stack([self._unstable(name, key) for key in network.consumers(name)]).any(0)
+            wanted = wanted & ~(interval.upper <= interval.lower)
+            wanted = wanted if settled is False else wanted & ~settled
         index, group = _places(wanted)
         if index.numel() == 0:
             return
@@ -146,6 +144,7 @@ class RefinedNetwork:
         better = Interval(torch.where(own, better.lower, here.lower), torch.where(own, better.upper, here.upper))
         lower, upper = lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper)
         network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
+        self.settled.add(name, everywhere or wanted | self.settled.of(name))
 
     def _unstable(self, name: str, consumer: str) -> Tensor:
         """Entries of a node whose bounds are worth having for a function of it."""

@@ -22,7 +22,8 @@ Transpose = Callable[[Node, AnyRows, Shapes], Transposed | None]
 
 # Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
 LARGEST_MATRIX = 2**21
-# A transposed convolution to so few channels is several times slower on a CPU than an ordinary one in its place.
+# A transposed convolution to so few channels is several times slower on a CPU than an ordinary one in its place. In
+# float32 an ordinary one is never slower, if the stride is 1.
 FEW_CHANNELS = 4
 
 
@@ -288,6 +289,8 @@ class _ConvTranspose(torch.autograd.Function):
         stride, padding, extra, groups, dilation = geometry
         if phases is None:
             return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
+        if stride == (1, 1):
+            return F.conv2d(values, phases, None, 1, _mirrored_padding(weight, padding, dilation), dilation)
         whole = F.pixel_shuffle(_convolved_fully(values, phases), stride[0])
         sizes = [
             (count - 1) * stride[0] + span - 2 * pad + more
@@ -308,12 +311,26 @@ def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geomet
     stride, padding, extra, groups, dilation = geometry
     if weight.requires_grad:
         return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-    plain = stride[0] == stride[1] and groups == 1 and dilation == (1, 1)
     double, few = values.dtype == torch.float64, weight.shape[1] <= FEW_CHANNELS
-    slow = values.device.type == "cpu" and (double or few if stride[0] > 1 else few and not double)
-    phases = node.cached("phases", lambda: _phases(weight, stride[0])) if plain and slow else None
+    phases = None
+    if values.device.type == "cpu" and groups == 1:
+        if (
+            stride == (1, 1)
+            and not double
+            and extra == [0, 0]
+            and min(_mirrored_padding(weight, padding, dilation)) >= 0
+        ):
+            phases = node.cached("mirrored", lambda: weight.flip(2, 3).transpose(0, 1).contiguous())
+        elif stride[0] == stride[1] > 1 and dilation == (1, 1) and (double or few):
+            phases = node.cached("phases", lambda: _phases(weight, stride[0]))
     moved: Tensor = _ConvTranspose.apply(values, weight, geometry, phases)  # type: ignore[no-untyped-call]  # torch's
     return moved
+
+
+def _mirrored_padding(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> list[int]:
+    """The padding with which a convolution by the mirrored kernel is the transpose of one without stride."""
+    sizes = weight.shape[2:]
+    return [gap * (size - 1) - pad for gap, size, pad in zip(dilation, sizes, padding, strict=True)]
 
 
 def _phases(weight: Tensor, stride: int) -> Tensor:
