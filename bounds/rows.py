@@ -135,7 +135,7 @@ class PatchRows:
         """
         size = self.values.shape[5:]
         padded = _covered(self.grid, self.stride, size)
-        x = _framed(x, _margins(x.shape[1:], padded, self.padding, inward=False))
+        x = framed(x, _margins(x.shape[1:], padded, self.padding, inward=False))
         if x.shape[1] not in self._entries:
             self._entries[x.shape[1]] = self._places_in(x.shape[1:])
         index = self._entries[x.shape[1]]
@@ -218,7 +218,12 @@ class PatchRows:
         spread = index[self.place][:, None, :, None, None].expand(*self.values.shape[:5], -1)
         whole = self.values.new_zeros(*self.values.shape[:5], padded[0] * padded[1])
         whole = whole.scatter(5, spread, self.values.flatten(5)).unflatten(5, padded)
-        return _framed(whole.flatten(1, 3), _margins(self.shape, padded, self.padding, inward=True))
+        return framed(whole.flatten(1, 3), _margins(self.shape, padded, self.padding, inward=True))
+
+    def compact(self) -> "DenseRows | PatchRows":
+        """The windows, or all coefficients where these are hardly more."""
+        size = self.values.shape[5:].numel()
+        return DenseRows(self.dense()) if size >= self.shape[1] * self.shape[2] else self
 
     def in_windows(self, padding: tuple[int, int], size: tuple[int, int]) -> "PatchRows":
         """The rows in larger windows that begin ``padding`` before the map."""
@@ -321,7 +326,7 @@ def _covered(grid: tuple[int, int], stride: tuple[int, int], size: Sequence[int]
     return [(count - 1) * step + length for count, step, length in zip(grid, stride, size, strict=True)]
 
 
-def _framed(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
+def framed(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
     """Zeros added first and the rest cut off then, of which there may be more than there was before."""
     larger = F.pad(x, [max(margin, 0) for margin in margins])
     return F.pad(larger, [min(margin, 0) for margin in margins])

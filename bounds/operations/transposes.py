@@ -145,7 +145,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
-        return (_compact(PatchRows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False)),)
+        return (PatchRows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False).compact(),)
     whole = rows.expanded()
     if isinstance(whole, PatchRows):
         patches = whole.cleaned()
@@ -158,7 +158,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
             shape=tuple(shape[1:]),
             clean=False,
         )
-        return (_compact(moved),)
+        return (moved.compact(),)
     values = whole.values.flatten(0, 1)
     spans = [gap * (size - 1) + 1 for gap, size in zip(dilation, weight.shape[2:], strict=True)]
     extra = [
@@ -212,7 +212,7 @@ def conv_transposed(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | N
         shape=tuple(shape[1:]),
         clean=False,
     )
-    return (_compact(moved),)
+    return (moved.compact(),)
 
 
 @dataclass(frozen=True)
@@ -379,9 +379,3 @@ def _full_transpose(
     matrix: Tensor = node.cached(f"matrix of {tuple(values.shape[2:])}", make)
     moved: Tensor = (values.flatten(1) @ matrix).unflatten(1, (weight.shape[1] * groups, *spans))
     return moved
-
-
-def _compact(rows: PatchRows) -> Rows:
-    """Windows, unless they cover most of the map."""
-    height, width = rows.values.shape[5:]
-    return DenseRows(rows.dense()) if height * width >= rows.shape[1] * rows.shape[2] else rows
