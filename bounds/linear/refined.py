@@ -35,7 +35,7 @@ class RefinedNetwork:
         steps: of ascent for the planes of each bound.
         depth: functions that backward passes of inner nodes go through before they end at intervals; None for all.
         memory: bytes for coefficients.
-        before: what was settled when ``start`` was found; nodes that are not known anew have the same planes before them.
+        before: what was settled when ``start`` was found, for nodes that are not known anew.
     """
 
     def __init__(

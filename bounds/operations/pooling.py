@@ -82,11 +82,11 @@ def _regular(places: Tensor, size: tuple[int, int]) -> Windows | None:
         down, along = split[:, 0, :, 0].div(size[1], rounding_mode="floor"), split[0, :, 0, :] % size[1]
         if not torch.equal(split, down[:, None, :, None] * size[1] + along[:, None, :][None]):
             continue
-        axes = [_steps(part, length) for part, length in zip((down, along), size, strict=True)]
-        if axes[0] is not None and axes[1] is not None:
-            (stride, padding, dilation), inside = zip(*(part[:3] for part in axes)), [part[3] for part in axes]
-            both = (inside[0][:, None, :, None] & inside[1][:, None, :][None]).flatten(2)
-            return Windows(places, both, kernel, stride, padding, dilation)
+        first, second = _steps(down, size[0]), _steps(along, size[1])
+        if first is not None and second is not None:
+            stride, padding, dilation = zip(first[:3], second[:3], strict=True)
+            inside = (first[3][:, None, :, None] & second[3][:, None, :][None]).flatten(2)
+            return Windows(places, inside, kernel, stride, padding, dilation)
     return None
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations.node import Node
-from bounds.rows import AnyRows, DenseRows, PatchRows, Rows, UnitRows
+from bounds.rows import AnyRows, DenseRows, PatchRows, UnitRows
 
 Shapes = tuple[torch.Size, ...]
 Transposed = tuple[AnyRows, ...]
