@@ -22,8 +22,8 @@ Transpose = Callable[[Node, AnyRows, Shapes], Transposed | None]
 
 # Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
 LARGEST_MATRIX = 2**21
-# A transposed convolution to so few channels is several times slower on a CPU than an ordinary one in its place. In
-# float32 an ordinary one is never slower, if the stride is 1.
+# In float32 on a CPU, a transposed convolution to so few channels is several times slower than an ordinary one in its
+# place, and at stride 1 an ordinary one is never slower. In float64 it is the other way round.
 FEW_CHANNELS = 4
 
 
@@ -291,7 +291,7 @@ class _ConvTranspose(torch.autograd.Function):
             return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
         if stride == (1, 1):
             return F.conv2d(values, phases, None, 1, _mirrored_padding(weight, padding, dilation), dilation)
-        whole = F.pixel_shuffle(_convolved_fully(values, phases), stride[0])
+        whole = F.pixel_shuffle(F.conv2d(values, phases, padding=phases.shape[2] - 1), stride[0])
         sizes = [
             (count - 1) * stride[0] + span - 2 * pad + more
             for count, span, pad, more in zip(values.shape[2:], weight.shape[2:], padding, extra, strict=True)
@@ -311,17 +311,11 @@ def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geomet
     stride, padding, extra, groups, dilation = geometry
     if weight.requires_grad:
         return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-    double, few = values.dtype == torch.float64, weight.shape[1] <= FEW_CHANNELS
     phases = None
-    if values.device.type == "cpu" and groups == 1:
-        if (
-            stride == (1, 1)
-            and not double
-            and extra == [0, 0]
-            and min(_mirrored_padding(weight, padding, dilation)) >= 0
-        ):
+    if values.device.type == "cpu" and values.dtype == torch.float32 and groups == 1:
+        if stride == (1, 1) and extra == [0, 0] and min(_mirrored_padding(weight, padding, dilation)) >= 0:
             phases = node.cached("mirrored", lambda: weight.flip(2, 3).transpose(0, 1).contiguous())
-        elif stride[0] == stride[1] > 1 and dilation == (1, 1) and (double or few):
+        elif stride[0] == stride[1] > 1 and dilation == (1, 1) and weight.shape[1] <= FEW_CHANNELS:
             phases = node.cached("phases", lambda: _phases(weight, stride[0]))
     moved: Tensor = _ConvTranspose.apply(values, weight, geometry, phases)  # type: ignore[no-untyped-call]  # torch's
     return moved
@@ -343,21 +337,6 @@ def _phases(weight: Tensor, stride: int) -> Tensor:
     split = F.pad(weight, (0, right, 0, bottom)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
     kernel: Tensor = split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
     return kernel
-
-
-def _convolved_fully(values: Tensor, kernel: Tensor) -> Tensor:
-    """The convolution with as many zeros around as the kernel meets."""
-    taps, (height, width) = kernel.shape[2], values.shape[2:]
-    if values.dtype == torch.float32:
-        return F.conv2d(values, kernel, padding=taps - 1)
-    # In float64, PyTorch copies every value once for each place of the kernel; one product for each place does without.
-    flat = values.flatten(2)
-    whole = values.new_zeros(len(values), len(kernel), height + taps - 1, width + taps - 1)
-    for i in range(taps):
-        for j in range(taps):
-            part = torch.matmul(kernel[:, :, taps - 1 - i, taps - 1 - j], flat)
-            whole[:, :, i : i + height, j : j + width] += part.unflatten(2, (height, width))
-    return whole
 
 
 def _full_transpose(
