@@ -153,7 +153,7 @@ class Pass:
         elif isinstance(function, PooledMaximum):
             lines, (parent,) = self.shared.window_lines(name, self.rounded), self.shared.network.parents(name)
             shape = tuple(parent.lower.shape[1:])
-            propagated = through_windows(rows, lines, function.windows, shape, joint=joint)
+            propagated = through_windows(rows, lines, function.windows.geometry, shape, joint=joint)
         else:
             planes = self.shared.default_planes(name).at(rows)
             propagated = self.shared.through_planes(name, rows, planes, self.rounded, joint=joint)

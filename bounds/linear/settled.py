@@ -1,6 +1,5 @@
 """Entries and nodes whose intervals no backward pass can improve, so that none is spent on them."""
 
-
 import torch
 from torch import Tensor
 

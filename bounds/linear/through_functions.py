@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
-from bounds.relaxations.pooled import Windows
 from bounds.rows import Rows
+from bounds.windows import Geometry
 
 
 class Propagated(NamedTuple):
@@ -99,7 +99,7 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
 
 
 def through_windows(
-    rows: Rows, lines: SharedLines, windows: Windows, shape: tuple[int, ...], *, joint: bool
+    rows: Rows, lines: SharedLines, geometry: Geometry, shape: tuple[int, ...], *, joint: bool
 ) -> Propagated:
     """Coefficients of a map (C, H, W) behind the maxima of its windows, whose planes are the same for all rows.
 
@@ -108,18 +108,17 @@ def through_windows(
     assert lines.rise is not None  # means below, shares above
     values, below = rows.values, rows.values.clamp(max=0)
     constant = _constant(rows, lines, below, joint=joint)
-    channels, height, width = values.shape[-3:]
-    slopes, rises = (rows.at(part).unflatten(-3, (-1, channels)).unbind(-4) for part in (lines.slope, lines.rise))
-    sides, count = (2 if joint else 1), values.shape[1]
-    covered = windows.span(0, height), windows.span(1, width)
-    blocks = values.new_zeros(len(values), sides * count, *values.shape[2:-2], *covered)
-    lower = windows.at_places(blocks[:, :count], height, width)
-    upper = windows.at_places(blocks[:, count:], height, width)
-    for place, (slope, rise) in enumerate(zip(slopes, rises, strict=True)):
-        lower[place].addcmul_(values, slope).addcmul_(below, rise)
-        if joint:
-            upper[place].addcmul_(values, slope + rise, value=-1).addcmul_(below, rise)
-    return Propagated((windows.rows_before(rows, blocks, shape),), constant, None)
+    slopes, rises = (
+        rows.at(part).unflatten(-3, (-1, values.shape[-3])).unbind(-4) for part in (lines.slope, lines.rise)
+    )
+    blocks, size = geometry.blocks(values, 2 if joint else 1), tuple(values.shape[-2:])
+    lower, upper = (blocks[:, : values.shape[1]], blocks[:, values.shape[1] :])
+    for there, slope, rise in zip(geometry.at_places(lower, size), slopes, rises, strict=True):
+        there.addcmul_(values, slope).addcmul_(below, rise)
+    if joint:
+        for there, slope, rise in zip(geometry.at_places(upper, size), slopes, rises, strict=True):
+            there.addcmul_(values, slope + rise, value=-1).addcmul_(below, rise)
+    return Propagated((geometry.before(rows, blocks, shape, clean=True),), constant, None)
 
 
 def through_planes(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bounds.operations.node import Node
 from bounds.relaxations.pooled import Windows
+from bounds.windows import Geometry
 
 POOLED = "certify_bounds.pooled.default"
 _GATHERED = ("aten.index_select.default", "aten.amax.default")
@@ -86,7 +87,7 @@ def _regular(places: Tensor, size: tuple[int, int]) -> Windows | None:
         if first is not None and second is not None:
             stride, padding, dilation = zip(first[:3], second[:3], strict=True)
             inside = (first[3][:, None, :, None] & second[3][:, None, :][None]).flatten(2)
-            return Windows(places, inside, kernel, stride, padding, dilation)
+            return Windows(places, inside, Geometry(kernel, stride, padding, dilation))
     return None
 
 

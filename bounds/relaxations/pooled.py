@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.multivariate import Maximum, planes_around_maximum
-from bounds.rows import DenseRows, PatchRows, Rows, framed
 from bounds.sets.balls import Interval
+from bounds.windows import Geometry
 
 _LAST = Maximum((-1,), keepdim=False)
 
@@ -20,18 +20,12 @@ class Windows:
     Attributes:
         places: (rows, columns, K) of windows in one channel, flattened; beyond the map, another place of the window.
         inside: (rows, columns, K), False where another place stands.
-        kernel: places along both directions.
-        stride: from one window to the next.
-        padding: how far the first window begins before the map.
-        dilation: from one place of a window to the next.
+        geometry: of the windows.
     """
 
     places: Tensor
     inside: Tensor
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    geometry: Geometry
 
     def gathered(self, x: Tensor) -> Tensor:
         """Entries (.., C, rows, columns, K) of maps (.., C, H, W)."""
@@ -42,40 +36,6 @@ class Windows:
         flat = parts.flatten(-3)
         total = flat.new_zeros(*flat.shape[:-1], shape[-2] * shape[-1])
         return total.index_add(-1, self.places.flatten(), flat).unflatten(-1, shape[-2:])
-
-    def span(self, axis: int, count: int) -> int:
-        """Entries along one direction that so many windows cover."""
-        return (count - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
-
-    def at_places(self, blocks: Tensor, height: int, width: int) -> list[Tensor]:
-        """Views (.., height, width) of blocks that windows cover: the first place of all windows, the second, ..."""
-        views = []
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                first = i * self.dilation[0], j * self.dilation[1]
-                down = slice(first[0], first[0] + (height - 1) * self.stride[0] + 1, self.stride[0])
-                along = slice(first[1], first[1] + (width - 1) * self.stride[1] + 1, self.stride[1])
-                views.append(blocks[..., down, along])
-        return views
-
-    def rows_before(self, rows: Rows, blocks: Tensor, shape: tuple[int, ...]) -> Rows:
-        """Coefficients of the map, from those of the blocks that the windows of given rows cover."""
-        if isinstance(rows, DenseRows):
-            ends = (self.padding[axis] + shape[1 + axis] - blocks.shape[axis - 2] for axis in (0, 1))
-            bottom, right = ends
-            return DenseRows(framed(blocks, (-self.padding[1], right, -self.padding[0], bottom)))
-        moved = PatchRows(
-            blocks,
-            rows.place,
-            rows.grid,
-            stride=(rows.stride[0] * self.stride[0], rows.stride[1] * self.stride[1]),
-            padding=tuple(
-                own * step + pad for own, step, pad in zip(rows.padding, self.stride, self.padding, strict=True)
-            ),
-            shape=shape,
-            clean=True,
-        )
-        return moved.compact()
 
 
 @dataclass(frozen=True, eq=False)
