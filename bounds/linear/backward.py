@@ -149,7 +149,8 @@ class Backward:
                 error = size * self._sum_error(name, size, places)
                 if self.network.sound == "deployed":
                     error = error + self.network.deployed_error(name)
-                lower, upper = lower - error, upper + error
+                lower = lower - error
+                upper = upper + error
             low, rise = (part.permute(0, 4, 1, 2, 3).flatten(1, 2) for part in (low, high - low))
             self._lines[name, rounded] = SharedLines(low, rise, lower, upper)
         return self._lines[name, rounded]

@@ -106,7 +106,8 @@ def through_windows(
     Slopes are maps with K C channels: those of the first place of all windows, of the second, and so on.
     """
     assert lines.rise is not None  # means below, shares above
-    values, below = rows.values, rows.values.clamp(max=0)
+    values = rows.values
+    below = values.clamp(max=0)
     constant = _constant(rows, lines, below, joint=joint)
     slopes, rises = (
         rows.at(part).unflatten(-3, (-1, values.shape[-3])).unbind(-4) for part in (lines.slope, lines.rise)

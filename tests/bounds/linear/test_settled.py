@@ -38,9 +38,15 @@ def dense() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
 
 
+def pooled_twice() -> nn.Module:
+    layers = [nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.MaxPool2d(2, 1), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (Attends, (3, 3)),
     "pooling": (pooled, (1, 6, 6)),
+    "pooling twice": (pooled_twice, (1, 10, 10)),
     "dense": (dense, (4,)),
 }
 
@@ -49,7 +55,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def captured(kind: str) -> bounds.Graph:
     make, shape = NETWORKS[kind]
     torch.manual_seed(0)
-    return bounds.capture(make().double().requires_grad_(False), torch.zeros(1, *shape, dtype=torch.float64))
+    model, x = make(), torch.zeros(1, *shape)
+    model(x)  # which gives all layers their sizes
+    return bounds.capture(model.double().requires_grad_(False), x.double())
 
 
 def refined(kind: str, norm: float, sound: str) -> tuple[list[dict[str, Tensor]], int]:
