@@ -120,8 +120,9 @@ def conv_transposed_along(node: Node, rows: AnyRows, shapes: Shapes) -> Transpos
     _, _, stride, padding, _, groups, dilation = _filled(node, (None, None, 1, 0, 0, 1, 1))
     values = rows.expanded().dense()
     moved = _CONVOLUTIONS[count][0](values.flatten(0, 1), weight, None, stride, padding, dilation, groups)
-    kept = tuple(slice(size) for size in shape[2:])
-    return (DenseRows(moved[(..., *kept)].unflatten(0, values.shape[:2])),)
+    for place, size in enumerate(shape[2:], 2):
+        moved = moved.narrow(place, 0, size)
+    return (DenseRows(moved.unflatten(0, values.shape[:2])),)
 
 
 def _each(values: int | Sequence[int], count: int) -> list[int]:

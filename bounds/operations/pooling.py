@@ -1,6 +1,7 @@
 """Max pooling of maps as one node, in place of the gathered windows and the maximum that it was written as."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def with_pooling(nodes: Mapping[str, Node]) -> dict[str, Node]:
     for name, node in nodes.items():
         parts = _parts(node, nodes, taken) if node.operation == "aten.amax.default" else None
         if parts is not None:
-            made = node.cached("pooled", lambda parts=parts: _pooled(parts))
+            made = node.cached("pooled", partial(_pooled, parts))
             if made is not None:
                 found[name] = made
                 for part in parts[1:-1]:
@@ -63,7 +64,7 @@ def _parts(node: Node, nodes: Mapping[str, Node], taken: Mapping[str, int]) -> l
 def _pooled(parts: list[Node]) -> Node | None:
     """One node for all behind the first, or None where windows are not regular."""
     x, flat, picked, gathered, node = parts
-    windows = _regular(picked.arguments[2].view(gathered.value.shape[2:]), tuple(x.value.shape[2:]))
+    windows = _regular(picked.arguments[2].view(gathered.value.shape[2:]), (x.value.shape[2], x.value.shape[3]))
     if windows is None:
         return None
 

@@ -110,7 +110,8 @@ class Maximum(NodeFunction):
 
     def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """A mean of the entries below; what exceeds the level above."""
-        planes = planes_around_maximum(parents[0], *parameters, self.dims)
+        weights, level = parameters
+        planes = planes_around_maximum(parents[0], weights, level, self.dims)
         if self.keepdim:
             return planes
         below, above = (

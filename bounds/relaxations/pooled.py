@@ -29,13 +29,15 @@ class Windows:
 
     def gathered(self, x: Tensor) -> Tensor:
         """Entries (.., C, rows, columns, K) of maps (.., C, H, W)."""
-        return x.flatten(-2).index_select(-1, self.places.flatten()).unflatten(-1, self.places.shape)
+        found: Tensor = x.flatten(-2).index_select(-1, self.places.flatten()).unflatten(-1, self.places.shape)
+        return found
 
     def summed(self, parts: Tensor, shape: torch.Size) -> Tensor:
         """The transpose of :meth:`gathered`: sums over all windows that have a place, (.., C, H, W)."""
         flat = parts.flatten(-3)
         total = flat.new_zeros(*flat.shape[:-1], shape[-2] * shape[-1])
-        return total.index_add(-1, self.places.flatten(), flat).unflatten(-1, shape[-2:])
+        found: Tensor = total.index_add(-1, self.places.flatten(), flat).unflatten(-1, shape[-2:])
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,8 @@ class PooledMaximum(NodeFunction):
 
     def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """A mean of the entries below; what exceeds the level above. Places beyond the map do not count."""
-        planes = planes_around_maximum(self._entries(*parents), *parameters, (-1,), self.windows.inside)
+        weights, level = parameters
+        planes = planes_around_maximum(self._entries(*parents), weights, level, (-1,), self.windows.inside)
         below, above = (torch.as_tensor(part).squeeze(-1) for part in (planes.lower_intercept, planes.upper_intercept))
         return planes._replace(lower_intercept=below, upper_intercept=above)
 
