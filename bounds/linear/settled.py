@@ -63,7 +63,10 @@ class SettledEntries:
             network, tighten=self.tighten, parallel=self._parallel, steps=self._steps, depth=self._depth
         )
         for name, entries in self._bounded.items():
-            part.add(name, entries if isinstance(entries, bool) else entries[index])
+            if isinstance(entries, bool):
+                part.add(name, entries)
+            elif network.nodes[name].batch == 0:
+                part.add(name, entries[index])
         return part
 
     def unmoved(self, before: "SettledEntries | None") -> set[str]:

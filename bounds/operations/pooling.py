@@ -11,7 +11,6 @@ from bounds.relaxations.pooled import Windows
 from bounds.windows import Geometry
 
 POOLED = "certify_bounds.pooled.default"
-_GATHERED = ("aten.index_select.default", "aten.amax.default")
 _RESHAPES = ("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.unflatten.int")
 
 

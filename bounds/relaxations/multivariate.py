@@ -163,7 +163,8 @@ def planes_around_maximum(
     count = math.prod(x.lower.shape[dim] for dim in dims)
     slack = (4 * count + 16) * unit * largest + underflow(largest.dtype)
     width = x.upper - x.lower
-    shares = kept_within((x.upper - level) / width, 0, 1)
+    # Points are divided by 1, since what is not chosen below has a gradient all the same.
+    shares = kept_within((x.upper - level) / torch.where(width > 0, width, 1.0), 0, 1)
     shares = torch.where(width > 0, shares, (x.upper > level).to(shares.dtype))
     reach = x.upper - shares * width
     if counted is not None:

@@ -1,5 +1,6 @@
 """Max pooling of maps as one function: its windows, its planes, and coefficients through both."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ from bounds.relaxations.pooled import PooledMaximum
 from bounds.rows import DenseRows, PatchRows, Rows
 from bounds.sets.balls import Box, Interval, LpBall
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
 INPUTS, SHAPE = 2, (3, 7, 6)
 WINDOWS: dict[str, dict[str, Any]] = {
     "apart": {"kernel_size": 2},
@@ -30,6 +32,13 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "with gaps": {"kernel_size": 2, "stride": 1, "padding": 1, "dilation": (2, 1)},
     "beyond the map": {"kernel_size": 2, "stride": 2, "ceil_mode": True},
 }
+
+
+@pytest.fixture
+def without_gradients() -> Iterator[None]:
+    """With gradients, windows are gathered."""
+    with torch.no_grad():
+        yield
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -226,3 +235,9 @@ def test_no_bound_is_above_what_its_planes_allow(kind: str, monkeypatch: pytest.
         else:
             above = sum(bound > limit for bound, limit in zip(found, limits, strict=True))
     assert above > 0
+
+
+def test_with_gradients_windows_are_gathered():
+    with torch.enable_grad():
+        network = Network(pooling("apart")[1], LpBall(draw(INPUTS, *SHAPE), 0.5, low=None, high=None))
+    assert [type(function) for function in network.functions.values()] == [Maximum]
