@@ -83,6 +83,7 @@ DIRECTION = {
         {"errors", "memory"},
         {"checks", "circumstances", "models"},
         {"adam", "numerics", "gradients", "layers", "noise_theorems", "rows"},
+        {"windows"},
         {"sets", "statistics", "transport"},
         {"relaxations", "estimates", "vnnlib"},
         {"operations", "decompositions"},

@@ -135,6 +135,26 @@ class Backward:
             self._lines[name, rounded] = SharedLines(low, None if low is high else high - low, lower, upper)
         return self._lines[name, rounded]
 
+    def window_lines(self, name: str, rounded: bool) -> SharedLines:
+        """The planes of a maximum over windows, the same for all rows; slopes have a channel for each place."""
+        if (name, rounded) not in self._lines:
+            function, planes = self.network.functions[name], self.default_planes(name)
+            (low,), (high,) = planes.lower_slopes, planes.upper_slopes
+            lower, upper = planes.lower_intercept, planes.upper_intercept
+            assert lower is not None
+            if rounded:  # as in lines()
+                (parent,), places = self.network.parents(name), low.shape[-1]
+                size = torch.maximum(lower.abs(), upper.abs())
+                size = size + (torch.maximum(low.abs(), high.abs()) * function.beside(largest(parent))).sum(-1)
+                error = size * self._sum_error(name, size, places)
+                if self.network.sound == "deployed":
+                    error = error + self.network.deployed_error(name)
+                lower = lower - error
+                upper = upper + error
+            low, rise = (part.permute(0, 4, 1, 2, 3).flatten(1, 2) for part in (low, high - low))
+            self._lines[name, rounded] = SharedLines(low, rise, lower, upper)
+        return self._lines[name, rounded]
+
     def line_error(self, name: str) -> Tensor:
         """The rounding error behind a function of one variable for a coefficient of size 1, entry by entry."""
         if name not in self._line_errors:
@@ -175,12 +195,12 @@ class Backward:
         shapes = tuple(network.intervals[before].lower for before in network.nodes[parent].parents)
         return network.rules[parent].at_zero(network.nodes[parent], shapes)
 
-    def _sum_error(self, name: str, like: Tensor) -> float:
+    def _sum_error(self, name: str, like: Tensor, more: int = 0) -> float:
         """Rounding error of a sum over all entries of a node, and of some steps before and after, for sizes of 1.
 
         A coefficient below 0 meets the lower constant, and the difference of both: three times the larger one at most.
         """
-        return 3 * accumulated_error(entries(self.network.nodes[name].value) + 32, like.dtype)
+        return 3 * accumulated_error(entries(self.network.nodes[name].value) + 32 + more, like.dtype)
 
     def default_planes(self, name: str) -> Planes:
         """The planes of a function on the bounds of its parents, which are final once they are asked for."""

@@ -19,10 +19,11 @@ from torch import Tensor
 from bounds.errors import UnsupportedLayer
 from bounds.linear.minima import minima_in_windows
 from bounds.linear.network import largest
-from bounds.linear.through_functions import Through, through_lines
+from bounds.linear.through_functions import Through, through_lines, through_windows
 from bounds.numerics import accumulated_error, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE
 from bounds.operations.node import entries
+from bounds.relaxations.pooled import PooledMaximum
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
 from bounds.sets.balls import Interval, LpBall, PerturbationSet, SparseBall
@@ -142,7 +143,8 @@ class Pass:
 
     def _through_function(self, name: str, rows: Rows) -> tuple[Rows, ...]:
         function = self.shared.network.functions[name]
-        if not isinstance(function, ScalarFunction):
+        shared = isinstance(function, PooledMaximum) and self.choose is None
+        if not (shared or isinstance(function, ScalarFunction)):
             rows = DenseRows(rows.dense())
         if self.choose is not None or not isinstance(function, ScalarFunction):
             rows = rows.of_each(len(self.total.constant))
@@ -152,6 +154,10 @@ class Pass:
             propagated = self.choose(name, mirrored(rows) if joint else rows, self.rounded)
         elif isinstance(function, ScalarFunction):
             propagated = through_lines(rows, self.shared.lines(name, self.rounded), joint=joint)
+        elif isinstance(function, PooledMaximum):
+            lines, (parent,) = self.shared.window_lines(name, self.rounded), self.shared.network.parents(name)
+            shape = tuple(parent.lower.shape[1:])
+            propagated = through_windows(rows, lines, function.windows.geometry, shape, joint=joint)
         else:
             planes = self.shared.default_planes(name).at(rows)
             propagated = self.shared.through_planes(name, rows, planes, self.rounded, joint=joint)

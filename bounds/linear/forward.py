@@ -194,7 +194,8 @@ class _Propagation:
         size = torch.maximum(below.abs(), above.abs())
         for form, low, high in zip(parents, planes.lower_slopes, planes.upper_slopes, strict=True):
             for column in (True, False):
-                under, over = (form.lower, form.upper) if column else (form.below, form.above)
+                sides = (form.lower, form.upper) if column else (form.below, form.above)
+                under, over = (function.beside(side) for side in sides)
                 flat, steep = (low.unsqueeze(1), high.unsqueeze(1)) if column else (low, high)
                 one = function.combined(flat.clamp(min=0) * under + flat.clamp(max=0) * over)
                 other = function.combined(steep.clamp(min=0) * over + steep.clamp(max=0) * under)
@@ -202,8 +203,8 @@ class _Propagation:
                     lower, upper = lower + one, upper + other
                 else:
                     below, above = below + one, above + other
-            size = size + function.combined(torch.maximum(low.abs(), high.abs()) * self._size(form))
-        error = self._error(entries(form.below) // max(1, entries(node.value)), size)
+            size = size + function.combined(torch.maximum(low.abs(), high.abs()) * function.beside(self._size(form)))
+        error = self._error(entries(function.beside(form.below)) // max(1, entries(node.value)), size)
         return _Forms(lower, below - error, upper, above + error)
 
     def _error(self, terms: int, size: Tensor) -> Tensor:

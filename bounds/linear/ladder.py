@@ -11,6 +11,7 @@ from bounds.graph.captured import Graph
 from bounds.linear.forward import forward_intervals, pays_before_backward
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
+from bounds.linear.settled import SettledEntries
 from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
@@ -33,14 +34,19 @@ class Rung(NamedTuple):
     options: Mapping[str, Any]
     forward: bool = False
 
-    def refined(self, network: Network, intervals: Mapping[str, Interval], memory: int) -> RefinedNetwork:
-        """The network with intervals that meet given ones, of an earlier rung."""
+    def refined(
+        self, network: Network, intervals: Mapping[str, Interval], memory: int, before: SettledEntries | None = None
+    ) -> RefinedNetwork:
+        """The network with intervals that meet given ones, of earlier rungs; and what the passes of these settled."""
         if self.forward:
             found = forward_intervals(network)
             both = {name: network.meet(interval, found[name]) for name, interval in intervals.items()}
             return RefinedNetwork(network, start=both or found, memory=memory)
-        again = bool(intervals) and bool(self.options.get("tighten"))
-        return RefinedNetwork(network, start=intervals or None, again=again, memory=memory, **self.options)
+        if not (self.options.get("tighten") and intervals):
+            return RefinedNetwork(network, start=intervals or None, memory=memory, **self.options)
+        unmoved = SettledEntries(network, **self.options).unmoved(before)
+        again = frozenset(network.order) - unmoved
+        return RefinedNetwork(network, start=intervals, again=again, memory=memory, before=before, **self.options)
 
 
 def rungs(
@@ -78,10 +84,12 @@ def rungs(
 def refinements(network: Network, ladder: list[Rung], memory: int = MEMORY) -> Iterator[RefinedNetwork]:
     """The network as each rung refines it; what the one before leaves unstable is bounded anew."""
     intervals: Mapping[str, Interval] = {}
+    before: SettledEntries | None = None
     for rung in ladder:
-        part = rung.refined(network, intervals, memory)
+        part = rung.refined(network, intervals, memory, before)
         yield part
         intervals = part.refine().intervals
+        before = part.settled if part.tighten else before
 
 
 def row_bounds(
@@ -168,10 +176,11 @@ def margins_in_turn(
         rows = margin_rows(network, labels)
         places = torch.arange(len(rows), device=rows.device)
         intervals: Mapping[str, Interval] = {}
+        before: SettledEntries | None = None
         least = rows.new_full(rows.shape[:2], -torch.inf)
         found = []
         for rung in rungs(network, method, steps=steps, memory=memory):
-            part = rung.refined(network, intervals, memory)
+            part = rung.refined(network, intervals, memory, before)
             if not intervals:
                 least = torch.maximum(least, part.functions(rows, intervals=True))
             least = torch.maximum(least, part.functions(rows, target=0.0))
@@ -181,9 +190,11 @@ def margins_in_turn(
             if len(open_rows) == 0:
                 break
             intervals = part.refine().intervals
+            before = part.settled if part.tighten else before
             if len(open_rows) < len(places):
                 network = Network(graph, ball.rows(places[open_rows]), tables, sound)
                 intervals = _of_rows(intervals, network, open_rows)
+                before = before.rows(network, open_rows) if before is not None and intervals else None
                 rows, places, least = rows[open_rows], places[open_rows], least[open_rows]
         return found
 

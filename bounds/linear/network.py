@@ -17,10 +17,12 @@ from bounds.operations.affine import RESHAPE, Affine, affine
 from bounds.operations.functions import Tables, function_of
 from bounds.operations.merging import with_merged_layers
 from bounds.operations.node import Node, entries
+from bounds.operations.pooling import with_pooling
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.piecewise import PiecewiseFunction
+from bounds.relaxations.pooled import PooledMaximum
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, PerturbationSet, perturbation_set
 
@@ -39,6 +41,14 @@ class Network:
         rules: of affine nodes.
         functions: of all others but the input.
         sound: which rounding errors bounds include, see :data:`MODES`.
+
+    Args:
+        model: the network.
+        ball: the perturbation set.
+        tables: operations that a caller hands in.
+        sound: as above.
+        pooled: whether max pooling of maps is one function. Else it is gathered windows and their maximum, which has
+            entries of its own behind it, as encodings and Lipschitz constants take it. With gradients it always is.
     """
 
     def __init__(
@@ -47,6 +57,8 @@ class Network:
         ball: PerturbationSet,
         tables: Tables = Tables(),  # noqa: B008  # frozen
         sound: str = "rounding",
+        *,
+        pooled: bool = True,
     ) -> None:
         perturbation_set(ball)
         checks.full_precision(ball.center)
@@ -54,7 +66,10 @@ class Network:
         graph = capture(model, ball.center)
         ball = in_double(ball, sound)
         nodes = graph.bind(ball.center)
-        self.nodes = with_merged_layers(nodes) if sound == "real" else nodes
+        nodes = with_merged_layers(nodes) if sound == "real" else nodes
+        # Ties behind rectifiers are no ties in gathered windows, whose intervals are wider: gradients find fewer kinks.
+        pooled = pooled and tables.pools() and not torch.is_grad_enabled()
+        self.nodes = with_pooling(nodes) if pooled else nodes
         if sound == "deployed":
             _require_float32(graph, ball.center.device)
         self.ball = ball
@@ -337,7 +352,7 @@ def _of_one(rule: Affine | None) -> bool:
 def _is_exact(function: NodeFunction) -> bool:
     """Whether it picks numbers and does not round."""
     exact = isinstance(function, PiecewiseFunction) and max(function.relative_error, function.absolute_error) < 0.5
-    return exact or isinstance(function, Maximum)
+    return exact or isinstance(function, Maximum | PooledMaximum)
 
 
 def largest(interval: Interval) -> Tensor:

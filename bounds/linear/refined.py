@@ -1,6 +1,6 @@
 """A network with intervals of all its nodes, improved by backward passes, and linear bounds on its outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import reduce
 from types import MappingProxyType
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from bounds.linear.alpha import optimized
 from bounds.linear.backward import Backward
 from bounds.linear.network import Network
+from bounds.linear.settled import SettledEntries, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
 from bounds.operations.transposes import convolved, divided, linear, multiplied, reshaped, subtracted, summed
@@ -19,7 +20,6 @@ from bounds.sets.balls import Interval, PerturbationSet
 # Rows that share a window cost less: so many more of them are bounded rather than each on its own.
 MORE_ROWS = 1.6
 ALIKE = (convolved, divided, linear, multiplied, reshaped, subtracted, summed)  # those that serve a row for all inputs
-SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
 
 
 class RefinedNetwork:
@@ -31,7 +31,7 @@ class RefinedNetwork:
         network: the network.
         start: intervals of all nodes that hold, as an earlier refinement found them. They are kept, except behind
             nodes with a known interval.
-        again: whether to improve those of the start further, and with them all nodes behind.
+        again: nodes whose intervals at the start are to be improved further, and with them all nodes behind.
         known: intervals that hold besides, by node, as those of one side of a neuron. The bounds then speak of inputs
             of the set for which these nodes lie in them.
         tighten: improve intervals by backward passes wherever a function is unstable.
@@ -39,6 +39,7 @@ class RefinedNetwork:
         steps: of ascent for the planes of each bound.
         depth: functions that backward passes of inner nodes go through before they end at intervals; None for all.
         memory: bytes for coefficients.
+        before: what was settled when ``start`` was found, for nodes that are not improved again.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class RefinedNetwork:
         *,
         start: Mapping[str, Interval] | None = None,
         known: Mapping[str, Interval] = MappingProxyType({}),
-        again: bool = False,
+        again: Set[str] = frozenset(),
         tighten: bool = False,
         parallel: bool = False,
         steps: int = 0,
         depth: int | None = None,
         memory: int = MEMORY,
+        before: SettledEntries | None = None,
     ) -> None:
         self.network = network.without_intervals()
         self.start = start
@@ -63,6 +65,8 @@ class RefinedNetwork:
         self.depth = depth
         self.memory = memory
         self.backward = Backward(self.network, parallel=parallel)
+        self.settled = SettledEntries(self.network, tighten=tighten, parallel=parallel, steps=steps, depth=depth)
+        self._before = before
 
     def refine(self) -> Network:
         """The network with its intervals; they are found once."""
@@ -71,13 +75,17 @@ class RefinedNetwork:
             return network
         keep_freed_memory()
         changed: set[str] = set()  # nodes with another interval than at the start, and those behind them
-        straight, separate = self._near_the_input()
+        straight, exact = near_the_input(network)
+        for name in exact:
+            self.settled.add(name, True)
         for name in network.order:
             if name in self.known or not changed.isdisjoint(network.nodes[name].parents):
                 changed.add(name)
             if self.start is not None and name not in changed:
                 network.accept(name, self.start[name])
-                if not self.again:
+                if name not in self.again:
+                    if self._before is not None and name not in exact:
+                        self.settled.add(name, self._before.of(name))
                     continue
             else:
                 network.propagate(name)
@@ -85,36 +93,23 @@ class RefinedNetwork:
                     if name in given:
                         network.intervals[name] = network.meet(network.intervals[name], given[name])
             before = network.intervals[name]
-            self._improve(name, straight, separate)
+            if name not in exact:
+                self._improve(name, straight)
             if network.intervals[name] is not before:
                 changed.add(name)
         return network
 
-    def _near_the_input(self) -> tuple[set[str], set[str]]:
-        """Nodes that no function parts from the input; of these, those with at most one entry of it behind each."""
-        straight: set[str] = set()
-        separate: set[str] = set()
-        for name, node in self.network.nodes.items():
-            if name not in self.network.functions and straight.issuperset(node.parents):
-                straight.add(name)
-            alone = len(node.parents) == 1 and separate.issuperset(node.parents) and name in straight
-            if node.operation == "input" or (alone and self.network.rules[name].transpose in SEPARATE):
-                separate.add(name)
-        return straight, separate
-
-    def _improve(self, name: str, straight: set[str], separate: set[str]) -> None:
+    def _improve(self, name: str, straight: set[str]) -> None:
         """Tighten the interval of a node where backward passes may know more than intervals."""
-        network, box = self.network, self.network.ball.is_box
-        node = network.nodes[name]
-        if not (network.consumers(name) or name == "output") or name in separate or node.batch != 0:
+        network = self.network
+        if not (network.consumers(name) or name == "output") or network.nodes[name].batch != 0:
             return
-        # Of an affine image of a ball that is no box, intervals know little and backward bounds all; of one affine
-        # operation on a box, intervals know all.
-        exact = box and len(node.parents) == 1 and separate.issuperset(node.parents)
-        if name in straight and not box:
-            if not self.again:  # the bounds at the start are these
+        # Of an affine image of a ball that is no box, intervals know little and backward bounds all.
+        if name in straight and not network.ball.is_box:
+            if name not in self.again:  # the bounds at the start are these
                 self._tighten_all(name)
-        elif self.tighten and name != "output" and not exact:
+            self.settled.add(name, True)
+        elif self.tighten and name != "output":
             self._tighten(name)
 
     def output(self) -> Interval:
@@ -167,7 +162,12 @@ class RefinedNetwork:
     def _tighten(self, name: str) -> None:
         """Replace an interval by linear bounds where a function of it is unstable."""
         network, interval = self.network, self.network.intervals[name]
+        settled = self.settled.of(name)
+        if settled is True:
+            return
         wanted = reduce(torch.logical_or, (self._unstable(name, key) for key in network.consumers(name)))
+        wanted = wanted & ~(interval.upper <= interval.lower)
+        wanted = wanted if settled is False else wanted & ~settled
         index, group = _places(wanted)
         if index.numel() == 0:
             return
@@ -181,6 +181,7 @@ class RefinedNetwork:
         better = Interval(torch.where(own, better.lower, here.lower), torch.where(own, better.upper, here.upper))
         lower, upper = lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper)
         network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
+        self.settled.add(name, wanted | settled)
 
     def _unstable(self, name: str, consumer: str) -> Tensor:
         """Entries of a node whose bounds are worth having for a function of it."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.rows import Rows
+from bounds.windows import Geometry
 
 
 class Propagated(NamedTuple):
@@ -67,14 +68,18 @@ class SharedLines:
         return 2 * self.slope if self.rise is None else 2 * self.slope + self.rise
 
 
+def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> Tensor:
+    """What the constants of lines bring in, (N, R) or, for both bounds, (N, 2 R)."""
+    whole = rows.sums(rows.values, lines.constants if joint else lines.lower.unsqueeze(1))
+    negative = rows.sums(below, lines.gap)[..., 0]
+    constant = whole[..., 0] + negative
+    return torch.cat([constant, negative - whole[..., 1]], 1) if joint else constant
+
+
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     """Coefficients behind a function whose lines are the same for all rows."""
     values, below = rows.values, rows.values.clamp(max=0)
-    whole = rows.sums(values, lines.constants if joint else lines.lower.unsqueeze(1))
-    negative = rows.sums(below, lines.gap)[..., 0]
-    constant = whole[..., 0] + negative
-    if joint:
-        constant = torch.cat([constant, negative - whole[..., 1]], 1)
+    constant = _constant(rows, lines, below, joint=joint)
     if lines.rise is None:
         return Propagated((rows.scaled(lines.slope),), constant, None)
     slope, rise = rows.at(lines.slope), rows.at(lines.rise)
@@ -91,6 +96,30 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
             both = rows.at(lines.both_slopes)
             torch.addcmul(lower, values, both, value=-1, out=part[:, values.shape[1] :])
     return Propagated((rows.with_values(part, clean=True),), constant, None)
+
+
+def through_windows(
+    rows: Rows, lines: SharedLines, geometry: Geometry, shape: tuple[int, ...], *, joint: bool
+) -> Propagated:
+    """Coefficients of a map (C, H, W) behind the maxima of its windows, whose planes are the same for all rows.
+
+    Slopes are maps with K C channels: those of the first place of all windows, of the second, and so on.
+    """
+    assert lines.rise is not None  # means below, shares above
+    values = rows.values
+    below = values.clamp(max=0)
+    constant = _constant(rows, lines, below, joint=joint)
+    slopes, rises = (
+        rows.at(part).unflatten(-3, (-1, values.shape[-3])).unbind(-4) for part in (lines.slope, lines.rise)
+    )
+    blocks, size = geometry.blocks(values, 2 if joint else 1), tuple(values.shape[-2:])
+    lower, upper = (blocks[:, : values.shape[1]], blocks[:, values.shape[1] :])
+    for there, slope, rise in zip(geometry.at_places(lower, size), slopes, rises, strict=True):
+        there.addcmul_(values, slope).addcmul_(below, rise)
+    if joint:
+        for there, slope, rise in zip(geometry.at_places(upper, size), slopes, rises, strict=True):
+            there.addcmul_(values, slope + rise, value=-1).addcmul_(below, rise)
+    return Propagated((geometry.before(rows, blocks, shape, clean=True),), constant, None)
 
 
 def through_planes(
@@ -136,7 +165,9 @@ def _planes_error(function: NodeFunction, rows: Rows, planes: Planes, reach: lis
     rounding_error = rows.total(absolute, size)
     aligned = function.aligned(absolute)
     for low, high, largest in zip(planes.lower_slopes, planes.upper_slopes, reach, strict=True):
-        rounding_error = rounding_error + rows.total(aligned, torch.maximum(low.abs(), high.abs()) * largest)
+        rounding_error = rounding_error + rows.total(
+            aligned, torch.maximum(low.abs(), high.abs()) * function.beside(largest)
+        )
     return rounding_error
 
 

@@ -157,7 +157,7 @@ def _example(model: nn.Module | Graph, ball: PerturbationSet | None, x: Tensor |
 
 def _at(graph: Graph, x: Tensor) -> Network:
     """The network bound to one input, for its matrices."""
-    return Network(graph, LpBall(x, 0.0, low=None, high=None))
+    return Network(graph, LpBall(x, 0.0, low=None, high=None), pooled=False)
 
 
 def _before(parts: Sequence[nn.Module | Graph], example: Tensor, order: float) -> tuple[float, Tensor]:
@@ -182,7 +182,7 @@ def _of_chain(
 ) -> Tensor:
     chain = chain_of(network)
     if ball is not None:
-        network = RefinedNetwork(Network(graph, ball), tighten=True).refine()
+        network = RefinedNetwork(Network(graph, ball, pooled=False), tighten=True).refine()
     count = len(ball.center) if ball is not None else 1 if rows is None else len(rows)
     parts = []
     for row in range(count):

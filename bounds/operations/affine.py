@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.operations import transposes
+from bounds.operations import moved_windows, transposes
 from bounds.operations.complex_numbers import FOURIER, OF_COMPLEX, fourier_spread, fourier_terms, split_spread
 from bounds.operations.node import Node, entries
 from bounds.operations.transposes import Transpose
@@ -193,6 +193,7 @@ PICK = Affine(_entrywise, _few, applies=_data_at(0), exact=True, transposed_term
 COPY_INTO = Affine(_entrywise, _few, applies=_data_at(0, 1), exact=True)
 ORDER = replace(MOVE, transpose=transposes.permuted)
 TOTAL = replace(REDUCTION, transpose=transposes.totalled)
+MEANS = replace(REDUCTION, transpose=moved_windows.averaged)
 RESHAPE = Affine(_entrywise, _few, exact=True, transpose=transposes.reshaped)
 SUM = Affine(_entrywise, _few, transpose=transposes.summed)
 DIFFERENCE = Affine(_entrywise, _few, transpose=transposes.subtracted)
@@ -210,10 +211,12 @@ def _layer(operation: Callable[..., Tensor], transpose: Transpose = transposes.n
     )
 
 
-# Its weight is (in, out, ...), of which the transpose sums over the entries that the operation itself does not.
-TRANSPOSED = Affine(
-    _weighted(F.conv_transpose2d), _fan_in, applies=_first_alone, transpose=transposes.conv_transposed, layer=True
-)
+def _turned(operation: Callable[..., Tensor], transpose: Transpose) -> Affine:
+    """A transposed convolution.
+
+    Its weight is (in, out, ...), of which the transpose sums over the entries that the operation itself does not.
+    """
+    return Affine(_weighted(operation), _fan_in, applies=_first_alone, transpose=transpose, layer=True)
 
 
 def _lines(entry: Affine, *names: str) -> dict[str, Affine]:
@@ -250,13 +253,16 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(ORDER, "permute.default", "transpose.int"),
     **_lines(MOVE, "t.default", "movedim.int", "expand.default", "tile.default"),
     **_lines(MOVE, "repeat.default", "broadcast_tensors.default", "slice.Tensor", "select.int", "narrow.default"),
-    **_lines(MOVE, "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int", "cat.default"),
+    **_lines(MOVE, "split.Tensor", "split_with_sizes.default", "chunk.default", "unbind.int"),
+    **_lines(replace(MOVE, transpose=moved_windows.joined), "cat.default"),
+    **_lines(replace(MOVE, transpose=moved_windows.padded), "constant_pad_nd.default"),
     **_lines(MOVE, "stack.default", "hstack.default", "vstack.default", "dstack.default"),
     **_lines(MOVE, "flip.default", "fliplr.default", "flipud.default", "rot90.default", "roll.default"),
-    **_lines(MOVE, "diagonal.default", "diag_embed.default", "constant_pad_nd.default", "neg.default"),
+    **_lines(MOVE, "diagonal.default", "diag_embed.default", "neg.default"),
     **_lines(MOVE, "pixel_shuffle.default", "pixel_unshuffle.default", "channel_shuffle.default"),
     **_lines(MOVE, "tril.default", "triu.default", "masked_fill.Scalar"),
-    **_lines(PICK, "index.Tensor", "index_select.default", "gather.default", "take_along_dim.default", "pad.default"),
+    **_lines(PICK, "index.Tensor", "index_select.default", "gather.default", "take_along_dim.default"),
+    **_lines(replace(PICK, transpose=moved_windows.padded), "pad.default"),
     **_lines(PICK, "repeat_interleave.self_int", "repeat_interleave.self_Tensor", "im2col.default"),
     **_lines(PICK, "reflection_pad1d.default", "reflection_pad2d.default", "reflection_pad3d.default"),
     **_lines(PICK, "replication_pad1d.default", "replication_pad2d.default", "replication_pad3d.default"),
@@ -274,19 +280,19 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(SELECTION, "where.self", "where.ScalarOther", "where.ScalarSelf"),
     **_lines(TOTAL, "mean.dim", "sum.dim_IntList"),
     **_lines(REDUCTION, "mean.default", "sum.default", "cumsum.default"),
-    **_lines(REDUCTION, "avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default", "col2im.default"),
+    **_lines(REDUCTION, "avg_pool1d.default", "avg_pool3d.default", "col2im.default"),
+    **_lines(MEANS, "avg_pool2d.default", "adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default"),
     **_lines(REDUCTION, "upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec"),
-    **_lines(REDUCTION, "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default"),
-    **_lines(REDUCTION, "_adaptive_avg_pool2d.default"),
+    **_lines(REDUCTION, "adaptive_avg_pool1d.default", "adaptive_avg_pool3d.default"),
     **_lines(Affine(_sampled, _all, applies=_data_at(0)), "grid_sampler.default"),
     **_lines(_layer(F.linear, transposes.linear), "linear.default"),
-    **_lines(_layer(F.conv1d), "conv1d.default", "conv1d.padding"),
+    **_lines(_layer(F.conv1d, moved_windows.convolved_along), "conv1d.default", "conv1d.padding"),
     **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.default"),
     **_lines(_layer(F.conv2d, transposes.convolved), "conv2d.padding"),
-    **_lines(_layer(F.conv3d), "conv3d.default", "conv3d.padding"),
-    **_lines(_layer(F.conv_transpose1d), "conv_transpose1d.default"),
-    **_lines(TRANSPOSED, "conv_transpose2d.input"),
-    **_lines(_layer(F.conv_transpose3d), "conv_transpose3d.input"),
+    **_lines(_layer(F.conv3d, moved_windows.convolved_along), "conv3d.default", "conv3d.padding"),
+    **_lines(_turned(F.conv_transpose1d, moved_windows.conv_transposed_along), "conv_transpose1d.default"),
+    **_lines(_turned(F.conv_transpose2d, transposes.conv_transposed), "conv_transpose2d.input"),
+    **_lines(_turned(F.conv_transpose3d, moved_windows.conv_transposed_along), "conv_transpose3d.input"),
     **_lines(SCALING, "mul.Tensor", "mul.Scalar"),
     **_lines(QUOTIENT, "div.Tensor", "div.Scalar"),
     **_lines(MATRIX, "matmul.default", "mm.default", "bmm.default", "mv.default", "dot.default"),

@@ -9,10 +9,12 @@ from bounds.errors import UnsupportedLayer
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.masks import LEAKING
 from bounds.operations.node import Node
+from bounds.operations.pooling import POOLED, windows_of
 from bounds.operations.products_and_conditions import CHOICE, NOT_NEGATIVE, POSITIVE
 from bounds.relaxations import activations, elementary, steps_and_waves
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Choice, Leaking, Maximum, Product, Ranked, Within
+from bounds.relaxations.pooled import PooledMaximum
 
 Maker = Callable[[Node], NodeFunction]
 
@@ -93,6 +95,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.reciprocal.default": _fixed(elementary.reciprocal),
     "aten.mul.Tensor": _fixed(Product),
     "aten.amax.default": _maximum,
+    POOLED: lambda node: PooledMaximum(windows_of(node)),
     LEAKING: lambda node: Leaking(node.arguments[2]),
     "certify_bounds.ranked.default": lambda node: Ranked(node.arguments[1]),
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),
@@ -124,6 +127,12 @@ class Tables:
 
     affine: Mapping[str, Affine] = field(default_factory=lambda: AFFINE)
     functions: Mapping[str, Maker] = field(default_factory=lambda: FUNCTIONS)
+
+    def pools(self) -> bool:
+        """Whether max pooling is what it is by default, and not what a caller makes of its parts."""
+        name = "aten.amax.default"
+        own = self.affine.get("aten.index_select.default") is AFFINE["aten.index_select.default"]
+        return own and self.functions.get(name) is FUNCTIONS[name] and POOLED in self.functions
 
 
 def function_of(node: Node, table: Mapping[str, Maker] = FUNCTIONS) -> NodeFunction:

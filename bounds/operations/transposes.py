@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations.node import Node
-from bounds.rows import AnyRows, DenseRows, PatchRows, Rows, UnitRows
+from bounds.rows import AnyRows, DenseRows, PatchRows, UnitRows
 
 Shapes = tuple[torch.Size, ...]
 Transposed = tuple[AnyRows, ...]
@@ -22,7 +22,8 @@ Transpose = Callable[[Node, AnyRows, Shapes], Transposed | None]
 
 # Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
 LARGEST_MATRIX = 2**21
-# A transposed convolution to so few channels is several times slower on a CPU than an ordinary one in its place.
+# In float32 on a CPU, a transposed convolution to so few channels is several times slower than an ordinary one in its
+# place, and at stride 1 an ordinary one is never slower. In float64 it is the other way round.
 FEW_CHANNELS = 4
 
 
@@ -144,7 +145,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
-        return (_compact(PatchRows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False)),)
+        return (PatchRows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False).compact(),)
     whole = rows.expanded()
     if isinstance(whole, PatchRows):
         patches = whole.cleaned()
@@ -157,7 +158,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
             shape=tuple(shape[1:]),
             clean=False,
         )
-        return (_compact(moved),)
+        return (moved.compact(),)
     values = whole.values.flatten(0, 1)
     spans = [gap * (size - 1) + 1 for gap, size in zip(dilation, weight.shape[2:], strict=True)]
     extra = [
@@ -211,7 +212,7 @@ def conv_transposed(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | N
         shape=tuple(shape[1:]),
         clean=False,
     )
-    return (_compact(moved),)
+    return (moved.compact(),)
 
 
 @dataclass(frozen=True)
@@ -288,7 +289,9 @@ class _ConvTranspose(torch.autograd.Function):
         stride, padding, extra, groups, dilation = geometry
         if phases is None:
             return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-        whole = F.pixel_shuffle(_convolved_fully(values, phases), stride[0])
+        if stride == (1, 1):
+            return F.conv2d(values, phases, None, 1, _mirrored_padding(weight, padding, dilation), dilation)
+        whole = F.pixel_shuffle(F.conv2d(values, phases, padding=phases.shape[2] - 1), stride[0])
         sizes = [
             (count - 1) * stride[0] + span - 2 * pad + more
             for count, span, pad, more in zip(values.shape[2:], weight.shape[2:], padding, extra, strict=True)
@@ -308,12 +311,20 @@ def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geomet
     stride, padding, extra, groups, dilation = geometry
     if weight.requires_grad:
         return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-    plain = stride[0] == stride[1] and groups == 1 and dilation == (1, 1)
-    double, few = values.dtype == torch.float64, weight.shape[1] <= FEW_CHANNELS
-    slow = values.device.type == "cpu" and (double or few if stride[0] > 1 else few and not double)
-    phases = node.cached("phases", lambda: _phases(weight, stride[0])) if plain and slow else None
+    phases = None
+    if values.device.type == "cpu" and values.dtype == torch.float32 and groups == 1:
+        if stride == (1, 1) and extra == [0, 0] and min(_mirrored_padding(weight, padding, dilation)) >= 0:
+            phases = node.cached("mirrored", lambda: weight.flip(2, 3).transpose(0, 1).contiguous())
+        elif stride[0] == stride[1] > 1 and dilation == (1, 1) and weight.shape[1] <= FEW_CHANNELS:
+            phases = node.cached("phases", lambda: _phases(weight, stride[0]))
     moved: Tensor = _ConvTranspose.apply(values, weight, geometry, phases)  # type: ignore[no-untyped-call]  # torch's
     return moved
+
+
+def _mirrored_padding(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> list[int]:
+    """The padding with which a convolution by the mirrored kernel is the transpose of one without stride."""
+    sizes = weight.shape[2:]
+    return [gap * (size - 1) - pad for gap, size, pad in zip(dilation, sizes, padding, strict=True)]
 
 
 def _phases(weight: Tensor, stride: int) -> Tensor:
@@ -326,21 +337,6 @@ def _phases(weight: Tensor, stride: int) -> Tensor:
     split = F.pad(weight, (0, right, 0, bottom)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
     kernel: Tensor = split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
     return kernel
-
-
-def _convolved_fully(values: Tensor, kernel: Tensor) -> Tensor:
-    """The convolution with as many zeros around as the kernel meets."""
-    taps, (height, width) = kernel.shape[2], values.shape[2:]
-    if values.dtype == torch.float32:
-        return F.conv2d(values, kernel, padding=taps - 1)
-    # In float64, PyTorch copies every value once for each place of the kernel; one product for each place does without.
-    flat = values.flatten(2)
-    whole = values.new_zeros(len(values), len(kernel), height + taps - 1, width + taps - 1)
-    for i in range(taps):
-        for j in range(taps):
-            part = torch.matmul(kernel[:, :, taps - 1 - i, taps - 1 - j], flat)
-            whole[:, :, i : i + height, j : j + width] += part.unflatten(2, (height, width))
-    return whole
 
 
 def _full_transpose(
@@ -362,9 +358,3 @@ def _full_transpose(
     matrix: Tensor = node.cached(f"matrix of {tuple(values.shape[2:])}", make)
     moved: Tensor = (values.flatten(1) @ matrix).unflatten(1, (weight.shape[1] * groups, *spans))
     return moved
-
-
-def _compact(rows: PatchRows) -> Rows:
-    """Windows, unless they cover most of the map."""
-    height, width = rows.values.shape[5:]
-    return DenseRows(rows.dense()) if height * width >= rows.shape[1] * rows.shape[2] else rows

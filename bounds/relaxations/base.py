@@ -88,6 +88,10 @@ class NodeFunction(ABC):
         """Coefficients (N, R, *shape) of the node, to be multiplied with slopes."""
         return coefficients
 
+    def beside(self, entries: Tensor) -> Tensor:
+        """Entries (.., *shape) of a parent, to be multiplied with its slopes."""
+        return entries
+
     def combined(self, products: Tensor) -> Tensor:
         """Values of the node, from products (.., *shape) of one parent with its slopes."""
         return products

@@ -110,23 +110,14 @@ class Maximum(NodeFunction):
 
     def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:
         """A mean of the entries below; what exceeds the level above."""
-        (x,) = parents
         weights, level = parameters
-        dims = self.dims
-        unit, tiny = torch.finfo(x.lower.dtype).eps, torch.finfo(x.lower.dtype).tiny
-        some = (x.lower == x.lower.amax(dims, True)).to(x.lower.dtype) * max(1e-9, tiny)  # in half precision, too
-        weights = kept_within(weights, 0, math.inf) + some
-        weights = weights / weights.sum(dims, True)
-        largest = torch.maximum(x.lower.abs(), x.upper.abs()).amax(dims, True)
-        count = math.prod(x.lower.shape[dim] for dim in dims)
-        slack = (4 * count + 16) * unit * largest + underflow(largest.dtype)
-        width = x.upper - x.lower
-        shares = kept_within((x.upper - level) / width, 0, 1)
-        shares = torch.where(width > 0, shares, (x.upper > level).to(shares.dtype))
-        top = (x.upper - shares * width).amax(dims, True)
-        above = top - (shares * x.lower).sum(dims, True) + slack
-        below, above = (part if self.keepdim else part.squeeze(dims) for part in (-slack, above))
-        return Planes((weights,), below, (shares,), above)
+        planes = planes_around_maximum(parents[0], weights, level, self.dims)
+        if self.keepdim:
+            return planes
+        below, above = (
+            torch.as_tensor(part).squeeze(self.dims) for part in (planes.lower_intercept, planes.upper_intercept)
+        )
+        return planes._replace(lower_intercept=below, upper_intercept=above)
 
     def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Entries that may be the largest, unless it is known which one is."""
@@ -154,6 +145,32 @@ class Maximum(NodeFunction):
         """The second largest upper end, or the largest lower one if that is larger."""
         others = torch.where(x.upper == x.upper.amax(self.dims, True), -math.inf, x.upper).amax(self.dims, True)
         return torch.maximum(others, x.lower.amax(self.dims, True))
+
+
+def planes_around_maximum(
+    x: Interval, weights: Tensor, level: Tensor, dims: tuple[int, ...], counted: Tensor | None = None
+) -> Planes:
+    """Planes of :class:`Maximum`, with intercepts whose dimensions stay; of all entries, or of those that count.
+
+    Of the entries that do not count, each has the interval of one that does.
+    """
+    unit, tiny = torch.finfo(x.lower.dtype).eps, torch.finfo(x.lower.dtype).tiny
+    some = (x.lower == x.lower.amax(dims, True)).to(x.lower.dtype) * max(1e-9, tiny)  # in half precision, too
+    weights = kept_within(weights, 0, math.inf) + some
+    weights = weights if counted is None else weights * counted
+    weights = weights / weights.sum(dims, True)
+    largest = torch.maximum(x.lower.abs(), x.upper.abs()).amax(dims, True)
+    count = math.prod(x.lower.shape[dim] for dim in dims)
+    slack = (4 * count + 16) * unit * largest + underflow(largest.dtype)
+    width = x.upper - x.lower
+    # Points are divided by 1, since what is not chosen below has a gradient all the same.
+    shares = kept_within((x.upper - level) / torch.where(width > 0, width, 1.0), 0, 1)
+    shares = torch.where(width > 0, shares, (x.upper > level).to(shares.dtype))
+    reach = x.upper - shares * width
+    if counted is not None:
+        shares, reach = shares * counted, torch.where(counted, reach, -math.inf)
+    above = reach.amax(dims, True) - (shares * x.lower).sum(dims, True) + slack
+    return Planes((weights,), -slack, (shares,), above)
 
 
 @dataclass(frozen=True, eq=False)

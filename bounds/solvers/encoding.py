@@ -55,7 +55,7 @@ def propagated(graph: Graph, ball: PerturbationSet, tables: Tables) -> Network:
     Raises:
         UnsupportedLayer: a function of several entries that is no maximum.
     """
-    network = RefinedNetwork(Network(graph, ball, tables), tighten=True).refine()
+    network = RefinedNetwork(Network(graph, ball, tables, pooled=False), tighten=True).refine()
     for name, function in network.functions.items():
         if not isinstance(function, ScalarFunction | Maximum):
             node = network.nodes[name]

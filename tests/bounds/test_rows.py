@@ -102,6 +102,20 @@ def test_units_and_windows_are_what_dense_coefficients_are(
         same(whole, dense)
 
 
+@settings(max_examples=30, deadline=None)
+@given(CONVOLUTIONS, MAPS)
+def test_coefficients_in_float32_are_those_in_float64(convolution: Convolution, shape: tuple[int, ...]):
+    """On a CPU other kernels serve there."""
+    nodes = chain([convolution], shape)
+    assume(nodes)
+    ((node, below),) = nodes
+    single = replace(node, arguments=(None, node.arguments[1].float(), *node.arguments[2:]), cache={})
+    values = draw(INPUTS, ROWS, *node.value.shape[1:], seed=4)
+    found = convolved(single, DenseRows(values.float()), (below,))[0].dense()
+    expected = convolved(node, DenseRows(values), (below,))[0].dense()
+    assert (found - expected).abs().max() <= 1e-4
+
+
 def same(rows: Rows, values: Tensor) -> None:
     """The rows hold these coefficients, and so do all sums that bounds take of them."""
     x = draw(INPUTS, *values.shape[2:], seed=9)
