@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from certify.curves import AccuracyCurve
 from certify.evaluation.arguments import orders_of, problem_of, stated_on_grid
 from certify.evaluation.callbacks import Callback, FinishedUnit
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
+from certify.evaluation.cross_sections import planes_of, read_planes, wanted, write_planes
 from certify.evaluation.groups import (
     GROUP,
     GroupAccuracies,
@@ -35,10 +36,11 @@ from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of
 from certify.evaluation.units import run_unit, units_done, units_of
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
-from certify.methods import BY_NAME, Method, methods_of
+from certify.methods import BY_NAME, Method, Problem, methods_of
 from certify.models import probed_once
 from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
+from certify.report.inputs.planes import Plane
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,12 +57,14 @@ class Evaluation:
     Attributes:
         manifest: versions, device, seed, configuration, hashes of weights and data.
         records: one mapping per finished unit, with its rows.
-        tensors: by unit, the clean and adversarial inputs that attacks stored.
+        tensors: by unit, the clean and adversarial inputs that attacks stored, with their logits.
+        planes: cross sections through some inputs.
     """
 
     manifest: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
     tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    planes: Sequence[Plane] = ()
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
@@ -70,7 +74,7 @@ class Evaluation:
             InvalidConfiguration: there is no run, or a part of it is damaged.
         """
         run = RunDirectory.read(path)
-        return cls(run.manifest, *_stored(run))
+        return cls(run.manifest, *_stored(run), read_planes(run.path))
 
     def save(self, path: Path | str) -> None:
         """Store everything in a run directory; units that are there already are left alone."""
@@ -79,6 +83,8 @@ class Evaluation:
         for record in self.records:
             if record["unit"] not in present:
                 run.append(record, self.tensors.get(record["unit"]))
+        if self.planes:
+            write_planes(run.path, self.planes)
 
     def __repr__(self) -> str:
         """The inputs, methods and units, in one line: records may be megabytes."""
@@ -316,6 +322,7 @@ def evaluate(
     progress: Progress | None = None,
     groups: Groups | None = None,
     callback: Callback | None = None,
+    cross_sections: int = 3,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -349,6 +356,8 @@ def evaluate(
             no result; they stand in the rows, for :meth:`Evaluation.by_group`, page and exports.
         callback: called with every finished unit, also with those that ``output`` held already, once it is stored; see
             :class:`certify.FinishedUnit`. An exception ends the evaluation; with ``output`` it can be continued.
+        cross_sections: number of inputs through which the page shows a plane with the classes of the model, at most;
+            each takes 1681 rows of forward passes, at the end, and an adversarial example. It changes no result.
 
     Raises:
         InvalidInput: a bad argument.
@@ -362,6 +371,7 @@ def evaluate(
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
     checks.at_least("batch_size", batch_size, 1)
+    checks.at_least("cross_sections", cross_sections, 0)
     chosen, orders = methods_of(methods), orders_of(norms)
     units, members = units_of(chosen, orders, len(x), first_index), stated_groups(groups, labels, len(x))
     with probed_once():
@@ -385,7 +395,23 @@ def evaluate(
                 progress(name, done, len(units))
             if callback is not None:
                 callback(FinishedUnit.of(records[name], done, len(units), restored))
-    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
+        evaluation = Evaluation(
+            manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors
+        )
+        return replace(evaluation, planes=_planes(evaluation, problem, orders, cross_sections, run))
+
+
+def _planes(
+    evaluation: Evaluation, problem: Problem, norms: Sequence[float], count: int, run: RunDirectory | None
+) -> list[Plane]:
+    """Cross sections through so many inputs, those that the run holds already or new ones."""
+    indices = wanted(evaluation.records, evaluation.tensors, count)
+    planes = [] if run is None else read_planes(run.path)
+    if [plane.index for plane in planes] != indices:
+        planes = planes_of(problem, evaluation.records, evaluation.tensors, norms, indices)
+        if run is not None:
+            write_planes(run.path, planes)
+    return planes
 
 
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput, UnsupportedLayer
@@ -12,6 +13,7 @@ from certify.evaluation.manifest import norm_key
 from certify.evaluation.rows import certificate_rows, estimate_rows, with_verdicts, witness_rows
 from certify.methods import Method, Problem
 from certify.methods.frozen import WithFrozenFeatures
+from certify.models import frozen
 from certify.promises import Promise
 from certify.results import Estimate, VerdictCertificate, Witness
 
@@ -94,7 +96,7 @@ def run_unit(
     """
     started, rows = time.perf_counter(), unit.rows
     tensors: dict[str, Tensor] = {}
-    frozen = unit.method.frozen_name(problem) if isinstance(unit.method, WithFrozenFeatures) else ""
+    kept = unit.method.frozen_name(problem) if isinstance(unit.method, WithFrozenFeatures) else ""
     clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
     try:
         result = unit.method.run(problem, rows, unit.norm)
@@ -107,15 +109,15 @@ def run_unit(
         promise = Promise.of(result)
         if isinstance(result, Witness):
             details = witness_rows(result.cpu(), clean, targets, norms)
-            tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
+            tensors = _with_logits(problem, rows, clean, result.adversarial)
         elif isinstance(result, Estimate):
             details = estimate_rows(result.cpu(), targets)
         else:
             details = certificate_rows(result.cpu(), targets)
             if isinstance(result, VerdictCertificate):
                 details = with_verdicts(details, result.cpu(), clean, norms)
-                tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
-        details = [{**detail, "frozen": frozen} for detail in details] if frozen else details
+                tensors = _with_logits(problem, rows, clean, result.adversarial)
+        details = [{**detail, "frozen": kept} for detail in details] if kept else details
     labels = problem.y[rows].tolist()
     shared = [
         {"index": problem.place(rows) + i, "label": labels[i], "base_prediction": base[rows.start + i], **detail}
@@ -131,3 +133,13 @@ def run_unit(
         "rows": shared,
     }
     return record, tensors
+
+
+def _with_logits(problem: Problem, rows: slice, clean: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
+    """Clean and adversarial inputs with the logits of the model for both, to be stored."""
+    with frozen(problem.model), torch.no_grad():
+        logits, others = (
+            torch.cat([problem.model(part) for part in points.split(problem.batch_size)]).cpu()
+            for points in (problem.x[rows], adversarial.to(problem.x.device))
+        )
+    return {"clean": clean, "adversarial": adversarial.cpu(), "logits": logits, "adversarial_logits": others}
