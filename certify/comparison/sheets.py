@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from certify.comparison.contenders import PROMISES
-from certify.exports.shares import file_name, percent
+from certify.exports.shares import file_name
 from certify.exports.sheets import Sheet
 from certify.report import norm_name
+from certify.report.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd

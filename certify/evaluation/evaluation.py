@@ -245,6 +245,7 @@ class Evaluation:
         noise: NoiseRatioTest | None = None,
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
+        classes: Sequence[str] | None = None,
     ) -> None:
         """Write the page: one self-contained HTML file.
 
@@ -253,21 +254,24 @@ class Evaluation:
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
             columns: of the table of methods.
+            classes: names of the classes in the order of their labels; None for those of the run's data, if it has some.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        path, page = Path(path), render(self._page(noise, masking, columns))
+        path, page = Path(path), render(self.page(noise, masking, columns, classes))
         with reported(f"page {path} cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
 
-    def _page(
+    def page(
         self,
-        noise: NoiseRatioTest | None,
+        noise: NoiseRatioTest | None = None,
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
+        classes: Sequence[str] | None = None,
     ) -> Page:
+        """Content of the page, see :meth:`to_html`."""
         lines, pairs = self.lines(), []
         groups = self.stated_groups()
         for record in self.records:
@@ -296,6 +300,7 @@ class Evaluation:
             columns=columns,
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
+            classes=self.manifest.get("source", {}).get("classes", ()) if classes is None else classes,
         )
 
 

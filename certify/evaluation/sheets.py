@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.evaluation.groups import GroupAccuracies
 from certify.evaluation.tables import curves_of, dataframe, summary_of
-from certify.exports.shares import file_name, percent
+from certify.exports.shares import file_name
 from certify.exports.sheets import Sheet
 from certify.report import norm_name
 from certify.report.columns import COLUMNS, Line, printed
 from certify.report.figures import curve_label, norm_figures
+from certify.report.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd

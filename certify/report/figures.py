@@ -89,6 +89,23 @@ def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
     }
 
 
+def panel_figures(
+    curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None
+) -> "dict[tuple[float, str], Figure]":
+    """Curves of :func:`curve_figure` as one figure per norm and classifier: curves of others bound neither."""
+    drawn = _drawn(curves)
+    styles = _styles(drawn)
+    panels = sorted({(curve.norm, curve.subject) for curve in curves})
+    return {
+        (norm, subject): _figure(
+            [one for one in drawn if (one.curve.norm, one.curve.subject) == (norm, subject)],
+            clean_accuracy if subject == "base" else None,
+            styles,
+        )
+        for norm, subject in panels
+    }
+
+
 def _figure(drawn: Sequence[_Drawn], clean_accuracy: float | None, styles: Mapping[_Key, _Style]) -> "Figure":
     from matplotlib.figure import Figure
 

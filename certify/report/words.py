@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from fractions import Fraction
 
 DIGITS = 4  # significant digits of a printed bound
 NOTHING = "—"
@@ -56,6 +57,17 @@ def in_levels(value: float, *, up: bool) -> str:
     return f"{_rounded(level, 3, ROUND_CEILING if up else ROUND_FLOOR)}/{LEVELS}"
 
 
+def percent(share: float, up: bool = False) -> str:
+    """A share in percent, a lower bound rounded down and an upper bound up.
+
+    >>> percent(2 / 3), percent(2 / 3, up=True), percent(0.57), percent(1.0)
+    ('66.6', '66.7', '57.0', '100.0')
+    """
+    exact = 1000 * Fraction(share).limit_denominator(10**7)  # the count over the number of inputs, not its float
+    tenths = math.ceil(exact) if up else math.floor(exact)
+    return f"{tenths / 10:.1f}"
+
+
 def _rounded(value: float | Decimal, digits: int, rounding: str) -> str:
     """Decimal arithmetic, because the shortest decimal of a float may lie on either side of it."""
     if math.isnan(value):
@@ -86,3 +98,14 @@ def classifier_name(subject: str) -> str:
     if subject == "base":
         return "the model itself"
     return "the smoothed classifier" if subject.startswith("smoothed(") else f"the classifier {subject}"
+
+
+def panel_name(subject: str) -> str:
+    """The classifier of a curve with its setting, as a title.
+
+    >>> panel_name("base"), panel_name("smoothed(gaussian(sigma=0.25))")
+    ('the model itself', 'smoothed by gaussian(sigma=0.25)')
+    """
+    if subject.startswith("smoothed("):
+        return f"smoothed by {subject.removeprefix('smoothed(').removesuffix(')')}"
+    return classifier_name(subject)

@@ -260,4 +260,4 @@ def test_a_test_of_random_noise_has_its_section_and_figure(full: str, tmp_path: 
 
 def test_render_is_what_is_written(full: str, tmp_path: Path):
     evaluation = Evaluation(MANIFEST, [IBP, SMOOTHING, ATTACK], pairs_of((1, 5, 7)))
-    assert render(evaluation._page(None)) == full
+    assert render(evaluation.page()) == full
