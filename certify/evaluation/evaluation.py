@@ -17,6 +17,7 @@ from certify.evaluation.arguments import orders_of, problem_of, stated_on_grid
 from certify.evaluation.callbacks import Callback, FinishedUnit
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
 from certify.evaluation.cross_sections import planes_of, read_planes, wanted, write_planes
+from certify.evaluation.details import details_of
 from certify.evaluation.groups import (
     GROUP,
     GroupAccuracies,
@@ -246,6 +247,7 @@ class Evaluation:
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
         classes: Sequence[str] | None = None,
+        tokens: Sequence[Sequence[str]] = (),
     ) -> None:
         """Write the page: one self-contained HTML file.
 
@@ -255,11 +257,12 @@ class Evaluation:
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
             columns: of the table of methods.
             classes: names of the classes in the order of their labels; None for those of the run's data, if it has some.
+            tokens: of inputs that are texts, a list for each input in their order: the first dimension of an input.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        path, page = Path(path), render(self.page(noise, masking, columns, classes))
+        path, page = Path(path), render(self.page(noise, masking, columns, classes, tokens))
         with reported(f"page {path} cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(page, encoding="utf-8")
@@ -270,6 +273,7 @@ class Evaluation:
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
         classes: Sequence[str] | None = None,
+        tokens: Sequence[Sequence[str]] = (),
     ) -> Page:
         """Content of the page, see :meth:`to_html`."""
         lines, pairs = self.lines(), []
@@ -301,6 +305,9 @@ class Evaluation:
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
             classes=self.manifest.get("source", {}).get("classes", ()) if classes is None else classes,
+            inputs=details_of(
+                self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
+            ).payload(),
         )
 
 
