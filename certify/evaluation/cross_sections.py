@@ -17,12 +17,13 @@ from certify.evaluation.run_directory import reported
 from certify.evaluation.tables import rows_of
 from certify.methods import Problem
 from certify.report.inputs.details import spread
-from certify.report.inputs.planes import Place, Plane, unit_sizes
+from certify.report.inputs.planes import CLASSES, Place, Plane, unit_sizes
+from certify.report.inputs.regions import regions_of
 from certify.report.words import norm_name
 
 FILE = "cross_sections.json"
 GRID = 41  # points along each side: the input is in the middle
-MARGIN = 1.4  # beyond the farthest adversarial example
+MARGIN = 1.8  # beyond the farthest adversarial example
 APART = 0.05  # sine of the least angle between two directions that span a plane
 COMPARABLE = 4  # times longer or shorter than the first may a second adversarial direction be
 SLACK = 1e-6  # beyond the box, from rounding
@@ -148,6 +149,7 @@ def _plane(problem: Problem, index: int, found: Mapping[float, _Found], norms: S
         second=name,
         extent=extent,
         labels=shown.label.tolist(),
+        regions={label: regions_of(shown.logits, label) for label in _commonest(shown.label)},
         places=[
             Place(method=each.row["method"], norm=norm_key(each.row["norm"]), at=place)
             for each, place in zip(places, at, strict=True)
@@ -155,6 +157,13 @@ def _plane(problem: Problem, index: int, found: Mapping[float, _Found], norms: S
         sizes={norm_key(norm): unit_sizes(one, two, norm) for norm in norms if norm >= 1},
         outside=_share_outside(x, (one, two), shown.coordinates, (problem.low, problem.high)),
     )
+
+
+def _commonest(labels: Tensor) -> list[int]:
+    """Classes that get a region of their own; a point without finite logits has none."""
+    values, counts = labels[labels >= 0].unique(return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[:CLASSES]
+    return [int(each) for each in values[order]]
 
 
 def _across(direction: Tensor, one: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-SCRIPTS = ("shared.js", "chart.js", "sorting.js", "input_table.js", "show_input.js")  # in the order of their execution
+SCRIPTS = ("shared.js", "chart.js", "sorting.js", "show_input.js", "input_table.js")  # in the order of their execution
 STYLES = ("page.css", "input_view.css")
 ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 

@@ -120,6 +120,10 @@ def _mark(place: int, line: Line, row: Row) -> Mark:
         value = math.nan
     if status == "misclassified":
         status = f"misclassified as {row['prediction']}"
+    elif row["kind"] == "certificate" and status == "certified":
+        status = _certainty(line)
+    elif row["kind"] == "estimate":
+        status += ", bounds nothing"
     if row.get("blind") is True:
         status += ", blind: all gradients were 0"
     return Mark(line=place, kind=kind_of(line), value=value, text=bound(line, value), status=status)
@@ -166,9 +170,11 @@ def _gap(axis: Axis, lines: Sequence[Line], rows: Sequence[Row]) -> Gap:
         if best.value == nearest.value:
             return Gap(low=low, high=high, name=f"no gap: {proved}, and {high} found", tone="closed")
         return Gap(low=low, high=high, name=f"gap: between {proved} and {high} found", tone="open")
-    sides = f"{proved or 'nothing is certified'}, {f'{high} found' if high else 'nothing was found'}"
+    attacked = any(row["kind"] == "witness" for row in rows)
+    open_end = "no adversarial example was found" if attacked else "none was sought of this classifier"
+    sides = f"{proved or 'nothing is certified'}, {f'{high} found' if high else open_end}"
     return Gap(low=low, high=high, name=f"gap: {sides}", tone="open")
 
 
 def _certainty(line: Line) -> str:
-    return "proved" if line.promise.alpha == 0 else f"certified with probability {1 - line.promise.alpha:g}"
+    return "proved" if line.promise.alpha == 0 else f"with probability {1 - line.promise.alpha:g}"

@@ -13,6 +13,7 @@ from certify.report.words import norm_name
 
 ANGLES = 90  # of half a circle: balls are symmetric
 CLASSES = 8  # with a colour of their own
+LEAST = 4  # points from the border at which the name of a class stands
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -38,6 +39,7 @@ class Plane(msgspec.Struct, frozen=True):
         second: the direction upwards, in words; both have l_2 length 1 and are orthogonal.
         extent: largest coordinate, in units of the input.
         labels: (G, G) classes of the points by first and second coordinate, from ``-extent`` to ``extent``.
+        regions: by class, closed lines around its points, see :func:`regions_of`.
         places: adversarial examples that lie in the plane.
         sizes: by norm, as records write it, the size of the unit vectors at :data:`ANGLES` angles from 0 to pi.
         outside: share of the points that are outside of the box of valid inputs.
@@ -48,6 +50,7 @@ class Plane(msgspec.Struct, frozen=True):
     second: str
     extent: float
     labels: list[list[int]]
+    regions: dict[int, list[list[int]]]
     places: list[Place]
     sizes: dict[str, list[float]]
     outside: float
@@ -88,15 +91,17 @@ def plane_payload(plane: Plane, certified: Sequence[tuple[float, float, str]]) -
     sizes = {float(norm): size for norm, size in plane.sizes.items()}
     counts = Counter(label for row in plane.labels for label in row)
     points = len(plane.labels) ** 2
-    shown = [label for label, _ in counts.most_common(CLASSES)]
-    code = {label: str(i) for i, label in enumerate(shown)}
+    shown = [label for label, _ in counts.most_common() if label in plane.regions]
     return {
         "first": plane.first,
         "second": plane.second,
         "extent": plane.extent,
-        "classes": [[label, counts[label] / points] for label in shown],
-        "others": sum(counts[label] for label in counts if label not in code) / points,
-        "rows": ["".join(code.get(row[j], "x") for row in plane.labels) for j in range(len(plane.labels))],
+        "points": points,
+        "classes": [
+            {"class": label, "share": counts[label] / points, "outline": plane.regions[label], "at": _widest(plane, label)}
+            for label in shown
+        ],
+        "others": sum(counts[label] for label in counts if label not in shown) / points,
         "places": [{"method": each.method, "norm": norm_name(float(each.norm)), "at": [*each.at]} for each in plane.places],
         "balls": [
             {"norm": norm_name(norm), "text": text, "outline": _short(outline(sizes[norm], radius))}
@@ -105,6 +110,26 @@ def plane_payload(plane: Plane, certified: Sequence[tuple[float, float, str]]) -
         ],
         "outside": plane.outside,
     }
+
+
+def _widest(plane: Plane, label: int) -> list[float] | None:
+    """Where the name of a class stands, from -1 to 1 each: its point that is farthest from other classes and sides.
+
+    None where no point is far enough for a name.
+    """
+    known = torch.tensor(plane.labels) == label
+    inside = torch.nn.functional.pad(known, (1, 1, 1, 1))
+    depth = torch.zeros(known.shape, dtype=torch.int64)
+    while inside.any():  # peel off one layer after another
+        depth += inside[1:-1, 1:-1]
+        center = inside[1:-1, 1:-1]
+        layer = center & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        inside = torch.nn.functional.pad(layer, (1, 1, 1, 1))
+    if int(depth.max()) < LEAST:
+        return None
+    deepest = (depth == depth.max()).nonzero().double()
+    middle = deepest[(deepest - deepest.mean(0)).norm(dim=1).argmin()]
+    return [round(float(part), 3) for part in 2 * middle / (len(known) - 1) - 1]
 
 
 def _short(points: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -16,7 +16,8 @@
     const input = model?.inputs[detail.index];
     const names = report.data.models[detail.model].classes;
     const name = (number) => (names[number] === undefined ? `class ${number}` : `${number} ${names[number]}`);
-    const parts = input ? described(input, model.methods, name) : [element("p", { class: "note" }, "This page has no details of this input.")];
+    const short = (number) => names[number] ?? `class ${number}`;
+    const parts = input ? described(input, model.methods, name, short) : [element("p", { class: "note" }, "This page has no details of this input.")];
     const left = model?.left_out ? [element("p", { class: "note" }, model.left_out)] : [];
     view.replaceChildren(...parts, ...left);
   });
@@ -28,7 +29,7 @@
     section.querySelector(`[data-step="${by}"]`)?.click();
   });
 
-  function described(input, methods, name) {
+  function described(input, methods, name, short) {
     const wrong = input.prediction !== input.label;
     return [
       element(
@@ -39,7 +40,7 @@
       ),
       ...views(input, name),
       ...input.axes.map((axis) => axisView(axis, methods)),
-      ...(input.plane ? [planeView(input.plane, name)] : []),
+      ...(input.plane ? [planeView(input.plane, name, short)] : []),
       ...(input.logits ? [logitView(input, name)] : []),
     ];
   }
@@ -240,77 +241,69 @@
 
   const SIDE = 400; // units of the drawing
   const DASHES = ["none", "7 4", "2 4", "9 3 2 3"];
+  const CROSSES = ["M-5-5 5 5M5-5-5 5", "M0-7V7M-7 0H7"];
 
-  function planeView(plane, name) {
-    const count = plane.rows.length;
-    const cell = SIDE / count;
-    const at = ([a, b]) => [(SIDE / 2) * (1 + a / plane.extent), (SIDE / 2) * (1 - b / plane.extent)];
-    const shares = plane.classes.map(([label, share]) => [name(label), share]);
-    if (plane.others > 0) shares.push(["other classes", plane.others]);
-    const percent = (share) => (share < 0.01 ? "less than 1 %" : `${Math.round(100 * share)} %`);
-    const regions = plane.classes.map(([label], code) => region(plane.rows, String(code), cell));
-    if (plane.others > 0) regions.push(region(plane.rows, "x", cell));
-    const balls = plane.balls.map((ball, i) =>
-      svg("path", { class: "ball", "stroke-dasharray": DASHES[i % DASHES.length], d: `M${ball.outline.map((point) => at(point).map((each) => each.toFixed(1)).join(" ")).join("L")}z` }),
-    );
-    const crosses = plane.places.map((place, i) => marker(at(place.at), i === 0 ? "M-5-5 5 5M5-5-5 5" : "M0-6V6M-6 0H6"));
-    const texts = plane.classes.map(([label], code) => labelled(plane.rows, String(code), cell, name(label).split(" ").slice(-1)[0] || String(label)));
-    const spoken = `Classes in a plane through the input: ${shares.map(([each, share]) => `${each} ${percent(share)}`).join(", ")}. ` +
-      plane.places.map((place) => `The adversarial example in ${place.norm} lies ${Number(Math.hypot(...place.at).toPrecision(3))} from the input in l2.`).join(" ") +
-      plane.balls.map((ball) => ` The ball of radius ${ball.text} in ${ball.norm} is drawn.`).join("");
+  function planeView(plane, name, short) {
+    const half = SIDE / 2;
+    const at = ([a, b]) => [half * (1 + a), half * (1 - b)]; // from -1 to 1 each
+    const inUnits = ([a, b]) => at([a / plane.extent, b / plane.extent]);
+    const closed = (points) => `M${points.map((point) => point.map((each) => each.toFixed(1)).join(" ")).join("L")}z`;
+    const pairs = (ring) => Array.from({ length: ring.length / 2 }, (_, i) => at([ring[2 * i] / 1000, ring[2 * i + 1] / 1000]));
+    const regions = plane.classes.map((each, i) => {
+      const kind = `c${i}`;
+      return svg("path", { class: `region ${kind}`, "fill-rule": "evenodd", d: each.outline.map((ring) => closed(pairs(ring))).join("") });
+    });
+    const names = plane.classes.filter((each) => each.at).map((each) => {
+      const [x, y] = at(each.at);
+      const text = short(each.class);
+      const room = SIDE - 8 - 8 * text.length; // of half the text on either side
+      const inside = Math.max(SIDE - room, Math.min(room, 2 * x)) / 2 || x;
+      const below = Math.abs(y - half) < 18 && Math.abs(x - half) < 60 ? half + 24 : y; // beside the input itself
+      return svg("text", { x: inside.toFixed(1), y: below.toFixed(1) }, text);
+    });
+    const balls = plane.balls.map((ball, i) => svg("path", { class: "ball", "stroke-dasharray": DASHES[i % DASHES.length], d: closed(ball.outline.map(inUnits)) }));
+    const crosses = plane.places.map((place, i) => {
+      const [x, y] = inUnits(place.at);
+      return svg("path", { class: "cross", d: CROSSES[i], transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
+    });
     const figure = svg(
       "svg",
-      { class: "plane", viewBox: `0 0 ${SIDE} ${SIDE}`, role: "img", "aria-label": spoken },
-      ...regions.map((d, i) => svg("path", { d, class: `region c${i}` })),
-      ...texts.filter(Boolean),
+      { class: "plane", viewBox: `0 0 ${SIDE} ${SIDE}`, role: "img", "aria-label": spokenPlane(plane, name) },
+      svg("rect", { width: SIDE, height: SIDE, class: "region c8" }),
+      ...regions,
       ...balls,
-      svg("circle", { cx: SIDE / 2, cy: SIDE / 2, r: 4, class: "centre" }),
+      ...names,
+      svg("circle", { cx: half, cy: half, r: 4, class: "centre" }),
       ...crosses,
     );
-    return part("A plane through the input", element("div", { class: "plane-row" }, figure, legend(plane, shares, percent)), planeNote(plane));
+    return part("A plane through the input", element("div", { class: "plane-row" }, figure, legend(plane, name)), planeNote(plane));
   }
 
-  // All cells of a class as one path, run by run; the first row is the lowest.
-  function region(rows, code, cell) {
-    let d = "";
-    rows.forEach((row, j) => {
-      for (const run of row.matchAll(new RegExp(`${code}+`, "g"))) {
-        const [x, y, width] = [run.index * cell, (rows.length - 1 - j) * cell, run[0].length * cell].map((each) => each.toFixed(2));
-        d += `M${x} ${y}h${width}v${cell.toFixed(2)}h-${width}z`;
-      }
-    });
-    return d;
+  const percent = (share) => (share < 0.01 ? "less than 1 %" : share > 0.99 && share < 1 ? "more than 99 %" : `${Math.round(100 * share)} %`);
+
+  function sharesOf(plane, name) {
+    const shares = plane.classes.map((each) => [name(each.class), each.share]);
+    return plane.others > 0 ? [...shares, ["other classes", plane.others]] : shares;
   }
 
-  // A name where its region is widest, if it has room.
-  function labelled(rows, code, cell, text) {
-    let best = { width: 0 };
-    rows.forEach((row, j) => {
-      for (const run of row.matchAll(new RegExp(`${code}+`, "g"))) {
-        const middle = run.index + Math.floor(run[0].length / 2);
-        let [up, down] = [j, j];
-        while (rows[up + 1]?.[middle] === code) up++;
-        while (rows[down - 1]?.[middle] === code) down--;
-        const width = Math.min(run[0].length, 4 * (up - j + 1), 4 * (j - down + 1));
-        if (width > best.width) best = { width, x: (run.index + run[0].length / 2) * cell, y: (rows.length - j - 0.5) * cell };
-      }
-    });
-    if (best.width * cell < 9 * text.length) return null;
-    return svg("text", { x: best.x.toFixed(1), y: best.y.toFixed(1), class: "name" }, text);
+  function spokenPlane(plane, name) {
+    const shares = sharesOf(plane, name).map(([each, share]) => `${each} ${percent(share)}`);
+    const places = plane.places.map((place) => `The adversarial example in ${place.norm} lies ${Number(Math.hypot(...place.at).toPrecision(3))} from the input in l2.`);
+    const balls = plane.balls.map((ball) => `The certified ball of radius ${ball.text} in ${ball.norm} is drawn.`);
+    return [`Classes in a plane through the input: ${shares.join(", ")}.`, ...places, ...balls].join(" ");
   }
 
-  const marker = ([x, y], d) => svg("path", { class: "cross", d, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
-
-  function legend(plane, shares, percent) {
-    const key = (drawing, text) => element("li", {}, drawing, element("span", {}, text));
-    const small = (...children) => svg("svg", { viewBox: "-9 -9 18 18", class: "key", "aria-hidden": "true" }, ...children);
+  function legend(plane, name) {
+    const key = (text, ...children) =>
+      element("li", {}, svg("svg", { viewBox: "-9 -9 18 18", class: "key", "aria-hidden": "true" }, ...children), element("span", {}, text));
+    const color = (i) => (i < plane.classes.length ? i : 8);
     return element(
       "ul",
       { class: "legend" },
-      ...shares.map(([each, share], i) => key(small(svg("rect", { x: -8, y: -8, width: 16, height: 16, class: `region c${i}` })), `${each}, ${percent(share)}`)),
-      key(small(svg("circle", { r: 4, class: "centre" })), "the input"),
-      ...plane.places.map((place, i) => key(small(svg("path", { class: "cross", d: i === 0 ? "M-5-5 5 5M5-5-5 5" : "M0-6V6M-6 0H6" })), `${place.method} in ${place.norm}`)),
-      ...plane.balls.map((ball, i) => key(small(svg("path", { d: "M-8 0H8", class: "ball", "stroke-dasharray": DASHES[i % DASHES.length] })), `certified in ${ball.norm}: ${ball.text}`)),
+      ...sharesOf(plane, name).map(([each, share], i) => key(`${each}, ${percent(share)}`, svg("rect", { x: -8, y: -8, width: 16, height: 16, class: `region c${color(i)}` }))),
+      key("the input", svg("circle", { r: 4, class: "centre" })),
+      ...plane.places.map((place, i) => key(`adversarial example in ${place.norm}`, svg("path", { class: "cross", d: CROSSES[i] }))),
+      ...plane.balls.map((ball, i) => key(`certified in ${ball.norm}: ${ball.text}`, svg("path", { d: "M-8 0H8", class: "ball", "stroke-dasharray": DASHES[i % DASHES.length] }))),
     );
   }
 
@@ -320,7 +313,7 @@
     return element(
       "p",
       { class: "note" },
-      `To the right: ${plane.first}. Upwards: ${plane.second}. The plane is ${across} wide in input units; balls are cut as their norm says, and each of ${plane.rows.length ** 2} points has the class that the model itself gives it.${outside}`,
+      `To the right: ${plane.first}. Upwards: ${plane.second}. The plane is ${across} wide in input units; balls are cut as their norm says. Classes are those of the model itself at ${plane.points} points, with straight lines between them.${outside}`,
     );
   }
 
@@ -328,11 +321,10 @@
 
   function logitView(input, name) {
     const { rows, classes } = input.logits;
-    const columns = [rows.map((row) => row[1]), ...input.neighbours.map((_, i) => rows.map((row) => row[2][i]))];
-    const largest = columns.map((texts) => Math.max(...texts.map((text) => parseFloat(text)).filter(Number.isFinite)));
+    const predicted = [input.prediction, ...input.neighbours.map((each) => each.class)];
     const body = rows.map(([label, own, others]) => [
       { head: name(label) },
-      ...[own, ...others].map((text, i) => ({ text: text || "—", class: parseFloat(text) === largest[i] && "largest" })),
+      ...[own, ...others].map((text, i) => ({ text: text || "—", class: predicted[i] === label && "largest" })),
     ]);
     const heads = ["class", "input", ...input.neighbours.map((each) => `adversarial, ${each.norm}`)];
     const note = rows.length < classes ? [element("p", { class: "note" }, `${rows.length} of ${classes} classes, with the largest logits of the input.`)] : [];
