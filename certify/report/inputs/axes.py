@@ -171,9 +171,9 @@ def _gap(axis: Axis, lines: Sequence[Line], rows: Sequence[Row]) -> Gap:
             return Gap(low=low, high=high, name=f"no gap: {proved}, and {high} found", tone="closed")
         return Gap(low=low, high=high, name=f"gap: between {proved} and {high} found", tone="open")
     attacked = any(row["kind"] == "witness" for row in rows)
-    open_end = "no adversarial example was found" if attacked else "none was sought of this classifier"
-    sides = f"{proved or 'nothing is certified'}, {f'{high} found' if high else open_end}"
-    return Gap(low=low, high=high, name=f"gap: {sides}", tone="open")
+    open_end = f"no adversarial example was {'found' if attacked else 'sought'}"
+    name = f"gap: {proved or 'nothing is certified'}, {f'{high} found' if high else open_end}"
+    return Gap(low=low, high=high, name=name, tone="open")
 
 
 def _certainty(line: Line) -> str:

@@ -74,7 +74,12 @@ class Details:
         pictured = self._pictured(stored, [index for index in shown if index in stored], inputs)
         return {
             "methods": [
-                {"method": line.method, "norm": norm_name(line.norm), "kind": kind_of(line), "promise": str(line.promise)}
+                {
+                    "method": line.method,
+                    "norm": norm_name(line.norm),
+                    "kind": kind_of(line),
+                    "promise": str(line.promise),
+                }
                 for line in self.lines
             ],
             "inputs": inputs,

@@ -98,11 +98,18 @@ def plane_payload(plane: Plane, certified: Sequence[tuple[float, float, str]]) -
         "extent": plane.extent,
         "points": points,
         "classes": [
-            {"class": label, "share": counts[label] / points, "outline": plane.regions[label], "at": _widest(plane, label)}
+            {
+                "class": label,
+                "share": counts[label] / points,
+                "outline": plane.regions[label],
+                "at": _widest(plane, label),
+            }
             for label in shown
         ],
         "others": sum(counts[label] for label in counts if label not in shown) / points,
-        "places": [{"method": each.method, "norm": norm_name(float(each.norm)), "at": [*each.at]} for each in plane.places],
+        "places": [
+            {"method": each.method, "norm": norm_name(float(each.norm)), "at": [*each.at]} for each in plane.places
+        ],
         "balls": [
             {"norm": norm_name(norm), "text": text, "outline": _short(outline(sizes[norm], radius))}
             for norm, radius, text in certified
@@ -113,9 +120,9 @@ def plane_payload(plane: Plane, certified: Sequence[tuple[float, float, str]]) -
 
 
 def _widest(plane: Plane, label: int) -> list[float] | None:
-    """Where the name of a class stands, from -1 to 1 each: its point that is farthest from other classes and sides.
+    """Where the name of a class stands, from -1 to 1 each; None where it is nowhere wide enough.
 
-    None where no point is far enough for a name.
+    Of the points that are far from other classes, it is the one that is farthest from the input and what lies around.
     """
     known = torch.tensor(plane.labels) == label
     inside = torch.nn.functional.pad(known, (1, 1, 1, 1))
@@ -127,9 +134,11 @@ def _widest(plane: Plane, label: int) -> list[float] | None:
         inside = torch.nn.functional.pad(layer, (1, 1, 1, 1))
     if int(depth.max()) < LEAST:
         return None
-    deepest = (depth == depth.max()).nonzero().double()
-    middle = deepest[(deepest - deepest.mean(0)).norm(dim=1).argmin()]
-    return [round(float(part), 3) for part in 2 * middle / (len(known) - 1) - 1]
+    half = (len(known) - 1) / 2
+    taken = torch.tensor([[0.0, 0.0], *([*each.at] for each in plane.places)]) / plane.extent
+    wide = (depth >= max(LEAST, 0.6 * int(depth.max()))).nonzero() / half - 1
+    free = wide[torch.cdist(wide, taken).amin(1).argmax()]
+    return [round(float(part), 3) for part in free]
 
 
 def _short(points: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -171,7 +171,7 @@
 
   function symbol(kind) {
     const [name, attributes] = SYMBOLS[kind] ?? ["circle", { r: 5, class: "hollow" }];
-    return svg(name, { ...attributes, class: `mark ${kind} ${attributes.class ?? ""}` });
+    return svg(name, { ...attributes, class: `mark is-${kind} ${attributes.class ?? ""}` });
   }
 
   const HEIGHT = 70;
@@ -218,7 +218,7 @@
       "svg",
       { class: "axis", width: "100%", height: HEIGHT, role: "img", "aria-label": label },
       ...zones,
-      ...(named ? [svg("text", { x: middle, y: 40, class: "name" }, "gap")] : []),
+      ...(named ? [svg("text", { x: middle, y: 18 }, "gap")] : []),
       svg("line", { x1: "2%", x2: "98%", y1: base, y2: base, class: "base" }),
       ...scale.ticks.flatMap((tick) => [
         svg("line", { x1: x(tick), x2: x(tick), y1: base, y2: base + 4, class: "base" }),
@@ -230,7 +230,7 @@
           "svg",
           { x: x(mark.value), overflow: "visible" },
           svg("title", {}, `${mark.method}: ${mark.text}`),
-          svg("line", { x1: 0, x2: 0, y1: lane, y2: base, class: `stem ${mark.kind}` }),
+          svg("line", { x1: 0, x2: 0, y1: lane, y2: base, class: `stem is-${mark.kind}` }),
           svg("g", { transform: `translate(${mark.kind === "witness" ? 6 : LANES[mark.kind] ? -6 : 0} ${lane})` }, symbol(mark.kind)),
         );
       }),
@@ -256,9 +256,9 @@
     const names = plane.classes.filter((each) => each.at).map((each) => {
       const [x, y] = at(each.at);
       const text = short(each.class);
-      const room = SIDE - 8 - 8 * text.length; // of half the text on either side
-      const inside = Math.max(SIDE - room, Math.min(room, 2 * x)) / 2 || x;
-      const below = Math.abs(y - half) < 18 && Math.abs(x - half) < 60 ? half + 24 : y; // beside the input itself
+      const room = 4 * text.length + 6; // of half the text
+      const inside = Math.max(room, Math.min(SIDE - room, x));
+      const below = Math.abs(y - half) < 18 && Math.abs(inside - half) < room + 8 ? half + 24 : y; // not across the input
       return svg("text", { x: inside.toFixed(1), y: below.toFixed(1) }, text);
     });
     const balls = plane.balls.map((ball, i) => svg("path", { class: "ball", "stroke-dasharray": DASHES[i % DASHES.length], d: closed(ball.outline.map(inUnits)) }));
@@ -326,8 +326,9 @@
       { head: name(label) },
       ...[own, ...others].map((text, i) => ({ text: text || "—", class: predicted[i] === label && "largest" })),
     ]);
-    const heads = ["class", "input", ...input.neighbours.map((each) => `adversarial, ${each.norm}`)];
-    const note = rows.length < classes ? [element("p", { class: "note" }, `${rows.length} of ${classes} classes, with the largest logits of the input.`)] : [];
-    return part("Logits", table(heads, body, "Logits"), ...note);
+    const heads = ["class", "input", ...input.neighbours.map((each) => each.norm)];
+    const some = rows.length < classes ? `${rows.length} of ${classes} classes, with the largest logits of the input. ` : "";
+    const others = input.neighbours.length ? "Norms stand for their adversarial examples. " : "";
+    return part("Logits", table(heads, body, "Logits"), element("p", { class: "note" }, `${some}${others}The class predicted is bold.`));
   }
 }
