@@ -212,7 +212,7 @@ def curvature_bounds(gap: float, gradient: Tensor, curvature: float, eigenvector
 
 
 class CrossSection(NamedTuple):
-    """Predictions on a plane: coordinates (G,), labels, margins (G, G) and logits (G, G, K) by first, then second one."""
+    """Predictions on a plane: coordinates (G,), and by first and second one labels, margins (G, G), logits (G, G, K)."""
 
     coordinates: Tensor
     label: Tensor

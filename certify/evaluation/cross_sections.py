@@ -46,7 +46,9 @@ class _Found(NamedTuple):
         return f"the adversarial example of {self.row['method']} in {norm_name(self.row['norm'])}"
 
 
-def wanted(records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Mapping[str, Tensor]], count: int) -> list[int]:
+def inputs_with_planes(
+    records: Sequence[Mapping[str, Any]], tensors: Mapping[str, Mapping[str, Tensor]], count: int
+) -> list[int]:
     """Inputs that get a cross section: evenly spread among those that the model itself gets right until attacked."""
     return spread(sorted(_found(records, tensors)), count) if count else []
 
@@ -68,7 +70,7 @@ def planes_of(
         records: all of a run.
         tensors: by unit, clean and adversarial inputs.
         norms: of the run, in which balls are to be drawn.
-        indices: of inputs of :func:`wanted`.
+        indices: of inputs of :func:`inputs_with_planes`.
     """
     found = _found(records, tensors)
     return [_plane(problem, index, found[index], norms) for index in indices]

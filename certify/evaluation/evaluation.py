@@ -16,7 +16,7 @@ from certify.curves import AccuracyCurve
 from certify.evaluation.arguments import orders_of, problem_of, stated_on_grid
 from certify.evaluation.callbacks import Callback, FinishedUnit
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
-from certify.evaluation.cross_sections import planes_of, read_planes, wanted, write_planes
+from certify.evaluation.cross_sections import inputs_with_planes, planes_of, read_planes, write_planes
 from certify.evaluation.details import details_of
 from certify.evaluation.groups import (
     GROUP,
@@ -417,7 +417,7 @@ def _planes(
     evaluation: Evaluation, problem: Problem, norms: Sequence[float], count: int, run: RunDirectory | None
 ) -> list[Plane]:
     """Cross sections through so many inputs, those that the run holds already or new ones."""
-    indices = wanted(evaluation.records, evaluation.tensors, count)
+    indices = inputs_with_planes(evaluation.records, evaluation.tensors, count)
     planes = [] if run is None else read_planes(run.path)
     if [plane.index for plane in planes] != indices:
         planes = planes_of(problem, evaluation.records, evaluation.tensors, norms, indices)

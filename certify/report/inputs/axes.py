@@ -107,7 +107,7 @@ def _axis(key: tuple[float, str, str], places: Sequence[int], lines: Sequence[Li
     marks = [_mark(place, lines[place], rows[place]) for place in places]
     marks += _found_elsewhere(key, places, lines, rows)
     marks.sort(key=lambda mark: (math.isnan(mark.value), mark.value, ORDER.get(mark.kind, 1)))
-    treated = [rows[place] for place in places if rows[place]["kind"] != "unsupported"]
+    treated = [rows[place] for place in places if rows[place]["kind"] in VALUES]
     axis = Axis(norm=norm, subject=subject, frozen=frozen, marks=marks, gap=NOWHERE)
     return replace(axis, gap=_gap(axis, lines, treated))
 
@@ -122,7 +122,7 @@ def _mark(place: int, line: Line, row: Row) -> Mark:
         status = f"misclassified as {row['prediction']}"
     elif row["kind"] == "certificate" and status == "certified":
         status = _certainty(line)
-    elif row["kind"] == "estimate":
+    elif row["kind"] in ("estimate", "noise"):
         status += ", bounds nothing"
     if row.get("blind") is True:
         status += ", blind: all gradients were 0"
@@ -154,7 +154,7 @@ def _found_elsewhere(
 
 
 def _gap(axis: Axis, lines: Sequence[Line], rows: Sequence[Row]) -> Gap:
-    """The gap and its name; rows are those of the axis, of methods that could treat the model."""
+    """The gap and its name; rows are those of the axis, of methods that gave a result."""
     if rows and not any(row["correct"] for row in rows):
         silent = all(row["status"] == "abstained" for row in rows)
         name = "the classifier abstains here" if silent else "the classifier is wrong here without any perturbation"

@@ -42,7 +42,9 @@ def token_list(tokens: Sequence[str], clean: Tensor, neighbours: Sequence[Tensor
     return {"kind": "tokens", "tokens": list(tokens), "shares": shares}
 
 
-def logit_table(clean: Tensor | None, neighbours: Sequence[Tensor | None], classes: Sequence[int], most: int) -> Any:
+def logit_table(
+    clean: Tensor | None, neighbours: Sequence[Tensor | None], classes: Sequence[int], most: int
+) -> dict[str, Any] | None:
     """Logits of an input and of its adversarial examples, of the largest ones and of some classes; None without any.
 
     Args:
