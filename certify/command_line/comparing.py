@@ -33,7 +33,7 @@ def compare_runs(
 
     Args:
         runs: Run directories, two at least, each as DIR or NAME=DIR.
-        output: Folder for tables and figures; without it, the tables are printed only.
+        output: Folder for tables, figures and the page comparison.html; without it, the tables are printed only.
         format: What to write there: some of csv, parquet, latex, markdown, json, pdf, svg and png, with commas.
         radius: Radii of the tables; round ones where curves fall, if not given.
         by: Whether the best of several methods counts for each input of a model, or each method stands alone.
@@ -46,7 +46,9 @@ def compare_runs(
     comparison = compare(evaluations, by=by)
     _print_comparison(comparison, list(radius) or None)
     if output is not None:
-        print(f"wrote {', '.join(map(str, comparison.export(output, formats, radii=list(radius) or None)))}")
+        written = comparison.export(output, formats, radii=list(radius) or None)
+        comparison.to_html(output / "comparison.html")
+        print(f"wrote {', '.join(map(str, [*written, output / 'comparison.html']))}")
     found = [f"{name}: {one}" for name, evaluation in evaluations.items() for one in evaluation.check()]
     for sentence in found:
         print(f"contradiction: {sentence}")

@@ -1,7 +1,7 @@
 """Several models on the same inputs: curves, paired tests, trade-offs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from numbers import Real
@@ -20,10 +20,11 @@ from certify.comparison.contenders import (
     require_rivals,
 )
 from certify.comparison.figures import Names, curves_figure, trade_off_figure
+from certify.comparison.page import render_comparison
 from certify.comparison.sheets import accuracy_sheets, difference_sheet
 from certify.comparison.trade_off import TradeOff, trade_off
 from certify.curves import round_radii
-from certify.evaluation.evaluation import Evaluation
+from certify.evaluation.evaluation import Evaluation, write_page
 from certify.exports.figures import COLUMN
 from certify.exports.files import formats_of, write_export
 from certify.exports.shares import file_name
@@ -52,6 +53,7 @@ class Comparison:
         inputs: number of inputs.
         confidence: of all intervals.
         seed: of resampling.
+        evaluations: by the name of the model.
     """
 
     names: tuple[str, ...]
@@ -59,6 +61,7 @@ class Comparison:
     inputs: int
     confidence: float = 0.95
     seed: int = 0
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """The models, inputs and norms, in one line."""
@@ -257,6 +260,18 @@ class Comparison:
         drawn = self.figures() if {"pdf", "svg", "png"} & {*chosen} else {}
         return write_export(path, chosen, self.sheets(radii), drawn, about=about, width=width)
 
+    def to_html(self, path: Path | str) -> None:
+        """Write the page: one self-contained HTML file with all models in the same figures, and each by itself.
+
+        Args:
+            path: of the file; its folder is made if it is not there.
+
+        Raises:
+            InvalidConfiguration: the file cannot be written.
+        """
+        pages = {name: evaluation.page() for name, evaluation in self.evaluations.items()}
+        write_page(path, render_comparison(self, pages, difference_sheet(self.differences(), self.confidence)))
+
     def _of(self, norm: float) -> list[Contender]:
         return [one for one in self.contenders if one.panel.norm == norm]
 
@@ -300,6 +315,7 @@ def compare(
         inputs=len(contenders[0].curve.limit),
         confidence=checks.probability("confidence", confidence),
         seed=checks.at_least("seed", seed, 0),
+        evaluations=loaded,
     )
 
 

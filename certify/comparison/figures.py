@@ -39,7 +39,15 @@ class Names:
 
     def of(self, contenders: Sequence[Contender]) -> list[str]:
         """The name of each, without repetitions."""
-        return list(dict.fromkeys(one.model if one.panel in self._shared else one.name for one in contenders))
+        return list(dict.fromkeys(map(self.name, contenders)))
+
+    def name(self, one: Contender) -> str:
+        """The name of its curve."""
+        return one.model if one.panel in self._shared else one.name
+
+    def panel(self, panel: Panel) -> str:
+        """The compared classifiers, with the setting that all models share."""
+        return ", ".join(filter(None, [panel.classifiers, self._shared.get(panel)]))
 
     def title(self, ax: "Axes", panel: Panel) -> None:
         """Write the panel and the setting that its models share above the axes."""

@@ -256,16 +256,14 @@ class Evaluation:
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
             columns: of the table of methods.
-            classes: names of the classes in the order of their labels; None for those of the run's data, if it has some.
+            classes: names of the classes in the order of their labels; None for those that ``source`` of the manifest
+                holds as ``classes``.
             tokens: of inputs that are texts, a list for each input in their order: the first dimension of an input.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        path, page = Path(path), render(self.page(noise, masking, columns, classes, tokens))
-        with reported(f"page {path} cannot be written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(page, encoding="utf-8")
+        write_page(path, render(self.page(noise, masking, columns, classes, tokens)))
 
     def page(
         self,
@@ -309,6 +307,14 @@ class Evaluation:
                 self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
             ).payload(),
         )
+
+
+def write_page(path: Path | str, page: str) -> None:
+    """Write a page, and the folder for it."""
+    path = Path(path)
+    with reported(f"page {path} cannot be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
 
 
 def _norm_and_method(row: Mapping[str, Any]) -> tuple[float, str]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -16,19 +16,19 @@ ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028
 
 
 def as_json(value: object) -> str:
-    """JSON that may stand inside a ``<script type="application/json">``.
+    r"""JSON that may stand inside a ``<script type="application/json">``.
 
     NaN becomes null, and an infinite number the text that JavaScript's ``Number`` reads as one: JSON has neither. No
     text can end the element, since angle brackets are escaped.
 
     >>> as_json({"a</script>": [1, 0.5, math.nan, -math.inf]})
-    '{"a\\\\u003c/script\\\\u003e":[1,0.5,null,"-Infinity"]}'
+    '{"a\\u003c/script\\u003e":[1,0.5,null,"-Infinity"]}'
     """
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate(ESCAPES)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
@@ -57,9 +57,9 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.globals.update(
-        style=Markup("".join(part("styles", name) for name in STYLES)),  # noqa: S704
-        script=lambda name: Markup(part("scripts", name)),  # noqa: S704
+        style=Markup("".join(part("styles", name) for name in STYLES)),
+        script=lambda name: Markup(part("scripts", name)),
         scripts=SCRIPTS,
     )
-    made.filters["as_json"] = lambda value: Markup(as_json(value))  # noqa: S704
+    made.filters["as_json"] = lambda value: Markup(as_json(value))
     return made

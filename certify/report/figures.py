@@ -228,12 +228,16 @@ def step_radii(curve: AccuracyCurve, right: float) -> Tensor:
     return torch.cat([ends[:1], steps[:: math.ceil(len(steps) / STEPS) or 1], ends[1:]])
 
 
-def svg(figure: "Figure") -> str:
+def svg(figure: "Figure", inks: Mapping[str, str] = INKS) -> str:
     """A figure as an ``<svg>`` element to stand inside a page.
 
     Equal figures give equal text. The element takes the width of its container; its inks follow the custom
     properties ``--figure-ink``, ``--figure-faint`` and ``--figure-paper`` where the page sets them; its ids
     begin with a digest of the drawing, so that several may share a page.
+
+    Args:
+        figure: of matplotlib.
+        inks: the custom property of the page that replaces a colour, by the colour.
     """
     from matplotlib import rc_context
 
@@ -246,7 +250,7 @@ def svg(figure: "Figure") -> str:
     view = re.search(r'viewBox="[^"]*"', text)
     body = text[text.index("</defs>") + len("</defs>") :]  # before it: prolog, root, a style for everything
     body = re.sub(r'(?<= id=")|(?<=url\(#)|(?<=href="#)', f"{prefix}-", body)
-    for ink, name in INKS.items():
+    for ink, name in inks.items():
         body = body.replace(f": {ink}", f": var({name}, {ink})")
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="100%" '

@@ -44,4 +44,5 @@ def _card(
         "adversarial": picture(adversarial, low=low, high=high),
         "perturbation": perturbation,
         "factor": str(factor),
+        "signed": "signed" * (clean.ndim == 2 or clean.shape[0] == 1),  # colours for the two signs, white for 0
     }

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any, Literal
 
 import torch
@@ -82,7 +82,7 @@ def _line(one: Series, radii: Sequence[float], confidence: float) -> dict[str, A
     lower, upper = (ends.tolist() for ends in one.curve.interval(radii, confidence))
     up, best = one.promised == "attacked", one.best or {}
     cells = [
-        (percent(share, up), f"{percent(lower[i])}–{percent(upper[i], up=True)}", best.get(radii[i], False))
+        (percent(share, up), f"{percent(lower[i])}\u2013{percent(upper[i], up=True)}", best.get(radii[i], False))
         for i, share in enumerate(one.curve.at(radii).tolist())
     ]
     return {"name": one.name, "promise": one.promise, "promised": one.promised, "color": one.color, "cells": cells}

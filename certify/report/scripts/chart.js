@@ -92,17 +92,20 @@
         swatch.setAttribute("aria-hidden", "true");
         const label = report.element("label", {}, box, swatch, report.element("span", {}, curve.name));
         const head = report.element("th", { scope: "row" }, label, report.element("small", {}, curve.promise));
-        const [share, ends] = ["number", "number interval"].map((name) => report.element("td", { class: name }));
-        const row = report.element("tr", { style: `--color: var(--curve-${curve.color % 12})` }, head, share, ends);
+        const share = report.element("span", {});
+        const ends = report.element("small", {});
+        const numbers = report.element("td", { class: "number" }, share, ends);
+        const row = report.element("tr", { style: `--color: var(--curve-${curve.color % 12})` }, head, numbers);
         for (const [event, on] of [["pointerenter", true], ["pointerleave", false]]) {
           row.addEventListener(event, () => this.emphasise(on ? i : null));
         }
         return { row, share, ends };
       });
-      const confidence = `${Math.round(100 * report.data.confidence)}% interval`;
-      const heads = [["curve"], ["accuracy, %", "number"], [confidence, "number"]].map(([text, name]) =>
-        report.element("th", { scope: "col", class: name }, text),
-      );
+      const confidence = report.element("small", {}, `${Math.round(100 * report.data.confidence)}% interval`);
+      const heads = [
+        report.element("th", { scope: "col" }, "curve"),
+        report.element("th", { scope: "col", class: "number" }, "accuracy, %", confidence),
+      ];
       const body = report.element("tbody", {}, ...this.rows.map(({ row }) => row));
       const table = report.element("table", { class: "legend" });
       table.append(report.element("thead", {}, report.element("tr", {}, ...heads)), body);
