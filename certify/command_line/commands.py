@@ -169,9 +169,10 @@ def _certify(config: "Config", directory: Path) -> int:
         seed=config.seed,
         batch_size=config.batch_size,
         output=directory,
-        source=config.source(),
+        source=config.source() | data.names(),
         progress=_progress(),
         groups=load_groups(config, data.place),
+        cross_sections=config.cross_sections,
     )
     _write_report(evaluation, directory)
     return _verdict(evaluation)

@@ -19,6 +19,8 @@ Norm = (
     Annotated[float, Meta(ge=0, examples=['2 or "inf"'])] | Literal["inf"]
 )  # 0 counts changed entries, other orders are at least 1
 ALIASES = {"x": "inputs", "y": "labels"}  # names of arrays, as they are mostly called
+CROSS_SECTIONS = 3  # as of evaluate
+NAMES = ("classes", "features")  # in the source of a manifest, from the data
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
@@ -34,7 +36,8 @@ class Requirement(Table, frozen=True):
 class Config(Table, frozen=True):
     """A whole configuration; ``methods`` are those to run, the standard ones if there are none.
 
-    ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input.
+    ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input. ``cross_sections``
+    is the number of inputs through which the page shows a plane.
     """
 
     model: ModelSource
@@ -46,6 +49,7 @@ class Config(Table, frozen=True):
     batch_size: Count = 1000
     device: str = "cpu"
     groups: str | None = None
+    cross_sections: Annotated[int, Meta(ge=0)] = CROSS_SECTIONS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +88,8 @@ class Config(Table, frozen=True):
             "device": self.device,
             "require": msgspec.to_builtins(self.require),
         }
-        return source if self.groups is None else {**source, "groups": self.groups}
+        source |= {} if self.groups is None else {"groups": self.groups}
+        return source if self.cross_sections == CROSS_SECTIONS else {**source, "cross_sections": self.cross_sections}
 
 
 def norm_order(norm: float | str) -> float:
@@ -155,7 +160,7 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
     try:
         stored = manifest["configuration"]
         values = {
-            **manifest["source"],
+            **{key: value for key, value in manifest["source"].items() if key not in NAMES},
             "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]],
             "methods": methods_from(stored["methods"]),
             "seed": manifest["seed"],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from certify.report.words import norm_name
 
-ANGLES = 90  # of half a circle: balls are symmetric
+ANGLES = 96  # of half a circle, since balls are symmetric, with those of 45 degrees
 CLASSES = 8  # with a colour of their own
 LEAST = 4  # points from the border at which the name of a class stands
 
@@ -54,6 +54,15 @@ class Plane(msgspec.Struct, frozen=True):
     places: list[Place]
     sizes: dict[str, list[float]]
     outside: float
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if not count or any(len(row) != count for row in self.labels):
+            raise ValueError("Expected a square of `labels`")
+        if any(len(sizes) != ANGLES or not min(sizes) > 0 for sizes in self.sizes.values()):
+            raise ValueError(f"Expected `sizes` of {ANGLES} numbers above 0")
+        if not 0 < self.extent < math.inf:
+            raise ValueError(f"Expected `extent` above 0, got {self.extent}")
 
 
 def unit_sizes(first: Tensor, second: Tensor, norm: float) -> list[float]:
