@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from certify.comparison.figures import Names
 from certify.comparison.sheets import BOLD
-from certify.comparison.styles import COLORS
 from certify.report.embedding import environment
-from certify.report.figures import INKS, svg
+from certify.report.figures import svg
 from certify.report.page import data_of, model_of
+from certify.report.palette import PALETTE
 from certify.report.results import results_of
 from certify.report.sentences import promises
 from certify.report.series import Series, accuracy_tables, charts
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from certify.comparison.comparison import Comparison
     from certify.exports.sheets import Sheet
     from certify.report import Page
-
-# On the page, figures follow its palette, in the dark too.
-PALETTE = INKS | {color: f"--curve-{i}" for i, color in enumerate(COLORS)}
 
 
 def render_comparison(comparison: "Comparison", pages: Mapping[str, "Page"], tests: "Sheet") -> str:
@@ -32,7 +29,7 @@ def render_comparison(comparison: "Comparison", pages: Mapping[str, "Page"], tes
         tests: paired differences.
     """
     series = _series(comparison, pages)
-    made = {name: model_of(page) for name, page in pages.items()}
+    made = {name: model_of(page, name) for name, page in pages.items()}
     results = [each for page in pages.values() for each in results_of(page.lines, page.rows)]
     figures = {name: svg(figure, PALETTE) for name, figure in comparison.figures().items()}
     found = [f"{name}: {sentence}" for name, page in pages.items() for sentence in page.contradictions]
@@ -48,7 +45,7 @@ def render_comparison(comparison: "Comparison", pages: Mapping[str, "Page"], tes
             comparisons=sum(page.comparisons for page in pages.values()),
             tables=accuracy_tables(series, comparison.confidence),
             bold=BOLD,
-            tests=[] if tests.text is None else tests.text.to_dict("records"),
+            tests=_rows(comparison, tests),
             caption=tests.caption,
             curves=[text for name, text in figures.items() if name.startswith("curves_")],
             trade_offs=[text for name, text in figures.items() if name.startswith("trade_off_")],
@@ -62,6 +59,26 @@ def render_comparison(comparison: "Comparison", pages: Mapping[str, "Page"], tes
             inputs=_inputs(list(pages.values())),
         )
     )
+
+
+def _rows(comparison: "Comparison", tests: "Sheet") -> list[dict[str, str]]:
+    """Paired differences in words: models by their names in the figures, and what the tests tell apart in bold."""
+    from markupsafe import Markup
+
+    if tests.text is None:
+        return []
+    short = {}
+    for norm in comparison.norms:
+        here = [one for one in comparison.contenders if one.panel.norm == norm]
+        short |= {(norm_name(norm), one.name): Names(here).name(one) for one in here}
+    rows = []
+    for row, p in zip(tests.text.to_dict("records"), tests.data.p_holm, strict=True):
+        words = {str(name): str(value) for name, value in row.items()}
+        words |= {place: short[words["norm"], words[place]] for place in ("first", "second")}
+        if p <= 1 - comparison.confidence:
+            words["p (Holm)"] = Markup("<strong>{}</strong>").format(words["p (Holm)"])
+        rows.append(words)
+    return rows
 
 
 def _inputs(pages: Sequence["Page"]) -> dict[str, Any] | None:

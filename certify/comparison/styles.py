@@ -4,26 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from certify.comparison.contenders import PROMISES
+from certify.report import palette
 from certify.report.figures import PAPER
+from certify.report.palette import COLORS
 
-# No two of the twelve share a lightness: the first six lie 8 apart on the scale of CIE L* or more, all of them 4, which
-# is told apart in grey print. All have a contrast of 3 at least on white.
-COLORS = (
-    "#122e81",
-    "#ea7006",
-    "#036a59",
-    "#d7448e",
-    "#242424",
-    "#921515",
-    "#1d74ca",
-    "#4b0b60",
-    "#6a9515",
-    "#0d4a1c",
-    "#7b4ccb",
-    "#685005",
-)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h", "*")
-DASHES: dict[str, Any] = dict(zip(PROMISES, ("-", (0, (7, 2, 1.5, 2)), (0, (3, 2))), strict=True))
+DASHES: dict[str, Any] = dict(zip(PROMISES, palette.DASHES, strict=True))
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -90,11 +90,20 @@ def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
 
 
 def panel_figures(
-    curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None
+    curves: Sequence[AccuracyCurve], clean_accuracy: float | None, looks: Sequence[Mapping[str, Any]]
 ) -> "dict[tuple[float, str], Figure]":
-    """Curves of :func:`curve_figure` as one figure per norm and classifier: curves of others bound neither."""
+    """Curves as one figure per norm and classifier: curves of others bound neither.
+
+    Args:
+        curves: as in :func:`curve_figure`.
+        clean_accuracy: of the model itself.
+        looks: color and linestyle of each curve.
+    """
     drawn = _drawn(curves)
     styles = _styles(drawn)
+    for one, look in zip(drawn, looks, strict=True):
+        hollow = styles[one.key]["markerfacecolor"] == PAPER
+        styles[one.key] |= {**look, "markerfacecolor": PAPER if hollow else look["color"]}
     panels = sorted({(curve.norm, curve.subject) for curve in curves})
     return {
         (norm, subject): _figure(

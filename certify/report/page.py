@@ -12,6 +12,7 @@ from certify.report.figures import panel_figures, svg
 from certify.report.galleries import Pair, galleries
 from certify.report.input_tables import InputTables
 from certify.report.noise_figure import noise_figure
+from certify.report.palette import COLORS, DASHES, PALETTE
 from certify.report.results import Classes, Results, results_of
 from certify.report.sentences import doubts, masking_sentence, no_curves, promises, what_was_done
 from certify.report.series import PROMISED, Series, accuracy_tables, charts, intervals
@@ -73,7 +74,10 @@ class Page:
 def render(page: Page) -> str:
     """The page as HTML: it needs no other file, works without scripts too, and opens from anywhere."""
     series = _series(page)
-    figures = panel_figures(page.curves, page.clean_accuracy) if page.curves else {}
+    looks = [
+        {"color": COLORS[one.color % len(COLORS)], "linestyle": DASHES[PROMISED.index(one.promised)]} for one in series
+    ]
+    figures = panel_figures([one.curve for one in series], page.clean_accuracy, looks)
     clean = {panel_name("base"): page.clean_accuracy}
     model, tables = model_of(page)
     return (
@@ -82,7 +86,7 @@ def render(page: Page) -> str:
         .render(
             model=model,
             tables=accuracy_tables(series),
-            figures=[svg(figure) for figure in figures.values()],
+            figures=[svg(figure, PALETTE) for figure in figures.values()],
             no_curves="" if figures else no_curves(page.summary),
             noise=[] if page.noise is None else str(page.noise).splitlines(),
             noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
@@ -107,11 +111,12 @@ def data_of(
     }
 
 
-def model_of(page: Page) -> tuple[dict[str, Any], InputTables]:
+def model_of(page: Page, name: str = "") -> tuple[dict[str, Any], InputTables]:
     """Everything about one model but its curves, for a template; and its table of inputs."""
     results, classes = results_of(page.lines, page.rows), Classes(tuple(page.classes))
     tables = InputTables(results, page.rows, classes)
     return {
+        "name": name,
         "count": len(tables.indices),
         "clean_accuracy": page.clean_accuracy,
         "created": str(page.manifest.get("created", "")).replace("T", " ").replace("+00:00", " UTC"),

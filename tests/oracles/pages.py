@@ -72,13 +72,14 @@ def page(*records: dict, manifest: dict | None = None, tensors: dict | None = No
 
 
 class Elements(HTMLParser):
-    """Start tags with their attributes, and the text outside of the style sheet."""
+    """Start tags with their attributes, and the text outside of the style sheet, the scripts and their data."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words = ""
-        self.feed(re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL))
+        text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+        self.feed(re.sub(r"(<script[^>]*>).*?(?=</script>)", r"\1", text, flags=re.DOTALL))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

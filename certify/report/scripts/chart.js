@@ -5,6 +5,7 @@
   const HEIGHT = 320;
   const EDGE = { left: 46, right: 14, top: 14, bottom: 42 };
   const STEPS = 1500; // steps of a drawn curve, at most
+  const BANDS = 4; // curves, at most, that are drawn with their bands; of more, only the one that is pointed at
   const PARTS = 100000; // of these, ends of intervals are whole numbers
 
   const above = { proved: false, probable: false, attacked: true }; // whether a curve is an upper bound
@@ -96,9 +97,8 @@
         const ends = report.element("small", {});
         const numbers = report.element("td", { class: "number" }, share, ends);
         const row = report.element("tr", { style: `--color: var(--curve-${curve.color % 12})` }, head, numbers);
-        for (const [event, on] of [["pointerenter", true], ["pointerleave", false]]) {
-          row.addEventListener(event, () => this.emphasise(on ? i : null));
-        }
+        for (const event of ["pointerenter", "focusin"]) row.addEventListener(event, () => this.emphasise(i));
+        for (const event of ["pointerleave", "focusout"]) row.addEventListener(event, () => this.emphasise(null));
         return { row, share, ends };
       });
       const confidence = report.element("small", {}, `${Math.round(100 * report.data.confidence)}% interval`);
@@ -175,8 +175,9 @@
       if (!this.width) return;
       this.plot.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
       this.cross = report.svg("g", { class: "cross" });
-      const shown = this.curves.map((curve, i) => (this.hidden.has(i) ? null : this.line(curve, i)));
-      this.plot.replaceChildren(this.axes(), ...shown.filter(Boolean), this.cross);
+      const shown = this.curves.map((curve, i) => (this.hidden.has(i) ? null : this.line(curve, i))).filter(Boolean);
+      this.plot.classList.toggle("many", shown.length > BANDS);
+      this.plot.replaceChildren(this.axes(), ...shown, this.cross);
       if (this.radius !== undefined) this.point();
     }
 

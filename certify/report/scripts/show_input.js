@@ -35,20 +35,28 @@
       row.setAttribute("aria-current", "true");
     }
     document.dispatchEvent(new CustomEvent("show-input", { detail }));
-    section.hidden = view.childElementCount === 0;
-    document.body.classList.toggle("with-input", !section.hidden);
+    if (!section.contains(document.activeElement)) opener = document.activeElement;
+    reveal(view.childElementCount > 0);
     if (!section.hidden) {
-      if (!section.contains(document.activeElement)) opener = document.activeElement;
       title.focus({ preventScroll: true });
       section.scrollTop = 0;
     }
   }
 
+  // The drawer makes the page narrower: the row that asked for it keeps its place on the screen.
+  function reveal(open) {
+    const row = opener?.closest("tr");
+    const before = row?.getBoundingClientRect().top;
+    section.hidden = !open;
+    document.body.classList.toggle("with-input", open);
+    if (row) scrollBy({ top: row.getBoundingClientRect().top - before, behavior: "instant" });
+    else if (open) document.querySelector("tr[aria-current]")?.scrollIntoView({ block: "center" });
+  }
+
   function close(forget = true) {
     if (section.hidden && !shown) return;
     shown = null;
-    section.hidden = true;
-    document.body.classList.remove("with-input");
+    reveal(false);
     for (const row of document.querySelectorAll("tr[aria-current]")) row.removeAttribute("aria-current");
     if (forget) history.replaceState(null, "", location.pathname + location.search);
     if (opener?.isConnected) opener.focus({ preventScroll: true });

@@ -5,11 +5,13 @@
   // The number that a cell begins with; NaN where there is none.
   report.number = (text) => (text.startsWith("∞") ? Infinity : parseFloat(text.replace(/^[^\d.+-]+/, "")));
 
+  const { compare } = new Intl.Collator("en", { numeric: true }); // made once: localeCompare makes one for each pair
+
   // Numbers before texts, and what has no value last, in whatever direction.
   report.compare = (a, b, descending) => {
     const missing = Number(Number.isNaN(a)) - Number(Number.isNaN(b));
     if (missing) return missing;
-    const order = typeof a === "number" ? a - b || 0 : a.localeCompare(b, "en", { numeric: true });
+    const order = typeof a === "number" ? Math.sign(a - b) || 0 : compare(a, b);
     return descending ? -order : order;
   };
 

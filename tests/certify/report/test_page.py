@@ -1,6 +1,7 @@
 """The page and its figures: what they say, that they are self-contained, and that printed bounds stay bounds."""
 
 import html
+import json
 import math
 import re
 import shutil
@@ -27,11 +28,16 @@ from oracles.pages import (
     pairs_of,
     record,
 )
+from scipy.stats import binomtest
 
 from bounds import noise_ratio_test
-from certify import Evaluation, report
+from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve, Evaluation, report
+from certify.curves import AccuracyCurve
 from certify.report import render
+from certify.report.embedding import SCRIPTS, as_json, part
+from certify.report.input_tables import ROWS
 from certify.report.noise_figure import noise_figure
+from certify.report.series import PARTS, Series, intervals, limits
 from certify.report.words import rounded_down, rounded_up
 
 # Doubles just above and below the shortest decimals, and magnitudes from tiny to large.
@@ -55,6 +61,46 @@ def test_exports_are_complete_and_sorted():
     assert all(hasattr(report, name) for name in report.__all__)
 
 
+def data_of(text: str) -> dict:
+    (block,) = re.findall(r'<script type="application/json" id="data-page">(.*?)</script>', text, flags=re.DOTALL)
+    return json.loads(block)
+
+
+# Data for scripts
+
+
+def test_data_survive_their_embedding():
+    """No text ends the element, and numbers that JSON does not know arrive as JavaScript reads them."""
+    hostile = "</script><script>alert(1)</script>&<!--\u2028"
+    text = as_json({"a": hostile, "b": [math.nan, math.inf, -math.inf, 0.1], "c": None})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": hostile, "b": [None, "Infinity", "-Infinity", 0.1], "c": None}
+
+
+@pytest.mark.parametrize("kind", [CertifiedAccuracyCurve, AttackedAccuracyCurve])
+def test_embedded_limits_count_as_the_curve_does(kind: type[AccuracyCurve]):
+    """At all radii of few digits, among them those where curves step: 7 digits rounded to one side lose nothing."""
+    generator = torch.Generator().manual_seed(5)
+    limit = torch.rand(500, generator=generator, dtype=torch.float64)
+    limit[:100] = (limit[:100] * 50).round() / 50  # such as 0.3, whose double lies below it
+    limit[100:110], limit[110:120], limit[120:130] = 0.0, -math.inf, math.inf if kind is AttackedAccuracyCurve else 2.0
+    curve = kind(limit=limit, norm=2.0, subject="base", method="m")
+    embedded, radii = limits(curve), [round(0.001 * i, 6) for i in range(1001)]
+    counted = [sum(each >= r if kind is CertifiedAccuracyCurve else each > r for each in embedded) for r in radii]
+    assert counted == curve.counts(radii).tolist()
+    assert embedded == sorted(embedded)
+
+
+def test_embedded_intervals_are_exact_and_hold():
+    """Rounded outward, by a hundred-thousandth at most; the upper ends are the lower ones of the other inputs."""
+    curve = CertifiedAccuracyCurve(limit=torch.rand(60), norm=2.0, subject="base", method="m")
+    (lower,) = intervals([Series(name="m", panel="p", curve=curve)]).values()
+    exact = [binomtest(k, 60).proportion_ci(0.95, "exact") for k in range(61)]
+    for k, interval in enumerate(exact):
+        assert -1e-12 <= interval.low - lower[k] / PARTS < 1 / PARTS
+        assert -1e-12 <= (1 - lower[60 - k] / PARTS) - interval.high < 1 / PARTS
+
+
 # Numbers
 
 
@@ -74,7 +120,7 @@ def test_special_numbers_are_words():
 
 def test_every_printed_bound_is_a_bound(tmp_path: Path):
     text = page(certified("ibp", "inf", AWKWARD), attacked("inf", [2 * value for value in AWKWARD]), tmp_path=tmp_path)
-    (body,) = re.findall(r'<table class="inputs">.*?<tbody>(.*?)</tbody>', text, flags=re.DOTALL)
+    (body,) = re.findall(r'<table class="inputs"[^>]*>.*?<tbody>(.*?)</tbody>', text, flags=re.DOTALL)
     lines = [re.findall(r'<td class="group number">(.*?)</td>', line) for line in body.split("</tr>")[:-1]]
     assert len(lines) == len(AWKWARD)
     for value, (radius, distance) in zip(AWKWARD, lines, strict=True):
@@ -89,8 +135,11 @@ def test_page_needs_nothing_from_elsewhere(full: str):
     links = [value for _, attributes in elements.tags for name, value in attributes.items() if name in ("src", "href")]
     assert links
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
-    assert not {tag for tag, _ in elements.tags} & {"script", "link", "iframe", "object", "base"}
-    assert not re.search(r"https?://", re.sub(r'xmlns(:xlink)?="[^"]*"', "", full))
+    assert not {tag for tag, _ in elements.tags} & {"link", "iframe", "object", "base"}
+    assert not re.search(r"https?://", re.sub(r'xmlns(:xlink)?="[^"]*"|"http://www.w3.org/2000/svg"', "", full))
+    assert not re.search(
+        r"\b(import|fetch|XMLHttpRequest|WebSocket|eval)\b", "".join(part("scripts", name) for name in SCRIPTS)
+    )
     assert not re.search(r"@import|url\((?!#)", full)
     ids = [attributes["id"] for _, attributes in elements.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -104,11 +153,22 @@ def test_page_says_what_was_done_and_with_what_guarantee(full: str):
         "classifier in l2 and for the model itself in l∞, and adversarial examples were sought for the model itself "
         "in l∞."
     ) in words
-    assert (
+    for sentence in (
+        "Interval bounds are proofs about the model in real arithmetic.",
         "Each smoothed certificate is false with probability at most 0.001 and speaks of the smoothed classifier, not "
-        "of the model itself; interval bounds are proofs about the model in real arithmetic; every adversarial "
-        "example was checked again, and its distance is an upper bound."
-    ) in words
+        "of the model itself.",
+        "Every adversarial example was checked again, and its distance is an upper bound.",
+    ):
+        assert sentence in words
+
+
+def test_methods_of_one_promise_share_a_sentence(tmp_path: Path):
+    records = [certified(name, "inf", RADII) for name in ("ibp", "crown", "alpha_crown")]
+    lead = Elements(page(*records, certified("ibp", "2", RADII), tmp_path=tmp_path)).words
+    assert (
+        "Interval bounds, alpha_crown bounds and linear bounds are proofs about the model in real arithmetic." in lead
+    )
+    assert lead.count("are proofs about the model") == 1
 
 
 @pytest.mark.parametrize(
@@ -134,9 +194,10 @@ def test_hostile_strings_are_escaped(tmp_path: Path):
     refused = unsupported(hostile, "2", hostile)
     text = page(certified(hostile, "inf", RADII, subject=hostile), refused, manifest=manifest, tmp_path=tmp_path)
     elements = Elements(text)
-    assert not elements.named("script")
     assert not elements.named("img")
+    assert len(elements.named("script")) == 1 + len(SCRIPTS)
     assert elements.words.count("alert(1)") >= 10
+    assert "<script>alert(1)" not in text
 
 
 def test_contradiction_is_loud_and_only_there(full: str, tmp_path: Path):
@@ -153,8 +214,8 @@ def test_contradiction_is_loud_and_only_there(full: str, tmp_path: Path):
 
 
 def test_certificates_and_distances_never_share_a_column(full: str):
-    tables = re.findall(r'<table class="inputs">.*?</table>', full, flags=re.DOTALL)
-    assert [re.findall(r'<th class="group number">(.*?)&nbsp;', table) for table in tables] == [
+    tables = re.findall(r'<table class="inputs"[^>]*>.*?</table>', full, flags=re.DOTALL)
+    assert [re.findall(r'<th class="group number">(.*?)\xa0', table) for table in tables] == [
         ["certified radius"],
         ["certified radius", "attack distance"],
     ]
@@ -166,7 +227,7 @@ def test_unsupported_method_has_its_row_and_reason(tmp_path: Path):
     assert "none: a layer is not supported<small>Tanh has no interval rule</small>" in text
     assert text.count('<td class="unsupported">unsupported</td>') == COUNT
     alone = page(refused, tmp_path=tmp_path)
-    assert "nothing was certified. No method gave a result." in " ".join(Elements(alone).words.split())
+    assert "nothing was certified. NothingNo method gave a result." in " ".join(Elements(alone).words.split())
     assert "<svg" not in alone
 
 
@@ -193,7 +254,9 @@ def test_page_of_a_thousand_inputs_is_small(tmp_path: Path):
     radii = torch.rand(1000, generator=generator, dtype=torch.float64)
     text = page(certified("ibp", "2", radii.tolist()), attacked("2", (radii * 3).tolist()), tmp_path=tmp_path)
     assert len(text) < 1_000_000
-    assert text.count('<th scope="row" class="number">') == 1000
+    assert text.count('<th scope="row" class="number">') == ROWS
+    assert f"{1000 - ROWS} more inputs are in the records of the run" in text  # for readers without scripts
+    assert len(data_of(text)["models"][0]["indices"]) == 1000
 
 
 # In a browser

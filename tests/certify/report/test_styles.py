@@ -1,6 +1,8 @@
 """Curves are told apart: by colour on a screen, by dash and marker in grey print, and none hides another."""
 
+import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from bounds import InvalidInput
 from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.curves import AccuracyCurve
 from certify.report import curve_figure
+from certify.report.embedding import part
 from certify.report.figures import COOL, WARM, norm_figures
+from certify.report.palette import COLORS
 
 PAGES = ("#ffffff", "#14171b")  # light and dark
 
@@ -75,3 +79,20 @@ def test_no_curve_is_no_figure():
     assert norm_figures([]) == {}
     with pytest.raises(InvalidInput, match="curves must hold at least one curve, got none"):
         curve_figure([])
+
+
+def palettes() -> list[list[str]]:
+    """Colours of curves in the style sheet of the page, for light and dark."""
+    light, dark = part("styles", "page.css").split("@media screen and (prefers-color-scheme: dark)", maxsplit=1)
+    return [re.findall(r"--curve-\d+: (#\w{6})", text) for text in (light, dark)]
+
+
+def test_the_page_has_two_palettes_that_stand_out_and_differ_in_grey():
+    """Lightness is that of CIE, by which grey print goes."""
+    assert palettes()[0] == list(COLORS)  # figures are drawn in these
+    for colors, page in zip(palettes(), PAGES, strict=True):
+        assert len(set(colors)) == 12
+        ratios = [sorted((luminance(color) + 0.05, luminance(page) + 0.05)) for color in colors]
+        assert min(lighter / darker for darker, lighter in ratios) >= 3
+        lightness = sorted(116 * luminance(color) ** (1 / 3) - 16 for color in colors)
+        assert min(b - a for a, b in itertools.pairwise(lightness)) > 2.5
