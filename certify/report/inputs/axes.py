@@ -40,7 +40,7 @@ class Gap:
     Attributes:
         low: end that is proved, in words; empty if nothing is.
         high: end at which an adversarial example lies, in words; empty if there is none.
-        name: of the region, in a sentence.
+        name: of the region, in a sentence with ``{low}`` and ``{high}`` for its ends.
         tone: ``"open"``, ``"closed"``, ``"wrong"`` or ``"contradiction"``.
     """
 
@@ -162,17 +162,17 @@ def _gap(axis: Axis, lines: Sequence[Line], rows: Sequence[Row]) -> Gap:
     found = [mark for mark in axis.marks if mark.kind == "witness" and mark.value >= 0]
     best, nearest = axis.best(), min(found, key=lambda mark: mark.value, default=None)
     low, high = "" if best is None else best.text, "" if nearest is None else nearest.text
-    proved = "" if best is None else f"{low} {_certainty(lines[best.line])}"
+    proved = "" if best is None else f"{{low}} {_certainty(lines[best.line])}"
     if best is not None and nearest is not None:
         if best.value > nearest.value:
-            name = f"contradiction: {proved}, but an adversarial example at {high}: one of the two is wrong"
+            name = f"contradiction: {proved}, but an adversarial example at {{high}}: one of the two is wrong"
             return Gap(low=low, high=high, name=name, tone="contradiction")
         if best.value == nearest.value:
-            return Gap(low=low, high=high, name=f"no gap: {proved}, and {high} found", tone="closed")
-        return Gap(low=low, high=high, name=f"gap: between {proved} and {high} found", tone="open")
+            return Gap(low=low, high=high, name=f"no gap: {proved}, and {{high}} found", tone="closed")
+        return Gap(low=low, high=high, name=f"gap: between {proved} and {{high}} found", tone="open")
     attacked = any(row["kind"] == "witness" for row in rows)
     open_end = f"no adversarial example was {'found' if attacked else 'sought'}"
-    name = f"gap: {proved or 'nothing is certified'}, {f'{high} found' if high else open_end}"
+    name = f"gap: {proved or 'nothing is certified'}, {'{high} found' if high else open_end}"
     return Gap(low=low, high=high, name=name, tone="open")
 
 

@@ -70,7 +70,8 @@ class Details:
             stored.setdefault(one.row["index"], []).append(one)
         planes = {plane.index: plane for plane in self.planes}
         shown = sorted(spread(sorted(rows), INPUTS) if len(rows) > INPUTS else rows)
-        inputs = {index: self._numbers(rows[index], planes.get(index)) for index in shown}
+        words = _Places()
+        inputs = {index: self._numbers(rows[index], planes.get(index), words) for index in shown}
         pictured = self._pictured(stored, [index for index in shown if index in stored], inputs)
         return {
             "methods": [
@@ -82,11 +83,12 @@ class Details:
                 }
                 for line in self.lines
             ],
+            "words": [*words],
             "inputs": inputs,
             "left_out": _left_out(len(rows), len(shown), len(pictured), len(stored)),
         }
 
-    def _numbers(self, rows: Mapping[int, Row], plane: Plane | None) -> dict[str, Any]:
+    def _numbers(self, rows: Mapping[int, Row], plane: Plane | None, words: "_Places") -> dict[str, Any]:
         first = next(iter(rows.values()))
         axes = axes_of(self.lines, rows)
         # The plane shows the classes of the model itself.
@@ -95,7 +97,7 @@ class Details:
         return {
             "label": first["label"],
             "prediction": first["base_prediction"],
-            "axes": [_axis(axis) for axis in axes],
+            "axes": [_axis(axis, words) for axis in axes],
             "plane": None if plane is None else plane_payload(plane, radii),
         }
 
@@ -192,14 +194,20 @@ def _distance(one: Stored | None) -> float:
     return math.inf if one is None else float(one.row["attack_distance"])
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
-    gap = axis.gap
-    return {
-        "norm": norm_name(axis.norm),
-        "about": axis.about,
-        "marks": [[mark.line, mark.kind, mark.text, mark.status] for mark in axis.marks],
-        "gap": [gap.tone, gap.low, gap.high, gap.name],
-    }
+def _axis(axis: Axis, words: Mapping[str, int]) -> list[Any]:
+    """Norm and classifier, marks, and gap; words stand for themselves by their place in a list, since few differ."""
+    gap, texts = axis.gap, [mark.text for mark in axis.marks]
+    marks = [[mark.line, mark.text, words[mark.kind], words[mark.status]] for mark in axis.marks]
+    ends = [texts.index(end) if end else -1 for end in (gap.low, gap.high)]
+    return [words[norm_name(axis.norm)], words[axis.about], marks, [words[gap.tone], *ends, words[gap.name]]]
+
+
+class _Places(dict[str, int]):
+    """The place of each word in the order in which words come."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = len(self)
+        return self[word]
 
 
 def _left_out(inputs: int, shown: int, pictured: int, stored: int) -> str:

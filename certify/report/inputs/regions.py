@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,5 +31,5 @@ def regions_of(logits: Tensor, label: int) -> list[Ring]:
     top = float(margin.nan_to_num(0.0, 0.0, 0.0).max()) + 1.0
     field = margin.clamp(max=top).T.numpy()  # its rows are those of the second coordinate
     drawn = Figure().subplots().contourf(places, places, field, levels=[0.0, 2 * top])
-    rings = [polygon for path in drawn.get_paths() for polygon in path.to_polygons()]
-    return [[round(float(part)) for part in ring.flatten()] for ring in rings if len(ring) > 3]
+    rings = [np.asarray(polygon, dtype=float) for path in drawn.get_paths() for polygon in path.to_polygons()]
+    return [[round(part) for part in ring.flatten().tolist()] for ring in rings if len(ring) > 3]

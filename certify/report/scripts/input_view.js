@@ -17,7 +17,7 @@
     const names = report.data.models[detail.model].classes;
     const name = (number) => (names[number] === undefined ? `class ${number}` : `${number} ${names[number]}`);
     const short = (number) => names[number] ?? `class ${number}`;
-    const parts = input ? described(input, model.methods, name, short) : [element("p", { class: "note" }, "This page has no details of this input.")];
+    const parts = input ? described(input, model, name, short) : [element("p", { class: "note" }, "This page has no details of this input.")];
     const left = model?.left_out ? [element("p", { class: "note" }, model.left_out)] : [];
     view.replaceChildren(...parts, ...left);
   });
@@ -29,7 +29,7 @@
     section.querySelector(`[data-step="${by}"]`)?.click();
   });
 
-  function described(input, methods, name, short) {
+  function described(input, model, name, short) {
     const wrong = input.prediction !== input.label;
     return [
       element(
@@ -39,7 +39,7 @@
         element("span", { class: wrong && "wrong" }, `prediction ${name(input.prediction)}`),
       ),
       ...views(input, name),
-      ...input.axes.map((axis) => axisView(axis, methods)),
+      ...input.axes.map((axis) => axisView(unpacked(axis, model))),
       ...(input.plane ? [planeView(input.plane, name, short)] : []),
       ...(input.logits ? [logitView(input, name)] : []),
     ];
@@ -177,9 +177,22 @@
   const HEIGHT = 70;
   const LANES = { proof: 14, probable: 14, witness: 14 };
 
-  function axisView(axis, methods) {
-    const [tone, low, high, gapName] = axis.gap;
-    const marks = axis.marks.map(([line, kind, text, status]) => ({ ...methods[line], kind, text, status, value: numberOf(text) }));
+  // An axis with its words, which stand once in the data.
+  function unpacked([norm, about, packed, [tone, low, high, name]], { methods, words }) {
+    const marks = packed.map(([line, text, kind, status]) => ({
+      method: methods[line].method,
+      text,
+      kind: words[kind],
+      status: words[status],
+      value: numberOf(text),
+    }));
+    const end = (place) => (place < 0 ? { text: "", value: NaN } : marks[place]);
+    const sentence = words[name].replace("{low}", end(low).text).replace("{high}", end(high).text);
+    return { norm: words[norm], about: words[about], marks, tone: words[tone], low: end(low).value, high: end(high).value, sentence };
+  }
+
+  function axisView(axis) {
+    const { marks, tone, sentence } = axis;
     const words = (mark) => `${KINDS[mark.kind] ?? ""}${KINDS[mark.kind] ? " " : ""}${mark.text}`;
     const drawn = marks.filter((mark) => mark.value >= 0 && mark.value < Infinity);
     const rows = marks.map((mark) => [
@@ -188,11 +201,11 @@
       { text: mark.status, class: "status" },
     ]);
     const list = drawn.map((mark) => `${mark.method} ${words(mark)}`).join(", ");
-    const label = `Axis of ${axis.norm} distance. ${gapName}. In order: ${list || "no number"}.`;
+    const label = `Axis of ${axis.norm} distance. ${sentence}. In order: ${list || "no number"}.`;
     return part(
       `${axis.norm}, ${axis.about}`,
-      element("p", { class: `gap ${tone}` }, gapName[0].toUpperCase() + gapName.slice(1)),
-      ...(drawn.length ? [axisFigure(drawn, tone, numberOf(low), numberOf(high), label)] : []),
+      element("p", { class: `gap ${tone}` }, sentence[0].toUpperCase() + sentence.slice(1)),
+      ...(drawn.length ? [axisFigure(drawn, axis, label)] : []),
       tableOfMarks(rows, axis),
     );
   }
@@ -203,7 +216,7 @@
     return made;
   }
 
-  function axisFigure(marks, tone, low, high, label) {
+  function axisFigure(marks, { tone, low, high }, label) {
     const scale = scaleOf(marks.map((mark) => mark.value));
     const x = (value) => `${(2 + 96 * scale.at(value)).toFixed(2)}%`;
     const width = (from, to) => `${Math.max(0, 96 * (to - from)).toFixed(2)}%`;

@@ -28,7 +28,21 @@ CLEVER = {"status": "fitted", "estimated_distance": 0.0465, "capped": False, "re
 def payload(*records: dict, tensors: dict | None = None, manifest: dict | None = None) -> dict:
     """What a script reads, after its way through JSON."""
     page = Evaluation(manifest or MANIFEST, records, tensors or {}).page()
-    return json.loads(as_json(page.inputs))
+    data = json.loads(as_json(page.inputs))
+    for entry in data["inputs"].values():
+        entry["axes"] = [unpacked(axis, data["words"]) for axis in entry["axes"]]
+    return data
+
+
+def unpacked(axis: list, words: list[str]) -> dict:
+    norm, about, marks, (tone, low, high, name) = axis
+    ends = [marks[place][1] if place >= 0 else "" for place in (low, high)]
+    return {
+        "norm": words[norm],
+        "about": words[about],
+        "marks": [[line, words[kind], text, words[status]] for line, text, kind, status in marks],
+        "gap": [words[tone], *ends, words[name].format(low=ends[0], high=ends[1])],
+    }
 
 
 def first_axis(*records: dict, index: int = 0) -> dict:
