@@ -155,7 +155,7 @@
       const ticks = Array.from({ length: Math.floor(right / step) + 1 }, (_, i) => i * step);
       return { at: (value) => value / right, ticks, logarithmic: false };
     }
-    const [from, to] = [Math.floor(Math.log10(low) - 0.1), Math.log10(high * 1.6)];
+    const [from, to] = [Math.floor(Math.log10(low) + 1e-9), Math.log10(high * 1.6)];
     const powers = Array.from({ length: Math.floor(to) - from + 1 }, (_, i) => from + i);
     const thin = Math.ceil(powers.length / 5);
     const at = (value) => (value > 0 ? 0.06 + (0.94 * (Math.log10(value) - from)) / (to - from) : 0);
@@ -241,7 +241,7 @@
         const lane = LANES[mark.kind] ?? 28;
         return svg(
           "svg",
-          { x: x(mark.value), overflow: "visible" },
+          { x: x(mark.value), overflow: "visible", "aria-hidden": "true" },
           svg("title", {}, `${mark.method}: ${mark.text}`),
           svg("line", { x1: 0, x2: 0, y1: lane, y2: base, class: `stem is-${mark.kind}` }),
           svg("g", { transform: `translate(${mark.kind === "witness" ? 6 : LANES[mark.kind] ? -6 : 0} ${lane})` }, symbol(mark.kind)),
