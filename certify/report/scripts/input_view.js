@@ -266,13 +266,14 @@
       const kind = `c${i}`;
       return svg("path", { class: `region ${kind}`, "fill-rule": "evenodd", d: each.outline.map((ring) => closed(pairs(ring))).join("") });
     });
-    const names = plane.classes.filter((each) => each.at).map((each) => {
+    const names = plane.classes.flatMap((each, i) => {
+      if (!each.at) return [];
       const [x, y] = at(each.at);
       const text = short(each.class);
       const room = 4 * text.length + 6; // of half the text
       const inside = Math.max(room, Math.min(SIDE - room, x));
       const below = Math.abs(y - half) < 18 && Math.abs(inside - half) < room + 8 ? half + 24 : y; // not across the input
-      return svg("text", { x: inside.toFixed(1), y: below.toFixed(1) }, text);
+      return [svg("text", { x: inside.toFixed(1), y: below.toFixed(1), class: `c${i}` }, text)];
     });
     const balls = plane.balls.map((ball, i) => svg("path", { class: "ball", "stroke-dasharray": DASHES[i % DASHES.length], d: closed(ball.outline.map(inUnits)) }));
     const crosses = plane.places.map((place, i) => {
