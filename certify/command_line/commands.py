@@ -169,9 +169,11 @@ def _certify(config: "Config", directory: Path) -> int:
         seed=config.seed,
         batch_size=config.batch_size,
         output=directory,
-        source=config.source() | data.names(),
+        source=config.source(),
         progress=_progress(),
         groups=load_groups(config, data.place),
+        classes=data.classes,
+        features=data.features,
         cross_sections=config.cross_sections,
     )
     _write_report(evaluation, directory)

@@ -14,13 +14,12 @@ from certify.methods.base import Method
 from certify.methods.checked import Count, converted
 from certify.methods.choice import STANDARD
 from certify.methods.tables import methods_from
+from certify.report.inputs.planes import CROSS_SECTIONS
 
 Norm = (
     Annotated[float, Meta(ge=0, examples=['2 or "inf"'])] | Literal["inf"]
 )  # 0 counts changed entries, other orders are at least 1
 ALIASES = {"x": "inputs", "y": "labels"}  # names of arrays, as they are mostly called
-CROSS_SECTIONS = 3  # as of evaluate
-NAMES = ("classes", "features")  # in the source of a manifest, from the data
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # with which some editors begin a file
 
 
@@ -160,7 +159,7 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
     try:
         stored = manifest["configuration"]
         values = {
-            **{key: value for key, value in manifest["source"].items() if key not in NAMES},
+            **manifest["source"],
             "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]],
             "methods": methods_from(stored["methods"]),
             "seed": manifest["seed"],

@@ -44,11 +44,6 @@ class LabelledInputs:
         """The inputs, then the classes."""
         return iter((self.x, self.y))
 
-    def names(self) -> dict[str, list[str]]:
-        """Names of the classes and features, for the manifest of a run; without those that there are none of."""
-        named = {"classes": [*self.classes], "features": [*self.features]}
-        return {key: names for key, names in named.items() if names}
-
     def frozen(self, *columns: str) -> Tensor:
         """Mask (D,) of the features of some columns, for ``frozen_features=``: True where nothing changes.
 

@@ -40,7 +40,7 @@ def details_of(
         planes=planes,
         low=float(low) if boxed else None,
         high=float(high) if boxed else None,
-        features=manifest.get("source", {}).get("features", ()),
+        features=manifest.get("features", ()),
         tokens={first + i: each for i, each in enumerate(tokens)},
     )
 

@@ -41,7 +41,7 @@ from certify.methods import BY_NAME, Method, Problem, methods_of
 from certify.models import probed_once
 from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
-from certify.report.inputs.planes import Plane
+from certify.report.inputs.planes import CROSS_SECTIONS, Plane
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -256,8 +256,8 @@ class Evaluation:
             noise: what :func:`bounds.noise_ratio_test` found for the model, to have a section of the page.
             masking: what :func:`certify.attacks.gradient_masking` found, to stand below the table of methods.
             columns: of the table of methods.
-            classes: names of the classes in the order of their labels; None for those that ``source`` of the manifest
-                holds as ``classes``.
+            classes: names of the classes in the order of their labels; None for those that :func:`certify.evaluate`
+                was given.
             tokens: of inputs that are texts, a list for each input in their order: the first dimension of an input.
 
         Raises:
@@ -302,7 +302,7 @@ class Evaluation:
             columns=columns,
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
-            classes=self.manifest.get("source", {}).get("classes", ()) if classes is None else classes,
+            classes=self.manifest.get("classes", ()) if classes is None else classes,
             inputs=details_of(
                 self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
             ).payload(),
@@ -340,7 +340,9 @@ def evaluate(
     progress: Progress | None = None,
     groups: Groups | None = None,
     callback: Callback | None = None,
-    cross_sections: int = 3,
+    classes: Sequence[str] = (),
+    features: Sequence[str] = (),
+    cross_sections: int = CROSS_SECTIONS,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -374,6 +376,8 @@ def evaluate(
             no result; they stand in the rows, for :meth:`Evaluation.by_group`, page and exports.
         callback: called with every finished unit, also with those that ``output`` held already, once it is stored; see
             :class:`certify.FinishedUnit`. An exception ends the evaluation; with ``output`` it can be continued.
+        classes: names of the classes in the order of their labels, for the page; empty if they have none.
+        features: names of the entries of an input in their order, likewise.
         cross_sections: number of inputs through which the page shows a plane with the classes of the model, at most;
             each takes 1681 rows of forward passes, at the end, and an adversarial example. It changes no result.
 
@@ -397,6 +401,8 @@ def evaluate(
             model, x, labels, (low, high), seed, batch_size, first_index, stated_on_grid(on_grid, x)
         )
         manifest = manifest_of(problem, logits, chosen, orders, len(units), source) | digest_of_groups(members)
+        named = {"classes": classes, "features": features}
+        manifest |= {key: [str(name) for name in names] for key, names in named.items() if names}
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
         records = {record["unit"]: record for record in stored}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from certify.report.words import norm_name
 
+CROSS_SECTIONS = 3  # inputs of a run that get one, unless it says otherwise
 ANGLES = 96  # of half a circle, since balls are symmetric, with those of 45 degrees
 CLASSES = 8  # with a colour of their own
 LEAST = 4  # points from the border at which the name of a class stands

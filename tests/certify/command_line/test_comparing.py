@@ -32,7 +32,7 @@ def test_compare_writes_what_is_asked_for(runs: Path):
     told = certify("compare", "a=weak", "b=strong", "--output", "out", "--format", "csv,svg", cwd=runs)
     assert "a, b on the same 40 inputs" in told
     names = {path.name for path in (runs / "out").iterdir()}
-    assert names == {"accuracy_l2.csv", "differences.csv", "curves_l2.svg", "trade_off_l2.svg"}
+    assert names == {"accuracy_l2.csv", "differences.csv", "curves_l2.svg", "trade_off_l2.svg", "comparison.html"}
 
 
 def test_compare_by_method_names_the_methods(runs: Path):

@@ -260,6 +260,16 @@ def test_a_run_that_stops_anywhere_goes_on_to_the_same_records(evaluation: Evalu
         assert (part / "records.jsonl").read_bytes().splitlines(keepends=True)[:finished] == lines[:finished]
 
 
+def test_names_of_classes_are_kept_and_determine_nothing(tmp_path):
+    model, x, y = reference.load("ibp", 3)
+    first = evaluate(model, x, y, methods="ibp", output=tmp_path, classes=reference.CLASSES)
+    again = evaluate(model, x, y, methods="ibp", output=tmp_path)  # not refused: the same run
+    assert again.records == first.records
+    assert Evaluation.load(tmp_path).manifest["classes"] == list(reference.CLASSES)
+    assert again.page().classes == list(reference.CLASSES)
+    assert again.page(classes=["a"]).classes == ["a"]
+
+
 def test_another_model_or_data_or_seed_does_not_continue_a_run(tmp_path):
     model, x, y = reference.load("ibp", 3)
     methods = [IntervalBounds()]

@@ -289,7 +289,7 @@ def test_features_that_change_the_most_are_named():
     adversarial = clean.clone()
     adversarial[:, [3, 20]] = torch.tensor([0.5, -0.25])
     tensors = {ATTACK["unit"]: {"clean": clean, "adversarial": adversarial}}
-    named = {**MANIFEST, "source": {"features": [f"column {i}" for i in range(30)]}}
+    named = {**MANIFEST, "features": [f"column {i}" for i in range(30)]}
     view = payload(ATTACK, tensors=tensors, manifest=named)["inputs"]["0"]["view"]
     assert (view["kind"], view["features"], len(view["rows"])) == ("features", 30, 12)
     changed = [row for row in view["rows"] if row[1] != row[2][0]]

@@ -208,7 +208,7 @@ def test_features_and_tokens_are_shown(browser: Any, tmp_path: Path):
     pairs = {unit: {"clean": clean, "adversarial": adversarial}}
     flat = {unit: {name: value.flatten(1) for name, value in pairs[unit].items()}}
     records = [attacked("inf", [0.25] * COUNT)]
-    named = {**MANIFEST, "source": {"features": [f"feature <i>{i}</i>" for i in range(30)]}}
+    named = {**MANIFEST, "features": [f"feature <i>{i}</i>" for i in range(30)]}
     Evaluation(named, records, flat).to_html(tmp_path / "features.html")
     Evaluation(MANIFEST, records, pairs).to_html(tmp_path / "tokens.html", tokens=[["fine", "<i>film</i>"]] * COUNT)
     with opened(browser, tmp_path / "features.html", "#input-4") as page:

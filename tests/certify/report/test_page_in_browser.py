@@ -34,7 +34,7 @@ def evaluated(count: int = COUNT) -> Evaluation:
     records = [
         certified("ibp", "2", radii.tolist()),
         certified("smoothing", "2", (2 * radii).tolist(), alpha=0.001, subject="smoothed(gaussian(sigma=0.25))"),
-        attacked("2", [math.inf if i % 7 == 0 else float(r) + 0.05 for i, r in enumerate(radii)]),
+        attacked("2", [math.inf if i % 7 == 0 else round(float(r) + 0.05, 2) for i, r in enumerate(radii)]),
         certified("ibp", "inf", (radii / 10).tolist()),
     ]
     records[1]["rows"][5].update(status="abstained", certified_radius=0.0)
@@ -44,7 +44,7 @@ def evaluated(count: int = COUNT) -> Evaluation:
             if i % 11 == 4:  # wrong
                 row.update(label=(row["label"] + 1) % 3, status="misclassified", attack_distance=0.0)
                 row.pop("certified_radius", None) if record["kind"] == "witness" else None
-    manifest = {**MANIFEST, "source": {"classes": CLASSES}}
+    manifest = {**MANIFEST, "classes": CLASSES}
     return Evaluation(manifest, records, pairs_of((1, 5, 7)))
 
 
@@ -95,6 +95,10 @@ def chart_of(page: Any, panel: str, norm: float) -> Any:
     return page.locator(".chart", has=page.get_by_label(f"radius in {name}, {panel}", exact=True))
 
 
+def radius_at(chart: Any) -> float:
+    return float(re.search(r"radius ([\d.e-]+)", chart.locator("output").inner_text())[1])
+
+
 # Curves
 
 
@@ -102,19 +106,25 @@ def chart_of(page: Any, panel: str, norm: float) -> Any:
 def test_crosshair_reads_exact_counts_by_keyboard_and_pointer(
     browser: Any, path: Path, panel: str, norm: float, name: str
 ):
-    """Radii of the slider fall on steps, so an attacked curve that counted ``>=`` would be seen."""
+    """Some radii of the slider are those of steps, so an attacked curve that counted ``>=`` is seen."""
     curve = curve_of(panel, norm, name)
+    steps = curve.limit[curve.limit.isfinite() & (curve.limit > 0)].unique().tolist()
     with opened(browser, path) as page:
         chart = chart_of(page, panel, norm)
         slider, row = chart.locator("input[type=range]"), chart.locator("tr", has_text=name)
         slider.focus()
         plot = chart.locator("svg.plot")
-        for move in [*["Home"] + ["ArrowRight"] * 12 + ["PageUp", "PageUp", "ArrowLeft"], (300, 100), (211, 50)]:
+        slider.fill("1")
+        step, met = radius_at(chart), 0
+        for move in [*["Home"] + ["ArrowRight"] * 12, "PageUp", (300, 100), (211, 50), *steps[:4]]:
             if isinstance(move, str):
                 slider.press(move)
-            else:
+            elif isinstance(move, tuple):
                 plot.hover(position={"x": move[0], "y": move[1]})
-            radius = float(re.search(r"radius ([\d.e-]+)", chart.locator("output").inner_text())[1])
+            else:
+                slider.fill(str(round(move / step)))
+            radius = radius_at(chart)
+            met += radius in steps
             share, interval = row.locator("td span").inner_text(), row.locator("td small").inner_text()
             upper = not isinstance(curve, CertifiedAccuracyCurve)
             tenths = 1000 * int(curve.counts(radius)) / COUNT
@@ -124,6 +134,7 @@ def test_crosshair_reads_exact_counts_by_keyboard_and_pointer(
             assert exact[0] - 0.11 < low <= exact[0]
             assert exact[1] <= high < exact[1] + 0.11
             assert f"{name} at {'most' if upper else 'least'}" in slider.get_attribute("aria-valuetext")
+    assert met >= 4
 
 
 @pytest.mark.parametrize(("panel", "norm", "name"), CHARTS)
