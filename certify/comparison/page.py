@@ -67,7 +67,7 @@ def _rows(comparison: "Comparison", tests: "Sheet") -> list[dict[str, str]]:
 
     if tests.text is None:
         return []
-    short = {}
+    short: dict[tuple[str, str], str] = {}
     for norm in comparison.norms:
         here = [one for one in comparison.contenders if one.panel.norm == norm]
         short |= {(norm_name(norm), one.name): Names(here).name(one) for one in here}
@@ -82,7 +82,7 @@ def _rows(comparison: "Comparison", tests: "Sheet") -> list[dict[str, str]]:
 
 
 def _inputs(pages: Sequence["Page"]) -> dict[str, Any] | None:
-    """What the view of a single input shows of each model; None where it knows nothing of any."""
+    """Data of the view of a single input, an entry per model; None where there are none."""
     if all(page.inputs is None for page in pages):
         return None
     return {"models": [page.inputs for page in pages]}

@@ -15,7 +15,7 @@ from certify.report.noise_figure import noise_figure
 from certify.report.palette import COLORS, DASHES, PALETTE
 from certify.report.results import Classes, Results, results_of
 from certify.report.sentences import doubts, masking_sentence, no_curves, promises, what_was_done
-from certify.report.series import PROMISED, Series, accuracy_tables, charts, intervals
+from certify.report.series import PROMISED, Series, accuracy_tables, charts, interval_ends
 from certify.report.words import panel_name
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def data_of(
     """Data of the page for its scripts: curves, and the inputs of each model by its name."""
     return {
         "confidence": confidence,
-        "intervals": intervals(series, confidence),
+        "intervals": interval_ends(series, confidence),
         "charts": drawn,
         "models": [{"name": name, **tables.data()} for name, tables in models],
     }

@@ -128,7 +128,7 @@ def limits(curve: AccuracyCurve) -> list[float]:
     return [float(context.create_decimal(repr(limit))) if limit < math.inf else limit for limit in counted]
 
 
-def intervals(series: Sequence[Series], confidence: float = 0.95) -> dict[int, list[int]]:
+def interval_ends(series: Sequence[Series], confidence: float = 0.95) -> dict[int, list[int]]:
     """Lower ends of exact intervals by number of inputs, for every count, in parts of 100,000 and rounded down.
 
     The upper end of a count is 1 minus the lower end of all other inputs.

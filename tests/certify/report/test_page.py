@@ -37,7 +37,7 @@ from certify.report import render
 from certify.report.embedding import SCRIPTS, as_json, part
 from certify.report.input_tables import ROWS
 from certify.report.noise_figure import noise_figure
-from certify.report.series import PARTS, Series, intervals, limits
+from certify.report.series import PARTS, Series, interval_ends, limits
 from certify.report.words import rounded_down, rounded_up
 
 # Doubles just above and below the shortest decimals, and magnitudes from tiny to large.
@@ -94,7 +94,7 @@ def test_embedded_limits_count_as_the_curve_does(kind: type[AccuracyCurve]):
 def test_embedded_intervals_are_exact_and_hold():
     """Rounded outward, by a hundred-thousandth at most; the upper ends are the lower ones of the other inputs."""
     curve = CertifiedAccuracyCurve(limit=torch.rand(60), norm=2.0, subject="base", method="m")
-    (lower,) = intervals([Series(name="m", panel="p", curve=curve)]).values()
+    (lower,) = interval_ends([Series(name="m", panel="p", curve=curve)]).values()
     exact = [binomtest(k, 60).proportion_ci(0.95, "exact") for k in range(61)]
     for k, interval in enumerate(exact):
         assert -1e-12 <= interval.low - lower[k] / PARTS < 1 / PARTS

@@ -1,87 +1,25 @@
 """The page as an instrument: by pointer and by keyboard, against the curves and rows that it was made from."""
 
-import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from oracles.browser import chromium, complaints, opened
-from oracles.compared import NOT, evaluation, proved, smoothed
-from oracles.compared import attacked as found
-from oracles.pages import MANIFEST, attacked, certified, pairs_of
+from oracles.browser import opened
+from oracles.busy_page import BUSY, BUSY_COUNT, CLASSES
 
-from certify import Evaluation
-from certify.comparison.comparison import compare
 from certify.curves import CertifiedAccuracyCurve
 from certify.report.words import panel_name
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
-CLASSES = ["cat", "dog", "<b>owl</b>"]
-COUNT = 130  # more than two pages of rows
 ROWS = "table.inputs >> nth=0 >> tbody tr"
-
-
-def evaluated(count: int = COUNT) -> Evaluation:
-    """Proofs, smoothing and attacks in two norms, with ties, zeros, an abstention, wrong predictions and groups."""
-    generator = torch.Generator().manual_seed(3)
-    radii = (torch.rand(count, generator=generator, dtype=torch.float64) * 40).round().div(100)
-    radii[:3] = 0.0
-    records = [
-        certified("ibp", "2", radii.tolist()),
-        certified("smoothing", "2", (2 * radii).tolist(), alpha=0.001, subject="smoothed(gaussian(sigma=0.25))"),
-        attacked("2", [math.inf if i % 7 == 0 else round(float(r) + 0.05, 2) for i, r in enumerate(radii)]),
-        certified("ibp", "inf", (radii / 10).tolist()),
-    ]
-    records[1]["rows"][5].update(status="abstained", certified_radius=0.0)
-    for record in records:
-        for i, row in enumerate(record["rows"]):
-            row["group"] = "ab"[i % 2]
-            if i % 11 == 4:  # wrong
-                row.update(label=(row["label"] + 1) % 3, status="misclassified", attack_distance=0.0)
-                row.pop("certified_radius", None) if record["kind"] == "witness" else None
-    manifest = {**MANIFEST, "classes": CLASSES}
-    return Evaluation(manifest, records, pairs_of((1, 5, 7)))
-
-
-EVALUATION = evaluated()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("page") / "report.html"
-    EVALUATION.to_html(target)
-    return target
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    generator = torch.Generator().manual_seed(4)
-    models = {}
-    for name, scale in (("plain", 0.2), ("robust", 0.6)):
-        radii = (scale * torch.rand(60, generator=generator, dtype=torch.float64)).tolist()
-        radii[7] = NOT
-        models[name] = evaluation(proved(radii), found([2 * r if r >= 0 else r for r in radii]), smoothed(radii))
-    target = tmp_path_factory.mktemp("comparison") / "comparison.html"
-    compare(models).to_html(target)
-    return target
 
 
 def curve_of(panel: str, norm: float, name: str) -> Any:
     (curve,) = [
-        curve
-        for curve in EVALUATION.curves()
-        if (panel_name(curve.subject), curve.norm, curve.method) == (panel, norm, name)
+        curve for curve in BUSY.curves() if (panel_name(curve.subject), curve.norm, curve.method) == (panel, norm, name)
     ]
     return curve
 
@@ -127,7 +65,7 @@ def test_crosshair_reads_exact_counts_by_keyboard_and_pointer(
             met += radius in steps
             share, interval = row.locator("td span").inner_text(), row.locator("td small").inner_text()
             upper = not isinstance(curve, CertifiedAccuracyCurve)
-            tenths = 1000 * int(curve.counts(radius)) / COUNT
+            tenths = 1000 * int(curve.counts(radius)) / BUSY_COUNT
             assert share == f"{'≤' if upper else '≥'} {(math.ceil if upper else math.floor)(tenths) / 10:.1f}"
             low, high = (float(end) for end in interval.split("\u2013"))
             exact = [100 * float(end) for end in curve.interval(radius)]
@@ -195,7 +133,7 @@ def test_figures_without_scripts_and_in_print_are_static(browser: Any, path: Pat
         assert page.locator(".static svg").count() == page.locator(".static svg >> visible=true").count() == 3
     with opened(browser, path, java_script_enabled=False) as page:
         assert page.locator(".static svg").first.is_visible()
-        assert page.locator(ROWS).count() == COUNT
+        assert page.locator(ROWS).count() == BUSY_COUNT
 
 
 # Tables
@@ -206,7 +144,7 @@ def shown(page: Any) -> list[int]:
 
 
 def rows_of(method: str, norm: float = 2.0) -> dict[int, dict]:
-    return {row["index"]: row for row in EVALUATION.rows() if (row["method"], row["norm"]) == (method, norm)}
+    return {row["index"]: row for row in BUSY.rows() if (row["method"], row["norm"]) == (method, norm)}
 
 
 def test_headings_sort_all_tables_both_ways(browser: Any, path: Path):
@@ -233,7 +171,7 @@ def test_headings_sort_all_tables_both_ways(browser: Any, path: Path):
 
 def said(index: int) -> str:
     """Classes and statuses of an input, in all norms."""
-    rows = [row for row in EVALUATION.rows() if row["index"] == index]
+    rows = [row for row in BUSY.rows() if row["index"] == index]
     numbers = {row[name] for row in rows for name in ("label", "base_prediction")}
     numbers |= {row["prediction"] for row in rows if row["status"] == "misclassified"}
     numbers |= {row["adversarial_label"] for row in rows if row["status"] == "found"}
@@ -265,7 +203,7 @@ def test_filters_keep_what_they_say(browser: Any, path: Path, control: str, valu
         assert shown(page) == expected[:50]
         said = page.locator(".filters output").inner_text()
         first = f"1\u2013{len(expected[:50])} of {len(expected)}" if expected else "none"
-        assert said == f"{first} ({COUNT} in all)"
+        assert said == f"{first} ({BUSY_COUNT} in all)"
         field.fill("") if control == "find" else field.select_option("")
         assert shown(page) == list(range(50))
 
@@ -328,74 +266,3 @@ def test_an_address_opens_an_input_that_is_there(browser: Any, path: Path, addre
         assert page.evaluate("window.asked") == asked
         assert page.locator("#input").is_visible() == bool(asked)
         assert page.locator("tr[aria-current]").count() == 2 * len(asked)
-
-
-# Many inputs, several models, everybody
-
-
-def test_ten_thousand_inputs_are_no_burden(browser: Any, tmp_path: Path):
-    generator = torch.Generator().manual_seed(6)
-    radii = torch.rand(10_000, generator=generator, dtype=torch.float64)
-    records = [certified("ibp", "2", radii.tolist()), attacked("2", (2 * radii).tolist())]
-    Evaluation(MANIFEST, records).to_html(tmp_path / "page.html")
-    assert (tmp_path / "page.html").stat().st_size < 2_000_000
-    with opened(browser, tmp_path / "page.html") as page:
-        session = page.context.new_cdp_session(page)
-        session.send("Performance.enable")
-        spent = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
-        assert page.locator("tr[data-index]").count() == 50
-        assert page.locator("svg.plot path.curve").first.evaluate("path => path.getAttribute('d').length") < 60_000
-        assert spent["TaskDuration"] < 2, spent  # seconds of work, whatever else the machine does
-
-
-def test_models_share_figures_and_keep_their_tables(browser: Any, comparison: Path):
-    with opened(browser, comparison, "#input-7-model-1") as page:
-        assert page.evaluate("window.asked") == [{"index": 7, "model": 1}]
-        assert page.locator("#input-title").inner_text() == "Input 7, robust"
-        page.keyboard.press("Escape")
-        chart = page.locator(".chart").first
-        names = [" ".join(text.split()) for text in chart.locator("tbody th").all_inner_texts()]
-        proof, attack = "at least: proved", "at most: no attack found"
-        assert names == [f"plain {proof}", f"robust {proof}", f"plain {attack}", f"robust {attack}"]
-        colors = chart.locator("tbody tr").evaluate_all("rows => rows.map((row) => row.style.cssText)")
-        assert colors[:2] == colors[2:]
-        assert colors[0] != colors[1]
-        assert not page.locator("#inputs-1").is_visible()
-        page.locator("summary", has_text="robust").click()
-        assert page.locator("#inputs-1 tr[data-index]").count() == 50
-        page.locator("#inputs-1").get_by_label("find").fill("#59")
-        page.locator("#inputs-1 tr[data-index] td").first.click()
-        assert page.evaluate("window.asked.at(-1)") == {"index": 59, "model": 1}
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-@pytest.mark.parametrize("which", ["path", "comparison"])
-def test_everybody_can_use_it(browser: Any, request: pytest.FixtureRequest, which: str, width: int, color_scheme: str):
-    """All rules of axe-core, with everything open; the page is no wider than its window."""
-    target = request.getfixturevalue(which)
-    with opened(browser, target, "#input-3", width=width, color_scheme=color_scheme) as page:
-        for summary in page.locator("summary").all():
-            summary.evaluate("summary => { summary.parentElement.open = true }")
-        assert complaints(page) == ""
-        page.keyboard.press("Escape")
-        assert complaints(page) == ""
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_a_page_that_is_hard_to_use_is_found(browser: Any, path: Path, tmp_path: Path):
-    """The twin of the test above: faint text is found."""
-    faint = path.read_text(encoding="utf-8").replace("--muted: #59636e", "--muted: #b0b8c0")
-    (tmp_path / "faint.html").write_text(faint, encoding="utf-8")
-    with opened(browser, tmp_path / "faint.html") as page:
-        assert "color-contrast" in complaints(page)
-
-
-def test_data_of_a_page_are_those_of_its_run(browser: Any, path: Path):
-    """As the browser reads them: no number is lost on the way."""
-    with opened(browser, path) as page:
-        data = json.loads(page.evaluate("document.getElementById('data-page').textContent"))
-        assert data == page.evaluate("JSON.parse(document.getElementById('data-page').textContent)")
-    curves = [curve for chart in data["charts"] for curve in chart["curves"]]
-    assert len(curves) == len(EVALUATION.curves())
-    assert data["models"][0]["classes"] == CLASSES
