@@ -182,6 +182,18 @@ def test_a_nearer_adversarial_example_of_another_norm_counts():
     assert axis["gap"][3] == "gap: between 0.0625 proved and 0.25 found"
 
 
+def test_an_input_that_falsified_a_certificate_is_rounded_up():
+    """It is an adversarial example, though it stands in the row of a certificate."""
+    verified = record(
+        "verify",
+        "inf",
+        [{"status": "not certified", "certified_radius": 0.0, "alpha": 0.0, "distances": {"inf": 1 / 3}}],
+    )
+    axis = first_axis(verified)
+    assert [mark[1:3] for mark in axis["marks"]] == [["proof", "0"], ["witness", "0.3334"]]
+    assert printed(axis["gap"][2]) >= Decimal(1 / 3)
+
+
 def test_a_proof_that_keeps_features_has_an_axis_of_its_own():
     kept = certified("ibp", "inf", [0.375])
     kept["rows"][0]["frozen"] = "age"
