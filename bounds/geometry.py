@@ -213,11 +213,12 @@ def curvature_bounds(gap: float, gradient: Tensor, curvature: float, eigenvector
 
 
 class CrossSection(NamedTuple):
-    """Predictions on a plane: coordinates (G,), and labels and margins (G, G) by first and second coordinate."""
+    """Predictions on a plane: coordinates (G,); by first and second one labels, margins (G, G), logits (G, G, K)."""
 
     coordinates: Tensor
     label: Tensor
     margin: Tensor
+    logits: Tensor
 
 
 @isolated
@@ -267,7 +268,7 @@ def cross_section(
     label = torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
     own = logits[:, center].squeeze(1)
     margin = own - logits.index_fill(1, center, -math.inf).amax(1)
-    return CrossSection(places, label.view(grid, grid), margin.view(grid, grid))
+    return CrossSection(places, label.view(grid, grid), margin.view(grid, grid), logits.view(grid, grid, -1))
 
 
 def normal_spectrum(perturbations: Tensor) -> Tensor:

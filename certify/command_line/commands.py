@@ -218,6 +218,8 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
         classes=data.classes,
         budget=None if budget is None else max(budget - (time.perf_counter() - started), 1e-3),
         costs=costs,
+        features=data.features,
+        cross_sections=config.cross_sections,
     )
     _write_report(evaluation, directory)
     return _verdict(evaluation, directory, config.against)

@@ -16,6 +16,7 @@ from certify.methods.base import Method
 from certify.methods.checked import Count, Probability, converted
 from certify.methods.choice import STANDARD, methods_of
 from certify.methods.tables import methods_from
+from certify.report.inputs.planes import CROSS_SECTIONS
 from certify.requirements import LEVEL, About, Judge
 
 Norm = (
@@ -71,6 +72,7 @@ class Config(Table, frozen=True):
 
     ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input. ``preset`` names
     methods of every kind, which ``methods`` change or add to; ``budget`` is the time that all may take.
+    ``cross_sections`` is the number of inputs through which the page shows a plane.
     """
 
     model: ModelSource
@@ -85,6 +87,7 @@ class Config(Table, frozen=True):
     groups: str | None = None
     preset: Literal["quick", "standard", "thorough"] | None = None
     budget: Annotated[str | float, Meta(examples=['"30m"'])] | None = None
+    cross_sections: Annotated[int, Meta(ge=0)] = CROSS_SECTIONS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,6 +144,7 @@ class Config(Table, frozen=True):
         more = {
             "against": None if self.against is None else msgspec.to_builtins(self.against),
             **{"groups": self.groups, "preset": self.preset, "budget": self.budget},
+            "cross_sections": None if self.cross_sections == CROSS_SECTIONS else self.cross_sections,
         }
         return source | {key: value for key, value in more.items() if value is not None}
 

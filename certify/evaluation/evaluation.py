@@ -3,13 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from bounds import NoiseRatioTest
+from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
@@ -19,6 +19,8 @@ from certify.evaluation.arguments import asked_evaluation
 from certify.evaluation.callbacks import Callback
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
 from certify.evaluation.costs import CostEstimate
+from certify.evaluation.cross_sections import inputs_with_planes, planes_of, read_planes, write_planes
+from certify.evaluation.details import details_of
 from certify.evaluation.groups import (
     GROUP,
     GroupAccuracies,
@@ -42,10 +44,11 @@ from certify.evaluation.units import units_done
 from certify.evaluation.work import Plan, Work
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
-from certify.methods import BY_NAME, STANDARD
+from certify.methods import BY_NAME, STANDARD, Problem
 from certify.models import probed_once
 from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
+from certify.report.inputs.planes import CROSS_SECTIONS, Plane
 from certify.requirements import JudgedRequirement, judged_requirements
 
 if TYPE_CHECKING:
@@ -63,12 +66,14 @@ class Evaluation:
     Attributes:
         manifest: versions, device, seed, configuration, hashes of weights and data.
         records: one mapping per finished unit, with its rows.
-        tensors: by unit, the clean and adversarial inputs that attacks stored.
+        tensors: by unit, the clean and adversarial inputs that attacks stored, with their logits.
+        planes: cross sections through some inputs.
     """
 
     manifest: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
     tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    planes: Sequence[Plane] = ()
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
@@ -78,7 +83,7 @@ class Evaluation:
             InvalidConfiguration: there is no run, or a part of it is damaged.
         """
         run = RunDirectory.read(path)
-        return cls(run.manifest, *_stored(run))
+        return cls(run.manifest, *_stored(run), read_planes(run.path))
 
     def save(self, path: Path | str) -> None:
         """Store everything in a run directory; units that are there already are left alone."""
@@ -87,6 +92,8 @@ class Evaluation:
         for record in self.records:
             if record["unit"] not in present:
                 run.append(record, self.tensors.get(record["unit"]))
+        if self.planes:
+            write_planes(run.path, self.planes)
 
     def __repr__(self) -> str:
         """The inputs, methods and units, in one line: records may be megabytes."""
@@ -246,6 +253,7 @@ class Evaluation:
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
         classes: Sequence[str] | None = None,
+        tokens: Sequence[Sequence[str]] = (),
     ) -> None:
         """Write the page: one self-contained HTML file.
 
@@ -256,11 +264,12 @@ class Evaluation:
             columns: of the table of methods.
             classes: names of the classes in the order of their labels; None for those that :func:`certify.evaluate`
                 was given.
+            tokens: of inputs that are texts, a list for each input in their order: the first dimension of an input.
 
         Raises:
             InvalidConfiguration: the file cannot be written.
         """
-        write_page(path, render(self.page(noise, masking, columns, classes)))
+        write_page(path, render(self.page(noise, masking, columns, classes, tokens)))
 
     def page(
         self,
@@ -268,6 +277,7 @@ class Evaluation:
         masking: "GradientMaskingReport | None" = None,
         columns: Sequence[Column] = COLUMNS,
         classes: Sequence[str] | None = None,
+        tokens: Sequence[Sequence[str]] = (),
     ) -> Page:
         """Content of the page, see :meth:`to_html`."""
         lines, pairs = self.lines(), []
@@ -300,6 +310,9 @@ class Evaluation:
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
             classes=self.manifest.get("classes", ()) if classes is None else classes,
+            inputs=details_of(
+                self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
+            ).payload(),
         )
 
 
@@ -338,6 +351,8 @@ def evaluate(
     budget: str | float | None = None,
     costs: CostEstimate | None = None,
     clock: Clock = time.perf_counter,
+    features: Sequence[str] = (),
+    cross_sections: int = CROSS_SECTIONS,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -380,6 +395,9 @@ def evaluate(
         costs: as :func:`certify.estimate_cost` measured them for the same arguments. None measures them where a budget
             or a preset needs them. Units of work then take 30 seconds at most, unless a single input takes longer.
         clock: seconds since any moment, by which time and budget are counted.
+        features: names of the entries of an input in their order, likewise.
+        cross_sections: number of inputs through which the page shows a plane with the classes of the model, at most;
+            each takes 1681 rows of forward passes, at the end, and an adversarial example. It changes no result.
 
     Raises:
         InvalidInput: a bad argument.
@@ -387,6 +405,7 @@ def evaluate(
         ManifestMismatch: ``output`` holds another run.
         InvalidConfiguration: ``output`` cannot be written.
     """
+    checks.at_least("cross_sections", cross_sections, 0)
     started, most = clock(), math.inf if budget is None else seconds_of("budget", budget)
     with probed_once():
         task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
@@ -397,7 +416,8 @@ def evaluate(
         told = ({} if budget is None else {"budget": budget}) | dict(source or {})
         plan = Plan.of(task, costs, None if known is None else known.sizes, most)
         manifest = plan.manifest(told) | digest_of_groups(members)
-        manifest |= {"classes": [str(name) for name in classes]} if classes else {}
+        named = {"classes": classes, "features": features}
+        manifest |= {key: [str(name) for name in names] for key, names in named.items() if names}
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
         work = Work(plan, Timing(clock, started, most), costs, {record["unit"]: record for record in stored}, tensors)
@@ -406,8 +426,22 @@ def evaluate(
                 progress(unit.name, unit.done, unit.units)
             if callback is not None:
                 callback(unit)
-    records = [work.records[unit.name] for unit in plan.units if unit.name in work.records]
-    return Evaluation(manifest if run is None else run.manifest, records, tensors)
+        records = [work.records[unit.name] for unit in plan.units if unit.name in work.records]
+        evaluation = Evaluation(manifest if run is None else run.manifest, records, tensors)
+        return replace(evaluation, planes=_planes(evaluation, task.problem, task.norms, cross_sections, run))
+
+
+def _planes(
+    evaluation: Evaluation, problem: Problem, norms: Sequence[float], count: int, run: RunDirectory | None
+) -> list[Plane]:
+    """Cross sections through so many inputs, those that the run holds already or new ones."""
+    indices = inputs_with_planes(evaluation.records, evaluation.tensors, count)
+    planes = [] if run is None else read_planes(run.path)
+    if [plane.index for plane in planes] != indices:
+        planes = planes_of(problem, evaluation.records, evaluation.tensors, norms, indices)
+        if run is not None:
+            write_planes(run.path, planes)
+    return planes
 
 
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:

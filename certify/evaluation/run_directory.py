@@ -25,8 +25,8 @@ from certify.evaluation.stored import Manifest, StoredRecord
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
 # since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not
 # among these: it changes the order of sums, and with it the last bits and now and then a count.
-INFORMATIVE = frozenset({"classes", "created", "hostname", "platform", "python"})
-INFORMATIVE |= {"source.require", "source.against", "source.data.file", "source.budget"}
+INFORMATIVE = frozenset({"classes", "created", "features", "hostname", "platform", "python"})
+INFORMATIVE |= {"source.require", "source.against", "source.data.file", "source.budget", "source.cross_sections"}
 INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.onnx", "source.model.weights"}
 
 _OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial"}

@@ -26,6 +26,7 @@ from certify.methods import (
     Smoothing,
 )
 from certify.methods.frozen import WithFrozenFeatures
+from certify.models import frozen
 from certify.promises import Promise
 from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
 
@@ -159,10 +160,10 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
     if method.one_by_one and rows.stop - rows.start > 1:
         alone = (slice(row, row + 1) for row in range(rows.start, rows.stop))
         return joined([outcome_of(method, problem, row, norm, norms) for row in alone])
-    frozen = method.frozen_name(problem) if isinstance(method, WithFrozenFeatures) else ""
+    kept = method.frozen_name(problem) if isinstance(method, WithFrozenFeatures) else ""
     clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
     result = method.run(problem, rows, norm).cpu()
-    tensors = {"clean": clean, "adversarial": result.adversarial} if isinstance(result, Witness) else {}
+    tensors: dict[str, Tensor] = {}
     if isinstance(result, Witness):
         details = witness_rows(result, clean, targets, norms)
     elif isinstance(result, Estimate):
@@ -173,9 +174,20 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
         details = certificate_rows(result, targets)
         if isinstance(result, VerdictCertificate):
             details = with_verdicts(details, result, clean, norms)
-            tensors = {"clean": clean, "adversarial": result.adversarial}
-    details = [{**detail, "frozen": frozen} for detail in details] if frozen else details
+    if isinstance(result, Witness | VerdictCertificate):
+        tensors = _with_logits(problem, rows, clean, result.adversarial)
+    details = [{**detail, "frozen": kept} for detail in details] if kept else details
     return UnitOutcome(Promise.of(result), details, tensors)
+
+
+def _with_logits(problem: Problem, rows: slice, clean: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
+    """Clean and adversarial inputs with the logits of the model for both, to be stored."""
+    with frozen(problem.model), torch.no_grad():
+        logits, others = (
+            torch.cat([problem.model(part) for part in points.split(problem.batch_size)]).cpu()
+            for points in (problem.x[rows], adversarial.to(problem.x.device))
+        )
+    return {"clean": clean, "adversarial": adversarial.cpu(), "logits": logits, "adversarial_logits": others}
 
 
 def joined(parts: Sequence[UnitOutcome]) -> UnitOutcome:

@@ -201,13 +201,15 @@ class Work:
         return joined(self._with_tensors(found, unit.rows))
 
     def _with_tensors(self, parts: list[UnitOutcome], rows: slice) -> list[UnitOutcome]:
-        """The parts; those without the tensors that others have get the clean inputs in their place."""
+        """The parts; those without the tensors that others have get the clean inputs and logits in their place."""
         if not any(part.tensors for part in parts):
             return parts
         place, found = rows.start, []
         for part in parts:
-            clean = self._task.problem.x[place : place + len(part.details)].cpu()
-            found.append(part._replace(tensors=part.tensors or {"clean": clean, "adversarial": clean}))
+            here = slice(place, place + len(part.details))
+            clean, logits = self._task.problem.x[here].cpu(), self._task.logits[here].cpu()
+            own = {"clean": clean, "adversarial": clean, "logits": logits, "adversarial_logits": logits}
+            found.append(part._replace(tensors=part.tensors or own))
             place += len(part.details)
         return found
 

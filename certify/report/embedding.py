@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 SCRIPTS = ("shared.js", "chart.js", "sorting.js", "show_input.js", "input_table.js")  # in the order of their execution
+STYLES = ("page.css", "input_view.css")
 ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
@@ -56,7 +57,7 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.globals.update(
-        style=Markup(part("styles", "page.css")),
+        style=Markup("".join(part("styles", name) for name in STYLES)),
         script=lambda name: Markup(part("scripts", name)),
         scripts=SCRIPTS,
     )

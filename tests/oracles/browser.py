@@ -9,14 +9,10 @@ from typing import Any
 import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-VIEW = """
+LISTENER = """
 window.asked = [];
-document.addEventListener("show-input", ({ detail }) => {
-  window.asked.push(detail);
-  document.getElementById("input-view").replaceChildren(`input ${detail.index} of model ${detail.model}`,
-    document.createElement("hr"));
-});
-"""  # in place of the view of a single input
+document.addEventListener("show-input", ({ detail }) => window.asked.push(detail));
+"""  # for single inputs that are asked for
 
 
 @contextmanager
@@ -40,7 +36,7 @@ def opened(browser: Any, path: Path, address: str = "", *, width: int = 1280, **
     page.on("console", lambda message: wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: wrong.append(request.url) if request.url.split(":")[0] != "data" else None)
-    page.add_init_script(VIEW)
+    page.add_init_script(LISTENER)
     page.goto(path.as_uri() + address)
     yield page
     context.close()
