@@ -268,7 +268,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], object], list[str]]] = {
     ),
     "an unknown method": (
         lambda: certify.evaluate(network(), X, Y, methods=["crowns"]),
-        ["methods must be one of standard, smoothing, ibp", "got 'crowns'"],
+        ["methods must be one of quick, standard, thorough, smoothing, ibp", "got 'crowns'"],
     ),
     "a loader for a tensor": (
         lambda: certify.certified_radius(network(), torch.utils.data.TensorDataset(X, Y), Y, norm=2),
