@@ -2,16 +2,20 @@
 
 ``manifest.json`` holds what determines the results. ``records.jsonl`` grows by one flushed line per unit;
 ``tensors/`` holds what does not fit a line. A killed run continues where it stopped, under the same manifest only.
+
+What is written survives a loss of power: tensors first, with their folder, then the line that names them. Lines are
+held together by :mod:`certify.evaluation.chain`.
 """
 
 import contextlib
 import hashlib
 import os
 import sys
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from safetensors import SafetensorError
@@ -19,6 +23,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
+from certify.evaluation import chain
 from certify.evaluation.stored import Manifest, StoredRecord
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
@@ -26,21 +31,27 @@ from certify.evaluation.stored import Manifest, StoredRecord
 # among these: it changes the order of sums, and with it the last bits and now and then a count.
 INFORMATIVE = frozenset({"created", "hostname", "platform", "python", "source.require", "source.data.file"})
 INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.onnx", "source.model.weights"}
+INFORMATIVE |= {"processor", "code_sha256", "repairs"}
 
-_OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial"}
+_ADDED = {"tf32", "precision"}  # keys of a manifest that earlier versions did not write
+_OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial", "tensors", "manifest.json.damaged"}
+_opened: "weakref.WeakValueDictionary[str, RunDirectory]" = weakref.WeakValueDictionary()
+_opening = threading.Lock()
 
 
 class RunDirectory:
     """Append-only store of one run. Use :meth:`open` to start or continue, :meth:`read` to look.
 
-    Only one process may have a run open; it gives the run free on :meth:`close` or when it ends.
+    Only one process may have a run open; it gives the run free on :meth:`close` or when it ends. Within a process, the
+    one that was opened last has the run: in a notebook, the traceback of an evaluation may keep an earlier one alive.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
         self._digests: dict[str, str] | None = None  # of the tensor files, by unit; None before reading
-        self._unlock: Callable[[], object] | None = None
+        self._last: str | None = None  # hash of the last line; None where lines have no chain
+        self._unlock: weakref.finalize[[int], Self] | None = None
 
     @classmethod
     def open(cls, path: Path | str, manifest: Mapping[str, Any]) -> "RunDirectory":
@@ -55,11 +66,12 @@ class RunDirectory:
         wanted: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(manifest)))
         with reported(f"output directory {path} cannot be written"):
             present = set(os.listdir(path)) if path.exists() else set()
-            if "manifest.json" not in present and present - _OURS_BEFORE_THE_MANIFEST:
+            run = cls(path, wanted)
+            if "manifest.json" not in present and present - _OURS_BEFORE_THE_MANIFEST and not run._begins_the_lines():
                 raise InvalidConfiguration(f"output directory {path} is not empty and holds no run: choose another")
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, wanted)
-            run._unlock = weakref.finalize(run, os.close, _locked(path))
+            with _opening:
+                run._take()
             try:
                 run._begin_or_continue()
             except BaseException:
@@ -78,7 +90,10 @@ class RunDirectory:
         try:
             manifest = msgspec.json.decode((path / "manifest.json").read_bytes())
         except (OSError, ValueError) as error:
-            raise InvalidConfiguration(f"{path} holds no run: manifest.json is missing or unreadable") from error
+            remedy = f": look at `certify repair {path}`" if (path / "manifest.json").exists() else ""
+            raise InvalidConfiguration(
+                f"{path} holds no run: manifest.json is missing or unreadable{remedy}"
+            ) from error
         try:
             msgspec.convert(manifest, Manifest)
         except msgspec.ValidationError as error:
@@ -91,22 +106,53 @@ class RunDirectory:
             self._unlock()
 
     def append(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Store one finished unit; on return it survives a kill. ``record["unit"]`` names it."""
-        unit, written = record["unit"], dict(record)
+        """Store one finished unit; on return it survives a kill and a loss of power. ``record["unit"]`` names it.
+
+        The line is linked to the one before it. A record of another run, as of a part that is merged, leaves its links
+        there.
+
+        Raises:
+            InvalidConfiguration: the run cannot be written, or was opened again since.
+        """
+        unit, written = record["unit"], chain.unlinked(record)
+        if self._unlock is not None and not self._unlock.alive:
+            raise InvalidConfiguration(f"{self.path} was closed, or opened again in this process: use the later one")
         with reported(f"{self.path} cannot be written"):
             if tensors:
-                target = self._tensor_path(unit)
-                target.parent.mkdir(exist_ok=True)
-                partial = target.with_suffix(".partial")
-                save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-                written["tensors_sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
-                partial.replace(target)
-            with (self.path / "records.jsonl").open("ab") as file:
-                file.write(msgspec.json.encode(written) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                written["tensors_sha256"] = self._store(unit, tensors)
+            if self._last is not None:
+                written = chain.linked(written, self._last)
+            _append_line(self.path / "records.jsonl", msgspec.json.encode(written) + b"\n")
+        self._last = written.get("sha256")
         if tensors and self._digests is not None:
             self._digests[unit] = written["tensors_sha256"]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All finished lines as they stand in the file, with their links.
+
+        Raises:
+            InvalidConfiguration: a line in the middle is damaged.
+        """
+        found = []
+        for number, line in enumerate(self._finished_lines(), start=1):
+            try:
+                record = msgspec.json.decode(line)
+                msgspec.convert(record, StoredRecord)
+            except (ValueError, RecursionError) as error:
+                remedy = f"drop it with `certify repair {self.path}`"
+                raise InvalidConfiguration(
+                    f"{self.path}/records.jsonl: line {number} is damaged: {error}: {remedy}"
+                ) from error
+            found.append(record)
+        return found
+
+    def chain_faults(self, lines: list[dict[str, Any]] | None = None) -> list[tuple[str, str]] | None:
+        """Units and what is wrong with their links; None for a run of an earlier version, which has no chain."""
+        lines = self.lines() if lines is None else lines
+        if lines and not any(chain.is_linked(line) for line in lines):
+            return None
+        repaired = [link for repair in self.manifest.get("repairs", []) for link in repair["links"]]
+        return chain.faults(lines, chain.start_of(self.manifest, INFORMATIVE), repaired)
 
     def records(self) -> dict[str, dict[str, Any]]:
         """All finished units by name, as they were appended. An unfinished last line, left by a kill, does not count.
@@ -116,16 +162,12 @@ class RunDirectory:
         """
         found: dict[str, dict[str, Any]] = {}
         self._digests = {}
-        for number, line in enumerate(self._finished_lines(), start=1):
-            try:
-                record = msgspec.json.decode(line)
-                checked = msgspec.convert(record, StoredRecord)
-            except (ValueError, RecursionError) as error:
-                raise InvalidConfiguration(f"{self.path}/records.jsonl: line {number} is damaged: {error}") from error
-            digest = record.pop("tensors_sha256", None)
-            if checked.unit not in found:
-                found[checked.unit] = record
-                self._digests |= {} if digest is None else {checked.unit: digest}
+        for line in self.lines():
+            record = chain.unlinked(line)
+            unit, digest = record["unit"], record.pop("tensors_sha256", None)
+            if unit not in found:
+                found[unit] = record
+                self._digests |= {} if digest is None else {unit: digest}
         return found
 
     def tensors(self, unit: str) -> dict[str, Tensor]:
@@ -159,9 +201,46 @@ class RunDirectory:
         else:
             changed = True
         if changed:
-            text = msgspec.json.format(msgspec.json.encode(self.manifest), indent=2)
-            _write_whole(self.path / "manifest.json", text)
+            self.write_manifest()
         (self.path / "tensors").mkdir(exist_ok=True)
+        _sync_folder(self.path)
+        lines = self._finished_lines()
+        self._last = _hash_of(lines[-1]) if lines else chain.start_of(self.manifest, INFORMATIVE)
+
+    def write_manifest(self) -> None:
+        """Replace the manifest on disk by this one, whole or not at all."""
+        text = msgspec.json.format(msgspec.json.encode(self.manifest), indent=2)
+        write_whole(self.path / "manifest.json", text)
+
+    def _take(self) -> None:
+        """Have the run for this process, and within it for this object alone."""
+        key = str(self.path.resolve())
+        if (other := _opened.get(key)) is not None:
+            other.close()
+        self._unlock = weakref.finalize(self, os.close, _locked(self.path))
+        _opened[key] = self
+
+    def _begins_the_lines(self) -> bool:
+        """Whether lines without a manifest, which was lost, were written under this one."""
+        lines = self._finished_lines()
+        try:
+            first = msgspec.json.decode(lines[0]) if lines else {}
+        except ValueError:
+            return False
+        start = chain.start_of(self.manifest, INFORMATIVE)
+        return isinstance(first, dict) and first.get("previous") == start
+
+    def _store(self, unit: str, tensors: Mapping[str, Tensor]) -> str:
+        """Write the tensors of a unit, and return the hash of their file; on return the file is there for good."""
+        target = self._tensor_path(unit)
+        target.parent.mkdir(exist_ok=True)
+        partial = target.with_suffix(".partial")
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        _sync(partial)
+        digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+        partial.replace(target)
+        _sync_folder(target.parent)
+        return digest
 
     def _tensor_path(self, unit: str) -> Path:
         return self.path / "tensors" / f"{unit.replace('/', '_')}.safetensors"
@@ -207,16 +286,69 @@ def _locked(path: Path) -> int:
     return descriptor
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, so that it is there whole, or the one before is; also after a loss of power."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        _sync(partial)
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # a full disk need not stay full
+            partial.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    """Add a line, for good; where that fails, as on a full disk, nothing of it stays."""
+    new = not path.exists()
+    with path.open("ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[file.write(rest) or 0 :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(before)
+            raise
+    if new:
+        _sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, on systems that can."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hash_of(line: bytes) -> str | None:
+    """The hash that a line states; None for lines of earlier versions, and for damaged ones."""
+    try:
+        record = msgspec.json.decode(line)
+    except ValueError:
+        return None
+    return record.get("sha256") if isinstance(record, dict) and chain.is_linked(record) else None
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in sorted(stored.keys() | wanted.keys()):
         name, here, there = f"{prefix}{key}", stored.get(key), wanted.get(key)
-        if here == there or name in INFORMATIVE:
+        if here == there or name in INFORMATIVE or (here is None and name in _ADDED):
             continue
         if isinstance(here, dict) and isinstance(there, dict):
             yield from _differences(here, there, f"{name}.")

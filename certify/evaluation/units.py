@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput, UnsupportedLayer
 from certify.evaluation.manifest import norm_key
-from certify.evaluation.rows import certificate_rows, estimate_rows, with_verdicts, witness_rows
+from certify.evaluation.rows import certificate_rows, drawing_of, estimate_rows, with_verdicts, witness_rows
 from certify.methods import Method, Problem
 from certify.methods.frozen import WithFrozenFeatures
 from certify.promises import Promise
@@ -94,6 +94,7 @@ def run_unit(
     """
     started, rows = time.perf_counter(), unit.rows
     tensors: dict[str, Tensor] = {}
+    drawing: dict[str, Any] = {}
     frozen = unit.method.frozen_name(problem) if isinstance(unit.method, WithFrozenFeatures) else ""
     clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
     try:
@@ -104,7 +105,7 @@ def run_unit(
             rows.stop - rows.start
         )
     else:
-        promise = Promise.of(result)
+        promise, drawing = Promise.of(result), drawing_of(result)
         if isinstance(result, Witness):
             details = witness_rows(result.cpu(), clean, targets, norms)
             tensors = {"clean": clean, "adversarial": result.adversarial.cpu()}
@@ -128,6 +129,7 @@ def run_unit(
         "promise": asdict(promise),
         "norm": norm_key(unit.norm),
         "seconds": time.perf_counter() - started,
+        **drawing,
         "rows": shared,
     }
     return record, tensors
