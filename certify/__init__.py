@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing, tracking
+    from certify.audit.auditing import audit
+    from certify.audit.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
     from certify.configuration.inputs import load_data
     from certify.configuration.keys import DataSource, ModelSource
@@ -43,6 +45,7 @@ __version__ = "0.2.0"
 __all__ = [
     "AttackedAccuracy",
     "AttackedAccuracyCurve",
+    "AuditReport",
     "Certificate",
     "CertifiedAccuracyCurve",
     "Comparison",
@@ -52,6 +55,7 @@ __all__ = [
     "Decision",
     "Estimate",
     "Evaluation",
+    "Finding",
     "FinishedUnit",
     "GroupAccuracies",
     "LabelledInputs",
@@ -69,6 +73,7 @@ __all__ = [
     "Verdict",
     "Witness",
     "attacks",
+    "audit",
     "certified_radius",
     "check_proof",
     "collect",
@@ -89,6 +94,7 @@ __all__ = [
 _HOMES = {
     "AttackedAccuracy": "certify.results",
     "AttackedAccuracyCurve": "certify.curves",
+    "AuditReport": "certify.audit.tally",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
     "Comparison": "certify.comparison.comparison",
@@ -98,6 +104,7 @@ _HOMES = {
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
+    "Finding": "certify.audit.tally",
     "FinishedUnit": "certify.evaluation.callbacks",
     "GroupAccuracies": "certify.evaluation.groups",
     "LabelledInputs": "certify.configuration.labelled",
@@ -114,6 +121,7 @@ _HOMES = {
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
+    "audit": "certify.audit.auditing",
     "certified_radius": "certify.verification.radius",
     "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",

@@ -101,7 +101,7 @@ DIRECTION = {
         {"verification"},
         {"methods", "testing"},
         {"configuration", "evaluation"},
-        {"comparison", "tracking"},
+        {"audit", "comparison", "tracking"},
         {"command_line"},
         {"cli"},
         {"__main__"},

@@ -83,8 +83,8 @@ def series(first: tuple[int, int], step: tuple[int, int], x: Fraction) -> Enclos
 def binomial_tail(successes: int, draws: int, p: Fraction) -> Enclosure:
     """Probability of at least so many successes, each of probability p.
 
-    It is the incomplete beta function of (k, n - k + 1), by the series of positive terms of DLMF 8.17.8. Where p n is at
-    least k, k is at most the median, and the tail at least 1/2.
+    It is the incomplete beta function of (k, n - k + 1), by the series of positive terms of DLMF 8.17.8. Where p n is
+    at least k, k is at most the median, and the tail at least 1/2.
     """
     if successes <= 0 or p >= 1:
         return Enclosure(Fraction(1), Fraction(1))
@@ -106,8 +106,9 @@ def _power(base: Fraction, exponent: int) -> Any:  # noqa: ANN401
 def log_evidence(successes: int, draws: int, p: Fraction) -> Enclosure | None:
     r"""Logarithm of the evidence that a success probability exceeds p, of Jeffreys' prior cut off at p.
 
-    With Beta(1/2, 1/2) cut off at p as the prior of q, it is the mean of the likelihood ratio of q to p. Where the share
-    of successes is at most p, every ratio is at most 1, and None says that there is no evidence.
+    With Beta(1/2, 1/2) cut off at p as the prior of q, it is the mean of the likelihood ratio of q to p. Where the
+    share of successes is at most p, every ratio is at most 1, and None says that there is no evidence. Below the share
+    of successes it falls as p grows, wherever it is above 1: so evidence against p is evidence against all below it.
     """
     if p * draws >= successes:
         return None

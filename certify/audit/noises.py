@@ -61,7 +61,9 @@ def _gaussian(noise: Plain, r: Fraction, p: Fraction, other: Fraction, x: Entrie
         return None
     if normal_probability(guess + slack + 2 * shift).at_most(p):
         return True
-    return False if normal_probability(guess - slack + 2 * shift).at_most(p) is False else _gaussian_near(shift, p, other)
+    return (
+        False if normal_probability(guess - slack + 2 * shift).at_most(p) is False else _gaussian_near(shift, p, other)
+    )
 
 
 def _gaussian_near(shift: Fraction, p: Fraction, other: Fraction) -> bool | None:
@@ -80,7 +82,10 @@ def _laplace(noise: Plain, r: Fraction, p: Fraction, other: Fraction, x: Entries
     """Teng et al. (2020), Theorem 1: r <= b max(ln(p / other) / 2, -ln(1 - (p - other)))."""
     size = interval(r / fraction(noise["scale"]))
     grown = enclosure(iv.exp(2 * size))
-    rules = [Enclosure(grown.low * other, grown.high * other).at_most(p), enclosure(iv.exp(-size)).at_least(1 - p + other)]
+    rules = [
+        Enclosure(grown.low * other, grown.high * other).at_most(p),
+        enclosure(iv.exp(-size)).at_least(1 - p + other),
+    ]
     return any(rules) or (None if None in rules else False)
 
 
@@ -160,7 +165,9 @@ def _in_norm(noise: Plain, r: Fraction, p: Fraction, other: Fraction, x: Entries
     """In a higher norm, the norm of the noise is at most d^(1/a - 1/b) times as large."""
     inner = noise["noise"]
     own = norm_of(inner)
-    exponent = (0 if math.isinf(own) else 1 / fraction(own)) - (0 if noise["norm"] == "inf" else 1 / fraction(noise["norm"]))
+    exponent = (0 if math.isinf(own) else 1 / fraction(own)) - (
+        0 if noise["norm"] == "inf" else 1 / fraction(noise["norm"])
+    )
     ratio = enclosure(iv.exp(iv.log(iv.mpf(int(noise["dimension"]))) * interval(max(exponent, Fraction(0)))))
     rule = RULES[inner["name"]]
     if rule(inner, r * ratio.high, p, other, x):

@@ -1,8 +1,8 @@
-r"""Radii of the noise of density :math:`\|x\|^{-2k} e^{-\|x\|^2 / 2\sigma'^2}`, by another quadrature than the library's.
+r"""Radii of the noise of density :math:`\|x\|^{-2k} e^{-\|x\|^2 / 2\sigma'^2}`, by a second quadrature.
 
-The problem of Neyman and Pearson is solved over the norm of the noise by Gauss and Legendre's rule, where the library has
-a trapezoidal sum and reads radii from a table. This is a second computation and no proof: SciPy's special functions
-are taken as they are, and the rule's error, far below 1e-10 for integrands that are as smooth as these, is not bounded.
+The problem of Neyman and Pearson is solved over the norm of the noise by Gauss and Legendre's rule, where the library
+has a trapezoidal sum and reads radii from a table. This is a second computation and no proof: SciPy's special functions
+are taken as they are, and the rule's error, far below 1e-10 for integrands as smooth as these, is not bounded.
 """
 
 import math

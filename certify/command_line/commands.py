@@ -3,19 +3,20 @@
 Torch is imported inside commands only, so that help is quick.
 """
 
+import io
 import shlex
 import sys
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import cyclopts
 
+from certify.command_line.auditing import audit_run, print_refutations, repair_run
 from certify.command_line.comparing import compare_runs, export_run, show_groups
 from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
 from certify.command_line.proving import check_proof_file
-from certify.command_line.runs import load_run
+from certify.command_line.runs import load_run, output_directory
 from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ app.command(supports)
 app.command(compare_runs, name="compare")
 app.command(export_run, name="export")
 app.command(show_groups, name="groups")
+app.command(audit_run, name="audit")
+app.command(repair_run, name="repair")
 
 
 @app.command
@@ -102,12 +105,12 @@ def report(directory: Path) -> int:
 
 @app.command
 def check(directory: Path) -> int:
-    """Look for contradictions, missed thresholds and unfinished work in a run.
+    """Look for contradictions, missed thresholds and unfinished work in a run, and for what its own records refute.
 
     Args:
         directory: The run directory.
     """
-    return _verdict(load_run(directory))
+    return max(_verdict(load_run(directory)), print_refutations(directory))
 
 
 @app.command
@@ -137,7 +140,11 @@ def doctor(
 
 
 def _run(config: "Config", output: Path | None) -> int:
-    directory = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    with output_directory(output) as directory:
+        return _in_directory(config, directory)
+
+
+def _in_directory(config: "Config", directory: Path) -> int:
     try:
         return _certify(config, directory)
     except KeyboardInterrupt:
@@ -197,6 +204,7 @@ def _progress() -> "Progress":
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
     from bounds.errors import InvalidConfiguration
+    from certify.evaluation.run_directory import write_whole
     from certify.report import curve_figure
     from certify.report.sentences import no_curves
 
@@ -205,7 +213,9 @@ def _write_report(evaluation: "Evaluation", directory: Path) -> None:
     curves = evaluation.curves()
     try:
         if curves:
-            curve_figure(curves, evaluation.clean_accuracy()).savefig(written[1], dpi=150)
+            drawn = io.BytesIO()
+            curve_figure(curves, evaluation.clean_accuracy()).savefig(drawn, dpi=150)
+            write_whole(written[1], drawn.getvalue())
         else:
             print(f"no curves: {no_curves(evaluation.summary())}")
             written.remove(directory / "curves.png")

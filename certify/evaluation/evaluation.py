@@ -28,7 +28,7 @@ from certify.evaluation.groups import (
 )
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.manifest import manifest_of
-from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.run_directory import RunDirectory, reported, write_whole
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
@@ -254,7 +254,7 @@ class Evaluation:
         path, page = Path(path), render(self._page(noise, masking, columns))
         with reported(f"page {path} cannot be written"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(page, encoding="utf-8")
+            write_whole(path, page.encode("utf-8"))
 
     def _page(
         self,

@@ -34,7 +34,7 @@ INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.onn
 INFORMATIVE |= {"processor", "code_sha256", "repairs"}
 
 _ADDED = {"tf32", "precision"}  # keys of a manifest that earlier versions did not write
-_OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial", "tensors", "manifest.json.damaged"}
+_OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial", "manifest.json.damaged"}
 _opened: "weakref.WeakValueDictionary[str, RunDirectory]" = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
@@ -126,6 +126,32 @@ class RunDirectory:
         self._last = written.get("sha256")
         if tensors and self._digests is not None:
             self._digests[unit] = written["tensors_sha256"]
+
+    @property
+    def informative(self) -> frozenset[str]:
+        """Names in a manifest that do not determine results, with dots."""
+        return INFORMATIVE
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep all others out of a run that was read, for as long as it is changed.
+
+        Raises:
+            InvalidConfiguration: it is open already.
+        """
+        with _opening:
+            self._take()
+        try:
+            yield
+        finally:
+            self.close()
+
+    def has_tensors(self, record: Mapping[str, Any]) -> bool:
+        """Whether the tensors that a line names are there, as they were stored; also of a line that names none."""
+        digest, path = record.get("tensors_sha256"), self._tensor_path(record["unit"])
+        if digest is None:
+            return True
+        return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
     def lines(self) -> list[dict[str, Any]]:
         """All finished lines as they stand in the file, with their links.
@@ -221,10 +247,12 @@ class RunDirectory:
         _opened[key] = self
 
     def _begins_the_lines(self) -> bool:
-        """Whether lines without a manifest, which was lost, were written under this one."""
+        """Whether lines without a manifest, which a repair set aside, were written under this one."""
         lines = self._finished_lines()
+        if not lines:
+            return (self.path / "manifest.json.damaged").exists()
         try:
-            first = msgspec.json.decode(lines[0]) if lines else {}
+            first = msgspec.json.decode(lines[0])
         except ValueError:
             return False
         start = chain.start_of(self.manifest, INFORMATIVE)
