@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing, tracking
-    from certify.audit.auditing import audit
-    from certify.audit.tally import AuditReport, Finding
+    from certify.auditing.audit import audit
+    from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
     from certify.configuration.inputs import load_data
     from certify.configuration.keys import DataSource, ModelSource
@@ -94,7 +94,7 @@ __all__ = [
 _HOMES = {
     "AttackedAccuracy": "certify.results",
     "AttackedAccuracyCurve": "certify.curves",
-    "AuditReport": "certify.audit.tally",
+    "AuditReport": "certify.auditing.tally",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
     "Comparison": "certify.comparison.comparison",
@@ -104,7 +104,7 @@ _HOMES = {
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
-    "Finding": "certify.audit.tally",
+    "Finding": "certify.auditing.tally",
     "FinishedUnit": "certify.evaluation.callbacks",
     "GroupAccuracies": "certify.evaluation.groups",
     "LabelledInputs": "certify.configuration.labelled",
@@ -121,7 +121,7 @@ _HOMES = {
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
-    "audit": "certify.audit.auditing",
+    "audit": "certify.auditing.audit",
     "certified_radius": "certify.verification.radius",
     "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",

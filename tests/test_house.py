@@ -101,7 +101,7 @@ DIRECTION = {
         {"verification"},
         {"methods", "testing"},
         {"configuration", "evaluation"},
-        {"audit", "comparison", "tracking"},
+        {"auditing", "comparison", "tracking"},
         {"command_line"},
         {"cli"},
         {"__main__"},

@@ -29,7 +29,7 @@ def audit_run(
         records_only: Leave model and data alone.
         format: Of the output.
     """
-    from certify.audit.auditing import audit
+    from certify.auditing.audit import audit
 
     report = audit(directory, model, sample=sample, seed=seed, records_only=records_only)
     print(json.dumps(report.to_dict(), indent=2) if format == "json" else report)
@@ -41,7 +41,7 @@ def audit_run(
 
 def print_refutations(directory: Path) -> int:
     """Say what the records of a run refute by themselves, and return the exit code."""
-    from certify.audit.auditing import refutations
+    from certify.auditing.audit import refutations
 
     found = refutations(directory)
     for finding in found[:10]:

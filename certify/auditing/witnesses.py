@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from certify.audit.distances import Array, length
-from certify.audit.tally import Tally
+from certify.auditing.distances import Array, length
+from certify.auditing.tally import Tally
 
 DISTANCES, INSIDE, CLASSES = (f"{what} of witnesses" for what in ("distances", "boxes", "classes"))
 TOLERANCE = Fraction(1, 10**6)  # relative, by which a distance may be above the exact one

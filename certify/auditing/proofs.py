@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from certify.audit.counterexamples import counterexample
-from certify.audit.networks import Network, TooLarge, Unknown, network_of
-from certify.audit.proving import Prover, Region
-from certify.audit.tally import Tally
+from certify.auditing.counterexamples import counterexample
+from certify.auditing.networks import Network, TooLarge, Unknown, network_of
+from certify.auditing.proving import Prover, Region
+from certify.auditing.tally import Tally
 
 PROOFS = "proofs of bounds"
 INTERVAL_METHODS = {"ibp"}  # whose own proof is an interval in each entry, so that intervals must do

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bounds.errors import BoundsError
-from certify.audit.tally import Tally
+from certify.auditing.tally import Tally
 from certify.methods import CompleteSearch, Method, Problem
 
 AGAIN = "methods run again"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from certify.audit.tally import Tally
+from certify.auditing.tally import Tally
 
 Record = Mapping[str, Any]
 CHAIN, UNITS, INPUTS, STATUSES, ALPHAS = "hash chain", "units", "inputs and labels", "statuses", "alphas"

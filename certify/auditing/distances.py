@@ -7,7 +7,7 @@ import numpy as np
 from mpmath import iv
 from numpy.typing import NDArray
 
-from certify.audit.exact import Enclosure, enclosure, interval
+from certify.auditing.exact import Enclosure, enclosure, interval
 
 Array = NDArray[np.float64]
 SPLIT = 2.0**27 + 1

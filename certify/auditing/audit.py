@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
-from certify.audit.material import IDENTITY, find_material, identified, judge_answers
-from certify.audit.noises import noise_of_table
-from certify.audit.proofs import PROOFS, Reprover, provable
-from certify.audit.redrawing import AGAIN, computes_alike, redraw
-from certify.audit.rerunning import can_run_again, run_again
-from certify.audit.structure import CHAIN, INPUTS, audit_structure
-from certify.audit.tally import AuditReport, Finding, Tally
-from certify.audit.votes import audit_votes
-from certify.audit.witnesses import Alone, Box, audit_witnesses
+from certify.auditing.material import IDENTITY, find_material, identified, judge_answers
+from certify.auditing.noises import noise_of_table
+from certify.auditing.proofs import PROOFS, Reprover, provable
+from certify.auditing.redrawing import AGAIN, computes_alike, redraw
+from certify.auditing.rerunning import can_run_again, run_again
+from certify.auditing.structure import CHAIN, INPUTS, audit_structure
+from certify.auditing.tally import AuditReport, Finding, Tally
+from certify.auditing.votes import audit_votes
+from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.evaluation.run_directory import RunDirectory
 from certify.methods import Method, Problem, Smoothing
 from certify.methods.frozen import WithFrozenFeatures

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bounds.checks import Limit
 from bounds.errors import BoundsError
-from certify.audit.structure import INPUTS
-from certify.audit.tally import Tally
+from certify.auditing.structure import INPUTS
+from certify.auditing.tally import Tally
 from certify.configuration.config import config_of_manifest
 from certify.configuration.keys import ModelSource
 from certify.configuration.sources import load_data, load_model

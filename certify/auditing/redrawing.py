@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from certify.audit.tally import Tally
+from certify.auditing.tally import Tally
 from certify.evaluation.code import processor_name
 from certify.methods.base import Problem
 from certify.methods.smoothed import Smoothing

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from certify.audit.networks import ERROR, INPUT, Affine, Network
+from certify.auditing.networks import ERROR, INPUT, Affine, Network
 
 STEPS, SPLITS = 20, 100  # of the ascent over slopes; leaves of a proof by splits
 Bounds = tuple[Tensor, Tensor]

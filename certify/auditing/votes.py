@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from mpmath import iv
 
-from certify.audit.exact import binomial_tail, enclosure, fraction, interval, log_evidence
-from certify.audit.noises import Plain, allows, noise_of_table, subject_of
-from certify.audit.tally import Tally
+from certify.auditing.exact import binomial_tail, enclosure, fraction, interval, log_evidence
+from certify.auditing.noises import Plain, allows, noise_of_table, subject_of
+from certify.auditing.tally import Tally
 
 Row = Mapping[str, Any]
 VOTES, LABELS, PROBABILITIES, RADII = (f"{what} of smoothing" for what in ("votes", "labels", "probabilities", "radii"))
