@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ERROR = 1e-11  # of an entry, relative to its sum of absolute products: 2^-53 times the terms, with room for depth
-MOST_TERMS = 20_000  # of one sum
+ROUNDING = 2.0**-53
 MOST_ENTRIES = 3 * 10**7  # of all matrices
 INPUT = 0  # the block of the input; blocks 1, 2, ... are ReLU layers
 
@@ -72,10 +71,17 @@ class Affine(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A network: what each ReLU layer is applied to, and the logits, as functions of all blocks before."""
+    """A network: what each ReLU layer is applied to, and the logits, as functions of all blocks before.
+
+    Attributes:
+        layers: what each ReLU layer is applied to.
+        logits: of all classes.
+        error: of a sum or an entry, relative to its sum of absolute terms: half a unit for each term of any of them.
+    """
 
     layers: list[Affine]
     logits: Affine
+    error: float
 
 
 def network_of(model: nn.Module, x: Tensor) -> Network:
@@ -100,6 +106,7 @@ class _Reader:
         self.program, self.shape = program, shape
         self.values: dict[str, Any] = {}
         self.layers: list[Affine] = []
+        self.terms = 64  # of sums one after the other, with room for single operations
 
     def read(self) -> Network:
         for node in self.program.graph.nodes:
@@ -119,7 +126,8 @@ class _Reader:
                 (logits,) = torch.utils._pytree.tree_leaves(self._of(node.args))
                 if not isinstance(logits, Form):
                     raise Unknown("its output does not depend on its input")
-                return Network(self.layers, _rows(logits))
+                sizes = [len(layer.constant[0]) for layer in self.layers]
+                return Network(self.layers, _rows(logits), ROUNDING * (self.terms + max([self.shape.numel(), *sizes])))
         raise Unknown("it has no output")
 
     def _of(self, argument: Any) -> Any:  # noqa: ANN401
@@ -136,6 +144,8 @@ class _Reader:
             return node.target(*arguments, **settings) if callable(node.target) else None
         if name == "relu":
             return self._relu(arguments[0])
+        weights = [one[0].numel() for one in flat if isinstance(one, torch.Tensor) and one.ndim > 1]
+        self.terms += max([4, *weights]) if name not in MEANS else arguments[0].constant[0].numel()
         if name not in OPERATIONS:
             raise Unknown(f"{name} is neither an affine layer nor ReLU")
         return OPERATIONS[name](*arguments, **settings)
@@ -154,16 +164,10 @@ def _rows(form: Form) -> Affine:
     return Affine(blocks, (form.constant[0].flatten(), form.constant[1].flatten()))
 
 
-def _require_few(terms: int) -> None:
-    if terms > MOST_TERMS:
-        raise TooLarge
-
-
 def _weighted(function: Callable[..., Tensor]) -> Callable[..., Form]:
     """An operation of torch with weights and an offset."""
 
     def operation(form: Form, weight: Tensor, bias: Tensor | None = None, *rest: Any, **more: Any) -> Form:  # noqa: ANN401
-        _require_few(weight[0].numel())
         found = form.linear(
             lambda value: function(value, weight, None, *rest, **more),
             lambda value: function(value, weight.abs(), None, *rest, **more),
@@ -282,6 +286,7 @@ def _mean(form: Form, dims: list[int], keepdim: bool = False) -> Form:
     return _same(torch.mean)(form, dims, keepdim)
 
 
+MEANS = ("mean", "avg_pool2d", "adaptive_avg_pool2d")  # sums of a number of terms that no weight shows
 OPERATIONS: dict[str, Callable[..., Form]] = {
     "linear": _weighted(F.linear),
     "conv1d": _weighted(F.conv1d),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from certify.auditing.networks import ERROR, INPUT, Affine, Network
+from certify.auditing.networks import INPUT, Affine, Network
 
 STEPS, SPLITS = 20, 100  # of the ascent over slopes; leaves of a proof by splits
 Bounds = tuple[Tensor, Tensor]
@@ -48,18 +48,50 @@ class Region(NamedTuple):
         return cls(center, radius, norm, below, above)
 
     def least(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Least values of linear functions (m, d), and sums of the absolute terms behind them."""
+        """Bounds below linear functions (m, d), and sums of the absolute terms behind them.
+
+        The least values in the orders 0, 1, 2 and infinity; in others, that of the ball or of the box.
+        """
         change = torch.where(coefficients > 0, self.low - self.center, self.high - self.center)
         change = torch.where(coefficients == 0, 0.0, coefficients * change)  # each at most 0
         at_center = coefficients.abs() @ self.center.abs()
         if self.norm == 0:
             change = change.topk(min(int(self.radius), change.shape[1]), dim=1, largest=False).values
         moved = change.sum(1)
-        if self.norm not in (0, math.inf):
+        if self.norm == 1:
+            moved = self._in_diamond(coefficients)
+        elif self.norm == 2:
+            moved = self._in_sphere(coefficients)
+        elif self.norm not in (0, math.inf):
             free = torch.where(self.high > self.low, coefficients, 0.0)
-            dual = math.inf if self.norm == 1 else self.norm / (self.norm - 1)
+            dual = self.norm / (self.norm - 1)
             moved = torch.maximum(moved, -self.radius * torch.linalg.vector_norm(free, dual, dim=1))
-        return coefficients @ self.center + moved, at_center + moved.abs()
+        # The price of a sphere and what is paid for it are at most twice as large as the fall without the box.
+        steep = self.radius * torch.linalg.vector_norm(coefficients, dim=1) if self.norm == 2 else 0.0
+        return coefficients @ self.center + moved, at_center + moved.abs() + 2 * steep
+
+    def _in_diamond(self, coefficients: Tensor) -> Tensor:
+        """Largest falls (m,) where the sizes of all changes sum up to the radius: the steepest entries move first."""
+        steep, order = coefficients.abs().sort(dim=1, descending=True)
+        room = torch.where(coefficients > 0, self.center - self.low, self.high - self.center).gather(1, order)
+        before = room.cumsum(1) - room
+        return -(steep * torch.minimum(room, (self.radius - before).clamp(min=0))).sum(1)
+
+    def _in_sphere(self, coefficients: Tensor) -> Tensor:
+        """Bounds (m,) of the falls within a sphere and the box, by the dual of the sphere, which any price bounds."""
+        below, above = self.low - self.center, self.high - self.center
+        low = torch.zeros(len(coefficients), dtype=torch.float64)
+        high = torch.linalg.vector_norm(coefficients, dim=1) / max(self.radius, 1e-300) + 1e-30
+        for _ in range(40):
+            price = (low + high) / 2
+            change = torch.minimum(torch.maximum(-coefficients / price[:, None], below), above)
+            far = torch.linalg.vector_norm(change, dim=1) > self.radius
+            low, high = torch.where(far, price, low), torch.where(far, high, price)
+        change = torch.minimum(torch.maximum(-coefficients / high[:, None], below), above)
+        cost = (coefficients * change + high[:, None] / 2 * change**2).sum(1) - high / 2 * self.radius**2
+        inside = torch.where(coefficients > 0, coefficients * below, coefficients * above)
+        inside = torch.where(coefficients == 0, 0.0, inside).sum(1)
+        return torch.maximum(cost, inside)
 
 
 def _outward(value: Tensor, sign: int) -> Tensor:
@@ -100,7 +132,7 @@ class Prover:
                 least = matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ high
                 terms = matrix.abs() @ high
             total, slack = total + least, slack + terms + absolute @ self.sizes[block]
-        return total - 2 * ERROR * slack - 1e-300
+        return total - 2 * self.network.error * slack - 1e-300
 
     def slopes(self) -> list[Tensor]:
         """Lower slopes of all ReLU entries: 1 where they are mostly active, else 0."""
@@ -141,7 +173,7 @@ class Prover:
         if INPUT in open_:
             least, terms = self.region.least(open_[INPUT])
             total, slack = total + least, slack + terms
-        return total - 2 * ERROR * slack - 1e-300
+        return total - 2 * self.network.error * slack - 1e-300
 
     def proves(self, label: int) -> str:
         """How it is proved that the label leads everywhere in the region; empty where it is not."""

@@ -1,5 +1,6 @@
 """The run as a whole: units, inputs, labels and statuses against the manifest, and records against each other."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ def audit_structure(tally: Tally, manifest: Mapping[str, Any], lines: Sequence[R
     records = list({record["unit"]: record for record in reversed(lines)}.values())
     _judge_units(tally, manifest, records)
     _judge_inputs(tally, records)
+    _judge_groups(tally, manifest, records)
     for record in records:
         for row in record["rows"]:
             for check, fine, reason in _row_verdicts(record, row, _settings(manifest, record)):
@@ -90,6 +92,16 @@ def _judge_inputs(tally: Tally, records: Sequence[Record]) -> None:
             unit, known = first.setdefault(row["index"], (record["unit"], said))
             reason = f"it says label, class and group {said} of the input, but {unit} says {known}"
             tally.judge(INPUTS, said == known, reason, record["unit"], row["index"])
+
+
+def _judge_groups(tally: Tally, manifest: Mapping[str, Any], records: Sequence[Record]) -> None:
+    """The groups of all inputs are those that the manifest has the hash of."""
+    stated = manifest["configuration"]
+    first, count = stated.get("first_index", 0), stated.get("inputs", 0)
+    groups = {row["index"]: row.get("group") for record in records for row in record["rows"]}
+    if "groups_sha256" in manifest and all(index in groups for index in range(first, first + count)):
+        found = hashlib.sha256(repr([groups[index] for index in range(first, first + count)]).encode()).hexdigest()
+        tally.judge(INPUTS, found == manifest["groups_sha256"], "the groups are not those of the manifest")
 
 
 def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
