@@ -58,9 +58,9 @@ def _end(end: Any) -> Fraction:  # noqa: ANN401
 
 
 def series(first: tuple[int, int], step: tuple[int, int], x: Fraction) -> Enclosure:
-    r"""Sum of :math:`1 + r_0 + r_0 r_1 + \dots` for :math:`r_m = x (a + m s) / (b + m t)`, all positive.
+    r"""Sum of :math:`1 + r_0 + r_0 r_1 + \dots` for :math:`r_m = x (a + m s) / (b + m t)`, none negative.
 
-    The ratios fall to ``x s / t``, which is below 1. ``first`` holds a and b, ``step`` s and t.
+    The ratios fall, to below 1, and where one is 0 the sum ends. ``first`` holds a and b, ``step`` s and t.
     """
     (a, b), (s, t) = first, step
     one, place = 1 << BITS, 0
@@ -83,8 +83,8 @@ def series(first: tuple[int, int], step: tuple[int, int], x: Fraction) -> Enclos
 def binomial_tail(successes: int, draws: int, p: Fraction) -> Enclosure:
     """Probability of at least so many successes, each of probability p.
 
-    It is the incomplete beta function of (k, n - k + 1), by the series of positive terms of DLMF 8.17.8. Where p n is
-    at least k, k is at most the median, and the tail at least 1/2.
+    The sum of the binomial law, from its largest term on. Where p n is at least k, k is at most the median, and the
+    tail at least 1/2.
     """
     if successes <= 0 or p >= 1:
         return Enclosure(Fraction(1), Fraction(1))
@@ -92,10 +92,10 @@ def binomial_tail(successes: int, draws: int, p: Fraction) -> Enclosure:
         return Enclosure(Fraction(0), Fraction(0))
     if p * draws >= successes:
         return Enclosure(Fraction(1, 2), Fraction(1))
-    q = 1 - p
-    scale = interval(math.comb(draws, successes)) * _power(p, successes) * _power(q, draws - successes + 1)
-    total = series((draws + 1, successes + 1), (1, 1), p)
-    return enclosure(scale * iv.mpf([interval(total.low).a, interval(total.high).b]))
+    q, left = 1 - p, draws - successes
+    scale = interval(math.comb(draws, successes)) * _power(p, successes) * _power(q, left)
+    total = series((left, successes + 1), (-1, 1), p / q)
+    return enclosure(scale * _between(total))
 
 
 def _power(base: Fraction, exponent: int) -> Any:  # noqa: ANN401
@@ -112,22 +112,17 @@ def log_evidence(successes: int, draws: int, p: Fraction) -> Enclosure | None:
     """
     if p * draws >= successes:
         return None
-    a, b, n = interval(Fraction(2 * successes + 1, 2)), draws - successes, draws
-    if p <= 0:
-        return Enclosure(Fraction(10**9), Fraction(10**9))
-    x = interval(p)
-    # B(A + 1/2, m + 1/2) / B(1/2, 1/2) = C(2A, A) C(2m, m) / (4^n C(n, A))
-    shares = math.comb(2 * successes, successes) * math.comb(2 * b, b)
-    ratio = interval(Fraction(shares, math.comb(n, successes))) / interval(4) ** n
-    # I_p(A + 1/2, m + 1/2) by the series of DLMF 8.17.8, whose factor has the same beta function in it.
-    total = series((2 * (n + 1), 2 * successes + 3), (2, 2), p)
-    likelihood = x**successes * (1 - x) ** b
-    below = likelihood * iv.sqrt(x * (1 - x)) * iv.mpf([interval(total.low).a, interval(total.high).b])
-    below = below / (a * iv.pi)  # times 1 / ratio is I_p
-    prior = 1 - 2 / iv.pi * _arcsin_of_root(p)
-    value = (ratio - below) / prior / likelihood
-    found = enclosure(value)
-    return None if found.low <= 0 else enclosure(iv.log(value))
+    failures, q = draws - successes, 1 - p
+    # The integral is an incomplete beta function of (m + 1/2, A + 1/2) at q, in which the series of DLMF 8.17.8 leaves
+    # the likelihood as a factor, that of the draws, so that it falls out of the ratio.
+    total = _between(series((2 * (draws + 1), 2 * failures + 3), (2, 2), q))
+    share = interval(Fraction(2 * failures + 1, 2)) * 2 * _arcsin_of_root(q)
+    return enclosure(iv.log(iv.sqrt(interval(p * q)) * total / share))
+
+
+def _between(ends: Enclosure) -> Any:  # noqa: ANN401
+    """An interval around an enclosure."""
+    return iv.mpf([interval(ends.low).a, interval(ends.high).b])
 
 
 def _arcsin_of_root(p: Fraction) -> Any:  # noqa: ANN401
@@ -136,7 +131,7 @@ def _arcsin_of_root(p: Fraction) -> Any:  # noqa: ANN401
         return iv.pi / 2 - _arcsin_of_root(1 - p)
     total = series((2, 3), (2, 2), p)
     x = interval(p)
-    return iv.sqrt(x * (1 - x)) * iv.mpf([interval(total.low).a, interval(total.high).b])
+    return iv.sqrt(x * (1 - x)) * _between(total)
 
 
 @lru_cache(maxsize=100_000)
@@ -160,5 +155,5 @@ def normal_probability(t: Fraction) -> Enclosure:
         if 2 * square.numerator < square.denominator * (2 * place + 1) and high <= total_low >> 200:
             break
     x = interval(t)
-    total = iv.mpf([interval(Fraction(total_low, one)).a, interval(Fraction(total_high + high, one)).b])
+    total = _between(Enclosure(Fraction(total_low, one), Fraction(total_high + high, one)))
     return enclosure(iv.mpf(1) / 2 + x * iv.exp(-x * x / 2) / iv.sqrt(2 * iv.pi) * total)
