@@ -303,6 +303,7 @@ OPERATIONS: dict[str, Callable[..., Form]] = {
     "transpose": _permuted(torch.transpose),
     "add": _add,
     "sub": _subtract,
+    "rsub": lambda form, other, alpha=1: _subtract(other, form, alpha=alpha),
     "mul": _scaled,
     "div": _divided,
     "cat": _concatenated,

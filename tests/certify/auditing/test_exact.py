@@ -18,9 +18,7 @@ PROBABILITIES = st.integers(1, 999).map(lambda thousandths: Fraction(thousandths
 
 
 def exact_tail(successes: int, draws: int, p: Fraction) -> Fraction:
-    return sum(
-        (math.comb(draws, k) * p**k * (1 - p) ** (draws - k) for k in range(successes, draws + 1)), Fraction(0)
-    )
+    return sum((math.comb(draws, k) * p**k * (1 - p) ** (draws - k) for k in range(successes, draws + 1)), Fraction(0))
 
 
 @settings(max_examples=40)

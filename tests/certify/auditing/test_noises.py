@@ -44,7 +44,11 @@ def test_every_noise_of_the_library_has_a_rule():
     assert {plain_noise(noise)["name"] for noise in NOISY} == set(NOISES)
 
 
-@pytest.mark.parametrize("noise", NOISY, ids=str)
+@pytest.mark.parametrize(
+    "noise",
+    [pytest.param(noise, marks=[pytest.mark.slow] * isinstance(noise, GeneralizedGaussian)) for noise in NOISY],
+    ids=str,
+)
 def test_radii_of_the_library_are_the_largest(noise: Noise):
     x = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     plain, flat = plain_noise(noise), x.double().flatten().tolist()

@@ -20,6 +20,7 @@ from certify.auditing.proofs import ROUNDED
 from certify.cli import _exit_code
 
 Edit = Callable[[Tampered], None]
+FAR = {"attack_distance": 9.9, "distances": {"2": 9.9, "inf": 9.9}}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,14 @@ def line(method: str, change: Callable[[dict], object], norm: str = "2") -> Edit
         change(run.line(method, norm))
 
     return edit
+
+
+def larger(factor: float) -> Callable[[dict], object]:
+    return lambda row: row.update(certified_radius=factor * row["certified_radius"])
+
+
+def next_class(row: dict) -> None:
+    row["prediction"] = (row["prediction"] + 1) % 3
 
 
 def votes_moved(row: dict) -> None:
@@ -145,8 +154,8 @@ EDITS: dict[str, Edit] = {
     "votes above the draws": row("smoothing", lambda row: row["counts"].__setitem__(row["prediction"], 10**6)),
     "p_lower raised": row("smoothing", lambda row: row.update(p_lower=0.999, p_upper=0.001), status="certified"),
     "radius of smoothing": row("smoothing", lambda row: row.update(certified_radius=2.5), status="certified"),
-    "radius of ibp": row("ibp", lambda row: row.update(certified_radius=1.5 * row["certified_radius"]), status="certified"),
-    "radius of crown": row("crown", lambda row: row.update(certified_radius=1.2 * row["certified_radius"]), status="certified"),
+    "radius of ibp": row("ibp", larger(1.5), status="certified"),
+    "radius of crown": row("crown", larger(1.2), status="certified"),
     "negative radius": row("ibp", lambda row: row.update(certified_radius=-0.1)),
     "alpha of rows": line("smoothing", lambda record: [row.update(alpha=0.0) for row in record["rows"]]),
     "misclassified to certified": row("ibp", lambda row: row.update(status="certified"), status="misclassified"),
@@ -158,7 +167,7 @@ EDITS: dict[str, Edit] = {
     "row dropped": line("ibp", lambda record: record["rows"].pop()),
     "label edited": row("ibp", lambda row: row.update(label=(row["label"] + 1) % 3)),
     "base prediction edited": row("ibp", lambda row: row.update(base_prediction=(row["base_prediction"] + 1) % 3)),
-    "distances of an attack": row("attack", lambda row: row.update(attack_distance=9.9, distances={"2": 9.9, "inf": 9.9}), status="found"),
+    "distances of an attack": row("attack", lambda row: row.update(FAR), status="found"),
     "witness is the clean input": witness_is_clean,
     "hash of tensors dropped": without_hashes,
     "distances dropped": row("attack", lambda row: row.pop("distances"), status="found"),
@@ -179,7 +188,7 @@ EDITS: dict[str, Edit] = {
     "control character in a name": line("ibp", lambda record: record.update(unit="ibp/2/0-12\x00")),
     "radius above a witness": row("ibp", lambda row: row.update(certified_radius=5.0), status="certified"),
     "subject of a certificate": row("smoothing", lambda row: row.update(subject="base"), status="certified"),
-    "label of smoothing": row("smoothing", lambda row: row.update(prediction=(row["prediction"] + 1) % 3), status="certified"),
+    "label of smoothing": row("smoothing", next_class, status="certified"),
     "group edited": row("ibp", lambda row: row.update(group=(row["group"] + 1) % 3)),
     "promise of a record": line("ibp", lambda record: record["promise"].update(alpha=0.5)),
 }  # fmt: skip
