@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from mutations import (
+    of_auditing,
     of_bounds,
     of_certify,
     of_comparison,
@@ -38,6 +39,7 @@ MUTANTS = (
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,
     *of_proofs.MUTANTS,
+    *of_auditing.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")

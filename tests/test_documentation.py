@@ -55,6 +55,7 @@ def rows() -> list[object]:
     slow = {"start", "noise_and_geometry", "attacks", "certify_your_network", "gate_in_ci", "clever_and_lipschitz"}
     slow |= {
         "add_a_column",
+        "audit_a_run",
         "compare_groups",
         "compare_models",
         "export_results",

@@ -53,7 +53,7 @@ def _end(end: Any) -> Fraction:  # noqa: ANN401
     sign, mantissa, exponent, _ = end._mpi_[0]
     if not mantissa and exponent:
         raise InvalidInput("a number of the record is out of the range that can be audited")
-    size = Fraction(int(mantissa)) * (Fraction(2) ** exponent)
+    size = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
     return -size if sign else size
 
 

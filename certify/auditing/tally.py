@@ -111,7 +111,7 @@ class AuditReport:
     def __str__(self) -> str:
         """A table of numbers, then the reasons, of each kind the first ten."""
         rows = [("check", "confirmed", "refuted", "not judged")]
-        rows += [(name, *map(str, numbers)) for name, numbers in self.counts().items()]
+        rows += [(name, str(a), str(b), str(c)) for name, (a, b, c) in self.counts().items()]
         wide = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
             "  ".join(
