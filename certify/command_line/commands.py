@@ -204,7 +204,7 @@ def _progress() -> "Progress":
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
     from bounds.errors import InvalidConfiguration
-    from certify.evaluation.run_directory import write_whole
+    from certify.evaluation.durable import write_whole
     from certify.report import curve_figure
     from certify.report.sentences import no_curves
 

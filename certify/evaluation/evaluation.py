@@ -16,6 +16,7 @@ from certify.curves import AccuracyCurve
 from certify.evaluation.arguments import orders_of, problem_of, stated_on_grid
 from certify.evaluation.callbacks import Callback, FinishedUnit
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
+from certify.evaluation.durable import write_whole
 from certify.evaluation.groups import (
     GROUP,
     GroupAccuracies,
@@ -28,7 +29,7 @@ from certify.evaluation.groups import (
 )
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.manifest import manifest_of
-from certify.evaluation.run_directory import RunDirectory, reported, write_whole
+from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of

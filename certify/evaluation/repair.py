@@ -9,7 +9,8 @@ import msgspec
 
 from bounds.errors import InvalidConfiguration
 from certify.evaluation import chain
-from certify.evaluation.run_directory import RunDirectory, reported, write_whole
+from certify.evaluation.durable import write_whole
+from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import StoredRecord
 
 

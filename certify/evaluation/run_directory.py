@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
 from certify.evaluation import chain
+from certify.evaluation.durable import append_line, sync, sync_folder, write_whole
 from certify.evaluation.stored import Manifest, StoredRecord
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
@@ -122,7 +123,7 @@ class RunDirectory:
                 written["tensors_sha256"] = self._store(unit, tensors)
             if self._last is not None:
                 written = chain.linked(written, self._last)
-            _append_line(self.path / "records.jsonl", msgspec.json.encode(written) + b"\n")
+            append_line(self.path / "records.jsonl", msgspec.json.encode(written) + b"\n")
         self._last = written.get("sha256")
         if tensors and self._digests is not None:
             self._digests[unit] = written["tensors_sha256"]
@@ -229,7 +230,7 @@ class RunDirectory:
         if changed:
             self.write_manifest()
         (self.path / "tensors").mkdir(exist_ok=True)
-        _sync_folder(self.path)
+        sync_folder(self.path)
         lines = self._finished_lines()
         self._last = _hash_of(lines[-1]) if lines else chain.start_of(self.manifest, INFORMATIVE)
 
@@ -264,10 +265,10 @@ class RunDirectory:
         target.parent.mkdir(exist_ok=True)
         partial = target.with_suffix(".partial")
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-        _sync(partial)
+        sync(partial)
         digest = hashlib.sha256(partial.read_bytes()).hexdigest()
         partial.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return digest
 
     def _tensor_path(self, unit: str) -> Path:
@@ -312,56 +313,6 @@ def _locked(path: Path) -> int:
                 raise InvalidConfiguration(f"{path} is in use by another process: wait until it ends") from error
             raise
     return descriptor
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, so that it is there whole, or the one before is; also after a loss of power."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        _sync(partial)
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):  # a full disk need not stay full
-            partial.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    """Add a line, for good; where that fails, as on a full disk, nothing of it stays."""
-    new = not path.exists()
-    with path.open("ab", buffering=0) as file:
-        before = os.fstat(file.fileno()).st_size
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[file.write(rest) or 0 :]
-            os.fsync(file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                file.truncate(before)
-            raise
-    if new:
-        _sync_folder(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk, on systems that can."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network disks cannot
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _hash_of(line: bytes) -> str | None:

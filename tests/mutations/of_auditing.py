@@ -118,13 +118,13 @@ MUTANTS = (
     Mutant(
         "the line is written before its tensors",
         "certify/evaluation/run_directory.py",
-        "        partial.replace(target)\n        _sync_folder(target.parent)",
-        "        _sync_folder(target.parent)",
+        "        partial.replace(target)\n        sync_folder(target.parent)",
+        "        sync_folder(target.parent)",
         DURABLE,
     ),
     Mutant(
         "half a line stays on a full disk",
-        "certify/evaluation/run_directory.py",
+        "certify/evaluation/durable.py",
         "                file.truncate(before)\n",
         "                pass\n",
         DURABLE,
