@@ -80,6 +80,11 @@ class Region(NamedTuple):
     def _in_sphere(self, coefficients: Tensor) -> Tensor:
         """Bounds (m,) of the falls within a sphere and the box, by the dual of the sphere, which any price bounds."""
         below, above = self.low - self.center, self.high - self.center
+        count = int((coefficients != 0).sum(1).max()) if len(coefficients) else 0
+        if 4 * count < len(below):  # rows of convolutions see few entries
+            places = coefficients.abs().topk(count, 1).indices
+            coefficients = coefficients.gather(1, places)
+            below, above = below[places], above[places]
         low = torch.zeros(len(coefficients), dtype=torch.float64)
         high = torch.linalg.vector_norm(coefficients, dim=1) / max(self.radius, 1e-300) + 1e-30
         for _ in range(40):
