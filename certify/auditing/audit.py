@@ -135,7 +135,7 @@ class _Audit:
 
     def _is_smoothing(self, record: Record) -> bool:
         kind = self._table(record).get("class", record["method"])
-        return kind == "smoothing" and record["kind"] == "certificate"
+        return bool(kind == "smoothing" and record["kind"] == "certificate")
 
     def _tensors(self, record: Record) -> dict[str, Tensor] | None:
         try:

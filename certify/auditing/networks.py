@@ -233,10 +233,10 @@ def _subtract(form: Any, other: Any, *, alpha: float = 1) -> Form:  # noqa: ANN4
 def _scaled(form: Any, other: Any) -> Form:  # noqa: ANN401
     if isinstance(form, Form) and isinstance(other, Form):
         raise Unknown("a product of two values is not affine")
-    if not isinstance(form, Form):
-        form, other = other, form
-    factor = _batched(form, torch.as_tensor(other, dtype=torch.float64))
-    return form.linear(lambda value: value * factor, lambda value: value * factor.abs())
+    carried: Form = form if isinstance(form, Form) else other
+    constant = other if isinstance(form, Form) else form
+    factor = _batched(carried, torch.as_tensor(constant, dtype=torch.float64))
+    return carried.linear(lambda value: value * factor, lambda value: value * factor.abs())
 
 
 def _divided(form: Any, other: Any) -> Form:  # noqa: ANN401

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
@@ -52,7 +52,7 @@ class RunDirectory:
         self.manifest = manifest
         self._digests: dict[str, str] | None = None  # of the tensor files, by unit; None before reading
         self._last: str | None = None  # hash of the last line; None where lines have no chain
-        self._unlock: weakref.finalize[[int], Self] | None = None
+        self._unlock: weakref.finalize[[int], RunDirectory] | None = None
 
     @classmethod
     def open(cls, path: Path | str, manifest: Mapping[str, Any]) -> "RunDirectory":
