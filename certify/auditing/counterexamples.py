@@ -42,7 +42,8 @@ def _step(gradient: Tensor, region: Region) -> Tensor:
     if region.norm == math.inf:
         return region.radius * free.sign()
     if region.norm == 2:
-        return free * (region.radius / torch.linalg.vector_norm(free).clamp(min=1e-30))
+        steep: Tensor = torch.linalg.vector_norm(free)
+        return free * (region.radius / steep.clamp(min=1e-30))
     best = free.abs().argsort(descending=True)[: max(1, int(region.radius))]
     size = region.radius if region.norm != 0 else float((region.high - region.low).max().clamp(max=1e3))
     return torch.zeros_like(free).index_put((best,), size * free[best].sign())

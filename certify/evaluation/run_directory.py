@@ -327,7 +327,9 @@ def _hash_of(line: bytes) -> str | None:
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in sorted(stored.keys() | wanted.keys()):
         name, here, there = f"{prefix}{key}", stored.get(key), wanted.get(key)
-        if here == there or name in INFORMATIVE or (here is None and name in _ADDED):
+        if here == there or name in INFORMATIVE:
+            continue
+        if here is None and name in _ADDED:
             continue
         if isinstance(here, dict) and isinstance(there, dict):
             yield from _differences(here, there, f"{name}.")
