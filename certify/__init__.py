@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
     from certify import attacks, corruptions, methods, reference, smoothing, tracking
+    from certify.auditing.audit import audit
+    from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
     from certify.configuration.inputs import load_data
     from certify.configuration.keys import DataSource, ModelSource
@@ -46,6 +48,7 @@ __version__ = "0.2.0"
 __all__ = [
     "AttackedAccuracy",
     "AttackedAccuracyCurve",
+    "AuditReport",
     "Certificate",
     "CertifiedAccuracyCurve",
     "Comparison",
@@ -57,6 +60,7 @@ __all__ = [
     "Decision",
     "Estimate",
     "Evaluation",
+    "Finding",
     "FinishedUnit",
     "GroupAccuracies",
     "LabelledInputs",
@@ -75,6 +79,7 @@ __all__ = [
     "Verdict",
     "Witness",
     "attacks",
+    "audit",
     "certified_radius",
     "check_proof",
     "collect",
@@ -96,6 +101,7 @@ __all__ = [
 _HOMES = {
     "AttackedAccuracy": "certify.results",
     "AttackedAccuracyCurve": "certify.curves",
+    "AuditReport": "certify.auditing.tally",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
     "Comparison": "certify.comparison.comparison",
@@ -107,6 +113,7 @@ _HOMES = {
     "Decision": "certify.verification.decision",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
+    "Finding": "certify.auditing.tally",
     "FinishedUnit": "certify.evaluation.callbacks",
     "GroupAccuracies": "certify.evaluation.groups",
     "LabelledInputs": "certify.configuration.labelled",
@@ -124,6 +131,7 @@ _HOMES = {
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
+    "audit": "certify.auditing.audit",
     "certified_radius": "certify.verification.radius",
     "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",

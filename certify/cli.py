@@ -1,9 +1,10 @@
 """The command line: the commands, with their exit codes.
 
 Exit codes: 0 fine; 1 a stated threshold was missed or the run is unfinished; 2 wrong usage or bad input; 3 a certified
-radius exceeds the distance of a re-checked adversarial example, or a proof is refused; 70 an error in this toolkit,
-whose traceback the environment variable CERTIFY_TRACEBACK=1 shows; 130 interrupted; 141 nobody reads the output. The
-commands are imported when they are needed, so that an interrupt finds the program ready from the first moment.
+radius exceeds the distance of a re-checked adversarial example, an audit refutes a statement, or a proof is refused;
+70 an error in this toolkit, whose traceback the environment variable CERTIFY_TRACEBACK=1 shows; 130 interrupted; 141
+nobody reads the output. The commands are imported when they are needed, so that an interrupt finds the program ready
+from the first moment.
 """
 
 import os

@@ -128,6 +128,8 @@ class Drawn(Record):
         sampling: how noisy inputs are made; with ``"floating point"`` the theorem holds up to the rounding of noisy
             inputs, with all others exactly.
         precision: dtype in which the model answers.
+        sampling_error: total variation distance, of a whole noisy input, between the noise as drawn and the noise that
+            the theorem is about, at most; probabilities are lowered by it.
     """
 
     subject: str
@@ -137,6 +139,7 @@ class Drawn(Record):
     noise_group: int
     sampling: str
     precision: str
+    sampling_error: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from mutations import (
+    of_auditing,
     of_bounds,
     of_budget,
     of_certify,
@@ -42,6 +43,7 @@ MUTANTS = (
     *of_gates.MUTANTS,
     *of_budget.MUTANTS,
     *of_proofs.MUTANTS,
+    *of_auditing.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")

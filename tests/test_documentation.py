@@ -56,6 +56,7 @@ def rows() -> list[object]:
     slow |= {
         "how_long_will_it_take",
         "add_a_column",
+        "audit_a_run",
         "compare_groups",
         "compare_models",
         "export_results",

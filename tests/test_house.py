@@ -102,7 +102,7 @@ DIRECTION = {
         {"verification"},
         {"methods"},
         {"configuration", "evaluation"},
-        {"comparison", "tracking"},
+        {"auditing", "comparison", "tracking"},
         {"gate", "testing"},
         {"command_line"},
         {"cli"},

@@ -29,10 +29,10 @@ def check_run(
     level: float | None = None,
     about: Literal["population", "these inputs"] | None = None,
 ) -> int:
-    """Look for contradictions, missed thresholds, certified accuracy that fell, and unfinished work in a run.
+    """Look for contradictions, missed thresholds, certified accuracy that fell, and what the records themselves refute.
 
     The exit code is 0 if there is nothing of that, 1 for a missed threshold, a fall or unfinished work, 2 for runs that
-    cannot be read or compared, and 3 for a contradiction.
+    cannot be read or compared, and 3 for a contradiction or a refutation.
 
     Args:
         directory: The run directory.
@@ -45,6 +45,7 @@ def check_run(
         about: Whether a test has to show the fall in the population of the inputs, or any fall on these inputs counts.
     """
     from bounds import checks
+    from certify.auditing.audit import refutations
     from certify.evaluation.run_directory import reported
     from certify.gate.formats import FORMATS
     from certify.gate.outcome import outcome_of
@@ -54,7 +55,7 @@ def check_run(
         checks.probability("--level", level)
     stated = {"radius": [checks.nonnegative("--radius", one) for one in radius] or None, "level": level, "about": about}
     baseline = _baseline(evaluation.manifest, against, {name: one for name, one in stated.items() if one is not None})
-    outcome = outcome_of(evaluation, directory, baseline)
+    outcome = outcome_of(evaluation, directory, baseline, [str(one) for one in refutations(directory)])
     if output is not None:
         with reported(f"{output} cannot be written"):
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -3,21 +3,22 @@
 Torch is imported inside commands only, so that help is quick.
 """
 
+import io
 import shlex
 import sys
 import time
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import cyclopts
 
+from certify.command_line.auditing import audit_run, repair_run
 from certify.command_line.checking import check_run
 from certify.command_line.comparing import compare_directories, compare_runs, export_run, show_groups
 from certify.command_line.process import FINE, INTERRUPTED, raise_when_interrupted
 from certify.command_line.proving import check_proof_file
-from certify.command_line.runs import load_run
+from certify.command_line.runs import load_run, output_directory
 from certify.command_line.telling import teller
 from certify.command_line.verifying import supports, verify_query
 
@@ -41,6 +42,8 @@ app.command(supports)
 app.command(compare_runs, name="compare")
 app.command(export_run, name="export")
 app.command(show_groups, name="groups")
+app.command(audit_run, name="audit")
+app.command(repair_run, name="repair")
 
 
 @app.command
@@ -58,13 +61,13 @@ def demo(*, output: Path | None = None, network: Network | None = None, inputs: 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     if network is not None:
         return _run(_of_embedded(network, inputs), output)
-    folder = output or _new_directory()
-    runs = {name: folder / name for name in reference.NETWORKS}
-    for name, directory in runs.items():
-        end = _run(_of_embedded(name, inputs), directory)
-        if end != FINE:
-            return end
-    return compare_directories(runs, folder)
+    with output_directory(output) as folder:
+        runs = {name: folder / name for name in reference.NETWORKS}
+        for name, directory in runs.items():
+            end = _run(_of_embedded(name, inputs), directory)
+            if end != FINE:
+                return end
+        return compare_directories(runs, folder)
 
 
 def _of_embedded(network: str, inputs: int) -> "Config":
@@ -161,7 +164,11 @@ def _changed(config: "Config", **keys: str | None) -> "Config":
 
 
 def _run(config: "Config", output: Path | None, *, dry_run: bool = False) -> int:
-    directory = output or _new_directory()
+    with output_directory(output) as directory:
+        return _in_directory(config, directory, dry_run=dry_run)
+
+
+def _in_directory(config: "Config", directory: Path, *, dry_run: bool) -> int:
     try:
         return _certify(config, directory, dry_run=dry_run)
     except KeyboardInterrupt:
@@ -169,10 +176,6 @@ def _run(config: "Config", output: Path | None, *, dry_run: bool = False) -> int
         hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
         print(f"interrupted: {hint if stored else 'nothing is stored yet'}", file=sys.stderr)
         return INTERRUPTED
-
-
-def _new_directory() -> Path:
-    return Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
@@ -227,6 +230,7 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
     from bounds.errors import InvalidConfiguration
+    from certify.evaluation.durable import write_whole
     from certify.report import curve_figure
     from certify.report.sentences import no_curves
 
@@ -235,7 +239,9 @@ def _write_report(evaluation: "Evaluation", directory: Path) -> None:
     curves = evaluation.curves()
     try:
         if curves:
-            curve_figure(curves, evaluation.clean_accuracy()).savefig(written[1], dpi=150)
+            drawn = io.BytesIO()
+            curve_figure(curves, evaluation.clean_accuracy()).savefig(drawn, dpi=150)
+            write_whole(written[1], drawn.getvalue())
         else:
             print(f"no curves: {no_curves(evaluation.summary())}")
             written.remove(directory / "curves.png")

@@ -32,26 +32,36 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
     return "".join(spelled), error.end
 
 
+# A machine that shuts down, a queue whose time is up, and a terminal that closes end a run as Ctrl-C does.
+INTERRUPTS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def leaving_when_interrupted() -> Iterator[None]:
     """End at an interrupt with one line, until :func:`raise_when_interrupted`.
 
     While torch and numpy are imported, a KeyboardInterrupt becomes an ImportError of theirs, or a long traceback.
+    A signal that is ignored, as below ``nohup``, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, _leave)
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def raise_when_interrupted() -> None:
-    """Raise KeyboardInterrupt again from here on."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Raise KeyboardInterrupt from here on."""
+    for number in INTERRUPTS:
+        if signal.getsignal(number) is _leave:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

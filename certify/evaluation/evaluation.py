@@ -21,6 +21,7 @@ from certify.evaluation.comparisons import Contradiction, Outside, comparable, c
 from certify.evaluation.costs import CostEstimate
 from certify.evaluation.cross_sections import inputs_with_planes, planes_of, read_planes, write_planes
 from certify.evaluation.details import details_of
+from certify.evaluation.durable import write_whole
 from certify.evaluation.groups import (
     GROUP,
     GroupAccuracies,
@@ -321,7 +322,7 @@ def write_page(path: Path | str, page: str) -> None:
     path = Path(path)
     with reported(f"page {path} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        write_whole(path, page.encode("utf-8"))
 
 
 def _norm_and_method(row: Mapping[str, Any]) -> tuple[float, str]:

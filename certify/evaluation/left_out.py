@@ -1,7 +1,7 @@
 """Work that an evaluation left out, and why."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from certify.report import norm_name
@@ -14,6 +14,15 @@ NOT_SERVED = "not_served"  # key of the configuration in a manifest
 def is_left_out(record: Mapping[str, Any]) -> bool:
     """Whether a part of a unit was not computed and may be, when the run is continued."""
     return any(row["status"] == LEFT_OUT for row in record["rows"])
+
+
+def standing(lines: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The line that counts for each unit: the first one, unless it left rows out and a later one was written for it."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for line in lines:
+        if line["unit"] not in found or is_left_out(found[line["unit"]]):
+            found[line["unit"]] = line
+    return found
 
 
 def left_out(records: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> list[str]:

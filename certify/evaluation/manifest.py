@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from bounds.checks import Limit
+from certify.evaluation.code import code_digest, processor_name
 from certify.methods import Method, Problem
 from certify.methods.tables import table_of
+from certify.smoothing.drawing.votes import precision_name
 
 
 def norm_key(norm: float) -> str:
@@ -47,7 +49,10 @@ def manifest_of(
         "platform": platform.platform(),
         "versions": {name: version(name) for name in ("certify-bounds", "torch", "numpy", "scipy")},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
+        "tf32": device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
+        "precision": precision_name(model, problem.x),
         "seed": problem.seed,
         "configuration": {
             "norms": [norm_key(norm) for norm in norms],
@@ -69,6 +74,7 @@ def manifest_of(
         },
         "source": dict(source or {}),
         "weights_sha256": _digest([*model.named_parameters(), *model.named_buffers()], kinds),
+        "code_sha256": code_digest(model),
         "answers_sha256": _digest([("classes", logits.argmax(1))], f"{float(logits.double().abs().mean()):.4g}"),
         "data_sha256": _digest([("x", problem.x), ("y", problem.y)]),
     }

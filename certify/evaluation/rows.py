@@ -41,9 +41,19 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
             row["p_lower"] = float(certificate.p_lower[i])
             row["p_upper"] = float(certificate.p_upper[i])
             row["draws"] = int(certificate.draws[i])
+            row["invalid"] = int(certificate.invalid[i])
+            row["two_class"] = bool(certificate.two_class[i])
             row["sampling"] = certificate.sampling
         rows.append(row)
     return rows
+
+
+def drawing_of(result: Record) -> dict[str, Any]:
+    """What the draws behind all rows of a record are a function of, for whoever draws again; empty where none are."""
+    if not isinstance(result, SmoothingCertificate):
+        return {}
+    names = ("seed", "noise_group", "domain", "precision", "sampling_error", "sequential", "n", "n0")
+    return {"drawing": {name: getattr(result, name) for name in names}}
 
 
 def with_verdicts(

@@ -2,14 +2,18 @@
 
 ``manifest.json`` holds what determines the results. ``records.jsonl`` grows by one flushed line per unit;
 ``tensors/`` holds what does not fit a line. A killed run continues where it stopped, under the same manifest only.
+
+What is written survives a loss of power: tensors first, with their folder, then the line that names them. Lines are
+held together by :mod:`certify.evaluation.chain`.
 """
 
 import contextlib
 import hashlib
 import os
 import sys
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
-from certify.evaluation.left_out import is_left_out
+from certify.evaluation import chain
+from certify.evaluation.durable import append_line, sync, sync_folder, write_whole
+from certify.evaluation.left_out import standing
 from certify.evaluation.stored import Manifest, StoredRecord
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
@@ -28,21 +34,27 @@ from certify.evaluation.stored import Manifest, StoredRecord
 INFORMATIVE = frozenset({"classes", "created", "features", "hostname", "platform", "python"})
 INFORMATIVE |= {"source.require", "source.against", "source.data.file", "source.budget", "source.cross_sections"}
 INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.onnx", "source.model.weights"}
+INFORMATIVE |= {"processor", "code_sha256", "repairs"}
 
-_OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial"}
+_ADDED = {"tf32", "precision"}  # keys of a manifest that earlier versions did not write
+_OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial", "manifest.json.damaged"}
+_opened: "weakref.WeakValueDictionary[str, RunDirectory]" = weakref.WeakValueDictionary()
+_opening = threading.Lock()
 
 
 class RunDirectory:
     """Append-only store of one run. Use :meth:`open` to start or continue, :meth:`read` to look.
 
-    Only one process may have a run open; it gives the run free on :meth:`close` or when it ends.
+    Only one process may have a run open; it gives the run free on :meth:`close` or when it ends. Within a process, the
+    one that was opened last has the run: in a notebook, the traceback of an evaluation may keep an earlier one alive.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
         self._digests: dict[str, str] | None = None  # of the tensor files, by unit; None before reading
-        self._unlock: Callable[[], object] | None = None
+        self._last: str | None = None  # hash of the last line; None where lines have no chain
+        self._unlock: weakref.finalize[[int], RunDirectory] | None = None
 
     @classmethod
     def open(cls, path: Path | str, manifest: Mapping[str, Any]) -> "RunDirectory":
@@ -57,11 +69,12 @@ class RunDirectory:
         wanted: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(manifest)))
         with reported(f"output directory {path} cannot be written"):
             present = set(os.listdir(path)) if path.exists() else set()
-            if "manifest.json" not in present and present - _OURS_BEFORE_THE_MANIFEST:
+            run = cls(path, wanted)
+            if "manifest.json" not in present and present - _OURS_BEFORE_THE_MANIFEST and not run._begins_the_lines():
                 raise InvalidConfiguration(f"output directory {path} is not empty and holds no run: choose another")
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, wanted)
-            run._unlock = weakref.finalize(run, os.close, _locked(path))
+            with _opening:
+                run._take()
             try:
                 run._begin_or_continue()
             except BaseException:
@@ -80,7 +93,10 @@ class RunDirectory:
         try:
             manifest = msgspec.json.decode((path / "manifest.json").read_bytes())
         except (OSError, ValueError) as error:
-            raise InvalidConfiguration(f"{path} holds no run: manifest.json is missing or unreadable") from error
+            remedy = f": look at `certify repair {path}`" if (path / "manifest.json").exists() else ""
+            raise InvalidConfiguration(
+                f"{path} holds no run: manifest.json is missing or unreadable{remedy}"
+            ) from error
         try:
             msgspec.convert(manifest, Manifest)
         except msgspec.ValidationError as error:
@@ -93,22 +109,79 @@ class RunDirectory:
             self._unlock()
 
     def append(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Store one finished unit; on return it survives a kill. ``record["unit"]`` names it."""
-        unit, written = record["unit"], dict(record)
+        """Store one finished unit; on return it survives a kill and a loss of power. ``record["unit"]`` names it.
+
+        The line is linked to the one before it. A record of another run, as of a part that is merged, leaves its links
+        there.
+
+        Raises:
+            InvalidConfiguration: the run cannot be written, or was opened again since.
+        """
+        unit, written = record["unit"], chain.unlinked(record)
+        if self._unlock is not None and not self._unlock.alive:
+            raise InvalidConfiguration(f"{self.path} was closed, or opened again in this process: use the later one")
         with reported(f"{self.path} cannot be written"):
             if tensors:
-                target = self._tensor_path(unit)
-                target.parent.mkdir(exist_ok=True)
-                partial = target.with_suffix(".partial")
-                save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-                written["tensors_sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
-                partial.replace(target)
-            with (self.path / "records.jsonl").open("ab") as file:
-                file.write(msgspec.json.encode(written) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                written["tensors_sha256"] = self._store(unit, tensors)
+            if self._last is not None:
+                written = chain.linked(written, self._last)
+            append_line(self.path / "records.jsonl", msgspec.json.encode(written) + b"\n")
+        self._last = written.get("sha256")
         if tensors and self._digests is not None:
             self._digests[unit] = written["tensors_sha256"]
+
+    @property
+    def informative(self) -> frozenset[str]:
+        """Names in a manifest that do not determine results, with dots."""
+        return INFORMATIVE
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep all others out of a run that was read, for as long as it is changed.
+
+        Raises:
+            InvalidConfiguration: it is open already.
+        """
+        with _opening:
+            self._take()
+        try:
+            yield
+        finally:
+            self.close()
+
+    def has_tensors(self, record: Mapping[str, Any]) -> bool:
+        """Whether the tensors that a line names are there, as they were stored; also of a line that names none."""
+        digest, path = record.get("tensors_sha256"), self._tensor_path(record["unit"])
+        if digest is None:
+            return True
+        return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All finished lines as they stand in the file, with their links.
+
+        Raises:
+            InvalidConfiguration: a line in the middle is damaged.
+        """
+        found = []
+        for number, line in enumerate(self._finished_lines(), start=1):
+            try:
+                record = msgspec.json.decode(line)
+                msgspec.convert(record, StoredRecord)
+            except (ValueError, RecursionError) as error:
+                remedy = f"drop it with `certify repair {self.path}`"
+                raise InvalidConfiguration(
+                    f"{self.path}/records.jsonl: line {number} is damaged: {error}: {remedy}"
+                ) from error
+            found.append(record)
+        return found
+
+    def chain_faults(self, lines: list[dict[str, Any]] | None = None) -> list[tuple[str, str]] | None:
+        """Units and what is wrong with their links; None for a run of an earlier version, which has no chain."""
+        lines = self.lines() if lines is None else lines
+        if lines and not any(chain.is_linked(line) for line in lines):
+            return None
+        repaired = [link for repair in self.manifest.get("repairs", []) for link in repair["links"]]
+        return chain.faults(lines, chain.start_of(self.manifest, INFORMATIVE), repaired)
 
     def records(self) -> dict[str, dict[str, Any]]:
         """All finished units by name, as they were appended. An unfinished last line, left by a kill, does not count.
@@ -118,16 +191,10 @@ class RunDirectory:
         """
         found: dict[str, dict[str, Any]] = {}
         self._digests = {}
-        for number, line in enumerate(self._finished_lines(), start=1):
-            try:
-                record = msgspec.json.decode(line)
-                checked = msgspec.convert(record, StoredRecord)
-            except (ValueError, RecursionError) as error:
-                raise InvalidConfiguration(f"{self.path}/records.jsonl: line {number} is damaged: {error}") from error
-            digest = record.pop("tensors_sha256", None)
-            if checked.unit not in found or is_left_out(found[checked.unit]):
-                found[checked.unit] = record
-                self._digests |= {} if digest is None else {checked.unit: digest}
+        for unit, line in standing(self.lines()).items():
+            found[unit] = chain.unlinked(line)
+            digest = found[unit].pop("tensors_sha256", None)
+            self._digests |= {} if digest is None else {unit: digest}
         return found
 
     def tensors(self, unit: str) -> dict[str, Tensor]:
@@ -161,9 +228,48 @@ class RunDirectory:
         else:
             changed = True
         if changed:
-            text = msgspec.json.format(msgspec.json.encode(self.manifest), indent=2)
-            _write_whole(self.path / "manifest.json", text)
+            self.write_manifest()
         (self.path / "tensors").mkdir(exist_ok=True)
+        sync_folder(self.path)
+        lines = self._finished_lines()
+        self._last = _hash_of(lines[-1]) if lines else chain.start_of(self.manifest, INFORMATIVE)
+
+    def write_manifest(self) -> None:
+        """Replace the manifest on disk by this one, whole or not at all."""
+        text = msgspec.json.format(msgspec.json.encode(self.manifest), indent=2)
+        write_whole(self.path / "manifest.json", text)
+
+    def _take(self) -> None:
+        """Have the run for this process, and within it for this object alone."""
+        key = str(self.path.resolve())
+        if (other := _opened.get(key)) is not None:
+            other.close()
+        self._unlock = weakref.finalize(self, os.close, _locked(self.path))
+        _opened[key] = self
+
+    def _begins_the_lines(self) -> bool:
+        """Whether lines without a manifest, which a repair set aside, were written under this one."""
+        lines = self._finished_lines()
+        if not lines:
+            return (self.path / "manifest.json.damaged").exists()
+        try:
+            first = msgspec.json.decode(lines[0])
+        except ValueError:
+            return False
+        start = chain.start_of(self.manifest, INFORMATIVE)
+        return isinstance(first, dict) and first.get("previous") == start
+
+    def _store(self, unit: str, tensors: Mapping[str, Tensor]) -> str:
+        """Write the tensors of a unit, and return the hash of their file; on return the file is there for good."""
+        target = self._tensor_path(unit)
+        target.parent.mkdir(exist_ok=True)
+        partial = target.with_suffix(".partial")
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        sync(partial)
+        digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+        partial.replace(target)
+        sync_folder(target.parent)
+        return digest
 
     def _tensor_path(self, unit: str) -> Path:
         return self.path / "tensors" / f"{unit.replace('/', '_')}.safetensors"
@@ -209,16 +315,21 @@ def _locked(path: Path) -> int:
     return descriptor
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+def _hash_of(line: bytes) -> str | None:
+    """The hash that a line states; None for lines of earlier versions, and for damaged ones."""
+    try:
+        record = msgspec.json.decode(line)
+    except ValueError:
+        return None
+    return record.get("sha256") if isinstance(record, dict) and chain.is_linked(record) else None
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in sorted(stored.keys() | wanted.keys()):
         name, here, there = f"{prefix}{key}", stored.get(key), wanted.get(key)
         if here == there or name in INFORMATIVE:
+            continue
+        if here is None and name in _ADDED:
             continue
         if isinstance(here, dict) and isinstance(there, dict):
             yield from _differences(here, there, f"{name}.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,14 @@ from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput, UnsupportedLayer
 from certify.evaluation.manifest import norm_key
-from certify.evaluation.rows import certificate_rows, estimate_rows, noise_rows, with_verdicts, witness_rows
+from certify.evaluation.rows import (
+    certificate_rows,
+    drawing_of,
+    estimate_rows,
+    noise_rows,
+    with_verdicts,
+    witness_rows,
+)
 from certify.methods import (
     Clever,
     CompleteSearch,
@@ -140,11 +148,13 @@ class UnitOutcome(NamedTuple):
         promise: of all rows.
         details: a mapping for each input, in plain numbers.
         tensors: clean and adversarial inputs, where there are such.
+        drawing: what the draws are a function of, where there are such.
     """
 
     promise: Promise
     details: list[dict[str, Any]]
     tensors: dict[str, Tensor]
+    drawing: Mapping[str, Any] = MappingProxyType({})
 
 
 def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms: Sequence[float]) -> UnitOutcome:
@@ -177,7 +187,7 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
     if isinstance(result, Witness | VerdictCertificate):
         tensors = _with_logits(problem, rows, clean, result.adversarial)
     details = [{**detail, "frozen": kept} for detail in details] if kept else details
-    return UnitOutcome(Promise.of(result), details, tensors)
+    return UnitOutcome(Promise.of(result), details, tensors, drawing_of(result))
 
 
 def _with_logits(problem: Problem, rows: slice, clean: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
@@ -193,7 +203,8 @@ def _with_logits(problem: Problem, rows: slice, clean: Tensor, adversarial: Tens
 def joined(parts: Sequence[UnitOutcome]) -> UnitOutcome:
     """The outcomes of several parts, one after the other."""
     tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
-    return UnitOutcome(parts[0].promise, [detail for part in parts for detail in part.details], tensors)
+    drawing = next((part.drawing for part in parts if part.drawing), {})
+    return UnitOutcome(parts[0].promise, [detail for part in parts for detail in part.details], tensors, drawing)
 
 
 def refused(error: BoundsError, lenient: bool) -> bool:
@@ -228,6 +239,7 @@ def record_of(
         "promise": asdict(outcome.promise),
         "norm": norm_key(unit.norm),
         "seconds": seconds,
+        **outcome.drawing,
         "rows": shared,
     }
 

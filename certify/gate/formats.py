@@ -23,7 +23,8 @@ class GateFinding(NamedTuple):
     """One thing that was looked at.
 
     Attributes:
-        kind: ``"contradiction"``, ``"requirement"``, ``"change"``, ``"left_out"``, ``"unfinished"``.
+        kind: ``"contradiction"``, ``"refutation"``, ``"requirement"``, ``"change"``, ``"left_out"`` or
+            ``"unfinished"``.
         word: the verdict on it, which begins its line.
         name: stable from run to run, as test reports need it.
         sentence: all that is known.
@@ -40,9 +41,10 @@ class GateFinding(NamedTuple):
 
 
 def findings(outcome: GateOutcome) -> list[GateFinding]:
-    """Contradictions, thresholds, changes, work left out and unfinished work, in this order."""
+    """Contradictions, refutations, thresholds, changes, work left out and unfinished work, in this order."""
     return [
         *map(_contradiction, outcome.contradictions),
+        *(GateFinding("refutation", "refuted", "records of the run", said, True, {}) for said in outcome.refutations),
         *map(_requirement, outcome.requirements),
         *map(_change, outcome.changes),
         *(GateFinding("left_out", "left out", "work left out", said, False, {}) for said in outcome.left_out),
@@ -116,6 +118,7 @@ def as_json(outcome: GateOutcome) -> str:
         "exit_code": outcome.exit_code,
         "comparisons": outcome.comparisons,
         "contradictions": of("contradiction"),
+        "refutations": list(outcome.refutations),
         "requirements": of("requirement"),
         "changes": of("change"),
         "left_out": list(outcome.left_out),

@@ -29,6 +29,7 @@ class GateOutcome:
         unfinished: units done and in all; None where the run is complete.
         comparisons: certificates that were compared with an adversarial example.
         left_out: sentences about work that was not done, and why; they fail nothing.
+        refutations: sentences about what the records of the run refute by themselves.
     """
 
     run: str
@@ -39,11 +40,12 @@ class GateOutcome:
     unfinished: tuple[int, int] | None
     comparisons: int
     left_out: Sequence[str] = ()
+    refutations: Sequence[str] = ()
 
     @property
     def verdict(self) -> str:
-        """``"contradiction"``; ``"missed"`` for a missed threshold, a fall or unfinished work; else ``"passed"``."""
-        if self.contradictions:
+        """``"contradiction"``, also of a run with itself; ``"missed"`` for a threshold, a fall, work; else ``"passed"``."""
+        if self.contradictions or self.refutations:
             return "contradiction"
         met = all(one.met for one in self.requirements) and not any(change.fell for change in self.changes)
         return "passed" if met and self.unfinished is None else "missed"
@@ -54,13 +56,16 @@ class GateOutcome:
         return EXIT_CODES[self.verdict]
 
 
-def outcome_of(evaluation: Evaluation, run: Path | str, baseline: Baseline | None = None) -> GateOutcome:
+def outcome_of(
+    evaluation: Evaluation, run: Path | str, baseline: Baseline | None = None, refutations: Sequence[str] = ()
+) -> GateOutcome:
     """The outcome for an evaluation.
 
     Args:
         evaluation: the run that is judged.
         run: its name.
         baseline: the earlier run that it is compared with, and how; None for none.
+        refutations: of its records, see :func:`certify.auditing.audit.refutations`.
 
     Raises:
         InvalidConfiguration: there is no earlier run at that place.
@@ -85,6 +90,7 @@ def outcome_of(evaluation: Evaluation, run: Path | str, baseline: Baseline | Non
         unfinished=evaluation.unfinished(),
         comparisons=evaluation.comparisons(),
         left_out=evaluation.left_out(),
+        refutations=refutations,
     )
 
 

@@ -85,4 +85,5 @@ class NoisyModel(ABC):
             "noise_group": sampling.noise_group,
             "sampling": sampling.distribution.sampling,
             "precision": precision_name(sampling.model, sampling.x),
+            "sampling_error": sampling.error,
         }

@@ -1,0 +1,173 @@
+"""Proofs of the audit's own: networks as matrices, bounds below all that sampling finds, and no false proof."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from certify.auditing.counterexamples import counterexample
+from certify.auditing.networks import Affine, Network, Unknown, network_of
+from certify.auditing.proofs import PROOFS, Reprover
+from certify.auditing.proving import Prover, Region, margin_rows
+from certify.auditing.tally import Tally
+
+NORMS = [0, 1, 2, 3, math.inf]
+
+
+class Residual(nn.Module):
+    """Convolutions with batch normalisation around a sum, and a head of every affine operation there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.norm, self.last = nn.BatchNorm2d(3), nn.Linear(21, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - 0.4) / 0.5
+        hidden = F.relu(self.one(x))
+        hidden = F.relu(self.norm(self.two(hidden)) + hidden)
+        pooled = F.avg_pool2d(hidden, 2).permute(0, 2, 3, 1).flatten(1)
+        means = hidden.mean((2, 3))
+        return self.last(torch.cat([pooled, means, 3 * means, 1 - means], 1))
+
+
+def models(seed: int) -> list[tuple[nn.Module, tuple[int, ...]]]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        dense = nn.Sequential(nn.Flatten(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+        residual = Residual().eval()
+        residual.norm.running_mean.normal_()
+        residual.norm.running_var.uniform_(0.5, 2)
+        return [(dense, (5,)), (residual, (2, 4, 4))]
+
+
+def values_of(network: Network, x: Tensor) -> Tensor:
+    """Logits (K,) from the matrices."""
+    blocks = {0: x.flatten()}
+
+    def of(rows: Affine) -> Tensor:
+        return rows.constant[0] + sum(matrix @ blocks[key] for key, (matrix, _) in rows.blocks.items())
+
+    for number, layer in enumerate(network.layers, start=1):
+        blocks[number] = of(layer).clamp(min=0)
+    return of(network.logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_matrices_are_the_network(seed: int):
+    for model, shape in models(seed):
+        x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(seed))
+        network = network_of(model, x)
+        wanted = model.double()(x.double())
+        for row, logits in zip(x.double(), wanted, strict=True):
+            torch.testing.assert_close(values_of(network, row), logits, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", [nn.Sequential(nn.Linear(3, 3), nn.Sigmoid()), nn.Sequential(nn.Linear(3, 3), nn.Softmax(1))], ids=str
+)
+def test_other_layers_are_named_and_not_guessed(model: nn.Module):
+    with pytest.raises(Unknown, match="is neither an affine layer nor ReLU"):
+        network_of(model, torch.rand(1, 3))
+
+
+def region_of(center: Tensor, norm: float, radius: float, frozen: Tensor | None = None) -> Region:
+    sides = torch.zeros_like(center), torch.ones_like(center)
+    return Region.of(center, radius, norm, *sides, frozen)
+
+
+def points_of(region: Region, count: int, generator: torch.Generator) -> Tensor:
+    """Points of a region, many of them at its ends."""
+    low, high, center = region.low, region.high, region.center
+    drawn = torch.rand(count, len(center), generator=generator, dtype=torch.float64)
+    drawn = torch.where(torch.rand(drawn.shape, generator=generator) < 0.5, drawn.round(), drawn)
+    delta = low + drawn * (high - low) - center
+    if region.norm == 0:
+        kept = torch.rand(delta.shape, generator=generator).argsort(1) < region.radius
+        return center + torch.where(kept, delta, 0.0)
+    kept = torch.rand(delta.shape, generator=generator) < torch.rand(count, 1, generator=generator)
+    delta = torch.where(kept, delta, 0.0)
+    size = torch.linalg.vector_norm(delta, region.norm, dim=1, keepdim=True)
+    return center + delta * (region.radius / size.clamp(min=1e-30)).clamp(max=1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_linear_functions_are_bounded_below_all_points_and_nearly_reached(norm: float):
+    generator = torch.Generator().manual_seed(int(min(norm, 9)))
+    for _ in range(20):
+        center = torch.rand(4, generator=generator, dtype=torch.float64)
+        rows = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+        frozen = torch.rand(4, generator=generator) < 0.2
+        region = region_of(center, norm, 2 if norm == 0 else 0.4, frozen)
+        least, _ = region.least(rows)
+        found = points_of(region, 4000, generator) @ rows.T
+        assert bool((least <= found.amin(0) + 1e-12).all())
+        if norm in (0, 1, 2, math.inf):
+            assert bool((found.amin(0) - least <= 0.12 * (rows @ center - least) + 1e-9).all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("lines", [False, True])
+def test_bounds_lie_below_what_sampling_finds(norm: float, lines: bool):
+    generator = torch.Generator().manual_seed(0)
+    for model, shape in models(1):
+        x = torch.rand(1, *shape, generator=generator).double()
+        network, exact = network_of(model, x), model.double()
+        label = int(exact(x).argmax())
+        for radius in (1, 2) if norm == 0 else (0.05, 0.3):
+            region = region_of(x.flatten(), norm, radius)
+            prover = Prover(network, region, lines)
+            margins = margin_rows(network.logits, label)
+            points = points_of(region, 2000, generator).view(-1, *shape)
+            logits = exact(points).detach()
+            leads = logits[:, [label]] - logits[:, [k for k in range(logits.shape[1]) if k != label]]
+            for bound in (prover._interval(margins), prover.lower(margins)):
+                assert bool((bound <= leads.amin(0)).all())
+            if bool((leads <= 0).any()):
+                assert prover.proves(label) == ""
+
+
+@pytest.mark.slow
+def test_splits_prove_what_lines_do_not_and_nothing_false():
+    """A network of one entry whose margin is exact: |x - 1/2| / 2 + 1/100 is above 0 everywhere, lines say -0.24."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model[0].bias.copy_(torch.tensor([-0.5, 0.5]))
+        model[2].weight.copy_(torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
+    for offset, proved in ((0.01, True), (0.0, False), (-0.01, False)):
+        with torch.no_grad():
+            model[2].bias.copy_(torch.tensor([offset, 0.0]))
+        x = torch.tensor([[0.25]])
+        region = region_of(x.double().flatten(), math.inf, 0.6)
+        assert (Prover(network_of(model, x), region, lines=True).proves(0) != "") == proved
+        found = counterexample(model.double(), region, 0, torch.Size([1]))
+        assert (found is not None) == (offset < 0)
+        model.float()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("factor", "check"), [(0.999, "confirmed"), (1.05, "refuted")])
+def test_exact_radii_of_linear_models_are_told_from_larger_ones(factor: float, check: str):
+    """The distance to the boundary of a linear model is known: |lead| / norm of the difference of two rows."""
+    generator = torch.Generator().manual_seed(3)
+    model = nn.Linear(6, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(2, 6, generator=generator))
+        model.bias.zero_()
+    x = torch.rand(5, 6, generator=generator)
+    logits, apart = model(x).double().detach(), (model.weight[0] - model.weight[1]).double().detach()
+    reprover = Reprover(model, x, 0, (None, None))
+    for norm, dual in ((2.0, 2.0), (math.inf, 1.0)):
+        tally = Tally()
+        for index, row in enumerate(logits):
+            radius = float((row[0] - row[1]).abs() / torch.linalg.vector_norm(apart, dual)) * factor
+            stated = {"index": index, "certified_radius": radius, "prediction": int(row.argmax())}
+            reprover.judge(tally, {"unit": "u", "method": "crown", "norm": str(norm)}, {}, stated, None)
+        assert sum(tally.confirmed.values()) == (len(x) if check == "confirmed" else 0)
+        assert [finding.check for finding in tally.refuted] == [PROOFS] * (len(x) if check == "refuted" else 0)

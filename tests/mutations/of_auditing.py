@@ -1,0 +1,132 @@
+"""Wrong programs of the audit and of what makes runs durable."""
+
+from mutations.mutant import Mutant
+
+EXACT = "tests/certify/auditing/test_exact.py"
+NOISES = "tests/certify/auditing/test_noises.py"
+PROVING = "tests/certify/auditing/test_proving.py -m 'slow or not slow'"
+TAMPERING = "tests/certify/auditing/test_tampering.py"
+WRONG = "tests/certify/auditing/test_wrong_programs.py -m slow"
+DURABLE = "tests/certify/evaluation/test_durability.py"
+
+MUTANTS = (
+    Mutant(
+        "the rest of a series is left out of its upper end",
+        "certify/auditing/exact.py",
+        "Fraction(total_high + rest, one))",
+        "Fraction(total_high // 2, one))",
+        EXACT,
+    ),
+    Mutant(
+        "evidence is cut off at the wrong side of the prior",
+        "certify/auditing/exact.py",
+        "* 2 * _arcsin_of_root(q)",
+        "* 2 * _arcsin_of_root(p)",
+        EXACT,
+    ),
+    Mutant(
+        "the error of squares is forgotten",
+        "certify/auditing/distances.py",
+        "math.fsum([*squares.tolist(), *errors.tolist()])",
+        "math.fsum([*squares.tolist(), *squares.tolist()])",
+        EXACT,
+    ),
+    Mutant(
+        "two classes count as one in the rule of Gaussian noise",
+        "certify/auditing/noises.py",
+        "    if other == 1 - p:\n        return normal_probability(shift)",
+        "    if True:\n        return normal_probability(shift)",
+        NOISES,
+    ),
+    Mutant(
+        "the box makes nothing of the way that is left",
+        "certify/auditing/noises.py",
+        "max(1 - way / (2 * width), Fraction(0)), left - way",
+        "max(1 - way / (2 * width), Fraction(0)), left",
+        NOISES,
+    ),
+    Mutant(
+        "alpha is not shared by two bounds",
+        "certify/auditing/votes.py",
+        "alpha = setting.alpha / 2 if two_class else setting.alpha",
+        "alpha = setting.alpha",
+        f"{WRONG} -k whole_alpha",
+    ),
+    Mutant(
+        "the label may be any class",
+        "certify/auditing/votes.py",
+        "best = known and selected[label] == max(selected)",
+        "best = known",
+        f"{WRONG} -k label",
+    ),
+    Mutant(
+        "distances may be too small",
+        "certify/auditing/witnesses.py",
+        "not below and not above",
+        "not above",
+        f"{WRONG} -k distances",
+    ),
+    Mutant(
+        "what was drawn again is not compared",
+        "certify/auditing/redrawing.py",
+        "if stated == drawn.tolist():",
+        "if len(stated) == len(drawn):",
+        f"{WRONG} -k draws",
+    ),
+    Mutant(
+        "negative coefficients of ReLU are bounded by the lower line",
+        "certify/auditing/proving.py",
+        "            weights = positive * lower + negative * upper\n            total = total + negative @ offset",
+        "            weights = positive * lower + negative * lower\n            total = total + negative @ offset",
+        PROVING,
+    ),
+    Mutant(
+        "the offset of upper lines is left out",
+        "certify/auditing/proving.py",
+        "total = total + negative @ offset",
+        "total = total + 0 * negative @ offset",
+        PROVING,
+    ),
+    Mutant(
+        "a part of the region is not asked for",
+        "certify/auditing/proving.py",
+        "for side in (0, 1):\n            part",
+        "for side in (0,):\n            part",
+        PROVING,
+    ),
+    Mutant(
+        "batch normalisation forgets its mean",
+        "certify/auditing/networks.py",
+        "form.shifted(-mean.view(view))",
+        "form.shifted(0 * mean.view(view))",
+        PROVING,
+    ),
+    Mutant(
+        "a changed line keeps its place in the chain",
+        "certify/evaluation/chain.py",
+        'key != "sha256"}) != line["sha256"]:',
+        'key != "sha256"}) == "":',
+        TAMPERING,
+    ),
+    Mutant(
+        "a line need not follow another",
+        "certify/evaluation/chain.py",
+        "if previous not in known:",
+        "if False:",
+        TAMPERING,
+    ),
+    Mutant(
+        "the line is written before its tensors",
+        "certify/evaluation/run_directory.py",
+        "        partial.replace(target)\n        sync_folder(target.parent)",
+        "        sync_folder(target.parent)",
+        DURABLE,
+    ),
+    Mutant(
+        "half a line stays on a full disk",
+        "certify/evaluation/durable.py",
+        "                file.truncate(before)\n",
+        "                pass\n",
+        DURABLE,
+    ),
+)
