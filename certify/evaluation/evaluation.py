@@ -1,7 +1,8 @@
 """All methods on the same inputs: per input and norm, what is proved next to what was broken."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,10 @@ from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
 from certify.curves import AccuracyCurve
+from certify.distribution.engines import Engine
+from certify.distribution.shards import Shard
 from certify.evaluation.arguments import orders_of, problem_of, stated_on_grid
+from certify.evaluation.benches import Found, engine_of, run_elsewhere
 from certify.evaluation.callbacks import Callback, FinishedUnit
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
 from certify.evaluation.groups import (
@@ -32,10 +36,10 @@ from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
-from certify.evaluation.units import run_unit, units_done, units_of
+from certify.evaluation.units import Unit, run_unit, units_done, units_of
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
-from certify.methods import BY_NAME, Method, methods_of
+from certify.methods import BY_NAME, Method, Problem, methods_of
 from certify.models import probed_once
 from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
@@ -316,6 +320,8 @@ def evaluate(
     progress: Progress | None = None,
     groups: Groups | None = None,
     callback: Callback | None = None,
+    shard: Shard | str | None = None,
+    engine: Engine | str | None = None,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -349,6 +355,10 @@ def evaluate(
             no result; they stand in the rows, for :meth:`Evaluation.by_group`, page and exports.
         callback: called with every finished unit, also with those that ``output`` held already, once it is stored; see
             :class:`certify.FinishedUnit`. An exception ends the evaluation; with ``output`` it can be continued.
+        shard: ``"i/n"`` for one of n parts of the units, such as ``"2/8"``, with all inputs given to each;
+            :func:`certify.merge` puts the parts together.
+        engine: where units run: an engine of :mod:`certify.distribution`, or ``"processes"`` or ``"ray"`` for its
+            defaults. None for this process. It changes no result; units are stored as they are done.
 
     Raises:
         InvalidInput: a bad argument.
@@ -364,28 +374,53 @@ def evaluate(
     checks.at_least("batch_size", batch_size, 1)
     chosen, orders = methods_of(methods), orders_of(norms)
     units, members = units_of(chosen, orders, len(x), first_index), stated_groups(groups, labels, len(x))
+    part = Shard.of(shard)
+    mine = part.part(units)
     with probed_once():
         problem, logits = problem_of(
             model, x, labels, (low, high), seed, batch_size, first_index, stated_on_grid(on_grid, x)
         )
         manifest = manifest_of(problem, logits, chosen, orders, len(units), source) | digest_of_groups(members)
+        manifest |= {} if part.whole else {"shard": str(part)}
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
         records = {record["unit"]: record for record in stored}
         # A row without finite logits has no class.
         base = logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1).tolist()
-        for done, unit in enumerate(units, start=1):
-            name, restored = unit.name, unit.name in records
-            if not restored:
-                record, tensors[name] = run_unit(unit, problem, base, orders)
-                records[name] = with_groups(record, members, first_index)
-                if run is not None:
-                    run.append(records[name], tensors[name])
-            if progress is not None:
-                progress(name, done, len(units))
-            if callback is not None:
-                callback(FinishedUnit.of(records[name], done, len(units), restored))
-    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in units], tensors)
+        found = _computed(mine, records, problem, base, orders, manifest, engine_of(engine))
+        with closing(found):  # which ends the workers, also while a traceback is around
+            for done, (unit, result) in enumerate(found, start=1):
+                name = unit.name
+                if result is not None:
+                    record, tensors[name] = result
+                    records[name] = with_groups(record, members, first_index)
+                    if run is not None:
+                        run.append(records[name], tensors[name])
+                if progress is not None:
+                    progress(name, done, len(mine))
+                if callback is not None:
+                    callback(FinishedUnit.of(records[name], done, len(mine), result is None))
+    return Evaluation(manifest if run is None else run.manifest, [records[unit.name] for unit in mine], tensors)
+
+
+def _computed(
+    units: Sequence[Unit],
+    known: Collection[str],
+    problem: Problem,
+    base: Sequence[int],
+    norms: Sequence[float],
+    manifest: Mapping[str, Any],
+    engine: Engine | None,
+) -> Generator[tuple[Unit, Found | None], None, None]:
+    """All units, each as soon as it is done; without a result, if its name is known."""
+    if engine is None:
+        for unit in units:
+            yield unit, None if unit.name in known else run_unit(unit, problem, base, norms)
+        return
+    left = [unit for unit in units if unit.name not in known]
+    yield from ((unit, None) for unit in units if unit.name in known)
+    stated = {key: manifest[key] for key in ("versions", "device", "weights_sha256")}
+    yield from run_elsewhere(left, problem, base, norms, stated, engine)
 
 
 def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:
