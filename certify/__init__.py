@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
-    from certify import attacks, corruptions, methods, reference, smoothing, tracking
+    from certify import attacks, corruptions, distribution, methods, reference, smoothing, tracking
     from certify.comparison.comparison import Comparison, compare
     from certify.configuration.inputs import load_data
     from certify.configuration.keys import DataSource, ModelSource
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from certify.evaluation.comparisons import Contradiction, Outside
     from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.groups import GroupAccuracies
+    from certify.evaluation.merging import merge
     from certify.evaluation.run_directory import RunDirectory
     from certify.loaders import collect
     from certify.proofs.checking import ProofReport, check_proof
@@ -75,10 +76,12 @@ __all__ = [
     "compare",
     "corruptions",
     "decide",
+    "distribution",
     "evaluate",
     "lipschitz_certificate",
     "load_data",
     "load_model",
+    "merge",
     "methods",
     "reference",
     "smoothing",
@@ -123,6 +126,7 @@ _HOMES = {
     "lipschitz_certificate": "certify.verification.lipschitz",
     "load_data": "certify.configuration.inputs",
     "load_model": "certify.configuration.sources",
+    "merge": "certify.evaluation.merging",
     "verify": "certify.verification.verdicts",
 }
 

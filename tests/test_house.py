@@ -95,7 +95,7 @@ DIRECTION = {
     ],
     "certify": [
         {"models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
-        {"corruptions", "curves", "promises"},
+        {"distribution", "corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports"},
         {"verification"},

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Literal
 import cyclopts
 
 from certify.command_line.comparing import compare_runs, export_run, show_groups
+from certify.command_line.distributing import (
+    Placement,
+    device_of,
+    directory_of,
+    engine_of,
+    shard_of,
+    shard_verdict,
+)
 from certify.command_line.process import CONTRADICTION, FINE, INTERRUPTED, MISSED, raise_when_interrupted
 from certify.command_line.proving import check_proof_file
 from certify.command_line.runs import load_run
@@ -20,6 +28,7 @@ from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
     from certify.configuration.config import Config
+    from certify.distribution import Shard
     from certify.evaluation.evaluation import Evaluation, Progress
 
 app = cyclopts.App(
@@ -61,21 +70,25 @@ def demo(
 
 
 @app.command
-def run(config: Path, *, output: Path | None = None) -> int:
+def run(
+    config: Path, *, output: Path | None = None, shard: str | None = None, placement: Placement | None = None
+) -> int:
     """Run the methods that a TOML file asks for.
 
     Args:
         config: The TOML file.
         output: Run directory; runs/ and a time stamp if not given. A run that is there is continued if it was
             made under the same manifest.
+        shard: Only one of several equal parts, such as 2/8, for certify merge. If not given, an array of SLURM
+            (SLURM_ARRAY_TASK_ID) or torchrun (RANK, WORLD_SIZE) says which, and each part has a folder inside output.
     """
     from certify.configuration.config import read_config
 
-    return _run(read_config(config), output)
+    return _run(read_config(config), output, shard, placement)
 
 
 @app.command
-def resume(directory: Path) -> int:
+def resume(directory: Path, *, placement: Placement | None = None) -> int:
     """Continue a run that was interrupted; nothing that is finished is computed again.
 
     Args:
@@ -84,7 +97,24 @@ def resume(directory: Path) -> int:
     from certify.configuration.config import config_of_manifest
     from certify.evaluation.run_directory import RunDirectory
 
-    return _run(config_of_manifest(RunDirectory.read(directory).manifest), directory)
+    manifest = RunDirectory.read(directory).manifest
+    return _run(config_of_manifest(manifest), directory, manifest.get("shard") or "1/1", placement)
+
+
+@app.command
+def merge(output: Path, /, *directories: Path, partial: bool = False) -> int:
+    """Put the runs of all shards together, as one process would have written them.
+
+    Args:
+        output: The new run directory.
+        directories: Run directories of shards, in any order, or folders that hold them.
+        partial: Accept that units are missing; certify resume computes them.
+    """
+    from certify.evaluation.merging import merge as merged
+
+    evaluation = merged(output, directories, partial=partial)
+    _write_report(evaluation, output)
+    return _verdict(evaluation)
 
 
 @app.command
@@ -136,10 +166,13 @@ def doctor(
     return FINE
 
 
-def _run(config: "Config", output: Path | None) -> int:
-    directory = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+def _run(
+    config: "Config", output: Path | None, shard: str | None = "1/1", placement: Placement | None = None
+) -> int:
+    directory, part = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"), shard_of(shard)
+    directory = directory_of(directory, shard, part)
     try:
-        return _certify(config, directory)
+        return _certify(config, directory, part, placement or Placement())
     except KeyboardInterrupt:
         stored = (directory / "manifest.json").exists()
         hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
@@ -147,12 +180,13 @@ def _run(config: "Config", output: Path | None) -> int:
         return INTERRUPTED
 
 
-def _certify(config: "Config", directory: Path) -> int:
+def _certify(config: "Config", directory: Path, shard: "Shard", placement: Placement) -> int:
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.evaluation.evaluation import evaluate
 
-    model = load_model(config.model, config.device)
+    engine = engine_of(config, placement)
+    model = load_model(config.model, device_of(config))
     data = load_data(config.data, model)
     for note in filter(None, [stated_normalisation(model), *data.notes]):
         print(f"note: {note}", file=sys.stderr)
@@ -172,7 +206,11 @@ def _certify(config: "Config", directory: Path) -> int:
         source=config.source(),
         progress=_progress(),
         groups=load_groups(config, data.place),
+        shard=shard,
+        engine=engine,
     )
+    if not shard.whole:
+        return shard_verdict(evaluation, shard, directory)
     _write_report(evaluation, directory)
     return _verdict(evaluation)
 

@@ -71,6 +71,17 @@ def units_done(
     return done, units
 
 
+def unit_names(configuration: Mapping[str, Any]) -> list[str]:
+    """Names of all units of a run, in order, from the configuration in its manifest."""
+    plan, ends = configuration.get("plan") or {}, (configuration["inputs"], configuration["first_index"])
+    return [
+        "{}/{}/{}-{}".format(method, norm, *_ends(block, size, *ends))
+        for method, norms, size in ((name, units["norms"], units["rows_per_unit"]) for name, units in plan.items())
+        for norm in norms
+        for block in _blocks(size, *ends)
+    ]
+
+
 def _blocks(size: int, count: int, first_index: int) -> range:
     """Numbers of the units, of that size in the whole data set, that these inputs have a share in."""
     return range(first_index // size, -(-(first_index + count) // size))
