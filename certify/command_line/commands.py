@@ -81,6 +81,7 @@ def run(
             made under the same manifest.
         shard: Only one of several equal parts, such as 2/8, for certify merge. If not given, an array of SLURM
             (SLURM_ARRAY_TASK_ID) or torchrun (RANK, WORLD_SIZE) says which, and each part has a folder inside output.
+        placement: Where the work is done.
     """
     from certify.configuration.config import read_config
 
@@ -93,6 +94,7 @@ def resume(directory: Path, *, placement: Placement | None = None) -> int:
 
     Args:
         directory: The run directory.
+        placement: Where the work is done.
     """
     from certify.configuration.config import config_of_manifest
     from certify.evaluation.run_directory import RunDirectory
@@ -166,9 +168,7 @@ def doctor(
     return FINE
 
 
-def _run(
-    config: "Config", output: Path | None, shard: str | None = "1/1", placement: Placement | None = None
-) -> int:
+def _run(config: "Config", output: Path | None, shard: str | None = "1/1", placement: Placement | None = None) -> int:
     directory, part = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S"), shard_of(shard)
     directory = directory_of(directory, shard, part)
     try:

@@ -9,15 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bounds.errors import BoundsError
-
-ATTEMPTS = 4  # of one item, when workers die of it
+ATTEMPTS = 4  # at one item, when workers die of it
+MEMORY = "it may need more memory than there is, so pass a smaller batch_size or fewer workers"
 
 Function = Callable[[Any, Any], Any]  # of what is shared and of an item
-
-
-class WorkerLost(BoundsError, RuntimeError):
-    """An item ended its worker several times, such as by using up the memory."""
 
 
 class Pool(ABC):

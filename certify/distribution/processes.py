@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from bounds import checks
-from bounds.errors import InvalidInput
-from certify.distribution.engines import ATTEMPTS, Engine, Function, Pool, WorkerLost, failure, outcome, value_of
+from bounds.errors import InvalidInput, WorkerLost
+from certify.distribution.engines import ATTEMPTS, MEMORY, Engine, Function, Pool, failure, outcome, value_of
 from certify.distribution.parcels import Parcel
 
 
@@ -80,7 +80,7 @@ class ProcessPool(Pool):
         self.parcel = pickle.dumps(parcel)
         self.devices = devices
         self._free: list[_Worker] = []
-        self._busy: dict[Connection, tuple[_Worker, int, bytes]] = {}
+        self._busy: dict[object, tuple[_Worker, int, bytes]] = {}  # by connection
 
     def start(self) -> None:
         """Start all processes at once, and send each what is shared."""
@@ -111,8 +111,8 @@ class ProcessPool(Pool):
     def _next(self, attempts: dict[int, int]) -> tuple[int, Any]:
         """Wait until one of the items under way is done; its place and value."""
         while True:
-            connection = wait(list(self._busy))[0]
-            worker, place, task = self._busy.pop(connection)  # type: ignore[index]  # a connection, as given
+            done = wait([worker.connection for worker, _, _ in self._busy.values()])
+            worker, place, task = self._busy.pop(done[0])
             try:
                 content = worker.connection.recv_bytes()
             except (EOFError, OSError):
@@ -126,10 +126,7 @@ class ProcessPool(Pool):
         while True:
             attempts[place] = attempts.get(place, 0) + 1
             if attempts[place] > ATTEMPTS:
-                raise WorkerLost(
-                    f"item {place} ended its worker {ATTEMPTS} times, so it is given up: it may need more memory than "
-                    "there is, so pass a smaller batch_size or fewer workers"
-                )
+                raise WorkerLost(f"piece of work {place} ended its worker {ATTEMPTS} times and is given up: {MEMORY}")
             worker = self._free.pop()
             try:
                 worker.connection.send_bytes(task)

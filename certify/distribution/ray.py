@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from bounds import checks
-from bounds.errors import InvalidInput
-from certify.distribution.engines import ATTEMPTS, Engine, Function, Pool, WorkerLost, failure, outcome, value_of
+from bounds.errors import InvalidInput, WorkerLost
+from certify.distribution.engines import ATTEMPTS, MEMORY, Engine, Function, Pool, failure, outcome, value_of
 from certify.distribution.parcels import Parcel
 
 AHEAD = 2  # items under way for each that can run, so that no worker waits for the calling process
@@ -114,8 +114,8 @@ class RayPool(Pool):
             content = self.ray.get(done)
         except self.ray.exceptions.RayError as error:
             raise WorkerLost(
-                f"item {place} could not be done on the Ray cluster, after {ATTEMPTS} attempts: "
-                f"{str(error).strip().splitlines()[0]}"
+                f"piece of work {place} is given up after {ATTEMPTS} attempts on the Ray cluster "
+                f"({str(error).strip().splitlines()[0]}): {MEMORY}"
             ) from error
         return place, value_of(content)
 
@@ -150,7 +150,9 @@ def _ray() -> Any:  # noqa: ANN401  # a module without annotations
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise InvalidInput(f"engine 'ray' needs Ray, which cannot be imported ({error}): install certify-bounds[ray]") from error
+        raise InvalidInput(
+            f"engine 'ray' needs Ray, which cannot be imported ({error}): install certify-bounds[ray]"
+        ) from error
 
 
 def _connect(ray: Any, address: str | None) -> None:  # noqa: ANN401  # likewise
@@ -171,6 +173,6 @@ def _require_room(ray: Any, needs: Mapping[str, int]) -> None:  # noqa: ANN401  
     if not any(_room(resources, needs) for resources in nodes):
         wanted = " and ".join(f"{count} {name}" for name, count in needs.items())
         raise InvalidInput(
-            f"engine: each task needs {wanted}, but no machine of the Ray cluster has that many: set OMP_NUM_THREADS to "
-            "the cores of a worker, or add machines"
+            f"engine: each task needs {wanted}, but no machine of the Ray cluster has as many: set OMP_NUM_THREADS "
+            "to the cores of a worker, or add machines"
         )

@@ -175,9 +175,7 @@ def _bench(
     else:
         sent = nn.Identity()
     count = len(problem.x) if whole else 0
-    frame = replace(
-        problem, model=sent, x=problem.x[:count], y=problem.y[:count], stated_on_grid=problem.on_grid
-    )
+    frame = replace(problem, model=sent, x=problem.x[:count], y=problem.y[:count], stated_on_grid=problem.on_grid)
     return Bench(problem=frame, norms=norms, stated=stated, make_model=make_model, whole=whole)
 
 
@@ -190,9 +188,7 @@ def _part(unit: Unit, problem: Problem, base: Sequence[int], whole: bool) -> Par
     return Part(moved, x.clone(), y.clone(), problem.place(rows), list(base[rows]))  # a view would take all rows along
 
 
-def _count_in(
-    pool: Pool, sampling: Sampling, num_classes: int, draws: int, stage: Stage, first_block: int
-) -> Tensor:
+def _count_in(pool: Pool, sampling: Sampling, num_classes: int, draws: int, stage: Stage, first_block: int) -> Tensor:
     """Votes of a sampling, counted by the workers of a pool; here, where inputs share draws."""
     rows = len(sampling.x) if sampling.chosen is None else len(sampling.chosen)
     if sampling.noise_group > 1 or not rows:

@@ -9,6 +9,7 @@ from bounds.errors import InvalidConfiguration, ManifestMismatch
 from certify.distribution.shards import Shard
 from certify.evaluation.evaluation import Evaluation
 from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.syncing import synced_at_the_end
 from certify.evaluation.units import unit_names
 
 LISTED = 3  # of many names that a message could list
@@ -44,9 +45,10 @@ def merge(path: Path | str, runs: Sequence[Path | str], *, partial: bool = False
     with reported(f"{path} cannot be written"):
         shutil.rmtree(being_made, ignore_errors=True)  # of a merge that was killed
         merged = RunDirectory.open(being_made, manifest)
-        for name in (name for name in names if name in found):
-            run, record = found[name]
-            merged.append(record, run.tensors(name))
+        with synced_at_the_end(being_made):
+            for name in (name for name in names if name in found):
+                run, record = found[name]
+                merged.append(record, run.tensors(name))
         merged.close()
         being_made.replace(path)
     return Evaluation.load(path)
@@ -58,7 +60,9 @@ def _run_paths(given: Sequence[Path | str]) -> list[Path]:
         given = [given]
     paths: dict[Path, Path] = {}
     for one in map(Path, given):
-        inside = [one] if (one / "manifest.json").exists() else sorted(file.parent for file in one.glob("*/manifest.json"))
+        inside = (
+            [one] if (one / "manifest.json").exists() else sorted(file.parent for file in one.glob("*/manifest.json"))
+        )
         if not inside:
             raise InvalidConfiguration(f"{one} holds no run: name the run directories of all shards")
         paths |= {place.resolve(): place for place in inside}
@@ -78,7 +82,9 @@ def _require_same_manifest(runs: Sequence[RunDirectory]) -> None:
             )
     counts = {shard.count for shard in map(_shard, runs)} - {1}
     if len(counts) > 1:
-        raise ManifestMismatch(f"shard: runs are cut into {' and '.join(map(str, sorted(counts)))} parts: cut all alike")
+        raise ManifestMismatch(
+            f"shard: runs are cut into {' and '.join(map(str, sorted(counts)))} parts: cut all alike"
+        )
 
 
 def _is_shard(difference: str) -> bool:
@@ -97,8 +103,8 @@ def _records(runs: Sequence[RunDirectory]) -> Found:
             known, earlier = found.setdefault(name, (run, record))
             if _lasting(earlier, known) != _lasting(record, run):
                 raise ManifestMismatch(
-                    f"{known.path} and {run.path} hold different results of unit {name!r}: find out which is wrong, and "
-                    "leave that directory out"
+                    f"{known.path} and {run.path} hold different results of unit {name!r}: find out which is wrong, "
+                    "and leave that directory out"
                 )
     return found
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
 from certify.evaluation.stored import Manifest, StoredRecord
+from certify.evaluation.syncing import fsync
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
 # since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not
@@ -104,7 +105,7 @@ class RunDirectory:
             with (self.path / "records.jsonl").open("ab") as file:
                 file.write(msgspec.json.encode(written) + b"\n")
                 file.flush()
-                os.fsync(file.fileno())
+                fsync(file.fileno())
         if tensors and self._digests is not None:
             self._digests[unit] = written["tensors_sha256"]
 

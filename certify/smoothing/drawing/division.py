@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import NamedTuple
 
 # Draws per block. Part of the meaning of a seed: another value gives other certificates.
@@ -52,11 +53,7 @@ def pieces_of(rows: int, draws: int, batch_size: int, at_least: int) -> list[Pie
     movable = steps - joined
     per_row = min(movable, -(-at_least // rows))
     ends = [movable * part // per_row * step for part in range(per_row)] + [draws]
-    return [
-        Piece(slice(row, row + 1), first, stop - first)
-        for row in range(rows)
-        for first, stop in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    return [Piece(slice(row, row + 1), first, stop - first) for row in range(rows) for first, stop in pairwise(ends)]
 
 
 # What counts votes instead of this process: given a sampling and the arguments of its method ``votes``.
