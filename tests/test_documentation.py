@@ -57,6 +57,7 @@ def rows() -> list[object]:
         "add_a_column",
         "compare_groups",
         "compare_models",
+        "run_on_many_machines",
         "export_results",
         "add_an_attack",
         "add_an_activation",
