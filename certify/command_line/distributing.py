@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EngineName = Literal["here", "processes", "ray"]
 ALL = ":*"  # behind the kind of a device: all devices of that kind
+OWN_DEVICE = "LOCAL_RANK"  # set by launchers that start a process for each device
 
 
 @Parameter(name="*")
@@ -55,22 +56,9 @@ def directory_of(output: Path, given: str | None, shard: "Shard") -> Path:
 
 
 def device_of(config: "Config", environment: Mapping[str, str] = os.environ) -> str:
-    """The device of this process: its own of several, where a launcher has started a process for each.
-
-    Raises:
-        InvalidConfiguration: LOCAL_RANK is no number.
-    """
-    from bounds.errors import InvalidConfiguration
-
-    kind = config.device.removesuffix(ALL)
-    if config.device.endswith(ALL):
-        return f"{kind}:0"
-    rank = environment.get("LOCAL_RANK")
-    if rank is None or config.device == "cpu" or ":" in config.device:
-        return config.device
-    if not rank.isdecimal():
-        raise InvalidConfiguration(f"LOCAL_RANK must be a whole number, got {rank!r}: name a device in the file")
-    return f"{kind}:{rank}"
+    """The device of this process: its own of several, where a launcher has started a process for each."""
+    rank, kind = environment.get(OWN_DEVICE), config.device.removesuffix(ALL)
+    return config.device if rank is None or kind == "cpu" or ":" in kind else f"{kind}:{rank}"
 
 
 def engine_of(config: "Config", placement: Placement) -> "Engine | None":
@@ -91,7 +79,8 @@ def engine_of(config: "Config", placement: Placement) -> "Engine | None":
         return Ray(placement.address, workers=placement.workers, make_model=make)
     if placement.address is not None:
         raise InvalidInput(f"--address is that of a Ray cluster, got {placement.address!r}: add --engine ray")
-    devices = _all_devices(config.device.removesuffix(ALL)) if config.device.endswith(ALL) else None
+    several = config.device.endswith(ALL) and OWN_DEVICE not in os.environ
+    devices = _all_devices(config.device.removesuffix(ALL)) if several else None
     if placement.engine == "here":
         if placement.workers not in (None, 1) or devices:
             raise InvalidInput("--engine here is one process on one device: leave --workers and the other devices out")

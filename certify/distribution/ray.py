@@ -60,8 +60,7 @@ class Ray(Engine):
         if own:
             _connect(ray, self.address)
         try:
-            parcel = Parcel.of(shared, importlib.import_module("ray.cloudpickle"))
-            yield RayPool(ray, parcel, device.type, self.workers)
+            yield RayPool(ray, Parcel.of(shared, ray.cloudpickle), device.type, self.workers)
         finally:
             if own:
                 ray.shutdown()
@@ -105,7 +104,7 @@ class RayPool(Pool):
 
     def _submitted(self, function: Function, item: object) -> Any:  # noqa: ANN401  # a reference of Ray
         # The reference to what is shared stands in a list, so that Ray does not fetch it for each task.
-        return self.task.remote(self.key, [self.parcel], self.kind, pickle.dumps((function, item)))
+        return self.task.remote(self.key, [self.parcel], self.kind, self.ray.cloudpickle.dumps((function, item)))
 
     def _next(self, waiting: dict[Any, int]) -> tuple[int, Any]:
         (done,), _ = self.ray.wait(list(waiting), num_returns=1)

@@ -134,7 +134,8 @@ def count_draws(bench: Bench, part: Draws) -> Tensor:
         batch_size=part.batch_size,
         noise_group=part.noise_group,
     )
-    return sampling.votes(part.num_classes, part.draws, part.stage, first_block=part.first_block).cpu()
+    with counted_by(None):
+        return sampling.votes(part.num_classes, part.draws, part.stage, first_block=part.first_block).cpu()
 
 
 def run_elsewhere(

@@ -25,9 +25,9 @@ CONFIG = """
 batch_size = 100
 [methods.crown]
 [methods.smoothing]
-n = 20000
+n = 3000
 [methods.attack]
-steps = 30
+steps = 10
 restarts = 2
 [model]
 build = "net:make"

@@ -1,9 +1,11 @@
 """Engines: values, errors and deaths of workers; evaluations have the records of one process, bit for bit."""
 
 import math
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from torch import nn
 import certify
 from bounds.errors import InvalidInput, WorkerLost
 from certify.distribution import Engine, Pool, Processes, Ray
+from certify.distribution.engines import outcome, value_of
+from certify.distribution.parcels import Parcel
 from certify.distribution.ray import device_of_task
+from certify.evaluation import benches
 from certify.methods import IntervalBounds, LinearBounds, MinimalPerturbation, Smoothing
 
 NAMES = ["processes", pytest.param("ray", marks=pytest.mark.filterwarnings("ignore"))]
@@ -217,6 +222,69 @@ def test_workers_make_anew_what_cannot_be_sent(project: Path):
 # ------------------------------------------------------------------------------------------------- without any worker
 
 
+class Backwards(Engine):
+    """Does all items in this process, the last one first, with what is shared sent as it would be."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    @contextmanager
+    def pool(self, shared: object, device: torch.device) -> Iterator[Pool]:
+        pool = BackwardsPool()
+        pool.workers, pool.shared = self.workers, Parcel.of(shared).unpacked(device)
+        yield pool
+
+
+class BackwardsPool(Pool):
+    shared: object
+
+    def unordered(self, function: Callable[[Any, Any], Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        for place, item in reversed(list(enumerate(items))):
+            yield place, value_of(outcome(function, self.shared, pickle.loads(pickle.dumps(item))))
+
+
+@pytest.mark.parametrize("workers", [1, 9])
+def test_units_done_elsewhere_are_those_of_one_process(workers: int):
+    """With more workers than a quarter of the units, the draws of each are shared out."""
+    model, x = small_model(), torch.rand(25, 4, generator=torch.Generator().manual_seed(2))
+    y = torch.arange(25) % 3
+    settings: dict[str, Any] = {"norms": 2, "methods": METHODS[::2], "low": torch.zeros(4), "batch_size": 100}
+    settings |= {"seed": 3, "first_index": 7, "groups": "label"}
+    whole = certify.evaluate(model, x, y, **settings)
+    told: list[str] = []
+    found = certify.evaluate(
+        model, x, y, engine=Backwards(workers), progress=lambda *one: told.append(one[0]), **settings
+    )
+    assert of(found) == of(whole)
+    assert sorted(told) == sorted(record["unit"] for record in whole.records)
+    assert told != [record["unit"] for record in whole.records]
+
+
+@pytest.mark.parametrize("more", [{"tolerance": 0.05}, {"noise_group": 4}, {"bound": "selected"}], ids=str)
+def test_draws_are_shared_out_whatever_the_bound(more: dict[str, Any]):
+    model, x = small_model(), torch.rand(9, 4, generator=torch.Generator().manual_seed(2))
+    settings: dict[str, Any] = {"methods": [Smoothing(n=1500, **more)], "norms": 2, "batch_size": 200}
+    found = certify.evaluate(model, x, engine=Backwards(4), **settings)
+    assert of(found) == of(certify.evaluate(model, x, **settings))
+
+
+def test_a_worker_that_differs_from_the_manifest_is_refused(monkeypatch: pytest.MonkeyPatch):
+    settings: dict[str, Any] = {"methods": [IntervalBounds()], "norms": 2, "engine": Backwards(1)}
+    model, x = small_model(), torch.rand(3, 4)
+    other = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    monkeypatch.setattr(benches, "can_be_sent", lambda value: False)
+    settings["engine"].make_model = lambda device: model
+    monkeypatch.setattr(Parcel, "unpacked", lambda self, device: pickled[-1])
+    pickled: list[Any] = []
+    monkeypatch.setattr(
+        Parcel, "of", classmethod(lambda cls, shared: (pickled.append(shared), cls(b"", (), (), {}))[1])
+    )
+    certify.evaluate(model, x, **settings)
+    settings["engine"].make_model = lambda device: other
+    with pytest.raises(InvalidInput, match="a worker has weights_sha256"):
+        certify.evaluate(model, x, **settings)
+
+
 def test_unknown_engines_are_refused():
     for given in ("spark", 3):
         with pytest.raises(InvalidInput, match="engine must be one of here, processes, ray"):
@@ -237,6 +305,7 @@ def test_tasks_use_the_gpu_that_they_are_given():
     assert [device_of_task("cuda", [index]) for index in (0, 3)] == ["cuda:0", "cuda:3"]
 
 
+@pytest.mark.slow
 def test_distribution_does_not_import_ray():
     code = "import sys, certify.distribution; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
