@@ -190,13 +190,14 @@ def _part(unit: Unit, problem: Problem, base: Sequence[int], whole: bool) -> Par
 
 
 def _count_in(pool: Pool, sampling: Sampling, num_classes: int, draws: int, stage: Stage, first_block: int) -> Tensor:
-    """Votes of a sampling, counted by the workers of a pool; here, where inputs share draws."""
+    """Votes of a sampling, counted by the workers of a pool; here, where it cannot be cut."""
     rows = len(sampling.x) if sampling.chosen is None else len(sampling.chosen)
-    if sampling.noise_group > 1 or not rows:
+    alone = rows > 0 and sampling.noise_group == 1  # whether each input has draws of its own
+    parts = list(_draws_of(sampling, num_classes, draws, stage, first_block, pool.workers)) if alone else []
+    if len(parts) < 2:
         with counted_by(None):
             return sampling.votes(num_classes, draws, stage, first_block=first_block)
     votes = torch.zeros(rows, num_classes + 1, dtype=torch.int64, device="cpu")
-    parts = list(_draws_of(sampling, num_classes, draws, stage, first_block, pool.workers))
     for place, counted in pool.unordered(count_draws, [part for _, part in parts]):
         votes[parts[place][0]] += counted
     return votes.to(sampling.x.device)
