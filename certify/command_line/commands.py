@@ -17,7 +17,7 @@ from certify.command_line.distributing import (
     Placement,
     device_of,
     directory_of,
-    engine_of,
+    engine_for,
     shard_of,
     shard_verdict,
 )
@@ -103,8 +103,8 @@ def resume(directory: Path, *, placement: Placement | None = None) -> int:
     return _run(config_of_manifest(manifest), directory, manifest.get("shard") or "1/1", placement)
 
 
-@app.command
-def merge(output: Path, /, *directories: Path, partial: bool = False) -> int:
+@app.command(name="merge")
+def merge_runs(output: Path, /, *directories: Path, partial: bool = False) -> int:
     """Put the runs of all shards together, as one process would have written them.
 
     Args:
@@ -112,9 +112,9 @@ def merge(output: Path, /, *directories: Path, partial: bool = False) -> int:
         directories: Run directories of shards, in any order, or folders that hold them.
         partial: Accept that units are missing; certify resume computes them.
     """
-    from certify.evaluation.merging import merge as merged
+    from certify.evaluation.merging import merge
 
-    evaluation = merged(output, directories, partial=partial)
+    evaluation = merge(output, directories, partial=partial)
     _write_report(evaluation, output)
     return _verdict(evaluation)
 
@@ -185,7 +185,7 @@ def _certify(config: "Config", directory: Path, shard: "Shard", placement: Place
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.evaluation.evaluation import evaluate
 
-    engine = engine_of(config, placement)
+    engine = engine_for(config, placement)
     model = load_model(config.model, device_of(config))
     data = load_data(config.data, model)
     for note in filter(None, [stated_normalisation(model), *data.notes]):

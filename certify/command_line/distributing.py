@@ -27,7 +27,7 @@ OWN_DEVICE = "LOCAL_RANK"  # set by launchers that start a process for each devi
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the work of a run is done."""
+    """Place where the work of a run is done."""
 
     engine: EngineName | None = None
     """here, in processes of this machine, or on a Ray cluster. Without it: in processes if there are several workers or
@@ -61,7 +61,7 @@ def device_of(config: "Config", environment: Mapping[str, str] = os.environ) -> 
     return config.device if rank is None or kind == "cpu" or ":" in kind else f"{kind}:{rank}"
 
 
-def engine_of(config: "Config", placement: Placement) -> "Engine | None":
+def engine_for(config: "Config", placement: Placement) -> "Engine | None":
     """The engine that command line and configuration ask for; None for this process.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where work runs: in other processes, on other devices, on other machines.
+"""Places where work runs: other processes, other devices, other machines.
 
 Nothing here knows what is computed: a pool applies functions to items, with something that all of them share.
 """

@@ -1,4 +1,4 @@
-"""What all workers share, packed once, together with the circumstances that its computations depend on."""
+"""Parcels: an object that all workers share, packed once, with the modes that its computations depend on."""
 
 import io
 import pickle

@@ -153,14 +153,14 @@ class ProcessPool(Pool):
 def _started(device: str) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, device), daemon=True)
+    process = context.Process(target=work, args=(theirs, device), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours, device)
 
 
-def serve(connection: Connection, device: str) -> None:
-    """Work on what comes through a pipe until the other side is gone."""
+def work(connection: Connection, device: str) -> None:
+    """Do what comes through a pipe until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side ends this process
     with contextlib.suppress(EOFError, OSError):
         parcel: Parcel = pickle.loads(connection.recv_bytes())

@@ -5,27 +5,32 @@
 """
 
 import collections
+import contextlib
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from oracles.commands import records, start
+from oracles.commands import records
 from oracles.workers import NETWORK
+
+from certify import cli
 
 CONFIG = """
 batch_size = 100
 [methods.crown]
 [methods.smoothing]
-n = 3000
+n = 10000
 [methods.attack]
 steps = 10
 restarts = 2
@@ -46,10 +51,25 @@ def project(folder: Path, inputs: int = 60) -> None:
     (folder / "config.toml").write_text(CONFIG)
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def start(*arguments: object, cwd: Path) -> ForkProcess:
+    """A command in a process that has imported everything already, so that most kills meet units and not imports."""
+    process = get_context("fork").Process(target=command, args=(cwd, [str(argument) for argument in arguments]))
+    process.start()
+    return process
+
+
+def command(folder: Path, arguments: list[str]) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    with (folder / "told.txt").open("a") as told, contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        code = cli._exit_code(arguments)
+    os._exit(code)
+
+
+def finish(process: ForkProcess) -> None:
     """Wait for a run, which must end well."""
-    _, told = process.communicate(timeout=300)
-    assert process.returncode in (0, 1), told
+    process.join(600)
+    assert process.exitcode in (0, 1), process.exitcode
 
 
 def children(pid: int) -> list[int]:
@@ -87,16 +107,16 @@ class Killed:
         self.folder, self.run, self.arguments, self.chance = folder, folder / run, arguments, chance
         self.hits: collections.Counter[str] = collections.Counter()
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> ForkProcess:
         return start("run", "config.toml", "--output", self.run, *self.arguments, cwd=self.folder)
 
-    def moment(self, process: subprocess.Popen[str], more: int) -> bool:
+    def moment(self, process: ForkProcess, more: int) -> bool:
         """Wait until some more units are done, and a random while; whether the run is still going on."""
         wanted = finished_units(self.run) + more
-        while process.poll() is None and finished_units(self.run) < wanted:
+        while process.is_alive() and finished_units(self.run) < wanted:
             time.sleep(0.002)
-        time.sleep(self.chance.random() * 0.1)
-        return process.poll() is None
+        time.sleep(self.chance.random() * 0.2)
+        return process.is_alive()
 
     def driver(self, kills: int) -> int:
         """Kill the run itself up to so many times, and continue it; the number of kills."""
@@ -107,7 +127,7 @@ class Killed:
                 finish(process)
                 return done
             process.kill()
-            process.communicate()
+            process.join()
             self.note()
             done += 1
         finish(self.start())
@@ -116,6 +136,7 @@ class Killed:
     def workers(self, kills: int) -> int:
         """Kill workers of the run up to so many times while it goes on; the number of kills."""
         process, done = self.start(), 0
+        assert process.pid is not None
         while done < kills and self.moment(process, 1):
             if victims := children(process.pid):
                 os.kill(self.chance.choice(victims), 9)

@@ -62,7 +62,7 @@ _COUNTER: ContextVar[Counter | None] = ContextVar("what counts votes", default=N
 
 
 def counter() -> Counter | None:
-    """What counts votes instead of this process, if anything does."""
+    """Callable that counts votes instead of this process, if there is one."""
     return _COUNTER.get()
 
 

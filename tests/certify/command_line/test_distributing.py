@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from oracles.commands import certify, records, refusal, write
 
-from certify.command_line.distributing import Placement, device_of, directory_of, engine_of, shard_of
+from certify.command_line.distributing import Placement, device_of, directory_of, engine_for, shard_of
 from certify.configuration.config import Config
 from certify.configuration.keys import ModelSource
 from certify.distribution import Processes, Shard
@@ -92,20 +92,20 @@ def test_processes_of_a_launcher_have_a_device_each(device: str, rank: str | Non
 
 def test_engines_are_those_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert engine_of(on("cpu"), Placement()) is None
-    assert engine_of(on("cpu"), Placement(workers=1)) is None
-    found = engine_of(on("cpu"), Placement(workers=3))
+    assert engine_for(on("cpu"), Placement()) is None
+    assert engine_for(on("cpu"), Placement(workers=1)) is None
+    found = engine_for(on("cpu"), Placement(workers=3))
     assert isinstance(found, Processes)
     assert (found.workers, found.devices) == (3, None)
-    assert isinstance(engine_of(on("cpu"), Placement(engine="processes")), Processes)
+    assert isinstance(engine_for(on("cpu"), Placement(engine="processes")), Processes)
     monkeypatch.setattr("torch.get_device_module", lambda kind: SimpleNamespace(device_count=lambda: 2))
-    several = engine_of(on("cuda:*"), Placement(workers=2))
+    several = engine_for(on("cuda:*"), Placement(workers=2))
     assert isinstance(several, Processes)
     assert (several.workers, several.devices) == (2, ["cuda:0", "cuda:1"])
     monkeypatch.setattr("torch.get_device_module", lambda kind: SimpleNamespace(device_count=lambda: 1))
-    assert engine_of(on("cuda:*"), Placement()) is None
+    assert engine_for(on("cuda:*"), Placement()) is None
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert engine_of(on("cuda:*"), Placement()) is None
+    assert engine_for(on("cuda:*"), Placement()) is None
 
 
 @pytest.mark.parametrize(

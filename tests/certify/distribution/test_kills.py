@@ -15,6 +15,7 @@ KILLS = int(os.environ.get("CERTIFY_KILLS", "2"))
 @pytest.mark.slow
 @pytest.mark.combinations
 @pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")  # of forking, in newer versions of Python
 @pytest.mark.parametrize("kind", ["here", "shards", "processes", "ray", "ray-driver"])
 def test_killed_runs_are_the_same_in_the_end(kind: str, tmp_path: Path):
     if kind.startswith("ray"):
