@@ -67,9 +67,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, x, _ = certify.reference.load("noise", options.units)
-    engines = {"processes": lambda: Processes(options.workers), "ray": lambda: Ray(workers=options.workers)}
     for name in options.engines:
-        result = measure(engines[name](), (model, x, options.draws), options.units, options.runs)
+        engine = Ray(workers=options.workers) if name == "ray" else Processes(options.workers)
+        result = measure(engine, (model, x, options.draws), options.units, options.runs)
         setting = {"engine": name, "workers": options.workers, "units": options.units, "draws": options.draws}
         print(json.dumps({**setting, "torch": torch.__version__, **result}), flush=True)
 

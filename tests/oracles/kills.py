@@ -148,7 +148,9 @@ class Killed:
     def note(self) -> None:
         """Remember which method the last unit before a kill belongs to."""
         lines = records_of(self.run)
-        self.hits[lines[-1]["method"] if lines else "start"] += 1
+        method = lines[-1]["method"] if lines else "start"
+        self.hits[method] += 1
+        print(f"{self.run.name}: killed after {len(lines)} units, the last of {method}", flush=True)
 
 
 def records_of(run: Path) -> list[dict]:
