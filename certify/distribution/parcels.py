@@ -71,6 +71,7 @@ def numerical_modes() -> dict[str, Any]:
     """All modes of this process on which the bits of a result depend."""
     return {
         "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
         "dtype": torch.get_default_dtype(),
         "matmul": torch.get_float32_matmul_precision(),
         "deterministic": (
@@ -87,6 +88,7 @@ CUDNN = ("allow_tf32", "benchmark", "deterministic", "enabled")
 def set_numerical_modes(modes: Mapping[str, Any]) -> None:
     """Set what :func:`numerical_modes` has told."""
     torch.set_num_threads(modes["threads"])
+    torch.set_grad_enabled(modes["gradients"])
     torch.set_default_dtype(modes["dtype"])
     torch.set_float32_matmul_precision(modes["matmul"])
     enabled, warn_only = modes["deterministic"]

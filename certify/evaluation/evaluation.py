@@ -36,7 +36,7 @@ from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
-from certify.evaluation.units import Unit, run_unit, units_done, units_of
+from certify.evaluation.units import Unit, in_order, run_unit, units_done, units_of
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
 from certify.methods import BY_NAME, Method, Problem, methods_of
@@ -74,7 +74,8 @@ class Evaluation:
             InvalidConfiguration: there is no run, or a part of it is damaged.
         """
         run = RunDirectory.read(path)
-        return cls(run.manifest, *_stored(run))
+        records, tensors = _stored(run)
+        return cls(run.manifest, in_order(records, run.manifest["configuration"]), tensors)
 
     def save(self, path: Path | str) -> None:
         """Store everything in a run directory; units that are there already are left alone."""

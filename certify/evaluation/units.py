@@ -1,7 +1,7 @@
 """The units of work of an evaluation: some inputs, one method, one norm; each is stored as soon as it is done."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -80,6 +80,20 @@ def unit_names(configuration: Mapping[str, Any]) -> list[str]:
         for norm in norms
         for block in _blocks(size, *ends)
     ]
+
+
+def in_order(records: Iterable[Mapping[str, Any]], configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Records in the order of their units, since workers finish some before earlier ones; unknown ones stay behind."""
+    plan = configuration.get("plan") or {}
+    pairs = [f"{method}/{norm}" for method, units in plan.items() for norm in units["norms"]]
+    places = {pair: place for place, pair in enumerate(pairs)}
+
+    def place(record: Mapping[str, Any]) -> tuple[int, int]:
+        pair, _, part = record["unit"].rpartition("/")
+        start = part.partition("-")[0]
+        return (places[pair], int(start)) if pair in places and start.isdecimal() else (len(places), 0)
+
+    return sorted(records, key=place)
 
 
 def _blocks(size: int, count: int, first_index: int) -> range:

@@ -1,7 +1,7 @@
 """Runs that are killed at random points, again and again, until they are done.
 
-``python tests/oracles/kills.py here 20`` kills 20 times and prints in the middle of which methods; likewise ``shards``,
-``processes`` (workers), ``ray`` (workers of Ray) and ``ray-driver``.
+``python tests/oracles/kills.py 20 here shards`` kills runs of each kind 20 times, and prints behind units of which
+methods; other kinds are ``processes`` (workers), ``ray`` (workers of Ray) and ``ray-driver``.
 """
 
 import collections
@@ -30,9 +30,9 @@ CONFIG = """
 batch_size = 100
 [methods.crown]
 [methods.smoothing]
-n = 10000
+n = 3000
 [methods.attack]
-steps = 10
+steps = 5
 restarts = 2
 [model]
 build = "net:make"
@@ -43,7 +43,7 @@ ENGINES = {"processes": ["--engine", "processes", "--workers", "2"], "ray": ["--
 ENGINES |= {"ray-driver": ENGINES["ray"]}
 
 
-def project(folder: Path, inputs: int = 60) -> None:
+def project(folder: Path, inputs: int = 40) -> None:
     """A configuration with units of three kinds, each of some tenths of a second."""
     (folder / "net.py").write_text(NETWORK)
     x = np.random.default_rng(0).random((inputs, 6), dtype=np.float32)
@@ -202,6 +202,8 @@ def killed_runs(folder: Path, kind: str, kills: int, seed: int = 0) -> collectio
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        began = time.monotonic()
-        counted = killed_runs(Path(made), sys.argv[1], int(sys.argv[2]))
-        print(f"{sys.argv[1]}: {counted.total()} kills, {dict(counted)}, {time.monotonic() - began:.0f} s: same bits")
+        for each in sys.argv[2:]:
+            began = time.monotonic()
+            counted = killed_runs(Path(made), each, int(sys.argv[1]))
+            seconds = time.monotonic() - began
+            print(f"{each}: {counted.total()} kills, {dict(counted)}, {seconds:.0f} s: same bits", flush=True)

@@ -84,6 +84,15 @@ def test_shards_have_one_manifest_and_no_unit_in_common(folder: Path):
     assert unit_names(manifest(folder / "whole")["configuration"]) == [one["unit"] for one in lines(folder / "whole")]
 
 
+def test_a_run_is_read_in_the_order_of_its_units(folder: Path, tmp_path: Path):
+    """Workers finish some units before earlier ones, and a page shows the first witnesses."""
+    run = Path(shutil.copytree(folder / "whole", tmp_path / "run"))
+    file = run / "records.jsonl"
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    found = certify.Evaluation.load(run).records
+    assert [record["unit"] for record in found] == [record["unit"] for record in lines(folder / "whole")]
+
+
 def test_a_folder_of_shards_is_as_good_as_a_list(folder: Path, tmp_path: Path):
     certify.merge(tmp_path / "merged", folder / "parts")  # type: ignore[arg-type]  # one folder
     assert lines(tmp_path / "merged") == lines(folder / "whole")
