@@ -25,6 +25,7 @@ from oracles.commands import records
 from oracles.workers import NETWORK
 
 from certify import cli
+from certify.distribution import processes, ray
 
 CONFIG = """
 batch_size = 100
@@ -60,6 +61,7 @@ def start(*arguments: object, cwd: Path) -> ForkProcess:
 
 def command(folder: Path, arguments: list[str]) -> None:
     os.chdir(folder)
+    processes.ATTEMPTS = ray.ATTEMPTS = 1000  # one unit may be hit more often than it would be tried
     torch.set_num_threads(1)
     with (folder / "told.txt").open("a") as told, contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
         code = cli._exit_code(arguments)
