@@ -262,9 +262,10 @@ def test_units_done_elsewhere_are_those_of_one_process(workers: int):
 
 @pytest.mark.parametrize("more", [{"tolerance": 0.05}, {"noise_group": 4}, {"bound": "selected"}], ids=str)
 def test_draws_are_shared_out_whatever_the_bound(more: dict[str, Any]):
+    """With more workers than inputs, so that the draws of each are cut."""
     model, x = small_model(), torch.rand(9, 4, generator=torch.Generator().manual_seed(2))
     settings: dict[str, Any] = {"methods": [Smoothing(n=1500, **more)], "norms": 2, "batch_size": 200}
-    found = certify.evaluate(model, x, engine=Backwards(4), **settings)
+    found = certify.evaluate(model, x, engine=Backwards(25), **settings)
     assert of(found) == of(certify.evaluate(model, x, **settings))
 
 
