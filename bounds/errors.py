@@ -6,7 +6,8 @@ BoundsError
 │   ├── InvalidConfiguration         a configuration file or a run directory cannot be used
 │   ├── InvalidProperty              a VNN-LIB text cannot be read, or says what cannot be represented
 │   └── ManifestMismatch             a run may not be continued under other conditions
-└── UnsupportedLayer (also NotImplementedError)   no bounding rule is known for a layer
+├── UnsupportedLayer (also NotImplementedError)   no bounding rule is known for a layer
+└── WorkerLost (also RuntimeError)   a piece of work ended its worker again and again
 
 Expected outcomes, such as an abstention or an attack that found nothing, are results and not exceptions.
 """
@@ -38,3 +39,7 @@ class ManifestMismatch(InvalidInput):
 
 class UnsupportedLayer(BoundsError, NotImplementedError):
     """A layer has no bounding rule; it is never skipped."""
+
+
+class WorkerLost(BoundsError, RuntimeError):
+    """A piece of work ended its worker again and again, such as by using up the memory."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
-    from certify import attacks, corruptions, methods, reference, smoothing, tracking
+    from certify import attacks, corruptions, distribution, methods, reference, smoothing, tracking
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from certify.evaluation.costs import Cost, CostEstimate
     from certify.evaluation.evaluation import Evaluation, evaluate
     from certify.evaluation.groups import GroupAccuracies
+    from certify.evaluation.merging import merge
     from certify.evaluation.probe import estimate_cost
     from certify.evaluation.run_directory import RunDirectory
     from certify.loaders import collect
@@ -86,11 +87,13 @@ __all__ = [
     "compare",
     "corruptions",
     "decide",
+    "distribution",
     "estimate_cost",
     "evaluate",
     "lipschitz_certificate",
     "load_data",
     "load_model",
+    "merge",
     "methods",
     "reference",
     "smoothing",
@@ -142,6 +145,7 @@ _HOMES = {
     "lipschitz_certificate": "certify.verification.lipschitz",
     "load_data": "certify.configuration.inputs",
     "load_model": "certify.configuration.sources",
+    "merge": "certify.evaluation.merging",
     "verify": "certify.verification.verdicts",
 }
 

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -56,6 +56,19 @@ def _module(name: str) -> ModuleType:
     sys.modules[own_name] = module  # dataclasses and pickle look there
     specification.loader.exec_module(module)
     return module
+
+
+def own_modules() -> tuple[str, ...]:
+    """Files of the user's own modules that are imported in this process."""
+    found = [module.__file__ for name, module in list(sys.modules.items()) if name.startswith(_OWN)]
+    return tuple(file for file in found if file is not None)
+
+
+def restored(files: Iterable[str]) -> None:
+    """Import user's own modules, as another process has them, so that pickle finds their classes."""
+    for file in files:
+        with importable(file):
+            _module(file)
 
 
 @contextlib.contextmanager

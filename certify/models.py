@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +70,12 @@ _PROBED: ContextVar[dict[object, _Probed] | None] = ContextVar("models probed", 
 
 
 @contextlib.contextmanager
-def probed_once() -> Iterator[None]:
-    """While one evaluation runs, a model that passed is not probed again on inputs of that type and shape."""
-    token = _PROBED.set({})
+def probed_once(known: dict[object, Any] | None = None) -> Iterator[None]:
+    """While one evaluation runs, a model that passed is not probed again on inputs of that type and shape.
+
+    ``known`` remembers it for the next time, in a worker that computes parts of one evaluation.
+    """
+    token = _PROBED.set({} if known is None else known)
     try:
         yield
     finally:

@@ -59,6 +59,7 @@ def rows() -> list[object]:
         "audit_a_run",
         "compare_groups",
         "compare_models",
+        "run_on_many_machines",
         "export_results",
         "add_an_attack",
         "add_an_activation",

@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_sampling_throughput(monkeypatch, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["network"] for line in lines] == ["reference", "resnet20"]
     assert all(line[f"{kind} noise, shared by 100"] > 0 for line in lines for kind in ("float", "grid"))
+
+
+@pytest.mark.slow
+def test_workers_benchmark():
+    """At toy size, only to see that it runs, as a program of its own since it starts others."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "benchmarks/workers.py", "--units", "2", "--draws", "100", "--runs", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert line["engine"] == "processes"
+    assert line["ratio"] > 0
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ DIRECTION = {
     ],
     "certify": [
         {"durations", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
-        {"corruptions", "curves", "promises"},
+        {"distribution", "corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports", "requirements"},
         {"verification"},

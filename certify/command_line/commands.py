@@ -16,6 +16,14 @@ import cyclopts
 from certify.command_line.auditing import audit_run, repair_run
 from certify.command_line.checking import check_run
 from certify.command_line.comparing import compare_directories, compare_runs, export_run, show_groups
+from certify.command_line.distributing import (
+    Placement,
+    device_of,
+    directory_of,
+    engine_for,
+    shard_of,
+    shard_verdict,
+)
 from certify.command_line.process import FINE, INTERRUPTED, raise_when_interrupted
 from certify.command_line.proving import check_proof_file
 from certify.command_line.runs import load_run, output_directory
@@ -24,6 +32,7 @@ from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
     from certify.configuration.config import Baseline, Config
+    from certify.distribution import Shard
     from certify.evaluation.evaluation import Evaluation
 
 Network = Literal["plain", "noise", "pgd", "ibp"]
@@ -87,6 +96,8 @@ def run(
     preset: Literal["quick", "standard", "thorough"] | None = None,
     budget: str | None = None,
     dry_run: bool = False,
+    shard: str | None = None,
+    placement: Placement | None = None,
 ) -> int:
     """Run the methods that a TOML file asks for.
 
@@ -97,24 +108,48 @@ def run(
         preset: Methods of every kind, in place of the file's preset.
         budget: Time for everything but the page, such as 90s, 30m or 1h30m, in place of the file's.
         dry_run: Only measure on a few inputs what the run would take.
+        shard: Only one of several equal parts, such as 2/8, for certify merge. If not given, an array of SLURM
+            (SLURM_ARRAY_TASK_ID) or torchrun (RANK, WORLD_SIZE) says which, and each part has a folder inside output.
+        placement: Where the work is done.
     """
     from certify.configuration.config import read_config
 
-    return _run(_changed(read_config(config), preset=preset, budget=budget), output, dry_run=dry_run)
+    asked = _changed(read_config(config), preset=preset, budget=budget)
+    return _run(asked, output, shard, placement, dry_run=dry_run)
 
 
 @app.command
-def resume(directory: Path, *, budget: str | None = None) -> int:
+def resume(directory: Path, *, budget: str | None = None, placement: Placement | None = None) -> int:
     """Continue a run that was interrupted, or that left something out; nothing that is finished is computed again.
 
     Args:
         directory: The run directory.
         budget: Time for everything but the page, in place of that of the run, which is given once more.
+        placement: Where the work is done.
     """
     from certify.configuration.config import config_of_manifest
     from certify.evaluation.run_directory import RunDirectory
 
-    return _run(_changed(config_of_manifest(RunDirectory.read(directory).manifest), budget=budget), directory)
+    manifest = RunDirectory.read(directory).manifest
+    asked = _changed(config_of_manifest(manifest), budget=budget)
+    return _run(asked, directory, manifest.get("shard") or "1/1", placement)
+
+
+@app.command(name="merge")
+def merge_runs(output: Path, /, *directories: Path, partial: bool = False) -> int:
+    """Put the runs of all shards together, as one process would have written them.
+
+    Args:
+        output: The new run directory.
+        directories: Run directories of shards, in any order, or folders that hold them.
+        partial: Accept that units are missing; certify resume computes them.
+    """
+    from certify.evaluation.merging import merge
+    from certify.gate.outcome import baseline_of
+
+    evaluation = merge(output, directories, partial=partial)
+    _write_report(evaluation, output)
+    return _verdict(evaluation, output, baseline_of(evaluation.manifest))
 
 
 @app.command
@@ -163,14 +198,23 @@ def _changed(config: "Config", **keys: str | None) -> "Config":
     return msgspec.structs.replace(config, **{key: value for key, value in keys.items() if value is not None})
 
 
-def _run(config: "Config", output: Path | None, *, dry_run: bool = False) -> int:
+def _run(
+    config: "Config",
+    output: Path | None,
+    shard: str | None = "1/1",
+    placement: Placement | None = None,
+    *,
+    dry_run: bool = False,
+) -> int:
+    part = shard_of(shard)
     with output_directory(output) as directory:
-        return _in_directory(config, directory, dry_run=dry_run)
+        place = directory_of(directory, shard, part)
+        return _in_directory(config, place, part, placement or Placement(), dry_run=dry_run)
 
 
-def _in_directory(config: "Config", directory: Path, *, dry_run: bool) -> int:
+def _in_directory(config: "Config", directory: Path, shard: "Shard", placement: Placement, *, dry_run: bool) -> int:
     try:
-        return _certify(config, directory, dry_run=dry_run)
+        return _certify(config, directory, shard, placement, dry_run=dry_run)
     except KeyboardInterrupt:
         stored = (directory / "manifest.json").exists()
         hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
@@ -178,7 +222,7 @@ def _in_directory(config: "Config", directory: Path, *, dry_run: bool) -> int:
         return INTERRUPTED
 
 
-def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
+def _certify(config: "Config", directory: Path, shard: "Shard", placement: Placement, *, dry_run: bool) -> int:
     from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
@@ -189,7 +233,8 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
 
     started = time.perf_counter()
     require_baseline(config.against)
-    model = load_model(config.model, config.device)
+    engine = engine_for(config, placement)
+    model = load_model(config.model, device_of(config))
     data = load_data(config.data, model)
     methods, kept = methods_for(config, data)
     for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
@@ -202,7 +247,7 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
     if (directory / "manifest.json").exists():
         Evaluation.load(directory)  # a damaged run is refused before anything is measured
     budget, costs = None if config.budget is None else seconds_of("budget", config.budget), None
-    if dry_run or budget is None or budget >= LEAST_BUDGET:
+    if dry_run or (shard.whole and (budget is None or budget >= LEAST_BUDGET)):
         limit = None if dry_run else budget
         costs = estimate_cost(model, data.x, data.y, **asked, budget=limit)
         if dry_run or costs.costs:
@@ -223,7 +268,11 @@ def _certify(config: "Config", directory: Path, *, dry_run: bool) -> int:
         costs=costs,
         features=data.features,
         cross_sections=config.cross_sections,
+        shard=shard,
+        engine=engine,
     )
+    if not shard.whole:
+        return shard_verdict(evaluation, shard, directory)
     _write_report(evaluation, directory)
     return _verdict(evaluation, directory, config.against)
 

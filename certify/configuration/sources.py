@@ -17,6 +17,7 @@ from certify.configuration.keys import ModelSource
 from certify.configuration.libraries import FromLibrary, library_model
 from certify.importing import first_line, importable, imported
 
+ALL_DEVICES = ":*"  # behind the kind of a device
 KINDS = ("network", "build", "exported", "onnx")
 
 
@@ -107,13 +108,13 @@ def stated_normalisation(model: nn.Module) -> str:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of that name, if this machine has it.
+    """The device of that name, if this machine has it; the first one for all of a kind, such as ``cuda:*``.
 
     Raises:
         InvalidConfiguration: no such device.
     """
     try:
-        device = torch.device(name)
+        device = torch.device(name.replace(ALL_DEVICES, ":0"))
         float(torch.zeros(1, device=device) + 1)  # "meta" has tensors, but no numbers in them
     except Exception as error:  # each kind of device has its own way to be missing
         raise InvalidConfiguration(f"device {name!r} cannot be used on this machine: {first_line(error)}") from error

@@ -3,7 +3,11 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
+
+_DEFERRED: ContextVar[bool] = ContextVar("syncing is deferred", default=False)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -29,7 +33,7 @@ def append_line(path: Path, line: bytes) -> None:
             rest = memoryview(line)
             while rest:
                 rest = rest[file.write(rest) or 0 :]
-            os.fsync(file.fileno())
+            _wait(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
                 file.truncate(before)
@@ -41,7 +45,7 @@ def append_line(path: Path, line: bytes) -> None:
 def sync(path: Path) -> None:
     """Wait until a file is on the disk."""
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        _wait(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
@@ -51,6 +55,27 @@ def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network disks cannot
-            os.fsync(descriptor)
+            _wait(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def synced_at_the_end(directory: Path) -> Iterator[None]:
+    """Wait for all files of a directory once, which nobody relies on before, instead of each after every write."""
+    token = _DEFERRED.set(True)
+    try:
+        yield
+    finally:
+        _DEFERRED.reset(token)
+    for path in directory.rglob("*"):
+        if path.is_file():
+            sync(path)
+        else:
+            sync_folder(path)
+    sync_folder(directory)
+
+
+def _wait(descriptor: int) -> None:
+    if not _DEFERRED.get():
+        os.fsync(descriptor)

@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +14,13 @@ from torch import Tensor, nn
 from bounds import NoiseRatioTest, checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
-from bounds.errors import InvalidConfiguration
+from bounds.errors import InvalidConfiguration, InvalidInput
 from certify.curves import AccuracyCurve
+from certify.distribution.engines import Engine
+from certify.distribution.shards import Shard
 from certify.durations import seconds_of
 from certify.evaluation.arguments import asked_evaluation
+from certify.evaluation.benches import engine_of, run_elsewhere
 from certify.evaluation.callbacks import Callback
 from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
 from certify.evaluation.costs import CostEstimate
@@ -41,7 +46,7 @@ from certify.evaluation.schedule import Timing
 from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
-from certify.evaluation.units import units_done
+from certify.evaluation.units import in_order, units_done
 from certify.evaluation.work import Plan, Work
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
@@ -84,7 +89,8 @@ class Evaluation:
             InvalidConfiguration: there is no run, or a part of it is damaged.
         """
         run = RunDirectory.read(path)
-        return cls(run.manifest, *_stored(run), read_planes(run.path))
+        records, tensors = _stored(run)
+        return cls(run.manifest, in_order(records, run.manifest["configuration"]), tensors, read_planes(run.path))
 
     def save(self, path: Path | str) -> None:
         """Store everything in a run directory; units that are there already are left alone."""
@@ -354,6 +360,8 @@ def evaluate(
     clock: Clock = time.perf_counter,
     features: Sequence[str] = (),
     cross_sections: int = CROSS_SECTIONS,
+    shard: Shard | str | None = None,
+    engine: Engine | str | None = None,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -399,6 +407,10 @@ def evaluate(
         features: names of the entries of an input in their order, likewise.
         cross_sections: number of inputs through which the page shows a plane with the classes of the model, at most;
             each takes 1681 rows of forward passes, at the end, and an adversarial example. It changes no result.
+        shard: ``"i/n"`` for one of n parts of the units, such as ``"2/8"``, with all inputs given to each;
+            :func:`certify.merge` puts the parts together.
+        engine: where units run: an engine of :mod:`certify.distribution`, or ``"processes"`` or ``"ray"`` for its
+            defaults. None for this process. It changes no result; units are stored as they are done.
 
     Raises:
         InvalidInput: a bad argument.
@@ -408,28 +420,38 @@ def evaluate(
     """
     checks.at_least("cross_sections", cross_sections, 0)
     started, most = clock(), math.inf if budget is None else seconds_of("budget", budget)
+    part, elsewhere = Shard.of(shard), engine_of(engine)
+    if budget is not None and not (part.whole and elsewhere is None):
+        raise InvalidInput(f"budget must be left out with a shard or an engine, got {budget!r}: one process keeps it")
     with probed_once():
         task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
-        if costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
+        if not part.whole:
+            costs = None  # which might give the units of another shard another size
+        elif costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
             costs = probe_costs(task, clock, PROBE_SHARE * most, output)
         known = known_run(output)
         told = ({} if budget is None else {"budget": budget}) | dict(source or {})
         plan = Plan.of(task, costs, None if known is None else known.sizes, most)
-        manifest = plan.manifest(told) | digest_of_groups(members)
+        manifest = plan.manifest(told) | digest_of_groups(members) | ({} if part.whole else {"shard": str(part)})
         named = {"classes": classes, "features": features}
         manifest |= {key: [str(name) for name in names] for key, names in named.items() if names}
+        plan = replace(plan, units=part.part(plan.units))
         run = None if output is None else RunDirectory.open(output, manifest)
         stored, tensors = ([], {}) if run is None else _stored(run)
         work = Work(plan, Timing(clock, started, most), costs, {record["unit"]: record for record in stored}, tensors)
-        for unit in work.finished(members, run):
-            if progress is not None:
-                progress(unit.name, unit.done, unit.units)
-            if callback is not None:
-                callback(unit)
+        stated = {key: manifest[key] for key in ("versions", "device", "weights_sha256")}
+        compute = None if elsewhere is None else partial(run_elsewhere, task=task, stated=stated, engine=elsewhere)
+        with closing(work.finished(members, run, compute)) as finished:  # which ends the workers, whatever happens
+            for unit in finished:
+                if progress is not None:
+                    progress(unit.name, unit.done, unit.units)
+                if callback is not None:
+                    callback(unit)
         records = [work.records[unit.name] for unit in plan.units if unit.name in work.records]
         evaluation = Evaluation(manifest if run is None else run.manifest, records, tensors)
-        return replace(evaluation, planes=_planes(evaluation, task.problem, task.norms, cross_sections, run))
+        count = cross_sections if part.whole else 0
+        return replace(evaluation, planes=_planes(evaluation, task.problem, task.norms, count, run))
 
 
 def _planes(

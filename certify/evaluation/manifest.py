@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bounds.checks import Limit
 from certify.evaluation.code import code_digest, processor_name
@@ -41,14 +41,12 @@ def manifest_of(
     enough to survive rounding: the predicted classes, and the mean size of the logits to four digits.
     """
     device, model = problem.x.device, problem.model
-    kinds = " ".join(type(module).__qualname__ for module in model.modules())
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version(name) for name in ("certify-bounds", "torch", "numpy", "scipy")},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **surroundings(device),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "tf32": device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
@@ -73,11 +71,25 @@ def manifest_of(
             },
         },
         "source": dict(source or {}),
-        "weights_sha256": _digest([*model.named_parameters(), *model.named_buffers()], kinds),
+        "weights_sha256": weights_digest(model),
         "code_sha256": code_digest(model),
         "answers_sha256": _digest([("classes", logits.argmax(1))], f"{float(logits.double().abs().mean()):.4g}"),
         "data_sha256": _digest([("x", problem.x), ("y", problem.y)]),
     }
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """Versions and device: what must be the same on all machines that share a run."""
+    return {
+        "versions": {name: version(name) for name in ("certify-bounds", "torch", "numpy", "scipy")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over the weights and buffers of a model, and the kinds of its modules."""
+    kinds = " ".join(type(module).__qualname__ for module in model.modules())
+    return _digest([*model.named_parameters(), *model.named_buffers()], kinds)
 
 
 def _shown(limit: Limit) -> float | str | None:

@@ -215,6 +215,16 @@ class RunDirectory:
                 raise InvalidConfiguration(f"{path} is not the file that the run stored: its SHA-256 differs")
             return load(content)
 
+    def digest(self, unit: str) -> str | None:
+        """SHA-256 of the file of tensors that a unit stored; None if it has none."""
+        if self._digests is None:
+            self.records()
+        return (self._digests or {}).get(unit)
+
+    def differences(self, other: "RunDirectory") -> list[str]:
+        """Keys that another manifest has otherwise though they determine results, each in a phrase."""
+        return list(_differences(self.manifest, other.manifest))
+
     def _begin_or_continue(self) -> None:
         if (self.path / "manifest.json").exists():
             stored = RunDirectory.read(self.path).manifest

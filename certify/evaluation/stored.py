@@ -44,6 +44,7 @@ class Manifest(msgspec.Struct):
     configuration: _Configuration
     source: _Source
     versions: dict[str, Any] = {}
+    shard: Text | None = None
 
     def __post_init__(self) -> None:
         for wanted in self.source.require:

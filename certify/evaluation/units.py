@@ -1,6 +1,7 @@
 """The units of work of an evaluation: some inputs, one method, one norm; each is stored as soon as it is done."""
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -131,6 +132,31 @@ def units_done(
     return done, units
 
 
+def unit_names(configuration: Mapping[str, Any]) -> list[str]:
+    """Names of all units of a run, in order, from the configuration in its manifest."""
+    plan, ends = configuration.get("plan") or {}, (configuration["inputs"], configuration["first_index"])
+    return [
+        "{}/{}/{}-{}".format(method, norm, *_ends(block, size, *ends))
+        for method, norms, size in ((name, units["norms"], units["rows_per_unit"]) for name, units in plan.items())
+        for norm in norms
+        for block in _blocks(size, *ends)
+    ]
+
+
+def in_order(records: Iterable[Mapping[str, Any]], configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Records in the order of their units, since workers finish some before earlier ones; unknown ones stay behind."""
+    plan = configuration.get("plan") or {}
+    pairs = [f"{method}/{norm}" for method, units in plan.items() for norm in units["norms"]]
+    places = {pair: place for place, pair in enumerate(pairs)}
+
+    def place(record: Mapping[str, Any]) -> tuple[int, int]:
+        pair, _, part = record["unit"].rpartition("/")
+        start = part.partition("-")[0]
+        return (places[pair], int(start)) if pair in places and start.isdecimal() else (len(places), 0)
+
+    return sorted(records, key=place)
+
+
 def _blocks(size: int, count: int, first_index: int) -> range:
     """Numbers of the units, of that size in the whole data set, that these inputs have a share in."""
     return range(first_index // size, -(-(first_index + count) // size))
@@ -242,6 +268,28 @@ def record_of(
         **outcome.drawing,
         "rows": shared,
     }
+
+
+def run_unit(
+    unit: Unit, problem: Problem, base: Sequence[int], norms: Sequence[float], lenient: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record of a unit that is run as a whole, and the tensors that belong to it.
+
+    Args:
+        unit: what is to be done.
+        problem: the model and all inputs.
+        base: predicted class of each input, -1 where there is none.
+        norms: in which the distances of witnesses are stated.
+        lenient: methods of a preset, see :func:`refused`.
+    """
+    started = time.perf_counter()
+    try:
+        outcome = outcome_of(unit.method, problem, unit.rows, unit.norm, norms)
+    except BoundsError as error:
+        if not refused(error, unit.method.name in lenient):
+            raise
+        outcome = without_result(unit, Promise(kind="unsupported"), "unsupported", str(error))
+    return record_of(unit, problem, base, outcome, time.perf_counter() - started), outcome.tensors
 
 
 def without_result(unit: Unit, promise: Promise, status: str, reason: str, rows: int | None = None) -> UnitOutcome:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -83,6 +83,10 @@ class Plan:
         return found
 
 
+Found = tuple[dict[str, Any], dict[str, Tensor]]  # the record of a unit and its tensors
+Compute = Callable[[Sequence[Unit]], Iterator[tuple[Unit, Found]]]
+
+
 class Work:
     """Units one after the other; ``records`` and ``tensors`` hold what is done.
 
@@ -107,7 +111,7 @@ class Work:
         self._task, self._base = task, task.base
         self._costs: dict[Key, Cost] = {} if costs is None else {cost.key: cost for cost in costs.costs}
         self._promises = {key: cost.promise for key, cost in self._costs.items() if cost.promise is not None}
-        self._thrifty = timing.limited or bool(task.choice.preset)
+        self._thrifty = timing.limited  # what a method states must not depend on who is asked before
         self._seconds: dict[str, float] = defaultdict(float)  # of units that have begun
         self._ledger = Ledger(self._base, task.problem.y.tolist(), task.problem.first_index)
         names = {unit.name for unit in plan.units}
@@ -124,24 +128,45 @@ class Work:
             gain=self._gain,
         )
 
-    def finished(self, members: Sequence[Group] | None, run: RunDirectory | None) -> Iterator[FinishedUnit]:
-        """Every unit once it is stored: those of an earlier run, those that are done now, those that are left out."""
+    def finished(
+        self, members: Sequence[Group] | None, run: RunDirectory | None, compute: Compute | None = None
+    ) -> Generator[FinishedUnit, None, None]:
+        """Every unit once it is stored: those of an earlier run, those that are done now, those that are left out.
+
+        Args:
+            members: groups of inputs.
+            run: where units are stored; None for nowhere.
+            compute: gives units and their results as they are done elsewhere; None to run them here.
+        """
         done, first = 0, self._task.problem.first_index
         for unit in self.plan.units:
             if unit.name in self._stored:
                 done += 1
                 yield self._told(unit.name, done, restored=True)
-        for unit, outcome in self._outcomes():
-            seconds = self._seconds.pop(unit.name, 0.0)
-            record = with_groups(record_of(unit, self._task.problem, self._base, outcome, seconds), members, first)
-            before = self.records.get(unit.name)
+        for unit, (found, tensors) in self._here() if compute is None else self._there(compute):
+            record, before = with_groups(found, members, first), self.records.get(unit.name)
             if before is None or _missing(record) < _missing(before):  # else an earlier run knew as much
-                self.records[unit.name], self.tensors[unit.name] = record, outcome.tensors
+                self.records[unit.name], self.tensors[unit.name] = record, tensors
                 self._note(record)
                 if run is not None:
-                    run.append(record, outcome.tensors)
+                    run.append(record, tensors)
             done += 1
             yield self._told(unit.name, done, restored=False)
+
+    def _here(self) -> Iterator[tuple[Unit, Found]]:
+        for unit, outcome in self._outcomes():
+            seconds = self._seconds.pop(unit.name, 0.0)
+            yield unit, (record_of(unit, self._task.problem, self._base, outcome, seconds), outcome.tensors)
+
+    def _there(self, compute: Compute) -> Iterator[tuple[Unit, Found]]:
+        clock = self._schedule.timing.clock
+        before = clock()
+        for unit, found in compute(self._schedule.waiting()):
+            now = clock()
+            self._schedule.ran(unit, unit.rows.stop - unit.rows.start, now - before)  # several run at once
+            self._schedule.finish(unit)
+            before = now
+            yield unit, found
 
     def _outcomes(self) -> Iterator[tuple[Unit, UnitOutcome]]:
         """Units as they come to their end, with their outcomes for all rows."""

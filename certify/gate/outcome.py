@@ -44,7 +44,7 @@ class GateOutcome:
 
     @property
     def verdict(self) -> str:
-        """``"contradiction"``, also of a run with itself; ``"missed"`` for a threshold, a fall, work; else ``"passed"``."""
+        """``"contradiction"``, also by its records; ``"missed"`` for a threshold, a fall, work; else ``"passed"``."""
         if self.contradictions or self.refutations:
             return "contradiction"
         met = all(one.met for one in self.requirements) and not any(change.fell for change in self.changes)

@@ -330,4 +330,63 @@ DECISIONS = (
     ),
 )
 
-MUTANTS = (*VERIFICATION, *DECISIONS, *ATTACKS, *EVALUATION)
+DISTRIBUTION = (
+    Mutant(
+        "shards leave out the first units",
+        "certify/distribution/shards.py",
+        "items[self.index - 1 :: self.count]",
+        "items[self.index :: self.count]",
+        "tests/certify/distribution/test_shards.py",
+    ),
+    Mutant(
+        "different results of one unit are merged",
+        "certify/evaluation/merging.py",
+        "if _lasting(earlier, known) != _lasting(record, run):",
+        "if _lasting(earlier, known) is None:",
+        "tests/certify/evaluation/test_merging.py -k same_unit_twice",
+    ),
+    Mutant(
+        "missing units are not looked for in a merge",
+        "certify/evaluation/merging.py",
+        "missing = {name for name in names if name not in found}",
+        "missing = set(names) - set(names)",
+        "tests/certify/evaluation/test_merging.py -k missing",
+    ),
+    Mutant(
+        "manifests of shards are not compared",
+        "certify/evaluation/merging.py",
+        "if not _is_shard(difference)]",
+        "if _is_shard(difference) and len(difference) < 9]",
+        "tests/certify/evaluation/test_merging.py -k different_runs",
+    ),
+    Mutant(
+        "draws are cut within a forward pass",
+        "certify/smoothing/drawing/division.py",
+        "movable = steps - joined",
+        "movable = steps",
+        "tests/certify/smoothing/test_division.py",
+    ),
+    Mutant(
+        "rows are cut within a forward pass",
+        "certify/smoothing/drawing/division.py",
+        "if rows > 1 and left_over + min(step, draws) <= batch_size:",
+        "if rows > 1 and left_over + min(step, draws) < 0:",
+        "tests/certify/smoothing/test_division.py",
+    ),
+    Mutant(
+        "every part of a call has the first draws",
+        "certify/evaluation/benches.py",
+        "first_block=first_block + piece.first // NOISE_BLOCK,",
+        "first_block=first_block,",
+        "tests/certify/distribution/test_engines.py -k shared_out",
+    ),
+    Mutant(
+        "inputs in a worker have the places of the first ones",
+        "certify/evaluation/benches.py",
+        "problem = replace(problem, x=x, y=y, first_index=part.first_index)",
+        "problem = replace(problem, x=x, y=y)",
+        "tests/certify/distribution/test_engines.py -k done_elsewhere",
+    ),
+)
+
+MUTANTS = (*VERIFICATION, *DECISIONS, *ATTACKS, *EVALUATION, *DISTRIBUTION)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bounds import clopper_pearson_lower, clopper_pearson_upper
 from bounds.numerics import complement, lowered, raised
-from certify.smoothing.drawing.votes import NOISE_BLOCK, Sampling, Stage
+from certify.smoothing.drawing.division import NOISE_BLOCK
+from certify.smoothing.drawing.votes import Sampling, Stage
 
 # Sequential sampling draws one more block for every so many blocks before, at least one, and then evaluates its test
 # again: often enough to stop early, and seldom enough to fill batches. Part of the meaning of a seed, since another
