@@ -18,6 +18,13 @@ def saved(path: Path, values: list[float], *, distance: float = 9.0, **source: o
     Evaluation({**made.manifest, "source": source}, made.records).save(path)
 
 
+@pytest.fixture(autouse=True)
+def records_are_believed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records here are made up, and would be refuted: the audit of records has tests of its own."""
+    if "refuted" not in request.node.name:
+        monkeypatch.setattr("certify.auditing.audit.refutations", lambda path: [])
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     saved(tmp_path / "before", [0.5] * 12)
@@ -35,6 +42,13 @@ def test_exit_codes(runs: Path):
     certify("check", "fallen", cwd=runs)
     assert "fell: l2" in certify("check", "fallen", "--against", "before", cwd=runs, expect=1)
     assert "not fallen: l2" in certify("check", "before", "--against", "fallen", cwd=runs)
+
+
+def test_what_the_records_of_a_run_refute_themselves_is_refuted(runs: Path):
+    assert "refuted: attack/2/0-12: it names no tensors" in certify("check", "fine", cwd=runs, expect=3)
+    found = json.loads(certify("check", "fine", "--format", "json", cwd=runs, expect=3))
+    assert found["verdict"] == "contradiction"
+    assert found["refutations"] == ["attack/2/0-12: it names no tensors"]
 
 
 def test_the_chosen_format_is_all_that_is_printed(runs: Path):

@@ -15,13 +15,14 @@ from bounds.errors import InvalidConfiguration, InvalidInput, ManifestMismatch
 from certify.evaluation.units import unit_names
 from certify.methods import IntervalBounds, LinearBounds, MinimalPerturbation, Smoothing
 
+OWN = ("seconds", "previous", "sha256")  # of a line: its time, and the links of a chain over such lines
 METHODS = [IntervalBounds(), LinearBounds(), Smoothing(n=100), MinimalPerturbation(steps=1, restarts=1)]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """All records in the order of the file, without what a second computation has otherwise."""
     records = [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+    return [{key: value for key, value in record.items() if key not in OWN} for record in records]
 
 
 def manifest(path: Path) -> dict[str, Any]:
