@@ -150,7 +150,7 @@ class PatchRows:
         return found.view(*index.shape)[:, None, :, None]
 
     def _places_in(self, shape: torch.Size) -> Tensor:
-        """Where the entries of windows, (N, P, C, h, w), stand in one row of a map that covers them all, flattened."""
+        """Places of the entries of windows, (N, P, C, h, w), in one flat row of a map that covers them all."""
         i, j = self.place.div(self.grid[1], rounding_mode="floor"), self.place % self.grid[1]
         first = i * (self.stride[0] * shape[2]) + j * self.stride[1]
         channel, y, x = (torch.arange(size, device=first.device) for size in (shape[0], *self.values.shape[5:]))

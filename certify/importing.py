@@ -58,9 +58,10 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-def own_modules() -> tuple[str, ...]:
-    """Files of the user's own modules that are imported in this process."""
-    found = [module.__file__ for name, module in list(sys.modules.items()) if name.startswith(_OWN)]
+def own_modules(content: bytes) -> tuple[str, ...]:
+    """Files of the user's own modules in this process that a pickled object names."""
+    own = [(name, module) for name, module in list(sys.modules.items()) if name.startswith(_OWN)]
+    found = [module.__file__ for name, module in own if name.encode() in content]
     return tuple(file for file in found if file is not None)
 
 

@@ -83,7 +83,6 @@ DIRECTION = {
         {"errors", "memory"},
         {"checks", "circumstances", "models"},
         {"adam", "numerics", "gradients", "layers", "noise_theorems", "rows"},
-        {"windows"},
         {"sets", "statistics", "transport"},
         {"relaxations", "estimates", "vnnlib"},
         {"operations", "decompositions"},

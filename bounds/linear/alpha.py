@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from bounds.adam import Moments, seen
-from bounds.linear.backward import Backward
-from bounds.linear.through_functions import Propagated, through_unstable
+from bounds.linear.passes.backward import Backward
+from bounds.linear.passes.through_functions import Propagated, through_unstable
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.rows import DenseRows, Rows, UnitRows, wanted_first

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bounds.linear.alpha import optimized
-from bounds.linear.backward import Backward
 from bounds.linear.network import Network
+from bounds.linear.passes.backward import Backward
 from bounds.linear.settled import SettledEntries, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries

@@ -58,7 +58,7 @@ class SettledEntries:
         return node.function(*marks) != 0
 
     def rows(self, network: Network, index: Tensor) -> "SettledEntries":
-        """What is known of some inputs (B,), of which another network has the intervals."""
+        """Knowledge of some inputs (B,), of which another network has the intervals."""
         part = SettledEntries(
             network, tighten=self.tighten, parallel=self._parallel, steps=self._steps, depth=self._depth
         )

@@ -9,7 +9,7 @@ from bounds.errors import UnsupportedLayer
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.masks import LEAKING
 from bounds.operations.node import Node
-from bounds.operations.pooling import POOLED, windows_of
+from bounds.operations.pooling import POOLED, pooled_windows_of
 from bounds.operations.products_and_conditions import CHOICE, NOT_NEGATIVE, POSITIVE
 from bounds.relaxations import activations, elementary, steps_and_waves
 from bounds.relaxations.base import NodeFunction
@@ -95,7 +95,7 @@ FUNCTIONS: Mapping[str, Maker] = {
     "aten.reciprocal.default": _fixed(elementary.reciprocal),
     "aten.mul.Tensor": _fixed(Product),
     "aten.amax.default": _maximum,
-    POOLED: lambda node: PooledMaximum(windows_of(node)),
+    POOLED: lambda node: PooledMaximum(pooled_windows_of(node)),
     LEAKING: lambda node: Leaking(node.arguments[2]),
     "certify_bounds.ranked.default": lambda node: Ranked(node.arguments[1]),
     "certify_bounds.within.default": lambda node: Within(*node.arguments[1:]),

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bounds.operations.node import Node
 from bounds.operations.transposes import Shapes, Transposed
+from bounds.relaxations.windows import Geometry
 from bounds.rows import AnyRows, DenseRows, PatchRows
-from bounds.windows import Geometry
 
 
 def _pair(values: int | Sequence[int]) -> tuple[int, int]:
@@ -51,9 +51,10 @@ def averaged(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     return (geometry.before(whole, blocks, shape),)
 
 
-def padded(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
+def with_margins(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For maps with a constant around them."""
-    shape, margins = tuple(shapes[0][1:]), node.arguments[1]
+    margins: Sequence[int] = node.arguments[1] if len(node.arguments) > 1 else ()  # none for imaginary parts of 0
+    shape = tuple(shapes[0][1:])
     mode = node.arguments[2] if node.operation == "aten.pad.default" and len(node.arguments) > 2 else "constant"
     whole = rows.expanded()
     if (

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bounds.operations.node import Node
-from bounds.relaxations.pooled import Windows
-from bounds.windows import Geometry
+from bounds.relaxations.pooled import PooledWindows
+from bounds.relaxations.windows import Geometry
 
 POOLED = "certify_bounds.pooled.default"
 _RESHAPES = ("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.unflatten.int")
@@ -32,9 +32,9 @@ def with_pooling(nodes: Mapping[str, Node]) -> dict[str, Node]:
     return found
 
 
-def windows_of(node: Node) -> Windows:
+def pooled_windows_of(node: Node) -> PooledWindows:
     """The windows of a node that :func:`with_pooling` has made."""
-    windows: Windows = node.arguments[1]
+    windows: PooledWindows = node.arguments[1]
     return windows
 
 
@@ -74,7 +74,7 @@ def _pooled(parts: list[Node]) -> Node | None:
     return Node(node.name, POOLED, (x.name,), function, arguments, {}, node.value, node.batch, node.origin)
 
 
-def _regular(places: Tensor, size: tuple[int, int]) -> Windows | None:
+def _regular(places: Tensor, size: tuple[int, int]) -> PooledWindows | None:
     """Windows with given places (rows, columns, K) of a flattened map, if there is a kernel that gives these."""
     count = places.shape[2]
     for height in (h for h in range(1, count + 1) if count % h == 0):
@@ -87,7 +87,7 @@ def _regular(places: Tensor, size: tuple[int, int]) -> Windows | None:
         if first is not None and second is not None:
             stride, padding, dilation = zip(first[:3], second[:3], strict=True)
             inside = (first[3][:, None, :, None] & second[3][:, None, :][None]).flatten(2)
-            return Windows(places, inside, Geometry(kernel, stride, padding, dilation))
+            return PooledWindows(places, inside, Geometry(kernel, stride, padding, dilation))
     return None
 
 

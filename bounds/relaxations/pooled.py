@@ -7,14 +7,14 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.multivariate import Maximum, planes_around_maximum
+from bounds.relaxations.windows import Geometry
 from bounds.sets.balls import Interval
-from bounds.windows import Geometry
 
 _LAST = Maximum((-1,), keepdim=False)
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class PooledWindows:
     """Regular windows of a map (C, H, W), each with K places.
 
     Attributes:
@@ -48,7 +48,7 @@ class PooledMaximum(NodeFunction):
         windows: of the map.
     """
 
-    windows: Windows
+    windows: PooledWindows
 
     def range_of(self, *parents: Interval) -> Interval:
         """The largest lower end and the largest upper end of each window."""
@@ -59,7 +59,7 @@ class PooledMaximum(NodeFunction):
         return _LAST.default_parameters(self._entries(*parents))
 
     def limits(self, *parents: Interval) -> tuple[Interval, ...]:
-        """Of the weights, and of the level."""
+        """Limits of the weights, and of the level."""
         return _LAST.limits(self._entries(*parents))
 
     def planes(self, parameters: tuple[Tensor, ...], *parents: Interval) -> Planes:

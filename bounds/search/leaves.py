@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bounds.linear.backward import Backward
+from bounds.linear.passes.backward import Backward
 from bounds.rows import DenseRows
 from bounds.search.domains import Domains
 from bounds.search.split_bounds import SplitBounds

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from bounds.adam import Moments, seen
-from bounds.linear.backward import Backward
 from bounds.linear.network import Network, largest
-from bounds.linear.through_functions import Propagated
+from bounds.linear.passes.backward import Backward
+from bounds.linear.passes.through_functions import Propagated
 from bounds.numerics import accumulated_error
 from bounds.rows import DenseRows, Rows
 from bounds.search.domains import Domains, regrouped

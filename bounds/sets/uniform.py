@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import special
-from scipy.optimize import brentq
 from torch import Tensor
 
 from bounds import checks
@@ -78,7 +77,7 @@ class UniformSampler:
         low, high = (
             torch.full_like(x, sign * math.inf)
             if side is None
-            else torch.as_tensor(side, dtype=torch.float64).cpu().expand(ball.center.shape[1:]).flatten()
+            else torch.as_tensor(side, dtype=torch.float64, device="cpu").expand(ball.center.shape[1:]).flatten()
             for side, sign in ((ball.low, -1), (ball.high, 1))
         )
         below, above = ((room / self.radius).clamp(min=0) for room in (x - low, high - x))
@@ -152,14 +151,14 @@ class UniformSampler:
         outside[~movable] = 1.0
         order = outside.argsort(stable=True)
         kept = torch.log1p(-outside[order].clamp(max=1 - 1e-12)).cumsum(0)
-        number = torch.arange(1, self.size + 1)
+        number = torch.arange(1, self.size + 1, device="cpu")
         gain = kept + 0.5 * torch.log(number * 2 * math.pi / self.norm)  # against no open entry at all
         best = int(gain.argmax()) + 1 if gain.max() > 0 else 0
         is_open = order[:best].sort().values
         rest = (movable & ~torch.zeros_like(movable).index_fill(0, is_open, True)).nonzero().squeeze(1)
         places = torch.cat([rest, is_open])  # of the columns that are drawn
         in_order = len(rest) == 0 and len(places) == self.size
-        columns = torch.full_like(order, len(places)).scatter(0, places, torch.arange(len(places)))
+        columns = torch.full_like(order, len(places)).scatter(0, places, torch.arange(len(places), device="cpu"))
         device = self.center.device
         self.open, self.rest = is_open.to(device), rest.to(device)
         self.columns = None if in_order else columns.to(device)  # of each entry
@@ -233,6 +232,8 @@ def _solved_tilt(norm: float, below: Tensor, above: Tensor) -> float:
 
     Entries with the same room count once: many of an image touch the same side of the box.
     """
+    from scipy.optimize import brentq
+
     rooms, counts = torch.stack([below, above]).clamp(max=1).unique(dim=1, return_counts=True)
 
     def excess(tilt: float) -> float:

@@ -29,7 +29,7 @@ NEAR = 1e-4  # of the largest logit: classes within may turn by rounding
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Material:
-    """What was found of a run's model and data.
+    """Model and data of a run, as they were found.
 
     Attributes:
         model: None where there is none.

@@ -70,7 +70,7 @@ class Affine(NamedTuple):
     constant: tuple[Tensor, Tensor]
 
 
-class Network(NamedTuple):
+class LayeredNetwork(NamedTuple):
     """A network: what each ReLU layer is applied to, and the logits, as functions of all blocks before.
 
     Attributes:
@@ -84,7 +84,7 @@ class Network(NamedTuple):
     error: float
 
 
-def network_of(model: nn.Module, x: Tensor) -> Network:
+def network_of(model: nn.Module, x: Tensor) -> LayeredNetwork:
     """The network behind a model, for inputs such as x, (1, *D).
 
     Raises:
@@ -108,7 +108,7 @@ class _Reader:
         self.layers: list[Affine] = []
         self.terms = 64  # of sums one after the other, with room for single operations
 
-    def read(self) -> Network:
+    def read(self) -> LayeredNetwork:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 count = self.shape.numel()
@@ -127,7 +127,9 @@ class _Reader:
                 if not isinstance(logits, Form):
                     raise Unknown("its output does not depend on its input")
                 sizes = [len(layer.constant[0]) for layer in self.layers]
-                return Network(self.layers, _rows(logits), ROUNDING * (self.terms + max([self.shape.numel(), *sizes])))
+                return LayeredNetwork(
+                    self.layers, _rows(logits), ROUNDING * (self.terms + max([self.shape.numel(), *sizes]))
+                )
         raise Unknown("it has no output")
 
     def _of(self, argument: Any) -> Any:  # noqa: ANN401

@@ -215,7 +215,7 @@ def noise_of_table(table: Plain) -> Plain:
 
 
 def subject_of(noise: Plain) -> str:
-    """How the subject of a certificate begins that speaks of this noise; empty for a noise that is not known."""
+    """Beginning of the subject of certificates that speak of this noise; empty for a noise that is not known."""
     name = str(noise.get("name"))
     if name == "in_norm":
         return subject_of(noise["noise"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from certify.auditing.counterexamples import counterexample
-from certify.auditing.networks import Network, TooLarge, Unknown, network_of
+from certify.auditing.networks import LayeredNetwork, TooLarge, Unknown, network_of
 from certify.auditing.proving import Prover, Region
 from certify.auditing.tally import Tally
 
@@ -42,7 +42,7 @@ class Reprover:
         return torch.as_tensor(side).double().cpu().expand(self.x.shape[1:]).flatten()
 
     @cached_property
-    def network(self) -> Network | str:
+    def network(self) -> LayeredNetwork | str:
         """The network in matrices, or why there is none."""
         try:
             return network_of(self.model, self.x)
@@ -55,7 +55,7 @@ class Reprover:
     def small(self) -> bool:
         """Whether all rows are worth their time: some thousand entries in all."""
         network = self.network
-        return isinstance(network, Network) and sum(len(layer.constant[0]) for layer in network.layers) <= 2_000
+        return isinstance(network, LayeredNetwork) and sum(len(layer.constant[0]) for layer in network.layers) <= 2_000
 
     def judge(
         self,

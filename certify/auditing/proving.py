@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from certify.auditing.networks import INPUT, Affine, Network
+from certify.auditing.networks import INPUT, Affine, LayeredNetwork
 
 STEPS, SPLITS = 20, 100  # of the ascent over slopes; leaves of a proof by splits
 Bounds = tuple[Tensor, Tensor]
@@ -112,7 +112,7 @@ class Prover:
         lines: whether layers are bounded by lines too, which is slower, or by intervals alone.
     """
 
-    def __init__(self, network: Network, region: Region, lines: bool) -> None:
+    def __init__(self, network: LayeredNetwork, region: Region, lines: bool) -> None:
         self.network, self.region, self.lines = network, region, lines
         self.bounds: list[Bounds] = []
         self.sizes = {INPUT: torch.maximum(region.low.abs(), region.high.abs())}
@@ -181,7 +181,7 @@ class Prover:
         return total - 2 * self.network.error * slack - 1e-300
 
     def proves(self, label: int) -> str:
-        """How it is proved that the label leads everywhere in the region; empty where it is not."""
+        """Way in which it is proved that the label leads everywhere in the region; empty where it is not."""
         margins = margin_rows(self.network.logits, label)
         if bool((self._interval(margins) > 0).all()):
             return "intervals"
@@ -238,7 +238,7 @@ class Prover:
             yield part
 
     def _losses(self, row: Affine, slopes: Sequence[Tensor], bounds: Sequence[Bounds]) -> list[Tensor]:
-        """What the lines of each entry cost the bound, at most."""
+        """Cost of the lines of each entry for the bound, at most."""
         losses = [torch.zeros_like(low) for low, _ in bounds]
         open_ = {block: matrix for block, (matrix, _) in row.blocks.items()}
         for block in range(len(bounds), 0, -1):

@@ -19,7 +19,7 @@ RADII_TOLD = "its radius {radius!r} is above what {noise} allows at p_lower {p_l
 
 
 class Setting(NamedTuple):
-    """What a unit of smoothing was asked for, from the manifest, and how it drew, from its record."""
+    """Settings of a unit of smoothing, from the manifest, and how it drew, from its record."""
 
     noise: Plain
     alpha: Fraction
@@ -77,7 +77,7 @@ def audit_votes(
 
 
 def _unlike(table: Mapping[str, Any], drawing: Mapping[str, Any]) -> Iterator[str]:
-    """Where the record says that it drew in another way than the manifest asks for."""
+    """Sentences on where the record says that it drew in another way than the manifest asks for."""
     for key in ("n", "n0", "noise_group"):
         if key in drawing and drawing[key] != table.get(key):
             yield f"it was drawn with {key} = {drawing[key]}, but the manifest asks for {table.get(key)}"

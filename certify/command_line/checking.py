@@ -48,14 +48,14 @@ def check_run(
     from certify.auditing.audit import refutations
     from certify.evaluation.run_directory import reported
     from certify.gate.formats import FORMATS
-    from certify.gate.outcome import outcome_of
+    from certify.gate.outcome import gate_outcome
 
     evaluation = load_run(directory)
     if level is not None:
         checks.probability("--level", level)
     stated = {"radius": [checks.nonnegative("--radius", one) for one in radius] or None, "level": level, "about": about}
     baseline = _baseline(evaluation.manifest, against, {name: one for name, one in stated.items() if one is not None})
-    outcome = outcome_of(evaluation, directory, baseline, [str(one) for one in refutations(directory)])
+    outcome = gate_outcome(evaluation, directory, baseline, [str(one) for one in refutations(directory)])
     if output is not None:
         with reported(f"{output} cannot be written"):
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -31,8 +31,14 @@ from certify.command_line.telling import teller
 from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
     from certify.configuration.config import Baseline, Config
+    from certify.configuration.labelled import LabelledInputs
     from certify.distribution import Shard
+    from certify.evaluation.costs import CostEstimate
     from certify.evaluation.evaluation import Evaluation
 
 Network = Literal["plain", "noise", "pgd", "ibp"]
@@ -227,8 +233,7 @@ def _certify(config: "Config", directory: Path, shard: "Shard", placement: Place
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.durations import seconds_of
-    from certify.evaluation.evaluation import Evaluation, evaluate
-    from certify.evaluation.probe import LEAST_BUDGET, estimate_cost
+    from certify.evaluation.evaluation import evaluate
     from certify.gate.outcome import require_baseline
 
     started = time.perf_counter()
@@ -244,14 +249,8 @@ def _certify(config: "Config", directory: Path, shard: "Shard", placement: Place
         **{"norms": config.norm_orders(), "methods": methods, "low": data.low, "high": data.high},
         **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
     }
-    if (directory / "manifest.json").exists():
-        Evaluation.load(directory)  # a damaged run is refused before anything is measured
-    budget, costs = None if config.budget is None else seconds_of("budget", config.budget), None
-    if dry_run or (shard.whole and (budget is None or budget >= LEAST_BUDGET)):
-        limit = None if dry_run else budget
-        costs = estimate_cost(model, data.x, data.y, **asked, budget=limit)
-        if dry_run or costs.costs:
-            print(costs, file=sys.stdout if dry_run else sys.stderr)
+    budget = None if config.budget is None else seconds_of("budget", config.budget)
+    costs = _costs(model, data, asked, budget, dry_run=dry_run) if shard.whole or dry_run else None
     if dry_run:
         return FINE
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)
@@ -275,6 +274,23 @@ def _certify(config: "Config", directory: Path, shard: "Shard", placement: Place
         return shard_verdict(evaluation, shard, directory)
     _write_report(evaluation, directory)
     return _verdict(evaluation, directory, config.against)
+
+
+def _costs(
+    model: "nn.Module", data: "LabelledInputs", asked: "Mapping[str, Any]", budget: float | None, *, dry_run: bool
+) -> "CostEstimate | None":
+    """Costs of the run, which are printed; None where a budget is too short to measure it first."""
+    from certify.evaluation.evaluation import Evaluation
+    from certify.evaluation.probe import LEAST_BUDGET, estimate_cost
+
+    if (asked["output"] / "manifest.json").exists():
+        Evaluation.load(asked["output"])  # a damaged run is refused before anything is measured
+    if not dry_run and budget is not None and budget < LEAST_BUDGET:
+        return None
+    costs = estimate_cost(model, data.x, data.y, **asked, budget=None if dry_run else budget)
+    if dry_run or costs.costs:
+        print(costs, file=sys.stdout if dry_run else sys.stderr)
+    return costs
 
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
@@ -319,9 +335,9 @@ def _print_summary(evaluation: "Evaluation") -> None:
 
 def _verdict(evaluation: "Evaluation", directory: Path, baseline: "Baseline | None") -> int:
     from certify.gate.formats import as_text
-    from certify.gate.outcome import outcome_of
+    from certify.gate.outcome import gate_outcome
 
-    outcome = outcome_of(evaluation, directory, baseline)
+    outcome = gate_outcome(evaluation, directory, baseline)
     print(as_text(outcome), end="")
     return outcome.exit_code
 

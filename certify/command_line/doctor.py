@@ -14,7 +14,7 @@ from bounds import InvalidConfiguration, UnsupportedLayer, checks, explain
 from certify import reference
 from certify.command_line import symptoms
 from certify.command_line.proposal import proposal, toml
-from certify.command_line.symptoms import Answers, Finding
+from certify.command_line.symptoms import Answers, Symptom
 from certify.configuration.config import Config, read_config
 from certify.configuration.inputs import load_data
 from certify.configuration.keys import DataSource, ModelSource
@@ -191,7 +191,7 @@ class _Visit:
             raise InvalidConfiguration(f"output {output} cannot be written: {error.strerror}") from error
         yield f"wrote {output}, ready for: certify run {shlex.quote(str(output))}"
 
-    def _told(self, finding: Finding | None) -> Iterator[str]:
+    def _told(self, finding: Symptom | None) -> Iterator[str]:
         """The sentence of a finding; its changes are made."""
         if finding is None:
             return

@@ -26,7 +26,7 @@ USUAL = {  # means and deviations that many trainings use, per channel
 
 
 @dataclass(frozen=True)
-class Finding:
+class Symptom:
     """A sentence about what seems wrong, and what to change in the tables of the configuration.
 
     Attributes:
@@ -57,7 +57,7 @@ class Answers(NamedTuple):
         return float(self.right.double().mean())
 
 
-def unfit_range(x: Tensor, source: DataSource, table: bool) -> Finding | None:
+def unfit_range(x: Tensor, source: DataSource, table: bool) -> Symptom | None:
     """Inputs outside of the declared range, or in a small part of it; None if they fit."""
     lowest, highest = float(x.min()), float(x.max())
     low, high = (usual if side is None else side for side, usual in ((source.low, 0.0), (source.high, 1.0)))
@@ -65,59 +65,59 @@ def unfit_range(x: Tensor, source: DataSource, table: bool) -> Finding | None:
         return None
     seen = f"inputs lie from {lowest:g} to {highest:g}, and the declared range is [{low:g}, {high:g}]"
     if source.divide_by == BYTES and lowest >= 0 and BYTES * highest <= 1.001:
-        return Finding(f"{seen}: they were divided by 255 twice, so leave divide_by out", data={"divide_by": 1.0})
+        return Symptom(f"{seen}: they were divided by 255 twice, so leave divide_by out", data={"divide_by": 1.0})
     if low <= lowest and highest <= high:
         return None
     if source.file is not None and bool((x == x.round()).all()) and lowest >= 0 and highest <= BYTES:
-        return Finding(f"{seen}: images of 8 bits need divide_by = 255", data={"divide_by": float(BYTES)})
+        return Symptom(f"{seen}: images of 8 bits need divide_by = 255", data={"divide_by": float(BYTES)})
     remedy = "declare their range with low and high; without one, perturbations are unbounded"
     if lowest < 0:
         remedy = (
             "if they were normalised, give them as they were before, and mean and std under [model], so that radii "
             "have their units; else declare low and high"
         )
-    return Finding(f"{seen}: {remedy}", data={"low": "none", "high": "none"})
+    return Symptom(f"{seen}: {remedy}", data={"low": "none", "high": "none"})
 
 
-def channels_last(x: Tensor, source: DataSource) -> Finding | None:
+def channels_last(x: Tensor, source: DataSource) -> Symptom | None:
     """Images (N, height, width, channels) in an array; None if their channels come first."""
     few = (1, 3)
     if source.file is None or x.ndim != 4 or x.shape[1] in few or x.shape[3] not in few:
         return None
-    return Finding(
+    return Symptom(
         f"inputs of shape {tuple(x.shape[1:])} look like images with their channels last: set channels_last = true",
         data={"channels_last": True},
     )
 
 
-def training_layers(model: nn.Module) -> Iterator[Finding]:
+def training_layers(model: nn.Module) -> Iterator[Symptom]:
     """Layers that act as in training although the model is in evaluation mode, or that were never trained."""
     for name, module in model.named_modules():
         called = f"{name or 'the model'} ({type(module).__name__})"
         if module.training and not isinstance(module, torch.fx.GraphModule):
-            yield Finding(f"{called} stays in training mode after eval(): its answers may be random")
+            yield Symptom(f"{called} stays in training mode after eval(): its answers may be random")
         if isinstance(module, nn.modules.batchnorm._NormBase):
             mean = module.running_mean
             if mean is None and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
-                yield Finding(f"{called} has no running statistics, so inputs of a batch change each other's answers")
+                yield Symptom(f"{called} has no running statistics, so inputs of a batch change each other's answers")
             elif mean is not None and not mean.any() and not module.num_batches_tracked:
-                yield Finding(f"{called} has never seen a batch: were its weights loaded?")
+                yield Symptom(f"{called} has never seen a batch: were its weights loaded?")
 
 
-def guessing(answers: Answers) -> Finding | None:
+def guessing(answers: Answers) -> Symptom | None:
     """An accuracy that answering with the most frequent class would reach as well; None if it is better."""
     from scipy import stats
 
     most = float(answers.labels.bincount().max()) / len(answers.labels)
     if len(answers.labels) < 10 or stats.binom.sf(int(answers.right.sum()) - 1, len(answers.labels), most) < CHANCE:
         return None
-    return Finding(
+    return Symptom(
         f"accuracy {answers.accuracy:.3g} is no better than guessing ({most:.3g}): check weights, input range, "
         "normalisation and the order of classes"
     )
 
 
-def normalisation(model: nn.Module, data: LabelledInputs, batch_size: int) -> Finding | None:
+def normalisation(model: nn.Module, data: LabelledInputs, batch_size: int) -> Symptom | None:
     """A normalisation, or none, with which the model classifies far more inputs correctly; None if it has its own."""
     inner = _inner(model)
     given = Answers(predictions(model, data.x, batch_size), data.y)
@@ -134,16 +134,16 @@ def normalisation(model: nn.Module, data: LabelledInputs, batch_size: int) -> Fi
     seen = f"accuracy is {given.accuracy:.3g} as given, and {best.accuracy:.3g}"
     if not mean:
         remedy = "leave mean and std of [model] out, as the network or the data has them already"
-        return Finding(f"{seen} without [model] mean and std: {remedy}", model={"mean": None, "std": None})
+        return Symptom(f"{seen} without [model] mean and std: {remedy}", model={"mean": None, "std": None})
     if name.startswith("not "):
-        return Finding(
+        return Symptom(
             f"{seen} with the normalisation {name[4:]} undone: inputs are normalised twice, in the data and in the "
             "model; give them as they were before"
         )
     values = {"mean": [round(value, 6) for value in mean], "std": [round(value, 6) for value in std]}
     missing = "another one than that of [model]" if inner is not model else "a normalisation that is missing"
     stated = f"mean = {values['mean']}, std = {values['std']}"
-    return Finding(
+    return Symptom(
         f"{seen} with {missing}, {name}: {stated}; take those of its training if you know them", model=values
     )
 
@@ -171,7 +171,7 @@ def _candidates(x: Tensor) -> Iterator[tuple[str, tuple[list[float], list[float]
         yield "of these inputs", (entries.mean(1).tolist(), deviation.tolist())
 
 
-def class_order(answers: Answers, num_classes: int, data: LabelledInputs) -> Finding | None:
+def class_order(answers: Answers, num_classes: int, data: LabelledInputs) -> Symptom | None:
     """Another order of the classes under which far more answers are correct; None if the given one fits.
 
     The order is fitted to one half of the inputs and tried on the other, as the best of many orders fits any answers a
@@ -189,11 +189,11 @@ def class_order(answers: Answers, num_classes: int, data: LabelledInputs) -> Fin
     seen = f"accuracy is {answers.accuracy:.3g} as given, and {reached:.3g} with the classes in another order"
     if len(data.classes) != num_classes:
         pairs = [f"{i} is {int(k)}" for i, k in enumerate(order) if i != int(k)]
-        return Finding(f"{seen}: of the labels, in the model {', '.join(pairs)}")
+        return Symptom(f"{seen}: of the labels, in the model {', '.join(pairs)}")
     names = [""] * num_classes
     for i, k in enumerate(order.tolist()):
         names[k] = data.classes[i]
-    return Finding(f"{seen}: classes = {names}", data={"classes": names})
+    return Symptom(f"{seen}: classes = {names}", data={"classes": names})
 
 
 def _order(answers: Answers, num_classes: int) -> Tensor:

@@ -21,7 +21,7 @@ class Parcel:
     Attributes:
         content: the object, as :func:`torch.save` writes it.
         path: of modules, for those that the object needs.
-        modules: files of a user's own modules that a configuration has named.
+        modules: files of a user's own modules that the object names.
         modes: see :func:`numerical_modes`.
     """
 
@@ -45,7 +45,8 @@ class Parcel:
                 f"engine: the model, a method or a limit cannot be sent to a worker ({error}): define its class at the "
                 "top level of a module, without lambdas in it, or leave engine out"
             ) from error
-        return cls(content.getvalue(), tuple(sys.path), own_modules(), numerical_modes())
+        packed = content.getvalue()
+        return cls(packed, tuple(sys.path), own_modules(packed), numerical_modes())
 
     def unpacked(self, device: torch.device) -> Any:  # noqa: ANN401  # any object
         """The object in a worker, its tensors on a device, after setting the modes as they were.

@@ -28,7 +28,7 @@ def digest(value: object) -> str:
 
 
 def start_of(manifest: Mapping[str, Any], informative: Iterable[str]) -> str:
-    """Where the chain of a run begins: the hash of its manifest without the dotted names that may change."""
+    """Beginning of the chain of a run: the hash of its manifest without the dotted names that may change."""
     left_out = set(informative)
 
     def kept(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def is_linked(record: Mapping[str, Any]) -> bool:
 
 
 def faults(lines: Iterable[Mapping[str, Any]], start: str, repaired: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """What is wrong with a chain: units and sentences, none if it is whole.
+    """Faults of a chain: units and sentences, none if it is whole.
 
     Args:
         lines: all records of a run, with their links.

@@ -141,7 +141,7 @@ class CostEstimate:
 
 
 def _count(number: float) -> str:
-    return f"{number:,.0f}"
+    return "unknown" if math.isnan(number) else f"{number:,.0f}"
 
 
 def _bytes(number: int | None) -> str:

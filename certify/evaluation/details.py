@@ -1,4 +1,4 @@
-"""What a run knows of single inputs, for the page."""
+"""Details of single inputs of a run, for the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

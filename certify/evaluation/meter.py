@@ -1,5 +1,6 @@
 """The cost of a piece of work: time, passes of the model, and memory, as they happen."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,14 +22,14 @@ class Spent:
 
     Attributes:
         seconds: by the clock.
-        forward: rows that went through the model.
-        backward: rows that gradients came back to the model's output for.
+        forward: rows that went through the model; NaN for scripts of TorchScript, which tell nobody.
+        backward: rows that gradients came back to the model's output for; likewise.
         memory: bytes that were held at the peak besides those held before; None where that cannot be told.
     """
 
     seconds: float = 0.0
-    forward: int = 0
-    backward: int = 0
+    forward: float = 0
+    backward: float = 0
     memory: int | None = None
 
 
@@ -49,13 +50,18 @@ def metered(model: nn.Module, device: torch.device, clock: Clock) -> Iterator[Sp
 
             output.register_hook(returned)
 
-    hook = model.register_forward_hook(passed)
+    if isinstance(model, torch.jit.ScriptModule):  # takes no hooks
+        spent.forward = spent.backward = math.nan
+        hook = None
+    else:
+        hook = model.register_forward_hook(passed)
     started = clock()
     try:
         yield spent
     finally:
         spent.seconds = clock() - started
-        hook.remove()
+        if hook is not None:
+            hook.remove()
         spent.memory = None if held is None else max(_peak(device) - held, 0)
 
 

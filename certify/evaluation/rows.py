@@ -49,7 +49,7 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
 
 
 def drawing_of(result: Record) -> dict[str, Any]:
-    """What the draws behind all rows of a record are a function of, for whoever draws again; empty where none are."""
+    """Everything that the draws behind a record are a function of, for whoever draws again; empty without draws."""
     if not isinstance(result, SmoothingCertificate):
         return {}
     names = ("seed", "noise_group", "domain", "precision", "sampling_error", "sequential", "n", "n0")

@@ -56,7 +56,7 @@ class GateOutcome:
         return EXIT_CODES[self.verdict]
 
 
-def outcome_of(
+def gate_outcome(
     evaluation: Evaluation, run: Path | str, baseline: Baseline | None = None, refutations: Sequence[str] = ()
 ) -> GateOutcome:
     """The outcome for an evaluation.

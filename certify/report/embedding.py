@@ -15,13 +15,13 @@ STYLES = ("page.css", "input_view.css")
 ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-def as_json(value: object) -> str:
+def embedded_json(value: object) -> str:
     r"""JSON that may stand inside a ``<script type="application/json">``.
 
     NaN becomes null, and an infinite number the text that JavaScript's ``Number`` reads as one: JSON has neither. No
     text can end the element, since angle brackets are escaped.
 
-    >>> as_json({"a</script>": [1, 0.5, math.nan, -math.inf]})
+    >>> embedded_json({"a</script>": [1, 0.5, math.nan, -math.inf]})
     '{"a\\u003c/script\\u003e":[1,0.5,null,"-Infinity"]}'
     """
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -61,5 +61,5 @@ def environment() -> "Environment":
         script=lambda name: Markup(part("scripts", name)),
         scripts=SCRIPTS,
     )
-    made.filters["as_json"] = lambda value: Markup(as_json(value))
+    made.filters["embedded_json"] = lambda value: Markup(embedded_json(value))
     return made

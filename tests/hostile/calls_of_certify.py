@@ -95,6 +95,26 @@ def run_directory(c: Case) -> object:
         return certify.Evaluation.load(folder).check(), RunDirectory.read(folder).records().keys()
 
 
+def audited(c: Case) -> object:
+    with TemporaryDirectory() as folder:
+        evaluation(c).save(folder)
+        return [str(finding) for finding in certify.audit(folder, records_only=True).refuted]
+
+
+def merged(c: Case) -> object:
+    with TemporaryDirectory() as folder:
+        parts = [Path(folder) / f"{i}-of-2" for i in (1, 2)]
+        chosen = [methods.IntervalBounds(tolerance=0.3), methods.MinimalPerturbation(steps=3, restarts=1)]
+        for i, part in enumerate(parts, start=1):
+            certify.evaluate(c.model, c.x, c.y, norms=[2], methods=chosen, shard=f"{i}/2", output=part)
+        return outcome(certify.merge(Path(folder) / "merged", parts))
+
+
+def foretold(c: Case) -> object:
+    costs = certify.estimate_cost(c.model, c.x, c.y, norms=[2], methods=[methods.IntervalBounds(tolerance=0.3)])
+    return [(cost.method, cost.norm, cost.status) for cost in costs.costs]
+
+
 def initialized(c: Case) -> object:
     with torch.inference_mode(False):
         model = copy.deepcopy(c.model)
@@ -243,7 +263,10 @@ OTHERS: dict[str, Call] = {
     "certify.certified_radius.alpha_crown": lambda c: certify.certified_radius(
         c.model, c.x, c.y, norm=math.inf, method="alpha_crown", tolerance=0.5
     ),
+    "certify.audit": audited,
     "certify.check_proof": checked_proof,
+    "certify.estimate_cost": foretold,
+    "certify.merge": merged,
     "certify.collect": lambda c: certify.collect(torch.utils.data.TensorDataset(c.x, c.y)),
     "certify.compare": lambda c: certify.compare({name: evaluation(c) for name in "ab"}).at(0.1).to_csv(),
     "certify.decide": decided,
@@ -272,6 +295,10 @@ OTHERS: dict[str, Call] = {
     "testing.assert_certified": lambda c: testing.assert_certified(
         c.model, c.x, c.y, norm=math.inf, epsilon=0.001, generator=generator()
     ),
+    "testing.assert_certified_accuracy": lambda c: testing.assert_certified_accuracy(
+        stored(), stored().label, radius=0.0, at_least=0.0
+    ),
+    "testing.assert_no_regression": lambda c: testing.assert_no_regression(evaluation(c), evaluation(c)),
     "testing.assert_sound_bounds": lambda c: testing.assert_sound_bounds(
         c.model, c.ball, samples=4, steps=2, generator=generator()
     ),
@@ -329,7 +356,8 @@ CALLS: dict[str, Call] = {**ATTACKS, **DEPLOYED, **OTHERS, **PURE}
 RECORDS = {
     *("AttackedAccuracy", "Certificate", "CompleteCertificate", "Contradiction", "Decision", "Estimate", "Outside"),
     *("RadiusDecision", "Comparison", "DataSource", "FinishedUnit", "GroupAccuracies", "LabelledInputs", "ModelSource"),
-    *("ProofReport", "tracking"),
+    *("ProofReport", "tracking", "AuditReport", "Finding", "Cost", "CostEstimate", "NoiseTolerance", "distribution"),
+    "pytest_runtest_protocol",
     *("SmoothedPrediction", "SmoothingCertificate", "Verdict", "Witness", "methods"),
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),

@@ -47,7 +47,7 @@ shared_case = cache(case)
 PURE = calls_of_bounds.PURE | calls_of_certify.PURE
 WITH_MODEL = [name for name in CALLS if name not in PURE and not name.startswith(("smoothing.Cons", "smoothing.Ens"))]
 # Searches whose nearest points need gradients through ReLUs that are off, and what shows bounds that need a graph.
-SEEING = {"attacks.robustness_figures", "certify.compare"}
+SEEING = {"attacks.robustness_figures", "certify.compare", "testing.assert_no_regression"}
 every_call = pytest.mark.parametrize("name", CALLS)
 
 # Of those that run a model: one of each kind, for the default run.

@@ -55,9 +55,9 @@ MUTANTS = (
     ),
     Mutant(
         "what was left out stays so when a run goes on",
-        "certify/evaluation/run_directory.py",
-        "if checked.unit not in found or is_left_out(found[checked.unit]):",
-        "if checked.unit not in found:",
+        "certify/evaluation/left_out.py",
+        'if line["unit"] not in found or is_left_out(found[line["unit"]]):',
+        'if line["unit"] not in found:',
         "tests/certify/evaluation/test_budget.py",
     ),
     Mutant(

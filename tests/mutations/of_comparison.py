@@ -75,7 +75,7 @@ MUTANTS = (
     ),
     Mutant(
         "a lower bound is printed above itself",
-        "certify/exports/shares.py",
+        "certify/report/words.py",
         "math.ceil(exact) if up else math.floor(exact)",
         "math.ceil(exact) if up else math.ceil(exact)",
         "tests/certify/evaluation/test_groups.py",

@@ -5,14 +5,14 @@ from mutations.mutant import Mutant
 MUTANTS = (
     Mutant(
         "both signs of a row have the room of one",
-        "bounds/linear/minima.py",
+        "bounds/linear/passes/minima.py",
         "*room[::sign]",
         "*room",
         "tests/bounds/linear/test_minima.py -k of_windows",
     ),
     Mutant(
         "minima of windows are not rounded down",
-        "bounds/linear/minima.py",
+        "bounds/linear/passes/minima.py",
         "        if rounded:",
         "        if not rounded:",
         "tests/bounds/linear/test_minima.py -k exact_arithmetic",
@@ -68,7 +68,7 @@ MUTANTS = (
     ),
     Mutant(
         "a pass that ends early takes nothing for what it leaves out",
-        "bounds/linear/backward_pass.py",
+        "bounds/linear/passes/backward_pass.py",
         "                self._end_at(current, here.expanded())\n",
         "",
         "tests/bounds/linear/test_depth.py -k every_depth",
@@ -117,14 +117,14 @@ MUTANTS = (
     ),
     Mutant(
         "errors of lines move them towards each other",
-        "bounds/linear/backward.py",
+        "bounds/linear/passes/backward.py",
         "lower, upper = lower - error, upper + error",
         "lower, upper = lower + error, upper - error",
         "tests/bounds/linear/test_backward_rounding.py",
     ),
     Mutant(
         "the rounding of the last step of a backward pass is left out",
-        "bounds/linear/backward_pass.py",
+        "bounds/linear/passes/backward_pass.py",
         "return center, torch.add(radius, radius + center.abs(), alpha=error)",
         "return center, radius",
         "tests/bounds/linear/test_backward_rounding.py -k last_step",
@@ -208,14 +208,14 @@ MUTANTS = (
     ),
     Mutant(
         "negative coefficients take the lower plane",
-        "bounds/linear/through_functions.py",
+        "bounds/linear/passes/through_functions.py",
         "values, below = rows.values, rows.values.clamp(max=0)\n    constant",
         "values, below = rows.values, rows.values.clamp(max=0) * 0\n    constant",
         "tests/bounds/linear/test_through_functions.py",
     ),
     Mutant(
         "the lines of open neurons are exchanged",
-        "bounds/linear/through_functions.py",
+        "bounds/linear/passes/through_functions.py",
         "chosen.clamp(min=0) * low + negative * high)",
         "chosen.clamp(min=0) * high + negative * high)",
         "tests/bounds/linear/test_through_functions.py",
@@ -265,8 +265,8 @@ MUTANTS = (
     Mutant(
         "what a box is at the input is not bounded again by backward passes",
         "bounds/linear/refined.py",
-        "                if not self.again:\n                    continue\n",
-        "                continue\n",
+        "                if name not in self.again:\n                    if self._before",
+        "                if True:\n                    if self._before",
         "tests/bounds/linear/test_ladder.py -k affine",
     ),
     Mutant(
@@ -285,7 +285,7 @@ MUTANTS = (
     ),
     Mutant(
         "frozen features move and the others do not",
-        "bounds/linear/backward_pass.py",
+        "bounds/linear/passes/backward_pass.py",
         "free = ~region.frozen_features",
         "free = region.frozen_features",
         "tests/bounds/sets/test_frozen_features.py",
@@ -299,14 +299,14 @@ MUTANTS = (
     ),
     Mutant(
         "the opposite rows of a pooling take the same planes",
-        "bounds/linear/through_functions.py",
+        "bounds/linear/passes/through_functions.py",
         "there.addcmul_(values, slope + rise, value=-1)",
         "there.addcmul_(values, slope, value=-1)",
         "tests/bounds/linear/test_pooling.py -k quick_way",
     ),
     Mutant(
         "rounding behind a pooling is left out",
-        "bounds/linear/backward.py",
+        "bounds/linear/passes/backward.py",
         "error = size * self._sum_error(name, size, places)",
         "error = size * 0.0",
         "tests/bounds/linear/test_pooling.py -k no_bound",

@@ -18,7 +18,7 @@ MUTANTS = (
     ),
     Mutant(
         "the product of a multiplier and an offset is lost",
-        "bounds/linear/backward.py",
+        "bounds/linear/passes/backward.py",
         "(part,) = parts\n            constant = constant + part.dot(offset)",
         "(part,) = propagated.parts\n            constant = constant + part.dot(offset)",
         f"{ROUNDING} -k its_numbers",

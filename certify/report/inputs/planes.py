@@ -130,7 +130,7 @@ def plane_payload(plane: Plane, certified: Sequence[tuple[float, float, str]]) -
 
 
 def _widest(plane: Plane, label: int) -> list[float] | None:
-    """Where the name of a class stands, from -1 to 1 each; None where it is nowhere wide enough.
+    """Place for the name of a class, from -1 to 1 each; None where it is nowhere wide enough.
 
     Of the points that are far from other classes, it is the one that is farthest from the input and what lies around.
     """

@@ -23,11 +23,11 @@ def regions_of(logits: Tensor, label: int) -> list[Ring]:
     from matplotlib.figure import Figure
 
     known = logits.detach().cpu().double()
-    others = known.index_fill(2, torch.tensor([label]), -math.inf).amax(2)
+    others = known.index_fill(2, torch.tensor([label], device="cpu"), -math.inf).amax(2)
     margin = known[..., label] - others
     if not (margin > 0).any():
         return []
-    places = torch.linspace(-HALF, HALF, len(margin), dtype=torch.float64).numpy()
+    places = np.linspace(-HALF, HALF, len(margin))
     top = float(margin.nan_to_num(0.0, 0.0, 0.0).max()) + 1.0
     field = margin.clamp(max=top).T.numpy()  # its rows are those of the second coordinate
     drawn = Figure().subplots().contourf(places, places, field, levels=[0.0, 2 * top])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bounds import Box, Interval, LpBall, SparseBall, capture, crown_ibp, ibp
 from bounds.linear.ladder import refinements, rungs
-from bounds.linear.minima import minima_in_windows
 from bounds.linear.network import Network
+from bounds.linear.passes.minima import minima_in_windows
 from bounds.linear.refined import RefinedNetwork
 from bounds.relaxations.activations import relu
 from bounds.rows import DenseRows, PatchRows, mirrored

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import bounds
 from bounds.linear import precision
-from bounds.linear.backward import Backward
 from bounds.linear.network import Network
+from bounds.linear.passes.backward import Backward
+from bounds.linear.passes.through_functions import through_planes, through_windows
 from bounds.linear.refined import RefinedNetwork
-from bounds.linear.through_functions import through_planes, through_windows
 from bounds.operations.functions import FUNCTIONS, Tables
 from bounds.relaxations.base import Planes
 from bounds.relaxations.multivariate import Maximum

@@ -8,7 +8,13 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
-from bounds.linear.through_functions import Propagated, SharedLines, through_lines, through_planes, through_unstable
+from bounds.linear.passes.through_functions import (
+    Propagated,
+    SharedLines,
+    through_lines,
+    through_planes,
+    through_unstable,
+)
 from bounds.relaxations.activations import leaky_relu
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation

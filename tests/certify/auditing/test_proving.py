@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certify.auditing.counterexamples import counterexample
-from certify.auditing.networks import Affine, Network, Unknown, network_of
+from certify.auditing.networks import Affine, LayeredNetwork, Unknown, network_of
 from certify.auditing.proofs import PROOFS, Reprover
 from certify.auditing.proving import Prover, Region, margin_rows
 from certify.auditing.tally import Tally
@@ -43,7 +43,7 @@ def models(seed: int) -> list[tuple[nn.Module, tuple[int, ...]]]:
         return [(dense, (5,)), (residual, (2, 4, 4))]
 
 
-def values_of(network: Network, x: Tensor) -> Tensor:
+def values_of(network: LayeredNetwork, x: Tensor) -> Tensor:
     """Logits (K,) from the matrices."""
     blocks = {0: x.flatten()}
 

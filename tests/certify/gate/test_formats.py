@@ -13,7 +13,7 @@ from certify.comparison.regressions import regressions
 from certify.evaluation.comparisons import Contradiction
 from certify.evaluation.evaluation import Evaluation
 from certify.gate.formats import FORMATS, as_github, as_json, as_junit, as_text
-from certify.gate.outcome import GateOutcome, outcome_of
+from certify.gate.outcome import GateOutcome, gate_outcome
 
 BEFORE, AFTER = [0.5] * 12, [0.5] * 2 + [NOT] * 10
 REQUIRE = [
@@ -31,7 +31,7 @@ def run(values: list[float], *, require: object = (), distance: float = 9.0) -> 
 
 def outcome(**settings: object) -> GateOutcome:
     """Ten inputs lost; one threshold met, one missed, one without result."""
-    made = outcome_of(run(AFTER, require=REQUIRE), "runs/now")
+    made = gate_outcome(run(AFTER, require=REQUIRE), "runs/now")
     changes = regressions(run(AFTER), run(BEFORE), radii=[0.1])
     return replace(made, changes=changes, against="runs/before", **settings)
 
@@ -45,12 +45,12 @@ def hostile() -> GateOutcome:
 
 
 def test_exit_codes_follow_from_what_was_found():
-    fine = outcome_of(run(BEFORE), "r")
+    fine = gate_outcome(run(BEFORE), "r")
     assert (fine.verdict, fine.exit_code) == ("passed", 0)
     assert outcome().exit_code == 1
     assert replace(fine, unfinished=(1, 2)).exit_code == 1
     assert replace(fine, changes=outcome().changes).exit_code == 1
-    assert outcome_of(run(BEFORE, distance=0.4), "r").exit_code == 3
+    assert gate_outcome(run(BEFORE, distance=0.4), "r").exit_code == 3
 
 
 def test_text_has_a_line_for_each_finding():
@@ -68,7 +68,8 @@ def test_text_has_a_line_for_each_finding():
 def test_json_has_stable_keys_and_every_number():
     found = json.loads(as_json(outcome()), parse_constant=pytest.fail)
     keys = ["format", "run", "against", "verdict", "exit_code", "comparisons"]
-    assert list(found) == [*keys, "contradictions", "requirements", "changes", "unfinished"]
+    rest = ["contradictions", "refutations", "requirements", "changes", "left_out", "unfinished"]
+    assert list(found) == [*keys, *rest]
     assert (found["verdict"], found["exit_code"], found["run"], found["against"]) == (
         "missed",
         1,

@@ -15,7 +15,7 @@ from PIL import Image
 from certify import Evaluation
 from certify.promises import Promise
 from certify.report import Line
-from certify.report.embedding import as_json
+from certify.report.embedding import embedded_json
 from certify.report.inputs import axes as axes_module
 from certify.report.inputs import details
 from certify.report.inputs.axes import Axis, axes_of
@@ -28,7 +28,7 @@ CLEVER = {"status": "fitted", "estimated_distance": 0.0465, "capped": False, "re
 def payload(*records: dict, tensors: dict | None = None, manifest: dict | None = None) -> dict:
     """What a script reads, after its way through JSON."""
     page = Evaluation(manifest or MANIFEST, records, tensors or {}).page()
-    data = json.loads(as_json(page.inputs))
+    data = json.loads(embedded_json(page.inputs))
     for entry in data["inputs"].values():
         entry["axes"] = [unpacked(axis, data["words"]) for axis in entry["axes"]]
     return data

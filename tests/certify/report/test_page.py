@@ -34,7 +34,7 @@ from bounds import noise_ratio_test
 from certify import AttackedAccuracyCurve, CertifiedAccuracyCurve, Evaluation, report
 from certify.curves import AccuracyCurve
 from certify.report import render
-from certify.report.embedding import SCRIPTS, as_json, part
+from certify.report.embedding import SCRIPTS, embedded_json, part
 from certify.report.input_tables import ROWS
 from certify.report.noise_figure import noise_figure
 from certify.report.series import PARTS, Series, interval_ends, limits
@@ -72,7 +72,7 @@ def data_of(text: str) -> dict:
 def test_data_survive_their_embedding():
     """No text ends the element, and numbers that JSON does not know arrive as JavaScript reads them."""
     hostile = "</script><script>alert(1)</script>&<!--\u2028"
-    text = as_json({"a": hostile, "b": [math.nan, math.inf, -math.inf, 0.1], "c": None})
+    text = embedded_json({"a": hostile, "b": [math.nan, math.inf, -math.inf, 0.1], "c": None})
     assert not set("<>&\u2028") & set(text)
     assert json.loads(text) == {"a": hostile, "b": [None, "Infinity", "-Infinity", 0.1], "c": None}
 

@@ -54,12 +54,14 @@ def test_every_record_names_its_draws_and_its_subject(name: str):
     expected = {
         "subject": subject,
         "domain": "any input",
+        "sampling_error": record.sampling_error,
         "seed": draw_run_seed(generator(5)),
         "first_index": 7,
         "noise_group": 2,
         "sampling": "integers on the grid 1/255",
         "precision": "bfloat16" if name == "incremental" else "float32",
     }
+    assert 0 <= record.sampling_error < 1e-11  # integers on a grid are drawn almost exactly
     assert set(expected) == {field.name for field in dataclasses.fields(Drawn)} - {"label"}
     table = record.to_dataframe()
     for field, value in expected.items():

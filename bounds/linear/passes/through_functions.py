@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
+from bounds.relaxations.windows import Geometry
 from bounds.rows import Rows
-from bounds.windows import Geometry
 
 
 class Propagated(NamedTuple):
@@ -69,7 +69,7 @@ class SharedLines:
 
 
 def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> Tensor:
-    """What the constants of lines bring in, (N, R) or, for both bounds, (N, 2 R)."""
+    """Share of the constants of lines, (N, R) or, for both bounds, (N, 2 R)."""
     whole = rows.sums(rows.values, lines.constants if joint else lines.lower.unsqueeze(1))
     negative = rows.sums(below, lines.gap)[..., 0]
     constant = whole[..., 0] + negative

@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where regular windows of a map stand, in both directions.
+    """Regular windows of a map, in both directions.
 
     Attributes:
         kernel: places of a window.

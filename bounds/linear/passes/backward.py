@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bounds.linear.backward_pass import Pass, halves
 from bounds.linear.network import Network, largest
-from bounds.linear.through_functions import Propagated, SharedLines, Through, through_planes
+from bounds.linear.passes.backward_pass import Pass, halves
+from bounds.linear.passes.through_functions import Propagated, SharedLines, Through, through_planes
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.node import entries
 from bounds.relaxations.base import Planes

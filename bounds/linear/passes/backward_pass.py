@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
-from bounds.linear.minima import minima_in_windows
 from bounds.linear.network import largest
-from bounds.linear.through_functions import Through, through_lines, through_windows
+from bounds.linear.passes.minima import minima_in_windows
+from bounds.linear.passes.through_functions import Through, through_lines, through_windows
 from bounds.numerics import accumulated_error, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE
 from bounds.operations.node import entries
@@ -31,11 +31,11 @@ from bounds.sets.linear_minimum import OTHER_OPERATIONS, linear_minimum
 from bounds.sets.moves import norm_of
 
 if TYPE_CHECKING:
-    from bounds.linear.backward import Backward
+    from bounds.linear.passes.backward import Backward
 
 
 class Pass:
-    """One pass from a node to the input; arguments as in :meth:`bounds.linear.backward.Backward.bounds`.
+    """One pass from a node to the input; arguments as in :meth:`bounds.linear.passes.backward.Backward.bounds`.
 
     Attributes:
         total: constants and errors that have been met on the way.
