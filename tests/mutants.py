@@ -16,6 +16,7 @@ from mutations import (
     of_bounds,
     of_certify,
     of_comparison,
+    of_data,
     of_engines,
     of_linear,
     of_programmes,
@@ -37,6 +38,7 @@ MUTANTS = (
     *of_smoothing.MUTANTS,
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,
+    *of_data.MUTANTS,
     *of_proofs.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest

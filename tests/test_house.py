@@ -84,7 +84,7 @@ DIRECTION = {
         {"checks", "circumstances", "models"},
         {"adam", "numerics", "gradients", "layers", "noise_theorems", "rows"},
         {"sets", "statistics", "transport"},
-        {"relaxations", "estimates", "vnnlib"},
+        {"relaxations", "estimates", "separation", "vnnlib"},
         {"operations", "decompositions"},
         {"graph"},
         {"engines"},

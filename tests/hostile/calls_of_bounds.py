@@ -10,7 +10,7 @@ from oracles.halfspace import generator
 from torch import Tensor, nn
 
 import bounds
-from bounds import geometry, noise_theorems, transport
+from bounds import geometry, noise_theorems, separation, transport
 
 
 class Case(NamedTuple):
@@ -224,6 +224,8 @@ PURE: dict[str, Call] = {
     "bounds.noise_theorems.noise_error_distance": lambda c: noise_theorems.noise_error_distance(0.1, 0.5),
     "bounds.noise_theorems.random_weight_factor": lambda c: noise_theorems.random_weight_factor(math.inf),
     "bounds.noise_theorems.subspace_factors": lambda c: noise_theorems.subspace_factors(10, 0.01),
+    "bounds.separation.separation": lambda c: separation.separation(FOUR, CLASSES, norm=3),
+    "bounds.separation.invariance_check": lambda c: separation.invariance_check(FOUR[:, 0] + 1, FOUR, CLASSES, norm=2),
     "bounds.transport.accuracy_robustness_front": lambda c: transport.accuracy_robustness_front(SPREAD, SPREAD.flip(0)),
     "bounds.transport.adversarial_error_bound": lambda c: transport.adversarial_error_bound(
         FOUR, CLASSES, epsilon=0.8, norm=2
@@ -241,4 +243,5 @@ RECORDS = {
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
+    *("InvarianceCheck", "Radii", "Separation"),
 }
