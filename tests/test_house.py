@@ -83,7 +83,7 @@ DIRECTION = {
         {"errors", "memory"},
         {"checks", "circumstances", "models"},
         {"adam", "numerics", "gradients", "layers", "noise_theorems", "rows"},
-        {"sets", "statistics", "transport"},
+        {"sets", "statistics"},
         {"relaxations", "estimates", "separation", "vnnlib"},
         {"operations", "decompositions"},
         {"graph"},
@@ -91,7 +91,7 @@ DIRECTION = {
         {"linear", "noise", "onnx"},
         {"search", "second_opinion"},
         {"solvers", "geometry"},
-        {"lipschitz"},
+        {"lipschitz", "transport"},
     ],
     "certify": [
         {"models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},

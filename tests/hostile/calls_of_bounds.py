@@ -230,6 +230,12 @@ PURE: dict[str, Call] = {
     "bounds.transport.adversarial_error_bound": lambda c: transport.adversarial_error_bound(
         FOUR, CLASSES, epsilon=0.8, norm=2
     ),
+    "bounds.transport.gaussian_adversarial_error": lambda c: transport.gaussian_adversarial_error(
+        FOUR[0], FOUR[1], IDENTITY, epsilon=0.01, norm=1
+    ),
+    "bounds.transport.least_adversarial_error": lambda c: transport.least_adversarial_error(
+        FOUR, torch.arange(4), epsilon=0.8, norm=2
+    ),
     "bounds.transport.margin_features": lambda c: transport.margin_features(SPREAD),
 }
 
@@ -243,5 +249,5 @@ RECORDS = {
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
-    *("InvarianceCheck", "Radii", "Separation"),
+    *("GaussianError", "InvarianceCheck", "LeastError", "Radii", "Separation"),
 }

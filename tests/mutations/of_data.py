@@ -33,4 +33,49 @@ SEPARATION = (
     ),
 )
 
-MUTANTS = SEPARATION
+LEAST_ERROR = (
+    Mutant(
+        "inputs that no set covers enough are forgotten",
+        "bounds/solvers/packing.py",
+        "total = sum(whole.tolist()) + sum(rest.tolist())",
+        "total = sum(whole.tolist())",
+        "tests/bounds/test_least_error.py",
+    ),
+    Mutant(
+        "multipliers below 0 count",
+        "bounds/solvers/packing.py",
+        "np.clip(np.nan_to_num(multipliers), 0, 1)",
+        "np.clip(np.nan_to_num(multipliers), -9, 1)",
+        "tests/bounds/test_least_error.py",
+    ),
+    Mutant(
+        "three balls that meet in pairs have a common point in every norm",
+        "bounds/solvers/conflicts.py",
+        "if len(sets) == 0 or self.norm != 2:",
+        "if len(sets) == 0 or self.norm >= 1:",
+        "tests/bounds/test_least_error.py",
+    ),
+    Mutant(
+        "inputs are in conflict at once epsilon",
+        "bounds/solvers/conflicts.py",
+        "near = certainly_within(apart, 2 * epsilon, x[0].numel())",
+        "near = certainly_within(apart, epsilon, x[0].numel())",
+        "tests/bounds/test_least_error.py",
+    ),
+    Mutant(
+        "larger sets are never looked for",
+        "bounds/solvers/conflicts.py",
+        "if self.largest < 3 or len(edges) == 0:",
+        "if self.largest < 99 or len(edges) == 0:",
+        "tests/bounds/test_least_error.py",
+    ),
+    Mutant(
+        "a linear classifier is attacked in the norm of the ball",
+        "bounds/transport.py",
+        "dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[norm]",
+        "dual = norm",
+        "tests/bounds/test_least_error.py",
+    ),
+)
+
+MUTANTS = SEPARATION + LEAST_ERROR
