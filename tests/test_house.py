@@ -82,7 +82,7 @@ DIRECTION = {
     "bounds": [
         {"errors", "memory"},
         {"checks", "circumstances", "models"},
-        {"adam", "numerics", "gradients", "layers", "noise_theorems", "rows"},
+        {"adam", "directions", "numerics", "gradients", "layers", "noise_theorems", "rows"},
         {"sets", "statistics"},
         {"relaxations", "estimates", "separation", "vnnlib"},
         {"operations", "decompositions"},

@@ -125,6 +125,8 @@ def test_any_multipliers_prove_a_bound():
         for multipliers in (random.random(6), random.standard_normal(6) * 9, np.full(6, np.nan), np.full(6, np.inf)):
             bound = checked_bound(multipliers, sets.reshape(-1), np.full(6, 3), 8)
             assert best.values.sum() - 1e-9 <= bound <= 8
+    star = np.array([0, 1, 0, 2, 0])  # both leaves can be 1, and a multiplier below 0 would deny it
+    assert checked_bound(np.array([1.0, 1.0, -1.0]), star, np.array([2, 2, 1]), 3) >= 2
     assert checked_bound(np.full(3, 1 / 3), np.array([0, 1, 1, 2, 0, 2]), np.full(3, 2), 3) >= Fraction(3, 2)
 
 

@@ -192,6 +192,8 @@ PURE: dict[str, Call] = {
     "bounds.from_onnx": lambda c: bounds.ibp(bounds.from_onnx(onnx_file()), bounds.LpBall(c.x.flatten(1)[:, :3], 0.1)),
     "bounds.read_vnnlib": lambda c: bounds.read_vnnlib(ROBUST.to_vnnlib()).boxes,
     "bounds.sequential_lower": lambda c: bounds.sequential_lower(COUNTS, 50),
+    "bounds.geometry.alignment": lambda c: geometry.alignment(FOUR, FOUR.flip(0)),
+    "bounds.geometry.normal_rank": lambda c: geometry.normal_rank(FOUR, draws=19, generator=generator()),
     "bounds.geometry.cosine_transform": lambda c: geometry.cosine_transform(4, c.x),
     "bounds.geometry.curvature_bounds": lambda c: geometry.curvature_bounds(1.0, c.x[0], 0.3, c.x[1]),
     "bounds.geometry.frequency_basis": lambda c: geometry.frequency_basis(INPUT, size=2, offset=1, like=c.x),
@@ -249,5 +251,5 @@ RECORDS = {
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
-    *("GaussianError", "InvarianceCheck", "LeastError", "Radii", "Separation"),
+    *("Alignment", "NormalRank", "GaussianError", "InvarianceCheck", "LeastError", "Radii", "Separation"),
 }

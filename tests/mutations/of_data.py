@@ -78,4 +78,42 @@ LEAST_ERROR = (
     ),
 )
 
-MUTANTS = SEPARATION + LEAST_ERROR
+DIRECTIONS = (
+    Mutant(
+        "the law of a squared cosine has one freedom more",
+        "bounds/directions.py",
+        "special.betaincc(0.5, (features - 1) / 2,",
+        "special.betaincc(0.5, features / 2,",
+        "tests/bounds/test_directions.py",
+    ),
+    Mutant(
+        "p-values of inputs are combined without their logarithms",
+        "bounds/directions.py",
+        "-float(p_values.clamp(min=1e-300).log().sum())",
+        "float(p_values.sum())",
+        "tests/bounds/test_directions.py",
+    ),
+    Mutant(
+        "components that normals have in common are not taken out",
+        "bounds/directions.py",
+        "part[..., k] / part[..., k:].sum(-1)",
+        "part[..., k] / part.sum(-1)",
+        "tests/bounds/test_directions.py",
+    ),
+    Mutant(
+        "what components explain by chance is not given back",
+        "bounds/directions.py",
+        "rest = torch.maximum(rest, remainder).sqrt()",
+        "rest = remainder.sqrt()",
+        "tests/bounds/test_directions.py",
+    ),
+    Mutant(
+        "a normal is compared with itself",
+        "bounds/directions.py",
+        ".square().fill_diagonal_(0)",
+        ".square()",
+        "tests/bounds/test_directions.py",
+    ),
+)
+
+MUTANTS = SEPARATION + LEAST_ERROR + DIRECTIONS
