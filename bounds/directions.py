@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PART = 2**22  # random numbers that are held together
+LEAST = 1e-300  # p-value that is stated
 ENERGY = 0.9
 RELATIVE_NOTHING = 1e-12  # energy that rounding leaves where components explain all
 
@@ -99,7 +100,7 @@ def alignment(first: Tensor, second: Tensor, *, confidence: float = 0.95) -> Ali
     mean = float(cosine.mean())
     half = math.nan
     if len(rows) > 1:
-        half = float(special.stdtrit(len(rows) - 1, (1 + confidence) / 2) * cosine.std()) / math.sqrt(len(rows))
+        half = float(special.stdtrit(len(rows) - 1, (1 + confidence) / 2)) * float(cosine.std()) / math.sqrt(len(rows))
     return Alignment(
         rows=rows,
         cosine=cosine,
@@ -108,7 +109,7 @@ def alignment(first: Tensor, second: Tensor, *, confidence: float = 0.95) -> Ali
         mean=mean,
         interval=(mean - half, mean + half),
         chance=math.exp(special.gammaln(features / 2) - special.gammaln((features + 1) / 2)) / math.sqrt(math.pi),
-        p_value=float(special.gammaincc(len(rows), -float(p_values.clamp(min=1e-300).log().sum()))),
+        p_value=max(float(special.gammaincc(len(rows), -float(p_values.clamp(min=LEAST).log().sum()))), LEAST),
         features=features,
         confidence=confidence,
     )
@@ -262,7 +263,7 @@ def _random_energies(
     """Squared singular values (S, R) of ``kept`` (N, F) plus uniform directions of lengths ``rest`` outside a basis."""
     count, features = kept.shape
     found = []
-    for some in torch.arange(draws).split(max(1, PART // kept.numel())):
+    for some in torch.arange(draws, device=kept.device).split(max(1, PART // kept.numel())):
         noise = torch.randn(len(some), count, features, dtype=kept.dtype, device=kept.device, generator=source)
         if basis is not None:
             noise = noise - (noise @ basis.T) @ basis

@@ -46,7 +46,8 @@ def largest_packing(count: int, sets: list[IntArray]) -> Packing:
     elements = np.concatenate([part.reshape(-1) for part in sets])
     starts = np.concatenate([[0], sizes.cumsum()])
     matrix = csr_array((np.ones(len(elements)), elements, starts), shape=(len(sizes), count))
-    found = linprog(-np.ones(count), A_ub=matrix, b_ub=np.ones(len(sizes)), bounds=(0, 1), method="highs")
+    limits = np.ones(len(sizes))
+    found = linprog(-np.ones(count), A_ub=matrix, b_ub=limits, bounds=(0, 1), method="highs")  # type: ignore[call-overload]  # its stubs know dense matrices only
     if found.x is None:
         return Packing(np.zeros(count), Fraction(count))
     return Packing(np.clip(found.x, 0, 1), checked_bound(-found.ineqlin.marginals, elements, sizes, count))

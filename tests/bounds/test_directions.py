@@ -137,9 +137,9 @@ def test_common_directions_are_found():
 
 
 def test_unequal_noise_is_not_taken_for_a_direction():
-    """Twelve sets whose rows differ in noise, as unit lengths make them; the mutant finds a fourth direction."""
-    found = [normal_rank(normals(s, 20, 200, 3, 2.0), draws=19, largest=4, generator=generator(s)) for s in range(12)]
-    assert sum(one.rank > 3 for one in found) <= 4  # of level 0.05: 1e-3 by chance
+    """Sets whose rows differ in noise, as unit lengths make them; the mutant finds a fourth direction."""
+    found = [normal_rank(normals(s, 20, 200, 3, 2.0), draws=19, largest=4, generator=generator(s)) for s in range(20)]
+    assert sum(one.rank > 3 for one in found) <= 6  # of a level of 0.05: 3e-5 by chance
 
 
 def test_directions_of_a_subspace_fill_it():

@@ -236,7 +236,7 @@ PURE: dict[str, Call] = {
         FOUR[0], FOUR[1], IDENTITY, epsilon=0.01, norm=1
     ),
     "bounds.transport.least_adversarial_error": lambda c: transport.least_adversarial_error(
-        FOUR, torch.arange(4), epsilon=0.8, norm=2
+        FOUR, CLASSES.cumsum(0), epsilon=0.8, norm=2
     ),
     "bounds.transport.margin_features": lambda c: transport.margin_features(SPREAD),
 }

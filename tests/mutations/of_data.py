@@ -89,22 +89,22 @@ DIRECTIONS = (
     Mutant(
         "p-values of inputs are combined without their logarithms",
         "bounds/directions.py",
-        "-float(p_values.clamp(min=1e-300).log().sum())",
+        "-float(p_values.clamp(min=LEAST).log().sum())",
         "float(p_values.sum())",
         "tests/bounds/test_directions.py",
     ),
     Mutant(
-        "components that normals have in common are not taken out",
+        "the largest component is tested again and again",
         "bounds/directions.py",
         "part[..., k] / part[..., k:].sum(-1)",
-        "part[..., k] / part.sum(-1)",
+        "part[..., 0] / part[..., k:].sum(-1)",
         "tests/bounds/test_directions.py",
     ),
     Mutant(
-        "what components explain by chance is not given back",
+        "noise of all rows is taken to be of one length",
         "bounds/directions.py",
-        "rest = torch.maximum(rest, remainder).sqrt()",
-        "rest = remainder.sqrt()",
+        "torch.linalg.pinv(projection.square())",
+        "torch.linalg.pinv(projection.diagonal().diag())",
         "tests/bounds/test_directions.py",
     ),
     Mutant(
