@@ -11,6 +11,7 @@ from torch import Tensor
 from bounds import InvalidInput
 from bounds.separation import invariance_check, separation
 from bounds.sets.distances import distance
+from bounds.sets.pairs import pair_blocks
 from certify.results import Certificate
 
 SMALL = 2000  # bytes, which make blocks of a few inputs
@@ -158,3 +159,17 @@ def test_separation_needs_two_classes():
         separation(torch.rand(3, 2), torch.ones(3).long(), norm=2)
     with pytest.raises(InvalidInput, match="x must be finite"):
         separation(torch.full((3, 2), math.nan), torch.arange(3), norm=2)
+
+
+@pytest.mark.parametrize("memory", [500, 5000, 50_000])
+def test_blocks_hold_every_pair_within_their_memory(memory: int):
+    x = torch.rand(37, 9)
+    seen, own = torch.zeros(37, 20, dtype=torch.int64), torch.zeros(37, 37, dtype=torch.bool)
+    for rows, columns, apart in pair_blocks(x, x[:20], 2, memory=memory):
+        seen[rows[:, None], columns] += 1
+        assert 8 * (apart.numel() + 9 * (len(rows) + len(columns))) <= memory
+    assert (seen == 1).all()
+    for rows, columns, _ in pair_blocks(x, None, 2, memory=memory):
+        own[rows[:, None], columns] = True
+    assert (own | own.T).all()
+    assert memory > 5000 or not own.all()
