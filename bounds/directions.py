@@ -198,12 +198,7 @@ def normal_rank(
         raise InvalidInput("perturbations must be of a length above 0: leave out inputs without a boundary point")
     values = torch.linalg.svdvals(units)
     uniform = _random_energies(torch.zeros_like(units), None, torch.ones_like(length), draws, source)
-    p_values = [_p_value(values.square(), uniform, 0)]
-    turns = range(1, min(largest, len(values) - 1))
-    for k in turns if p_values[0] <= alpha else ():
-        p_values.append(_p_value(values.square(), _random_remainders(units, k, draws, source), k))
-        if p_values[-1] > alpha:
-            break
+    p_values = _tests_in_turn(units, values.square(), uniform, alpha, largest, source)
     rank = next((k for k, p in enumerate(p_values) if p > alpha), len(p_values))
     dimension, interval = _dimension(units, alpha)
     sides = torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64, device=flat.device)
@@ -234,6 +229,19 @@ def _units(flat: Tensor) -> tuple[Tensor, Tensor]:
     scaled = flat / largest.where(largest > 0, 1.0)
     size = scaled.norm(dim=1, keepdim=True)
     return scaled / size.where(size > 0, 1.0), (size * largest).flatten()
+
+
+def _tests_in_turn(
+    units: Tensor, energies: Tensor, uniform: Tensor, alpha: float, largest: int, source: torch.Generator | None
+) -> list[float]:
+    """P-values of the components, up to the first above ``alpha``; those of uniform directions are drawn already."""
+    p_values = [_p_value(energies, uniform, 0)]
+    turns = range(1, min(largest, len(energies) - 1))
+    for k in turns if p_values[0] <= alpha else ():
+        p_values.append(_p_value(energies, _random_remainders(units, k, len(uniform), source), k))
+        if p_values[-1] > alpha:
+            break
+    return p_values
 
 
 def _p_value(energies: Tensor, drawn: Tensor, k: int) -> float:

@@ -124,9 +124,23 @@ def separation(x: Tensor, y: Tensor, *, norm: float, memory: int = MEMORY) -> Se
     classes, index = label.unique(return_inverse=True)
     if len(classes) < 2:
         raise InvalidInput(f"y must hold at least two classes, got {len(classes)}: there is nothing to separate")
-    size = len(classes)
+    table, pairs, other = _nearest_pairs(x, index, len(classes), norm, memory)
+    every = torch.arange(len(x), device=x.device)
+    return Separation(
+        classes=classes,
+        distance=table,
+        pairs=pairs,
+        label=label,
+        nearest=_exact(x, x, every, other, norm, memory),
+        other=other,
+        norm=norm,
+    )
+
+
+def _nearest_pairs(x: Tensor, index: Tensor, size: int, norm: float, memory: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances (K, K) and pairs (K, K, 2) of classes, and the nearest input of another class to each (N,)."""
     table = torch.full((size, size), math.inf, dtype=torch.float64, device=x.device)
-    codes = torch.zeros((size, size), dtype=torch.int64, device=x.device)  # of pairs, in one number: ties cannot mix
+    codes = torch.full((size, size), -1, device=x.device)  # of pairs, in one number, so that ties cannot mix
     nearest, other = _nothing_near(x)
     for rows, columns, apart in pair_blocks(x, None, norm, memory=memory):
         of_rows, of_columns = index[rows], index[columns]
@@ -142,17 +156,7 @@ def separation(x: Tensor, y: Tensor, *, norm: float, memory: int = MEMORY) -> Se
         row, column = (apart == better[of_rows[:, None], of_columns]).nonzero(as_tuple=True)
         table[of_rows[row], of_columns[column]] = apart[row, column]
         codes[of_rows[row], of_columns[column]] = rows[row] * len(x) + columns[column]
-    table, pairs = _of_class_pairs(x, table, codes, norm, memory)
-    every = torch.arange(len(x), device=x.device)
-    return Separation(
-        classes=classes,
-        distance=table,
-        pairs=pairs,
-        label=label,
-        nearest=_exact(x, x, every, other, norm, memory),
-        other=other,
-        norm=norm,
-    )
+    return *_of_class_pairs(x, table, codes, norm, memory), other
 
 
 def _nothing_near(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,7 +178,7 @@ def _of_class_pairs(x: Tensor, table: Tensor, codes: Tensor, norm: float, memory
     first, second = torch.triu_indices(len(table), len(table), 1, device=x.device)
     mirrored = table[second, first] < table[first, second]
     code = torch.where(mirrored, codes[second, first], codes[first, second])
-    row, column = code // len(x), code % len(x)
+    row, column = torch.where(code < 0, -1, torch.stack([code // len(x), code % len(x)]))  # -1: too far for float64
     one, two = torch.where(mirrored, column, row), torch.where(mirrored, row, column)
     distances = torch.full_like(table, math.inf)
     pairs = torch.full((*table.shape, 2), -1, device=x.device)

@@ -124,7 +124,7 @@ def least_adversarial_error(
         multimarginal optimal transport formulation of adversarial multiclass classification, arXiv:2204.12676.
 
     >>> x = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
-    >>> least_adversarial_error(x, torch.tensor([0, 1, 2, 2]), epsilon=1.0, norm=2).lower
+    >>> least_adversarial_error(x, torch.tensor([0, 1, 2, 2]), epsilon=1.1, norm=2).lower
     0.5
     """
     checks.not_empty(checks.inputs(x))

@@ -173,3 +173,11 @@ def test_blocks_hold_every_pair_within_their_memory(memory: int):
         own[rows[:, None], columns] = True
     assert (own | own.T).all()
     assert memory > 5000 or not own.all()
+
+
+def test_distances_beyond_float64_are_infinite_and_not_0():
+    x = torch.tensor([[0.0], [1e200], [0.5]], dtype=torch.float64)
+    found = separation(x, torch.tensor([0, 1, 2]), norm=2)
+    assert found.distance[0, 2] == 0.5
+    assert found.distance[0, 1] >= 1e200
+    assert found.distance[1, 2] == found.distance[2, 1]
