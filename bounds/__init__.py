@@ -1,6 +1,6 @@
 """Mathematics of one network and one perturbation set: balls, proportions, bounds."""
 
-from bounds import geometry, noise_theorems, transport
+from bounds import geometry, noise_theorems, separation, transport
 from bounds.errors import (
     BoundsError,
     InvalidConfiguration,
@@ -121,6 +121,7 @@ __all__ = [
     "random_crossings",
     "read_vnnlib",
     "sdp_margins",
+    "separation",
     "sequential_lower",
     "specification_bounds",
     "traced_crossings",

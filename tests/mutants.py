@@ -18,6 +18,7 @@ from mutations import (
     of_budget,
     of_certify,
     of_comparison,
+    of_data,
     of_engines,
     of_gates,
     of_linear,
@@ -42,6 +43,7 @@ MUTANTS = (
     *of_comparison.MUTANTS,
     *of_gates.MUTANTS,
     *of_budget.MUTANTS,
+    *of_data.MUTANTS,
     *of_proofs.MUTANTS,
     *of_auditing.MUTANTS,
 )

@@ -75,11 +75,11 @@ def demo(*, output: Path | None = None, network: Network | None = None, inputs: 
 
     checks.at_most("inputs", checks.at_least("inputs", inputs, 1), 1000)
     if network is not None:
-        return _run(_of_embedded(network, inputs), output)
+        return _run(_of_embedded(network, inputs), output, foretell=False)
     with output_directory(output) as folder:
         runs = {name: folder / name for name in reference.NETWORKS}
         for name, directory in runs.items():
-            end = _run(_of_embedded(name, inputs), directory)
+            end = _run(_of_embedded(name, inputs), directory, foretell=False)
             if end != FINE:
                 return end
         return compare_directories(runs, folder)
@@ -211,16 +211,20 @@ def _run(
     placement: Placement | None = None,
     *,
     dry_run: bool = False,
+    foretell: bool = True,
 ) -> int:
     part = shard_of(shard)
     with output_directory(output) as directory:
         place = directory_of(directory, shard, part)
-        return _in_directory(config, place, part, placement or Placement(), dry_run=dry_run)
+        asked = placement or Placement()
+        return _in_directory(config, place, part, asked, dry_run=dry_run, foretell=foretell or dry_run)
 
 
-def _in_directory(config: "Config", directory: Path, shard: "Shard", placement: Placement, *, dry_run: bool) -> int:
+def _in_directory(
+    config: "Config", directory: Path, shard: "Shard", placement: Placement, *, dry_run: bool, foretell: bool
+) -> int:
     try:
-        return _certify(config, directory, shard, placement, dry_run=dry_run)
+        return _certify(config, directory, shard, placement, dry_run=dry_run, foretell=foretell)
     except KeyboardInterrupt:
         stored = (directory / "manifest.json").exists()
         hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
@@ -228,7 +232,9 @@ def _in_directory(config: "Config", directory: Path, shard: "Shard", placement: 
         return INTERRUPTED
 
 
-def _certify(config: "Config", directory: Path, shard: "Shard", placement: Placement, *, dry_run: bool) -> int:
+def _certify(
+    config: "Config", directory: Path, shard: "Shard", placement: Placement, *, dry_run: bool, foretell: bool
+) -> int:
     from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
@@ -250,7 +256,7 @@ def _certify(config: "Config", directory: Path, shard: "Shard", placement: Place
         **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
     }
     budget = None if config.budget is None else seconds_of("budget", config.budget)
-    costs = _costs(model, data, asked, budget, dry_run=dry_run) if shard.whole or dry_run else None
+    costs = _costs(model, data, asked, budget, dry_run=dry_run) if foretell and (shard.whole or dry_run) else None
     if dry_run:
         return FINE
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)

@@ -10,7 +10,7 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 import bounds
-from bounds import geometry, noise_theorems, transport
+from bounds import geometry, noise_theorems, separation, transport
 from bounds.noise.ratio_law import MulticlassRatioLaw
 from certify import Certificate, CertifiedAccuracyCurve, smoothing
 
@@ -45,6 +45,17 @@ CALLS = {
     "statement": lambda t: str(smoothing.certified_accuracy_at_least(certificate(t(P)), t(COUNTS * 0), [0.5])),
     "separation": lambda t: transport.margin_features(t(P))["q50"],
     "transport": lambda t: transport.adversarial_error_bound(t(X), t(torch.tensor([0, 1, 0, 1])), epsilon=2.0, norm=2),
+    "classes apart": lambda t: separation.separation(t(X), t(torch.tensor([0, 1, 0, 1])), norm=2).distance,
+    "invariance": lambda t: (
+        separation.invariance_check(t(X)[:, 0] + 9, t(X), t(torch.tensor([0, 1, 0, 1])), norm=2).share
+    ),
+    "least error": lambda t: (
+        transport.least_adversarial_error(t(X), t(torch.tensor([0, 1, 2, 1])), epsilon=2.0, norm=2).lower
+    ),
+    "Gaussians": lambda t: (
+        transport.gaussian_adversarial_error(t(X[0]), t(X[1]), t(torch.eye(X.shape[1])), epsilon=0.1, norm=1).lower
+    ),
+    "alignment": lambda t: geometry.alignment(t(X), t(X.flip(0))).p_value,
     "paired ratio": lambda t: geometry.paired_ratio(t(P), t(1 + P)).ratio,
     "quantiles of margins": lambda t: geometry.margin_quantiles(t(P), features=40, dimension=2, probability=0.1),
     "front": lambda t: transport.accuracy_robustness_front(t(P), t(1 - P)),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import bounds
 import certify
-from bounds import geometry, noise_theorems, transport
+from bounds import geometry, noise_theorems, separation, transport
 from certify import attacks, corruptions, smoothing, testing
 from certify import verified_training as training
 
@@ -173,6 +173,20 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "bounds.geometry.paired_ratio": lambda t, k: geometry.paired_ratio(t(X[0, 0, 0]), t(1 + X[1, 0, 0])).ratio,
     "bounds.transport.adversarial_error_bound": lambda t, k: transport.adversarial_error_bound(
         t(X.flatten(1)), t(torch.tensor([0, 1, 0])), epsilon=1.0, norm=2
+    ),
+    "bounds.transport.least_adversarial_error": lambda t, k: transport.least_adversarial_error(
+        t(X), t(torch.tensor([0, 1, 2])), epsilon=2.5, norm=2
+    ),
+    "bounds.transport.gaussian_adversarial_error": lambda t, k: transport.gaussian_adversarial_error(
+        t(X[0]), t(X[1]), t(torch.eye(64)), epsilon=0.1, norm=2, iterations=5
+    ),
+    "bounds.separation.separation": lambda t, k: separation.separation(t(X), t(torch.tensor([0, 1, 0])), norm=2),
+    "bounds.separation.invariance_check": lambda t, k: separation.invariance_check(
+        certificate(t), t(X), t(torch.tensor([0, 1, 0]))
+    ),
+    "bounds.geometry.alignment": lambda t, k: geometry.alignment(t(X), t(X.flip(0) - 0.5)),
+    "bounds.geometry.normal_rank": lambda t, k: geometry.normal_rank(
+        t(torch.cat([X, 1 - X])), draws=19 * k, alpha=0.05, generator=generator()
     ),
     "bounds.noise_theorems.distinguishability_bound": lambda t, k: noise_theorems.distinguishability_bound(
         t(X.flatten(1)), t(torch.tensor([0, 1, 0]))

@@ -10,7 +10,7 @@ from oracles.halfspace import generator
 from torch import Tensor, nn
 
 import bounds
-from bounds import geometry, noise_theorems, transport
+from bounds import geometry, noise_theorems, separation, transport
 
 
 class Case(NamedTuple):
@@ -192,6 +192,8 @@ PURE: dict[str, Call] = {
     "bounds.from_onnx": lambda c: bounds.ibp(bounds.from_onnx(onnx_file()), bounds.LpBall(c.x.flatten(1)[:, :3], 0.1)),
     "bounds.read_vnnlib": lambda c: bounds.read_vnnlib(ROBUST.to_vnnlib()).boxes,
     "bounds.sequential_lower": lambda c: bounds.sequential_lower(COUNTS, 50),
+    "bounds.geometry.alignment": lambda c: geometry.alignment(FOUR, FOUR.flip(0)),
+    "bounds.geometry.normal_rank": lambda c: geometry.normal_rank(FOUR, draws=19, generator=generator()),
     "bounds.geometry.cosine_transform": lambda c: geometry.cosine_transform(4, c.x),
     "bounds.geometry.curvature_bounds": lambda c: geometry.curvature_bounds(1.0, c.x[0], 0.3, c.x[1]),
     "bounds.geometry.frequency_basis": lambda c: geometry.frequency_basis(INPUT, size=2, offset=1, like=c.x),
@@ -224,9 +226,17 @@ PURE: dict[str, Call] = {
     "bounds.noise_theorems.noise_error_distance": lambda c: noise_theorems.noise_error_distance(0.1, 0.5),
     "bounds.noise_theorems.random_weight_factor": lambda c: noise_theorems.random_weight_factor(math.inf),
     "bounds.noise_theorems.subspace_factors": lambda c: noise_theorems.subspace_factors(10, 0.01),
+    "bounds.separation.separation": lambda c: separation.separation(FOUR, CLASSES, norm=3),
+    "bounds.separation.invariance_check": lambda c: separation.invariance_check(FOUR[:, 0] + 1, FOUR, CLASSES, norm=2),
     "bounds.transport.accuracy_robustness_front": lambda c: transport.accuracy_robustness_front(SPREAD, SPREAD.flip(0)),
     "bounds.transport.adversarial_error_bound": lambda c: transport.adversarial_error_bound(
         FOUR, CLASSES, epsilon=0.8, norm=2
+    ),
+    "bounds.transport.gaussian_adversarial_error": lambda c: transport.gaussian_adversarial_error(
+        FOUR[0], FOUR[1], IDENTITY, epsilon=0.01, norm=1
+    ),
+    "bounds.transport.least_adversarial_error": lambda c: transport.least_adversarial_error(
+        FOUR, CLASSES.cumsum(0), epsilon=0.8, norm=2
     ),
     "bounds.transport.margin_features": lambda c: transport.margin_features(SPREAD),
 }
@@ -241,4 +251,5 @@ RECORDS = {
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
+    *("Alignment", "NormalRank", "GaussianError", "InvarianceCheck", "LeastError", "Radii", "Separation"),
 }

@@ -34,6 +34,7 @@ PACKAGES = {
     "bounds": bounds,
     "bounds.geometry": bounds.geometry,
     "bounds.noise_theorems": bounds.noise_theorems,
+    "bounds.separation": bounds.separation,
     "bounds.transport": bounds.transport,
     "certify": certify,
     "attacks": attacks,
