@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.circumstances import isolated
-from bounds.directions import Alignment as Alignment
-from bounds.directions import NormalRank as NormalRank
-from bounds.directions import alignment as alignment
-from bounds.directions import normal_rank as normal_rank
 from bounds.errors import InvalidInput
 from bounds.models import frozen
+from bounds.noise.directions import Alignment as Alignment
+from bounds.noise.directions import NormalRank as NormalRank
+from bounds.noise.directions import alignment as alignment
+from bounds.noise.directions import normal_rank as normal_rank
 from bounds.noise.ratio_law import RatioLaw
 from bounds.numerics import per_row
 from bounds.statistics.proportions import FloatArray

@@ -1,4 +1,4 @@
-"""How far classes of data are apart, which robust radii that allows, and certificates that reach across."""
+"""Distances between classes of data, the robust radii that allows, and certificates that reach across."""
 
 import math
 from collections.abc import Sequence

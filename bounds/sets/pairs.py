@@ -35,7 +35,7 @@ def pair_distances(one: Tensor, two: Tensor, norm: float) -> Tensor:
 
 
 def certainly_within(distance: Tensor, limit: float | Tensor, features: int) -> Tensor:
-    """Where exact distances are at most ``limit`` for certain, from those of :func:`pair_distances`, bool."""
+    """Pairs with exact distances of at most ``limit`` for certain, from those of :func:`pair_distances`, bool."""
     return distance <= limit / (1 + accumulated_error(features + 64, torch.float64))
 
 

@@ -113,7 +113,7 @@ class Conflicts:
         return Violated([], complete=complete and (self.largest >= self.classes or len(sets) == 0))
 
     def _share_a_point(self, sets: IntArray) -> tuple[BoolArray, bool]:
-        """Which sets (R, k), whose parts share points, do so for certain, and whether all others do not."""
+        """Marks of the sets (R, k) whose parts share points for certain, and whether all others do not."""
         if len(sets) == 0 or self.norm != 2:
             return np.ones(len(sets), dtype=bool), True
         at_once = max(1, CELLS // (8 * sets.shape[1] * self.x[0].numel()))

@@ -117,7 +117,7 @@ def alignment(first: Tensor, second: Tensor, *, confidence: float = 0.95) -> Ali
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NormalRank:
-    """How many dimensions normals fill, against uniform directions.
+    """Number of dimensions that normals fill, against uniform directions.
 
     Attributes:
         singular_values: (R,) float64, of the unit normals, from large to small; their squares sum to N.
