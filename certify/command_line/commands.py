@@ -90,7 +90,7 @@ def _of_embedded(network: str, inputs: int) -> "Config":
     from certify.configuration.keys import DataSource, ModelSource
     from certify.methods import IntervalBounds, LinearBounds, MinimalPerturbation, Smoothing
 
-    methods = [Smoothing(), IntervalBounds(), LinearBounds(), MinimalPerturbation()]
+    methods = [Smoothing(), IntervalBounds(), LinearBounds(tolerance=1e-3), MinimalPerturbation()]
     return Config(model=ModelSource(network=network), data=DataSource(count=inputs), methods=methods)
 
 
