@@ -29,6 +29,7 @@ from bounds import (
 from bounds.linear import precision
 from bounds.linear.methods import METHODS
 from bounds.linear.network import Network
+from bounds.linear.refined import RefinedNetwork
 
 
 def dense(depth: int, width: int, features: int = 50) -> nn.Sequential:
@@ -47,6 +48,17 @@ def certified(model: nn.Module, x: Tensor, radius: float, sound: str) -> int:
     labels = model(x).argmax(1)
     margins = margin_bounds(model, LpBall(x, radius), labels, "crown", sound=sound)
     return int((margins.scatter(1, labels[:, None], 1.0) > 0).all(1).sum())
+
+
+def test_a_deep_network_that_is_refined_again_has_the_errors_of_its_tight_intervals():
+    """Those of the loose pass may be many times as large; a search refines what was refined before."""
+    model, x = dense(5, 20), torch.rand(3, 50, generator=generator())
+    network = Network(model, LpBall(x, 0.02))
+    loose = RefinedNetwork(network)
+    loose.output()  # which needs the errors of the loose intervals
+    again, anew = (RefinedNetwork(one, tighten=True).output() for one in (loose.network, network))
+    assert torch.equal(again.lower, anew.lower)
+    assert torch.equal(again.upper, anew.upper)
 
 
 @pytest.mark.slow
