@@ -117,7 +117,7 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
     if status == LEFT_OUT:
         yield STATUSES, not any(row.get(key) for key in VALUES.values()), "it has a result, though it was left out"
         return
-    if "alpha" in table and kind != "unsupported":
+    if "alpha" in table and kind not in ("unsupported", "noise"):  # of random noise it is that of an interval
         yield ALPHAS, alpha == table["alpha"], f"alpha is {alpha}, but the manifest asks for {table['alpha']}"
     elif kind == "certificate" and alpha is not None:
         yield ALPHAS, (alpha > 0) <= smoothed, f"alpha is {alpha} of a statement without draws"

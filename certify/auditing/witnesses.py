@@ -100,7 +100,10 @@ def _judge_box(tally: Tally, record: Mapping[str, Any], row: Mapping[str, Any], 
     inside: bool | None = None
     if box.known:
         values = point.double()
-        low, high = (None if side is None else torch.as_tensor(side).double().cpu() for side in (box.low, box.high))
+        low, high = (
+            None if side is None else torch.as_tensor(side, dtype=torch.float64, device="cpu")
+            for side in (box.low, box.high)
+        )
         inside = bool((low is None or (values >= low).all()) and (high is None or (values <= high).all()))
     tally.judge(INSIDE, inside, "its example lies outside the box", record["unit"], row["index"])
 

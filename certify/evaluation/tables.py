@@ -90,7 +90,7 @@ def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> Accur
     else:
         kind = CertifiedAccuracyCurve
         limits = [row["certified_radius"] if row["correct"] else -math.inf for row in rows]
-    limit = torch.tensor(limits, dtype=torch.float64)
+    limit = torch.tensor(limits, dtype=torch.float64, device="cpu")
     return kind(limit=limit, norm=norm, subject=subject, method=method, alpha=promise_of(rows).alpha)
 
 

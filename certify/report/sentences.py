@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from certify.attacks.studies.gradient_masking import GradientMaskingReport
 
-BOUNDS = {"ibp": "interval bounds", "crown": "linear bounds"}
+BOUNDS = {"ibp": "interval bounds"} | dict.fromkeys(("crown_ibp", "fast_lin", "crown", "alpha_crown"), "linear bounds")
 TITLES: dict[Kind, str] = {
     "proof": "Proved",
     "probable": "With high probability",

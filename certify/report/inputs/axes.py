@@ -143,7 +143,8 @@ def _found_elsewhere(
             continue
         distances = {float(order): distance for order, distance in (row.get("distances") or {}).items()}
         if place in own and row["kind"] == "witness":
-            nearest = min(nearest, row["attack_distance"])
+            distance = row.get("attack_distance")  # none where the input was left out
+            nearest = nearest if distance is None else min(nearest, distance)
         elif norm in distances:
             found.append((distances[norm], place))
     distance, place = min(found, default=(math.inf, -1))

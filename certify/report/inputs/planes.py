@@ -77,7 +77,7 @@ def unit_sizes(first: Tensor, second: Tensor, norm: float) -> list[float]:
         second: (*D) of l_2 length 1, orthogonal to it.
         norm: of order at least 1.
     """
-    angle = torch.arange(ANGLES, dtype=torch.float64) * (math.pi / ANGLES)
+    angle = torch.arange(ANGLES, dtype=torch.float64, device="cpu") * (math.pi / ANGLES)
     one, two = (each.detach().cpu().double().flatten() for each in (first, second))
     return [
         float(torch.linalg.vector_norm(math.cos(each) * one + math.sin(each) * two, norm)) for each in angle.tolist()

@@ -200,7 +200,7 @@ def outcome(*arguments: object, folder: Path, monkeypatch: pytest.MonkeyPatch, a
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and not drawn, which takes most of the time."""
-    monkeypatch.setattr("certify.report.page.svg", lambda figure: "")
+    monkeypatch.setattr("certify.report.page.svg", lambda *figure: "")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *arguments, **options: None)
 
 

@@ -54,7 +54,8 @@ def test_linear_bounds_are_a_method_beside_the_others(tmp_path):
     assert (radius.alpha_crown >= 0.8 * radius.crown).all()
     assert not evaluation.check()
     evaluation.to_html(tmp_path / "page.html")
-    assert "linear bounds are proofs about the model" in (tmp_path / "page.html").read_text().lower()
+    text = (tmp_path / "page.html").read_text().lower()
+    assert "linear bounds and interval bounds are proofs about the model" in text
 
 
 @pytest.mark.slow

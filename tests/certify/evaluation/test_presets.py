@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import Evaluation, TwoClasses, evaluate, reference
 from certify.configuration.config import config_of_manifest, read_config
+from certify.evaluation.probe import _Extent
 from certify.evaluation.rows import noise_rows
 from certify.methods import (
     PRESETS,
@@ -153,7 +154,7 @@ def test_complete_search_is_left_out_where_it_does_not_pay(monkeypatch: pytest.M
         return dataclasses.replace(found, radius=found.radius / 2)
 
     monkeypatch.setattr(CompleteSearch, "run", slow)
-    monkeypatch.setattr("certify.evaluation.probe._Extent.complete", 0.2)
+    monkeypatch.setattr(_Extent, "within", lambda limit: _Extent(complete=0.2))
     run = evaluate(model, x, y, norms=2, methods=["standard", Smoothing(n=20)])
     assert any(each.startswith("complete in l2: all 3 inputs left out: does not pay: ") for each in run.left_out())
 

@@ -24,6 +24,7 @@ from certify.methods import (
     Method,
     MinimalPerturbation,
     Problem,
+    RandomNoise,
     SmoothedAttack,
     Smoothing,
     Verify,
@@ -132,6 +133,7 @@ SMALL = {
         SmoothedAttack(draws=2, steps=1, restarts=1, n=40),
         Clever(num_batches=2, batch_size=4),
         Lipschitz(),
+        RandomNoise(draws=50),
         Verify(epsilon=0.01, steps=2),
         CompleteSearch(tolerance=0.2, timeout=1.0),
     )
@@ -226,7 +228,7 @@ def test_every_method_may_run_alone(name: str, supported: bool, labels: str, tmp
     refused = not supported and name in ("ibp", *LINEAR) and labels != "wrong"  # of which nothing is bounded
     reason = "cannot treat a layer of the model" if refused else "gave estimates, which bound nothing"
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert (f"There is no curve to draw: {name} {reason}." in text) == (refused or name == "clever")
+    assert (f"There is no curve to draw: {name} {reason}." in text) == (refused or name in ("clever", "noise"))
     assert len(evaluation.summary()) == 1
     assert evaluation.unfinished() is None
 
