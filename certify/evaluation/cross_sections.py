@@ -184,8 +184,8 @@ def _share_outside(x: Tensor, plane: tuple[Tensor, Tensor], places: Tensor, box:
         for limit, side in zip(box, (-1, 1), strict=True)
     )
     column = places.view(-1, *[1] * x.ndim)
-    outside = 0
+    outside = torch.zeros((), dtype=torch.int64, device=x.device)  # counted there, and read once
     for place in places:
         points = x + place * plane[0] + column * plane[1]
-        outside += int(((points < low - SLACK) | (points > high + SLACK)).flatten(1).any(1).sum())
-    return outside / len(places) ** 2
+        outside += ((points < low - SLACK) | (points > high + SLACK)).flatten(1).any(1).sum()
+    return int(outside) / len(places) ** 2
