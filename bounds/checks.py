@@ -220,8 +220,14 @@ def generator(value: torch.Generator | None, device: torch.device | None = None)
         )
     if value is None or device is None or value.device.type == device.type:
         return value
-    seed = int(torch.randint(2**63 - 1, (), generator=value, device=value.device))
-    return torch.Generator(device).manual_seed(seed)
+    return torch.Generator(device).manual_seed(drawn_seed(value))
+
+
+def drawn_seed(value: torch.Generator | None) -> int:
+    """A seed from one draw of a generator, or of torch's default; ``value`` must be one of these."""
+    source = generator(value)
+    device = "cpu" if source is None else source.device
+    return int(torch.randint(2**63 - 1, (), generator=source, device=device))
 
 
 def at_most(name: str, value: float, largest: float) -> float:

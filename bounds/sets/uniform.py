@@ -35,9 +35,7 @@ ROUNDS = 10_000  # of proposals, until it is said that there is no hope
 
 def run_seed(generator: torch.Generator | None) -> int:
     """A seed from one draw of a generator, or of torch's default."""
-    checks.generator(generator)
-    device = "cpu" if generator is None else generator.device
-    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    return checks.drawn_seed(generator)
 
 
 def stream_seed(seed: int, row: int, stream: int) -> int:

@@ -214,22 +214,15 @@ def _run(
     foretell: bool = True,
 ) -> int:
     part = shard_of(shard)
-    with output_directory(output) as directory:
-        place = directory_of(directory, shard, part)
-        asked = placement or Placement()
-        return _in_directory(config, place, part, asked, dry_run=dry_run, foretell=foretell or dry_run)
-
-
-def _in_directory(
-    config: "Config", directory: Path, shard: "Shard", placement: Placement, *, dry_run: bool, foretell: bool
-) -> int:
-    try:
-        return _certify(config, directory, shard, placement, dry_run=dry_run, foretell=foretell)
-    except KeyboardInterrupt:
-        stored = (directory / "manifest.json").exists()
-        hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
-        print(f"interrupted: {hint if stored else 'nothing is stored yet'}", file=sys.stderr)
-        return INTERRUPTED
+    with output_directory(output) as made:
+        directory = directory_of(made, shard, part)
+        try:
+            return _certify(config, directory, part, placement or Placement(), dry_run=dry_run, foretell=foretell)
+        except KeyboardInterrupt:
+            stored = (directory / "manifest.json").exists()
+            hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
+            print(f"interrupted: {hint if stored else 'nothing is stored yet'}", file=sys.stderr)
+            return INTERRUPTED
 
 
 def _certify(
@@ -256,7 +249,7 @@ def _certify(
         **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
     }
     budget = None if config.budget is None else seconds_of("budget", config.budget)
-    costs = _costs(model, data, asked, budget, dry_run=dry_run) if foretell and (shard.whole or dry_run) else None
+    costs = _costs(model, data, asked, budget, dry_run=dry_run) if dry_run or (foretell and shard.whole) else None
     if dry_run:
         return FINE
     print(f"certifying {len(data.x)} inputs into {directory}", file=sys.stderr)

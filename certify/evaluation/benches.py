@@ -15,7 +15,7 @@ from certify.distribution.processes import Processes
 from certify.distribution.ray import Ray
 from certify.evaluation.arguments import Asked
 from certify.evaluation.manifest import surroundings, weights_digest
-from certify.evaluation.units import Unit, run_unit
+from certify.evaluation.units import Found, Unit, run_unit
 from certify.methods import METHODS, Problem, Smoothing
 from certify.models import probed_once
 from certify.smoothing.drawing.distributions import Distribution
@@ -23,8 +23,6 @@ from certify.smoothing.drawing.division import NOISE_BLOCK, counted_by, pieces_o
 from certify.smoothing.drawing.votes import Sampling, Stage
 
 FEW = 4  # units per worker, below which draws of a unit are shared out as well
-
-Found = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def engine_of(given: Engine | str | None) -> Engine | None:

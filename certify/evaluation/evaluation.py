@@ -36,7 +36,7 @@ from certify.evaluation.groups import (
     members_of,
     stated_groups,
 )
-from certify.evaluation.known import known_run
+from certify.evaluation.known import known_sizes
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.left_out import left_out
 from certify.evaluation.meter import Clock
@@ -430,9 +430,8 @@ def evaluate(
             costs = None  # which might give the units of another shard another size
         elif costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
             costs = probe_costs(task, clock, PROBE_SHARE * most, output)
-        known = known_run(output)
         told = ({} if budget is None else {"budget": budget}) | dict(source or {})
-        plan = Plan.of(task, costs, None if known is None else known.sizes, most)
+        plan = Plan.of(task, costs, known_sizes(output), most)
         manifest = plan.manifest(told) | digest_of_groups(members) | ({} if part.whole else {"shard": str(part)})
         named = {"classes": classes, "features": features}
         manifest |= {key: [str(name) for name in names] for key, names in named.items() if names}

@@ -1,7 +1,6 @@
 """A look into a run directory before it is opened."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from certify.evaluation.arguments import Asked
 from certify.evaluation.costs import Key
@@ -10,34 +9,30 @@ from certify.evaluation.run_directory import RunDirectory
 from certify.evaluation.units import units_of
 
 
-class Known(NamedTuple):
-    """A run that is there.
-
-    Attributes:
-        sizes: inputs of a unit by the name of the method.
-        done: names of units that are finished, and were not left out.
-    """
-
-    sizes: dict[str, int]
-    done: frozenset[str]
-
-
-def known_run(output: Path | str | None) -> Known | None:
-    """The run in a directory; None if there is none."""
-    if output is None or not (Path(output) / "manifest.json").exists():
-        return None
-    run = RunDirectory.read(output)
-    plan = run.manifest["configuration"].get("plan") or {}
-    sizes = {name: int(part["rows_per_unit"]) for name, part in plan.items()}
-    return Known(sizes, frozenset(name for name, record in run.records().items() if not is_left_out(record)))
+def known_sizes(output: Path | str | None) -> dict[str, int] | None:
+    """Inputs of a unit by the name of the method, in the run in a directory; None if there is none."""
+    run = _run_in(output)
+    return None if run is None else _sizes(run)
 
 
 def finished_pairs(task: Asked, output: Path | str | None) -> set[Key]:
     """Methods and norms that are finished in a run directory."""
-    known = known_run(output)
-    if known is None:
+    run = _run_in(output)
+    if run is None:
         return set()
+    done = {name for name, record in run.records().items() if not is_left_out(record)}
     problem = task.problem
-    units = units_of(task.choice.methods, task.norms, len(problem.x), problem.first_index, known.sizes)
+    units = units_of(task.choice.methods, task.norms, len(problem.x), problem.first_index, _sizes(run))
     everything = {(unit.method.name, unit.norm) for unit in units}
-    return everything - {(unit.method.name, unit.norm) for unit in units if unit.name not in known.done}
+    return everything - {(unit.method.name, unit.norm) for unit in units if unit.name not in done}
+
+
+def _run_in(output: Path | str | None) -> RunDirectory | None:
+    if output is None or not (Path(output) / "manifest.json").exists():
+        return None
+    return RunDirectory.read(output)
+
+
+def _sizes(run: RunDirectory) -> dict[str, int]:
+    plan = run.manifest["configuration"].get("plan") or {}
+    return {name: int(part["rows_per_unit"]) for name, part in plan.items()}

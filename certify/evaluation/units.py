@@ -44,6 +44,7 @@ FROM_CHEAP_TO_DEAR = (  # and both sides early, since a witness spares dear proo
     *(RandomNoise, Clever, OptimisedLinearBounds, SmoothedAttack, CompleteSearch),
 )
 Pair = tuple[Method, float]  # a method and a norm that it serves
+Found = tuple[dict[str, Any], dict[str, Tensor]]  # the record of a unit, and the tensors that belong to it
 
 
 class Unit(NamedTuple):
@@ -272,7 +273,7 @@ def record_of(
 
 def run_unit(
     unit: Unit, problem: Problem, base: Sequence[int], norms: Sequence[float], lenient: Collection[str] = ()
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+) -> Found:
     """The record of a unit that is run as a whole, and the tensors that belong to it.
 
     Args:

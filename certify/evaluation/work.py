@@ -20,6 +20,7 @@ from certify.evaluation.run_directory import RunDirectory
 from certify.evaluation.schedule import Schedule, Timing, key_of
 from certify.evaluation.thrift import Ledger
 from certify.evaluation.units import (
+    Found,
     Unit,
     UnitOutcome,
     joined,
@@ -83,7 +84,6 @@ class Plan:
         return found
 
 
-Found = tuple[dict[str, Any], dict[str, Tensor]]  # the record of a unit and its tensors
 Compute = Callable[[Sequence[Unit]], Iterator[tuple[Unit, Found]]]
 
 

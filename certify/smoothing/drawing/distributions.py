@@ -88,8 +88,7 @@ class Distribution(ABC):
         encoded = self.encode(x.detach())
         generator = checks.generator(generator, x.device)
         if generator is None:
-            seed = int(torch.randint(2**63 - 1, (), device="cpu"))
-            generator = torch.Generator(x.device).manual_seed(seed)
+            generator = torch.Generator(x.device).manual_seed(checks.drawn_seed(None))
         raw = self.draw_(self.raw(encoded, checks.at_least("draws", draws, 1)), generator)
         out = encoded.new_empty(len(x), draws, *self.clean(x[:1]).shape[1:])
         return self.perturb_(out, encoded, raw).to(x.dtype)

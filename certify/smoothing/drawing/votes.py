@@ -38,9 +38,7 @@ class Stage(IntEnum):
 
 def draw_run_seed(generator: torch.Generator | None) -> int:
     """One draw from ``generator`` (torch's default if None); the only thing a generator is used for."""
-    checks.generator(generator)
-    device = "cpu" if generator is None else generator.device
-    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    return checks.drawn_seed(generator)
 
 
 def block_seed(seed: int, stage: Stage, group: int, block: int) -> int:

@@ -133,7 +133,7 @@ def test_norms_that_a_method_does_not_serve_are_named():
 
 
 def test_a_method_of_ones_own_choice_is_not_left_out_quietly():
-    """What a caller names and gets wrong stays an error; only what a preset brings along may be dropped."""
+    """A mistake of a caller stays an error; only methods that a preset brings along may be dropped."""
     model, x, y = small(nn.Linear(4, 3).eval())
     wrong = Smoothing(name="smoothing", sigma=None, noise=methods_of("quick", [math.inf], Space(1.0, 9))[0].noise)
     with pytest.raises(InvalidInput, match="dimension is 9, but the inputs have 4 entries"):
