@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from bounds.errors import InvalidInput
+from bounds import checks
 from bounds.sets.uniform import run_seed
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 64-bit numbers are kept as int64, whose arithmetic wraps
@@ -17,19 +17,9 @@ GOLDEN_32, MIXERS_32 = 0x9E3779B9 - 2**32, (0x7FEB352D, 0x846CA68B - 2**32)
 MIXERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
 
-def checked_generator(generator: Generator | None) -> Generator | None:
-    """The generator; it must be one, or None."""
-    if generator is not None and not isinstance(generator, Generator):
-        raise InvalidInput(
-            f"generator must be a torch.Generator or None, got {type(generator).__name__}: "
-            f"pass torch.Generator().manual_seed(...)"
-        )
-    return generator
-
-
 def undrawn(generator: Generator | None) -> Generator:
     """A generator for an attack that draws nothing: the given one, which is only checked, stays as it is."""
-    checked_generator(generator)
+    checks.generator(generator)
     return Generator()
 
 
@@ -52,7 +42,7 @@ class Streams:
         References:
             Steele, Lea, Flood (2014), Fast splittable pseudorandom number generators, OOPSLA, section 5.
         """
-        seed = torch.tensor(run_seed(checked_generator(generator)), device=device)
+        seed = torch.tensor(run_seed(checks.generator(generator)), device=device)
         return cls(_mixed(_mixed(seed) + torch.arange(first, first + count, device=device) * GOLDEN))
 
     def rows(self, rows: Tensor) -> "Streams":

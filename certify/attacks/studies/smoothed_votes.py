@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.errors import InvalidInput
-from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import Threat
 from certify.smoothing.classifiers.classifier import SmoothedClassifier
 from certify.smoothing.drawing.distributions import Additive, Distribution, OnGrid, on_grid
@@ -46,7 +45,7 @@ class Votes:
     ) -> "Votes":
         """After checking the arguments: for at most so many predictions of each row that decide."""
         threat.check(x)
-        checked_generator(generator)
+        checks.generator(generator)
         if labels is None:
             raise InvalidInput("labels must hold the correct class of each input, got None: pass those of the data set")
         checks.at_least("n", n, 1)

@@ -17,7 +17,6 @@ from certify.attacks.common.formats import Format
 from certify.attacks.common.gradients import gradient_of
 from certify.attacks.common.passes import logits_of, probed
 from certify.attacks.common.projections import pull_within
-from certify.attacks.common.streams import checked_generator
 from certify.attacks.common.threat import BoundedThreat, Threat
 from certify.attacks.fixed_budget.losses import margin
 from certify.attacks.studies.noise_accuracy import unit_noise
@@ -266,7 +265,7 @@ def fooling_rate(
         )
     if not perturbation.isfinite().all():
         raise InvalidInput("perturbation must be finite, but holds NaN or infinity")
-    checked_generator(generator)
+    checks.generator(generator)
     x, added = x.detach(), perturbation.detach().to(x)[None]
     size = distance(added, torch.zeros_like(added), norm)
     box = inner_side(low, x, math.inf), inner_side(high, x, -math.inf)
