@@ -40,16 +40,16 @@ class DenseRows:
         return x.unsqueeze(1)
 
     def sums(self, values: Tensor, vectors: Tensor) -> Tensor:
-        """(N, R, V) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape)."""
+        """(N, V, R) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape)."""
         return _products(_in_a_row(values), _in_a_row(vectors))
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return self.sums(self.values, x.unsqueeze(1))[..., 0]
+        return self.sums(self.values, x.unsqueeze(1)).squeeze(1)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return self.sums(self.values.abs(), x.unsqueeze(1))[..., 0]
+        return self.sums(self.values.abs(), x.unsqueeze(1)).squeeze(1)
 
     def scaled(self, x: Tensor) -> "DenseRows":
         """Coefficients times entries (N or 1, *shape)."""
@@ -59,7 +59,7 @@ class DenseRows:
         """(N, R) sums of products over all entries of a row; ``x`` has one row for all, or one for each."""
         if x.shape[1] == 1 and x.shape[2:] == values.shape[2:]:
             values, x = (part.reshape(*part.shape[:2], -1) for part in (values, x))  # a node may be one number
-            return _products(values, x).squeeze(2)
+            return _products(values, x).squeeze(1)
         products = values * x
         return products.reshape(*products.shape[:2], -1).sum(2)
 
@@ -158,20 +158,20 @@ class PatchRows:
         return first[..., None, None, None] + inside
 
     def sums(self, values: Tensor, vectors: Tensor) -> Tensor:
-        """(N, S P M, V) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape).
+        """(N, V, S P M) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape).
 
         Entries are finite.
         """
         places = torch.cat([self.at(x).flatten(4) for x in vectors.unbind(1)], 3)  # (N, 1, P, V, C h w)
-        return _products(values.flatten(4), places).flatten(1, 3)
+        return _products(values.flatten(4), places).movedim(3, 1).flatten(2)
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return self.sums(self.values, x.unsqueeze(1))[..., 0]
+        return self.sums(self.values, x.unsqueeze(1)).squeeze(1)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return self.sums(self.values.abs(), x.unsqueeze(1))[..., 0]
+        return self.sums(self.values.abs(), x.unsqueeze(1)).squeeze(1)
 
     def scaled(self, x: Tensor) -> "PatchRows":
         """Coefficients times entries (N or 1, *shape)."""
@@ -330,13 +330,12 @@ def _in_a_row(x: Tensor) -> Tensor:
 
 
 def _products(values: Tensor, vectors: Tensor) -> Tensor:
-    """(.., R, V) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
-    if values.ndim == 3 and len(vectors) == len(values):  # matmul calls the same behind some views
-        return torch.bmm(vectors, values.transpose(1, 2)).transpose(1, 2)
-    if values.ndim == 3 and len(values) == 1:  # rows that are the same for all inputs
-        products = vectors.flatten(0, 1) @ values[0].T
-        return products.view(*vectors.shape[:2], -1).transpose(1, 2)
-    return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)
+    """(.., V, R) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
+    if values.ndim == 3 and vectors.shape[0] == values.shape[0]:  # matmul calls the same behind some views
+        return torch.bmm(vectors, values.transpose(1, 2))
+    if values.ndim == 3 and values.shape[0] == 1:  # rows that are the same for all inputs
+        return (vectors.flatten(0, 1) @ values[0].T).view(*vectors.shape[:2], -1)
+    return torch.matmul(vectors, values.transpose(-1, -2))
 
 
 def _covered(grid: tuple[int, int], stride: tuple[int, int], size: Sequence[int]) -> list[int]:

@@ -222,8 +222,7 @@ class Network:
         found = one & other
         if self.sound != "real":
             return found
-        crossed = found.lower > found.upper
-        return Interval(torch.where(crossed, found.upper, found.lower), torch.where(crossed, found.lower, found.upper))
+        return Interval(torch.minimum(found.lower, found.upper), torch.maximum(found.lower, found.upper))
 
     # --------------------------------------------------------------------------------------------------- overflow
 

@@ -173,15 +173,16 @@ class RefinedNetwork:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
         better = self._of_entries(name, index, network.ball.without_box(), group)
-        lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
-        here = Interval(lower.gather(1, index), upper.gather(1, index))
-        better = network.meet(here, better)
+        found = better
+        if index.shape[0] == wanted.shape[0]:
+            ends = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
+            found = Interval(*(end.scatter(1, index, new) for end, new in zip(ends, (better.lower, better.upper), strict=True)))
+        found = network.meet(interval, Interval(*(end.view(wanted.shape) for end in (found.lower, found.upper))))
         # Others were bounded for the company of the inputs that they came with: bounds of an input rest on it alone.
-        own = wanted.reshape(len(wanted), -1).gather(1, index)
-        better = Interval(torch.where(own, better.lower, here.lower), torch.where(own, better.upper, here.upper))
-        lower, upper = lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper)
-        network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
-        self.settled.add(name, wanted | settled)
+        network.intervals[name] = Interval(
+            torch.where(wanted, found.lower, interval.lower), torch.where(wanted, found.upper, interval.upper)
+        )
+        self.settled.add(name, wanted if settled is False else wanted | settled)
 
     def _unstable(self, name: str, consumer: str) -> Tensor:
         """Entries of a node whose bounds are worth having for a function of it."""
@@ -198,10 +199,11 @@ class RefinedNetwork:
         """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row, in groups of a place."""
         value = self.network.nodes[name].value
         index = index.expand(len(value), -1) if self.steps else index  # each row ascends on its own
-        groups = index.unflatten(1, (-1, group))
+        groups = index.unflatten(1, (-1, group)) if group > 1 else index
 
         def bound(part: slice) -> Interval:
-            start = UnitRows(groups[:, part].flatten(1), tuple(value.shape[1:]), value, group)
+            own = groups[:, part].flatten(1) if group > 1 else groups[:, part]
+            start = UnitRows(own, tuple(value.shape[1:]), value, group)
             if self.steps:
                 found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
             else:
@@ -211,6 +213,8 @@ class RefinedNetwork:
 
         at_once = lambda: max(1, self._rows_at_once(name) // group)  # noqa: E731
         parts = list(in_chunks(bound, groups.shape[1], at_once))
+        if len(parts) == 1:
+            return parts[0]
         return Interval(torch.cat([part.lower for part in parts], 1), torch.cat([part.upper for part in parts], 1))
 
     def _rows_at_once(self, name: str = "output") -> int:
@@ -226,13 +230,15 @@ class RefinedNetwork:
 def _places(wanted: Tensor) -> tuple[Tensor, int]:
     """Entries (N, R) of a row that include all that are wanted, (N, *shape), and how many in turn share a place.
 
+    Where these are all entries, in order, one row (1, R) of them serves all inputs.
+
     Inputs with fewer such entries have others bounded as well. In a map, rows of one place share their window: they
     are taken together unless that means many more of them.
     """
     flat = wanted.reshape(len(wanted), -1)  # a node may be one number
     most = int(flat.sum(1).max()) if flat.numel() else 0
     if most == flat.shape[1] and wanted.ndim != 4:
-        return torch.arange(most, device=wanted.device).expand(len(wanted), -1), 1
+        return torch.arange(most, device=wanted.device)[None], 1
     if wanted.ndim == 4 and most:
         here = wanted.flatten(2)  # (N, C, places)
         places, group = int(here.any(1).sum(1).max()), int(here.sum(1).max())

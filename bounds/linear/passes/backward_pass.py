@@ -204,7 +204,8 @@ class Pass:
             rounding_error = self.total.error * (1 + 1e-3)
             unit = (len(self.shared.network.order) + 8) * unit_roundoff(bound.dtype)
             bound = bound - (rounding_error + unit * (least.abs() + self.total.sizes + rounding_error))
-        return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
+        # Where a function has no line, nothing is known.
+        return bound.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def _is_own(region: PerturbationSet) -> TypeGuard[LpBall | SparseBall]:

@@ -54,8 +54,8 @@ class SharedLines:
 
     @cached_property
     def constants(self) -> Tensor:
-        """Both constants, (N or 1, 2, *shape)."""
-        return torch.stack([self.lower, self.upper], 1)
+        """Those of the lower lines, and of the upper ones as the opposite functions meet them, (N or 1, 2, *shape)."""
+        return torch.stack([self.lower, -self.upper], 1)
 
     @cached_property
     def gap(self) -> Tensor:
@@ -71,9 +71,7 @@ class SharedLines:
 def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> Tensor:
     """Share of the constants of lines, (N, R) or, for both bounds, (N, 2 R)."""
     whole = rows.sums(rows.values, lines.constants if joint else lines.lower.unsqueeze(1))
-    negative = rows.sums(below, lines.gap)[..., 0]
-    constant = whole[..., 0] + negative
-    return torch.cat([constant, negative - whole[..., 1]], 1) if joint else constant
+    return (whole + rows.sums(below, lines.gap)).flatten(1)
 
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
