@@ -173,11 +173,10 @@ class RefinedNetwork:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
         better = self._of_entries(name, index, network.ball.without_box(), group)
-        found = better
         if index.shape[0] == wanted.shape[0]:
-            ends = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
-            found = Interval(*(end.scatter(1, index, new) for end, new in zip(ends, (better.lower, better.upper), strict=True)))
-        found = network.meet(interval, Interval(*(end.view(wanted.shape) for end in (found.lower, found.upper))))
+            lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
+            better = Interval(lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper))
+        found = network.meet(interval, Interval(*(end.view(wanted.shape) for end in (better.lower, better.upper))))
         # Others were bounded for the company of the inputs that they came with: bounds of an input rest on it alone.
         network.intervals[name] = Interval(
             torch.where(wanted, found.lower, interval.lower), torch.where(wanted, found.upper, interval.upper)
@@ -224,7 +223,8 @@ class RefinedNetwork:
         widest = self.backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
         value = network.nodes[name].value
         tensors = 24 if self.steps else 16  # of the size of the coefficients of one node, at the same time
-        return max(1, self.memory // (tensors * 2 * widest * max(1, len(value)) * value.element_size()))
+        sides = 1 if self.backward.parallel else 2  # rows of both bounds
+        return max(1, self.memory // (tensors * sides * widest * max(1, len(value)) * value.element_size()))
 
 
 def _places(wanted: Tensor) -> tuple[Tensor, int]:
