@@ -10,6 +10,7 @@ from torch import Tensor
 from bounds.linear.alpha import optimized
 from bounds.linear.network import Network
 from bounds.linear.passes.backward import Backward
+from bounds.linear.passes.side_by_side import SideBySide
 from bounds.linear.settled import SettledEntries, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
@@ -112,14 +113,25 @@ class RefinedNetwork:
         elif self.tighten and name != "output":
             self._tighten(name)
 
-    def output(self) -> Interval:
-        """Linear bounds (N, K) on the outputs, where intervals are not tighter."""
-        value, interval = self.network.nodes["output"].value, self.refine().intervals["output"]
-        size = len(self.network.ball.center)
-        index = torch.arange(value.numel() // max(1, size), device=value.device).expand(size, -1)
+    def output(self, *others: "RefinedNetwork") -> Interval:
+        """Linear bounds (N, K) on the outputs, where intervals are not tighter; and by others before, if there are any.
+
+        Others are cheaper refinements of the same network, from whose intervals these ones come.
+        """
+        network, count = self.refine(), len(others) + 1
+        together = [part.backward for part in (*others, self)]
+        if others and not SideBySide.serves(together):
+            return reduce(network.meet, [part.output() for part in (*others, self)])
+        backward = SideBySide(together) if others else self.backward
+        value, size = network.nodes["output"].value, len(network.ball.center)
+        index = torch.arange(value.numel() // max(1, size), device=value.device).expand(count * size, -1)
         index = index[:1] if value.ndim == 2 else index  # the same rows for all inputs
-        linear = self._of_entries("output", index, self.network.ball)
-        return self.network.meet(linear, Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper))))
+        linear = self._of_entries("output", index, backward.region, backward=backward)
+        if others:
+            lower, upper = (end.view(count, size, -1) for end in (linear.lower, linear.upper))
+            linear = Interval(lower.amax(0), upper.amin(0))
+        interval = network.intervals["output"]
+        return network.meet(linear, Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper))))
 
     def functions(self, rows: Tensor, *, target: float = torch.inf, intervals: bool = False) -> Tensor:
         """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone."""
@@ -194,9 +206,11 @@ class RefinedNetwork:
         own = (part for part, parent in zip(unstable, parents, strict=True) if parent == name)
         return reduce(torch.logical_or, own)
 
-    def _of_entries(self, name: str, index: Tensor, region: PerturbationSet, group: int = 1) -> Interval:
+    def _of_entries(
+        self, name: str, index: Tensor, region: PerturbationSet, group: int = 1, backward: Backward | None = None
+    ) -> Interval:
         """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row, in groups of a place."""
-        value = self.network.nodes[name].value
+        value, backward = self.network.nodes[name].value, backward or self.backward
         index = index.expand(len(value), -1) if self.steps else index  # each row ascends on its own
         groups = index.unflatten(1, (-1, group)) if group > 1 else index
 
@@ -207,24 +221,25 @@ class RefinedNetwork:
                 found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
             else:
                 depth = None if name == "output" else self.depth
-                found = self.backward.bounds(name, start, region, both=True, depth=depth)
+                found = backward.bounds(name, start, region, both=True, depth=depth)
             return Interval(found[:, : start.count], -found[:, start.count :])
 
-        at_once = lambda: max(1, self._rows_at_once(name) // group)  # noqa: E731
+        at_once = lambda: max(1, self._rows_at_once(name, backward) // group)  # noqa: E731
         parts = list(in_chunks(bound, groups.shape[1], at_once))
         if len(parts) == 1:
             return parts[0]
         return Interval(torch.cat([part.lower for part in parts], 1), torch.cat([part.upper for part in parts], 1))
 
-    def _rows_at_once(self, name: str = "output") -> int:
+    def _rows_at_once(self, name: str = "output", backward: Backward | None = None) -> int:
         """The number of rows to bound at once; the widest node before counts until it is known what rows need."""
-        network = self.network
+        network, backward = self.network, backward or self.backward
         before = network.order[: network.order.index(name) + 1]
-        widest = self.backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
+        widest = backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
         value = network.nodes[name].value
         tensors = 24 if self.steps else 16  # of the size of the coefficients of one node, at the same time
-        sides = 1 if self.backward.parallel else 2  # rows of both bounds
-        return max(1, self.memory // (tensors * sides * widest * max(1, len(value)) * value.element_size()))
+        sides = 1 if backward.parallel else 2  # rows of both bounds
+        rows = tensors * sides * backward.copies * max(1, len(value))
+        return max(1, self.memory // (rows * widest * value.element_size()))
 
 
 def _places(wanted: Tensor) -> tuple[Tensor, int]:
