@@ -234,4 +234,4 @@ def _outputs(
     ladder = rungs(network, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory)
     parts = list(refinements(network, ladder, memory))
     plain, climbing = ([part for part in parts if bool(part.steps) == climbs] for climbs in (False, True))
-    return reduce(network.meet, (part.output() for part in climbing), plain[-1].output(*plain[:-1]))
+    return reduce(network.meet, (part.output() for part in climbing), plain[-1].output(plain[:-1]))

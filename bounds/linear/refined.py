@@ -1,6 +1,6 @@
 """A network with intervals of all its nodes, improved by backward passes, and linear bounds on its outputs."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import reduce
 from types import MappingProxyType
 
@@ -113,16 +113,15 @@ class RefinedNetwork:
         elif self.tighten and name != "output":
             self._tighten(name)
 
-    def output(self, *others: "RefinedNetwork") -> Interval:
+    def output(self, others: Sequence["RefinedNetwork"] = ()) -> Interval:
         """Linear bounds (N, K) on the outputs, where intervals are not tighter; and by others before, if there are any.
 
         Others are cheaper refinements of the same network, from whose intervals these ones come.
         """
         network, count = self.refine(), len(others) + 1
-        together = [part.backward for part in (*others, self)]
-        if others and not SideBySide.serves(together):
+        backward = self._with(others) if others else self.backward
+        if backward is None:
             return reduce(network.meet, [part.output() for part in (*others, self)])
-        backward = SideBySide(together) if others else self.backward
         value, size = network.nodes["output"].value, len(network.ball.center)
         index = torch.arange(value.numel() // max(1, size), device=value.device).expand(count * size, -1)
         index = index[:1] if value.ndim == 2 else index  # the same rows for all inputs
@@ -133,18 +132,44 @@ class RefinedNetwork:
         interval = network.intervals["output"]
         return network.meet(linear, Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper))))
 
-    def functions(self, rows: Tensor, *, target: float = torch.inf, intervals: bool = False) -> Tensor:
-        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone."""
+    def functions(
+        self,
+        rows: Tensor,
+        *,
+        target: float = torch.inf,
+        intervals: bool = False,
+        others: Sequence["RefinedNetwork"] = (),
+    ) -> Tensor:
+        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone.
+
+        Others as for :meth:`output`: the best bound of all counts.
+        """
         value = self.refine().nodes["output"].value
         values = rows.reshape(*rows.shape[:2], *value.shape[1:])
+        backward = self._with(others) if others else self.backward
+        if others and backward is None:
+            found = [part.functions(rows) for part in (*others, self)]
+            return torch.stack(found).amax(0)
+        assert backward is not None
 
         def bound(part: slice) -> Tensor:
-            start, ball = DenseRows(values[:, part]), self.network.ball
+            own = values[:, part]
             if self.steps:
-                return optimized(self.backward, "output", start, ball, steps=self.steps, both=False, target=target)
-            return self.backward.bounds("output", start, ball, intervals=intervals)
+                region = self.network.ball
+                return optimized(
+                    self.backward, "output", DenseRows(own), region, steps=self.steps, both=False, target=target
+                )
+            start = DenseRows(own.repeat(backward.copies, *[1] * (own.ndim - 1)) if others else own)
+            least = backward.bounds("output", start, backward.region, intervals=intervals)
+            return least.view(backward.copies, -1, start.count).amax(0) if others else least
 
-        return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
+        at_once = lambda: self._rows_at_once(backward=backward)  # noqa: E731
+        return torch.cat(list(in_chunks(bound, values.shape[1], at_once)), 1)
+
+    def _with(self, others: Sequence["RefinedNetwork"]) -> SideBySide | None:
+        """Passes of others and of this one at once, if they can be made so."""
+        together = [part.backward for part in (*others, self)]
+        return SideBySide(together) if SideBySide.serves(together) else None
 
     def _tighten_all(self, name: str) -> None:
         """Replace the interval of a node that no function parts from the input by linear bounds.
