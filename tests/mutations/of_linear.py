@@ -251,8 +251,8 @@ MUTANTS = (
     Mutant(
         "negative coefficients take the lower plane",
         "bounds/linear/passes/through_functions.py",
-        "rows.values.clamp(max=0), lines.at(rows)\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
-        "rows.values.clamp(max=0) * 0, lines.at(rows)\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
+        "lines.at(rows)\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
+        "lines.at(rows)\n    below = 0 * below\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
         "tests/bounds/linear/test_through_functions.py",
     ),
     Mutant(

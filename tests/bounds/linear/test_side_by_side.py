@@ -14,6 +14,7 @@ from bounds.linear.network import Network
 from bounds.linear.passes.side_by_side import SideBySide
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
+from bounds.rows import DenseRows
 from bounds.sets.balls import PerturbationSet
 
 
@@ -85,6 +86,9 @@ def test_outputs_and_functions_are_the_best_of_all_parts(which: int, region: int
     assert close(last.output(others), reduce(network.meet, [part.output() for part in (*others, last)]))
     rows = torch.randn(2, 3, 4, generator=generator(2), dtype=torch.float64)
     alone = torch.stack([part.functions(rows) for part in (*others, last)])
+    backward = SideBySide([part.backward for part in (*others, last)])
+    each = backward.bounds("output", DenseRows(rows.repeat(len(alone), 1, 1)), backward.region)
+    assert torch.allclose(each.view_as(alone), alone, rtol=1e-12, atol=1e-12)
     assert torch.allclose(last.functions(rows, others=others), alone.amax(0), rtol=1e-12, atol=1e-12)
     assert (alone.amax(0) > alone[0]).any()  # which part is best matters
 
