@@ -34,8 +34,8 @@ class Skip(nn.Module):
 
 
 def pooling() -> nn.Sequential:
-    layers = (nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 2, 1, 1), nn.LeakyReLU(0.1))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(27, 4))
+    layers = (nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Conv2d(2, 3, 2), nn.MaxPool2d(2, 1), nn.LeakyReLU(0.1))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12, 4))
 
 
 def sets(x: Tensor) -> list[PerturbationSet]:
