@@ -39,17 +39,17 @@ class DenseRows:
         """Entries (N or 1, *shape) of a node where these coefficients stand, to be combined with ``values``."""
         return x.unsqueeze(1)
 
-    def sums(self, values: Tensor, vectors: Tensor) -> Tensor:
-        """(N, R, V) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape)."""
-        return _products(_in_a_row(values), _in_a_row(vectors))
+    def sums(self, values: Tensor, *entries: Tensor) -> Tensor:
+        """(N, V, R) sums of the products of any coefficients in these places with V results of :meth:`at`."""
+        return _products(_in_a_row(values), _in_a_row(entries[0] if len(entries) == 1 else torch.cat(entries, 1)))
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return self.sums(self.values, x.unsqueeze(1))[..., 0]
+        return self.sums(self.values, self.at(x)).squeeze(1)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return self.sums(self.values.abs(), x.unsqueeze(1))[..., 0]
+        return self.sums(self.values.abs(), self.at(x)).squeeze(1)
 
     def scaled(self, x: Tensor) -> "DenseRows":
         """Coefficients times entries (N or 1, *shape)."""
@@ -59,7 +59,7 @@ class DenseRows:
         """(N, R) sums of products over all entries of a row; ``x`` has one row for all, or one for each."""
         if x.shape[1] == 1 and x.shape[2:] == values.shape[2:]:
             values, x = (part.reshape(*part.shape[:2], -1) for part in (values, x))  # a node may be one number
-            return _products(values, x).squeeze(2)
+            return _products(values, x).squeeze(1)
         products = values * x
         return products.reshape(*products.shape[:2], -1).sum(2)
 
@@ -120,7 +120,8 @@ class PatchRows:
     padding: tuple[int, int]
     shape: tuple[int, ...]
     clean: bool
-    _entries: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)  # by channels, see at()
+    # By channels and inputs, see at().
+    _entries: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -137,41 +138,43 @@ class PatchRows:
 
         Maps may have any number of channels.
         """
-        size = self.values.shape[5:]
-        padded = _covered(self.grid, self.stride, size)
-        x = framed(x, _margins(x.shape[1:], padded, self.padding, inward=False))
-        if x.shape[1] not in self._entries:
-            self._entries[x.shape[1]] = self._places_in(x.shape[1:])
-        index = self._entries[x.shape[1]]
-        if len(x) > 1:
-            index = index + torch.arange(len(x), device=x.device).view(-1, 1, 1, 1, 1) * x[0].numel()
+        key = x.shape[1], x.shape[0]
+        if key not in self._entries:
+            self._entries[key] = self._places_in(x.shape)
+        index, outside = self._entries[key]
         # One flat look-up is ten times faster on a CPU than one of windows, whose entries lie apart.
         found = x.flatten().index_select(0, index.flatten())
-        return found.view(*index.shape)[:, None, :, None]
+        return found.view(index.shape).masked_fill_(outside, 0.0)[:, None, :, None]
 
-    def _places_in(self, shape: torch.Size) -> Tensor:
-        """Places of the entries of windows, (N, P, C, h, w), in one flat row of a map that covers them all."""
+    def _places_in(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Places of the entries of windows, (N, P, C, h, w), in flat maps; those beyond the map, (N, P, 1, h, w)."""
+        inputs, channels, height, width = shape
         i, j = self.place.div(self.grid[1], rounding_mode="floor"), self.place % self.grid[1]
-        first = i * (self.stride[0] * shape[2]) + j * self.stride[1]
-        channel, y, x = (torch.arange(size, device=first.device) for size in (shape[0], *self.values.shape[5:]))
-        inside = channel[:, None, None] * (shape[1] * shape[2]) + y[:, None] * shape[2] + x
-        return first[..., None, None, None] + inside
+        first_y, first_x = i * self.stride[0] - self.padding[0], j * self.stride[1] - self.padding[1]
+        down, along = (torch.arange(size, device=i.device) for size in self.values.shape[5:])
+        y, x = (first_y[..., None] + down)[..., None], (first_x[..., None] + along)[..., None, :]
+        outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+        index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (N, P, h, w)
+        index = index[:, :, None] + torch.arange(channels, device=i.device)[:, None, None] * (height * width)
+        if inputs > 1:
+            index = index + torch.arange(inputs, device=i.device).view(-1, 1, 1, 1, 1) * (channels * height * width)
+        return index, outside[:, :, None]
 
-    def sums(self, values: Tensor, vectors: Tensor) -> Tensor:
-        """(N, S P M, V) sums of the products of any coefficients in these places with V entries (N or 1, V, *shape).
+    def sums(self, values: Tensor, *entries: Tensor) -> Tensor:
+        """(N, V, S P M) sums of the products of any coefficients in these places with V results of :meth:`at`.
 
         Entries are finite.
         """
-        places = torch.cat([self.at(x).flatten(4) for x in vectors.unbind(1)], 3)  # (N, 1, P, V, C h w)
-        return _products(values.flatten(4), places).flatten(1, 3)
+        places = torch.cat([part.flatten(4) for part in entries], 3)  # (N, 1, P, V, C h w)
+        return _products(values.flatten(4), places).movedim(3, 1).flatten(2)
 
     def dot(self, x: Tensor) -> Tensor:
         """(N, R) sums of coefficients times entries (N or 1, *shape)."""
-        return self.sums(self.values, x.unsqueeze(1))[..., 0]
+        return self.sums(self.values, self.at(x)).squeeze(1)
 
     def size(self, x: Tensor) -> Tensor:
         """(N, R) sums of absolute coefficients times entries."""
-        return self.sums(self.values.abs(), x.unsqueeze(1))[..., 0]
+        return self.sums(self.values.abs(), self.at(x)).squeeze(1)
 
     def scaled(self, x: Tensor) -> "PatchRows":
         """Coefficients times entries (N or 1, *shape)."""
@@ -230,7 +233,7 @@ class PatchRows:
         spread = index[self.place][:, None, :, None, None].expand(*self.values.shape[:5], -1)
         whole = self.values.new_zeros(*self.values.shape[:5], padded[0] * padded[1])
         whole = whole.scatter(5, spread, self.values.flatten(5)).unflatten(5, padded)
-        return framed(whole.flatten(1, 3), _margins(self.shape, padded, self.padding, inward=True))
+        return framed(whole.flatten(1, 3), _margins(self.shape, padded, self.padding))
 
     def compact(self) -> "DenseRows | PatchRows":
         """The windows, or all coefficients where these are hardly more."""
@@ -330,13 +333,12 @@ def _in_a_row(x: Tensor) -> Tensor:
 
 
 def _products(values: Tensor, vectors: Tensor) -> Tensor:
-    """(.., R, V) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
-    if values.ndim == 3 and len(vectors) == len(values):  # matmul calls the same behind some views
-        return torch.bmm(vectors, values.transpose(1, 2)).transpose(1, 2)
-    if values.ndim == 3 and len(values) == 1:  # rows that are the same for all inputs
-        products = vectors.flatten(0, 1) @ values[0].T
-        return products.view(*vectors.shape[:2], -1).transpose(1, 2)
-    return torch.matmul(vectors, values.transpose(-1, -2)).transpose(-1, -2)
+    """(.., V, R) products of (.., R, K) and (.., V, K); BLAS is several times faster with the few vectors first."""
+    if values.ndim == 3 and vectors.shape[0] == values.shape[0]:  # matmul calls the same behind some views
+        return torch.bmm(vectors, values.transpose(1, 2))
+    if values.ndim == 3 and values.shape[0] == 1:  # rows that are the same for all inputs
+        return (vectors.flatten(0, 1) @ values[0].T).view(*vectors.shape[:2], -1)
+    return torch.matmul(vectors, values.transpose(-1, -2))
 
 
 def _covered(grid: tuple[int, int], stride: tuple[int, int], size: Sequence[int]) -> list[int]:
@@ -346,18 +348,15 @@ def _covered(grid: tuple[int, int], stride: tuple[int, int], size: Sequence[int]
 
 def framed(x: Tensor, margins: tuple[int, int, int, int]) -> Tensor:
     """Zeros added first and the rest cut off then, of which there may be more than there was before."""
-    larger = F.pad(x, [max(margin, 0) for margin in margins])
-    return F.pad(larger, [min(margin, 0) for margin in margins])
+    if max(margins) > 0:
+        x = F.pad(x, [max(margin, 0) for margin in margins])
+    return F.pad(x, [min(margin, 0) for margin in margins]) if min(margins) < 0 else x
 
 
-def _margins(
-    shape: tuple[int, ...] | torch.Size, padded: list[int], padding: tuple[int, int], *, inward: bool
-) -> tuple[int, int, int, int]:
-    """Zeros to add to a map on each side for the windows to cover; with ``inward``, the way back."""
-    before = (padding[1], padding[0])
-    after = (padded[1] - padding[1] - shape[2], padded[0] - padding[0] - shape[1])
-    sign = -1 if inward else 1
-    return sign * before[0], sign * after[0], sign * before[1], sign * after[1]
+def _margins(shape: tuple[int, ...], padded: list[int], padding: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Zeros to add on each side to what all windows cover together, for the whole map."""
+    right, bottom = shape[2] + padding[1] - padded[1], shape[1] + padding[0] - padded[0]
+    return -padding[1], right, -padding[0], bottom
 
 
 def label_margins(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Linear bounds by several methods in turn, from cheap to tight, each from the intervals of the one before."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -111,12 +112,11 @@ def row_bounds(
     parts = refinements(network, ladder, memory)
     loose = next(parts)
     least = loose.functions(rows, intervals=True)
-    if method != "ibp":
-        least = torch.maximum(least, loose.functions(rows))
+    if method == "ibp":
+        return least
+    *others, last = [loose, *islice(parts, sum("steps" not in rung.options for rung in ladder) - 1)]
+    least = torch.maximum(least, last.functions(rows, others=others))
     for part in parts:
-        if not part.steps:
-            least = torch.maximum(least, part.functions(rows))
-            continue
         settled = ((least > target) | (rows == 0).all(2)).all(1, keepdim=True)
         if bool(settled.all()):
             break

@@ -232,4 +232,6 @@ def _outputs(
 ) -> Interval:
     """Linear bounds (N, K) on the outputs by a method and all cheaper ones."""
     ladder = rungs(network, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory)
-    return reduce(network.meet, (part.output() for part in refinements(network, ladder, memory)))
+    parts = list(refinements(network, ladder, memory))
+    plain, climbing = ([part for part in parts if bool(part.steps) == climbs] for climbs in (False, True))
+    return reduce(network.meet, (part.output() for part in climbing), plain[-1].output(plain[:-1]))

@@ -170,8 +170,8 @@ class Network:
         for known, found in self._hull[:1]:  # read at once, whatever other threads do
             if known is region:
                 return found
-        hull, shape = region.hull(), self.nodes[self.order[0]].value.shape
-        found = Interval(hull.lower.reshape(shape), hull.upper.reshape(shape))
+        hull, shape = region.hull(), self.nodes[self.order[0]].value.shape[1:]
+        found = Interval(*(end.reshape(len(end), *shape) for end in (hull.lower, hull.upper)))
         self._hull[:] = [(region, found)]
         return found
 
@@ -222,8 +222,7 @@ class Network:
         found = one & other
         if self.sound != "real":
             return found
-        crossed = found.lower > found.upper
-        return Interval(torch.where(crossed, found.upper, found.lower), torch.where(crossed, found.lower, found.upper))
+        return Interval(torch.minimum(found.lower, found.upper), torch.maximum(found.lower, found.upper))
 
     # --------------------------------------------------------------------------------------------------- overflow
 

@@ -1,6 +1,6 @@
 """A network with intervals of all its nodes, improved by backward passes, and linear bounds on its outputs."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import reduce
 from types import MappingProxyType
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from bounds.linear.alpha import optimized
 from bounds.linear.network import Network
 from bounds.linear.passes.backward import Backward
+from bounds.linear.passes.side_by_side import SideBySide
 from bounds.linear.settled import SettledEntries, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
@@ -112,27 +113,63 @@ class RefinedNetwork:
         elif self.tighten and name != "output":
             self._tighten(name)
 
-    def output(self) -> Interval:
-        """Linear bounds (N, K) on the outputs, where intervals are not tighter."""
-        value, interval = self.network.nodes["output"].value, self.refine().intervals["output"]
-        size = len(self.network.ball.center)
-        index = torch.arange(value.numel() // max(1, size), device=value.device).expand(size, -1)
-        index = index[:1] if value.ndim == 2 else index  # the same rows for all inputs
-        linear = self._of_entries("output", index, self.network.ball)
-        return self.network.meet(linear, Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper))))
+    def output(self, others: Sequence["RefinedNetwork"] = ()) -> Interval:
+        """Linear bounds (N, K) on the outputs, where intervals are not tighter; and by others before, if there are any.
 
-    def functions(self, rows: Tensor, *, target: float = torch.inf, intervals: bool = False) -> Tensor:
-        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone."""
+        Others are cheaper refinements of the same network, from whose intervals these ones come.
+        """
+        network, count = self.refine(), len(others) + 1
+        backward = self._with(others) if others else self.backward
+        if backward is None:
+            return reduce(network.meet, [part.output() for part in (*others, self)])
+        value, size = network.nodes["output"].value, len(network.ball.center)
+        index = torch.arange(value.numel() // max(1, size), device=value.device).expand(count * size, -1)
+        index = index[:1] if value.ndim == 2 else index  # the same rows for all inputs
+        linear = self._of_entries("output", index, backward.region, backward=backward)
+        if others:
+            lower, upper = (end.view(count, size, -1) for end in (linear.lower, linear.upper))
+            linear = Interval(lower.amax(0), upper.amin(0))
+        interval = network.intervals["output"]
+        return network.meet(linear, Interval(*(end.reshape(size, -1) for end in (interval.lower, interval.upper))))
+
+    def functions(
+        self,
+        rows: Tensor,
+        *,
+        target: float = torch.inf,
+        intervals: bool = False,
+        others: Sequence["RefinedNetwork"] = (),
+    ) -> Tensor:
+        """Lower bounds (N, R) of linear functions (N, R, K) of the outputs; with ``intervals``, from these alone.
+
+        Others as for :meth:`output`: the best bound of all counts.
+        """
         value = self.refine().nodes["output"].value
         values = rows.reshape(*rows.shape[:2], *value.shape[1:])
+        backward = self._with(others) if others else self.backward
+        if others and backward is None:
+            found = [part.functions(rows) for part in (*others, self)]
+            return torch.stack(found).amax(0)
+        assert backward is not None
 
         def bound(part: slice) -> Tensor:
-            start, ball = DenseRows(values[:, part]), self.network.ball
+            own = values[:, part]
             if self.steps:
-                return optimized(self.backward, "output", start, ball, steps=self.steps, both=False, target=target)
-            return self.backward.bounds("output", start, ball, intervals=intervals)
+                region = self.network.ball
+                return optimized(
+                    self.backward, "output", DenseRows(own), region, steps=self.steps, both=False, target=target
+                )
+            start = DenseRows(own.repeat(backward.copies, *[1] * (own.ndim - 1)) if others else own)
+            least = backward.bounds("output", start, backward.region, intervals=intervals)
+            return least.view(backward.copies, -1, start.count).amax(0) if others else least
 
-        return torch.cat(list(in_chunks(bound, values.shape[1], self._rows_at_once)), 1)
+        at_once = lambda: self._rows_at_once(backward=backward)  # noqa: E731
+        return torch.cat(list(in_chunks(bound, values.shape[1], at_once)), 1)
+
+    def _with(self, others: Sequence["RefinedNetwork"]) -> SideBySide | None:
+        """Passes of others and of this one at once, if they can be made so."""
+        together = [part.backward for part in (*others, self)]
+        return SideBySide(together) if SideBySide.serves(together) else None
 
     def _tighten_all(self, name: str) -> None:
         """Replace the interval of a node that no function parts from the input by linear bounds.
@@ -173,15 +210,15 @@ class RefinedNetwork:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
         better = self._of_entries(name, index, network.ball.without_box(), group)
-        lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
-        here = Interval(lower.gather(1, index), upper.gather(1, index))
-        better = network.meet(here, better)
+        if index.shape[0] == wanted.shape[0]:
+            lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
+            better = Interval(lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper))
+        found = network.meet(interval, Interval(*(end.view(wanted.shape) for end in (better.lower, better.upper))))
         # Others were bounded for the company of the inputs that they came with: bounds of an input rest on it alone.
-        own = wanted.reshape(len(wanted), -1).gather(1, index)
-        better = Interval(torch.where(own, better.lower, here.lower), torch.where(own, better.upper, here.upper))
-        lower, upper = lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper)
-        network.intervals[name] = Interval(lower.view_as(interval.lower), upper.view_as(interval.upper))
-        self.settled.add(name, wanted | settled)
+        network.intervals[name] = Interval(
+            torch.where(wanted, found.lower, interval.lower), torch.where(wanted, found.upper, interval.upper)
+        )
+        self.settled.add(name, wanted if settled is False else wanted | settled)
 
     def _unstable(self, name: str, consumer: str) -> Tensor:
         """Entries of a node whose bounds are worth having for a function of it."""
@@ -194,37 +231,46 @@ class RefinedNetwork:
         own = (part for part, parent in zip(unstable, parents, strict=True) if parent == name)
         return reduce(torch.logical_or, own)
 
-    def _of_entries(self, name: str, index: Tensor, region: PerturbationSet, group: int = 1) -> Interval:
+    def _of_entries(
+        self, name: str, index: Tensor, region: PerturbationSet, group: int = 1, backward: Backward | None = None
+    ) -> Interval:
         """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row, in groups of a place."""
-        value = self.network.nodes[name].value
+        value, backward = self.network.nodes[name].value, backward or self.backward
         index = index.expand(len(value), -1) if self.steps else index  # each row ascends on its own
-        groups = index.unflatten(1, (-1, group))
+        groups = index.unflatten(1, (-1, group)) if group > 1 else index
 
         def bound(part: slice) -> Interval:
-            start = UnitRows(groups[:, part].flatten(1), tuple(value.shape[1:]), value, group)
+            own = groups[:, part].flatten(1) if group > 1 else groups[:, part]
+            start = UnitRows(own, tuple(value.shape[1:]), value, group)
             if self.steps:
                 found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
             else:
                 depth = None if name == "output" else self.depth
-                found = self.backward.bounds(name, start, region, both=True, depth=depth)
+                found = backward.bounds(name, start, region, both=True, depth=depth)
             return Interval(found[:, : start.count], -found[:, start.count :])
 
-        at_once = lambda: max(1, self._rows_at_once(name) // group)  # noqa: E731
+        at_once = lambda: max(1, self._rows_at_once(name, backward) // group)  # noqa: E731
         parts = list(in_chunks(bound, groups.shape[1], at_once))
+        if len(parts) == 1:
+            return parts[0]
         return Interval(torch.cat([part.lower for part in parts], 1), torch.cat([part.upper for part in parts], 1))
 
-    def _rows_at_once(self, name: str = "output") -> int:
+    def _rows_at_once(self, name: str = "output", backward: Backward | None = None) -> int:
         """The number of rows to bound at once; the widest node before counts until it is known what rows need."""
-        network = self.network
+        network, backward = self.network, backward or self.backward
         before = network.order[: network.order.index(name) + 1]
-        widest = self.backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
+        widest = backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
         value = network.nodes[name].value
         tensors = 24 if self.steps else 16  # of the size of the coefficients of one node, at the same time
-        return max(1, self.memory // (tensors * 2 * widest * max(1, len(value)) * value.element_size()))
+        sides = 1 if backward.parallel else 2  # rows of both bounds
+        rows = tensors * sides * backward.copies * max(1, len(value))
+        return max(1, self.memory // (rows * widest * value.element_size()))
 
 
 def _places(wanted: Tensor) -> tuple[Tensor, int]:
     """Entries (N, R) of a row that include all that are wanted, (N, *shape), and how many in turn share a place.
+
+    Where these are all entries, in order, one row (1, R) of them serves all inputs.
 
     Inputs with fewer such entries have others bounded as well. In a map, rows of one place share their window: they
     are taken together unless that means many more of them.
@@ -232,7 +278,7 @@ def _places(wanted: Tensor) -> tuple[Tensor, int]:
     flat = wanted.reshape(len(wanted), -1)  # a node may be one number
     most = int(flat.sum(1).max()) if flat.numel() else 0
     if most == flat.shape[1] and wanted.ndim != 4:
-        return torch.arange(most, device=wanted.device).expand(len(wanted), -1), 1
+        return torch.arange(most, device=wanted.device)[None], 1
     if wanted.ndim == 4 and most:
         here = wanted.flatten(2)  # (N, C, places)
         places, group = int(here.any(1).sum(1).max()), int(here.sum(1).max())

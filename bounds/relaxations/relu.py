@@ -103,6 +103,6 @@ class ReLURelaxation(PiecewiseFunction):
         if low != 0:
             slope = torch.add(slope, 1 - slope, alpha=low)
         # A line that is right at an end has no height there, infinite or not.
-        at_ends = ((1 - slope) * above, (slope - low) * below)
+        at_ends = ((1 - slope) * above, (slope - low if low != 0 else slope) * below)
         height = torch.maximum(*(end.nan_to_num(nan=0.0, posinf=torch.inf) for end in at_ends))
         return slope, height * (1 + 4 * unit.eps) + underflow(slope.dtype)

@@ -4,6 +4,48 @@ from mutations.mutant import Mutant
 
 MUTANTS = (
     Mutant(
+        "all passes at once take the lines of the last",
+        "bounds/linear/passes/side_by_side.py",
+        "return self._in_a_row([part.lines(name, rounded) for part in self.parts])",
+        "return self._in_a_row([self.parts[-1].lines(name, rounded) for part in self.parts])",
+        "tests/bounds/linear/test_side_by_side.py -k best_of_all",
+    ),
+    Mutant(
+        "all passes at once take the windows of the last",
+        "bounds/linear/passes/side_by_side.py",
+        "return self._in_a_row([part.window_lines(name, rounded) for part in self.parts])",
+        "return self._in_a_row([self.parts[-1].window_lines(name, rounded) for part in self.parts])",
+        "tests/bounds/linear/test_side_by_side.py -k best_of_all",
+    ),
+    Mutant(
+        "inputs of passes at once stand in another order than their lines",
+        "bounds/linear/passes/side_by_side.py",
+        ".repeat(self.copies)",
+        ".repeat_interleave(self.copies)",
+        "tests/bounds/linear/test_side_by_side.py -k best_of_all",
+    ),
+    Mutant(
+        "all passes at once have the rounding errors of the first",
+        "bounds/linear/passes/side_by_side.py",
+        "errors = [part.rounding(name) for part in self.parts]",
+        "errors = [self.parts[0].rounding(name) for part in self.parts]",
+        "tests/bounds/linear/test_side_by_side.py -k own_errors",
+    ),
+    Mutant(
+        "the vector-Jacobian product mixes inputs with passes",
+        "bounds/linear/passes/backward_pass.py",
+        "values = values.unflatten(0, (copies, count)).movedim(2, 1)",
+        "values = values.unflatten(0, (count, copies)).transpose(0, 1).movedim(2, 1)",
+        "tests/bounds/linear/test_side_by_side.py -k best_of_all",
+    ),
+    Mutant(
+        "windows read beyond the map what lies at its edge",
+        "bounds/rows.py",
+        ".masked_fill_(outside, 0.0)",
+        "",
+        "tests/bounds/test_rows.py",
+    ),
+    Mutant(
         "both signs of a row have the room of one",
         "bounds/linear/passes/minima.py",
         "*room[::sign]",
@@ -146,8 +188,8 @@ MUTANTS = (
     Mutant(
         "ends that cross by rounding stay crossed",
         "bounds/linear/network.py",
-        "crossed = found.lower > found.upper",
-        "crossed = found.lower > found.upper + 1",
+        "return Interval(torch.minimum(found.lower, found.upper), torch.maximum(found.lower, found.upper))",
+        "return found",
         "tests/bounds/linear/test_precision.py -k exchanged",
     ),
     Mutant(
@@ -209,8 +251,8 @@ MUTANTS = (
     Mutant(
         "negative coefficients take the lower plane",
         "bounds/linear/passes/through_functions.py",
-        "values, below = rows.values, rows.values.clamp(max=0)\n    constant",
-        "values, below = rows.values, rows.values.clamp(max=0) * 0\n    constant",
+        "lines.at(rows)\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
+        "lines.at(rows)\n    below = 0 * below\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
         "tests/bounds/linear/test_through_functions.py",
     ),
     Mutant(
@@ -230,8 +272,8 @@ MUTANTS = (
     Mutant(
         "neurons that other inputs of a batch need keep their bounds",
         "bounds/linear/refined.py",
-        "own = wanted.reshape(len(wanted), -1).gather(1, index)",
-        "own = torch.ones_like(index, dtype=torch.bool)",
+        "torch.where(wanted, found.lower, interval.lower), torch.where(wanted, found.upper, interval.upper)",
+        "found.lower, found.upper",
         "tests/bounds/linear/test_order.py -k alone",
     ),
     Mutant(

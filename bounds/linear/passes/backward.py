@@ -21,11 +21,16 @@ class Backward:
         network: with the intervals of all nodes before the one that is bounded.
         parallel: use planes with the same slopes below and above.
         widest: entries of the widest coefficients of a row that have been met, by node that was bounded.
+        copies: passes that are made at once, each of all inputs of the network.
+        region: the sets of all these inputs.
     """
+
+    copies: int = 1
 
     def __init__(self, network: Network, *, parallel: bool = False) -> None:
         self.network = network
         self.parallel = parallel
+        self.region = network.ball
         self.widest: dict[str, int] = {}
         self._lines: dict[tuple[str, bool], SharedLines] = {}
         self._line_errors: dict[str, Tensor] = {}
@@ -154,6 +159,14 @@ class Backward:
             low, rise = (part.permute(0, 4, 1, 2, 3).flatten(1, 2) for part in (low, high - low))
             self._lines[name, rounded] = SharedLines(low, rise, lower, upper)
         return self._lines[name, rounded]
+
+    def rounding(self, name: str) -> Tensor | None:
+        """The rounding error in the value of an affine node, see :meth:`bounds.linear.network.Network.rounding`."""
+        return self.network.rounding(name)
+
+    def reach(self, name: str) -> Tensor:
+        """The largest absolute values of a node."""
+        return largest(self.network.intervals[name])
 
     def line_error(self, name: str) -> Tensor:
         """The rounding error behind a function of one variable for a coefficient of size 1, entry by entry."""

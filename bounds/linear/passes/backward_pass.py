@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
-from bounds.linear.network import largest
 from bounds.linear.passes.minima import minima_in_windows
 from bounds.linear.passes.through_functions import Through, through_lines, through_windows
 from bounds.numerics import accumulated_error, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE
-from bounds.operations.node import entries
+from bounds.operations.node import Node, entries
 from bounds.relaxations.pooled import PooledMaximum
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
@@ -64,7 +63,8 @@ class Pass:
         self.depth = depth
         self.arrived: Rows | None = None
         count = 2 * start.count if both else start.count
-        self.total = _Sum(count, shared.network.nodes[name].value, rounded=self.rounded)
+        value = shared.network.nodes[name].value
+        self.total = _Sum(value.new_zeros(shared.copies * len(value), count), rounded=self.rounded)
 
     def least(self) -> Tensor:
         """Lower bounds (N, R), followed by those of the opposite functions where both are wanted."""
@@ -106,7 +106,7 @@ class Pass:
         summed = added(first, second)
         if self.rounded:
             unit = 2 * unit_roundoff(summed.values.dtype)
-            self.total.add_error(unit * summed.size(largest(self.shared.network.intervals[name])))
+            self.total.add_error(unit * summed.size(self.shared.reach(name)))
         return summed
 
     # ------------------------------------------------------------------------------------------------------ nodes
@@ -129,17 +129,23 @@ class Pass:
         parents = tuple(network.intervals[parent].lower for parent in node.parents)
         if rule is not RESHAPE and not folded:
             start, _ = rule.at_zero(node, parents)
-            self.total.add(rows.dot(start))
-            if self.rounded and (error := network.rounding(name)) is not None:
+            self.total.add(rows.dot(start if self.shared.copies == 1 else start[:1]))
+            if self.rounded and (error := self.shared.rounding(name)) is not None:
                 self.total.add_error(rows.size(error))
         parts = rule.transpose(node, rows, tuple(part.shape for part in parents))
         if parts is not None:
             return parts
-        values = rows.expanded().dense()
-        values = values.expand(len(node.value), *values.shape[1:])  # a row for all inputs, as one for each
+        return self._by_product(node, rows.expanded().dense(), parents)
+
+    def _by_product(self, node: Node, values: Tensor, parents: tuple[Tensor, ...]) -> tuple[DenseRows, ...]:
+        """Coefficients of the parents by the vector-Jacobian product, which serves every affine operation."""
+        copies, count = self.shared.copies, len(node.value)
+        values = values.expand(copies * count, *values.shape[1:])  # a row for all inputs, as one for each
+        values = values.unflatten(0, (copies, count)).movedim(2, 1)  # rows of all passes, of the same inputs
         _, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
         # Rows come first here: a parent that the node does not depend on, as of broadcast_tensors, has no rows yet.
-        return tuple(DenseRows(part.transpose(0, 1)) for part in torch.func.vmap(transpose, in_dims=1)(values))
+        moved = torch.func.vmap(transpose)(values.flatten(0, 1))
+        return tuple(DenseRows(part.unflatten(0, (copies, -1)).movedim(2, 1).flatten(0, 1)) for part in moved)
 
     def _through_function(self, name: str, rows: Rows) -> tuple[Rows, ...]:
         function = self.shared.network.functions[name]
@@ -178,7 +184,7 @@ class Pass:
     def _at_input(self, rows: Rows) -> Tensor:
         """Minima over the set of what has arrived at the input, with all constants and errors."""
         region, network = self.region, self.shared.network
-        shape = network.nodes[network.order[0]].value.shape
+        shape = torch.Size([len(region.center), *network.nodes[network.order[0]].value.shape[1:]])
         joint = rows.count < self.total.count
         if region.is_box:
             ends = self.shared.halves(region, rounded=self.rounded)
@@ -204,7 +210,8 @@ class Pass:
             rounding_error = self.total.error * (1 + 1e-3)
             unit = (len(self.shared.network.order) + 8) * unit_roundoff(bound.dtype)
             bound = bound - (rounding_error + unit * (least.abs() + self.total.sizes + rounding_error))
-        return torch.where(bound.isnan(), -math.inf, bound)  # where a function has no line, nothing is known
+        # Where a function has no line, nothing is known.
+        return bound.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
 
 
 def _is_own(region: PerturbationSet) -> TypeGuard[LpBall | SparseBall]:
@@ -250,12 +257,10 @@ def _in_ball(rows: Rows, region: LpBall, shape: torch.Size, *, rounded: bool) ->
 class _Sum:
     """Constants and errors that have been met on the way, (N, count) each."""
 
-    def __init__(self, count: int, like: Tensor, *, rounded: bool) -> None:
-        self.count = count
+    def __init__(self, zeros: Tensor, *, rounded: bool) -> None:
+        self.count = zeros.shape[1]
         self.rounded = rounded
-        self.constant = like.new_zeros(len(like), count)
-        self.sizes = self.constant
-        self.error = self.constant
+        self.constant = self.sizes = self.error = zeros
 
     def add(self, value: Tensor, *, joint: bool = True) -> None:
         """Add a constant; of rows for both bounds, the opposite ones have the opposite constant."""

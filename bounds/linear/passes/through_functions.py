@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.windows import Geometry
-from bounds.rows import Rows
+from bounds.rows import DenseRows, Rows
 
 
 class Propagated(NamedTuple):
@@ -53,48 +53,46 @@ class SharedLines:
     upper: Tensor
 
     @cached_property
-    def constants(self) -> Tensor:
-        """Both constants, (N or 1, 2, *shape)."""
-        return torch.stack([self.lower, self.upper], 1)
+    def maps(self) -> Tensor:
+        """All attributes of a node that is a map as one map, (N or 1, channels, H, W)."""
+        parts = [self.slope, self.rise, self.lower, self.upper]
+        return torch.cat([part for part in parts if part is not None], 1)
 
-    @cached_property
-    def gap(self) -> Tensor:
-        """Distance of the constants, (N or 1, 1, *shape)."""
-        return (self.upper - self.lower).unsqueeze(1)
-
-    @cached_property
-    def both_slopes(self) -> Tensor:
-        """The sum of the slopes of both lines."""
-        return 2 * self.slope if self.rise is None else 2 * self.slope + self.rise
+    def at(self, rows: Rows) -> "SharedLines":
+        """The lines where coefficients stand: of windows, all of them in one look-up."""
+        if isinstance(rows, DenseRows):
+            rise = None if self.rise is None else rows.at(self.rise)
+            return SharedLines(rows.at(self.slope), rise, rows.at(self.lower), rows.at(self.upper))
+        channels, apart = self.slope.shape[1], self.lower.shape[1]
+        sizes = [channels, *([] if self.rise is None else [channels]), apart, apart]
+        slope, *rise, lower, upper = rows.at(self.maps).split(sizes, -3)
+        return SharedLines(slope, rise[0] if rise else None, lower, upper)
 
 
 def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> Tensor:
-    """Share of the constants of lines, (N, R) or, for both bounds, (N, 2 R)."""
-    whole = rows.sums(rows.values, lines.constants if joint else lines.lower.unsqueeze(1))
-    negative = rows.sums(below, lines.gap)[..., 0]
-    constant = whole[..., 0] + negative
-    return torch.cat([constant, negative - whole[..., 1]], 1) if joint else constant
+    """Share of the constants of lines at the rows, (N, R) or, for both bounds, (N, 2 R)."""
+    ends = (lines.lower, -lines.upper) if joint else (lines.lower,)
+    return (rows.sums(rows.values, *ends) + rows.sums(below, lines.upper - lines.lower)).flatten(1)
 
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     """Coefficients behind a function whose lines are the same for all rows."""
-    values, below = rows.values, rows.values.clamp(max=0)
-    constant = _constant(rows, lines, below, joint=joint)
-    if lines.rise is None:
-        return Propagated((rows.scaled(lines.slope),), constant, None)
-    slope, rise = rows.at(lines.slope), rows.at(lines.rise)
+    values, below, here = rows.values, rows.values.clamp(max=0), lines.at(rows)
+    constant = _constant(rows, here, below, joint=joint)
+    slope, rise = here.slope, here.rise
+    if rise is None:
+        return Propagated((rows.with_values(values * slope, clean=True),), constant, None)
     if torch.is_grad_enabled():
         part = torch.addcmul(values * slope, below, rise)
         if joint:
-            part = torch.cat([part, torch.addcmul(part, values, rows.at(lines.both_slopes), value=-1)], 1)
+            part = torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1)
     else:  # the same in place: memory that is touched for the first time costs more than the arithmetic
         sides = 2 if joint else 1
         part = values.new_empty(max(len(values), len(slope)), sides * values.shape[1], *values.shape[2:])
         lower = torch.mul(values, slope, out=part[:, : values.shape[1]])
         lower.addcmul_(below, rise)
         if joint:
-            both = rows.at(lines.both_slopes)
-            torch.addcmul(lower, values, both, value=-1, out=part[:, values.shape[1] :])
+            torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
     return Propagated((rows.with_values(part, clean=True),), constant, None)
 
 
@@ -105,13 +103,10 @@ def through_windows(
 
     Slopes are maps with K C channels: those of the first place of all windows, of the second, and so on.
     """
-    assert lines.rise is not None  # means below, shares above
-    values = rows.values
-    below = values.clamp(max=0)
-    constant = _constant(rows, lines, below, joint=joint)
-    slopes, rises = (
-        rows.at(part).unflatten(-3, (-1, values.shape[-3])).unbind(-4) for part in (lines.slope, lines.rise)
-    )
+    values, below, here = rows.values, rows.values.clamp(max=0), lines.at(rows)
+    constant = _constant(rows, here, below, joint=joint)
+    assert here.rise is not None  # means below, shares above
+    slopes, rises = (part.unflatten(-3, (-1, values.shape[-3])).unbind(-4) for part in (here.slope, here.rise))
     blocks, size = geometry.blocks(values, 2 if joint else 1), tuple(values.shape[-2:])
     lower, upper = (blocks[:, : values.shape[1]], blocks[:, values.shape[1] :])
     for there, slope, rise in zip(geometry.at_places(lower, size), slopes, rises, strict=True):

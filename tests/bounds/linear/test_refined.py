@@ -43,6 +43,11 @@ def same(one: Interval, other: Interval) -> bool:
     return torch.equal(one.lower, other.lower) and torch.equal(one.upper, other.upper)
 
 
+def close(one: Interval, other: Interval) -> bool:
+    pairs = ((one.lower, other.lower), (one.upper, other.upper))
+    return all(torch.allclose(first, second, rtol=1e-13, atol=1e-13) for first, second in pairs)
+
+
 @pytest.mark.parametrize("sound", SOUND)
 def test_to_start_from_an_earlier_refinement_is_to_refine_again(sound: str):
     _, network = case(sound)
@@ -87,8 +92,10 @@ def test_a_known_interval_serves_what_lies_behind_it_and_holds(which: int, depth
         part = RefinedNetwork(network, start=start, known=known, tighten=True)
         found, intervals = part.output(), part.refine().intervals
         (behind,) = (name for name, function in network.nodes.items() if node in function.parents)
-        assert same(intervals[node], known[node])
-        assert same(intervals[behind], Interval(*(end.relu() for end in (known[node].lower, known[node].upper))))
+        here = intervals[node]
+        assert ((here.lower >= known[node].lower) & (here.upper <= known[node].upper)).all()
+        assert close(here, known[node])  # passes for other rows round in another way
+        assert same(intervals[behind], Interval(here.lower.relu(), here.upper.relu()))
         assert not same(found, whole.output())  # it reaches the output
         outputs = inside(model, depth, known[node])
         assert len(outputs) > 100
