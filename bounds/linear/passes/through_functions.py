@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.windows import Geometry
-from bounds.rows import Rows
+from bounds.rows import DenseRows, Rows
 
 
 class Propagated(NamedTuple):
@@ -78,6 +78,10 @@ def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> 
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     """Coefficients behind a function whose lines are the same for all rows."""
+    if isinstance(rows, DenseRows) and lines.rise is not None and torch.is_grad_enabled() and not joint:
+        around = lines.slope, lines.rise, lines.lower, lines.upper - lines.lower
+        part, constant = _ThroughLines.apply(rows.values, *around)  # type: ignore[no-untyped-call]  # torch's
+        return Propagated((DenseRows(part),), constant, None)
     values, below = rows.values, rows.values.clamp(max=0)
     constant = _constant(rows, lines, below, joint=joint)
     if lines.rise is None:
@@ -96,6 +100,40 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
             both = rows.at(lines.both_slopes)
             torch.addcmul(lower, values, both, value=-1, out=part[:, values.shape[1] :])
     return Propagated((rows.with_values(part, clean=True),), constant, None)
+
+
+class _ThroughLines(torch.autograd.Function):
+    """Coefficients (N or 1, R, *shape) behind lines (N or 1, *shape) and constants (N, R), with gradients of all.
+
+    Their own operations would read and write the coefficients three times as often on the way back, for which a step of
+    training waits almost as long as for its convolutions.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102  # torch's
+        ctx: Any,  # noqa: ANN401
+        values: Tensor,
+        slope: Tensor,
+        rise: Tensor,
+        lower: Tensor,
+        gap: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(values, slope, rise, lower, gap)
+        flat, below = DenseRows(values), values.clamp(max=0)
+        constant = flat.dot(lower) + flat.sums(below, gap.unsqueeze(1))[..., 0]
+        return (values * slope.unsqueeze(1)).addcmul_(below, rise.unsqueeze(1)), constant
+
+    @staticmethod
+    def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401, D102
+        values, *lines = ctx.saved_tensors
+        slope, rise, lower, gap = (line.unsqueeze(1) for line in lines)
+        constant = constant.view(*constant.shape, *[1] * (values.ndim - 2))
+        below = values.clamp(max=0)
+        of_lines = (part * values, part * below, constant * values, constant * below)
+        found = [product.sum(1).sum_to_size(line.shape) for product, line in zip(of_lines, lines, strict=True)]
+        turned = (part * rise).addcmul_(constant, gap).mul_(values <= 0)
+        turned.addcmul_(part, slope).addcmul_(constant, lower)
+        return turned.sum_to_size(values.shape), *found
 
 
 def through_windows(
