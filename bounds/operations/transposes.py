@@ -314,7 +314,12 @@ def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geomet
         return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
     phases = None
     if values.device.type == "cpu" and values.dtype == torch.float32 and groups == 1:
-        if stride == (1, 1) and extra == [0, 0] and weight.numel() <= LARGEST_MIRRORED and min(_mirrored_padding(weight, padding, dilation)) >= 0:
+        if (
+            stride == (1, 1)
+            and extra == [0, 0]
+            and weight.numel() <= LARGEST_MIRRORED
+            and min(_mirrored_padding(weight, padding, dilation)) >= 0
+        ):
             phases = node.cached("mirrored", lambda: weight.flip(2, 3).transpose(0, 1).contiguous())
         elif stride[0] == stride[1] > 1 and dilation == (1, 1) and weight.shape[1] <= FEW_CHANNELS:
             phases = node.cached("phases", lambda: _phases(weight, stride[0]))

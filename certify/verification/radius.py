@@ -107,9 +107,9 @@ def certified_radius(
         bounded = bounded_form(model, x, bounding, family.order, sound)  # captured once, for all radii
         bound = partial(margin_bounds, sound=sound, memory=memory, table=table, functions=functions)
 
-        def margins(points: Tensor, radius: Tensor, label: Tensor, by: str = bounding) -> Tensor:
+        def margins(points: Tensor, radius: Tensor, label: Tensor) -> Tensor:
             """The least proved margin of each row."""
-            return least_margin(bound(bounded, family(points, radius), label, by), label)
+            return least_margin(bound(bounded, family(points, radius), label, bounding), label)
 
         # Never where a logit overflows, of which the proof, in real arithmetic, knows nothing.
         radius = torch.zeros(x.shape[:1], dtype=torch.float64, device=x.device)
@@ -134,7 +134,7 @@ def certified_radius(
     )
 
 
-Margins = Callable[..., Tensor]  # of points, radii, labels, and another method; the least proved margins
+Margins = Callable[[Tensor, Tensor, Tensor], Tensor]  # of points, radii and labels, the least proved margins
 
 
 def _search(

@@ -110,7 +110,7 @@ class _ThroughLines(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: D102  # torch's
+    def forward(
         ctx: Any,  # noqa: ANN401
         values: Tensor,
         slope: Tensor,
@@ -118,21 +118,27 @@ class _ThroughLines(torch.autograd.Function):
         lower: Tensor,
         gap: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        """Coefficients of the parent, and constants."""
         ctx.save_for_backward(values, slope, rise, lower, gap)
-        flat, below = DenseRows(values), values.clamp(max=0)
-        constant = flat.dot(lower) + flat.sums(below, gap.unsqueeze(1))[..., 0]
+        rows, below = DenseRows(values), values.clamp(max=0)
+        constant = rows.dot(lower) + rows.sums(below, gap.unsqueeze(1))[..., 0]
         return (values * slope.unsqueeze(1)).addcmul_(below, rise.unsqueeze(1)), constant
 
     @staticmethod
-    def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401, D102
+    def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """Gradients of all arguments."""
         values, *lines = ctx.saved_tensors
         slope, rise, lower, gap = (line.unsqueeze(1) for line in lines)
-        constant = constant.view(*constant.shape, *[1] * (values.ndim - 2))
         below = values.clamp(max=0)
-        of_lines = (part * values, part * below, constant * values, constant * below)
-        found = [product.sum(1).sum_to_size(line.shape) for product, line in zip(of_lines, lines, strict=True)]
-        turned = (part * rise).addcmul_(constant, gap).mul_(values <= 0)
-        turned.addcmul_(part, slope).addcmul_(constant, lower)
+
+        def weighed(rows: Tensor) -> Tensor:
+            return (constant.unsqueeze(1) @ rows.reshape(*rows.shape[:2], -1)).reshape(-1, *rows.shape[2:])
+
+        of_lines = (part * values).sum(1), (part * below).sum(1), weighed(values), weighed(below)
+        found = [total.sum_to_size(line.shape) for total, line in zip(of_lines, lines, strict=True)]
+        each = constant.reshape(*constant.shape, *[1] * (values.ndim - 2))
+        turned = (part * rise).addcmul_(each, gap).masked_fill_(values > 0, 0.0)
+        turned = turned.addcmul_(part, slope).addcmul_(each, lower)
         return turned.sum_to_size(values.shape), *found
 
 
