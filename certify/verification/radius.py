@@ -185,7 +185,7 @@ def bounded_form(model: nn.Module, x: Tensor, method: str, order: float, sound: 
 
 def model_margins(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     """The margins (N, K) that the model itself has, in float64."""
-    logits = model(x).double()
+    logits: Tensor = model(x).double()
     return logits.gather(1, labels[:, None]) - logits
 
 

@@ -105,8 +105,7 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
 class _ThroughLines(torch.autograd.Function):
     """Coefficients (N or 1, R, *shape) behind lines (N or 1, *shape) and constants (N, R), with gradients of all.
 
-    Their own operations would read and write the coefficients three times as often on the way back, for which a step of
-    training waits almost as long as for its convolutions.
+    The gradients of single operations would read and write the coefficients three times as often on the way back.
     """
 
     @staticmethod
