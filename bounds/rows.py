@@ -369,3 +369,13 @@ def label_margins(outputs: Tensor, labels: Tensor) -> Tensor:
     label = checks.labels(labels, len(flat), flat.shape[1]).to(flat.device)
     identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
     return identity[label].unsqueeze(1) - identity
+
+
+def other_rows(margins: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The functions (N, K - 1, K) of :func:`label_margins` that are not 0, and the classes (N, K - 1) they are about.
+
+    The row of the label would cost as much as any other.
+    """
+    count = margins.shape[1]
+    others = (torch.arange(1, count, device=margins.device) + labels.to(margins.device, torch.int64)[:, None]) % count
+    return margins.gather(1, others[..., None].expand(-1, -1, margins.shape[2])), others

@@ -21,6 +21,7 @@ from bounds.circumstances import isolated
 from bounds.linear.ladder import margin_rows
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
+from bounds.rows import other_rows
 from bounds.sets.balls import PerturbationSet
 
 
@@ -169,9 +170,8 @@ def crown_ibp_loss(
     margins = bounded.functions(rows, intervals=True)
     if beta > 0:
         margins = (1 - beta) * margins
-        others = torch.arange(1, rows.shape[1], device=rows.device) + labels.to(rows.device)[:, None]
-        others = others % rows.shape[1]  # the row of the label is 0, and costs as much as any other
-        linear = bounded.functions(rows.gather(1, others[..., None].expand(-1, -1, rows.shape[2])))
+        own, others = other_rows(rows, labels)
+        linear = bounded.functions(own)
         margins = margins.scatter_add(1, others, beta * linear)
     return _mixed_with_clean(model, ball, labels, kappa, robust_loss(margins, labels))
 

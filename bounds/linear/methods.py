@@ -27,6 +27,7 @@ from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
+from bounds.rows import other_rows
 from bounds.sets.balls import Interval, PerturbationSet
 
 
@@ -210,11 +211,11 @@ def linear_margins(
     @within_memory
     def bound(model: Source | Graph, ball: PerturbationSet, labels: Tensor, *, sound: str, memory: int) -> Tensor:
         network = Network(model, ball, Tables(table, functions), sound)
-        rows = margin_rows(network, labels)
-        margins = row_bounds(
+        rows, others = other_rows(margin_rows(network, labels), labels)
+        least = row_bounds(
             network, rows, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory, target=0.0
         )
-        margins = margins.scatter(1, labels.to(rows.device, torch.int64)[:, None], 0.0)
+        margins = least.new_zeros(len(least), least.shape[1] + 1).scatter(1, others, least)
         return converted_down(margins, ball.center.dtype)
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and method in ("ibp", "crown_ibp")):

@@ -25,6 +25,7 @@ LARGEST_MATRIX = 2**21
 # In float32 on a CPU, a transposed convolution to so few channels is several times slower than an ordinary one in its
 # place, and at stride 1 an ordinary one is never slower. In float64 it is the other way round.
 FEW_CHANNELS = 4
+LARGEST_MIRRORED = 2**18  # entries of kernels that have a mirrored copy; larger ones gain nothing by theirs
 
 
 def none(node: Node, rows: AnyRows, shapes: Shapes) -> None:
@@ -313,7 +314,12 @@ def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geomet
         return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
     phases = None
     if values.device.type == "cpu" and values.dtype == torch.float32 and groups == 1:
-        if stride == (1, 1) and extra == [0, 0] and min(_mirrored_padding(weight, padding, dilation)) >= 0:
+        if (
+            stride == (1, 1)
+            and extra == [0, 0]
+            and weight.numel() <= LARGEST_MIRRORED
+            and min(_mirrored_padding(weight, padding, dilation)) >= 0
+        ):
             phases = node.cached("mirrored", lambda: weight.flip(2, 3).transpose(0, 1).contiguous())
         elif stride[0] == stride[1] > 1 and dilation == (1, 1) and weight.shape[1] <= FEW_CHANNELS:
             phases = node.cached("phases", lambda: _phases(weight, stride[0]))

@@ -107,15 +107,16 @@ def certified_radius(
         bounded = bounded_form(model, x, bounding, family.order, sound)  # captured once, for all radii
         bound = partial(margin_bounds, sound=sound, memory=memory, table=table, functions=functions)
 
-        def margins(points: Tensor, radius: Tensor, label: Tensor, by: str = bounding) -> Tensor:
+        def margins(points: Tensor, radius: Tensor, label: Tensor) -> Tensor:
             """The least proved margin of each row."""
-            return least_margin(bound(bounded, family(points, radius), label, by), label)
+            return least_margin(bound(bounded, family(points, radius), label, bounding), label)
 
         # Never where a logit overflows, of which the proof, in real arithmetic, knows nothing.
         radius = torch.zeros(x.shape[:1], dtype=torch.float64, device=x.device)
         for rows in (predicted == labels).nonzero()[:, 0].split(batch_size):
             if len(rows):
-                radius[rows] = _search(margins, family, x[rows].detach().double(), labels[rows], tolerance)
+                clean = least_margin(model_margins(model, x[rows], labels[rows]), labels[rows])
+                radius[rows] = _search(margins, family, x[rows].detach().double(), labels[rows], clean, tolerance)
         if balls is not None:
             search = LabelSearch(model, bounded, num_classes, sound, memory)
             around = RadiusSearch(search, balls, tolerance)
@@ -133,21 +134,22 @@ def certified_radius(
     )
 
 
-Margins = Callable[..., Tensor]  # of points, radii, labels, and another method; the least proved margins
+Margins = Callable[[Tensor, Tensor, Tensor], Tensor]  # of points, radii and labels, the least proved margins
 
 
-def _search(margins: Margins, family: Balls | Family, x: Tensor, labels: Tensor, tolerance: float) -> Tensor:
-    """The largest radius (N,) found for each input, in float64."""
+def _search(
+    margins: Margins, family: Balls | Family, x: Tensor, labels: Tensor, clean: Tensor, tolerance: float
+) -> Tensor:
+    """The largest radius (N,) found for each input, in float64; clean margins are units of the search and no proof."""
     if family.order == 0:
         return _most_changes(margins, x, labels)
     reach, size = family.reach(x), x.flatten(1).abs().amax(1)
     guess = torch.where(reach.isfinite(), reach / 64, size / 64 + 1e-3)
     if isinstance(family, Family):
         reach = LARGEST * size.clamp(min=1)
-    point = torch.zeros_like(reach)
-    clean = margins(x, point, labels, "ibp")  # as good as any method at one point, but for float32 as it runs
-    if not bool((clean > 0).all()):
-        clean = torch.fmax(clean, margins(x, point, labels))
+    tied = (~(clean > 0)).nonzero()[:, 0]
+    if len(tied):  # to the precision of the model, which is not that of the bounds
+        clean = clean.index_copy(0, tied, margins(x[tied], torch.zeros_like(reach[tied]), labels[tied]).to(clean))
 
     def at(rows: Tensor, radius: Tensor) -> Tensor:
         return margins(x[rows], radius, labels[rows])
@@ -179,6 +181,12 @@ def bounded_form(model: nn.Module, x: Tensor, method: str, order: float, sound: 
         if layers_in_turn(model, point, DEFAULT_RULES, sound) is not None:
             return model
     return capture(model, x.double())
+
+
+def model_margins(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """The margins (N, K) that the model itself has, in float64."""
+    logits: Tensor = model(x).double()
+    return logits.gather(1, labels[:, None]) - logits
 
 
 def least_margin(margins: Tensor, labels: Tensor) -> Tensor:

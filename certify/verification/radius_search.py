@@ -21,6 +21,7 @@ Margins = Callable[[Tensor, Tensor], Tensor]  # of places of inputs (B,) and rad
 
 SMALLEST_SHARE = 1e-9  # the search stops where even this share of the first radius is not proved
 FARTHEST = math.log(64)  # factor from one radius to the next
+LEAST_LOSS = 1e-3  # of margin, in units of that at 0: below, rounding of the model's own margin may rule
 CLOSE = 0.95  # share of the tolerance at which a side is sought beyond the root
 SPACING = 2.0**-48  # of logarithms, below which a step may not be one
 MOST_STEPS = 200  # for functions without any order; 60 halves of the largest bracket are enough
@@ -86,20 +87,24 @@ class _Points:
         """Point to look at next, for a relative width of brackets to reach."""
         step = max(CLOSE * math.log1p(tolerance), SPACING)
         both = self.width.isfinite()
-        found = torch.where(both, self._between(), self._outside(step))
+        found = torch.where(both, self._between(step), self._outside(step))
         aside = torch.minimum(self.width / 2, torch.full_like(found, step))
         kept = torch.minimum(torch.maximum(found, self.proved + aside), self.failed - aside)
         return torch.where(both, kept, found)
 
-    def _between(self) -> Tensor:
+    def _between(self, step: float) -> Tensor:
         """The root of a parabola through three points, of a line through two, or the middle."""
         line = self.proved + self.width * (-self.below / (self.above - self.below))
         middle = self.proved + self.width / 2
         found = torch.where(line.isfinite() & self.above.isfinite(), line, middle)
         curved = _parabola((self.proved, self.failed, self.third), (self.below, self.above, self.beyond))
         inside = (curved > self.proved) & (curved < self.failed)  # False for NaN
+        found = torch.where(inside, curved, found)
         slow = self.width > 0.5 * self.widest
-        return torch.where(slow, middle, torch.where(inside, curved, found))
+        # Where the root seems to be within a step of an end, that step settles the input; unless one of it just failed.
+        near = torch.minimum(found - self.proved, self.failed - found) < step
+        moved = self.wider - self.width > 1.01 * step
+        return torch.where(slow & ~(near & moved), middle, found)
 
     def _outside(self, step: float) -> Tensor:
         """The root of a line as steep as between the last two points of the only side that is known; then farther."""
@@ -151,8 +156,7 @@ def largest_proved(margins: Margins, clean: Tensor, guess: Tensor, reach: Tensor
         found = margins(rows, tried)
         success = found > 0  # False for NaN
         radius[rows] = torch.where(success, tried, radius[rows])
-        loss = (clean[rows] - found).clamp(min=torch.finfo(found.dtype).tiny) / clean[rows]
-        height = loss.log().nan_to_num(math.inf, math.inf)
+        height = (1 - found / clean[rows]).clamp(min=LEAST_LOSS).log().nan_to_num(math.inf, math.inf)
         part = points[rows].with_point(at[rows], height, success)
         for whole, own in zip(points.tensors(), part.tensors(), strict=True):
             whole[rows] = own

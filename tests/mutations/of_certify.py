@@ -32,6 +32,13 @@ VERIFICATION = (
         "tests/certify/verification/test_radius_search.py",
     ),
     Mutant(
+        "the middle is looked at where one step would settle an input",
+        "certify/verification/radius_search.py",
+        "slow & ~(near & moved)",
+        "slow",
+        "tests/certify/verification/test_radius_search.py -k closed_form",
+    ),
+    Mutant(
         "verdicts of a method go to the first inputs",
         "certify/verification/verdicts.py",
         "here = rows[part.places]",

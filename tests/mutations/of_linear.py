@@ -395,4 +395,18 @@ MUTANTS = (
         "weight.transpose(0, 1)",
         "tests/bounds/test_rows.py -k in_float32",
     ),
+    Mutant(
+        "gradients of coefficients above 0 are those below",
+        "bounds/linear/passes/through_functions.py",
+        "masked_fill_(values > 0, 0.0)",
+        "masked_fill_(values < 0, 0.0)",
+        "tests/bounds/linear/test_through_functions.py -k gradients",
+    ),
+    Mutant(
+        "margins go to other classes",
+        "bounds/linear/methods.py",
+        ".scatter(1, others, least)",
+        ".scatter(1, others.flip(1), least)",
+        "tests/bounds/linear/test_methods.py -k margins",
+    ),
 )

@@ -77,6 +77,10 @@ def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> 
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     """Coefficients behind a function whose lines are the same for all rows."""
+    if isinstance(rows, DenseRows) and lines.rise is not None and torch.is_grad_enabled() and not joint:
+        around = lines.slope, lines.rise, lines.lower, lines.upper - lines.lower
+        part, constant = _ThroughLines.apply(rows.values, *around)  # type: ignore[no-untyped-call]  # torch's
+        return Propagated((DenseRows(part),), constant, None)
     values, below, here = rows.values, rows.values.clamp(max=0), lines.at(rows)
     constant = _constant(rows, here, below, joint=joint)
     slope, rise = here.slope, here.rise
@@ -94,6 +98,45 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
         if joint:
             torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
     return Propagated((rows.with_values(part, clean=True),), constant, None)
+
+
+class _ThroughLines(torch.autograd.Function):
+    """Coefficients (N or 1, R, *shape) behind lines (N or 1, *shape) and constants (N, R), with gradients of all.
+
+    The gradients of single operations would read and write the coefficients three times as often on the way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        values: Tensor,
+        slope: Tensor,
+        rise: Tensor,
+        lower: Tensor,
+        gap: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Coefficients of the parent, and constants."""
+        ctx.save_for_backward(values, slope, rise, lower, gap)
+        rows, below = DenseRows(values), values.clamp(max=0)
+        constant = rows.dot(lower) + rows.sums(below, gap.unsqueeze(1))[..., 0]
+        return (values * slope.unsqueeze(1)).addcmul_(below, rise.unsqueeze(1)), constant
+
+    @staticmethod
+    def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+        """Gradients of all arguments."""
+        values, *lines = ctx.saved_tensors
+        slope, rise, lower, gap = (line.unsqueeze(1) for line in lines)
+        below = values.clamp(max=0)
+
+        def weighed(rows: Tensor) -> Tensor:
+            return (constant.unsqueeze(1) @ rows.reshape(*rows.shape[:2], -1)).reshape(-1, *rows.shape[2:])
+
+        of_lines = (part * values).sum(1), (part * below).sum(1), weighed(values), weighed(below)
+        found = [total.sum_to_size(line.shape) for total, line in zip(of_lines, lines, strict=True)]
+        each = constant.reshape(*constant.shape, *[1] * (values.ndim - 2))
+        turned = (part * rise).addcmul_(each, gap).masked_fill_(values > 0, 0.0)
+        turned = turned.addcmul_(part, slope).addcmul_(each, lower)
+        return turned.sum_to_size(values.shape), *found
 
 
 def through_windows(

@@ -135,3 +135,28 @@ def test_opposite_rows_take_the_opposite_lines():
         mirrored(rows), lines_of(case, planes._replace(lower_slopes=planes.upper_slopes)), joint=False
     )
     assert not torch.allclose(both.parts[0].dense(), wrong.parts[0].dense(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("rows", "inputs"), [(INPUTS, INPUTS), (1, INPUTS), (INPUTS, 1)])
+@pytest.mark.parametrize("shape", [SHAPE, ()])
+def test_gradients_behind_shared_lines_are_those_of_the_plain_formula(rows: int, inputs: int, shape: tuple[int, ...]):
+    """First and second ones, of coefficients and lines, also where a coefficient is 0."""
+    values = draw(rows, 3, *shape)
+    values[:, 1] = 0.0
+    lines = [draw(inputs, *shape, seed=seed) for seed in range(1, 5)]
+    tensors = [part.requires_grad_() for part in (values, *lines)]
+    weights = draw(INPUTS, 3, *shape, seed=8), draw(INPUTS, 3, seed=9)
+
+    def gradients(part: Tensor, constant: Tensor) -> list[Tensor]:
+        total = ((part + part**2) * weights[0]).sum() + ((constant + constant**2) * weights[1]).sum()
+        first = torch.autograd.grad(total, tensors, create_graph=True)
+        second = torch.autograd.grad(sum((each**2).sum() for each in first), tensors)
+        return [part, constant, *first, *second]
+
+    slope, rise, lower, upper = lines
+    found = through_lines(DenseRows(values), SharedLines(slope, rise, lower, upper), joint=False)
+    below, (slope, rise, lower, upper) = values.clamp(max=0), (line.unsqueeze(1) for line in lines)
+    constant = (values * lower + below * (upper - lower)).reshape(INPUTS, 3, -1).sum(2)
+    expected = gradients(values * slope + below * rise, constant)
+    for ours, theirs in zip(gradients(found.parts[0].dense(), found.constant), expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-10)

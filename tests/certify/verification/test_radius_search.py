@@ -29,7 +29,7 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "nothing known": lambda r: torch.where(r < 1, 1 - 0.1 * r, math.nan),
     "plateau": lambda r: torch.where(r < 1, 1e-12, -1e-12),
 }
-MOST = {"jump": 22, "overflow": 22, "nothing known": 22, "plateau": 30, "corner": 14, "exponential": 12, "root": 11}
+MOST = {"jump": 18, "overflow": 17, "nothing known": 17, "plateau": 28, "corner": 12, "exponential": 11}
 
 
 def searched(shape: Callable[[Tensor], Tensor], roots: Tensor, reach: float = math.inf) -> tuple[Tensor, list[list]]:
@@ -50,7 +50,7 @@ def searched(shape: Callable[[Tensor], Tensor], roots: Tensor, reach: float = ma
 def test_roots_in_closed_form_are_found_from_below(name: str):
     found, asked = searched(SHAPES[name], ROOTS)
     assert ((found <= ROOTS) & (found >= ROOTS * (1 - 1.001 * TOLERANCE))).all()
-    assert max(map(len, asked)) <= MOST.get(name, 9)
+    assert max(map(len, asked)) <= MOST.get(name, 8)
     for radius, points in zip(found.tolist(), asked, strict=True):
         assert radius == max(r for r, margin in points if margin > 0)  # it was proved itself
 
@@ -120,7 +120,7 @@ def radii_and_passes(
 
 @crossed(("kind", ["dense", "convolutional", "tanh", "deep"]), ("method", ["ibp", "crown", "crown_ibp"]))
 def test_half_the_bound_passes_of_bisection(monkeypatch: pytest.MonkeyPatch, kind: str, method: str):
-    """The clean pass is counted too; radii are the same up to the tolerance."""
+    """The unit of margins is the model's own, which costs no bound pass; radii are the same up to the tolerance."""
     model, x = network(kind, 1), inputs(6, 2)
     options = {"norm": math.inf, "method": method}
     found, passes = radii_and_passes(monkeypatch, largest_proved, model, x, **options)
