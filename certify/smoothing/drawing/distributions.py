@@ -16,7 +16,10 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import SPECIAL_FUNCTION_ERROR
 from bounds.statistics.proportions import FloatArray
+from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
+from certify.smoothing.drawing.lookup import uniform_
+from certify.smoothing.drawing.staircase import Staircase
 
 EIGHT_BIT = 255  # steps of 8-bit images in [0, 1]
 LARGEST_INTEGER = 2**17  # of noise; sums with inputs of up to 2**23 stay exact in single precision
@@ -32,18 +35,21 @@ class Distribution(ABC):
     Attributes:
         sampling: how noisy inputs are made. ``"floating point"`` adds floating-point numbers, for which a theorem
             about real numbers holds up to rounding errors only. The others have no such gap.
+        in_place: whether raw draws have the form of noisy inputs, so that :meth:`perturb_` may write one input's over
+            them, ``out`` being ``raw``.
     """
 
     sampling: ClassVar[str] = "floating point"
+    in_place: ClassVar[bool] = False
 
     @abstractmethod
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill a buffer of raw randomness, one row per draw, and return it."""
 
-    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Fill a buffer of as many blocks of equal size, each by :meth:`draw_` with its own generator."""
-        for block, generator in zip(raw.chunk(len(generators)), generators, strict=True):
-            self.draw_(block, generator)
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Fill a buffer of as many blocks of equal size, each from its own source; by :meth:`draw_` if not said otherwise."""
+        for block, source in zip(raw.chunk(len(sources)), sources, strict=True):
+            self.draw_(block, source.generator)
         return raw
 
     @abstractmethod
@@ -97,6 +103,8 @@ class Distribution(ABC):
 class Additive(Distribution):
     """Independent, identical, symmetric noise added to every entry."""
 
+    in_place = True
+
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add every draw to every input."""
         return torch.add(encoded.unsqueeze(1), raw, out=out)
@@ -115,8 +123,22 @@ class Additive(Distribution):
         return OnGrid(self, steps) if self.reach * steps <= LARGEST_INTEGER else None
 
 
+class Falling(Additive):
+    """Additive noise with a density that falls with the distance from 0."""
+
+    @abstractmethod
+    def density(self, t: FloatArray) -> FloatArray:
+        """Density of the noise of one entry at ``t`` >= 0."""
+
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Fill each block; in single precision on the host by a table, which is much faster than torch."""
+        if raw.device.type != "cpu" or raw.dtype != torch.float32:
+            return super().draw_blocks_(raw, sources)
+        return _staircase(self).draw_blocks_(raw, sources)
+
+
 @dataclass(frozen=True)
-class NormalEntries(Additive):
+class NormalEntries(Falling):
     """Normal noise with the given standard deviation."""
 
     sigma: float
@@ -129,6 +151,10 @@ class NormalEntries(Additive):
         """The normal tail."""
         return special.ndtr(-t / self.sigma)
 
+    def density(self, t: FloatArray) -> FloatArray:
+        """The normal density."""
+        return np.exp(-0.5 * (t / self.sigma) ** 2) / (self.sigma * math.sqrt(2 * math.pi))
+
     @property
     def reach(self) -> float:
         """9.2 standard deviations: 2 * Phi(-9.2) is 3.6e-20."""
@@ -136,7 +162,7 @@ class NormalEntries(Additive):
 
 
 @dataclass(frozen=True)
-class LaplaceEntries(Additive):
+class LaplaceEntries(Falling):
     """Laplace noise with the given scale."""
 
     scale: float
@@ -150,6 +176,10 @@ class LaplaceEntries(Additive):
     def upper_tail(self, t: FloatArray) -> FloatArray:
         """The exponential tail."""
         return 0.5 * np.exp(-t / self.scale)
+
+    def density(self, t: FloatArray) -> FloatArray:
+        """The exponential density on both sides."""
+        return np.exp(-t / self.scale) / (2 * self.scale)
 
     @property
     def reach(self) -> float:
@@ -166,6 +196,12 @@ class UniformEntries(Additive):
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with draws."""
         return raw.uniform_(-self.half_width, self.half_width, generator=generator)
+
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Fill each block; in single precision on the host from 32 bits, of which torch uses 24."""
+        if raw.device.type != "cpu" or raw.dtype != torch.float32:
+            return super().draw_blocks_(raw, sources)
+        return uniform_(raw, -self.half_width, self.half_width, sources)
 
     def upper_tail(self, t: FloatArray) -> FloatArray:
         """The linear tail."""
@@ -188,6 +224,8 @@ class OnGrid(Distribution):
         InvalidInput: steps below 1.
     """
 
+    in_place = True
+
     def __init__(self, noise: Additive, steps: int) -> None:
         self.noise = noise
         self.steps = checks.at_least("steps", steps, 1)
@@ -208,11 +246,11 @@ class OnGrid(Distribution):
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with integers."""
-        return self.draw_blocks_(raw, [generator])
+        return self.draw_blocks_(raw, [Source(generator)])
 
-    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
         """Fill with integers, which are looked up for all blocks at once."""
-        return _rounded_law(self.noise, self.steps, raw.device).draw_blocks_(raw, generators)
+        return _rounded_law(self.noise, self.steps, raw.device).draw_blocks_(raw, sources)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add integers, which is exact, and scale once: the result depends on nothing but the sum."""
@@ -221,6 +259,12 @@ class OnGrid(Distribution):
     def error(self, entries: int) -> float:
         """Every entry contributes the error of its law."""
         return entries * _rounded_law(self.noise, self.steps, torch.device("cpu")).error
+
+
+@lru_cache(maxsize=32)
+def _staircase(noise: Falling) -> Staircase:
+    """The table of a noise."""
+    return Staircase.of(noise.upper_tail, noise.density, noise.reach)
 
 
 @lru_cache(maxsize=32)

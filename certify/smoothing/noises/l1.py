@@ -14,6 +14,7 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import accumulated_error, round_down, round_up
 from certify.smoothing.derandomized.splitting import split
+from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.distributions import Distribution, lie_on_grid
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
 from certify.smoothing.noises.base import OverlapNoise, Uniform
@@ -236,11 +237,11 @@ class RandomCutsOnGrid(Distribution):
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with the grid point below a cut."""
-        return self.draw_blocks_(raw, [generator])
+        return self.draw_blocks_(raw, [Source(generator)])
 
-    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
         """Fill with integers, which are looked up for all blocks at once."""
-        return _equal(self.levels, raw.device).draw_blocks_(raw, generators)
+        return _equal(self.levels, raw.device).draw_blocks_(raw, sources)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Write the midpoint between the two cuts around every entry, in integers and halves until one division."""
