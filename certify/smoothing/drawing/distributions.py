@@ -18,7 +18,7 @@ from bounds.numerics import SPECIAL_FUNCTION_ERROR
 from bounds.statistics.proportions import FloatArray
 from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
-from certify.smoothing.drawing.lookup import uniform_
+from certify.smoothing.drawing.lookup import in_threads, uniform_
 from certify.smoothing.drawing.staircase import Staircase
 
 EIGHT_BIT = 255  # steps of 8-bit images in [0, 1]
@@ -47,7 +47,7 @@ class Distribution(ABC):
         """Fill a buffer of raw randomness, one row per draw, and return it."""
 
     def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
-        """Fill a buffer of as many blocks of equal size, each from its own source; by :meth:`draw_` if not said otherwise."""
+        """Fill a buffer of as many blocks of equal size, each from its own source, by :meth:`draw_` where it can."""
         for block, source in zip(raw.chunk(len(sources)), sources, strict=True):
             self.draw_(block, source.generator)
         return raw
@@ -123,22 +123,8 @@ class Additive(Distribution):
         return OnGrid(self, steps) if self.reach * steps <= LARGEST_INTEGER else None
 
 
-class Falling(Additive):
-    """Additive noise with a density that falls with the distance from 0."""
-
-    @abstractmethod
-    def density(self, t: FloatArray) -> FloatArray:
-        """Density of the noise of one entry at ``t`` >= 0."""
-
-    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
-        """Fill each block; in single precision on the host by a table, which is much faster than torch."""
-        if raw.device.type != "cpu" or raw.dtype != torch.float32:
-            return super().draw_blocks_(raw, sources)
-        return _staircase(self).draw_blocks_(raw, sources)
-
-
 @dataclass(frozen=True)
-class NormalEntries(Falling):
+class NormalEntries(Additive):
     """Normal noise with the given standard deviation."""
 
     sigma: float
@@ -147,13 +133,14 @@ class NormalEntries(Falling):
         """Fill with draws."""
         return raw.normal_(0.0, self.sigma, generator=generator)
 
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Fill each block; on the host in as many threads as torch has, since ``normal_`` uses one."""
+        in_threads(self.draw_, raw.chunk(len(sources)), [source.generator for source in sources])
+        return raw
+
     def upper_tail(self, t: FloatArray) -> FloatArray:
         """The normal tail."""
         return special.ndtr(-t / self.sigma)
-
-    def density(self, t: FloatArray) -> FloatArray:
-        """The normal density."""
-        return np.exp(-0.5 * (t / self.sigma) ** 2) / (self.sigma * math.sqrt(2 * math.pi))
 
     @property
     def reach(self) -> float:
@@ -162,7 +149,7 @@ class NormalEntries(Falling):
 
 
 @dataclass(frozen=True)
-class LaplaceEntries(Falling):
+class LaplaceEntries(Additive):
     """Laplace noise with the given scale."""
 
     scale: float
@@ -178,8 +165,14 @@ class LaplaceEntries(Falling):
         return 0.5 * np.exp(-t / self.scale)
 
     def density(self, t: FloatArray) -> FloatArray:
-        """The exponential density on both sides."""
+        """The density at ``t`` >= 0."""
         return np.exp(-t / self.scale) / (2 * self.scale)
+
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Fill each block; in single precision on the host from a table, in an eighth of the time of torch."""
+        if raw.device.type != "cpu" or raw.dtype != torch.float32:
+            return super().draw_blocks_(raw, sources)
+        return _staircase(self).draw_blocks_(raw, sources)
 
     @property
     def reach(self) -> float:
@@ -262,7 +255,7 @@ class OnGrid(Distribution):
 
 
 @lru_cache(maxsize=32)
-def _staircase(noise: Falling) -> Staircase:
+def _staircase(noise: LaplaceEntries) -> Staircase:
     """The table of a noise."""
     return Staircase.of(noise.upper_tail, noise.density, noise.reach)
 

@@ -12,6 +12,7 @@ References:
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -89,25 +90,24 @@ class Lookup(NamedTuple):
         Returns:
             The open draws, whose values are still to be set.
         """
-        flat = out.view(-1).numpy()
-        size = len(flat) // len(sources)
+        size = out.numel() // len(sources)
         together = max(1, PIECE // max(1, size))  # small blocks, which share one look-up
-        parts = [sources[first : first + together] for first in range(0, len(sources), together)]
-        rows = np.split(flat, np.cumsum([len(part) * size for part in parts])[:-1])
-        found = _each(lambda pair: self._fill(*pair, dither), list(zip(rows, parts, strict=True)), len(flat))
-        place = np.concatenate([each + first for (each, _), first in zip(found, _starts(rows), strict=True)])
+        shared = [sources[first : first + together] for first in range(0, len(sources), together)]
+        parts = out.view(-1).split(together * size) if size else (out,)
+        found = in_threads(partial(self._fill, dither), parts, shared)
+        place = np.concatenate([each + i * together * size for i, (each, _) in enumerate(found)])
         counts = np.bincount(place // max(1, size), minlength=len(sources))
         bits = np.concatenate([source.words(n) for source, n in zip(sources, counts.tolist(), strict=True)])
         return self._search(place, np.concatenate([leading for _, leading in found]), bits)
 
     def _fill(
-        self, out: Floats, sources: Sequence[Source], dither: float | None
+        self, dither: float | None, part: Tensor, sources: Sequence[Source]
     ) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
         """Fill some blocks; places and leading numbers of the open draws."""
-        leading = _joined([source.shorts(len(out) // len(sources)) for source in sources])
-        shift = None
-        if dither is not None:
-            shift = _joined([source.shorts(len(out) // len(sources)) for source in sources]).view("<i2")
+        out = part.view(-1).numpy()
+        size = len(out) // len(sources)
+        leading = _joined([source.shorts(size) for source in sources])
+        shift = None if dither is None else _joined([source.shorts(size) for source in sources]).view("<i2")
         for start in range(0, len(out), PIECE):
             piece = slice(start, start + PIECE)
             np.take(self.values, leading[piece], out=out[piece], mode="clip")
@@ -131,13 +131,15 @@ class Lookup(NamedTuple):
 
 def uniform_(out: Tensor, low: float, high: float, sources: Sequence[Source]) -> Tensor:
     """Fill ``out``, contiguous, on the host and in single precision, with uniform numbers of 32 bits in [low, high]."""
-    unit, middle = (high - low) * 2.0**-32, (low + high) / 2 + (high - low) * 2.0**-33
-    rows = out.view(len(sources), -1)
+    unit = (high - low) * 2.0**-32
 
-    def fill(number: int) -> None:
-        rows[number].copy_(torch.from_numpy(sources[number].longs(rows.shape[1]))).mul_(unit).add_(middle)
+    def fill(row: Tensor, source: Source) -> None:
+        numbers = row.view(-1).numpy()
+        numbers[:] = source.longs(len(numbers))
+        numbers *= unit
+        numbers += (low + high) / 2 + unit / 2
 
-    _each(fill, range(len(sources)), out.numel())
+    in_threads(fill, out.chunk(len(sources)), sources)
     return out
 
 
@@ -145,14 +147,15 @@ def _joined(parts: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _starts(rows: Sequence[Floats]) -> list[int]:
-    return [0, *np.cumsum([len(row) for row in rows])[:-1].tolist()]
+def in_threads(
+    function: Callable[[Tensor, Item], Result], parts: Sequence[Tensor], items: Sequence[Item]
+) -> list[Result]:
+    """Results for all parts of a buffer, one with each item: on the host in as many threads as torch has.
 
-
-def _each(function: Callable[[Item], Result], items: Sequence[Item], entries: int) -> list[Result]:
-    """Results for all items, in as many threads as torch would use; NumPy waits for no other thread while it draws."""
-    threads = min(torch.get_num_threads(), len(items))
-    if threads < 2 or entries < THREADED:
-        return [function(item) for item in items]
+    The function must leave the interpreter alone for most of its time, as NumPy and generators do.
+    """
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads < 2 or parts[0].device.type != "cpu" or sum(part.numel() for part in parts) < THREADED:
+        return [function(part, item) for part, item in zip(parts, items, strict=True)]
     with ThreadPoolExecutor(threads) as pool:  # 0.1 ms; one that stays would not survive a fork
-        return list(pool.map(function, items))
+        return list(pool.map(function, parts, items))

@@ -1,11 +1,10 @@
-r"""Real-valued noise of a symmetric density that falls with distance from 0, as steps of a staircase and what is above.
+r"""Real-valued noise of a symmetric density that falls with the distance from 0: steps of a staircase, and the rest.
 
 The steps are narrow cells. Below the density at the far end of a cell the draw is uniform within the cell: a table of
-16 bits picks the cell, 16 others the place in it. About 1 % of the mass lies above the steps. There the place solves
-:math:`F(a + t) - F(a) - c t = u`, with the near end a of the cell, the height c of the step and F the distribution
-function: exactly for a density that is linear in the cell, then by one step of Newton's method on F itself. Its error is
-below 1e-8 of the width of the noise, which single precision cannot show. The place is found to 47 bits, and the tail
-reaches to a probability of 2**-63.
+16 bits picks the cell, 16 others the place in it. About 1 % of the mass lies above the steps. There the density of a
+cell is taken for a parabola with its values at both ends and its mass, which is exact to 2**-63, and the place is found
+by inverting the integral. The distribution function is that of the noise within 1e-10, places within 1e-7 of a cell,
+which single precision does not show, and the tail reaches to a probability of 2**-63.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ Function = Callable[[FloatArray], FloatArray]
 
 
 class Staircase(NamedTuple):
-    """Steps of one law, and in each cell a parabola above the step, with the density at both ends and the mass of the law.
+    """Steps of one law, and above the step of each cell a parabola.
 
     Cells are counted from the far end of the negative side to that of the positive one.
 
@@ -47,7 +46,7 @@ class Staircase(NamedTuple):
 
     @classmethod
     def of(cls, upper_tail: Function, density: Function, reach: float) -> "Staircase":
-        """The staircase of a density on one side, which is exceeded beyond ``reach`` with probability 2**-64 at most."""
+        """The staircase of a law, from its tail and density at t >= 0; beyond ``reach`` the tail is below 2**-64."""
         width = CENTRAL_MASS / float(density(np.zeros(1))[0])
         ends = np.arange(int(np.ceil(reach / width)) + 1) * width
         tails, heights = upper_tail(ends), density(ends)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
-from bounds.errors import InvalidInput
 from bounds.memory import out_of_memory
 from certify.models import frozen
 from certify.smoothing.drawing.bits import Source
@@ -131,17 +130,10 @@ class Sampling:
                 for group, rows in groups:
                     inputs = encoded[rows.start - start : rows.stop - start]
                     # Several blocks at once for a single input, one block for many that share it.
-                    step = max(1, self.batch_size // (NOISE_BLOCK * len(inputs)))
-                    for block in range(0, -(-draws // NOISE_BLOCK), step):
-                        left, first = draws - block * NOISE_BLOCK, block * NOISE_BLOCK
-                        whole = min(step, left // NOISE_BLOCK) * NOISE_BLOCK
-                        if self.distribution.in_place and len(inputs) == 1 and whole == min(step * NOISE_BLOCK, left) <= self.batch_size:
-                            batch.draw(inputs, rows.start, stream, (group, first_block + block), range(first, first + whole))
-                            continue
-                        raw = stream.blocks(group, first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
-                        for begin in range(0, len(raw), self.batch_size):
-                            part = raw[begin : begin + self.batch_size]
-                            batch.add(inputs, rows.start, part, first + begin)
+                    step = max(1, self.batch_size // (NOISE_BLOCK * len(inputs))) * NOISE_BLOCK
+                    for first in range(0, draws, step):
+                        numbers = range(first, min(first + step, draws))
+                        batch.draw(inputs, rows.start, stream, (group, first_block + first // NOISE_BLOCK), numbers)
             batch.flush()
 
     def _chunks(self) -> Iterator[list[tuple[int, slice]]]:
@@ -212,12 +204,28 @@ class _Batch:
             done += count
 
     def draw(self, encoded: Tensor, row: int, stream: NoiseStream, start: tuple[int, int], draws: range) -> None:
-        """Put an encoded input (1, *E) under draws of whole blocks, from a group and a block on, without a copy."""
+        """Put encoded inputs, from a row on, under the draws of a stream from a group and a block on."""
+        if (
+            self.distribution.in_place
+            and len(encoded) == 1
+            and len(draws) <= self.size
+            and not len(draws) % NOISE_BLOCK
+        ):
+            self._draw_in_place(encoded, row, stream, start, draws)
+            return
+        raw = stream.blocks(*start, -(-len(draws) // NOISE_BLOCK))[: len(draws)]
+        for begin in range(0, len(raw), self.size):
+            self.add(encoded, row, raw[begin : begin + self.size], draws.start + begin)
+
+    def _draw_in_place(
+        self, encoded: Tensor, row: int, stream: NoiseStream, start: tuple[int, int], draws: range
+    ) -> None:
+        """Draw whole blocks for one input where its noisy copies will lie: memory is slower than the generator."""
         if len(draws) > self.size - self.filled:
             self.flush()
         noisy = self._room(range(row, row + 1), draws)
         stream.fill_(noisy[0], *start)
-        for part in noisy.split(NOISE_BLOCK, dim=1):  # what was just written is still in the cache
+        for part in noisy.split(NOISE_BLOCK, dim=1):  # what one operation writes, the next finds in the cache
             self.distribution.perturb_(part, encoded, part)
 
     def _room(self, rows: range, draws: range) -> Tensor:
