@@ -53,6 +53,7 @@ def drawing_of(result: Record) -> dict[str, Any]:
     if not isinstance(result, SmoothingCertificate):
         return {}
     names = ("seed", "noise_group", "domain", "precision", "sampling_error", "sequential", "n", "n0")
+    names += ("draws_version",)
     return {"drawing": {name: getattr(result, name) for name in names}}
 
 

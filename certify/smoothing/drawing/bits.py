@@ -24,8 +24,6 @@ def block_seed(seed: int, stage: int, group: int, block: int) -> int:
     no two blocks of one input share a seed. Blocks of two inputs may share one by chance: among a thousand inputs of
     a hundred blocks, some do with probability 0.02. On a GPU all 64 bits count.
     """
-    if block >= BLOCKS_PER_STAGE:
-        raise InvalidInput(f"draws per input must stay below {BLOCKS_PER_STAGE * NOISE_BLOCK}")
     digest = hashlib.blake2b(struct.pack("<QQ", seed, group), digest_size=8).digest()
     base = int.from_bytes(digest, "little")
     return (base & ~0xFFFFFFFF) | ((base + stage * BLOCKS_PER_STAGE + block) & 0xFFFFFFFF)
@@ -45,6 +43,8 @@ class Source:
 
     def begin(self, seed: int, stage: int, group: int, block: int) -> None:
         """Go to the beginning of a block."""
+        if block >= BLOCKS_PER_STAGE:
+            raise InvalidInput(f"draws per input must stay below {BLOCKS_PER_STAGE * NOISE_BLOCK}")
         self._key, self._begun = (seed, stage, group, block), {"generator": False, "words": False}
 
     @property

@@ -51,8 +51,9 @@ class Staircase(NamedTuple):
         ends = np.arange(int(np.ceil(reach / width)) + 1) * width
         tails, heights = upper_tail(ends), density(ends)
         exact = tails[:-1] - tails[1:]
-        masses = (exact * 2.0**BITS).astype(np.uint64)
-        masses[0] += np.uint64(2 ** (BITS - 1) - int(masses.sum(dtype=np.uint64)))  # what rounding down left
+        beyond = np.floor(tails * 2.0**BITS).astype(np.uint64)
+        beyond[-1] = 0  # in the last cell
+        masses = beyond[:-1] - beyond[1:]
         whole = np.floor(heights[1:] * (width * (1 - 1e-9) * 2**LEADING)).astype(np.int64)
         whole = np.minimum(whole, (masses >> np.uint64(REST)).astype(np.int64))
         step = whole / (width * 2**LEADING)
