@@ -212,9 +212,7 @@ class _Audit:
         made_by = self.manifest.get("draws_version", 1)
         if smoothing and made_by != DRAWS_VERSION:
             for record in smoothing:
-                reason = (
-                    f"noise of version {made_by} cannot be drawn by this release, which makes version {DRAWS_VERSION}"
-                )
+                reason = f"its noise is of version {made_by}, and this release draws version {DRAWS_VERSION} alone"
                 self.tally.leave(AGAIN, reason, record["unit"])
             smoothing = []
         for place, record in enumerate(smoothing):
