@@ -182,6 +182,8 @@ class RandomCuts(Distribution):
 
     half_width: float
 
+    in_place = True
+
     def check(self, x: Tensor) -> None:
         """Raise InvalidInput unless the inputs lie in [0, 1]."""
         checks.inputs(x, 0.0, 1.0)
@@ -220,6 +222,8 @@ class RandomCutsOnGrid(Distribution):
     Raises:
         InvalidInput: levels or steps below 1; later, inputs outside [0, 1] or off the grid.
     """
+
+    in_place = True
 
     def __init__(self, levels: int, steps: int) -> None:
         self.levels = checks.at_least("levels", levels, 1)
