@@ -50,7 +50,8 @@ class IntegerLaw(NamedTuple):
         # The excess or deficit of the rounded masses goes to the last cells.
         cells = np.minimum(np.array(cumulative[1:-1], dtype=object), 2**BITS - 1).astype(np.uint64)
         off_by = abs(2**BITS - cumulative[-1]) + len(masses)
-        units = np.diff(np.array([0, *cells.tolist(), 2**BITS], dtype=np.uint64))
+        ends = np.array([0, *cells.tolist(), 2**BITS], dtype=np.uint64)
+        units = ends[1:] - ends[:-1]
         values = np.arange(lowest, lowest + len(masses), dtype=np.float32)
         lookup = Lookup.of(units, (units >> np.uint64(REST)).astype(np.int64), values)
         thresholds = torch.from_numpy(cells.astype(np.int64))

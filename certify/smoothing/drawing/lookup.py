@@ -30,7 +30,8 @@ PIECE = 2**15  # entries looked up at once, which stay in the cache of a process
 
 THREADED = 2**17  # entries from which on threads pay
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
 

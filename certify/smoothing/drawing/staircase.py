@@ -50,7 +50,7 @@ class Staircase(NamedTuple):
         width = CENTRAL_MASS / float(density(np.zeros(1))[0])
         ends = np.arange(int(np.ceil(reach / width)) + 1) * width
         tails, heights = upper_tail(ends), density(ends)
-        exact = tails[:-1] - tails[1:]
+        exact: FloatArray = np.subtract(tails[:-1], tails[1:])
         beyond = np.floor(tails * 2.0**BITS).astype(np.uint64)
         beyond[-1] = 0  # in the last cell
         masses = beyond[:-1] - beyond[1:]
