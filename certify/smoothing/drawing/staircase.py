@@ -48,7 +48,7 @@ class Staircase(NamedTuple):
     def of(cls, upper_tail: Function, density: Function, reach: float) -> "Staircase":
         """The staircase of a law, from its tail and density at t >= 0; beyond ``reach`` the tail is below 2**-64."""
         width = CENTRAL_MASS / float(density(np.zeros(1))[0])
-        ends = np.arange(int(np.ceil(reach / width)) + 1) * width
+        ends = np.arange(int(np.ceil(reach / width)) + 1, dtype=np.float64) * width
         tails, heights = upper_tail(ends), density(ends)
         exact: FloatArray = np.subtract(tails[:-1], tails[1:])
         beyond = np.floor(tails * 2.0**BITS).astype(np.uint64)
