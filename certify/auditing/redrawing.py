@@ -40,9 +40,8 @@ def redraw(
     if stated:
         tally.judge(SEEDS, stated["seed"] == seed, f"its seed {stated['seed']} does not follow from the run's", unit)
         drawn_by = stated.get("draws_version", 1)
-        tally.judge(
-            SEEDS, drawn_by == DRAWS_VERSION, f"its draws are of version {drawn_by}, those of its run are not", unit
-        )
+        reason = f"its draws are of version {drawn_by}, those of its run of version {DRAWS_VERSION}"
+        tally.judge(SEEDS, drawn_by == DRAWS_VERSION, reason, unit)
     start = rows[0]["index"] - problem.first_index
     part = slice(start, start + len(rows))
     classifier = method.classifier(problem, method.noise_group)
