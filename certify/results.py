@@ -128,6 +128,7 @@ class Drawn(Record):
         sampling: how noisy inputs are made; with ``"floating point"`` the theorem holds up to the rounding of noisy
             inputs, with all others exactly.
         precision: dtype in which the model answers.
+        draws_version: version of what a seed means: another one gives other draws.
         sampling_error: total variation distance, of a whole noisy input, between the noise as drawn and the noise that
             the theorem is about, at most; probabilities are lowered by it.
     """
@@ -140,6 +141,7 @@ class Drawn(Record):
     sampling: str
     precision: str
     sampling_error: float = 0.0
+    draws_version: int = 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

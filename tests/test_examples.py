@@ -53,6 +53,15 @@ def test_sampling_throughput(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_noise_benchmark(monkeypatch, capsys):
+    """At toy size, only to see that it runs."""
+    run("benchmarks/noise_speed.py", "--inputs", 2, "--draws", 1000, "--runs", 1, monkeypatch=monkeypatch)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["noise"] for line in lines} >= {"gaussian", "laplace", "uniform", "splitting", "discrete"}
+    assert all(line["ratio"] > 0 for line in lines)
+
+
+@pytest.mark.slow
 def test_workers_benchmark():
     """At toy size, only to see that it runs, as a program of its own since it starts others."""
     done = subprocess.run(

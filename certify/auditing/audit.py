@@ -25,6 +25,7 @@ from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.evaluation.run_directory import RunDirectory
 from certify.methods import Method, Problem, Smoothing
 from certify.methods.frozen import WithFrozenFeatures
+from certify.smoothing.drawing.bits import DRAWS_VERSION
 
 FILES, ESTIMATES = "files of tensors", "estimates"
 Record = dict[str, Any]
@@ -208,6 +209,12 @@ class _Audit:
             record for record in whole if self._is_smoothing(record) and type(by_name[record["method"]]) is Smoothing
         ]
         drawn = self._some(smoothing)
+        made_by = self.manifest.get("draws_version", 1)
+        if smoothing and made_by != DRAWS_VERSION:
+            for record in smoothing:
+                reason = f"its noise is of version {made_by}, and this release draws version {DRAWS_VERSION} alone"
+                self.tally.leave(AGAIN, reason, record["unit"])
+            smoothing = []
         for place, record in enumerate(smoothing):
             try:
                 redraw(self.tally, record, by_name[record["method"]], problem, place in drawn, alike)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from certify.auditing.tally import Tally
 from certify.evaluation.code import processor_name
 from certify.methods.base import Problem
 from certify.methods.smoothed import Smoothing
+from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 
 SEEDS, AGAIN, ERRORS = "seeds of draws", "votes drawn again", "errors of drawing"
@@ -38,6 +39,9 @@ def redraw(
     stated = record.get("drawing", {})
     if stated:
         tally.judge(SEEDS, stated["seed"] == seed, f"its seed {stated['seed']} does not follow from the run's", unit)
+        drawn_by = stated.get("draws_version", 1)
+        reason = f"its draws are of version {drawn_by}, those of its run of version {DRAWS_VERSION}"
+        tally.judge(SEEDS, drawn_by == DRAWS_VERSION, reason, unit)
     start = rows[0]["index"] - problem.first_index
     part = slice(start, start + len(rows))
     classifier = method.classifier(problem, method.noise_group)

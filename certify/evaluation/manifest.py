@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from bounds.checks import Limit
 from certify.evaluation.code import code_digest, processor_name
 from certify.methods import Method, Problem
+from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of
+from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import precision_name
 
 
@@ -52,6 +54,7 @@ def manifest_of(
         "tf32": device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
         "precision": precision_name(model, problem.x),
         "seed": problem.seed,
+        **({"draws_version": DRAWS_VERSION} if any(isinstance(method, Smoothed) for method in methods) else {}),
         "configuration": {
             "norms": [norm_key(norm) for norm in norms],
             "methods": {method.name: table_of(method) for method in methods},

@@ -52,7 +52,7 @@ def drawing_of(result: Record) -> dict[str, Any]:
     """Everything that the draws behind a record are a function of, for whoever draws again; empty without draws."""
     if not isinstance(result, SmoothingCertificate):
         return {}
-    names = ("seed", "noise_group", "domain", "precision", "sampling_error", "sequential", "n", "n0")
+    names = ["seed", "noise_group", "domain", "precision", "sampling_error", "draws_version", "sequential", "n", "n0"]
     return {"drawing": {name: getattr(result, name) for name in names}}
 
 

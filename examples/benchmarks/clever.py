@@ -2,9 +2,9 @@
 
 Prints one JSON line per network and norm; times are those of the processor, medians of actions that take turns.
 ``targeted`` is the time of bare gradients of one margin, at points made beforehand, over that of a targeted score,
-which draws, differentiates, reduces, ascends and fits: 1 means that all but the passes costs nothing. ``all_targets``
-is the time for all K - 1 targets over that of one forward pass and K - 1 backward passes through it. ``fit_seconds``
-is what the statistics of one input cost besides.
+which draws, differentiates, reduces, ascends and fits: 1 means that all but the passes costs nothing. ``without_fit``
+leaves out ascent and fit. ``all_targets`` is the time for all K - 1 targets over that of one forward pass and K - 1
+backward passes through it. ``fit_seconds`` is what the statistics of one input cost besides.
 """
 
 import argparse
@@ -88,6 +88,7 @@ def measure(
         )
     return {
         "targeted": round(found["bare"] / found["targeted"], 3),
+        "without_fit": round(found["bare"] / max(found["targeted"] - found["small"], 1e-9), 3),
         "all_targets": round(found["all"] / found["bare_all"], 3),
         "gradients_per_second": round(batches * size / found["targeted"]),
         "fit_seconds": round(found["small"], 4),

@@ -17,6 +17,7 @@ from certify.models import probe
 from certify.results import RadiusDecision, SmoothedPrediction, SmoothingCertificate
 from certify.smoothing.classifiers.estimation import class_bounds, draw_until, votes_for
 from certify.smoothing.classifiers.noisy_model import Grid, NoisyModel
+from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 from certify.smoothing.noises.base import Noise
 
@@ -288,6 +289,11 @@ class SmoothedClassifier(NoisyModel):
             InvalidInput: a certificate of another classifier or of other inputs.
             InvalidModel: see :func:`certify.models.probe`.
         """
+        if certificate.draws_version != DRAWS_VERSION:
+            raise InvalidInput(
+                f"certificate is of version {certificate.draws_version} of draws, this release makes version "
+                f"{DRAWS_VERSION}: certify again, or go on with the release that made it"
+            )
         sampling = self.sampling(x, max(draws, certificate.n0), certificate.seed, certificate.first_index)
         own = (self.subject(sampling.distribution), self.noise_group, len(x))
         if own != (certificate.subject, certificate.noise_group, len(certificate)):

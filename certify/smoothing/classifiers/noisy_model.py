@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.errors import InvalidInput
 from certify.models import frozen
+from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.distributions import Distribution, on_grid
 from certify.smoothing.drawing.votes import Sampling, precision, precision_name
 from certify.smoothing.noises.base import Noise
@@ -86,4 +87,5 @@ class NoisyModel(ABC):
             "sampling": sampling.distribution.sampling,
             "precision": precision_name(sampling.model, sampling.x),
             "sampling_error": sampling.error,
+            "draws_version": DRAWS_VERSION,
         }

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from bounds.statistics.proportions import FloatArray
-
-BITS = 63  # of a uniform integer that picks a cell
-GUIDE_BITS = 16  # of its leading ones, which settle most draws by themselves
+from certify.smoothing.drawing.bits import Source
+from certify.smoothing.drawing.lookup import BITS, REST, Lookup
 
 # Distance from the grid, in relative spacings of the dtype, at which inputs count as rounded from it: division by the
 # steps leaves half of one, a product with their rounded inverse less than 1.1.
@@ -32,13 +31,13 @@ class IntegerLaw(NamedTuple):
     Attributes:
         thresholds: (M - 1,) int64, ascending; a uniform number in [0, 2**63) falls into one of M cells between them.
         lowest: integer of the first cell.
-        guide: (2**16,) float32, the integer if the leading bits alone decide, else NaN.
+        lookup: of the same masses, for draws on the host.
         error: bound of the total variation distance to the distribution meant.
     """
 
     thresholds: Tensor
     lowest: int
-    guide: Tensor
+    lookup: Lookup
     error: float
 
     @classmethod
@@ -49,43 +48,26 @@ class IntegerLaw(NamedTuple):
             numerator, denominator = float(mass).as_integer_ratio()
             cumulative.append(cumulative[-1] + (numerator << BITS) // denominator)
         # The excess or deficit of the rounded masses goes to the last cells.
-        cells = np.minimum(np.array(cumulative[1:-1], dtype=object), 2**BITS).astype(np.uint64)
+        cells = np.minimum(np.array(cumulative[1:-1], dtype=object), 2**BITS - 1).astype(np.uint64)
         off_by = abs(2**BITS - cumulative[-1]) + len(masses)
-        thresholds = torch.from_numpy(np.minimum(cells, 2**BITS - 1).astype(np.int64))
-        first = torch.arange(2**GUIDE_BITS, dtype=torch.int64, device="cpu") << (BITS - GUIDE_BITS)
-        last = first + (2 ** (BITS - GUIDE_BITS) - 1)
-        cell, end = (torch.bucketize(u, thresholds, right=True) for u in (first, last))
-        guide = torch.where(cell == end, (cell + lowest).float(), torch.nan)
-        return cls(thresholds.to(device), lowest, guide.to(device), error + off_by * 2.0**-BITS)
+        ends = np.array([0, *cells.tolist(), 2**BITS], dtype=np.uint64)
+        units = ends[1:] - ends[:-1]
+        values = np.arange(lowest, lowest + len(masses), dtype=np.float32)
+        lookup = Lookup.of(units, (units >> np.uint64(REST)).astype(np.int64), values)
+        thresholds = torch.from_numpy(cells.astype(np.int64))
+        return cls(thresholds.to(device), lowest, lookup, error + off_by * 2.0**-BITS)
 
-    def draw_(self, out: Tensor, generator: torch.Generator) -> Tensor:
-        """Fill ``out``, contiguous and floating, with independent integers."""
-        return self.draw_blocks_(out, [generator])
-
-    def draw_blocks_(self, out: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Fill ``out``, contiguous and floating, with independent integers; each generator makes an equal part."""
-        blocks = out.view(len(generators), -1)
+    def draw_blocks_(self, out: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Fill ``out``, contiguous and floating, with independent integers; each source makes an equal part."""
         if out.device.type != "cpu":  # no draw waits for another, and none is read back
-            bits = torch.empty(blocks.shape, dtype=torch.int64, device=out.device)
-            for row, generator in zip(bits, generators, strict=True):
-                row.random_(generator=generator)
+            bits = torch.empty(len(sources), out.numel() // len(sources), dtype=torch.int64, device=out.device)
+            for row, source in zip(bits, sources, strict=True):
+                row.random_(generator=source.generator)
             return out.copy_(self._cell(bits).view_as(out))
-        # The same numbers, but low bits are drawn only where the leading ones do not settle the cell.
-        size, flat = blocks.shape[1], out.view(-1)
-        words = torch.empty(len(blocks), -(-size // 4), dtype=torch.int64, device=out.device)
-        for row, generator in zip(words, generators, strict=True):
-            row.random_(-(2**63), None, generator=generator)
-        leading = words.view(torch.int16)[:, :size].int().add_(2**15).view(-1)
-        torch.index_select(self.guide.to(out.dtype), 0, leading, out=flat)
-        place = np.flatnonzero(np.isnan(flat.numpy()))
-        low = torch.empty(len(place), dtype=torch.int64, device=out.device)
-        parts = low.split(np.bincount(place // size, minlength=len(blocks)).tolist())
-        for part, generator in zip(parts, generators, strict=True):
-            part.random_(2 ** (BITS - GUIDE_BITS), generator=generator)
-        open_ = torch.from_numpy(place).to(out.device)
-        bits = (leading[open_].long() << (BITS - GUIDE_BITS)) + low
-        flat[open_] = self._cell(bits).to(out.dtype)
-        return out
+        single = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
+        drawn = self.lookup.fill_(single, sources)
+        single.view(-1).numpy()[drawn.place] = drawn.cell + self.lowest
+        return single if single is out else out.copy_(single)
 
     def _cell(self, bits: Tensor) -> Tensor:
         return torch.bucketize(bits, self.thresholds, right=True) + self.lowest

@@ -5,9 +5,7 @@ the batch size, the order of inputs, shards and resumption change no draw. Votes
 rounding errors by which a network's logits differ between batch sizes.
 """
 
-import hashlib
 import math
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -16,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from bounds import checks
-from bounds.errors import InvalidInput
 from bounds.memory import out_of_memory
 from certify.models import frozen
+from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.distributions import Distribution
 from certify.smoothing.drawing.division import NOISE_BLOCK, counter
-
-BLOCKS_PER_STAGE = 2**30
 
 Consumer = Callable[[Tensor, Tensor, Tensor], None]
 
@@ -41,27 +37,13 @@ def draw_run_seed(generator: torch.Generator | None) -> int:
     return checks.drawn_seed(generator)
 
 
-def block_seed(seed: int, stage: Stage, group: int, block: int) -> int:
-    """64-bit seed of one block of noise.
-
-    PyTorch's CPU generator reads only the low 32 bits of a seed. Stages and blocks are counted in these, so that
-    no two blocks of one input share a seed. Blocks of two inputs may share one by chance: among a thousand inputs of
-    a hundred blocks, some do with probability 0.02. On a GPU all 64 bits count.
-    """
-    if block >= BLOCKS_PER_STAGE:
-        raise InvalidInput(f"draws per input must stay below {BLOCKS_PER_STAGE * NOISE_BLOCK}")
-    digest = hashlib.blake2b(struct.pack("<QQ", seed, group), digest_size=8).digest()
-    base = int.from_bytes(digest, "little")
-    return (base & ~0xFFFFFFFF) | ((base + stage * BLOCKS_PER_STAGE + block) & 0xFFFFFFFF)
-
-
 class NoiseStream:
     """The raw draws of one stage, a few blocks of one group of inputs at a time, in a buffer that is used again."""
 
     def __init__(self, distribution: Distribution, encoded: Tensor, *, seed: int, stage: Stage) -> None:
         self.distribution = distribution
         self.key = (seed, stage)
-        self.generators: list[torch.Generator] = []
+        self.sources: list[Source] = []
         self.encoded = encoded[:1]
         self.buffer = distribution.raw(self.encoded, 0)
 
@@ -69,10 +51,16 @@ class NoiseStream:
         """Draws of ``count`` blocks, (count * NOISE_BLOCK, *R); valid until the next call."""
         if len(self.buffer) < count * NOISE_BLOCK:
             self.buffer = self.distribution.raw(self.encoded, count * NOISE_BLOCK)
-        self.generators += [torch.Generator(self.encoded.device) for _ in range(len(self.generators), count)]
-        for i, generator in enumerate(self.generators[:count]):
-            generator.manual_seed(block_seed(*self.key, group, first + i))
-        return self.distribution.draw_blocks_(self.buffer[: count * NOISE_BLOCK], self.generators[:count])
+        return self.fill_(self.buffer[: count * NOISE_BLOCK], group, first)
+
+    def fill_(self, raw: Tensor, group: int, first: int) -> Tensor:
+        """Fill a contiguous buffer of whole blocks (count * NOISE_BLOCK, *R) with the draws from block ``first`` on."""
+        count = len(raw) // NOISE_BLOCK
+        device = self.encoded.device
+        self.sources += [Source(torch.Generator(device)) for _ in range(len(self.sources), count)]
+        for i, source in enumerate(self.sources[:count]):
+            source.begin(*self.key, group, first + i)
+        return self.distribution.draw_blocks_(raw, self.sources[:count])
 
 
 def noise_groups(indices: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
@@ -142,13 +130,10 @@ class Sampling:
                 for group, rows in groups:
                     inputs = encoded[rows.start - start : rows.stop - start]
                     # Several blocks at once for a single input, one block for many that share it.
-                    step = max(1, self.batch_size // (NOISE_BLOCK * len(inputs)))
-                    for block in range(0, -(-draws // NOISE_BLOCK), step):
-                        left = draws - block * NOISE_BLOCK
-                        raw = stream.blocks(group, first_block + block, min(step, -(-left // NOISE_BLOCK)))[:left]
-                        for first in range(0, len(raw), self.batch_size):
-                            part = raw[first : first + self.batch_size]
-                            batch.add(inputs, rows.start, part, block * NOISE_BLOCK + first)
+                    step = max(1, self.batch_size // (NOISE_BLOCK * len(inputs))) * NOISE_BLOCK
+                    for first in range(0, draws, step):
+                        numbers = range(first, min(first + step, draws))
+                        batch.draw(inputs, rows.start, stream, (group, first_block + first // NOISE_BLOCK), numbers)
             batch.flush()
 
     def _chunks(self) -> Iterator[list[tuple[int, slice]]]:
@@ -202,25 +187,55 @@ class _Batch:
         self.consume = consume
         computed = torch.promote_types(x.dtype, torch.float32)
         self.buffer = x.new_empty(size, *distribution.clean(x[:1]).shape[1:], dtype=computed)
-        self.row, self.draw = torch.empty(2, size, dtype=torch.int64, device=x.device)
+        self.row, self.draw_number = torch.empty(2, size, dtype=torch.int64, device=x.device)
         self.size, self.filled = size, 0
         self.largest = size  # rows of a forward pass that memory has room for
 
     def add(self, encoded: Tensor, first_row: int, raw: Tensor, first_draw: int) -> None:
         """Put every encoded input under each of S raw draws, S at most the size of a batch."""
-        inputs, draws, device, done = len(encoded), len(raw), self.row.device, 0
+        inputs, draws, done = len(encoded), len(raw), 0
         while done < inputs:
             count = min(inputs - done, (self.size - self.filled) // draws)
             if count == 0:
                 self.flush()
                 continue
-            place, shape = slice(self.filled, self.filled + count * draws), (count, draws)
-            noisy = self.buffer[place].view(*shape, *self.buffer.shape[1:])
+            noisy = self._room(range(first_row + done, first_row + done + count), range(first_draw, first_draw + draws))
             self.distribution.perturb_(noisy, encoded[done : done + count], raw)
-            row = torch.arange(first_row + done, first_row + done + count, device=device)
-            self.row[place].view(shape).copy_(row.unsqueeze(1))
-            self.draw[place].view(shape).copy_(torch.arange(first_draw, first_draw + draws, device=device))
-            self.filled, done = place.stop, done + count
+            done += count
+
+    def draw(self, encoded: Tensor, row: int, stream: NoiseStream, start: tuple[int, int], draws: range) -> None:
+        """Put encoded inputs, from a row on, under the draws of a stream from a group and a block on."""
+        if (
+            self.distribution.in_place
+            and len(encoded) == 1
+            and len(draws) <= self.size
+            and not len(draws) % NOISE_BLOCK
+        ):
+            self._draw_in_place(encoded, row, stream, start, draws)
+            return
+        raw = stream.blocks(*start, -(-len(draws) // NOISE_BLOCK))[: len(draws)]
+        for begin in range(0, len(raw), self.size):
+            self.add(encoded, row, raw[begin : begin + self.size], draws.start + begin)
+
+    def _draw_in_place(
+        self, encoded: Tensor, row: int, stream: NoiseStream, start: tuple[int, int], draws: range
+    ) -> None:
+        """Draw whole blocks for one input where its noisy copies will lie: memory is slower than the generator."""
+        if len(draws) > self.size - self.filled:
+            self.flush()
+        noisy = self._room(range(row, row + 1), draws)
+        stream.fill_(noisy[0], *start)
+        for part in noisy.split(NOISE_BLOCK, dim=1):  # what one operation writes, the next finds in the cache
+            self.distribution.perturb_(part, encoded, part)
+
+    def _room(self, rows: range, draws: range) -> Tensor:
+        """Place (rows, draws, *O) in the buffer, for these draws of each of these rows."""
+        shape, device = (len(rows), len(draws)), self.row.device
+        place = slice(self.filled, self.filled + len(rows) * len(draws))
+        self.row[place].view(shape).copy_(torch.arange(rows.start, rows.stop, device=device).unsqueeze(1))
+        self.draw_number[place].view(shape).copy_(torch.arange(draws.start, draws.stop, device=device))
+        self.filled = place.stop
+        return self.buffer[place].view(*shape, *self.buffer.shape[1:])
 
     def flush(self) -> None:
         """Run the model on the gathered inputs; where memory runs out, on half as many at a time from then on."""
@@ -234,7 +249,7 @@ class _Batch:
                     raise
                 self.largest = (min(self.largest, self.filled) + 1) // 2
                 continue
-            self.consume(output, self.row[part], self.draw[part])
+            self.consume(output, self.row[part], self.draw_number[part])
             start = part.stop
         self.filled = 0
 

@@ -189,6 +189,8 @@ class RadialEntries(Distribution):
     dimension: int
     k: int
 
+    in_place = True
+
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with draws."""
         shape = raw.new_full((len(raw),), self.dimension / 2 - self.k, dtype=torch.float64)

@@ -18,6 +18,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import round_down
+from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.distributions import Distribution, require_grid
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
 from certify.smoothing.noises.base import Noise, radii
@@ -306,6 +307,8 @@ class ReplacedValues(Distribution):
     keep_probability: float
     levels: int
 
+    in_place = True
+
     @property
     def sampling(self) -> str:  # type: ignore[override]  # a constant of the class elsewhere
         """The grid that values are drawn on."""
@@ -322,11 +325,11 @@ class ReplacedValues(Distribution):
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with integers to add modulo ``levels``; 0 keeps the value."""
-        return self.draw_blocks_(raw, [generator])
+        return self.draw_blocks_(raw, [Source(generator)])
 
-    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
         """Fill with integers, which are looked up for all blocks at once."""
-        return _offsets(self, raw.device).draw_blocks_(raw, generators)
+        return _offsets(self, raw.device).draw_blocks_(raw, sources)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Add integers modulo ``levels`` and divide once."""

@@ -14,8 +14,10 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import accumulated_error, round_down, round_up
 from certify.smoothing.derandomized.splitting import split
+from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.distributions import Distribution, lie_on_grid
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
+from certify.smoothing.drawing.lookup import uniform_
 from certify.smoothing.noises.base import OverlapNoise, Uniform
 
 
@@ -180,6 +182,8 @@ class RandomCuts(Distribution):
 
     half_width: float
 
+    in_place = True
+
     def check(self, x: Tensor) -> None:
         """Raise InvalidInput unless the inputs lie in [0, 1]."""
         checks.inputs(x, 0.0, 1.0)
@@ -187,6 +191,12 @@ class RandomCuts(Distribution):
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with the place of a cut."""
         return raw.uniform_(0.0, 2 * self.half_width, generator=generator)
+
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
+        """Fill each block; in single precision on the host from 32 bits, of which torch uses 24."""
+        if raw.device.type != "cpu" or raw.dtype != torch.float32:
+            return super().draw_blocks_(raw, sources)
+        return uniform_(raw, 0.0, 2 * self.half_width, sources)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Write the midpoint between the two cuts around every entry."""
@@ -213,6 +223,8 @@ class RandomCutsOnGrid(Distribution):
         InvalidInput: levels or steps below 1; later, inputs outside [0, 1] or off the grid.
     """
 
+    in_place = True
+
     def __init__(self, levels: int, steps: int) -> None:
         self.levels = checks.at_least("levels", levels, 1)
         self.steps = checks.at_least("steps", steps, 1)
@@ -236,11 +248,11 @@ class RandomCutsOnGrid(Distribution):
 
     def draw_(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Fill with the grid point below a cut."""
-        return self.draw_blocks_(raw, [generator])
+        return self.draw_blocks_(raw, [Source(generator)])
 
-    def draw_blocks_(self, raw: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def draw_blocks_(self, raw: Tensor, sources: Sequence[Source]) -> Tensor:
         """Fill with integers, which are looked up for all blocks at once."""
-        return _equal(self.levels, raw.device).draw_blocks_(raw, generators)
+        return _equal(self.levels, raw.device).draw_blocks_(raw, sources)
 
     def perturb_(self, out: Tensor, encoded: Tensor, raw: Tensor) -> Tensor:
         """Write the midpoint between the two cuts around every entry, in integers and halves until one division."""

@@ -16,8 +16,11 @@ import pytest
 from oracles.audited_runs import Tampered, copy_of, make_run
 from safetensors.torch import load_file, save_file
 
+from certify.auditing.audit import audit
 from certify.auditing.proofs import ROUNDED
+from certify.auditing.redrawing import AGAIN
 from certify.cli import _exit_code
+from certify.smoothing.drawing.bits import DRAWS_VERSION
 
 Edit = Callable[[Tampered], None]
 FAR = {"attack_distance": 9.9, "distances": {"2": 9.9, "inf": 9.9}}
@@ -273,6 +276,23 @@ def test_the_run_itself_holds(run: Path, tmp_path: Path):
             *("probabilities of smoothing", "radii of smoothing", "distances of witnesses", "classes of witnesses"),
             *("votes drawn again", "proofs of bounds by intervals", "methods run again"),
         }
+
+
+@pytest.mark.slow
+def test_draws_of_another_version_are_not_judged(run: Path, tmp_path: Path):
+    """Neither confirmed nor refuted, with the reason; a record and its run that disagree are refuted."""
+    tampered = copy_of(run, tmp_path)
+    del tampered.manifest["draws_version"]
+    tampered.write(relink=True)
+    found = audit(tampered.path, sample=1.0)
+    reasons = {finding.reason for finding in found.unjudged if finding.check == AGAIN}
+    assert reasons == {f"its noise is of version 1, and this release draws version {DRAWS_VERSION} alone"}
+    assert AGAIN not in found.confirmed
+    other = copy_of(run, tmp_path / "other")
+    line("smoothing", lambda record: record["drawing"].update(draws_version=1))(other)
+    other.write(relink=True)
+    refuted = [finding.reason for finding in audit(other.path, sample=0.0).refuted]
+    assert refuted == [f"its draws are of version 1, those of its run of version {DRAWS_VERSION}"]
 
 
 def test_there_are_as_many_as_were_measured():

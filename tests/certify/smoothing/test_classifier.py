@@ -16,7 +16,8 @@ from bounds import InvalidInput, InvalidModel, clopper_pearson_lower
 from bounds.numerics import BETA_FUNCTION_ERROR
 from certify import SmoothedClassifier
 from certify.smoothing import Gaussian
-from certify.smoothing.drawing.votes import NOISE_BLOCK, NoiseStream, Sampling, Stage, block_seed
+from certify.smoothing.drawing.bits import block_seed
+from certify.smoothing.drawing.votes import NOISE_BLOCK, NoiseStream, Sampling, Stage
 
 SIGMA = 0.5
 

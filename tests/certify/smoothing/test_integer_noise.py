@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import SmoothedClassifier
 from certify.smoothing import Gaussian, Laplace, Noise, Uniform
+from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.distributions import OnGrid, _rounded_law
-from certify.smoothing.drawing.integer_noise import BITS, GUIDE_BITS, IntegerLaw, grid_integers
+from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
+from certify.smoothing.drawing.lookup import BITS, LEADING, REST
 
 CPU = torch.device("cpu")
 NOISES = {  # with the exact probability of exceeding t >= 0
@@ -57,22 +59,42 @@ def test_law_is_that_of_rounded_noise_within_its_stated_error(name: str):
 
 
 @each_noise
-def test_leading_bits_settle_what_all_bits_would(name: str):
+def test_look_up_and_rests_have_the_masses_of_the_law(name: str):
+    """The total variation distance between draws on the host and on other devices, counted in cells: none at all."""
     law = law_of(NOISES[name][0])
-    settled = ~law.guide.isnan()
-    assert settled.double().mean() > 0.9
-    leading = torch.arange(2**GUIDE_BITS) << (BITS - GUIDE_BITS)
-    for low in (0, 1, 2 ** (BITS - GUIDE_BITS - 1), 2 ** (BITS - GUIDE_BITS) - 1):
-        assert torch.equal(law._cell(leading + low)[settled].float(), law.guide[settled])
-    first, last = law._cell(leading), law._cell(leading + 2 ** (BITS - GUIDE_BITS) - 1)
-    assert (first != last)[~settled].all()
+    mass = [int(p * 2**BITS) for p in probabilities(law)]
+    table = law.lookup
+    whole = np.bincount(table.values[: table.settled].astype(int) - law.lowest, minlength=len(mass)).tolist()
+    rests = [int(b) - int(a) for a, b in pairwise([0, *table.ends.tolist()])]
+    assert [w * 2**REST + rest for w, rest in zip(whole, rests, strict=True)] == mass
+    assert sum(rests) == (2**LEADING - table.settled) << REST
+    assert table.settled > 0.99 * 2**LEADING
+    places = np.random.default_rng(0).integers(0, sum(rests), 10**5, dtype=np.uint64)
+    ends = table.ends[(table.ends > 0) & (table.ends < sum(rests))]
+    places = np.concatenate([places, ends, ends - np.uint64(1)])
+    found = table._search(
+        places, (places >> np.uint64(REST)).astype(np.uint16) + table.settled, places << np.uint64(64 - REST)
+    )
+    assert (found.cell == table.ends.searchsorted(places, side="right")).all()
+    assert ((found.within >= 0) & (found.within <= 1)).all()
+
+
+def test_wide_and_even_laws_are_looked_up_too():
+    """All leading numbers open, and none."""
+    for masses in (np.full(2**18, 2.0**-18), np.full(256, 2.0**-8)):
+        law = IntegerLaw.of(masses, 0, 0.0, CPU)
+        assert law.lookup.settled == (0 if len(masses) > 2**LEADING else 2**LEADING)
+        draws = law.draw_blocks_(torch.empty(100_000), [Source(generator(1))]).long()
+        seen = torch.bincount(draws * 256 // len(masses), minlength=256).numpy()
+        assert scipy.stats.chisquare(seen).pvalue > 1e-6
+        assert (draws % max(1, len(masses) // 256)).double().mean() == pytest.approx((len(masses) // 256 - 1) / 2, 0.02)
 
 
 @each_noise
 def test_draws_follow_the_law(name: str):
     law = law_of(NOISES[name][0])
     draws = torch.empty(500, 2000)
-    law.draw_(draws, generator(3))
+    law.draw_blocks_(draws, [Source(generator(3))])
     every_bit = law._cell(torch.empty(10**6, dtype=torch.int64).random_(generator=generator(4)))
     mass = np.array([float(p) for p in probabilities(law)])
     common = mass * draws.numel() > 20
@@ -228,7 +250,7 @@ def test_blocks_drawn_together_are_those_drawn_one_by_one():
     """Bit by bit, since certificates are functions of the seed."""
     for noise, width in ((Gaussian(0.25), 3), (Gaussian(0.25), 1), (Uniform(0.5), 2), (Laplace(0.1), 5)):
         on_grid = noise.distribution.on_grid(255)
-        sources = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        sources = [Source(torch.Generator().manual_seed(seed)) for seed in range(4)]
         together = on_grid.draw_blocks_(torch.empty(400, width), sources)
         single = [on_grid.draw_(torch.empty(100, width), torch.Generator().manual_seed(seed)) for seed in range(4)]
         assert torch.equal(together, torch.cat(single))

@@ -11,6 +11,7 @@ from torch import Tensor
 from certify import SmoothedClassifier
 from certify.results import Drawn
 from certify.smoothing import CenterSmoothing, Gaussian, SmoothedRegressor, certify_incrementally, certify_top_k
+from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import draw_run_seed
 
 X = torch.tensor([[0.2, 0.4, 0.6], [0.0, 1.0, 0.2]])
@@ -55,6 +56,7 @@ def test_every_record_names_its_draws_and_its_subject(name: str):
         "subject": subject,
         "domain": "any input",
         "sampling_error": record.sampling_error,
+        "draws_version": DRAWS_VERSION,
         "seed": draw_run_seed(generator(5)),
         "first_index": 7,
         "noise_group": 2,
