@@ -94,6 +94,7 @@ DIRECTION = {
         {"lipschitz", "transport"},
     ],
     "certify": [
+        {"stored_inputs"},
         {"durations", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
         {"distribution", "corruptions", "curves", "promises"},
         {"smoothing", "report"},

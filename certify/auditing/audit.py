@@ -161,8 +161,10 @@ class _Audit:
         for record in filter(self._is_smoothing, self.records):
             inputs: dict[int, Sequence[float]] = {}
             if problem is not None and "box" in str(noise_of_table(self._table(record))):
-                rows = problem.x.double().cpu().flatten(1).tolist()
-                inputs = {problem.first_index + place: row for place, row in enumerate(rows)}
+                places = [row["index"] - problem.first_index for row in record["rows"]]
+                known = [place for place in places if 0 <= place < len(problem.x)]
+                rows = problem.x[torch.tensor(known)].double().cpu().flatten(1).tolist()
+                inputs = {problem.first_index + place: row for place, row in zip(known, rows, strict=True)}
             audit_votes(self.tally, record, self._table(record), inputs)
 
     def _judge_files(self, problem: Problem | None) -> None:

@@ -14,6 +14,7 @@ from bounds.errors import BoundsError
 from certify.auditing.structure import INPUTS
 from certify.auditing.tally import Tally
 from certify.configuration.config import config_of_manifest
+from certify.configuration.inputs import HELD
 from certify.configuration.keys import ModelSource
 from certify.configuration.sources import load_data, load_model
 from certify.evaluation.arguments import problem_of
@@ -71,7 +72,7 @@ def find_material(
         stated = manifest["configuration"]
         low, high = stated.get("low"), stated.get("high")
         if inputs is None and config is not None:
-            data = load_data(config.data, model)
+            data = load_data(config.data, model, held=HELD)
             inputs, labels, low, high = data.x, data.y, data.low, data.high
         if inputs is None and stored is not None:
             inputs, labels = stored

@@ -230,6 +230,7 @@ def _certify(
 ) -> int:
     from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
+    from certify.configuration.inputs import HELD
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.durations import seconds_of
     from certify.evaluation.evaluation import evaluate
@@ -239,7 +240,7 @@ def _certify(
     require_baseline(config.against)
     engine = engine_for(config, placement)
     model = load_model(config.model, device_of(config))
-    data = load_data(config.data, model)
+    data = load_data(config.data, model, held=HELD)
     methods, kept = methods_for(config, data)
     for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
         print(f"note: {note}", file=sys.stderr)

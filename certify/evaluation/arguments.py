@@ -13,6 +13,7 @@ from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
 from certify.models import frozen, probe
 from certify.smoothing.drawing.distributions import lie_on_grid
+from certify.stored_inputs import Rows, checked_inputs
 
 
 class Asked(NamedTuple):
@@ -50,7 +51,7 @@ def asked_evaluation(
 ) -> Asked:
     """The arguments of :func:`certify.evaluate`, checked."""
     x, labels = inputs_and_labels(model, x, labels, batch_size)
-    checks.inputs(x, *box)
+    checked_inputs(x, *box)
     checks.at_least("number of inputs", len(x), 1)
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
@@ -65,7 +66,7 @@ def asked_evaluation(
 
 def problem_of(
     model: nn.Module,
-    x: Tensor,
+    x: Rows,
     labels: Tensor,
     box: tuple[Limit, Limit],
     seed: int,
@@ -75,7 +76,7 @@ def problem_of(
 ) -> tuple[Problem, Tensor]:
     """The problem that every method is run on, after looking at the model, and its logits (N, K) for clean inputs."""
     with frozen(model):
-        num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
+        num_classes = probe(model, x[:100], batch_size=min(batch_size, len(x)))
         problem = Problem(
             model=model,
             x=x.detach(),
@@ -105,7 +106,7 @@ def orders_of(norms: object) -> list[float]:
     return list(dict.fromkeys(0.0 if zero else checks.norm(norm) for norm, zero in zip(given, counted, strict=True)))
 
 
-def stated_on_grid(on_grid: bool | None, x: Tensor) -> bool | None:
+def stated_on_grid(on_grid: bool | None, x: Rows) -> bool | None:
     """The statement about the whole data set, which must not be false for the part at hand."""
     if on_grid not in (None, True, False):
         raise InvalidInput(f"on_grid must be True, False or None, got {on_grid!r}")

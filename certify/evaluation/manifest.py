@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bounds.checks import Limit
+from bounds.checks import PART, Limit
 from certify.evaluation.code import code_digest, processor_name
 from certify.methods import Method, Problem
 from certify.methods.tables import table_of
 from certify.smoothing.drawing.votes import precision_name
+from certify.stored_inputs import Rows
 
 
 def norm_key(norm: float) -> str:
@@ -50,7 +51,7 @@ def manifest_of(
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "tf32": device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
-        "precision": precision_name(model, problem.x),
+        "precision": precision_name(model, problem.x[:1]),
         "seed": problem.seed,
         "configuration": {
             "norms": [norm_key(norm) for norm in norms],
@@ -97,10 +98,13 @@ def _shown(limit: Limit) -> float | str | None:
     return _digest([("limit", limit)]) if isinstance(limit, Tensor) else limit
 
 
-def _digest(tensors: Sequence[tuple[str, Tensor]], text: str = "") -> str:
+def _digest(tensors: Sequence[tuple[str, Rows]], text: str = "") -> str:
     """SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256(text.encode())
     for name, value in tensors:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        rows = value.reshape(1) if isinstance(value, Tensor) and not value.ndim else value
+        for start in range(0, len(rows), PART):  # without a second copy of all
+            part = rows[start : start + PART].detach().cpu().contiguous().flatten()
+            digest.update(part.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Base of the methods of an evaluation: settings, checked, and one call on the problem."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from bounds.sets.uniform import stream_seed
 from certify.methods.checked import Checked, Name
 from certify.results import Certificate, Estimate, NoiseTolerance, Witness
 from certify.smoothing.drawing.distributions import lie_on_grid
+from certify.stored_inputs import Rows, StoredInputs
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,7 +23,7 @@ class Problem:
 
     Attributes:
         model: maps (N, *D) to logits (N, K).
-        x: (N, *D), inputs.
+        x: (N, *D), inputs: a tensor, or :class:`certify.StoredInputs`, of which slices and places give tensors.
         y: (N,) int64, correct classes.
         low: lower side of the box.
         high: upper side of the box.
@@ -34,7 +35,7 @@ class Problem:
     """
 
     model: nn.Module
-    x: Tensor
+    x: Rows
     y: Tensor
     low: Limit
     high: Limit
@@ -52,6 +53,14 @@ class Problem:
     def place(self, rows: slice) -> int:
         """Place of the first of these rows in the data set."""
         return self.first_index + int(rows.start)
+
+    def held(self, rows: slice) -> tuple["Problem", slice]:
+        """A problem that has the inputs of some rows in memory, and these rows in it."""
+        if not isinstance(self.x, StoredInputs):
+            return self, rows
+        x, y = self.x[rows], self.y[rows]
+        own = replace(self, x=x, y=y, first_index=self.place(rows), stated_on_grid=self.on_grid)
+        return own, slice(0, len(x))
 
     def generator(self, place: int = 0) -> torch.Generator:
         """A fresh generator on the device of the inputs: of the run's seed, and of its own for every other place.

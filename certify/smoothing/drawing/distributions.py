@@ -17,6 +17,7 @@ from bounds.errors import InvalidInput
 from bounds.numerics import SPECIAL_FUNCTION_ERROR
 from bounds.statistics.proportions import FloatArray
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
+from certify.stored_inputs import Rows
 
 EIGHT_BIT = 255  # steps of 8-bit images in [0, 1]
 LARGEST_INTEGER = 2**17  # of noise; sums with inputs of up to 2**23 stay exact in single precision
@@ -246,7 +247,7 @@ def on_grid(distribution: Distribution, grid: int | str | None, x: Tensor) -> Di
     return integers
 
 
-def lie_on_grid(x: Tensor, steps: int = EIGHT_BIT) -> bool:
+def lie_on_grid(x: Rows, steps: int = EIGHT_BIT) -> bool:
     """Whether all entries are multiples of ``1 / steps``, up to the rounding of their dtype."""
     return all(bool((grid_integers(part, steps).abs() <= LARGEST_INPUT).all()) for part in x.split(checks.PART))
 
