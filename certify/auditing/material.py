@@ -22,6 +22,7 @@ from certify.evaluation.manifest import manifest_of
 from certify.methods import Method, Problem
 from certify.methods.tables import methods_from
 from certify.models import frozen
+from certify.stored_inputs import Rows
 
 IDENTITY = "model, data and settings"
 SAME = ("weights_sha256", "answers_sha256", "data_sha256", "precision")
@@ -41,7 +42,7 @@ class Material:
     """
 
     model: nn.Module
-    x: Tensor
+    x: Rows
     y: Tensor
     low: Limit
     high: Limit
@@ -50,9 +51,9 @@ class Material:
 def find_material(
     manifest: Mapping[str, Any],
     model: nn.Module | Path | str | None,
-    inputs: Tensor | None,
+    inputs: Rows | None,
     labels: Tensor | None,
-    stored: tuple[Tensor, Tensor] | None,
+    stored: tuple[Rows, Tensor] | None,
 ) -> Material | str:
     """Model and data, from the caller, from where the manifest says, or from the run's own tensors; or why not.
 

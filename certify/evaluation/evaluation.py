@@ -47,7 +47,7 @@ from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import in_order, units_done
-from certify.evaluation.work import Plan, Work
+from certify.evaluation.work import HELD, Plan, Work
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
 from certify.methods import BY_NAME, STANDARD, Problem
@@ -72,7 +72,8 @@ class Evaluation:
     Attributes:
         manifest: versions, device, seed, configuration, hashes of weights and data.
         records: one mapping per finished unit, with its rows.
-        tensors: by unit, the clean and adversarial inputs that attacks stored, with their logits.
+        tensors: by unit, the clean and adversarial inputs that attacks stored, with their logits. Those of a run
+            directory with more than 64 MiB of them are read from there as they are looked at.
         planes: cross sections through some inputs.
     """
 
@@ -476,7 +477,8 @@ def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str
         if "alpha" in table and table.get("class", name) in tuple(BY_NAME)
     }
     require_whole(records, run.path / "records.jsonl", alphas)
-    tensors = {record["unit"]: run.tensors(record["unit"]) for record in records}
+    large = sum(run.size(record["unit"]) for record in records) > HELD  # then they stay on the disk
+    tensors = {record["unit"]: run.tensors(record["unit"], mapped=large) for record in records}
     for record in records:
         stored = tensors[record["unit"]]
         count = len(record["rows"])
