@@ -54,7 +54,8 @@ def audit(
         path: run directory, finished or not.
         model: the model; a file of weights, ``.onnx`` or ``.pt2`` in place of the one that the manifest names; or None
             for that one.
-        inputs: (N, *D), all inputs of the run, or :class:`certify.StoredInputs`; None for those that the manifest names, or that the run keeps.
+        inputs: (N, *D), all inputs of the run, or :class:`certify.StoredInputs`; None for those that the manifest
+            names, or that the run keeps.
         labels: (N,), their labels.
         sample: share of the units that are drawn again, and of the proofs in larger networks; from 0 to 1.
         seed: of the choice of the sample.

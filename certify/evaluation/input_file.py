@@ -38,7 +38,8 @@ class InputFile:
 
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
         self.path = folder / NAME
-        self._first, self._count = configuration.get("first_index", 0), configuration.get("inputs")
+        self._first: int = configuration.get("first_index", 0)
+        self._count: int = configuration.get("inputs", 0)
         self._known: dict[int, bytes] | None = None  # hashes of stored inputs by place; None before looking
 
     def put(
@@ -54,7 +55,7 @@ class InputFile:
             earlier: gives the tensors that units stored before, as they stand in their files.
         """
         clean, places = tensors.get(CLEAN), [row["index"] - self._first for row in record["rows"]]
-        if clean is None or self._count is None or not self._fits(clean, places):
+        if clean is None or not self._fits(clean, places):
             return dict(tensors)
         rows = clean.detach().cpu().contiguous()
         contents = [_bytes_of(row) for row in rows]
