@@ -198,6 +198,7 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
     if method.one_by_one and rows.stop - rows.start > 1:
         alone = (slice(row, row + 1) for row in range(rows.start, rows.stop))
         return joined([outcome_of(method, problem, row, norm, norms) for row in alone])
+    problem = problem.for_method(method.name)
     if type(method) in METHODS:  # others may look at all inputs
         problem, rows = problem.held(rows)
     kept = method.frozen_name(problem) if isinstance(method, WithFrozenFeatures) else ""

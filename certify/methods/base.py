@@ -1,7 +1,8 @@
 """Base of the methods of an evaluation: settings, checked, and one call on the problem."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -32,6 +33,8 @@ class Problem:
         batch_size: rows of a forward pass, at most.
         first_index: place of the first input in its data set.
         stated_on_grid: whether all inputs of that data set are 8-bit; None if these are all of it.
+        batch_sizes: rows of a forward pass of single methods, by name, where memory allows them no more.
+        memory: bytes that a method may take besides the model and the inputs; None without a limit.
     """
 
     model: nn.Module
@@ -44,6 +47,8 @@ class Problem:
     batch_size: int
     first_index: int = 0
     stated_on_grid: bool | None = None
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    memory: int | None = None
 
     @cached_property
     def on_grid(self) -> bool:
@@ -53,6 +58,12 @@ class Problem:
     def place(self, rows: slice) -> int:
         """Place of the first of these rows in the data set."""
         return self.first_index + int(rows.start)
+
+    def for_method(self, name: str) -> "Problem":
+        """The problem with the batches of one method."""
+        if name not in self.batch_sizes:
+            return self
+        return replace(self, batch_size=self.batch_sizes[name], batch_sizes={}, stated_on_grid=self.on_grid)
 
     def held(self, rows: slice) -> tuple["Problem", slice]:
         """A problem that has the inputs of some rows in memory, and these rows in it."""
