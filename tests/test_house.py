@@ -95,7 +95,7 @@ DIRECTION = {
     ],
     "certify": [
         {"stored_inputs"},
-        {"durations", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
+        {"durations", "sizes", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
         {"distribution", "corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports", "requirements"},

@@ -1,5 +1,7 @@
 """Arguments of an evaluation, checked, and the problem that they make."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from certify.evaluation.allowance import Allowance
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
@@ -24,12 +27,14 @@ class Asked(NamedTuple):
         logits: (N, K), of the model for them.
         choice: the methods.
         norms: orders, each once.
+        allowance: sizes that fit into the memory.
     """
 
     problem: Problem
     logits: Tensor
     choice: Choice
     norms: list[float]
+    allowance: Allowance = Allowance()
 
     @property
     def base(self) -> list[int]:
@@ -48,8 +53,13 @@ def asked_evaluation(
     batch_size: int,
     first_index: int = 0,
     on_grid: bool | None = None,
+    memory: int | None = None,
+    known: Mapping[str, int] | None = None,
 ) -> Asked:
-    """The arguments of :func:`certify.evaluate`, checked."""
+    """The arguments of :func:`certify.evaluate`, checked.
+
+    ``known`` has the batches of a run that is continued, so that they need not be counted anew.
+    """
     x, labels = inputs_and_labels(model, x, labels, batch_size)
     checked_inputs(x, *box)
     checks.at_least("number of inputs", len(x), 1)
@@ -60,8 +70,20 @@ def asked_evaluation(
     choice = chosen_methods(methods, orders, Space.of(x, *box))
     method_pairs(choice.methods, orders)
     stated = stated_on_grid(on_grid, x)
-    problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
-    return Asked(problem, logits, choice, orders)
+    if memory is None:
+        problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
+        return Asked(problem, logits, choice, orders)
+    looked, _ = problem_of(model, x[:1], labels[:1], box, seed, 1, first_index, stated)
+    looked = replace(looked, batch_size=int(batch_size))
+    allowance = Allowance.of(looked, choice, orders, memory) if known is None else Allowance(memory, known)
+    choice = choice._replace(
+        methods=[method for method in choice.methods if method.name not in allowance.left_out],
+        notes=(*choice.notes, *(f"{name}: {reason}" for name, reason in allowance.left_out.items())),
+    )
+    fit = min([batch_size, *allowance.batch_sizes.values()])
+    problem, logits = problem_of(model, x, labels, box, seed, fit, first_index, stated)
+    sizes = dict(allowance.batch_sizes)
+    return Asked(replace(problem, batch_sizes=sizes, memory=memory), logits, choice, orders, allowance)
 
 
 def problem_of(

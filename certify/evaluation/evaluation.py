@@ -36,7 +36,7 @@ from certify.evaluation.groups import (
     members_of,
     stated_groups,
 )
-from certify.evaluation.known import known_sizes
+from certify.evaluation.known import known_batches, known_sizes
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.left_out import left_out
 from certify.evaluation.meter import Clock
@@ -56,6 +56,7 @@ from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.inputs.planes import CROSS_SECTIONS, Plane
 from certify.requirements import JudgedRequirement, judged_requirements
+from certify.sizes import bytes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -363,6 +364,7 @@ def evaluate(
     cross_sections: int = CROSS_SECTIONS,
     shard: Shard | str | None = None,
     engine: Engine | str | None = None,
+    memory: str | int | None = None,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -412,9 +414,12 @@ def evaluate(
             :func:`certify.merge` puts the parts together.
         engine: where units run: an engine of :mod:`certify.distribution`, or ``"processes"`` or ``"ray"`` for its
             defaults. None for this process. It changes no result; units are stored as they are done.
+        memory: what the work may take besides the model, the inputs given as a tensor, and what the process held
+            before, such as ``"4GB"``, or in bytes. Batches and units are cut to fit, by what a row is counted to take:
+            ``batch_size`` is then a most. Each worker of an engine has as much. None for no limit.
 
     Raises:
-        InvalidInput: a bad argument.
+        InvalidInput: a bad argument; a memory into which a method does not fit with a single input.
         InvalidModel: see :func:`certify.models.probe`.
         ManifestMismatch: ``output`` holds another run.
         InvalidConfiguration: ``output`` cannot be written.
@@ -425,7 +430,9 @@ def evaluate(
     if budget is not None and not (part.whole and elsewhere is None):
         raise InvalidInput(f"budget must be left out with a shard or an engine, got {budget!r}: one process keeps it")
     with probed_once():
-        task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
+        allowed = None if memory is None else bytes_of("memory", memory)
+        asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
         if not part.whole:
             costs = None  # which might give the units of another shard another size

@@ -59,6 +59,7 @@ def manifest_of(
             "low": _shown(problem.low),
             "high": _shown(problem.high),
             "batch_size": problem.batch_size,
+            **({} if problem.memory is None else {"memory": problem.memory, "batch_sizes": dict(problem.batch_sizes)}),
             "inputs": len(problem.x),
             "first_index": problem.first_index,
             "on_grid": problem.on_grid,

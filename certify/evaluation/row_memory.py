@@ -13,11 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bounds.errors import BoundsError
+from bounds.models import PROBE_ROWS
 from certify.methods import Method, Problem
 from certify.models import frozen
 
 STEPS = 4  # of a search whose memory is counted; it does not grow with them
 DRAWS = 100
+FEW = 8  # rows, more than a probe of the model takes
+ENTRIES = 1024  # of an input
 
 
 class HeldBytes(TorchDispatchMode):
@@ -30,13 +33,17 @@ class HeldBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.peak = self._now = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:  # noqa: ANN401  # whatever the operation takes and returns
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         result = function(*args, **(kwargs or {}))
         given = {_storage(leaf)[1] for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
@@ -142,12 +149,11 @@ class MethodMemory(NamedTuple):
     """Bytes that a method takes besides the passes of the model, and the rows of its passes.
 
     Attributes:
-        fixed: bytes of one input alone in a batch of one, without what follows.
-        of_batch: bytes of each further row of a batch.
-        of_unit: bytes of each further input of a unit.
-        forward: rows of a pass without gradients for each row of a batch.
-        gradient: rows of a pass with gradients, likewise.
-        least: rows of a pass however small the batch is.
+        fixed: bytes that grow with neither of the others.
+        of_batch: bytes of each row of a batch.
+        of_unit: bytes of each input of a unit.
+        forward: rows of the largest pass without gradients, for each row of a batch.
+        gradient: rows of the largest pass with gradients, likewise.
     """
 
     fixed: float
@@ -155,41 +161,56 @@ class MethodMemory(NamedTuple):
     of_unit: float
     forward: float
     gradient: float
-    least: int
 
     @classmethod
     def of(cls, method: Method, problem: Problem, norm: float) -> "MethodMemory | None":
-        """Counted on a stand-in for the model; None where the method cannot treat that."""
-        short = shortened(method)
-        calls: dict[tuple[int, int], tuple[int, StandIn]] = {}
-        x = problem.x[0:1]
-        try:
-            for inputs, batch in ((1, 1), (4, 1), (4, 4)):
-                model = StandIn(problem.num_classes).eval()
-                given = x.expand(inputs, *x.shape[1:]).clone()
-                with torch.no_grad():
-                    labels = model(given).argmax(1)
-                model.largest = 0
-                small = replace(problem, model=model, x=given, y=labels, batch_size=batch, batch_sizes={},
-                                stated_on_grid=problem.on_grid)  # fmt: skip
-                with held_bytes() as held:
-                    short.run(small, slice(0, inputs), norm)
-                calls[inputs, batch] = held.peak, model
-        except (BoundsError, RuntimeError):
-            return None
-        (alone, _), (unit, one), (both, four) = calls[1, 1], calls[4, 1], calls[4, 4]
+        """Counted on a stand-in for the model; None where the method cannot treat that.
+
+        All of it is in proportion to the entries of an input, so that it is counted on few of them.
+        """
+        x, scale = _small_input(method, problem)
+        held: dict[tuple[int, int], int] = {}
+        models: dict[tuple[int, int], StandIn] = {}
+        for inputs, batch in ((FEW, FEW), (2 * FEW, FEW), (2 * FEW, 2 * FEW)):
+            model = models[inputs, batch] = StandIn(problem.num_classes).eval()
+            given = x.expand(inputs, *x.shape[1:]).clone()
+            labels = model(given).argmax(1)
+            changed = {"model": model, "x": given, "y": labels, "batch_size": batch, "stated_on_grid": problem.on_grid}
+            with held_bytes() as counted:
+                try:
+                    shortened(method).run(replace(problem, **changed), slice(0, inputs), norm)
+                except (BoundsError, RuntimeError):
+                    return None
+            held[inputs, batch] = int(counted.peak * scale)
+        first, more_inputs, more_rows = held.values()
+        of_unit, of_batch = max(more_inputs - first, 0) / FEW, max(more_rows - more_inputs, 0) / FEW
+        one, _, four = models.values()
         return cls(
-            fixed=float(alone),
-            of_batch=max(both - unit, 0) / 3,
-            of_unit=max(unit - alone, 0) / 3,
-            forward=max(four.largest - one.largest, 0) / 3,
-            gradient=max(four.largest_with_gradients - one.largest_with_gradients, 0) / 3,
-            least=max(one.largest, one.largest_with_gradients),
+            fixed=max(first - FEW * (of_unit + of_batch), 0),
+            of_batch=of_batch,
+            of_unit=of_unit,
+            forward=(four.largest - one.largest) / FEW,
+            gradient=(four.largest_with_gradients - one.largest_with_gradients) / FEW,
         )
+
+    def bytes_of(self, passes: PassMemory, batch: int, unit: int) -> float:
+        """Bytes of a unit of so many inputs, in batches of so many rows."""
+        forward = passes.forward.of(max(batch * self.forward, PROBE_ROWS))
+        passing = max(forward, passes.gradient.of(batch * self.gradient) if self.gradient else 0.0)
+        return self.fixed + batch * self.of_batch + unit * self.of_unit + passing
+
+
+def _small_input(method: Method, problem: Problem) -> tuple[Tensor, float]:
+    """An input (1, *D) of few entries, and how many times as many the others have."""
+    x = problem.x[:1]
+    per_feature = isinstance(problem.low, Tensor) or isinstance(problem.high, Tensor)
+    if per_feature or getattr(method, "frozen_features", None) is not None or x.numel() <= ENTRIES:
+        return x, 1.0
+    return x.reshape(1, -1)[:, :ENTRIES].clone(), x.numel() / ENTRIES
 
 
 def shortened(method: Method) -> Method:
-    """Settings of the same method with as little work as its memory allows to count."""
-    less = {name: most for name, most in (("steps", STEPS), ("n", DRAWS), ("n0", DRAWS), ("num_batches", 2))
-            if getattr(method, name, 0) and getattr(method, name) > most}  # fmt: skip
+    """Settings of the same method with little work, which takes no less memory."""
+    most = {"steps": STEPS, "n": DRAWS, "n0": DRAWS, "num_batches": 2, "batch_size": 2 * FEW}
+    less = {name: number for name, number in most.items() if (getattr(method, name, None) or 0) > number}
     return msgspec.structs.replace(method, **less)

@@ -70,7 +70,8 @@ class Plan:
             for method in task.choice.methods
             if method.divisible
         }
-        sizes = whole | fit | {name: size for name, size in (known or {}).items() if name in whole}
+        allowed = {name: min(fit.get(name, whole[name]), size) for name, size in task.allowance.unit_sizes.items()}
+        sizes = whole | fit | allowed | {name: size for name, size in (known or {}).items() if name in whole}
         problem = task.problem
         units = units_of(task.choice.methods, task.norms, len(problem.x), problem.first_index, sizes)
         return cls(task, sizes, units)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.memory import MEMORY
 from bounds.sets.uniform import stream_seed
 from certify.methods.checked import Checked, Name
 from certify.results import Certificate, Estimate, NoiseTolerance, Witness
@@ -58,6 +59,11 @@ class Problem:
     def place(self, rows: slice) -> int:
         """Place of the first of these rows in the data set."""
         return self.first_index + int(rows.start)
+
+    @property
+    def memory_of_bounds(self) -> int:
+        """Bytes that the parts of a bound may take."""
+        return MEMORY if self.memory is None else max(1, min(MEMORY, self.memory // 4))
 
     def for_method(self, name: str) -> "Problem":
         """The problem with the batches of one method."""
