@@ -9,13 +9,15 @@ from bounds.errors import BoundsError, InvalidInput
 from bounds.graph.capturing import capture
 from certify.evaluation.row_memory import MethodMemory, PassMemory
 from certify.methods import (
-    METHODS,
     Choice,
+    Clever,
     CompleteSearch,
     Lipschitz,
     Method,
     Problem,
     ProvedRadius,
+    RandomNoise,
+    SmoothedAttack,
     Smoothing,
     Verify,
 )
@@ -26,6 +28,7 @@ OF_UNIT = 0.25  # of that, for what a unit holds of all its inputs
 BY_BOUNDS = (ProvedRadius, CompleteSearch, Verify, Lipschitz)
 OF_NODES = 13 * 8  # bytes that intervals hold for each number of a network: at most 13 tensors were counted
 OF_DRAWS = 12  # bytes for each entry of a draw: the noise, and the random words it is looked up by
+COPIES = 4  # of each point that a sampler holds
 BLOCK = 100  # draws that are made at once, at least
 
 
@@ -93,16 +96,18 @@ def _sizes(
 
 
 def _memory_of(method: Method, problem: Problem, norm: float) -> MethodMemory | None:
+    """Memory of a method besides passes: known where it draws, counted where it searches; None where it is unknown."""
+    row = problem.x[:1].numel() * problem.x[:1].element_size()
     if isinstance(method, Smoothing):
-        entries = problem.x[:1].numel()
-        size = problem.x[:1].element_size()
-        noise = OF_DRAWS * entries * max(1, method.noise_group)
-        return MethodMemory(BLOCK * noise, noise + size * entries, 4 * size * entries, 1.0, 0.0)
-    found = MethodMemory.of(method, problem, norm)
-    if found is not None or type(method) not in METHODS:
-        return found
-    copies = 40.0 * problem.x[:1].numel() * problem.x[:1].element_size()  # more than any search holds
-    return MethodMemory(0.0, copies, copies / 4, 1.0, 1.0)
+        noise = OF_DRAWS * problem.x[:1].numel() * max(1, method.noise_group)
+        return MethodMemory(BLOCK * noise, noise + row, 4 * row, 1, 0)
+    if isinstance(method, Clever):
+        return MethodMemory(COPIES * method.batch_size * row, COPIES * row, COPIES * row, 1, 1)
+    if isinstance(method, SmoothedAttack):  # all draws at a point in one pass
+        return MethodMemory(BLOCK * OF_DRAWS * row / 4, COPIES * row, 10 * COPIES * row, 1, 1, method.draws)
+    if isinstance(method, RandomNoise):
+        return MethodMemory(0, 2 * COPIES * row, COPIES * row, 1, 0)
+    return MethodMemory.of(method, problem, norm)
 
 
 def _of_bounds(method: Method, problem: Problem) -> float:

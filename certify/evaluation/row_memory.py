@@ -154,6 +154,7 @@ class MethodMemory(NamedTuple):
         of_unit: bytes of each input of a unit.
         forward: rows of the largest pass without gradients, for each row of a batch.
         gradient: rows of the largest pass with gradients, likewise.
+        least: rows of a pass with gradients, however small the batch is.
     """
 
     fixed: float
@@ -161,6 +162,7 @@ class MethodMemory(NamedTuple):
     of_unit: float
     forward: float
     gradient: float
+    least: int = 1
 
     @classmethod
     def of(cls, method: Method, problem: Problem, norm: float) -> "MethodMemory | None":
@@ -196,7 +198,7 @@ class MethodMemory(NamedTuple):
     def bytes_of(self, passes: PassMemory, batch: int, unit: int) -> float:
         """Bytes of a unit of so many inputs, in batches of so many rows."""
         forward = passes.forward.of(max(batch * self.forward, PROBE_ROWS))
-        passing = max(forward, passes.gradient.of(batch * self.gradient) if self.gradient else 0.0)
+        passing = max(forward, passes.gradient.of(max(batch * self.gradient, self.least)) if self.gradient else 0.0)
         return self.fixed + batch * self.of_batch + unit * self.of_unit + passing
 
 
