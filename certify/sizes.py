@@ -32,8 +32,8 @@ def size_in_words(count: int) -> str:
     """A size with the digits that matter.
 
     >>> size_in_words(3_500), size_in_words(120_000_000), size_in_words(6_710_000_000)
-    ('4 KB', '120 MB', '6.71 GB')
+    ('3.50 KB', '120.00 MB', '6.71 GB')
     """
     if count >= 10**9:
         return f"{count / 10**9:.2f} GB"
-    return f"{count / 10**6:.0f} MB" if count >= 10**6 else f"{max(1, round(count / 10**3))} KB"
+    return f"{count / 10**6:.2f} MB" if count >= 10**6 else f"{count / 10**3:.2f} KB"
