@@ -123,7 +123,8 @@ def _of_bounds(method: Method, problem: Problem) -> float:
 
 def _require(method: Method, needed: float, usable: float) -> None:
     if needed > usable:
+        least, given = (size_in_words(int(size / SHARE)) for size in (1.01 * needed, usable))
         raise InvalidInput(
-            f"memory must be at least {size_in_words(int(1.01 * needed / SHARE))} for one input of {method.name!r}, got "
-            f"{size_in_words(int(usable / SHARE))}: raise it, or leave the method out"
+            f"memory must be at least {least} for one input of {method.name!r}, got {given}: raise it, or leave the "
+            "method out"
         )

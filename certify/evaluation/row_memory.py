@@ -76,14 +76,14 @@ def held_bytes() -> Iterator[HeldBytes]:
         yield held
 
 
-class Line(NamedTuple):
+class RowLine(NamedTuple):
     """Bytes as a linear function of a number of rows."""
 
     fixed: float
     each: float
 
     @classmethod
-    def through(cls, measure: Callable[[int], int]) -> "Line":
+    def through(cls, measure: Callable[[int], int]) -> "RowLine":
         """A line through what one row and two rows take."""
         one, two = measure(1), measure(2)
         each = max(two - one, 0)
@@ -97,8 +97,8 @@ class Line(NamedTuple):
 class PassMemory(NamedTuple):
     """Bytes that passes of a model take: alone, and with the gradient of an input."""
 
-    forward: Line
-    gradient: Line
+    forward: RowLine
+    gradient: RowLine
 
     @classmethod
     def of(cls, model: nn.Module, x: Tensor) -> "PassMemory":
@@ -118,7 +118,7 @@ class PassMemory(NamedTuple):
             return held.peak
 
         with frozen(model):
-            return cls(Line.through(forward), Line.through(gradient))
+            return cls(RowLine.through(forward), RowLine.through(gradient))
 
 
 class StandIn(nn.Module):
