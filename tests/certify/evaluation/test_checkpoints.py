@@ -67,6 +67,7 @@ def stated(evaluation: certify.Evaluation) -> list[dict]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in evaluation.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "settings"),
     [
