@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Witness,
     )
     from certify.smoothing.classifiers.classifier import SmoothedClassifier
+    from certify.stored_inputs import StoredInputs
     from certify.verification.decide import decide
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
@@ -76,6 +77,7 @@ __all__ = [
     "SmoothedClassifier",
     "SmoothedPrediction",
     "SmoothingCertificate",
+    "StoredInputs",
     "TwoClasses",
     "Verdict",
     "Witness",
@@ -131,6 +133,7 @@ _HOMES = {
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
+    "StoredInputs": "certify.stored_inputs",
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",

@@ -24,6 +24,7 @@ from bounds.models import (
 )
 from bounds.models import frozen as frozen
 from bounds.numerics import per_row
+from certify.stored_inputs import Rows
 
 
 def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_size: int = 2) -> int:
@@ -116,14 +117,14 @@ def _probed(model: nn.Module, x: Tensor, num_classes: int | None, batch_size: in
     return logits.shape[1]
 
 
-def predictions(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+def predictions(model: nn.Module, x: Rows, batch_size: int) -> Tensor:
     """Predicted class of each input, (N,) int64; -1 where a logit is not finite."""
     with torch.no_grad():
         return torch.cat([_choice(model(part)) for part in x.split(batch_size)])
 
 
 def predictions_and_labels(
-    model: nn.Module, x: Tensor, labels: Tensor | None, num_classes: int, batch_size: int
+    model: nn.Module, x: Rows, labels: Tensor | None, num_classes: int, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """Predicted classes (N,), and those that a statement is about: the labels given, else the predictions.
 

@@ -94,7 +94,8 @@ DIRECTION = {
         {"lipschitz", "transport"},
     ],
     "certify": [
-        {"durations", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
+        {"stored_inputs"},
+        {"durations", "sizes", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
         {"distribution", "corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports", "requirements"},

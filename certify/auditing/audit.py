@@ -26,6 +26,7 @@ from certify.evaluation.run_directory import RunDirectory
 from certify.methods import Method, Problem, Smoothing
 from certify.methods.frozen import WithFrozenFeatures
 from certify.smoothing.drawing.bits import DRAWS_VERSION
+from certify.stored_inputs import Rows, StoredInputs
 
 FILES, ESTIMATES = "files of tensors", "estimates"
 Record = dict[str, Any]
@@ -35,7 +36,7 @@ Record = dict[str, Any]
 def audit(
     path: Path | str,
     model: nn.Module | Path | str | None = None,
-    inputs: Tensor | None = None,
+    inputs: Rows | None = None,
     labels: Tensor | None = None,
     *,
     sample: float = 0.1,
@@ -54,7 +55,8 @@ def audit(
         path: run directory, finished or not.
         model: the model; a file of weights, ``.onnx`` or ``.pt2`` in place of the one that the manifest names; or None
             for that one.
-        inputs: (N, *D), all inputs of the run; None for those that the manifest names, or that the run keeps.
+        inputs: (N, *D), all inputs of the run, or :class:`certify.StoredInputs`; None for those that the manifest
+            names, or that the run keeps.
         labels: (N,), their labels.
         sample: share of the units that are drawn again, and of the proofs in larger networks; from 0 to 1.
         seed: of the choice of the sample.
@@ -110,7 +112,7 @@ class _Audit:
         self.records = list(run.records().values())
         self.tables: Mapping[str, Any] = self.manifest["configuration"].get("methods", {})
 
-    def judge(self, given: tuple[Any, Tensor | None, Tensor | None] | None) -> Iterator[str]:
+    def judge(self, given: tuple[Any, Rows | None, Tensor | None] | None) -> Iterator[str]:
         """Judge all records; sentences on what was at hand."""
         found = None
         if given is None:
@@ -140,11 +142,11 @@ class _Audit:
 
     def _tensors(self, record: Record) -> dict[str, Tensor] | None:
         try:
-            return self.run.tensors(record["unit"])
+            return self.run.tensors(record["unit"], mapped=True)
         except InvalidConfiguration:
             return None
 
-    def _kept(self) -> tuple[Tensor, Tensor] | None:
+    def _kept(self) -> tuple[Rows, Tensor] | None:
         """All inputs and labels, where units of attacks keep them."""
         stated = self.manifest["configuration"]
         places = range(stated.get("first_index", 0), stated.get("first_index", 0) + stated.get("inputs", 0))
@@ -156,14 +158,17 @@ class _Audit:
                     kept |= {row["index"]: (x, row["label"]) for row, x in zip(record["rows"], clean, strict=True)}
         if not places or any(index not in kept for index in places):
             return None
-        return torch.stack([kept[index][0] for index in places]), torch.tensor([kept[index][1] for index in places])
+        inputs = StoredInputs(lambda rows: torch.stack([kept[places[row]][0] for row in rows]), len(places))
+        return inputs, torch.tensor([kept[index][1] for index in places])
 
     def _judge_smoothing(self, problem: Problem | None) -> None:
         for record in filter(self._is_smoothing, self.records):
             inputs: dict[int, Sequence[float]] = {}
             if problem is not None and "box" in str(noise_of_table(self._table(record))):
-                rows = problem.x.double().cpu().flatten(1).tolist()
-                inputs = {problem.first_index + place: row for place, row in enumerate(rows)}
+                places = [row["index"] - problem.first_index for row in record["rows"]]
+                known = [place for place in places if 0 <= place < len(problem.x)]
+                rows = problem.x[torch.tensor(known)].double().cpu().flatten(1).tolist()
+                inputs = {problem.first_index + place: row for place, row in zip(known, rows, strict=True)}
             audit_votes(self.tally, record, self._table(record), inputs)
 
     def _judge_files(self, problem: Problem | None) -> None:

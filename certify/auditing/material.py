@@ -14,6 +14,7 @@ from bounds.errors import BoundsError
 from certify.auditing.structure import INPUTS
 from certify.auditing.tally import Tally
 from certify.configuration.config import config_of_manifest
+from certify.configuration.inputs import HELD
 from certify.configuration.keys import ModelSource
 from certify.configuration.sources import load_data, load_model
 from certify.evaluation.arguments import problem_of
@@ -21,6 +22,7 @@ from certify.evaluation.manifest import manifest_of
 from certify.methods import Method, Problem
 from certify.methods.tables import methods_from
 from certify.models import frozen
+from certify.stored_inputs import Rows
 
 IDENTITY = "model, data and settings"
 SAME = ("weights_sha256", "answers_sha256", "data_sha256", "precision")
@@ -40,7 +42,7 @@ class Material:
     """
 
     model: nn.Module
-    x: Tensor
+    x: Rows
     y: Tensor
     low: Limit
     high: Limit
@@ -49,9 +51,9 @@ class Material:
 def find_material(
     manifest: Mapping[str, Any],
     model: nn.Module | Path | str | None,
-    inputs: Tensor | None,
+    inputs: Rows | None,
     labels: Tensor | None,
-    stored: tuple[Tensor, Tensor] | None,
+    stored: tuple[Rows, Tensor] | None,
 ) -> Material | str:
     """Model and data, from the caller, from where the manifest says, or from the run's own tensors; or why not.
 
@@ -71,7 +73,7 @@ def find_material(
         stated = manifest["configuration"]
         low, high = stated.get("low"), stated.get("high")
         if inputs is None and config is not None:
-            data = load_data(config.data, model)
+            data = load_data(config.data, model, held=HELD)
             inputs, labels, low, high = data.x, data.y, data.low, data.high
         if inputs is None and stored is not None:
             inputs, labels = stored

@@ -13,6 +13,7 @@ from certify.auditing.counterexamples import counterexample
 from certify.auditing.networks import LayeredNetwork, TooLarge, Unknown, network_of
 from certify.auditing.proving import Prover, Region
 from certify.auditing.tally import Tally
+from certify.stored_inputs import Rows
 
 PROOFS = "proofs of bounds"
 INTERVAL_METHODS = {"ibp"}  # whose own proof is an interval in each entry, so that intervals must do
@@ -31,7 +32,7 @@ class Reprover:
         box: sides of the box, tensors that broadcast to one input, numbers or None.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, first_index: int, box: tuple[Any, Any]) -> None:
+    def __init__(self, model: nn.Module, x: Rows, first_index: int, box: tuple[Any, Any]) -> None:
         self.model = deepcopy(model).cpu().double().eval().requires_grad_(False)
         self.x, self.first = x, first_index
         self.low, self.high = (self._side(side) for side in box)
@@ -45,7 +46,7 @@ class Reprover:
     def network(self) -> LayeredNetwork | str:
         """The network in matrices, or why there is none."""
         try:
-            return network_of(self.model, self.x)
+            return network_of(self.model, self.x[:1])
         except (Unknown, TooLarge) as error:
             return str(error) or "the network is too large for matrices"
         except Exception as error:  # an operation of a shape that was not thought of

@@ -101,6 +101,7 @@ def run(
     output: Path | None = None,
     preset: Literal["quick", "standard", "thorough"] | None = None,
     budget: str | None = None,
+    memory: str | None = None,
     dry_run: bool = False,
     shard: str | None = None,
     placement: Placement | None = None,
@@ -113,6 +114,7 @@ def run(
             made under the same manifest.
         preset: Methods of every kind, in place of the file's preset.
         budget: Time for everything but the page, such as 90s, 30m or 1h30m, in place of the file's.
+        memory: What the work may take besides the model, such as 4GB, in place of the file's.
         dry_run: Only measure on a few inputs what the run would take.
         shard: Only one of several equal parts, such as 2/8, for certify merge. If not given, an array of SLURM
             (SLURM_ARRAY_TASK_ID) or torchrun (RANK, WORLD_SIZE) says which, and each part has a folder inside output.
@@ -120,7 +122,7 @@ def run(
     """
     from certify.configuration.config import read_config
 
-    asked = _changed(read_config(config), preset=preset, budget=budget)
+    asked = _changed(read_config(config), preset=preset, budget=budget, memory=memory)
     return _run(asked, output, shard, placement, dry_run=dry_run)
 
 
@@ -230,6 +232,7 @@ def _certify(
 ) -> int:
     from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
+    from certify.configuration.inputs import HELD
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.durations import seconds_of
     from certify.evaluation.evaluation import evaluate
@@ -239,7 +242,7 @@ def _certify(
     require_baseline(config.against)
     engine = engine_for(config, placement)
     model = load_model(config.model, device_of(config))
-    data = load_data(config.data, model)
+    data = load_data(config.data, model, held=HELD)
     methods, kept = methods_for(config, data)
     for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
         print(f"note: {note}", file=sys.stderr)
@@ -247,6 +250,7 @@ def _certify(
     asked: dict[str, Any] = {
         **{"norms": config.norm_orders(), "methods": methods, "low": data.low, "high": data.high},
         **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
+        "memory": config.memory,
     }
     budget = None if config.budget is None else seconds_of("budget", config.budget)
     costs = _costs(model, data, asked, budget, dry_run=dry_run) if dry_run or (foretell and shard.whole) else None

@@ -1,8 +1,9 @@
 """Inputs from ``.npz`` archives, whatever their arrays are called, and from pairs of ``.npy`` files."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,14 +13,17 @@ from bounds.errors import InvalidConfiguration
 from certify.configuration.keys import DataSource
 from certify.configuration.labelled import Chooser, LabelledInputs, named_classes
 from certify.importing import first_line
+from certify.stored_inputs import rows_held, rows_of_array
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAGIC = {".npz": (b"PK", "numpy.savez(file, x=x, y=y)"), ".npy": (b"\x93NUMPY", "numpy.save(file, x)")}
 
 
-def from_arrays(source: DataSource, choose: Chooser) -> LabelledInputs:
+def from_arrays(source: DataSource, choose: Chooser, most: float = math.inf) -> LabelledInputs:
     """Inputs and classes of arrays, in types that torch can compute with.
+
+    Inputs of more bytes than ``most`` are read when they are needed.
 
     Raises:
         InvalidConfiguration: the file cannot be read, or it is not clear which arrays are meant.
@@ -36,18 +40,12 @@ def from_arrays(source: DataSource, choose: Chooser) -> LabelledInputs:
     x, y = _checked(file, *pair, source)
     labels, classes = _labels(y, source)
     place = choose(labels, columns)
-    picked = x[place.numpy()]
-    # torch knows neither all integer types nor foreign byte orders.
-    if picked.dtype not in (np.uint8, np.float16, np.float32):
-        picked = picked.astype(np.float64)
-    inputs = torch.from_numpy(np.ascontiguousarray(picked))
-    if source.channels_last:
-        if inputs.ndim != 4:
-            raise InvalidConfiguration(
-                f"[data] channels_last is for images (N, height, width, channels), got x of shape {tuple(inputs.shape)}"
-            )
-        inputs = inputs.permute(0, 3, 1, 2).contiguous()
-    return LabelledInputs(x=inputs, y=labels[place], place=place, classes=classes)
+    if source.channels_last and x.ndim != 4:
+        raise InvalidConfiguration(
+            f"[data] channels_last is for images (N, height, width, channels), got x of shape {tuple(x.shape)}"
+        )
+    inputs = rows_held(rows_of_array(x, place.numpy(), channels_last=source.channels_last), len(place), most)
+    return LabelledInputs(x=cast(Tensor, inputs), y=labels[place], place=place, classes=classes)
 
 
 def _array(file: str) -> Array:

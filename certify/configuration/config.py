@@ -18,6 +18,7 @@ from certify.methods.choice import STANDARD, methods_of
 from certify.methods.tables import methods_from
 from certify.report.inputs.planes import CROSS_SECTIONS
 from certify.requirements import LEVEL, About, Judge
+from certify.sizes import bytes_of
 
 Norm = (
     Annotated[float, Meta(ge=0, examples=['2 or "inf"'])] | Literal["inf"]
@@ -72,7 +73,8 @@ class Config(Table, frozen=True):
 
     ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input. ``preset`` names
     methods of every kind, which ``methods`` change or add to; ``budget`` is the time that all may take.
-    ``cross_sections`` is the number of inputs through which the page shows a plane.
+    ``cross_sections`` is the number of inputs through which the page shows a plane. ``memory`` is what the work may
+    take besides the model, such as ``"4GB"``.
     """
 
     model: ModelSource
@@ -88,11 +90,14 @@ class Config(Table, frozen=True):
     preset: Literal["quick", "standard", "thorough"] | None = None
     budget: Annotated[str | float, Meta(examples=['"30m"'])] | None = None
     cross_sections: Annotated[int, Meta(ge=0)] = CROSS_SECTIONS
+    memory: Annotated[str | int, Meta(examples=['"4GB"'])] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.budget is not None:
             seconds_of("budget", self.budget)
+        if self.memory is not None:
+            bytes_of("memory", self.memory)
         chosen = {method.name: method for method in self.chosen_methods()}
         orders = self.norm_orders()
         if any(0 < order < 1 for order in orders):
@@ -224,6 +229,7 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
             "methods": methods_from(stored["methods"]),
             "seed": manifest["seed"],
             "batch_size": stored["batch_size"],
+            "memory": stored.get("memory"),
         }
         return converted("", values, Config)
     except KeyError as error:

@@ -1,17 +1,20 @@
 """Inputs from a folder of images with a folder for each class."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, InvalidInput
 from certify.configuration.keys import DataSource
 from certify.configuration.labelled import Chooser, LabelledInputs, named_classes
 from certify.importing import first_line
 from certify.loaders import pixels
+from certify.stored_inputs import Read, rows_held
 
 if TYPE_CHECKING:
     from certify.configuration.arrays import Array
@@ -19,11 +22,12 @@ if TYPE_CHECKING:
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"}
 
 
-def from_folder(source: DataSource, choose: Chooser) -> LabelledInputs:
+def from_folder(source: DataSource, choose: Chooser, most: float = math.inf) -> LabelledInputs:
     """Images as numbers in [0, 1], (N, channels, height, width), and their classes.
 
     Classes are numbered in the sorted order of their folders' names, as texts. Only the images that are chosen are
-    read. Hidden files are left out, and so is what is no image.
+    read. Hidden files are left out, and so is what is no image. Inputs of more bytes than ``most`` are read when they
+    are needed.
 
     Raises:
         InvalidConfiguration: no such folder, one that is empty or holds images next to class folders, an image that
@@ -33,8 +37,7 @@ def from_folder(source: DataSource, choose: Chooser) -> LabelledInputs:
     files, names, notes = _listing(folder, source.classes)
     labels, classes = named_classes(f"folder {folder}", names, source.classes)
     place = choose(labels, {})
-    images = _read([files[i] for i in place.tolist()])
-    x = torch.from_numpy(images).float() / 255
+    x = rows_held(_reader([files[i] for i in place.tolist()]), len(place), most)
     if source.classes is None:
         notes.append(f"classes in sorted order: {', '.join(f'{i} {name}' for i, name in enumerate(classes))}")
         if all(name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int):
@@ -42,7 +45,7 @@ def from_folder(source: DataSource, choose: Chooser) -> LabelledInputs:
                 f"class folders are numbers, sorted as texts: {classes[1]!r} is class 1; if it is class "
                 f"{int(classes[1])} of the model, list them with [data] classes"
             )
-    return LabelledInputs(x=x, y=labels[place], place=place, classes=classes, notes=tuple(notes))
+    return LabelledInputs(x=cast(Tensor, x), y=labels[place], place=place, classes=classes, notes=tuple(notes))
 
 
 def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], list[str], list[str]]:
@@ -72,11 +75,21 @@ def _listing(folder: Path, classes: Sequence[str] | None) -> tuple[list[Path], l
     return files, names, [f"{loose} files that are no image of a class were left out"] * bool(loose)
 
 
-def _read(files: Sequence[Path]) -> "Array":
-    """The images as bytes, (N, channels, height, width), which must agree in size."""
+def _reader(files: Sequence[Path]) -> Read:
+    """A function that reads some of the images."""
+    first = files[0], _read(files[:1])[0].shape
+
+    def read(places: list[int]) -> Tensor:
+        return torch.from_numpy(_read([files[place] for place in places], first)).float() / 255
+
+    return read
+
+
+def _read(files: Sequence[Path], like: tuple[Path, Sequence[int]] | None = None) -> "Array":
+    """The images as bytes, (N, channels, height, width), which must agree in size, and with that of a file."""
     from PIL import Image
 
-    first, images = None, []
+    images: list[Array] = []
     for file in files:
         try:
             with Image.open(file) as opened:
@@ -87,10 +100,10 @@ def _read(files: Sequence[Path]) -> "Array":
             raise InvalidConfiguration(
                 f"image {file} cannot be read: {first_line(error)}: repair it, or move it away"
             ) from error
-        first = image.shape if first is None else first
-        if image.shape != first:
+        like = (file, image.shape) if like is None else like
+        if image.shape != like[1]:
             raise InvalidConfiguration(
-                f"images must have one size, got {_size(first)} in {files[0]} and {_size(image.shape)} in {file}: "
+                f"images must have one size, got {_size(like[1])} in {like[0]} and {_size(image.shape)} in {file}: "
                 "resize them as the model's training did"
             )
         images.append(image)

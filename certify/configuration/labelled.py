@@ -18,7 +18,7 @@ class LabelledInputs:
     """Inputs and their classes; unpacks as ``x, y = ...``.
 
     Attributes:
-        x: (N, *D), inputs.
+        x: (N, *D), inputs; :class:`certify.StoredInputs` where :func:`certify.load_data` was told to hold no more.
         y: (N,) int64, classes.
         low: lower side of the box of valid inputs.
         high: upper side.

@@ -1,5 +1,7 @@
 """Arguments of an evaluation, checked, and the problem that they make."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -8,11 +10,13 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from certify.evaluation.allowance import Allowance
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
 from certify.models import frozen, probe
 from certify.smoothing.drawing.distributions import lie_on_grid
+from certify.stored_inputs import Rows, checked_inputs
 
 
 class Asked(NamedTuple):
@@ -23,12 +27,14 @@ class Asked(NamedTuple):
         logits: (N, K), of the model for them.
         choice: the methods.
         norms: orders, each once.
+        allowance: sizes that fit into the memory.
     """
 
     problem: Problem
     logits: Tensor
     choice: Choice
     norms: list[float]
+    allowance: Allowance = Allowance()
 
     @property
     def base(self) -> list[int]:
@@ -47,10 +53,15 @@ def asked_evaluation(
     batch_size: int,
     first_index: int = 0,
     on_grid: bool | None = None,
+    memory: int | None = None,
+    known: Mapping[str, int] | None = None,
 ) -> Asked:
-    """The arguments of :func:`certify.evaluate`, checked."""
+    """The arguments of :func:`certify.evaluate`, checked.
+
+    ``known`` has the batches of a run that is continued, so that they need not be counted anew.
+    """
     x, labels = inputs_and_labels(model, x, labels, batch_size)
-    checks.inputs(x, *box)
+    checked_inputs(x, *box)
     checks.at_least("number of inputs", len(x), 1)
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
@@ -59,13 +70,25 @@ def asked_evaluation(
     choice = chosen_methods(methods, orders, Space.of(x, *box))
     method_pairs(choice.methods, orders)
     stated = stated_on_grid(on_grid, x)
-    problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
-    return Asked(problem, logits, choice, orders)
+    if memory is None:
+        problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
+        return Asked(problem, logits, choice, orders)
+    looked, _ = problem_of(model, x[:1], labels[:1], box, seed, 1, first_index, stated)
+    looked = replace(looked, batch_size=int(batch_size))
+    allowance = Allowance.of(looked, choice, orders, memory) if known is None else Allowance(memory, known)
+    choice = choice._replace(
+        methods=[method for method in choice.methods if method.name not in allowance.left_out],
+        notes=(*choice.notes, *(f"{name}: {reason}" for name, reason in allowance.left_out.items())),
+    )
+    fit = min([batch_size, *allowance.batch_sizes.values()])
+    problem, logits = problem_of(model, x, labels, box, seed, fit, first_index, stated)
+    sizes = dict(allowance.batch_sizes)
+    return Asked(replace(problem, batch_sizes=sizes, memory=memory), logits, choice, orders, allowance)
 
 
 def problem_of(
     model: nn.Module,
-    x: Tensor,
+    x: Rows,
     labels: Tensor,
     box: tuple[Limit, Limit],
     seed: int,
@@ -75,7 +98,7 @@ def problem_of(
 ) -> tuple[Problem, Tensor]:
     """The problem that every method is run on, after looking at the model, and its logits (N, K) for clean inputs."""
     with frozen(model):
-        num_classes = probe(model, x, batch_size=min(batch_size, len(x)))
+        num_classes = probe(model, x[:100], batch_size=min(batch_size, len(x)))
         problem = Problem(
             model=model,
             x=x.detach(),
@@ -105,7 +128,7 @@ def orders_of(norms: object) -> list[float]:
     return list(dict.fromkeys(0.0 if zero else checks.norm(norm) for norm, zero in zip(given, counted, strict=True)))
 
 
-def stated_on_grid(on_grid: bool | None, x: Tensor) -> bool | None:
+def stated_on_grid(on_grid: bool | None, x: Rows) -> bool | None:
     """The statement about the whole data set, which must not be false for the part at hand."""
     if on_grid not in (None, True, False):
         raise InvalidInput(f"on_grid must be True, False or None, got {on_grid!r}")

@@ -129,7 +129,7 @@ def _found(
 
 def _plane(problem: Problem, index: int, found: Mapping[float, _Found], norms: Sequence[float]) -> Plane:
     main, *others = (found[norm] for norm in sorted(found, key=lambda norm: (norm != 2, norm)))
-    x, first = main.clean.to(problem.x), main.change.to(problem.x)
+    x, first = main.clean.to(problem.x.device), main.change.to(problem.x.device)
     one, length = first / first.norm(), float(first.norm())
     for other in others:
         across = _across(other.change.to(one), one)

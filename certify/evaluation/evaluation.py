@@ -36,7 +36,7 @@ from certify.evaluation.groups import (
     members_of,
     stated_groups,
 )
-from certify.evaluation.known import known_sizes
+from certify.evaluation.known import known_batches, known_sizes
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.left_out import left_out
 from certify.evaluation.meter import Clock
@@ -47,7 +47,7 @@ from certify.evaluation.sheets import curve_figures, sheets_of
 from certify.evaluation.stored import require_whole
 from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import in_order, units_done
-from certify.evaluation.work import Plan, Work
+from certify.evaluation.work import HELD, Plan, Work
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
 from certify.methods import BY_NAME, STANDARD, Problem
@@ -56,6 +56,7 @@ from certify.report import Page, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.inputs.planes import CROSS_SECTIONS, Plane
 from certify.requirements import JudgedRequirement, judged_requirements
+from certify.sizes import bytes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,8 @@ class Evaluation:
     Attributes:
         manifest: versions, device, seed, configuration, hashes of weights and data.
         records: one mapping per finished unit, with its rows.
-        tensors: by unit, the clean and adversarial inputs that attacks stored, with their logits.
+        tensors: by unit, the clean and adversarial inputs that attacks stored, with their logits. Those of a run
+            directory with more than 64 MiB of them are read from there as they are looked at.
         planes: cross sections through some inputs.
     """
 
@@ -362,6 +364,7 @@ def evaluate(
     cross_sections: int = CROSS_SECTIONS,
     shard: Shard | str | None = None,
     engine: Engine | str | None = None,
+    memory: str | int | None = None,
 ) -> Evaluation:
     """Run every method on the same inputs, in every norm it serves.
 
@@ -411,9 +414,12 @@ def evaluate(
             :func:`certify.merge` puts the parts together.
         engine: where units run: an engine of :mod:`certify.distribution`, or ``"processes"`` or ``"ray"`` for its
             defaults. None for this process. It changes no result; units are stored as they are done.
+        memory: what the work may take besides the model, the inputs given as a tensor, and what the process held
+            before, such as ``"4GB"``, or in bytes. Batches and units are cut to fit, by what a row is counted to take:
+            ``batch_size`` is then a most. Each worker of an engine has as much. None for no limit.
 
     Raises:
-        InvalidInput: a bad argument.
+        InvalidInput: a bad argument; a memory into which a method does not fit with a single input.
         InvalidModel: see :func:`certify.models.probe`.
         ManifestMismatch: ``output`` holds another run.
         InvalidConfiguration: ``output`` cannot be written.
@@ -424,7 +430,9 @@ def evaluate(
     if budget is not None and not (part.whole and elsewhere is None):
         raise InvalidInput(f"budget must be left out with a shard or an engine, got {budget!r}: one process keeps it")
     with probed_once():
-        task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
+        allowed = None if memory is None else bytes_of("memory", memory)
+        asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
         if not part.whole:
             costs = None  # which might give the units of another shard another size
@@ -476,7 +484,8 @@ def _stored(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, dict[str
         if "alpha" in table and table.get("class", name) in tuple(BY_NAME)
     }
     require_whole(records, run.path / "records.jsonl", alphas)
-    tensors = {record["unit"]: run.tensors(record["unit"]) for record in records}
+    large = sum(run.size(record["unit"]) for record in records) > HELD  # then they stay on the disk
+    tensors = {record["unit"]: run.tensors(record["unit"], mapped=large) for record in records}
     for record in records:
         stored = tensors[record["unit"]]
         count = len(record["rows"])

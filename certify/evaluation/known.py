@@ -15,6 +15,13 @@ def known_sizes(output: Path | str | None) -> dict[str, int] | None:
     return None if run is None else _sizes(run)
 
 
+def known_batches(output: Path | str | None, memory: int | None) -> dict[str, int] | None:
+    """Rows of a forward pass by method, in the run in a directory that was made with that memory; else None."""
+    run = None if memory is None else _run_in(output)
+    stated = {} if run is None else run.manifest["configuration"]
+    return stated.get("batch_sizes") if stated.get("memory") == memory else None
+
+
 def finished_pairs(task: Asked, output: Path | str | None) -> set[Key]:
     """Methods and norms that are finished in a run directory."""
     run = _run_in(output)

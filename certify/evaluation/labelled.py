@@ -9,11 +9,12 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from certify.loaders import collect, is_loader
 from certify.models import frozen, predictions_and_labels, probe
+from certify.stored_inputs import Rows, StoredInputs, checked_inputs
 
-Inputs = Tensor | DataLoader[Any] | Dataset[Any]
+Inputs = Rows | DataLoader[Any] | Dataset[Any]
 
 
-def inputs_and_labels(model: nn.Module, x: Inputs, labels: Tensor | None, batch_size: int) -> tuple[Tensor, Tensor]:
+def inputs_and_labels(model: nn.Module, x: Inputs, labels: Tensor | None, batch_size: int) -> tuple[Rows, Tensor]:
     """Inputs (N, *D) and the classes (N,) that all results are about.
 
     Args:
@@ -32,8 +33,9 @@ def inputs_and_labels(model: nn.Module, x: Inputs, labels: Tensor | None, batch_
         device = next((weight.device for weight in model.parameters()), None)
         inputs, given = collect(x)
         return inputs.to(device), given.to(device)
-    if labels is not None or not isinstance(x, Tensor):
-        return checks.tensor("x", x), checks.tensor("labels", labels)  # type: ignore[arg-type]  # which refuse others
+    if labels is not None or not isinstance(x, Tensor | StoredInputs):
+        given = checks.tensor("labels", labels)  # type: ignore[arg-type]  # which refuses others
+        return (x if isinstance(x, StoredInputs) else checks.tensor("x", x)), given  # type: ignore[arg-type]  # likewise
     with frozen(model):
-        num_classes = probe(model, checks.not_empty(checks.inputs(x)))
+        num_classes = probe(model, checks.not_empty(checked_inputs(x)[:100]))
         return x, predictions_and_labels(model, x, None, num_classes, checks.at_least("batch_size", batch_size, 1))[1]

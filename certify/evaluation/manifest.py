@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bounds.checks import Limit
+from bounds.checks import PART, Limit
 from certify.evaluation.code import code_digest, processor_name
 from certify.methods import Method, Problem
 from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import precision_name
+from certify.stored_inputs import Rows
 
 
 def norm_key(norm: float) -> str:
@@ -52,7 +53,7 @@ def manifest_of(
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "tf32": device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
-        "precision": precision_name(model, problem.x),
+        "precision": precision_name(model, problem.x[:1]),
         "seed": problem.seed,
         **({"draws_version": DRAWS_VERSION} if any(isinstance(method, Smoothed) for method in methods) else {}),
         "configuration": {
@@ -61,6 +62,7 @@ def manifest_of(
             "low": _shown(problem.low),
             "high": _shown(problem.high),
             "batch_size": problem.batch_size,
+            **({} if problem.memory is None else {"memory": problem.memory, "batch_sizes": dict(problem.batch_sizes)}),
             "inputs": len(problem.x),
             "first_index": problem.first_index,
             "on_grid": problem.on_grid,
@@ -100,10 +102,13 @@ def _shown(limit: Limit) -> float | str | None:
     return _digest([("limit", limit)]) if isinstance(limit, Tensor) else limit
 
 
-def _digest(tensors: Sequence[tuple[str, Tensor]], text: str = "") -> str:
+def _digest(tensors: Sequence[tuple[str, Rows]], text: str = "") -> str:
     """SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256(text.encode())
     for name, value in tensors:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        rows = value.reshape(1) if isinstance(value, Tensor) and not value.ndim else value
+        for start in range(0, len(rows), PART):  # without a second copy of all
+            part = rows[start : start + PART].detach().cpu().contiguous().flatten()
+            digest.update(part.view(torch.uint8).numpy().data)
     return digest.hexdigest()

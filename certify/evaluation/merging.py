@@ -48,7 +48,7 @@ def merge(path: Path | str, runs: Sequence[Path | str], *, partial: bool = False
         with synced_at_the_end(being_made):
             for name in (name for name in names if name in found):
                 run, record = found[name]
-                merged.append(record, run.tensors(name))
+                merged.append(record, run.tensors(name, mapped=True))
         merged.close()
         being_made.replace(path)
     return Evaluation.load(path)

@@ -16,12 +16,13 @@ from bounds.errors import BoundsError
 from certify.durations import in_words, seconds_of
 from certify.evaluation.arguments import Asked, asked_evaluation
 from certify.evaluation.costs import Cost, CostEstimate, Key
-from certify.evaluation.known import finished_pairs
+from certify.evaluation.known import finished_pairs, known_batches
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.meter import Clock, Spent, metered
 from certify.evaluation.units import Pair, UnitOutcome, cheap_first, joined, method_pairs, outcome_of, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
 from certify.models import frozen, probed_once
+from certify.sizes import bytes_of
 
 PROBE_SHARE = 0.1  # of a budget, that the probe may take
 LEAST_BUDGET = 60.0  # seconds of a budget that affords a probe; in a shorter one the work itself shows its cost
@@ -49,6 +50,7 @@ def estimate_cost(
     budget: str | float | None = None,
     output: Path | str | None = None,
     clock: Clock = time.perf_counter,
+    memory: str | int | None = None,
 ) -> CostEstimate:
     """Time, passes and memory that an evaluation will take, measured on at most four inputs.
 
@@ -71,6 +73,7 @@ def estimate_cost(
             None for a probe of everything.
         output: run directory; methods that are finished there are not measured.
         clock: seconds since any moment.
+        memory: as for :func:`certify.evaluate`.
 
     Returns:
         The costs, which :func:`certify.evaluate` takes as ``costs``; methods that cannot treat the model have a reason
@@ -82,7 +85,9 @@ def estimate_cost(
     """
     limit = math.inf if budget is None else PROBE_SHARE * seconds_of("budget", budget)
     with probed_once():
-        task = asked_evaluation(model, x, labels, norms, methods, (low, high), seed, batch_size, first_index)
+        allowed = None if memory is None else bytes_of("memory", memory)
+        asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, None)
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
         return probe_costs(task, clock, limit, output)
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from bounds.errors import InvalidConfiguration
 from certify.evaluation import chain
+from certify.evaluation.checkpoints import FOLDER, fault_of
 from certify.evaluation.durable import write_whole
 from certify.evaluation.run_directory import RunDirectory, reported
 from certify.evaluation.stored import StoredRecord
@@ -35,7 +36,8 @@ def repair(path: Path | str) -> list[str]:
         except InvalidConfiguration:
             return _without_manifest(path)
         with run.held():
-            return _without_lines(run)
+            told = _without_votes(run) + _without_lines(run)
+            return told or ["nothing is damaged"]
 
 
 def _without_manifest(path: Path) -> list[str]:
@@ -45,6 +47,17 @@ def _without_manifest(path: Path) -> list[str]:
     if kept:
         (path / "manifest.json").unlink()
     return [f"{told}; continue with the configuration of the run: `certify run CONFIG --output {path}`"]
+
+
+def _without_votes(run: RunDirectory) -> list[str]:
+    """Set votes of units that are under way aside where they cannot be used."""
+    told = []
+    for file in sorted((run.path / FOLDER).glob("*.json")):
+        if fault := fault_of(run, file):
+            _aside(file)
+            file.unlink()
+            told.append(f"{FOLDER}/{file.name} is set aside: {fault}: its votes are counted anew")
+    return told
 
 
 def _without_lines(run: RunDirectory) -> list[str]:
@@ -60,7 +73,7 @@ def _without_lines(run: RunDirectory) -> list[str]:
             kept.append(line)
             records.append(msgspec.json.decode(line))
     if not told:
-        return ["nothing is damaged"]
+        return []
     copy = _aside(file)
     known = {chain.start_of(run.manifest, run.informative), *(record.get("sha256") for record in records)}
     lost = sorted({record["previous"] for record in records if chain.is_linked(record)} - known)

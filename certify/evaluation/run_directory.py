@@ -19,12 +19,13 @@ from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
 from certify.evaluation import chain
 from certify.evaluation.durable import append_line, sync, sync_folder, write_whole
+from certify.evaluation.input_file import InputFile
 from certify.evaluation.left_out import standing
 from certify.evaluation.stored import Manifest, StoredRecord
 
@@ -55,6 +56,7 @@ class RunDirectory:
         self._digests: dict[str, str] | None = None  # of the tensor files, by unit; None before reading
         self._last: str | None = None  # hash of the last line; None where lines have no chain
         self._unlock: weakref.finalize[[int], RunDirectory] | None = None
+        self._inputs = InputFile(path, manifest["configuration"])
 
     @classmethod
     def open(cls, path: Path | str, manifest: Mapping[str, Any]) -> "RunDirectory":
@@ -122,7 +124,7 @@ class RunDirectory:
             raise InvalidConfiguration(f"{self.path} was closed, or opened again in this process: use the later one")
         with reported(f"{self.path} cannot be written"):
             if tensors:
-                written["tensors_sha256"] = self._store(unit, tensors)
+                written["tensors_sha256"] = self._store(unit, self._inputs.put(record, tensors, self._tensors_of_all))
             if self._last is not None:
                 written = chain.linked(written, self._last)
             append_line(self.path / "records.jsonl", msgspec.json.encode(written) + b"\n")
@@ -154,7 +156,9 @@ class RunDirectory:
         digest, path = record.get("tensors_sha256"), self._tensor_path(record["unit"])
         if digest is None:
             return True
-        return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+        if not path.exists() or sha256_of(path) != digest:
+            return False
+        return self._inputs.holds(load_file(path))
 
     def lines(self) -> list[dict[str, Any]]:
         """All finished lines as they stand in the file, with their links.
@@ -197,8 +201,12 @@ class RunDirectory:
             self._digests |= {} if digest is None else {unit: digest}
         return found
 
-    def tensors(self, unit: str) -> dict[str, Tensor]:
+    def tensors(self, unit: str, *, mapped: bool = False) -> dict[str, Tensor]:
         """The tensors stored with a unit; empty if there are none.
+
+        Args:
+            unit: its name.
+            mapped: whether they are to stay on the disk, and be read from there as they are looked at.
 
         Raises:
             InvalidConfiguration: their file is missing, or is not the one that was stored.
@@ -210,16 +218,28 @@ class RunDirectory:
             return {}
         path = self._tensor_path(unit)
         with reported(f"{path} cannot be read"):
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != digest:
+            if sha256_of(path) != digest:
                 raise InvalidConfiguration(f"{path} is not the file that the run stored: its SHA-256 differs")
-            return load(content)
+            found = self._inputs.restored(load_file(path))
+        return found if mapped else {name: value.clone() for name, value in found.items()}
 
     def digest(self, unit: str) -> str | None:
         """SHA-256 of the file of tensors that a unit stored; None if it has none."""
         if self._digests is None:
             self.records()
         return (self._digests or {}).get(unit)
+
+    def size(self, unit: str) -> int:
+        """Bytes of the file of tensors of a unit, without its clean inputs."""
+        path = self._tensor_path(unit)
+        return path.stat().st_size if path.exists() else 0
+
+    def _tensors_of_all(self) -> Iterator[dict[str, Tensor]]:
+        """The tensors of all units as they stand in their files."""
+        if self._digests is None:
+            self.records()
+        paths = map(self._tensor_path, self._digests or {})
+        return (load_file(path) for path in paths if path.exists())
 
     def differences(self, other: "RunDirectory") -> list[str]:
         """Keys that another manifest has otherwise though they determine results, each in a phrase."""
@@ -276,7 +296,7 @@ class RunDirectory:
         partial = target.with_suffix(".partial")
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
         sync(partial)
-        digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+        digest = sha256_of(partial)
         partial.replace(target)
         sync_folder(target.parent)
         return digest
@@ -293,6 +313,12 @@ class RunDirectory:
     def _drop_unfinished_line(self) -> None:
         with contextlib.suppress(FileNotFoundError), (self.path / "records.jsonl").open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, of which no more than a part is held."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

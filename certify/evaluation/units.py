@@ -20,6 +20,7 @@ from certify.evaluation.rows import (
     witness_rows,
 )
 from certify.methods import (
+    METHODS,
     Clever,
     CompleteSearch,
     IntervalBounds,
@@ -197,6 +198,9 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
     if method.one_by_one and rows.stop - rows.start > 1:
         alone = (slice(row, row + 1) for row in range(rows.start, rows.stop))
         return joined([outcome_of(method, problem, row, norm, norms) for row in alone])
+    problem = problem.for_method(method.name)
+    if type(method) in METHODS:  # others may look at all inputs
+        problem, rows = problem.held(rows)
     kept = method.frozen_name(problem) if isinstance(method, WithFrozenFeatures) else ""
     clean, targets = problem.x[rows].cpu(), problem.y[rows].cpu()
     result = method.run(problem, rows, norm).cpu()

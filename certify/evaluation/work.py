@@ -12,6 +12,7 @@ from bounds.errors import BoundsError
 from certify.durations import in_words
 from certify.evaluation.arguments import Asked
 from certify.evaluation.callbacks import FinishedUnit
+from certify.evaluation.checkpoints import Checkpoints
 from certify.evaluation.costs import UNIT_SECONDS, Cost, CostEstimate, Key
 from certify.evaluation.groups import Group, with_groups
 from certify.evaluation.left_out import NOT_SERVED, OUT_OF_BUDGET, is_left_out
@@ -34,6 +35,7 @@ from certify.promises import Promise
 from certify.report.columns import LEFT_OUT
 
 LOGGER = logging.getLogger("certify")
+HELD = 2**26  # bytes of the tensors of a run that are held in memory besides the disk
 PARTS = 20  # units of work in a budget, at least: the last one may miss its time by as much as it takes
 
 
@@ -68,7 +70,8 @@ class Plan:
             for method in task.choice.methods
             if method.divisible
         }
-        sizes = whole | fit | {name: size for name, size in (known or {}).items() if name in whole}
+        allowed = {name: min(fit.get(name, whole[name]), size) for name, size in task.allowance.unit_sizes.items()}
+        sizes = whole | fit | allowed | {name: size for name, size in (known or {}).items() if name in whole}
         problem = task.problem
         units = units_of(task.choice.methods, task.norms, len(problem.x), problem.first_index, sizes)
         return cls(task, sizes, units)
@@ -113,6 +116,8 @@ class Work:
         self._promises = {key: cost.promise for key, cost in self._costs.items() if cost.promise is not None}
         self._thrifty = timing.limited  # what a method states must not depend on who is asked before
         self._seconds: dict[str, float] = defaultdict(float)  # of units that have begun
+        self._held = 0  # bytes of tensors
+        self._checkpoints = Checkpoints(None)
         self._ledger = Ledger(self._base, task.problem.y.tolist(), task.problem.first_index)
         names = {unit.name for unit in plan.units}
         self._stored = [name for name, record in records.items() if name in names and not is_left_out(record)]
@@ -139,6 +144,7 @@ class Work:
             compute: gives units and their results as they are done elsewhere; None to run them here.
         """
         done, first = 0, self._task.problem.first_index
+        self._checkpoints = Checkpoints(run, self._stored)
         for unit in self.plan.units:
             if unit.name in self._stored:
                 done += 1
@@ -149,9 +155,17 @@ class Work:
                 self.records[unit.name], self.tensors[unit.name] = record, tensors
                 self._note(record)
                 if run is not None:
-                    run.append(record, tensors)
+                    self._store(run, record, tensors)
             done += 1
             yield self._told(unit.name, done, restored=False)
+
+    def _store(self, run: RunDirectory, record: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Append a unit to the run; of a large one, let go of its tensors, which the disk has now."""
+        run.append(record, tensors)
+        self._checkpoints.drop(record["unit"])
+        self._held += sum(value.nbytes for value in tensors.values())
+        if self._held > HELD:
+            self.tensors[record["unit"]] = run.tensors(record["unit"], mapped=True)
 
     def _here(self) -> Iterator[tuple[Unit, Found]]:
         for unit, outcome in self._outcomes():
@@ -196,7 +210,9 @@ class Work:
                     break
                 started = clock()
                 for part in _runs(places[:rows]):
-                    found = outcome_of(unit.method, self._task.problem, part, unit.norm, self._task.norms)
+                    with self._checkpoints.of(unit) as before:
+                        found = outcome_of(unit.method, self._task.problem, part, unit.norm, self._task.norms)
+                    self._seconds[unit.name] += before
                     self._parts[unit.name][part.start] = found
                     self._promises.setdefault(key_of(unit), found.promise)
                 seconds = clock() - started

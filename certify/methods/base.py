@@ -1,7 +1,8 @@
 """Base of the methods of an evaluation: settings, checked, and one call on the problem."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.memory import MEMORY
 from bounds.sets.uniform import stream_seed
 from certify.methods.checked import Checked, Name
 from certify.results import Certificate, Estimate, NoiseTolerance, Witness
 from certify.smoothing.drawing.distributions import lie_on_grid
+from certify.stored_inputs import Rows, StoredInputs
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,7 +25,7 @@ class Problem:
 
     Attributes:
         model: maps (N, *D) to logits (N, K).
-        x: (N, *D), inputs.
+        x: (N, *D), inputs: a tensor, or :class:`certify.StoredInputs`, of which slices and places give tensors.
         y: (N,) int64, correct classes.
         low: lower side of the box.
         high: upper side of the box.
@@ -31,10 +34,12 @@ class Problem:
         batch_size: rows of a forward pass, at most.
         first_index: place of the first input in its data set.
         stated_on_grid: whether all inputs of that data set are 8-bit; None if these are all of it.
+        batch_sizes: rows of a forward pass of single methods, by name, where memory allows them no more.
+        memory: bytes that a method may take besides the model and the inputs; None without a limit.
     """
 
     model: nn.Module
-    x: Tensor
+    x: Rows
     y: Tensor
     low: Limit
     high: Limit
@@ -43,6 +48,8 @@ class Problem:
     batch_size: int
     first_index: int = 0
     stated_on_grid: bool | None = None
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    memory: int | None = None
 
     @cached_property
     def on_grid(self) -> bool:
@@ -52,6 +59,25 @@ class Problem:
     def place(self, rows: slice) -> int:
         """Place of the first of these rows in the data set."""
         return self.first_index + int(rows.start)
+
+    @property
+    def memory_of_bounds(self) -> int:
+        """Bytes that the parts of a bound may take."""
+        return MEMORY if self.memory is None else max(1, min(MEMORY, self.memory // 4))
+
+    def for_method(self, name: str) -> "Problem":
+        """The problem with the batches of one method."""
+        if name not in self.batch_sizes:
+            return self
+        return replace(self, batch_size=self.batch_sizes[name], batch_sizes={}, stated_on_grid=self.on_grid)
+
+    def held(self, rows: slice) -> tuple["Problem", slice]:
+        """A problem that has the inputs of some rows in memory, and these rows in it."""
+        if not isinstance(self.x, StoredInputs):
+            return self, rows
+        x, y = self.x[rows], self.y[rows]
+        own = replace(self, x=x, y=y, first_index=self.place(rows), stated_on_grid=self.on_grid)
+        return own, slice(0, len(x))
 
     def generator(self, place: int = 0) -> torch.Generator:
         """A fresh generator on the device of the inputs: of the run's seed, and of its own for every other place.

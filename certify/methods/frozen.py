@@ -96,7 +96,7 @@ class WithFrozenFeatures(Method, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def mask(self, problem: Problem) -> Tensor | None:
         """The frozen features of one input, True where nothing changes; None if there are none."""
-        return mask_of(self.frozen_features, problem.x)
+        return mask_of(self.frozen_features, problem.x[:1])
 
     def frozen_name(self, problem: Problem) -> str:
         """A name of the frozen features, for records; empty if there are none."""

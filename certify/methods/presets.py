@@ -21,6 +21,7 @@ from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation
 from certify.methods.smoothed import SIGMA, SmoothedAttack, Smoothing
 from certify.smoothing import Gaussian, InNorm, Noise, Uniform
+from certify.stored_inputs import Rows
 
 SMOOTHING_NAMES = {2.0: "smoothing", 1.0: "smoothing_l1", math.inf: "smoothing_linf"}
 
@@ -37,7 +38,7 @@ class Space(NamedTuple):
     dimension: int = 1
 
     @classmethod
-    def of(cls, x: Tensor, low: Limit, high: Limit) -> "Space":
+    def of(cls, x: Rows, low: Limit, high: Limit) -> "Space":
         """The size of inputs (N, *D) in a box; of several widths, the median."""
         dimension = max(x[0].numel(), 1) if len(x) else 1
         if low is None or high is None:

@@ -39,6 +39,7 @@ class ProvedRadius(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, 
             frozen_features=self.mask(problem),
             tolerance=self.tolerance,
             sound=self.sound,
+            memory=problem.memory_of_bounds,
         )
 
 
@@ -113,6 +114,7 @@ class CompleteSearch(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True
             timeout=self.timeout * max(len(x), 1),
             generator=problem.generator(problem.place(rows)),
             sound=self.sound,
+            memory=problem.memory_of_bounds,
         )
 
 
@@ -155,6 +157,7 @@ class Verify(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_onl
             attack=self.attack,
             steps=self.steps,
             sound=self.sound,
+            memory=problem.memory_of_bounds,
             generator=problem.generator(problem.place(rows)),
         )
         pairs = zip(found.verified.tolist(), found.falsified.tolist(), strict=True)

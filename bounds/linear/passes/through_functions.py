@@ -118,7 +118,7 @@ class _ThroughLines(torch.autograd.Function):
         """Coefficients of the parent, and constants."""
         ctx.save_for_backward(values, slope, rise, lower, gap)
         rows, below = DenseRows(values), values.clamp(max=0)
-        constant = rows.dot(lower) + rows.sums(below, gap.unsqueeze(1))[..., 0]
+        constant = rows.dot(lower) + rows.sums(below, gap.unsqueeze(1)).squeeze(1)
         return (values * slope.unsqueeze(1)).addcmul_(below, rise.unsqueeze(1)), constant
 
     @staticmethod

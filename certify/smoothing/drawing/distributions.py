@@ -20,6 +20,7 @@ from certify.smoothing.drawing.bits import Source
 from certify.smoothing.drawing.integer_noise import IntegerLaw, grid_integers
 from certify.smoothing.drawing.lookup import in_threads, uniform_
 from certify.smoothing.drawing.staircase import Staircase
+from certify.stored_inputs import Rows
 
 EIGHT_BIT = 255  # steps of 8-bit images in [0, 1]
 LARGEST_INTEGER = 2**17  # of noise; sums with inputs of up to 2**23 stay exact in single precision
@@ -283,7 +284,7 @@ def on_grid(distribution: Distribution, grid: int | str | None, x: Tensor) -> Di
     return integers
 
 
-def lie_on_grid(x: Tensor, steps: int = EIGHT_BIT) -> bool:
+def lie_on_grid(x: Rows, steps: int = EIGHT_BIT) -> bool:
     """Whether all entries are multiples of ``1 / steps``, up to the rounding of their dtype."""
     return all(bool((grid_integers(part, steps).abs() <= LARGEST_INPUT).all()) for part in x.split(checks.PART))
 

@@ -24,6 +24,39 @@ class Piece(NamedTuple):
     draws: int
 
 
+class Cuts(NamedTuple):
+    """Places where the draws of a row can be cut.
+
+    Attributes:
+        step: draws between two of them.
+        parts: of a row; the last may have more draws.
+    """
+
+    step: int
+    parts: int
+
+
+def cuts_of(rows: int, draws: int, batch_size: int) -> Cuts | None:
+    """Places in a call at which the buffer of noisy inputs is empty; None where rows share forward passes.
+
+    Args:
+        rows: inputs to draw for, each with draws of its own.
+        draws: of each input.
+        batch_size: rows of a forward pass, at most.
+    """
+    if rows == 0:
+        return None
+    step = max(1, batch_size // NOISE_BLOCK) * NOISE_BLOCK  # draws of one input that are made at once
+    steps = -(-draws // step)
+    last = draws - (steps - 1) * step
+    waiting = (step - 1) % batch_size + 1  # noisy inputs in the buffer behind a whole step
+    joined = steps > 1 and waiting + min(last, batch_size) <= batch_size  # with those of the last one
+    left_over = waiting + last if joined else (last - 1) % batch_size + 1
+    if rows > 1 and left_over + min(step, draws, batch_size) <= batch_size:  # two rows share a forward pass
+        return None
+    return Cuts(step, steps - joined)
+
+
 def pieces_of(rows: int, draws: int, batch_size: int, at_least: int) -> list[Piece]:
     """Parts of a call in which each input has draws of its own; one part where it cannot be cut.
 
@@ -37,22 +70,14 @@ def pieces_of(rows: int, draws: int, batch_size: int, at_least: int) -> list[Pie
         batch_size: rows of a forward pass, at most.
         at_least: parts to be made, if that is possible.
     """
-    whole = [Piece(slice(0, rows), 0, draws)]
-    step = batch_size // NOISE_BLOCK * NOISE_BLOCK  # draws of one input that are added to the buffer at once
-    if step == 0 or rows == 0:
-        return whole
-    steps = -(-draws // step)
-    last = draws - (steps - 1) * step
-    joined = steps > 1 and step + last <= batch_size  # the last two steps of a row share a forward pass
-    left_over = step + last if joined else last
-    if rows > 1 and left_over + min(step, draws) <= batch_size:  # two rows share one
-        return whole
+    cuts = cuts_of(rows, draws, batch_size)
+    if cuts is None:
+        return [Piece(slice(0, rows), 0, draws)]
     if rows >= at_least:
         size = -(-rows // at_least)
         return [Piece(slice(row, min(row + size, rows)), 0, draws) for row in range(0, rows, size)]
-    movable = steps - joined
-    per_row = min(movable, -(-at_least // rows))
-    ends = [movable * part // per_row * step for part in range(per_row)] + [draws]
+    per_row = min(cuts.parts, -(-at_least // rows))
+    ends = [cuts.parts * part // per_row * cuts.step for part in range(per_row)] + [draws]
     return [Piece(slice(row, row + 1), first, stop - first) for row in range(rows) for first, stop in pairwise(ends)]
 
 

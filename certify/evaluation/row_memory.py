@@ -1,0 +1,218 @@
+"""Memory that rows take, counted operation by operation: in passes of a model, and in what a method holds besides."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bounds.errors import BoundsError
+from bounds.models import PROBE_ROWS
+from certify.methods import Method, Problem
+from certify.models import frozen
+
+STEPS = 4  # of a search whose memory is counted; it does not grow with them
+DRAWS = 100
+FEW = 8  # rows, more than a probe of the model takes
+ENTRIES = 1024  # of an input
+
+
+class HeldBytes(TorchDispatchMode):
+    """Bytes of the tensors that operations made in the body of a ``with`` and that are still there.
+
+    Counts are the same on every machine, where those of an operating system depend on what it gave before.
+
+    Attributes:
+        peak: largest number of bytes at one moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        self.peak = self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        result = function(*args, **(kwargs or {}))
+        given = {_storage(leaf)[1] for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            storage, address, size = _storage(leaf) if isinstance(leaf, Tensor) else (None, 0, 0)
+            if size and address not in given and address not in self._known:
+                self._known.add(address)
+                self._now += size
+                self.peak = max(self.peak, self._now)
+                weakref.finalize(storage, self._freed, address, size)
+        return result
+
+    def _freed(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self._now -= size
+
+
+def _storage(tensor: Tensor) -> tuple[object, int, int]:
+    """Storage of a tensor, its address and its bytes."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage, storage.data_ptr(), storage.nbytes()
+    except (RuntimeError, NotImplementedError):  # a tensor without a storage of its own
+        return None, 0, 0
+
+
+@contextmanager
+def held_bytes() -> Iterator[HeldBytes]:
+    """Count the bytes of tensors in the body."""
+    with HeldBytes() as held:
+        yield held
+
+
+class RowLine(NamedTuple):
+    """Bytes as a linear function of a number of rows."""
+
+    fixed: float
+    each: float
+
+    @classmethod
+    def through(cls, measure: Callable[[int], int]) -> "RowLine":
+        """A line through what one row and two rows take."""
+        one, two = measure(1), measure(2)
+        each = max(two - one, 0)
+        return cls(max(one - each, 0), each)
+
+    def of(self, rows: float) -> float:
+        """Bytes of so many rows."""
+        return self.fixed + rows * self.each
+
+
+class PassMemory(NamedTuple):
+    """Bytes that passes of a model take: alone, and with the gradient of an input."""
+
+    forward: RowLine
+    gradient: RowLine
+
+    @classmethod
+    def of(cls, model: nn.Module, x: Tensor) -> "PassMemory":
+        """Counted on one and two copies of an input (1, *D)."""
+
+        def forward(rows: int) -> int:
+            with torch.no_grad(), held_bytes() as held:
+                model(x.expand(rows, *x.shape[1:]).clone())
+            return held.peak
+
+        def gradient(rows: int) -> int:
+            with torch.enable_grad(), held_bytes() as held:
+                given = x.expand(rows, *x.shape[1:]).clone().requires_grad_()
+                output = model(given)
+                if output.requires_grad:
+                    torch.autograd.grad(output.sum(), given)
+            return held.peak
+
+        with frozen(model):
+            return cls(RowLine.through(forward), RowLine.through(gradient))
+
+
+class StandIn(nn.Module):
+    """A model of next to no memory in place of another: its logits are some entries of the input.
+
+    Attributes:
+        largest: rows of the largest pass without gradients.
+        largest_with_gradients: likewise with them.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.largest = self.largest_with_gradients = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        if x.requires_grad:
+            self.largest_with_gradients = max(self.largest_with_gradients, len(x))
+        else:
+            self.largest = max(self.largest, len(x))
+        flat = x.flatten(1)
+        places = torch.arange(self.num_classes, device=x.device) % flat.shape[1]
+        return flat[:, places] * (1 + torch.arange(self.num_classes, device=x.device, dtype=x.dtype))
+
+
+class MethodMemory(NamedTuple):
+    """Bytes that a method takes besides the passes of the model, and the rows of its passes.
+
+    Attributes:
+        fixed: bytes that grow with neither of the others.
+        of_batch: bytes of each row of a batch.
+        of_unit: bytes of each input of a unit.
+        forward: rows of the largest pass without gradients, for each row of a batch.
+        gradient: rows of the largest pass with gradients, likewise.
+        least: rows of a pass with gradients, however small the batch is.
+    """
+
+    fixed: float
+    of_batch: float
+    of_unit: float
+    forward: float
+    gradient: float
+    least: int = 1
+
+    @classmethod
+    def of(cls, method: Method, problem: Problem, norm: float) -> "MethodMemory | None":
+        """Counted on a stand-in for the model; None where the method cannot treat that.
+
+        All of it is in proportion to the entries of an input, so that it is counted on few of them.
+        """
+        x, scale = _small_input(method, problem)
+        held: dict[tuple[int, int], int] = {}
+        models: dict[tuple[int, int], StandIn] = {}
+        for inputs, batch in ((FEW, FEW), (2 * FEW, FEW), (2 * FEW, 2 * FEW)):
+            model = models[inputs, batch] = StandIn(problem.num_classes).eval()
+            given = x.expand(inputs, *x.shape[1:]).clone()
+            labels = model(given).argmax(1)
+            changed = {"model": model, "x": given, "y": labels, "batch_size": batch, "stated_on_grid": problem.on_grid}
+            with held_bytes() as counted:
+                try:
+                    shortened(method).run(replace(problem, **changed), slice(0, inputs), norm)
+                except (BoundsError, RuntimeError):
+                    return None
+            held[inputs, batch] = int(counted.peak * scale)
+        first, more_inputs, more_rows = held.values()
+        of_unit, of_batch = max(more_inputs - first, 0) / FEW, max(more_rows - more_inputs, 0) / FEW
+        one, _, four = models.values()
+        return cls(
+            fixed=max(first - FEW * (of_unit + of_batch), 0),
+            of_batch=of_batch,
+            of_unit=of_unit,
+            forward=(four.largest - one.largest) / FEW,
+            gradient=(four.largest_with_gradients - one.largest_with_gradients) / FEW,
+        )
+
+    def bytes_of(self, passes: PassMemory, batch: int, unit: int) -> float:
+        """Bytes of a unit of so many inputs, in batches of so many rows."""
+        forward = passes.forward.of(max(batch * self.forward, PROBE_ROWS))
+        passing = max(forward, passes.gradient.of(max(batch * self.gradient, self.least)) if self.gradient else 0.0)
+        return self.fixed + batch * self.of_batch + unit * self.of_unit + passing
+
+
+def _small_input(method: Method, problem: Problem) -> tuple[Tensor, float]:
+    """An input (1, *D) of few entries, and how many times as many the others have."""
+    x = problem.x[:1]
+    per_feature = isinstance(problem.low, Tensor) or isinstance(problem.high, Tensor)
+    if per_feature or getattr(method, "frozen_features", None) is not None or x.numel() <= ENTRIES:
+        return x, 1.0
+    return x.reshape(1, -1)[:, :ENTRIES].clone(), x.numel() / ENTRIES
+
+
+def shortened(method: Method) -> Method:
+    """Settings of the same method with little work, which takes no less memory."""
+    most = {"steps": STEPS, "n": DRAWS, "n0": DRAWS, "num_batches": 2, "batch_size": 2 * FEW}
+    less = {name: number for name, number in most.items() if (getattr(method, name, None) or 0) > number}
+    return msgspec.structs.replace(method, **less)

@@ -1,0 +1,202 @@
+"""Inputs that lie on a disk and are read a few rows at a time, in place of a tensor that holds all of them."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bounds import checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+
+Read = Callable[[list[int]], Tensor]
+
+
+class StoredInputs:
+    """Inputs (N, *D) that are read when rows of them are taken: ``x[3:5]`` and ``x[places]`` are tensors.
+
+    :func:`certify.evaluate` takes them in place of a tensor, and holds those of one unit of work at a time. Every row
+    is compared with what it was when it was first read, so that a file that changes while a run goes on is noticed.
+
+    Args:
+        read: gives the rows (n, *D) of a list of n places, floating and on the CPU; the same each time.
+        count: N.
+        device: on which rows are returned.
+
+    Raises:
+        InvalidInput: no rows, or rows of another number than asked for.
+
+    >>> squares = StoredInputs(lambda places: torch.tensor([[float(place) ** 2] for place in places]), 4)
+    >>> squares.shape, squares[1:3].flatten().tolist()
+    (torch.Size([4, 1]), [1.0, 4.0])
+    """
+
+    def __init__(self, read: Read, count: int, *, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._read = read
+        self._seen = np.full(checks.at_least("count", count, 1), -1, dtype=np.int64)
+        first = self._rows([0])
+        self.shape = torch.Size((count, *first.shape[1:]))
+        self.dtype = first.dtype
+
+    @classmethod
+    def of_file(
+        cls,
+        path: Path | str,
+        *,
+        divide_by: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> Self:
+        """Inputs of a ``.npy`` file.
+
+        Args:
+            path: of an array (N, *D).
+            divide_by: divisor of all entries, 255 for images stored as bytes.
+            dtype: of the rows.
+            channels_last: whether the array is (N, height, width, channels).
+
+        Raises:
+            InvalidInput: the file cannot be read, or holds no such array.
+        """
+        try:
+            array = np.load(path, allow_pickle=False, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"file {path} cannot be read as .npy: {error}: write it with numpy.save") from error
+        if array.ndim < 2 or not len(array):
+            raise InvalidInput(f"file {path} must hold inputs (N, *D), N at least 1, got shape {array.shape}")
+        read = rows_of_array(array, channels_last=channels_last)
+        return cls(lambda places: read(places).to(dtype) / divide_by, len(array))
+
+    @classmethod
+    def of_dataset(cls, data: "Dataset[Any]") -> tuple[Self, Tensor]:
+        """Inputs of a data set of torch, and its classes (N,), for which each item is read once.
+
+        Args:
+            data: with a length; its items are pairs of a tensor (*D) and a class, the same each time.
+
+        Raises:
+            InvalidInput: no length, no items, or items of another kind.
+        """
+        size = getattr(data, "__len__", None)
+        if not isinstance(data, Dataset) or size is None:
+            raise InvalidInput(f"data must be a torch Dataset with a length, got {type(data).__name__}: use collect")
+
+        def read(places: list[int]) -> Tensor:
+            return torch.stack([torch.as_tensor(data[place][0], device="cpu") for place in places])
+
+        stored = cls(read, size())
+        labels = [int(data[place][1]) for place in range(len(stored))]
+        return stored, torch.tensor(labels, dtype=torch.int64, device="cpu")
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._seen)
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions, those of an input and one more."""
+        return len(self.shape)
+
+    def is_floating_point(self) -> bool:
+        """Whether entries are floating."""
+        return self.dtype.is_floating_point
+
+    def detach(self) -> Self:
+        """These inputs: rows have no history."""
+        return self
+
+    def to(self, device: torch.device | str) -> "StoredInputs":
+        """These inputs with their rows on another device."""
+        return self.mapped(lambda rows: rows, device)
+
+    def mapped(self, function: Callable[[Tensor], Tensor], device: torch.device | str = "cpu") -> "StoredInputs":
+        """These inputs after a function of some rows (n, *D), on a device."""
+        return StoredInputs(lambda places: function(self._read(places)), len(self), device=device)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Consecutive rows, so many at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def __getitem__(self, rows: "slice | Tensor | list[int] | int") -> Tensor:
+        """Rows (n, *D) of a slice or of places, or the row (*D) of one place."""
+        if isinstance(rows, slice):
+            places = list(range(*rows.indices(len(self))))
+        elif isinstance(rows, int):
+            return self[[rows]][0]
+        else:
+            places = torch.as_tensor(rows, device="cpu").reshape(-1).tolist()
+        places = [place + len(self) if place < 0 else place for place in places]
+        if not places:
+            return torch.zeros(0, *self.shape[1:], dtype=self.dtype, device=self.device)
+        return self._rows(places).to(self.device)
+
+    def _rows(self, places: list[int]) -> Tensor:
+        found = self._read(places)
+        if not isinstance(found, Tensor) or len(found) != len(places):
+            raise InvalidInput(f"read must give a tensor of {len(places)} rows, got {_shown(found)}")
+        for place, row in zip(places, found, strict=True):
+            value = zlib.crc32(row.contiguous().reshape(-1).view(torch.uint8).numpy())
+            if self._seen[place] not in (-1, value):
+                raise InvalidInput(f"x must stay as it is, but row {place} is not what it was before: restore the file")
+            self._seen[place] = value
+        return found
+
+
+def rows_of_array(
+    array: "np.ndarray[Any, np.dtype[Any]]",
+    places: "np.ndarray[Any, np.dtype[Any]] | None" = None,
+    *,
+    channels_last: bool = False,
+) -> Read:
+    """A function that reads rows of an array, of which no more is held in memory where it lies in a file.
+
+    Args:
+        array: (N, *D) of numbers.
+        places: (M,) rows of it, in the order of the inputs; None for all.
+        channels_last: whether the array is (N, height, width, channels).
+    """
+
+    def read(rows: list[int]) -> Tensor:
+        picked = np.asarray(array[rows if places is None else places[rows]])
+        if picked.dtype not in (np.uint8, np.float16, np.float32):  # torch knows neither all types nor byte orders
+            picked = picked.astype(np.float64)
+        found = torch.from_numpy(np.ascontiguousarray(picked))
+        return found.permute(0, 3, 1, 2).contiguous() if channels_last else found
+
+    return read
+
+
+Rows = Tensor | StoredInputs  # (N, *D), held in memory or read when they are needed
+
+
+def checked_inputs(x: Rows, low: Limit = None, high: Limit = None) -> Rows:
+    """Return inputs that pass :func:`bounds.checks.inputs`; stored ones are looked at part by part."""
+    if not isinstance(x, StoredInputs):
+        return checks.inputs(x, low, high)
+    for start in range(0, len(x), checks.PART):
+        part = x[start : start + checks.PART]
+        if not bool(part.isfinite().all()):
+            row = start + int((~part.isfinite()).flatten(1).any(1).nonzero()[0])
+            raise InvalidInput(f"x must be finite, but row {row} holds NaN or infinity: remove or repair it")
+        checks.inputs(part, low, high)
+    return x
+
+
+def rows_held(read: Read, count: int, most: float) -> Rows:
+    """Rows of a function as a tensor, or read when they are needed where they would take more bytes than ``most``.
+
+    Bytes are those of rows in single precision, in which models mostly take them.
+    """
+    size = read([0]).numel() * torch.float32.itemsize if count else 0
+    return read(list(range(count))) if count * size <= most else StoredInputs(read, count)
+
+
+def _shown(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,144 @@
+"""Batches and units fit into a memory, inputs stay on the disk, and what does not fit is refused at once."""
+
+import numpy as np
+import pytest
+import torch
+from oracles.memory import live_tensors
+from torch import nn
+
+import certify
+from bounds import InvalidInput
+from certify.evaluation.allowance import SHARE
+from certify.evaluation.row_memory import PassMemory
+from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
+from certify.sizes import bytes_of
+from certify.stored_inputs import StoredInputs
+
+QUICK = [MinimalPerturbation(steps=2, restarts=1), Smoothing(n=200, n0=10)]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 5)).eval()
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
+
+
+def certified(network: nn.Module, x: object, memory: object = None, **more: object) -> certify.Evaluation:
+    y = torch.arange(len(x)) % 5
+    return certify.evaluate(network, x, y, norms=2, **{"methods": QUICK, "cross_sections": 0} | more, memory=memory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("memory", "smallest"), [("8MB", 1), ("40MB", 2)])
+def test_tensors_fit_into_the_memory(memory, smallest, network, images):
+    """Counted by the oracle, and more memory is used: a limit that nothing comes near to would be met too."""
+    x = torch.from_numpy(images).float() / 255
+    with live_tensors() as live:
+        found = certified(network, x, memory, batch_size=100)
+    assert live.peak <= bytes_of("memory", memory)
+    assert live.peak >= 0.1 * SHARE * min(bytes_of("memory", memory), 20_000_000)
+    assert found.manifest["configuration"]["batch_sizes"]["attack"] >= smallest
+    plan = found.manifest["configuration"]["plan"]
+    assert all(part["rows_per_unit"] >= 1 for part in plan.values())
+
+
+def test_passes_are_counted_exactly(network):
+    """Of a linear layer: the copy of the input and the logits; of the gradient, that of the input and its seed too."""
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(100, 10)).eval()
+    found = PassMemory.of(linear, torch.rand(1, 100))
+    assert found.forward == (0, 4 * 110)
+    assert 4 * 210 <= found.gradient.each <= 4 * 220
+
+
+def test_what_does_not_fit_with_one_input_is_refused(network, images):
+    x = torch.from_numpy(images).float() / 255
+    with pytest.raises(InvalidInput, match=r"memory must be at least .* for one input of 'attack', got 20.00 KB"):
+        certified(network, x, "20KB")
+    with pytest.raises(InvalidInput, match=r"for one input of 'ibp'"):
+        certified(network, x, 100_000, methods=[IntervalBounds()])
+    with pytest.raises(InvalidInput, match='memory must be a size such as "4GB"'):
+        certified(network, x, "4 elephants")
+
+
+@pytest.mark.slow
+def test_a_run_is_continued_with_its_own_batches(network, images, tmp_path):
+    x = torch.from_numpy(images).float() / 255
+    first = certified(network, x, "20MB", output=tmp_path)
+    second = certified(network, x, "20MB", output=tmp_path)
+    assert second.records == first.records
+
+
+@pytest.mark.slow
+def test_stored_inputs_give_the_records_of_a_tensor(network, images, tmp_path):
+    np.save(tmp_path / "x.npy", images)
+    stored = StoredInputs.of_file(tmp_path / "x.npy", divide_by=255)
+    one = certified(network, torch.from_numpy(images).float() / 255)
+    two = certified(network, stored)
+    for left, right in zip(one.records, two.records, strict=True):
+        assert {**left, "seconds": 0} == {**right, "seconds": 0}
+    assert one.manifest["data_sha256"] == two.manifest["data_sha256"]
+
+
+@pytest.mark.slow
+def test_no_more_than_a_unit_of_stored_inputs_is_read_at_once(network, images):
+    asked: list[int] = []
+
+    def read(places: list[int]) -> torch.Tensor:
+        asked.append(len(places))
+        return torch.from_numpy(images[places]).float() / 255
+
+    certified(network, StoredInputs(read, len(images)), "8MB", batch_size=4)
+    assert sum(asked) > 2 * len(images)  # again for each unit, and none kept
+
+
+def test_inputs_that_change_while_a_run_goes_on_are_noticed(images):
+    x = StoredInputs(lambda places: torch.from_numpy(images[places]).float(), len(images))
+    assert torch.equal(x[2:4], x[[2, 3]])
+    images[3] += 1
+    with pytest.raises(InvalidInput, match="row 3 is not what it was before"):
+        x[2:4]
+
+
+@pytest.mark.slow
+def test_clean_inputs_are_stored_once(network, images, tmp_path):
+    x = torch.from_numpy(images).float() / 255
+    y = torch.arange(12) % 5
+    methods = [MinimalPerturbation(steps=2, restarts=1, name=name) for name in ("one", "two")]
+    kept = certify.evaluate(network, x, y, methods=methods, cross_sections=0, output=tmp_path / "run")
+    clean = x.numel() * 4
+    assert clean <= (tmp_path / "run/inputs.safetensors").stat().st_size <= clean + 400
+    for file in (tmp_path / "run/tensors").iterdir():
+        assert file.stat().st_size < 1.2 * clean
+    loaded = certify.Evaluation.load(tmp_path / "run")
+    for unit, tensors in kept.tensors.items():
+        assert loaded.tensors[unit].keys() == tensors.keys()
+        assert all(torch.equal(loaded.tensors[unit][name], value) for name, value in tensors.items())
+    assert certify.audit(tmp_path / "run", network, x, y, sample=0).refuted == ()
+
+
+def test_an_edited_clean_input_is_found(network, images, tmp_path):
+    x = torch.from_numpy(images).float() / 255
+    certified(network, x, output=tmp_path, methods=QUICK[:1])
+    file = tmp_path / "inputs.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(certify.evaluation.evaluation.InvalidConfiguration, match="inputs that the run stored"):
+        certify.Evaluation.load(tmp_path)
+    assert any("missing, or not those" in str(finding) for finding in certify.audit(tmp_path, network, x).refuted)
+
+
+@pytest.mark.parametrize("given", ["4GB", "4 gb", 4 * 10**9, "4000MB"])
+def test_sizes_are_read(given):
+    assert bytes_of("memory", given) == 4 * 10**9
+
+
+@pytest.mark.parametrize("given", ["", "GB", "-1GB", "0", 0, 2.5, True, None, "4GBs", "1e9"])
+def test_other_sizes_are_refused(given):
+    with pytest.raises(InvalidInput, match="memory must be a size"):
+        bytes_of("memory", given)
