@@ -116,7 +116,9 @@ def _require_subject(proof: Proof, stated: RadiusStatement) -> None:
 def _require_sizes(network: Network, stated: RadiusStatement) -> None:
     sizes = network.nodes[0].size, network.nodes[-1].size
     if sizes != (len(stated.centre), stated.classes):
-        raise Refused(f"the statement has {len(stated.centre)} inputs and {stated.classes} classes, the network {sizes}")
+        raise Refused(
+            f"the statement has {len(stated.centre)} inputs and {stated.classes} classes, the network {sizes}"
+        )
 
 
 def fingerprint(network: Network) -> str:

@@ -69,7 +69,9 @@ def prove_radii(
         except ProofError as error:
             return [_line(error) if radius > 0 else "" for radius in certificate.radius.tolist()]
         pairs = zip(certificate.radius.tolist(), certificate.label.tolist(), strict=True)
-        return [prover.proof(row, radius, label, seconds) if radius > 0 else "" for row, (radius, label) in enumerate(pairs)]
+        return [
+            prover.proof(row, radius, label, seconds) if radius > 0 else "" for row, (radius, label) in enumerate(pairs)
+        ]
 
 
 @dataclass(frozen=True, eq=False)

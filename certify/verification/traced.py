@@ -144,7 +144,9 @@ class _Tracer:
     def linear(self, name: str, data: Data, weight: Tensor, bias: Tensor | None = None) -> Data:
         matrix = _array(weight).T
         shape = (*data.shape[:-1], matrix.shape[1])
-        return self.builder.mapped(name, data, Product(matrix, data.shape), shape, None if bias is None else _array(bias))
+        return self.builder.mapped(
+            name, data, Product(matrix, data.shape), shape, None if bias is None else _array(bias)
+        )
 
     def convolution(
         self, name: str, data: Data, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
@@ -232,7 +234,9 @@ class _Tracer:
     def matrix_product(self, name: str, first: Any, second: Any) -> Data:
         return self._operate("MatMul", name, [first, second])
 
-    def with_offset(self, name: str, offset: Any, first: Any, second: Any, *, beta: float = 1, alpha: float = 1) -> Data:
+    def with_offset(
+        self, name: str, offset: Any, first: Any, second: Any, *, beta: float = 1, alpha: float = 1
+    ) -> Data:
         if (beta, alpha) != (1, 1) or isinstance(offset, Data):
             raise Unreadable("addmm with factors is a layer that proofs do not know")
         return self._operate("Add", name, [self.matrix_product(name, first, second), offset])
