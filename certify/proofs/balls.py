@@ -50,7 +50,7 @@ class Ball:
         return found
 
     def misses(self, low: Array, high: Array) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        """Which of boxes (N, F) hold no input of the ball for certain."""
+        """Find boxes (N, F) that hold no input of the ball for certain, (N,)."""
         gap = np.maximum(np.maximum(low - self.centre, self.centre - high), 0.0) * (1 - 2 * UNIT)
         largest = gap.max(1, initial=0.0)
         scaled = gap / np.where(largest > 0, largest, 1.0)[:, None]

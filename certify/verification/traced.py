@@ -21,6 +21,8 @@ from certify.proofs.operators import OPERATORS, Rule, collected
 
 POINTS, NEAR = 8, 1e-8  # inputs on which the network is compared with what was read, relative to the largest logit
 OPSET = 21
+Setting = int | Sequence[int]  # of each dimension, or one for all
+Value = Data | Tensor | float
 SAME = {"clone", "contiguous", "detach", "alias", "lift_fresh_copy", "dropout", "feature_dropout", "to", "_to_copy"}
 MOVING = {
     *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "squeeze", "unsqueeze"),
@@ -113,7 +115,7 @@ class _Tracer:
         return TRANSLATIONS[name](self, node.name, *arguments, **settings)
 
     def _moved(self, node: torch.fx.Node, arguments: list[Any], settings: dict[str, Any]) -> Any:  # noqa: ANN401
-        """What moves numbers, run on their places."""
+        """Run an operation that moves numbers on their places."""
         data = arguments[0]
         size = self.builder.nodes[data.node].size
         found = node.target(torch.arange(size).view(data.shape), *arguments[1:], **settings)  # type: ignore[operator]
@@ -149,9 +151,9 @@ class _Tracer:
         )
 
     def convolution(
-        self, name: str, data: Data, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, groups: int = 1,
-    ) -> Data:  # fmt: skip
+        self, name: str, data: Data, weight: Tensor, bias: Tensor | None = None, *rest: Setting | str
+    ) -> Data:
+        stride, padding, dilation, groups = _filled(rest, (1, 0, 1, 1))
         dims = weight.ndim - 2
         dilations = _each(dilation, dims)
         if padding == "same":
@@ -163,41 +165,35 @@ class _Tracer:
         return self._operate("Conv", name, [data, weight, bias], **settings)
 
     def transposed_convolution(
-        self, name: str, data: Data, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-        output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
-    ) -> Data:  # fmt: skip
+        self, name: str, data: Data, weight: Tensor, bias: Tensor | None = None, *rest: Setting
+    ) -> Data:
+        stride, padding, output_padding, groups, dilation = _filled(rest, (1, 0, 0, 1, 1))
         dims = weight.ndim - 2
         settings = {"strides": _each(stride, dims), "pads": 2 * _each(padding, dims), "group": groups}
         settings |= {"dilations": _each(dilation, dims), "output_padding": _each(output_padding, dims)}
         return self._operate("ConvTranspose", name, [data, weight, bias], **settings)
 
-    def batch_norm(
-        self, name: str, data: Data, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor,
-        training: bool, momentum: float, eps: float, *_: object,
-    ) -> Data:  # fmt: skip
+    def batch_norm(self, name: str, data: Data, *given: Any) -> Data:  # noqa: ANN401  # tensors and numbers
+        weight, bias, mean, var, training, _, eps, *_ = given
         if training:
             raise Unreadable("batch normalisation that looks at the batch is no function of one input")
         scale = torch.ones_like(mean) if weight is None else weight
         shift = torch.zeros_like(mean) if bias is None else bias
         return self._operate("BatchNormalization", name, [data, scale, shift, mean, var], epsilon=eps)
 
-    def largest(
-        self, name: str, data: Data, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
-        ceil_mode: bool = False,
-    ) -> Data:  # fmt: skip
-        return self._operate("MaxPool", name, [data], **_pooling(data, kernel, stride, padding, dilation, ceil_mode))
+    def largest(self, name: str, data: Data, kernel: Setting, *rest: Setting) -> Data:
+        stride, padding, dilation, ceil_mode = _filled(rest, ((), 0, 1, False))
+        return self._operate("MaxPool", name, [data], **_windows(data, kernel, stride, padding, dilation, ceil_mode))
 
-    def average(
-        self, name: str, data: Data, kernel: Any, stride: Any = (), padding: Any = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> Data:  # fmt: skip
-        if divisor_override is not None:
+    def average(self, name: str, data: Data, kernel: Setting, *rest: Setting | None) -> Data:
+        stride, padding, ceil_mode, counting, divisor = _filled(rest, ((), 0, False, True, None))
+        if divisor is not None:
             raise Unreadable("an average with a divisor of its own is a layer that proofs do not know")
-        settings = _pooling(data, kernel, stride, padding, 1, ceil_mode)
-        counts = count_include_pad and any(settings["pads"])
+        settings = _windows(data, kernel, stride, padding, 1, ceil_mode)
+        counts = counting and any(settings["pads"])
         return self._operate("AveragePool", name, [data], count_include_pad=int(counts), **settings)
 
-    def adaptive_average(self, name: str, data: Data, size: Any) -> Data:
+    def adaptive_average(self, name: str, data: Data, size: Setting) -> Data:
         spatial = data.shape[2:]
         wanted = [own if each is None else each for own, each in zip(spatial, _each(size, len(spatial)), strict=True)]
         if any(own % each for own, each in zip(spatial, wanted, strict=True)):
@@ -205,43 +201,43 @@ class _Tracer:
         kernel = [own // each for own, each in zip(spatial, wanted, strict=True)]
         return self.average(name, data, kernel)
 
-    def mean(self, name: str, data: Data, dim: Any = None, keepdim: bool = False, **_: Any) -> Data:
+    def mean(self, name: str, data: Data, dim: Setting | None = None, keepdim: bool = False, **_: object) -> Data:
         return self._reduced("ReduceMean", name, data, dim, keepdim)
 
-    def sum(self, name: str, data: Data, dim: Any = None, keepdim: bool = False, **_: Any) -> Data:
+    def sum(self, name: str, data: Data, dim: Setting | None = None, keepdim: bool = False, **_: object) -> Data:
         return self._reduced("ReduceSum", name, data, dim, keepdim)
 
-    def _reduced(self, kind: str, name: str, data: Data, dim: Any, keepdim: bool) -> Data:
+    def _reduced(self, kind: str, name: str, data: Data, dim: Setting | None, keepdim: bool) -> Data:
         axes = [dim] if isinstance(dim, int) else dim or []
         if not axes or any(axis % len(data.shape) == 0 for axis in axes):
             raise Unreadable("a sum over the batch is a layer that proofs do not know")
         return self._operate(kind, name, [data], axes=axes, keepdims=int(keepdim))
 
-    def add(self, name: str, first: Any, second: Any, *, alpha: float = 1, kind: str = "Add") -> Data:
+    def add(self, name: str, first: Value, second: Value, *, alpha: float = 1, kind: str = "Add") -> Data:
         if alpha != 1:
             second = self.multiply(name, second, alpha) if isinstance(second, Data) else second * alpha
         return self._operate(kind, name, [first, second])
 
-    def subtract(self, name: str, first: Any, second: Any, *, alpha: float = 1) -> Data:
+    def subtract(self, name: str, first: Value, second: Value, *, alpha: float = 1) -> Data:
         return self.add(name, first, second, alpha=alpha, kind="Sub")
 
-    def multiply(self, name: str, first: Any, second: Any) -> Data:
+    def multiply(self, name: str, first: Value, second: Value) -> Data:
         return self._operate("Mul", name, [first, second])
 
-    def divide(self, name: str, first: Any, second: Any) -> Data:
+    def divide(self, name: str, first: Value, second: Value) -> Data:
         return self._operate("Div", name, [first, second])
 
-    def matrix_product(self, name: str, first: Any, second: Any) -> Data:
+    def matrix_product(self, name: str, first: Value, second: Value) -> Data:
         return self._operate("MatMul", name, [first, second])
 
     def with_offset(
-        self, name: str, offset: Any, first: Any, second: Any, *, beta: float = 1, alpha: float = 1
+        self, name: str, offset: Value, first: Value, second: Value, *, beta: float = 1, alpha: float = 1
     ) -> Data:
         if (beta, alpha) != (1, 1) or isinstance(offset, Data):
             raise Unreadable("addmm with factors is a layer that proofs do not know")
         return self._operate("Add", name, [self.matrix_product(name, first, second), offset])
 
-    def clamp(self, name: str, data: Data, low: Any = None, high: Any = None) -> Data:
+    def clamp(self, name: str, data: Data, low: Value | None = None, high: Value | None = None) -> Data:
         """``low + relu(x - low) - relu(x - high)``; one side may be missing."""
         if isinstance(low, Data) or isinstance(high, Data):
             raise Unreadable("clamp by another value is a layer that proofs do not know")
@@ -266,13 +262,19 @@ class _Tracer:
         return self.builder.applied(name, data, Tanh(), data.shape)
 
 
-def _pooling(data: Data, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> dict[str, Any]:
-    """Attributes of pooling over windows."""
+def _windows(data: Data, *settings: Any) -> dict[str, Any]:  # noqa: ANN401  # numbers, or some for each dimension
+    """Attributes of pooling: kernel, stride, padding, dilation, and whether sizes are rounded up."""
+    kernel, stride, padding, dilation, ceil_mode = settings
     dims = len(data.shape) - 2
     sizes = _each(kernel, dims)
     steps = sizes if isinstance(stride, list | tuple) and not stride else _each(stride, dims)
     attributes: dict[str, Any] = {"kernel_shape": sizes, "strides": steps, "pads": 2 * _each(padding, dims)}
     return attributes | {"dilations": _each(dilation, dims), "ceil_mode": int(ceil_mode)}
+
+
+def _filled(given: Sequence[Any], defaults: Sequence[Any]) -> list[Any]:
+    """Arguments of an operation, the last ones by their defaults."""
+    return [*given, *defaults[len(given) :]]
 
 
 def _each(value: Any, dims: int) -> list[Any]:  # noqa: ANN401  # a number, or some

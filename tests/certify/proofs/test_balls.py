@@ -10,7 +10,7 @@ from certify.proofs.balls import Ball
 from certify.proofs.bounding import intervals, planes
 from certify.proofs.functions import Relu
 from certify.proofs.maps import Product
-from certify.proofs.networks import Builder, Data
+from certify.proofs.networks import Builder, Data, Network
 
 NORMS = [1.0, 1.5, 2.0, 3.0, 100.0]
 
@@ -94,8 +94,6 @@ def test_bounds_of_a_network_on_a_ball_hold_for_its_points_and_are_tighter_than_
     hidden = builder.mapped("a", Data(0, (1, 5)), Product(chance.standard_normal((5, width)), (1, 5)), (1, width))
     active = builder.applied("b", hidden, Relu(), (1, width))
     builder.mapped("c", active, Product(chance.standard_normal((width, 3)), (1, width)), (1, 3))
-    from certify.proofs.networks import Network
-
     network = Network(tuple(builder.nodes))
     ball = ball_of(norm, chance, radius=0.3)
     rows = {3: np.eye(3)[None]}
@@ -103,5 +101,6 @@ def test_bounds_of_a_network_on_a_ball_hold_for_its_points_and_are_tighter_than_
     least = planes(network, within, rows).least[0]
     assert (least <= network.values(points_of(ball, 3000, chance)).min(0)).all()
     assert (least > planes(network, on_box, rows).least[0]).all()
-    for low, high, value in zip(within.low[1][0], within.high[1][0], network.nodes[1].maps[0].forward(points_of(ball, 500, chance)).T, strict=True):  # fmt: skip
+    values = network.nodes[1].maps[0].forward(points_of(ball, 500, chance))
+    for low, high, value in zip(within.low[1][0], within.high[1][0], values.T, strict=True):
         assert low <= value.min() <= value.max() <= high

@@ -21,8 +21,8 @@ NORMS = [1.0, 2.0, 3.0, math.inf]
 
 def certificate(radius: float, label: int, norm: float, sound: str = "rounding") -> Certificate:
     return Certificate(
-        label=torch.tensor([label]), radius=torch.tensor([radius], dtype=torch.float64), abstained=torch.tensor([False]), norm=norm,
-        alpha=0.0, subject="base", method="complete", sound=sound,
+        label=torch.tensor([label]), radius=torch.tensor([radius], dtype=torch.float64), norm=norm,
+        abstained=torch.tensor([False]), alpha=0.0, subject="base", method="complete", sound=sound,
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_a_proof_is_accepted_for_its_statement_and_for_no_other(inputs: int, nor
     moved = right.centre + 1e-6
     for wrong in (
         replace(right, centre=moved), replace(right, label=(label + 1) % 3), replace(right, radius=1.1 * radius),
-        replace(right, radius=0.9 * radius), replace(right, high=right.high - 0.2), replace(right, norm=7.0),
+        replace(right, radius=0.9 * radius), replace(right, high=right.centre), replace(right, norm=7.0),
         replace(right, frozen=np.arange(inputs) == 0),
     ):  # fmt: skip
         report = check_radius(proof, read, wrong)

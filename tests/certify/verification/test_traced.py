@@ -43,16 +43,17 @@ def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
         residual.norm.running_var.uniform_(0.5, 2)
         pooled = nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.LeakyReLU(0.3), nn.MaxPool2d(2))
         deep = [nn.Sigmoid(), nn.AvgPool2d(2, 1, padding=1, count_include_pad=False), nn.Flatten(), nn.Linear(64, 5)]
+        rounded_up = [nn.MaxPool2d(3, 2, ceil_mode=True), nn.Flatten()]
         return {
             "residual": (residual.eval(), (3, 4, 4)),
             "pooled": (nn.Sequential(*pooled, *deep, nn.Tanh(), nn.ReLU6()), (2, 6, 6)),
             "counted": (nn.Sequential(nn.AvgPool2d(3, 2, padding=1), nn.Flatten(), nn.Linear(8, 3)), (2, 4, 4)),
-            "adaptive": (nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (2, 6, 6)),
-            "transposed": (nn.Sequential(nn.ConvTranspose2d(2, 4, 3, 2, 1), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Flatten()), (2, 4, 4)),
-            "grouped": (nn.Sequential(nn.Conv1d(4, 6, 3, groups=2, dilation=2), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten()), (4, 9)),
+            "adaptive": (nn.Sequential(nn.Conv2d(2, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (2, 6, 6)),
+            "transposed": (nn.Sequential(nn.ConvTranspose2d(2, 4, 3, 2, 1), *rounded_up), (2, 4, 4)),
+            "grouped": (nn.Sequential(nn.Conv1d(4, 6, 3, groups=2, dilation=2), nn.MaxPool1d(2), nn.Flatten()), (4, 9)),
             "narrow": (nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).bfloat16(), (3, 4)),
-            "joined": (Function(lambda x: torch.cat([2 * x.flatten(1), 1 - x.flip(1).flatten(1), x.sum(2)], 1)), (3, 4)),
-            "cut": (Function(lambda x: torch.relu(x.chunk(2, 1)[0] - x[:, 1:2] / 3).flatten(1).clamp(0.1, 0.4)), (4, 3)),
+            "joined": (Function(lambda x: torch.cat([2 * x.flatten(1), 1 - x.flip(1)[:, :, 0], x.sum(2)], 1)), (3, 4)),
+            "cut": (Function(lambda x: (x.chunk(2, 1)[0] - x[:, 1:2] / 3).relu().flatten(1).clamp(0.1, 0.4)), (4, 3)),
             "product": (Function(lambda x: -x.flatten(1) @ torch.ones(12, 3, dtype=x.dtype) + 1), (3, 4)),
         }  # fmt: skip
 
