@@ -29,6 +29,7 @@ INTERVAL_METHODS = {"ibp"}  # whose own proof is an interval in each entry, so t
 EXACT = (1, 2, math.inf)  # orders in which linear functions are bounded exactly
 SECONDS, FEW = 2.0, 16  # of a proof by cuts of the input, and inputs up to which it is tried
 NEAR = 1e-6  # relative, of a radius that rounding may decide
+UNPROVED = "the audit's own bounds do not prove it, and its search does not refute it"
 ROUNDED = "proved for a radius that is smaller by a millionth; the rest is finer than the audit's own rounding"
 
 
@@ -103,28 +104,27 @@ class Reprover:
         if "proof" in row and self._judge_stored(tally, unit, row, stated, tensors):
             return
         center = self.x[index - self.first].double().cpu().flatten()
-        region = Region.of(center, radius, norm, self.low, self.high, frozen)
-        found = counterexample(self.model, region, label, self.x.shape[1:])
-        if found is not None:
+        sides, by_intervals = (self.low, self.high, frozen), kind in INTERVAL_METHODS
+        region = Region.of(center, radius, norm, *sides)
+        how = self._proved(region, label, lines=not by_intervals)
+        if not how and (found := counterexample(self.model, region, label, self.x.shape[1:])) is not None:
             tally.refute(PROOFS, f"it certifies {radius!r}, but an example lies at {found!r}", unit, index)
             return
-        by_intervals = kind in INTERVAL_METHODS
-        how = self._proved(region, label, lines=not by_intervals) or self._checked(stated)
+        in_matrices, nearer = not isinstance(self.network, str), Region.of(center, radius * (1 - NEAR), norm, *sides)
+        close = not how and bool(self._proved(nearer, label, lines=not by_intervals))
+        if not how and (close or not (by_intervals and in_matrices)):  # intervals must do where they are the method
+            how = self._checked(stated)
         if how:
             tally.confirm(f"{PROOFS} by {how}")
-        elif isinstance(self.network, str):
-            why = self.checked if isinstance(self.checked, str) else self.network
-            tally.leave(PROOFS, f"no proof of the audit's own: {why}", unit, index)
-        elif self._proved(
-            Region.of(center, radius * (1 - NEAR), norm, self.low, self.high, frozen), label, lines=not by_intervals
-        ):
+        elif close:
             tally.leave(PROOFS, ROUNDED, unit, index)
+        elif not in_matrices:
+            why = self.checked if isinstance(self.checked, str) else UNPROVED
+            tally.leave(PROOFS, f"no proof of the audit's own: {why}", unit, index)
         elif by_intervals and norm in EXACT:
             tally.refute(PROOFS, f"intervals, its method, do not prove its radius {radius!r}", unit, index)
         else:
-            tally.leave(
-                PROOFS, "the audit's own bounds do not prove it, and its search does not refute it", unit, index
-            )
+            tally.leave(PROOFS, UNPROVED, unit, index)
 
     def _judge_stored(
         self, tally: Tally, unit: str, row: Mapping[str, Any], stated: RadiusStatement, tensors: Mapping[str, Tensor]
@@ -148,7 +148,7 @@ class Reprover:
 
     def _checked(self, stated: RadiusStatement) -> str:
         """Way in which the checker of proofs proves it by itself, which knows more layers; empty where it does not."""
-        if isinstance(self.checked, str) or stated.norm < 1:
+        if isinstance(self.checked, str) or not np.isfinite(stated.sides).all():
             return ""
         end, few = time.monotonic() + SECONDS, len(stated.centre) <= FEW
         goal = Goal(self.checked, stated.unsafe.sets, stated.ball)

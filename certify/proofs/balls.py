@@ -20,7 +20,7 @@ class Ball:
     Attributes:
         centre: (F,), between the sides.
         radius: at least 0.
-        norm: order of the distance, from 1 and finite.
+        norm: order of the distance, from 1 and finite; 0 counts changed entries.
         low: (F,), sides of the box; an entry without room between them does not move.
         high: likewise.
     """
@@ -39,7 +39,10 @@ class Ball:
         """
         room = np.where(slopes > 0, self.centre - self.low, self.high - self.centre)
         steep = np.where(room > 0, np.abs(slopes), 0.0)
-        fall = np.minimum((steep * room).sum(2), self.radius * _dual(steep, self.norm))
+        if self.norm == 0:
+            fall = -np.sort(-steep * room, axis=2)[..., : int(self.radius)].sum(2)
+        else:
+            fall = np.minimum((steep * room).sum(2), self.radius * _dual(steep, self.norm))
         if self.norm == 1:
             fall = np.minimum(fall, self._in_diamond(steep, room))
         elif self.norm == 2:
@@ -52,6 +55,8 @@ class Ball:
     def misses(self, low: Array, high: Array) -> "np.ndarray[Any, np.dtype[np.bool_]]":
         """Find boxes (N, F) that hold no input of the ball for certain, (N,)."""
         gap = np.maximum(np.maximum(low - self.centre, self.centre - high), 0.0) * (1 - 2 * UNIT)
+        if self.norm == 0:
+            return np.asarray((gap > 0).sum(1) > self.radius)
         largest = gap.max(1, initial=0.0)
         scaled = gap / np.where(largest > 0, largest, 1.0)[:, None]
         distance = largest * (scaled**self.norm).sum(1) ** (1 / self.norm)

@@ -27,7 +27,7 @@ class RadiusStatement:
     Attributes:
         centre: (F,).
         radius: above 0.
-        norm: its order, from 1 on.
+        norm: its order, from 1 on; 0 counts changed entries, which go anywhere in the box.
         low: (F,), lower side of the box; None where there is none.
         high: upper side, likewise.
         frozen: (F,) bool, entries that no perturbation changes; None for none.
@@ -47,8 +47,9 @@ class RadiusStatement:
     @cached_property
     def sides(self) -> tuple[Array, Array]:
         """Sides of the smallest box around all of these inputs, rounded outward."""
-        low = np.nextafter(self.centre - self.radius, -np.inf)
-        high = np.nextafter(self.centre + self.radius, np.inf)
+        reach = self.radius if self.norm else np.inf
+        low = np.nextafter(self.centre - reach, -np.inf)
+        high = np.nextafter(self.centre + reach, np.inf)
         if self.low is not None:
             low = np.maximum(low, np.minimum(self.low, self.centre))
         if self.high is not None:

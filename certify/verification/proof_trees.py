@@ -48,7 +48,7 @@ class Trees:
             self._trees[place] = tree
 
     def goal(self, places: Sequence[int]) -> Goal:
-        """What has to be proved of some unsafe sets of one box.
+        """Make the goal that some unsafe sets of one box are.
 
         Raises:
             ProofError: it cannot be.

@@ -1,6 +1,7 @@
 """Least values of linear functions on balls within boxes: below every point, and next to the exact optimum."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -58,6 +59,23 @@ def test_no_point_of_the_ball_lies_below_and_the_best_one_nearly_does(norm: floa
             exact = [optimum(ball, slope) for slope in slopes[0]]
             assert least == pytest.approx(exact, abs=2e-6)
             assert (least <= np.array(exact) + 1e-9).all()
+
+
+def test_changed_entries_are_counted():
+    """Enumeration: of the entries, the two whose change matters most move to the better end of the box."""
+    chance = np.random.default_rng(4)
+    centre = chance.random(5)
+    ball = Ball(centre, 2.0, 0.0, np.zeros(5), np.ones(5))
+    slopes = chance.standard_normal((1, 6, 5))
+    corners = np.array(list(product([0.0, 1.0, None], repeat=5)), dtype=float)
+    corners = np.where(np.isnan(corners), centre, corners)[(~np.isnan(corners)).sum(1) <= 2]
+    exact = (corners @ slopes[0].T).min(0)
+    assert ball.least(slopes)[0] == pytest.approx(exact, abs=1e-12)
+    assert (ball.least(slopes)[0] <= exact).all()
+    low, high = centre - 0.1, centre + 0.1
+    away = np.stack([low + 0.2 * (np.arange(5) < count) for count in range(4)])
+    assert ball.misses(away, away + 0.15).tolist() == [False, False, False, True]
+    assert not ball.misses(low[None], high[None]).any()
 
 
 @pytest.mark.parametrize("norm", NORMS)
