@@ -1,4 +1,4 @@
-"""For each method, norm and kind of network: whether an audit with the model confirms a certificate, or cannot judge it.
+"""For methods, norms and kinds of networks: whether an audit confirms certificates, or cannot judge them.
 
 The same table stands in the page on audits; a test holds both together.
 """
@@ -38,7 +38,11 @@ def networks() -> dict[str, nn.Module]:
         torch.manual_seed(1)
         rectified = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
         smooth = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-        return {"affine and ReLU": rectified, "other known layers": smooth, "unknown layers": Attention()}
+        found = {"affine and ReLU": rectified, "other known layers": smooth, "unknown layers": Attention()}
+    with torch.no_grad():
+        for model in found.values():
+            list(model.parameters())[-1][0] += 2.0  # a lead that no change of one entry takes away
+    return found
 
 
 def judged(model: nn.Module, method: Method, norm: float, folder: Path) -> str:
@@ -64,20 +68,17 @@ METHODS: dict[str, Method] = {
 }
 
 
+CASES = [("crown", norm) for norm in NORMS] + [(name, 2.0) for name in METHODS if name != "crown"] + [("ibp", 0.0)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["affine and ReLU", "other known layers", "unknown layers"])
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "norm"), CASES)
 def test_what_an_audit_says_of_certificates(method: str, norm: float, network: str, tmp_path: Path):
-    model, settings = networks()[network], METHODS[method]
-    if norm not in settings.norms:
-        return
-    if network == "unknown layers" and method == "lipschitz":
+    if (network, method) == ("unknown layers", "lipschitz"):
         return  # it is unsupported there
-    if norm == 0 and method == "ibp" and network == "affine and ReLU":
-        return  # it certifies no changed entry of these inputs
     wanted = "not judged" if network == "unknown layers" else "confirmed"
-    assert judged(model, settings, norm, tmp_path) == wanted
+    assert judged(networks()[network], METHODS[method], norm, tmp_path) == wanted
 
 
 def test_the_page_names_every_method_of_an_evaluation():
