@@ -74,7 +74,8 @@ class Ball:
     def _in_sphere(self, steep: Array, room: Array) -> Array:
         """Falls where the squares of all changes sum up to that of the radius, by the price of a unit of them."""
         high = np.linalg.norm(steep, axis=2) / max(self.radius, 2.0**-500) + 2.0**-500
-        low, best = np.zeros_like(high), np.full_like(high, np.inf)
+        low = np.zeros_like(high)
+        best: Array = np.full_like(high, np.inf)
         price = high
         for _ in range(HALVINGS):
             change = np.minimum(steep / price[..., None], room)

@@ -133,7 +133,7 @@ class _Tracer:
             total += size
         return collected(self._operation("Concat", name, [], {}), self.builder, sources, np.concatenate(places, dim), 0)
 
-    def _operate(self, kind: str, name: str, inputs: Sequence[Any], **attributes: Any) -> Any:  # noqa: ANN401
+    def _operate(self, kind: str, name: str, inputs: Sequence[Any], **attributes: Any) -> Data:  # noqa: ANN401
         """A node by the rule of an operator of the checker."""
         operation = self._operation(kind, name, inputs, attributes)
         found = RULES[kind](operation, self.builder)

@@ -105,6 +105,15 @@ def test_boxes_that_miss_the_ball_are_those_that_are_too_far(norm: float):
     assert not at_end.misses(np.array([[0.5]]), np.array([[0.6]])).any()  # it touches
 
 
+@pytest.mark.parametrize(("norm", "gaps", "radius"), [(2.0, [3, 4], 5), (2.0, [2, 3, 6], 7), (3.0, [3, 4, 5], 6)])
+def test_boxes_that_touch_the_ball_in_one_point_are_not_missed(norm: float, gaps: list[int], radius: int):
+    for scale in 1.1 ** np.arange(40):
+        low = scale * np.array([gaps], dtype=float)
+        ball = Ball(np.zeros(len(gaps)), float(radius * scale), norm, -9 * low[0], 9 * low[0])
+        assert not ball.misses(low * (1 - 2.0**-50), 2 * low).any()
+        assert ball.misses(low * (1 + 1e-8), 2 * low).all()
+
+
 @pytest.mark.parametrize("norm", [1.0, 2.0, 3.0])
 def test_bounds_of_a_network_on_a_ball_hold_for_its_points_and_are_tighter_than_on_its_box(norm: float):
     chance = np.random.default_rng(2)
