@@ -118,14 +118,14 @@ DIRECTION = {
     "certify.proofs": [
         {"errors", "maps"},
         {"functions", "properties"},
-        {"networks"},
+        {"networks", "balls"},
         {"operators", "bounding"},
         {"reading"},
         {"leaves"},
         {"trees"},
         {"files"},
         {"checking"},
-        {"cutting", "splitting"},
+        {"cutting", "splitting", "radii"},
     ],
     "certify.attacks": [{"common"}, {"search"}, {"minimum_norm", "fixed_budget"}, {"studies"}],
 }

@@ -22,6 +22,7 @@ from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
 from certify.auditing.votes import audit_votes
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
+from certify.evaluation.proofs import is_proof, stored_proof
 from certify.evaluation.run_directory import RunDirectory
 from certify.methods import Method, Problem, Smoothing
 from certify.methods.frozen import WithFrozenFeatures
@@ -182,22 +183,34 @@ class _Audit:
         for record in self.records:
             if record["kind"] == "estimate":
                 self.tally.leave(ESTIMATES, "estimates are not derived anew", record["unit"])
-            if record["kind"] != "witness" and not any("verdict" in row for row in record["rows"]):
+            points = record["kind"] == "witness" or any("verdict" in row for row in record["rows"])
+            if not points and not any("proof" in row for row in record["rows"]):
                 continue
-            tensors = self._tensors(record)
-            if tensors is None:
-                self.tally.refute(FILES, "its tensors are missing, or not those that were stored", record["unit"])
+            tensors = self._judge_tensors(record)
+            if tensors is None or not points:
                 continue
-            if record["kind"] == "witness" and not tensors:
-                self.tally.refute(FILES, "it names no tensors", record["unit"])
-                continue
-            if any(len(tensor) != len(record["rows"]) for tensor in tensors.values()):
-                self.tally.refute(FILES, "its tensors have another number of rows", record["unit"])
-                continue
-            self.tally.confirm(FILES)
             if problem is not None and "clean" in tensors:
                 self._judge_clean(record, tensors["clean"], problem)
             audit_witnesses(self.tally, record, tensors, box, alone)
+
+    def _judge_tensors(self, record: Record) -> dict[str, Tensor] | None:
+        """The tensors of a record; None where they are not those that it states."""
+        tensors = self._tensors(record)
+        if tensors is None:
+            self.tally.refute(FILES, "its tensors are missing, or not those that were stored", record["unit"])
+            return None
+        if record["kind"] == "witness" and not tensors:
+            self.tally.refute(FILES, "it names no tensors", record["unit"])
+            return None
+        if any(len(tensor) != len(record["rows"]) for name, tensor in tensors.items() if not is_proof(name)):
+            self.tally.refute(FILES, "its tensors have another number of rows", record["unit"])
+            return None
+        self.tally.confirm(FILES)
+        for row in record["rows"]:
+            if "proof" in row:
+                proof = stored_proof(row, tensors)
+                self.tally.judge(FILES, isinstance(proof, bytes), str(proof[:80]), record["unit"], row["index"])
+        return tensors
 
     def _judge_clean(self, record: Record, clean: Tensor, problem: Problem) -> None:
         for row, x in zip(record["rows"], clean, strict=True):
@@ -248,7 +261,8 @@ class _Audit:
             method = methods[record["method"]]
             mask = method.mask(problem) if isinstance(method, WithFrozenFeatures) else None
             frozen = None if mask is None else mask.expand(problem.x.shape[1:]).flatten().cpu()
-            reprover.judge(self.tally, record, self._table(record), row, frozen)
+            tensors = (self._tensors(record) or {}) if "proof" in row else {}
+            reprover.judge(self.tally, record, self._table(record), row, frozen, tensors)
         if len(chosen) < len(rows):
             self.tally.leave(PROOFS, f"{len(rows) - len(chosen)} certificates are not in the sample")
         yield f"{len(chosen)} of {len(rows)} certificates of the model were to be proved again"

@@ -1,11 +1,14 @@
 """Certificates of the model itself, proved once more, or refuted by an example."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +16,21 @@ from certify.auditing.counterexamples import counterexample
 from certify.auditing.networks import LayeredNetwork, TooLarge, Unknown, network_of
 from certify.auditing.proving import Prover, Region
 from certify.auditing.tally import Tally
+from certify.evaluation.proofs import stored_proof
+from certify.proofs.cutting import cut_tree
+from certify.proofs.errors import ProofError
+from certify.proofs.leaves import Goal
+from certify.proofs.networks import Network
+from certify.proofs.radii import RadiusStatement, check_radius
+from certify.verification.traced import traced
 from certify.stored_inputs import Rows
 
-PROOFS = "proofs of bounds"
+PROOFS, STORED = "proofs of bounds", "stored proofs of radii"
 INTERVAL_METHODS = {"ibp"}  # whose own proof is an interval in each entry, so that intervals must do
 EXACT = (1, 2, math.inf)  # orders in which linear functions are bounded exactly
+SECONDS, FEW = 2.0, 16  # of a proof by cuts of the input, and inputs up to which it is tried
 NEAR = 1e-6  # relative, of a radius that rounding may decide
+UNPROVED = "the audit's own bounds do not prove it, and its search does not refute it"
 ROUNDED = "proved for a radius that is smaller by a millionth; the rest is finer than the audit's own rounding"
 
 
@@ -36,6 +48,11 @@ class Reprover:
         self.model = deepcopy(model).cpu().double().eval().requires_grad_(False)
         self.x, self.first = x, first_index
         self.low, self.high = (self._side(side) for side in box)
+        nearest = [None if side is None else side.to(x.dtype).double() for side in (self.low, self.high)]
+        self.outer = (  # the box as inputs of another type may be held against it
+            None if self.low is None else torch.minimum(self.low, nearest[0]).numpy(),  # type: ignore[arg-type]
+            None if self.high is None else torch.maximum(self.high, nearest[1]).numpy(),  # type: ignore[arg-type]
+        )
 
     def _side(self, side: Any) -> Tensor | None:  # noqa: ANN401  # a number, a tensor or None
         if side is None:
@@ -52,6 +69,20 @@ class Reprover:
         except Exception as error:  # an operation of a shape that was not thought of
             return f"the network was not understood ({type(error).__name__})"
 
+    @cached_property
+    def checked(self) -> Network | str:
+        """The network as the checker of proofs reads it, or why it does not."""
+        try:
+            return traced(self.model, self.x)
+        except ProofError as error:
+            return " ".join(str(error).split())
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes."""
+        with torch.no_grad():
+            return int(self.model(self.x[:1].double().cpu()).shape[1])
+
     @property
     def small(self) -> bool:
         """Whether all rows are worth their time: some thousand entries in all."""
@@ -65,33 +96,78 @@ class Reprover:
         table: Mapping[str, Any],
         row: Mapping[str, Any],
         frozen: Tensor | None,
+        tensors: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """Judge the radius of one row."""
+        """Judge the radius of one row; ``tensors`` are those of its unit, with its proof where it states one."""
         unit, index, radius, label = record["unit"], row["index"], row["certified_radius"], row["prediction"]
         norm, kind = float(record["norm"]), table.get("class", record["method"])
+        stated = self._statement(row, norm, frozen)
+        if "proof" in row and self._judge_stored(tally, unit, row, stated, tensors):
+            return
         center = self.x[index - self.first].double().cpu().flatten()
-        region = Region.of(center, radius, norm, self.low, self.high, frozen)
-        found = counterexample(self.model, region, label, self.x.shape[1:])
-        if found is not None:
+        sides, by_intervals = (self.low, self.high, frozen), kind in INTERVAL_METHODS
+        region = Region.of(center, radius, norm, *sides)
+        how = self._proved(region, label, lines=not by_intervals)
+        if not how and (found := counterexample(self.model, region, label, self.x.shape[1:])) is not None:
             tally.refute(PROOFS, f"it certifies {radius!r}, but an example lies at {found!r}", unit, index)
             return
-        if isinstance(self.network, str):
-            tally.leave(PROOFS, f"no proof of the audit's own: {self.network}", unit, index)
-            return
-        by_intervals = kind in INTERVAL_METHODS
-        how = Prover(self.network, region, lines=not by_intervals).proves(label)
+        in_matrices, nearer = not isinstance(self.network, str), Region.of(center, radius * (1 - NEAR), norm, *sides)
+        close = not how and bool(self._proved(nearer, label, lines=not by_intervals))
+        if not how and (close or not (by_intervals and in_matrices)):  # intervals must do where they are the method
+            how = self._checked(stated)
         if how:
             tally.confirm(f"{PROOFS} by {how}")
-            return
-        nearer = Region.of(center, radius * (1 - NEAR), norm, self.low, self.high, frozen)
-        if Prover(self.network, nearer, lines=not by_intervals).proves(label):
+        elif close:
             tally.leave(PROOFS, ROUNDED, unit, index)
+        elif not in_matrices:
+            why = self.checked if isinstance(self.checked, str) else UNPROVED
+            tally.leave(PROOFS, f"no proof of the audit's own: {why}", unit, index)
         elif by_intervals and norm in EXACT:
             tally.refute(PROOFS, f"intervals, its method, do not prove its radius {radius!r}", unit, index)
         else:
-            tally.leave(
-                PROOFS, "the audit's own bounds do not prove it, and its search does not refute it", unit, index
-            )
+            tally.leave(PROOFS, UNPROVED, unit, index)
+
+    def _judge_stored(
+        self, tally: Tally, unit: str, row: Mapping[str, Any], stated: RadiusStatement, tensors: Mapping[str, Tensor]
+    ) -> bool:
+        """Whether the proof that was stored with a row decides about it."""
+        content = stored_proof(row, tensors)
+        if isinstance(content, str):
+            tally.refute(STORED, content, unit, row["index"])
+            return True
+        if isinstance(self.checked, str):
+            tally.leave(STORED, f"the checker does not read the model: {self.checked}", unit, row["index"])
+            return False
+        report = check_radius(content, self.checked, stated)
+        where = f"{report.where}: " if report.where else ""
+        tally.judge(STORED, report.accepted, f"its proof is not accepted: {where}{report.reason}", unit, row["index"])
+        return True
+
+    def _proved(self, region: Region, label: int, *, lines: bool) -> str:
+        """Way in which matrices prove it; empty where they do not, or where there are none."""
+        return "" if isinstance(self.network, str) else Prover(self.network, region, lines=lines).proves(label)
+
+    def _checked(self, stated: RadiusStatement) -> str:
+        """Way in which the checker of proofs proves it by itself, which knows more layers; empty where it does not."""
+        if isinstance(self.checked, str) or not np.isfinite(stated.sides).all():
+            return ""
+        end, few = time.monotonic() + SECONDS, len(stated.centre) <= FEW
+        goal = Goal(self.checked, stated.unsafe.sets, stated.ball)
+        with np.errstate(all="ignore"):  # what is not finite proves nothing
+            tree = cut_tree(goal, lambda: time.monotonic() > end, cuts=few)
+        return "" if tree is None else "the checker"
+
+    def _statement(self, row: Mapping[str, Any], norm: float, frozen: Tensor | None) -> RadiusStatement:
+        return RadiusStatement(
+            centre=self.x[row["index"] - self.first].double().cpu().flatten().numpy(),
+            radius=row["certified_radius"],
+            norm=norm,
+            low=self.outer[0],
+            high=self.outer[1],
+            frozen=None if frozen is None else frozen.numpy(),
+            label=row["prediction"],
+            classes=self.classes,
+        )
 
 
 def provable(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -194,6 +194,8 @@ class Prover:
 
     def _by_splits(self, row: Affine) -> bool:
         """Whether a row is above 0 in every part of the region that signs of ReLU entries cut out."""
+        if not self.bounds:  # of an affine network a bound is all there is
+            return False
         slopes = self._ascended(row)
         waiting, leaves = [self.bounds], 0
         while waiting and leaves < SPLITS:

@@ -156,8 +156,27 @@ def merge_runs(output: Path, /, *directories: Path, partial: bool = False) -> in
     from certify.gate.outcome import baseline_of
 
     evaluation = merge(output, directories, partial=partial)
+    if not partial and (code := _with_cross_sections(evaluation, output)) is not None:
+        return code
     _write_report(evaluation, output)
     return _verdict(evaluation, output, baseline_of(evaluation.manifest))
+
+
+def _with_cross_sections(evaluation: "Evaluation", directory: Path) -> int | None:
+    """Finish a merged run as one process would have, with its cross sections; None where it needs none, or cannot."""
+    from bounds.errors import BoundsError
+    from certify.configuration.config import config_of_manifest
+    from certify.evaluation.cross_sections import inputs_with_planes
+
+    try:
+        config = config_of_manifest(evaluation.manifest)
+        if not inputs_with_planes(evaluation.records, evaluation.tensors, config.cross_sections):
+            return None
+        return _run(config, directory, foretell=False)
+    except (BoundsError, OSError, ImportError, RuntimeError) as error:
+        remedy = f"`certify resume {shlex.quote(str(directory))}` draws them where model and data are"
+        print(f"note: no cross sections: {' '.join(str(error).split())}: {remedy}", file=sys.stderr)
+        return None
 
 
 @app.command
@@ -215,11 +234,14 @@ def _run(
     dry_run: bool = False,
     foretell: bool = True,
 ) -> int:
+    from certify.evaluation.run_directory import lines_read_once
+
     part = shard_of(shard)
     with output_directory(output) as made:
         directory = directory_of(made, shard, part)
         try:
-            return _certify(config, directory, part, placement or Placement(), dry_run=dry_run, foretell=foretell)
+            with lines_read_once():
+                return _certify(config, directory, part, placement or Placement(), dry_run=dry_run, foretell=foretell)
         except KeyboardInterrupt:
             stored = (directory / "manifest.json").exists()
             hint = f"finished units are stored; continue with `certify resume {shlex.quote(str(directory))}`"
@@ -283,11 +305,8 @@ def _costs(
     model: "nn.Module", data: "LabelledInputs", asked: "Mapping[str, Any]", budget: float | None, *, dry_run: bool
 ) -> "CostEstimate | None":
     """Costs of the run, which are printed; None where a budget is too short to measure it first."""
-    from certify.evaluation.evaluation import Evaluation
     from certify.evaluation.probe import LEAST_BUDGET, estimate_cost
 
-    if (asked["output"] / "manifest.json").exists():
-        Evaluation.load(asked["output"])  # a damaged run is refused before anything is measured
     if not dry_run and budget is not None and budget < LEAST_BUDGET:
         return None
     costs = estimate_cost(model, data.x, data.y, **asked, budget=None if dry_run else budget)

@@ -57,10 +57,14 @@ class Ray(Engine):
         """Tasks that find ``shared`` in the object store, where it is put once."""
         ray = _ray()
         own = not ray.is_initialized()
+        alone = own and self.address is None and "RAY_ADDRESS" not in os.environ and device.type == "cpu"
+        cpus = min(_cores(), self.workers * torch.get_num_threads()) if alone and self.workers else None
         if own:
-            _connect(ray, self.address)
+            _connect(ray, self.address, cpus)
         try:
-            yield RayPool(ray, Parcel.of(shared, ray.cloudpickle), device.type, self.workers)
+            # Room for no more than these tasks lets more of them wait in Ray, so that no worker waits for this process.
+            most = None if cpus else self.workers
+            yield RayPool(ray, Parcel.of(shared, ray.cloudpickle), device.type, most)
         finally:
             if own:
                 ray.shutdown()
@@ -154,9 +158,15 @@ def _ray() -> Any:  # noqa: ANN401  # a module without annotations
         ) from error
 
 
-def _connect(ray: Any, address: str | None) -> None:  # noqa: ANN401  # likewise
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _connect(ray: Any, address: str | None, cpus: int | None) -> None:  # noqa: ANN401  # likewise
+    """Connect to a cluster, or start one of this machine, of so many cores."""
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, num_cpus=cpus, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises many kinds
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise InvalidInput(f"address: Ray cannot be reached at {where}: {' '.join(str(error).split())}") from error

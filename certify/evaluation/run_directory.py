@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ INFORMATIVE |= {"processor", "code_sha256", "repairs"}
 
 _ADDED = {"tf32", "precision"}  # keys of a manifest that earlier versions did not write
 _OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial", "manifest.json.damaged"}
+_LINES: ContextVar[dict[tuple[object, ...], list[dict[str, Any]]] | None] = ContextVar("lines", default=None)
 _opened: "weakref.WeakValueDictionary[str, RunDirectory]" = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
@@ -166,6 +168,9 @@ class RunDirectory:
         Raises:
             InvalidConfiguration: a line in the middle is damaged.
         """
+        known, state = _LINES.get(), self._state()
+        if known is not None and state in known:
+            return [*known[state]]
         found = []
         for number, line in enumerate(self._finished_lines(), start=1):
             try:
@@ -177,6 +182,8 @@ class RunDirectory:
                     f"{self.path}/records.jsonl: line {number} is damaged: {error}: {remedy}"
                 ) from error
             found.append(record)
+        if known is not None:
+            known[state] = [*found]
         return found
 
     def chain_faults(self, lines: list[dict[str, Any]] | None = None) -> list[tuple[str, str]] | None:
@@ -304,6 +311,14 @@ class RunDirectory:
     def _tensor_path(self, unit: str) -> Path:
         return self.path / "tensors" / f"{unit.replace('/', '_')}.safetensors"
 
+    def _state(self) -> tuple[object, ...]:
+        """The state of the file of lines, which is another one after every change."""
+        try:
+            found = (self.path / "records.jsonl").stat()
+        except OSError:
+            return (str(self.path.resolve()),)
+        return str(self.path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns
+
     def _finished_lines(self) -> list[bytes]:
         path = self.path / "records.jsonl"
         with reported(f"{path} cannot be read"):
@@ -312,7 +327,19 @@ class RunDirectory:
 
     def _drop_unfinished_line(self) -> None:
         with contextlib.suppress(FileNotFoundError), (self.path / "records.jsonl").open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+            content = file.read()
+            if not content.endswith(b"\n"):  # else the file stays as it is, also in time
+                file.truncate(content.rfind(b"\n") + 1)
+
+
+@contextlib.contextmanager
+def lines_read_once() -> Iterator[None]:
+    """Read the lines of each run only once within, as long as their file stays as it is."""
+    token = _LINES.set({})
+    try:
+        yield
+    finally:
+        _LINES.reset(token)
 
 
 def sha256_of(path: Path) -> str:

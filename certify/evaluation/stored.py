@@ -78,6 +78,8 @@ class _Row(msgspec.Struct):
     verdict: Literal["verified", "falsified", "unknown"] | None = None
     decided_by: str | None = None
     group: int | str | None = None
+    proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = None
+    without_proof: str | None = None
 
     def __post_init__(self) -> None:
         for norm in self.distances:

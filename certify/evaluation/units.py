@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput, UnsupportedLayer
 from certify.evaluation.manifest import norm_key
+from certify.evaluation.proofs import is_proof, with_stored_proofs
 from certify.evaluation.rows import (
     certificate_rows,
     drawing_of,
@@ -39,6 +40,7 @@ from certify.methods.frozen import WithFrozenFeatures
 from certify.models import frozen
 from certify.promises import Promise
 from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
+from certify.verification.radius_proofs import CertificateWithProofs
 
 FROM_CHEAP_TO_DEAR = (  # and both sides early, since a witness spares dear proofs
     *(IntervalBounds, MinimalPerturbation, LinearBoundsBehindIntervals, LinearBounds, Smoothing, Lipschitz),
@@ -175,7 +177,7 @@ class UnitOutcome(NamedTuple):
     Attributes:
         promise: of all rows.
         details: a mapping for each input, in plain numbers.
-        tensors: clean and adversarial inputs, where there are such.
+        tensors: clean and adversarial inputs, where there are such; proofs of single inputs.
         drawing: what the draws are a function of, where there are such.
     """
 
@@ -215,6 +217,8 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
         details = certificate_rows(result, targets)
         if isinstance(result, VerdictCertificate):
             details = with_verdicts(details, result, clean, norms)
+    if isinstance(result, CertificateWithProofs):
+        details, tensors = with_stored_proofs(details, result, problem.place(rows))
     if isinstance(result, Witness | VerdictCertificate):
         tensors = _with_logits(problem, rows, clean, result.adversarial)
     details = [{**detail, "frozen": kept} for detail in details] if kept else details
@@ -233,7 +237,9 @@ def _with_logits(problem: Problem, rows: slice, clean: Tensor, adversarial: Tens
 
 def joined(parts: Sequence[UnitOutcome]) -> UnitOutcome:
     """The outcomes of several parts, one after the other."""
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+    whole = [name for name in parts[0].tensors if not is_proof(name)]
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in whole}
+    tensors |= {name: proof for part in parts for name, proof in part.tensors.items() if is_proof(name)}
     drawing = next((part.drawing for part in parts if part.drawing), {})
     return UnitOutcome(parts[0].promise, [detail for part in parts for detail in part.details], tensors, drawing)
 

@@ -243,7 +243,7 @@ class Work:
 
     def _with_tensors(self, parts: list[UnitOutcome], rows: slice) -> list[UnitOutcome]:
         """The parts; those without the tensors that others have get the clean inputs and logits in their place."""
-        if not any(part.tensors for part in parts):
+        if not any("clean" in part.tensors for part in parts):
             return parts
         place, found = rows.start, []
         for part in parts:

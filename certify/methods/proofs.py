@@ -12,9 +12,11 @@ from certify.methods.frozen import WithFrozenFeatures
 from certify.results import Certificate, VerdictCertificate
 from certify.verification.lipschitz import lipschitz_certificate
 from certify.verification.radius import certified_radius
+from certify.verification.radius_proofs import prove_radii, with_proofs
 from certify.verification.verdicts import verify
 
 Sound = Literal["rounding", "real", "deployed"]
+PROOF_SHARE = 0.5  # of the time of a search, which its proof may take besides
 
 
 class ProvedRadius(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,8 +87,10 @@ class OptimisedLinearBounds(ProvedRadius, frozen=True, forbid_unknown_fields=Tru
 class CompleteSearch(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Radii by complete search, between a proof and an adversarial example.
 
-    ``timeout`` is in seconds for each input; where it ends a search, the radius is what was proved by then. The other
-    settings are those of :func:`certify.certified_radius`.
+    ``timeout`` is in seconds for each input; where it ends a search, the radius is what was proved by then. With
+    ``proofs``, each radius is stored with a proof that an audit hands to the checker, see :func:`certify.check_proof`;
+    they may take half of the time more, and a row without one says why. The other settings are those of
+    :func:`certify.certified_radius`.
     """
 
     norms = (1.0, 2.0, math.inf)
@@ -97,11 +101,12 @@ class CompleteSearch(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True
     tolerance: Positive = 1e-3
     timeout: Positive = 60.0
     sound: Sound = "rounding"
+    proofs: bool = True
 
     def run(self, problem: Problem, rows: slice, norm: float) -> Certificate:
         """Deterministic certificates of the model."""
         x = problem.x[rows]
-        return certified_radius(
+        found = certified_radius(
             problem.model,
             x,
             problem.y[rows],
@@ -116,6 +121,18 @@ class CompleteSearch(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True
             sound=self.sound,
             memory=problem.memory_of_bounds,
         )
+        if not self.proofs:
+            return found
+        proofs = prove_radii(
+            problem.model,
+            x,
+            found,
+            low=problem.low,
+            high=problem.high,
+            frozen_features=self.mask(problem),
+            seconds=self.timeout * PROOF_SHARE,
+        )
+        return with_proofs(found, proofs)
 
 
 class Verify(WithFrozenFeatures, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from certify.proofs.balls import Ball
 from certify.proofs.functions import LEAST, UNIT, Function, Largest, Lines
 from certify.proofs.maps import Array, Selection
 from certify.proofs.networks import Network, Node
@@ -66,28 +67,33 @@ class Intervals:
         high: likewise.
         size: (N, F), the sum of the magnitudes of all products and the offset of an affine node.
         lines: of functions of one variable, by node.
+        ball: that inputs lie in as well; None for all inputs of the boxes.
     """
 
     low: list[Array] = field(default_factory=list)
     high: list[Array] = field(default_factory=list)
     size: list[Array] = field(default_factory=list)
     lines: dict[int, Lines] = field(default_factory=dict)
+    ball: Ball | None = None
 
     def reach(self, node: int) -> Array:
         """The largest magnitude of each value, (N, F)."""
         return np.maximum(np.abs(self.low[node]), np.abs(self.high[node]))
 
 
-def intervals(network: Network, low: Array, high: Array) -> Intervals:
-    """Bounds of all nodes on boxes (N, F), by intervals, and by CROWN with default slopes in front of functions."""
-    found = Intervals()
+def intervals(network: Network, low: Array, high: Array, ball: Ball | None = None) -> Intervals:
+    """Bounds of all nodes on boxes (N, F), by intervals, and by CROWN with default slopes in front of functions.
+
+    With a ball, of those inputs alone that lie in it too.
+    """
+    found = Intervals(ball=ball)
     refined: set[int] = set()
     for place, node in enumerate(network.nodes):
         if place == 0:
             ends, size = (low, high), np.zeros_like(low)
         elif isinstance(node.function, Function | Largest):
             (parent,) = node.parents
-            if parent not in refined and not _is_first(network, parent):
+            if parent not in refined and (ball is not None or not _is_first(network, parent)):
                 _refine(network, found, parent, node.function)
                 refined.add(parent)
             below, above, size = found.low[parent], found.high[parent], np.zeros((1, node.size))
@@ -185,6 +191,8 @@ def planes(
     slopes = waiting.pop(0, np.zeros((*first.shape[:2], network.nodes[0].size)))
     low, high = known.low[0][:, None], known.high[0][:, None]
     at_corner = np.where(slopes > 0, slopes * low, slopes * high).sum(2)
+    if known.ball is not None:
+        at_corner = np.fmax(at_corner, known.ball.least(slopes))
     total.off(slopes.shape[2] + 8, slopes, known.reach(0))
     largest = max(float(reach.max(initial=0.0)) for reach in map(known.reach, range(max(rows) + 1)))
     error = 2 * total.error + 16 * UNIT * (np.abs(total.value) + np.abs(at_corner)) + UNDERFLOW * (1 + largest)

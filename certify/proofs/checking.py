@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from certify.proofs.balls import Ball
 from certify.proofs.bounding import ENTRIES
 from certify.proofs.errors import Refused, Unreadable
 from certify.proofs.files import ARITHMETIC, Proof, Tree, content_hash, content_of, read
@@ -106,8 +107,10 @@ def _proved(proof: Proof, content: bytes, prop: Property) -> int:
     return check_trees(network, prop, proof.trees)
 
 
-def check_trees(network: Network, prop: Property, trees: Sequence[tuple[Sequence[int], Tree]]) -> int:
-    """The number of leaves of trees, which are those of all unsafe sets.
+def check_trees(
+    network: Network, prop: Property, trees: Sequence[tuple[Sequence[int], Tree]], ball: Ball | None = None
+) -> int:
+    """The number of leaves of trees, which are those of all unsafe sets; with a ball, of inputs that lie in it too.
 
     Raises:
         Refused: a leaf fails, or an unsafe set has no tree.
@@ -117,7 +120,7 @@ def check_trees(network: Network, prop: Property, trees: Sequence[tuple[Sequence
         try:
             if not places or not set(places) <= set(range(len(prop.sets))):
                 raise Refused("it is about unsafe sets that the property does not have")
-            goal = Goal(network, [prop.sets[place] for place in places])
+            goal = Goal(network, [prop.sets[place] for place in places], ball)
             for count in check_tree(goal, tree, goals):
                 leaves += count
         except Refused as error:

@@ -74,12 +74,8 @@ def content_of(path: str | os.PathLike[str]) -> bytes:
         raise ProofError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def write(path: str | os.PathLike[str], proof: Proof) -> None:
-    """Write a proof; a file that is there is replaced once the new one is whole.
-
-    Raises:
-        ProofError: it cannot be written.
-    """
+def packed(proof: Proof) -> bytes:
+    """The content of a file with a proof."""
     header = dict(proof.header)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     if proof.witness is not None:
@@ -91,9 +87,18 @@ def write(path: str | os.PathLike[str], proof: Proof) -> None:
     content = io.BytesIO()
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez_compressed(content, allow_pickle=False, **{"header": text, **arrays})
+    return content.getvalue()
+
+
+def write(path: str | os.PathLike[str], proof: Proof) -> None:
+    """Write a proof; a file that is there is replaced once the new one is whole.
+
+    Raises:
+        ProofError: it cannot be written.
+    """
     partial = Path(path).with_name(f"{Path(path).name}.partial")
     try:
-        partial.write_bytes(content.getvalue())
+        partial.write_bytes(packed(proof))
         partial.replace(path)
     except OSError as error:
         raise ProofError(f"{path} cannot be written: {error.strerror}") from error
@@ -106,7 +111,15 @@ def read(path: str | os.PathLike[str]) -> Proof:
         ProofError: the file cannot be read.
         Refused: it is damaged, or no proof.
     """
-    content = content_of(path)
+    return unpacked(content_of(path))
+
+
+def unpacked(content: bytes) -> Proof:
+    """The proof in the content of a file.
+
+    Raises:
+        Refused: it is damaged, or no proof.
+    """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from certify.proofs.balls import Ball
 from certify.proofs.bounding import Intervals, Planes, Shift, gamma, intervals, planes
 from certify.proofs.errors import Refused
 from certify.proofs.functions import LEAST, UNIT, Function, Lines, Relu
@@ -23,12 +24,18 @@ CODES = 255  # of slopes that are written in eight bits
 class Goal:
     """Unsafe sets with one box, and the network that must not reach them.
 
+    Attributes:
+        network: of which something is proved.
+        sets: with one box.
+        ball: that inputs lie in as well; None for all inputs of the box.
+
     Raises:
         Refused: a set without inequalities, which every output meets.
     """
 
     network: Network
     sets: Sequence[UnsafeSet]
+    ball: Ball | None = None
 
     def __post_init__(self) -> None:
         if any(len(each.offsets) == 0 for each in self.sets):
@@ -48,7 +55,7 @@ class Goal:
     def root(self) -> Intervals:
         """Intervals of all nodes on the whole box."""
         low, high = self.box
-        return intervals(self.network, low[None], high[None])
+        return intervals(self.network, low[None], high[None], self.ball)
 
     @cached_property
     def offsets(self) -> Array:
@@ -65,10 +72,13 @@ class Goal:
 
     def planes(self, low: Array, high: Array) -> Planes:
         """Functions of the input below the excess of each row on boxes (N, F)."""
-        known = intervals(self.network, low, high)
+        known = intervals(self.network, low, high, self.ball)
         rows = {node: np.broadcast_to(each, (len(low), *each.shape)) for node, each in self._rows.items()}
         found = planes(self.network, known, rows)
-        return Planes(found.slopes, _less(found.constant, self.offsets), _less(found.least, self.offsets))
+        least = _less(found.least, self.offsets)
+        if self.ball is not None:
+            least[self.ball.misses(low, high)] = np.inf  # where there is nothing to prove
+        return Planes(found.slopes, _less(found.constant, self.offsets), least)
 
     def proved(self, least: Array) -> Mask:
         """Whether each set has a row that no input meets, (N,), by lower bounds (N, R) of their excess."""

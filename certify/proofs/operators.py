@@ -76,7 +76,7 @@ def moved(operation: Operation, builder: Builder) -> list[Data]:
     filling = 0.0
     if kind == "Pad":
         arrays, changed, filling = _padding(operation, arrays)
-    return [_collected(operation, builder, sources, np.asarray(each, np.int64), filling)
+    return [collected(operation, builder, sources, np.asarray(each, np.int64), filling)
             for each in _run(operation, arrays, **changed)]  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def _padding(operation: Operation, arrays: list[Any]) -> tuple[list[Any], dict[s
     return arrays, {}, 0.0 if value is None else float(np.asarray(value).reshape(-1)[0])
 
 
-def _collected(operation: Operation, builder: Builder, sources: list[Any], index: Index, filling: float) -> Data:
+def collected(operation: Operation, builder: Builder, sources: list[Any], index: Index, filling: float) -> Data:
     """A node of numbers at places of several sources, some of them constants."""
     parts: list[tuple[Data, Map]] = []
     offset = np.where(index < 0, filling, 0.0)
@@ -313,7 +313,7 @@ def _normalised(operation: Operation, builder: Builder) -> Data:
     wide = (1, -1, *[1] * (len(data.shape) - 2))
     scale, bias, mean, variance = (np.asarray(operation.constant(i), np.float64).reshape(wide) for i in range(1, 5))
     centred = builder.mapped(operation.name, data, identity(builder.nodes[data.node].size), data.shape, -mean)
-    epsilon = float(np.float32(operation.attributes.get("epsilon", 1e-5)))
+    epsilon = float(operation.attributes.get("epsilon", np.float32(1e-5)))
     found = builder.scaled(operation.name, centred, scale / np.sqrt(variance + epsilon), 4)
     return builder.mapped(operation.name, found, identity(builder.nodes[found.node].size), data.shape, bias)
 
@@ -341,7 +341,7 @@ def _reduced(operation: Operation, builder: Builder) -> Data:
 def _activation(operation: Operation, builder: Builder) -> Data:
     data, kind = operation.data(0), operation.proto.op_type
     if kind == "LeakyRelu":
-        slope = float(np.float32(operation.attributes.get("alpha", 0.01)))
+        slope = float(operation.attributes.get("alpha", np.float32(0.01)))
         if not 0 <= slope <= 1:
             raise operation.refused(f"has the slope {slope}, outside of [0, 1]")
         return builder.applied(operation.name, data, Relu(slope), data.shape)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,24 +15,24 @@ from bounds.search.domains import Domains
 from bounds.search.problem import Problem
 from bounds.search.split_bounds import SplitBounds
 from bounds.vnnlib.records import UnsafeBox, UnsafeCase
-from certify.proofs.checking import check_trees, require_sizes
+from certify.proofs.checking import require_sizes
 from certify.proofs.cutting import cut_tree
 from certify.proofs.errors import ProofError
 from certify.proofs.files import Proof, Tree, content_of, header_of, write
 from certify.proofs.functions import Function, Relu
 from certify.proofs.leaves import Goal
 from certify.proofs.maps import Array
-from certify.proofs.properties import UnsafeSet, boxes, read_property
+from certify.proofs.properties import UnsafeSet, read_property
 from certify.proofs.reading import float_type, loaded, read_network
 from certify.proofs.splitting import FoundLeaves, SplitTree
+from certify.verification.proof_trees import Trees
 
 MOST_REFUSED, HOPELESS = 256, 0.9  # leaves, and share of all, after which the search goes on without a record
-RESERVE = 0.03  # share of the time that is kept for writing
 ORIGIN = re.compile(r"node '(.*)'$")
 
 
-class ProofRecord:
-    """The trees by which a decision is proved, and the file that they become.
+class ProofRecord(Trees):
+    """The trees by which a decision about files is proved, and the file that they become.
 
     Args:
         network: path of the ONNX file.
@@ -45,17 +44,11 @@ class ProofRecord:
     """
 
     def __init__(self, network: str | os.PathLike[str], text: str | os.PathLike[str], sound: str) -> None:
-        if sound == "deployed":
-            raise ProofError("proofs are about real arithmetic: use the sound mode 'rounding'")
+        require_real(sound)
         self._content, self._text = content_of(network), content_of(text)
         self._float_type = float_type(loaded(self._content))
-        self.network = read_network(self._content)
-        self.property = read_property(self._text)
+        super().__init__(read_network(self._content), read_property(self._text))
         require_sizes(self.network, self.property)
-        self._groups = list(boxes(self.property))
-        self._trees: dict[int, Tree | SplitTree] = {}
-        self.reason = ""
-        self.cuts = self.network.nodes[0].size <= FEW_INPUTS
 
     def of_box(self, box: UnsafeBox) -> "BoxRecord":
         """The record of the search of one box."""
@@ -70,39 +63,12 @@ class ProofRecord:
         places = [next((place for place in same if _is_same(sets[place], case)), -1) for case in box.cases]
         return BoxRecord(self, places)
 
-    def keep(self, place: int, tree: Tree | SplitTree | None) -> None:
-        """Keep the tree of an unsafe set."""
-        if tree is not None:
-            self._trees[place] = tree
-
     def write_proved(self, path: str | os.PathLike[str], deadline: float) -> str:
-        """Write the proof that nothing is unsafe; why there is none, or nothing.
-
-        What no search of neurons left a tree for is proved by cuts of the input, here and now.
-        """
-        end = deadline - RESERVE * max(deadline - time.monotonic(), 0.0)
-        kept = ((place, tree.tree() if isinstance(tree, SplitTree) else tree) for place, tree in self._trees.items())
-        trees: list[tuple[tuple[int, ...], Tree]] = [((place,), tree) for place, tree in kept if tree is not None]
-        done = {place for (place,), _ in trees}
-        for group in self._groups:
-            left = tuple(place for place in group if place not in done)
-            if not left:
-                continue
-            try:
-                goal = Goal(self.network, [self.property.sets[place] for place in left])
-                with np.errstate(all="ignore"):
-                    tree = cut_tree(goal, lambda: time.monotonic() > end, cuts=self.cuts)
-            except ProofError as error:
-                return str(error)
-            if tree is None:
-                return self.reason or "the time for it was over, or it would be too large"
-            trees.append((left, tree))
+        """Write the proof that nothing is unsafe; why there is none, or nothing."""
         try:
-            with np.errstate(all="ignore"):
-                check_trees(self.network, self.property, trees)  # no file that the checker refuses
+            return self._written(path, "unsat", self.whole(deadline), None)
         except ProofError as error:
-            return f"the checker does not accept it: {error}"
-        return self._written(path, "unsat", tuple(trees), None)
+            return str(error)
 
     def write_found(self, path: str | os.PathLike[str], x: Tensor, y: Tensor) -> str:
         """Write the proof that an input is unsafe; why there is none, or nothing."""
@@ -124,6 +90,16 @@ class ProofRecord:
         return ""
 
 
+def require_real(sound: str) -> None:
+    """Refuse the arithmetic of the network as it runs.
+
+    Raises:
+        ProofError: that one.
+    """
+    if sound == "deployed":
+        raise ProofError("proofs are about real arithmetic: use the sound mode 'rounding'")
+
+
 @dataclass(eq=False)
 class BoxRecord:
     """The record of one box, as :class:`bounds.search.recording.Record` says.
@@ -133,7 +109,7 @@ class BoxRecord:
         places: for each case of the box, the place of its unsafe set; -1 where there is none.
     """
 
-    proof: ProofRecord
+    proof: Trees
     places: Sequence[int]
     _trees: dict[int, SplitTree] = field(default_factory=dict)
     _goals: list[Goal] = field(default_factory=list)
@@ -210,7 +186,7 @@ class BoxRecord:
         if (place := self._place(problem, case)) < 0:
             return None
         try:
-            goal = Goal(self.proof.network, [self.proof.property.sets[place]])
+            goal = self.proof.goal([place])
         except ProofError:
             return None
         self._goals.append(goal)

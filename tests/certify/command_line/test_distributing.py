@@ -3,13 +3,18 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from oracles.commands import certify, records, refusal, write
 
+from bounds.errors import InvalidConfiguration
+from certify.cli import _exit_code
 from certify.command_line.distributing import Placement, device_of, directory_of, engine_for, shard_of
+from certify.configuration import sources
 from certify.configuration.config import Config
 from certify.configuration.keys import ModelSource
 from certify.distribution import Processes, Shard
+from certify.evaluation.stored import StoredRecord
 
 SLURM = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1"}
 
@@ -39,7 +44,51 @@ def test_tasks_of_an_array_make_the_run_of_one_process(project: Path, monkeypatc
     assert "missed: ibp" in told
     assert records(project / "merged") == records(project / "whole")
     assert (project / "merged" / "report.html").exists()
+    drawn = [(project / name / "cross_sections.json").read_bytes() for name in ("whole", "merged")]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) > 1000
     assert "is there already" in refusal("merge", "merged", "parts", cwd=project)
+
+
+@pytest.mark.slow
+def test_where_the_model_is_not_at_hand_merging_says_how_cross_sections_are_drawn(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for shard in ("1/2", "2/2"):
+        certify("run", "config.toml", "--shard", shard, "--output", f"parts/{shard[0]}", cwd=project)
+
+    def gone(*_: object) -> None:
+        raise InvalidConfiguration("weights cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "load_model", gone)
+        patch.chdir(project)
+        assert _exit_code(["merge", "merged", "parts"]) == 1
+    said = capsys.readouterr()
+    assert "note: no cross sections: weights cannot be read: `certify resume merged` draws them" in said.err
+    assert "missed: ibp" in said.out
+    assert (project / "merged" / "report.html").exists()
+    assert not (project / "merged" / "cross_sections.json").exists()
+    certify("resume", "merged", cwd=project, expect=1)
+    assert (project / "merged" / "cross_sections.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_reads_its_lines_once(project: Path, monkeypatch: pytest.MonkeyPatch):
+    certify("run", "config.toml", "--output", "run", cwd=project, expect=1)
+    file = project / "run" / "records.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    read, convert = [], msgspec.convert
+    monkeypatch.setattr(
+        msgspec, "convert", lambda value, kind, **more: (read.append(kind), convert(value, kind, **more))[1]
+    )
+    monkeypatch.chdir(project)
+    for left in (len(lines), len(lines) - 2):
+        file.write_bytes(b"".join(lines[:left]))
+        read.clear()
+        assert _exit_code(["resume", "run"]) == 1
+        assert read.count(StoredRecord) == left
+    assert len(file.read_bytes().splitlines()) == len(lines)
 
 
 @pytest.mark.slow
