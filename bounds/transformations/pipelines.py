@@ -32,7 +32,8 @@ class Pipeline:
         shifts: whether these are translations alone, so that enclosures of a box within one pixel are exact.
         blur: place of the standard deviation among the parameters, or None.
         reach: pixels on either side of the kernel.
-        padding: beyond the image, see :class:`bounds.transformations.sampling.SampledImages`.
+        padding: beyond the image where it is sampled, see :class:`bounds.transformations.sampling.SampledImages`.
+        blur_padding: beyond the image where it is blurred.
         gamma: place of the power among the parameters, or None; contrast and brightness likewise.
     """
 
@@ -41,6 +42,7 @@ class Pipeline:
     blur: int | None = None
     reach: int = 0
     padding: str = "zeros"
+    blur_padding: str = "border"
     gamma: int | None = None
     contrast: int | None = None
     brightness: int | None = None
@@ -71,7 +73,7 @@ class Pipeline:
         if self.blur is not None:
             weights = kernel(parameters[:, self.blur], self.reach)
             down, across = (
-                torch.einsum("nd,dij->nij", weights, shifts(size, self.reach, self.padding, images))[:, None]
+                torch.einsum("nd,dij->nij", weights, shifts(size, self.reach, self.blur_padding, images))[:, None]
                 for size in images.shape[2:]
             )
             found = down @ found @ across.mT
@@ -99,7 +101,7 @@ class Pipeline:
             nothing = (None,) * count
             found = Cells(values, nothing, nothing, values.new_zeros(len(rows), 1))
         if self.blur is not None:
-            found = blurred(found, Along(grid, self.blur), self.reach, self.padding, shape)
+            found = blurred(found, Along(grid, self.blur), self.reach, self.blur_padding, shape)
         for place, change in ((self.gamma, gamma_corrected), (self.contrast, contrasted), (self.brightness, brightened)):
             found = found if place is None else change(found, Along(grid, place))
         if not self.pointwise:

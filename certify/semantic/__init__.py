@@ -2,6 +2,7 @@
 
 from certify.semantic.certificate import SemanticCertificate
 from certify.semantic.certification import certify_transformation
+from certify.semantic.curves import TransformationCurves
 from certify.semantic.random_draws import TransformationAccuracy, random_transformations
 from certify.semantic.transformations import (
     Blur,
@@ -26,6 +27,7 @@ __all__ = [
     "Shear",
     "Transformation",
     "TransformationAccuracy",
+    "TransformationCurves",
     "Translation",
     "certify_transformation",
     "random_transformations",

@@ -96,7 +96,9 @@ class Pieces:
         like = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         low, high, self.identity, self.reach = like.new_tensor(numbers).unbind(1)
         self.width = high - low
-        self.tolerance, self.narrowest, self.most = tolerance, narrowest, most
+        varying = sum(part.low < part.high for part in transformation.parameters)
+        self.tolerance = tolerance * 2 ** max(0, varying - 1)  # the surface around a break takes many pieces
+        self.narrowest, self.most = narrowest, most
         self.rows, self.lower, self.upper = (like.new_zeros(0).long(), *(like.new_zeros(0, len(numbers)),) * 2)
         self.rounds = 0
         self.right = right

@@ -1,6 +1,7 @@
 """Accuracy under random transformations."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from bounds.circumstances import isolated
 from certify.models import frozen, predictions, predictions_and_labels, probe
 from certify.results import Record, share_interval
 from certify.semantic.transformations import Transformation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,6 +46,11 @@ class TransformationAccuracy(Record):
     def accuracy(self) -> float:
         """Share of all copies that are classified correctly; NaN without any row."""
         return float(self.right.double().mean())
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per input, without a column for each copy."""
+        table = super().to_dataframe()
+        return table[[name for name in table if not str(name).startswith("right_")]]
 
     def error_interval(self, alpha: float = 0.05) -> tuple[Tensor, Tensor]:
         """Exact interval for the probability of an error of each row, (N,) float64 each.

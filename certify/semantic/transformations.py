@@ -291,7 +291,7 @@ class Blur(Transformation):
 
     def pipeline(self, first: int = 0) -> Pipeline:
         """The computation."""
-        return Pipeline(blur=first, reach=max(1, math.ceil(3 * self.sigma[1])), padding=self.padding)
+        return Pipeline(blur=first, reach=max(1, math.ceil(3 * self.sigma[1])), blur_padding=self.padding)
 
 
 class Compose(Transformation):
@@ -317,9 +317,9 @@ class Compose(Transformation):
                 f"parts must be geometric transformations, then at most one Blur, then at most one Photometric, got "
                 f"{names}: put them into this order"
             )
-        paddings = {part.padding for part in parts if hasattr(part, "padding")}
+        paddings = {each.padding for each in (part.pipeline() for part in parts) if each.maps}
         if len(paddings) > 1:
-            raise InvalidInput(f"parts must share one padding, got {', '.join(sorted(paddings))}: choose one")
+            raise InvalidInput(f"geometric parts must share a padding, got {', '.join(sorted(paddings))}: choose one")
         self.parts = parts
         self.__post_init__()
 
@@ -345,7 +345,8 @@ class Compose(Transformation):
             shifts=all(each.shifts for each in moving) and bool(moving),
             blur=blurs[0].blur if blurs else None,
             reach=blurs[0].reach if blurs else 0,
-            padding=(moving or blurs or found)[0].padding,
+            padding=(moving or found)[0].padding,
+            blur_padding=(blurs or found)[0].blur_padding,
             gamma=last.gamma,
             contrast=last.contrast,
             brightness=last.brightness,
