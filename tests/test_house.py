@@ -84,7 +84,7 @@ DIRECTION = {
         {"checks", "circumstances", "models"},
         {"adam", "directions", "numerics", "gradients", "layers", "noise_theorems", "rows"},
         {"sets", "statistics"},
-        {"relaxations", "estimates", "separation", "vnnlib"},
+        {"relaxations", "estimates", "separation", "transformations", "vnnlib"},
         {"operations", "decompositions"},
         {"graph"},
         {"engines"},
@@ -96,7 +96,7 @@ DIRECTION = {
     "certify": [
         {"durations", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
         {"distribution", "corruptions", "curves", "promises"},
-        {"smoothing", "report"},
+        {"smoothing", "report", "semantic"},
         {"attacks", "exports", "requirements"},
         {"verification"},
         {"methods"},

@@ -28,7 +28,9 @@ def kernel(sigma: Tensor, reach: int) -> Tensor:
 
 
 def _bell(sigma: Tensor, distance: Tensor) -> Tensor:
-    safe = sigma.clamp(min=torch.finfo(sigma.dtype).tiny ** 0.25)  # far below any that matters, and its square is normal
+    safe = sigma.clamp(
+        min=torch.finfo(sigma.dtype).tiny ** 0.25
+    )  # far below any that matters, and its square is normal
     return torch.exp(-0.5 * (distance / safe).square())
 
 
@@ -109,7 +111,9 @@ def blurred(cells: Cells, along: Along, reach: int, padding: str, shape: torch.S
             found = _on_both_sides((image(slope), image(spread)), *smooth)
             slopes[axis], spreads[axis] = (part.flatten(-3) for part in found)
     least, most = ranges(cells)
-    moved = replace(cells, values=values, error=error, slopes=tuple(slopes), spreads=tuple(spreads), floor=None, ceiling=None)
+    moved = replace(
+        cells, values=values, error=error, slopes=tuple(slopes), spreads=tuple(spreads), floor=None, ceiling=None
+    )
     range_ = image((least + most) / 2), image((most - least) / 2 * (1 + UNITS) + UNITS * most.abs())
     one = _on_both_sides(range_, (tall_turn, tall_turn_off), smooth[1])
     other = _on_both_sides(range_, smooth[0], (wide_turn, wide_turn_off))

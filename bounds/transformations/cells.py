@@ -156,8 +156,12 @@ def tubes(lower: Cells, upper: Cells) -> tuple[Tensor, Tensor]:
         inner = tuple(range(1, cells.parameters + 1))
         offset = cells.least(tilt).amin(inner)
         moving = [axis for axis in range(cells.parameters) if cells.slopes[axis] is not None]
-        signs = tilt.new_tensor([[1.0 if corner >> place & 1 else -1.0 for place in range(len(moving))]
-                                 for corner in range(1 << len(moving))])
+        signs = tilt.new_tensor(
+            [
+                [1.0 if corner >> place & 1 else -1.0 for place in range(len(moving))]
+                for corner in range(1 << len(moving))
+            ]
+        )
         boxes = offset[:, None] + torch.einsum("vm,bme->bve", signs, tilt[:, moving])
         sides.append(boxes - UNITS * (offset.abs() + tilt.abs().sum(1))[:, None])
     return sides[0], torch.maximum(-sides[1], sides[0])

@@ -102,7 +102,11 @@ class Pipeline:
             found = Cells(values, nothing, nothing, values.new_zeros(len(rows), 1))
         if self.blur is not None:
             found = blurred(found, Along(grid, self.blur), self.reach, self.blur_padding, shape)
-        for place, change in ((self.gamma, gamma_corrected), (self.contrast, contrasted), (self.brightness, brightened)):
+        for place, change in (
+            (self.gamma, gamma_corrected),
+            (self.contrast, contrasted),
+            (self.brightness, brightened),
+        ):
             found = found if place is None else change(found, Along(grid, place))
         if not self.pointwise:
             return found

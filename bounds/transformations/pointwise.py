@@ -28,7 +28,9 @@ class Along:
             return cells
         slope, spread = (low + high) / 2 * self.half, (high - low) / 2 * self.half
         spread = spread + UNITS * (slope.abs() + spread)
-        return replace(cells, slopes=_put(cells.slopes, self.axis, slope), spreads=_put(cells.spreads, self.axis, spread))
+        return replace(
+            cells, slopes=_put(cells.slopes, self.axis, slope), spreads=_put(cells.spreads, self.axis, spread)
+        )
 
 
 def _put(parts: Sequence[Tensor | None], axis: int, part: Tensor) -> tuple[Tensor | None, ...]:
@@ -139,7 +141,9 @@ def noisy(cells: Cells, radius: float, low: Tensor | None, high: Tensor | None) 
     sides = []
     for shift in (-radius, radius):
         floor = None if cells.floor is None else cells.floor + shift - error.view(-1, *[1] * (cells.floor.ndim - 1))
-        ceiling = None if cells.ceiling is None else cells.ceiling + shift + error.view(-1, *[1] * (cells.values.ndim - 1))
+        ceiling = (
+            None if cells.ceiling is None else cells.ceiling + shift + error.view(-1, *[1] * (cells.values.ndim - 1))
+        )
         moved = replace(cells, values=cells.values + shift, error=error, floor=floor, ceiling=ceiling)
         sides.append(clipped(moved, low, high))
     return sides[0], sides[1]

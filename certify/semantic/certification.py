@@ -106,7 +106,13 @@ def certify_transformation(
         predicted, labels = predictions_and_labels(model, x, labels, num_classes, batch_size)
         images = SampledImages(layout.to_images(x).double(), pipeline.padding)
         enclosing = Enclosing(
-            pipeline=pipeline, images=images, low=sides[0], high=sides[1], epsilon=noise[0], norm=noise[1], dtype=x.dtype
+            pipeline=pipeline,
+            images=images,
+            low=sides[0],
+            high=sides[1],
+            epsilon=noise[0],
+            norm=noise[1],
+            dtype=x.dtype,
         )
 
         def right(rows: Tensor, values: Tensor) -> Tensor:
@@ -123,7 +129,9 @@ def certify_transformation(
         state = Pieces(transformation, x, predicted == labels, tolerance, NARROWEST, MOST_PIECES)
         state.add(*first_pieces(transformation, layout, len(x), pieces, x.device))
         _search(state, right, bounding, deadline)
-    return state.certificate(transformation, predicted, method=method, sound=sound, epsilon=noise[0], noise_norm=noise[1])
+    return state.certificate(
+        transformation, predicted, method=method, sound=sound, epsilon=noise[0], noise_norm=noise[1]
+    )
 
 
 def _check(
@@ -145,9 +153,7 @@ def _check(
     checks.at_least("batch_size", batch_size, 1)
 
 
-def _search(
-    state: "Pieces", right: Callable[[Tensor, Tensor], Tensor], bounding: "_Bounding", deadline: float
-) -> None:
+def _search(state: "Pieces", right: Callable[[Tensor, Tensor], Tensor], bounding: "_Bounding", deadline: float) -> None:
     """Look at corners and middles of pieces, bound them, and halve what is not proved, until nothing is left to do."""
     while state.drop():
         points = test_points(state.lower, state.upper, new=state.rounds > 0)

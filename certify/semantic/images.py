@@ -42,7 +42,7 @@ class Layout:
     def to_images(self, x: Tensor) -> Tensor:
         """Inputs (B, *D) as (B, C, H, W)."""
         if self.flat:
-            return x.reshape(len(x), 1, 1, -1)
+            return x.reshape(len(x), 1, 1, x.shape[1:].numel())
         if x.ndim == 3:
             return x.unsqueeze(1)
         return x.movedim(3, 1).contiguous() if self.channels_last else x.contiguous()

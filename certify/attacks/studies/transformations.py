@@ -137,35 +137,36 @@ class _Search:
         return made if sides[0] is sides[1] is None else made.clamp(*sides)  # type: ignore[call-overload]
 
     def take(self, rows: Tensor, values: Tensor, noise: Tensor, wrong: Tensor) -> None:
-        """Keep parameters at which rows are wrong, where they are nearer than what was found before."""
+        """Keep parameters at which rows, each of them once, are wrong, where they are nearer than those before."""
         distance = torch.where(wrong, self.which.distance(values), math.inf)
-        nearer = distance < self.distance[rows]
-        chosen = rows[nearer]
-        self.distance[chosen], self.found[chosen], self.noise[chosen] = distance[nearer], values[nearer], noise[nearer]
+        nearer = distance < self.distance[rows]  # no row is chosen by a mask, for which the host would wait
+        self.distance[rows] = torch.where(nearer, distance, self.distance[rows])
+        self.found[rows] = torch.where(nearer[:, None], values, self.found[rows])
+        self.noise[rows] = torch.where(per_row(nearer, noise), noise, self.noise[rows])
 
     def over_grid(self, points: int | None) -> None:
-        """All points of a grid, of all rows that are right so far."""
+        """All points of a grid, the nearest to the identity first, of all rows that are right so far."""
         count = points or POINTS[min(3, len(self.varies))]
         shares = torch.linspace(0, 1, count, dtype=torch.float64, device=self.x.device)
         axes = [shares if place in self.varies else shares[:1] for place in range(self.low.numel())]
         grid = self.which.within(torch.cartesian_prod(*axes).view(-1, len(axes)))
         grid = grid[self.which.distance(grid).argsort(stable=True)]
         rows = self.distance.isinf().nonzero()[:, 0]
-        for part in torch.arange(len(grid) * len(rows), device=rows.device).split(self.batch_size):
-            here, values = rows[part % max(1, len(rows))], grid[part // max(1, len(rows))]
-            lead, wrong = self._leads(here, values, torch.zeros_like(self.x[here]))
-            self._nearest_first(here, values, wrong)
-            least = self.lead.scatter_reduce(0, here, lead, "amin")
-            lower = (lead == least[here]) & (lead < self.lead[here])
-            self.worst[here[lower]], self.lead = values[lower], least
+        if len(rows) == 0:
+            return
+        for part in rows.split(max(1, self.batch_size // len(grid))):  # all points of some rows, or
+            for some in grid.split(self.batch_size):  # some points of one row
+                here, values = part.repeat_interleave(len(some)), some.repeat(len(part), 1)
+                lead, wrong = (
+                    found.view(len(part), -1) for found in self._leads(here, values, torch.zeros_like(self.x[here]))
+                )
+                first = wrong.to(torch.uint8).argmax(1)
+                self.take(part, some[first], torch.zeros_like(self.x[part]), wrong.any(1))
+                least, place = lead.min(1)
+                lower = least < self.lead[part]
+                self.worst[part] = torch.where(lower[:, None], some[place], self.worst[part])
+                self.lead[part] = torch.where(lower, least, self.lead[part])
         self.passes += len(grid)
-
-    def _nearest_first(self, rows: Tensor, values: Tensor, wrong: Tensor) -> None:
-        """Keep the nearest of several points of each row."""
-        distance = torch.where(wrong, self.which.distance(values), math.inf)
-        nearest = torch.full_like(self.distance, math.inf).scatter_reduce(0, rows, distance, "amin")
-        first = wrong & (distance == nearest[rows])
-        self.take(rows[first], values[first], torch.zeros_like(self.x[rows[first]]), wrong[first])
 
     def _leads(self, rows: Tensor, values: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Lead (B,) of the label over the best other class, and where another class wins; without gradients."""
