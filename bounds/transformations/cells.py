@@ -113,7 +113,7 @@ class Cells:
         return tilt[:, axis].view(len(tilt), *[1] * self.parameters, -1)
 
     def _reach(self, tilt: Tensor) -> Tensor:
-        """How far the tilt goes within the box, (B, 1, .., 1, E)."""
+        """Length that the tilt goes within the box, (B, 1, .., 1, E)."""
         return tilt.abs().sum(1).view(len(tilt), *[1] * self.parameters, -1)
 
 

@@ -110,7 +110,7 @@ def _moved(maps: Maps, x: Tensor, y: Tensor, row: int) -> tuple[Tensor, Tensor]:
 
 
 def places_of(maps: Maps, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the image is sampled, in pixels from the first one, and how far both coordinates may be off."""
+    """Places at which the image is sampled, in pixels from the first one, and how far both coordinates may be off."""
     x, y = _pixels(shape, maps.center)
     (to_x, off_x), (to_y, off_y) = (_moved(maps, x, y, row) for row in (0, 1))
     size = max(shape[2:])
@@ -120,7 +120,7 @@ def places_of(maps: Maps, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rates(differences: Tensor, speed: Maps, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """How fast pixels change over cells (B, C, T.., H W): the slopes of the image times the speed of the place."""
+    """Rates of change of pixels over cells (B, C, T.., H W): the slopes of the image times the speed of the place."""
     x, y = _pixels(shape, speed.center)
     across, across_off, down, down_off = differences.unbind(-1)
     rates, spreads = torch.zeros_like(across), torch.zeros_like(across)

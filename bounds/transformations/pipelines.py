@@ -25,7 +25,7 @@ Map = Callable[[Tensor, Tensor], Motion]  # of the least and largest values of o
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """What is done to an image: moved and sampled once, blurred, then changed entry by entry within a range.
+    """Computation on an image: moved and sampled once, blurred, then changed entry by entry within a range.
 
     Attributes:
         maps: of the parameters that move places, in the order in which they act.

@@ -1,4 +1,4 @@
-"""Functions of each entry of an image alone, applied to cells: an offset, a factor, a power, and the range of pixels."""
+"""Functions of each entry of an image alone, over cells: an offset, a factor, a power, the range of pixels."""
 
 from collections.abc import Sequence
 from dataclasses import replace

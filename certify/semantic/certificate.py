@@ -1,4 +1,4 @@
-"""What is proved about transformations of each input."""
+"""Certificates of transformations."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Proof that no transformation within a range changes the class of an input: pieces of the range, halved until proved."""
+"""Proof that no transformation within a range changes the class of an input: pieces, halved until proved."""
 
 import math
 import time
@@ -51,9 +51,9 @@ def certify_transformation(
     """Whether the model predicts the label for all transformations within a range, and how far around the identity.
 
     The range is cut into pieces. Each is enclosed by pairs of linear functions of the parameters, with a correction for
-    what interpolation does in between, or exactly for a :class:`Translation`; these sets are bounded by ``"crown_ibp"``,
-    ``"crown"`` and so on up to ``method``. A piece is proved, or an image at a corner or in the middle of it is
-    misclassified, or it is halved. Nothing is random.
+    what interpolation does in between, or exactly for a :class:`Translation`. These sets are bounded by
+    ``"crown_ibp"``, ``"crown"`` and so on up to ``method``. A piece is proved, or an image at a corner or in the middle
+    of it is misclassified, or it is halved. Nothing is random.
 
     The statement is about images that are interpolated in real arithmetic and then rounded to the dtype of ``x``, with
     any noise within ``epsilon`` on top that stays between ``low`` and ``high``. Images of another program may differ by
@@ -129,9 +129,7 @@ def certify_transformation(
         state = Pieces(transformation, x, predicted == labels, tolerance, NARROWEST, MOST_PIECES)
         state.add(*first_pieces(transformation, layout, len(x), pieces, x.device))
         _search(state, right, bounding, deadline)
-    return state.certificate(
-        transformation, predicted, method=method, sound=sound, epsilon=noise[0], noise_norm=noise[1]
-    )
+    return state.certificate(transformation, predicted, method=method, sound=sound, noise=noise)
 
 
 def _check(
@@ -144,7 +142,8 @@ def _check(
 ) -> None:
     if not isinstance(transformation, Transformation):
         raise InvalidInput(
-            f"transformation must be one of certify.semantic, got {type(transformation).__name__}: pass Rotation((-5, 5))"
+            f"transformation must be one of certify.semantic, got {type(transformation).__name__}: pass "
+            f"Rotation((-5, 5))"
         )
     checks.one_of("method", method, METHODS)
     checks.at_least("pieces", 1 if pieces is None else pieces, 1)
@@ -212,7 +211,7 @@ def _least(margins: Tensor, labels: Tensor) -> Tensor:
 
 
 def _changes(found: HullOfBoxes, varies: Tensor) -> Tensor:
-    """How far boxes move along each parameter (B, k), the mean over pixels."""
+    """Mean changes over the boxes along each parameter, over pixels, (B, k)."""
     middle = (found.lower + found.upper).flatten(2)
     axes = varies.any(0).nonzero()[:, 0].tolist()
     change = torch.zeros_like(varies, dtype=middle.dtype)

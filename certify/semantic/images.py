@@ -12,7 +12,7 @@ from bounds.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Layout:
-    """How inputs hold their images.
+    """Order of dimensions in which inputs hold their images.
 
     Attributes:
         shape: (N, *D) of the inputs.

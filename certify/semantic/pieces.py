@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise, product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,8 +172,10 @@ class Pieces:
         self.open.index_add_(0, rows, (~self.broken_from[rows].isfinite()).long())
         self.margin = self.margin.scatter_reduce(0, rows, self._margins[ends], "amin")
 
-    def certificate(self, transformation: Transformation, label: Tensor, **settings: Any) -> SemanticCertificate:
-        """What was found."""
+    def certificate(
+        self, transformation: Transformation, label: Tensor, *, method: str, sound: str, noise: tuple[float, float]
+    ) -> SemanticCertificate:
+        """Certificates of all inputs; the noise is the radius and the order of the norm of its ball."""
         # A piece that is not proved holds its nearest point: all that is nearer is proved.
         fraction = torch.where(self.limit > 1, 1.0, self.limit * (1 - 1e-9))
         return SemanticCertificate(
@@ -194,5 +195,8 @@ class Pieces:
             transformation=repr(transformation),
             unit=transformation.unit,
             reach=transformation.reach,
-            **settings,
+            method=method,
+            sound=sound,
+            epsilon=noise[0],
+            noise_norm=noise[1],
         )

@@ -328,7 +328,7 @@ class Compose(Transformation):
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """Those of all parts."""
+        """Parameters of all parts in turn."""
         return tuple(parameter for part in self.parts for parameter in part.parameters)
 
     def pipeline(self, first: int = 0) -> Pipeline:

@@ -82,7 +82,8 @@ def transformation(
     """
     if not isinstance(transformation, Transformation):
         raise InvalidInput(
-            f"transformation must be one of certify.semantic, got {type(transformation).__name__}: pass Rotation((-5, 5))"
+            f"transformation must be one of certify.semantic, got {type(transformation).__name__}: pass "
+            f"Rotation((-5, 5))"
         )
     checks.at_least("points", 2 if points is None else points, 2)
     checks.at_least("steps", steps, 0)
@@ -208,7 +209,7 @@ class _Search:
         self.passes += HALVINGS
 
     def witness(self, clean: Tensor) -> TransformationWitness:
-        """What was found, after the model has been run on it once more."""
+        """The record of what was found, after the model has been run on it once more."""
         found = self.distance.isfinite()
         values = torch.where(found[:, None], self.found, self.identity)
         every = torch.arange(len(self.x), device=self.x.device)

@@ -1,4 +1,4 @@
-"""Boxes around transformed images against dense grids of parameters, pixel by pixel: margins would miss small faults."""
+"""Boxes around transformed images against dense grids, pixel by pixel: margins would miss small faults."""
 
 from itertools import product
 from typing import Any
