@@ -58,6 +58,16 @@ def test_the_minimum_is_below_that_in_exact_arithmetic():
         assert Fraction(least) <= exact
 
 
+def test_rounding_of_sums_that_cancel_is_taken_away():
+    """Entries come in pairs that cancel, in exact arithmetic."""
+    half = torch.rand(1, 1, 100, generator=generator(1))
+    ends = torch.cat([half, half.flip(2)], 2)
+    a = torch.randn(1, 200, 100, generator=generator(4)) * 1000
+    found = bounds.linear_minimum(torch.cat([a, -a.flip(2)], 2), bounds.HullOfBoxes(ends, ends))
+    assert (found <= 0).all()
+    assert (found >= -20).all()  # of sums of 50,000
+
+
 NETWORKS = {
     "windows": lambda: nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1),
