@@ -162,6 +162,7 @@ def tubes(lower: Cells, upper: Cells) -> tuple[Tensor, Tensor]:
                 for corner in range(1 << len(moving))
             ]
         )
-        boxes = offset[:, None] + torch.einsum("vm,bme->bve", signs, tilt[:, moving])
+        along = torch.stack([tilt[:, axis] for axis in moving], 1) if moving else tilt[:, :0]
+        boxes = offset[:, None] + torch.einsum("vm,bme->bve", signs, along)
         sides.append(boxes - UNITS * (offset.abs() + tilt.abs().sum(1))[:, None])
     return sides[0], torch.maximum(-sides[1], sides[0])

@@ -66,7 +66,7 @@ class Pipeline:
         """Images (N, C, H, W) in float64 at parameters (N, k); gradients reach the parameters."""
         found = images
         if self.maps:
-            own = parameters[:, [place for _, place in self.maps]]
+            own = torch.stack([parameters[:, place] for _, place in self.maps], 1)
             x, y, _ = places_of(self.moving(own, own).value, images.shape)
             rows = torch.arange(len(images), device=images.device)
             found = SampledImages(images, self.padding).values(rows, x, y).view(images.shape)

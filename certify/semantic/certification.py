@@ -217,6 +217,6 @@ def _changes(found: HullOfBoxes, varies: Tensor) -> Tensor:
     change = torch.zeros_like(varies, dtype=middle.dtype)
     corners = torch.arange(middle.shape[1], device=middle.device)
     for place, axis in enumerate(axes):
-        high = (corners >> place & 1).bool()
-        change[:, axis] = (middle[:, high].mean(1) - middle[:, ~high].mean(1)).abs().mean(1)
+        sign = 2.0 * (corners >> place & 1).to(middle.dtype) - 1
+        change[:, axis] = torch.einsum("v,bve->be", sign, middle).abs().mean(1)
     return torch.where(varies, change, -1.0)
