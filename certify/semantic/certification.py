@@ -97,7 +97,7 @@ def certify_transformation(
     pipeline, x = transformation.pipeline(), x.detach()
     if pipeline.gamma is not None and not (low is not None and bool((torch.as_tensor(low) >= 0).all())):
         raise InvalidInput("low must be at least 0 for a power of pixels: rescale the inputs, or leave gamma at (1, 1)")
-    layout = Layout.of(x, geometric=bool(pipeline.maps) or pipeline.blur is not None, channels_last=channels_last)
+    layout = transformation.layout(x, channels_last=channels_last)
     sides = layout.side(low), layout.side(high)
     noise = checks.nonnegative("epsilon", epsilon), checks.norm(norm)
     deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -119,9 +119,7 @@ def certify_transformation(
             """Whether images of some rows (B,) at parameters (B, k) have their labels."""
             found = [x.new_zeros(0, dtype=torch.bool)]
             for part in torch.arange(len(rows), device=x.device).split(batch_size):
-                made = transformation.apply(
-                    x[rows[part]], values[part], low=low, high=high, channels_last=channels_last
-                )
+                made = transformation.transformed(x[rows[part]], values[part], layout, low, high)
                 found.append(predictions(model, made, batch_size) == labels[rows[part]])
             return torch.cat(found)
 

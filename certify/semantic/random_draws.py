@@ -104,6 +104,7 @@ def random_transformations(
     checks.at_least("draws", draws, 1)
     checks.at_least("batch_size", batch_size, 1)
     checks.inputs(x, low, high)
+    layout = transformation.layout(x, channels_last=channels_last)
     generator, x = checks.generator(generator, x.device), x.detach()
     shares = torch.rand(
         len(x), draws, len(transformation.parameters), generator=generator, device=x.device, dtype=torch.float64
@@ -115,7 +116,7 @@ def random_transformations(
         found = [torch.zeros(0, dtype=torch.bool, device=x.device)]
         for copies in torch.arange(len(x) * draws, device=x.device).split(batch_size) if len(x) else ():
             rows, draw = copies // draws, copies % draws
-            made = transformation.apply(x[rows], values[rows, draw], low=low, high=high, channels_last=channels_last)
+            made = transformation.transformed(x[rows], values[rows, draw], layout, low, high)
             found.append(predictions(model, made, batch_size) == labels[rows])
     right = torch.cat(found).view(len(x), draws)
     return TransformationAccuracy(

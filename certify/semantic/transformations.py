@@ -114,15 +114,23 @@ class Transformation(ABC):
         tensor([[[[1., 3.],
                   [0., 2.]]]])
         """
-        pipeline = self.pipeline()
-        layout = Layout.of(x, geometric=bool(pipeline.maps) or pipeline.blur is not None, channels_last=channels_last)
+        layout = self.layout(x, channels_last=channels_last)
         if checks.tensor("values", values).shape != (len(x), len(self.parameters)):
             raise InvalidInput(
                 f"values must have shape ({len(x)}, {len(self.parameters)}), one row for each image, got "
                 f"{tuple(values.shape)}"
             )
+        return self.transformed(x, values.to(x.device), layout, low, high)
+
+    def layout(self, x: Tensor, *, channels_last: bool) -> Layout:
+        """The layout of inputs (N, *D), which are found to be images where that matters."""
+        pipeline = self.pipeline()
+        return Layout.of(x, geometric=bool(pipeline.maps) or pipeline.blur is not None, channels_last=channels_last)
+
+    def transformed(self, x: Tensor, values: Tensor, layout: Layout, low: Limit, high: Limit) -> Tensor:
+        """Images as of :meth:`apply`, without a check of the arguments, for which a host would wait."""
         sides = layout.side(low), layout.side(high)
-        found = pipeline.apply(layout.to_images(x).double(), values.to(x.device).double(), *sides)
+        found = self.pipeline().apply(layout.to_images(x).double(), values.double(), *sides)
         return layout.back(found).to(x.dtype)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from certify.attacks.common.passes import examine
 from certify.attacks.fixed_budget.losses import margin
 from certify.models import frozen, predictions
 from certify.results import Witness
+from certify.semantic.images import Layout
 from certify.semantic.transformations import Transformation
 
 POINTS = {0: 1, 1: 101, 2: 21, 3: 9}  # of the grid along each of so many parameters that vary
@@ -93,7 +94,7 @@ def transformation(
     with frozen(model):
         model, _, labels, clean = examine(model, x, labels, batch_size)
         search = _Search(model, x, labels, transformation, checks.nonnegative("epsilon", epsilon), batch_size)
-        search.sides, search.channels_last = (low, high), channels_last
+        search.sides, search.layout = (low, high), transformation.layout(x, channels_last=channels_last)
         search.take(torch.arange(len(x), device=x.device), search.identity, torch.zeros_like(x), clean != labels)
         search.over_grid(points)
         search.along_gradients(steps)
@@ -105,7 +106,7 @@ class _Search:
     """The nearest parameters of each row at which the model errs, and the worst ones of the others."""
 
     sides: tuple[Limit, Limit]
-    channels_last: bool
+    layout: Layout
 
     def __init__(
         self, model: nn.Module, x: Tensor, labels: Tensor, which: Transformation, epsilon: float, batch_size: int
@@ -130,7 +131,7 @@ class _Search:
     def images(self, rows: Tensor, values: Tensor, noise: Tensor) -> Tensor:
         """Transformed images with noise, within the range of pixels."""
         low, high = self.sides
-        made = self.which.apply(self.x[rows], values, low=low, high=high, channels_last=self.channels_last)
+        made = self.which.transformed(self.x[rows], values, self.layout, low, high)
         if self.epsilon == 0:
             return made
         sides = [None if side is None else torch.as_tensor(side).to(made) for side in self.sides]
