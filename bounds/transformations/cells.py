@@ -87,7 +87,7 @@ class Cells:
     def slope(self) -> Tensor:
         """Slopes (B, k, E) of a linear function below, as high at the middle of the box as the corners allow."""
         sizes = self.values.shape[1:-1]
-        found = [torch.zeros_like(self.values[(slice(None), *[0] * len(sizes))]) for _ in sizes]
+        found = [self.values.new_zeros(len(self.values), self.values.shape[-1]) for _ in sizes]
         moving = [axis for axis, size in enumerate(sizes) if size > 1]
         for axis in moving:
             first, last = (self.values.select(axis + 1, end) for end in (0, -1))
