@@ -37,6 +37,7 @@ from bounds.operations.functions import FUNCTIONS
 from bounds.second_opinion.comparison import compare_engines
 from bounds.second_opinion.result import EngineBounds, EngineComparison
 from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, SparseBall
+from bounds.sets.hulls import HullOfBoxes
 from bounds.sets.linear_minimum import linear_minimum
 from bounds.solvers.milp import Minimum, Range, milp_bounds, milp_margins
 from bounds.solvers.semidefinite import sdp_margins
@@ -61,6 +62,7 @@ __all__ = [
     "Explanation",
     "Graph",
     "GroupSort",
+    "HullOfBoxes",
     "Interval",
     "InvalidConfiguration",
     "InvalidInput",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
-    from certify import attacks, corruptions, distribution, methods, reference, smoothing, tracking
+    from certify import attacks, corruptions, distribution, methods, reference, semantic, smoothing, tracking
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
@@ -98,6 +98,7 @@ __all__ = [
     "merge",
     "methods",
     "reference",
+    "semantic",
     "smoothing",
     "tracking",
     "verify",

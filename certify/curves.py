@@ -30,6 +30,7 @@ class AccuracyCurve:
         subject: the classifier, ``"base"`` or ``"smoothed(...)"``.
         method: what gave the limits.
         alpha: probability, per input, that its limit is wrong; 0 for a proof.
+        unit: of the radius where it is no norm, such as ``"degrees"``; empty where it is.
     """
 
     limit: Tensor
@@ -37,6 +38,7 @@ class AccuracyCurve:
     subject: str
     method: str
     alpha: float = 0.0
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if self.limit.ndim != 1 or len(self.limit) == 0 or self.limit.isnan().any():
@@ -97,7 +99,7 @@ class AccuracyCurve:
         (line,) = ax.step(x, table.accuracy, where=step, label=name, **look)
         if band:
             ax.fill_between(x, table.lower, table.upper, step=step, alpha=0.15, linewidth=0, color=line.get_color())
-        return labelled(ax, self.norm)
+        return labelled(ax, self.norm, self.unit)
 
     word = "accuracy"
     _step: ClassVar[Literal["pre", "post"]] = "post"
@@ -138,9 +140,9 @@ def current(ax: "Axes | None") -> "Axes":
     return ax
 
 
-def labelled(ax: "Axes", norm: float) -> "Axes":
+def labelled(ax: "Axes", norm: float, unit: str = "") -> "Axes":
     """The axes of accuracy against radius, with their names."""
-    name = (
+    name = unit or (
         "of sets without a norm"
         if math.isnan(norm)
         else f"l{'∞' if norm == math.inf else format(norm, 'g')}, input units"
@@ -179,6 +181,7 @@ class CertifiedAccuracyCurve(AccuracyCurve):
             subject=certificate.subject,
             method=certificate.method,
             alpha=certificate.alpha,
+            unit=getattr(certificate, "unit", ""),
         )
 
     @staticmethod
@@ -195,7 +198,8 @@ class AttackedAccuracyCurve(AccuracyCurve):
     @classmethod
     def from_witness(cls, witness: Witness) -> "AttackedAccuracyCurve":
         """The curve of the distances found; misclassified inputs (distance 0) never count."""
-        return cls(limit=witness.distance, norm=witness.norm, subject=witness.subject, method=witness.method)
+        unit = getattr(witness, "unit", "")
+        return cls(limit=witness.distance, norm=witness.norm, subject=witness.subject, method=witness.method, unit=unit)
 
     @staticmethod
     def _reached(limit: Tensor, radius: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from mutations import (
     of_search,
     of_smoothing,
     of_statistics,
+    of_transformations,
 )
 from mutations.mutant import Mutant
 
@@ -38,6 +39,7 @@ MUTANTS = (
     *of_engines.MUTANTS,
     *of_search.MUTANTS,
     *of_statistics.MUTANTS,
+    *of_transformations.MUTANTS,
     *of_smoothing.MUTANTS,
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,

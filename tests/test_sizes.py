@@ -16,6 +16,7 @@ NO_FIRST_LINE = ("The same", "Likewise", "Of ", "What ", "How ", "Where ", "Whic
 # Names that two modules of one floor give to different things, and may: the name, and why.
 SHARED_NAMES: dict[str, str] = {
     "clamp": "composed of rectifiers where its sides are data, a relaxation where they are numbers",
+    "Scale": "a transformation of images, and a linear map in a proof",
     "norm": "an argument to be checked, and an operation of torch",
     "positive": "an argument to be checked, and an operation of torch",
     "run": "a command, and an attack",

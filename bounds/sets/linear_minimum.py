@@ -21,6 +21,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import accumulated_error
 from bounds.sets.balls import PerturbationSet, perturbation_set
+from bounds.sets.hulls import HullOfBoxes
 
 # Rounded operations per result besides the sum over the features: the two powers of a norm (16 each), their rounded
 # exponents (at most 3 log F), and the single steps, with room to spare.
@@ -43,7 +44,7 @@ def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
     Args:
         coefficients: (N, R, *D) floating tensor, R linear functions for each of N inputs.
         region: N perturbation sets around inputs of shape ``*D``: :class:`LpBall`, :class:`Box`, :class:`SparseBall`,
-            or a :class:`PerturbationSet` of one's own.
+            :class:`HullOfBoxes`, or a :class:`PerturbationSet` of one's own.
 
     Returns:
         (N, R) tensor.
@@ -58,6 +59,8 @@ def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
     """
     perturbation_set(region)
     dtype = _common_dtype(coefficients, region.center)
+    if isinstance(region, HullOfBoxes):
+        return _over_boxes(coefficients.flatten(2).to(dtype), region)
     a, hull = coefficients.flatten(2).to(dtype), region.hull()
     with torch.no_grad():
         center, lower, upper = (x.flatten(1)[:, None].to(dtype) for x in (region.center, hull.lower, hull.upper))
@@ -73,6 +76,20 @@ def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
     if not a.requires_grad:
         return value
     return value + ((a - a.detach()) * (center - a.sign() * move).detach()).sum(-1)
+
+
+def _over_boxes(a: Tensor, region: HullOfBoxes) -> Tensor:
+    """Minima over a hull of boxes: the least over each of them, (N, R)."""
+    lower, upper = (side.flatten(2).to(a.dtype) for side in (region.lower, region.upper))
+    center, slopes = lower + (upper - lower) / 2, a.abs()
+    reach = torch.maximum(upper - center, center - lower)
+    error = 2 * accumulated_error(a.shape[2] + OTHER_OPERATIONS, a.dtype)
+    gain = slopes @ (reach + error * (reach + center.abs())).mT
+    gain = gain + 4 * torch.finfo(a.dtype).tiny * (slopes.sum(-1, keepdim=True) + a.shape[2])
+    middle = a @ center.mT
+    value = region.least(middle, gain, slopes if region.radius else None, rounded=True)
+    value = value - error * value.abs()
+    return torch.where(value < math.inf, value, -math.inf)
 
 
 def _common_dtype(coefficients: Tensor, center: Tensor) -> torch.dtype:

@@ -23,6 +23,7 @@ from certify.attacks.studies.smoothed import (
     smoothed_minimal_perturbation,
     smoothed_robust_accuracy,
 )
+from certify.attacks.studies.transformations import TransformationWitness, transformation
 from certify.attacks.studies.universal import FoolingRate, UniversalPerturbation, fooling_rate, universal_perturbation
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "RobustnessFigures",
     "SmoothedAttackedAccuracy",
     "SmoothedWitness",
+    "TransformationWitness",
     "UniversalPerturbation",
     "apgd",
     "autoattack",
@@ -58,5 +60,6 @@ __all__ = [
     "square",
     "superdeepfool",
     "targeted_apgd",
+    "transformation",
     "universal_perturbation",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import bounds
 import certify
 from bounds import geometry, noise_theorems, separation, transport
-from certify import attacks, corruptions, smoothing, testing
+from certify import attacks, corruptions, semantic, smoothing, testing
 from certify import verified_training as training
 
 Place = Callable[[Any], Any]
@@ -104,6 +104,9 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
         t(MODEL), ball(t), [(t(torch.eye(4)[:2].double()), t(torch.zeros(2).double()))], steps=2 * k
     ),
     "bounds.SparseBall": lambda t, k: bounds.crown(t(MODEL), bounds.SparseBall(t(X.double()), 2, low=0.0, high=1.0)),
+    "bounds.HullOfBoxes": lambda t, k: bounds.crown(
+        t(MODEL), bounds.HullOfBoxes(t(X.double())[:, None] - 0.01, t(X.double())[:, None] + 0.01)
+    ),
     "bounds.Box": lambda t, k: bounds.crown(t(MODEL), bounds.Box(t(X.double()) - 0.01, t(X.double()) + 0.01)),
     "bounds.linear_minimum": lambda t, k: bounds.linear_minimum(t(torch.ones(3, 2, 1, 8, 8).double()), ball(t, 2)),
     "bounds.capture": lambda t, k: bounds.ibp(bounds.capture(t(MODEL), t(X)), ball(t)),
@@ -258,6 +261,12 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
             model, bounds.LpBall(t(X), 0.02, norm=math.inf), t(Y), kappa=0.5, beta=0.5
         )
     ),
+    "certify.semantic.certify_transformation": lambda t, k: semantic.certify_transformation(
+        t(MODEL), t(X), t(Y), semantic.Rotation((-2.0, 2.0)), tolerance=0.5
+    ),
+    "certify.semantic.random_transformations": lambda t, k: semantic.random_transformations(
+        t(MODEL), t(X), t(Y), semantic.Translation((-1.0, 1.0)), draws=10 * k, generator=generator()
+    ),
     "certify.corruptions.corruption_accuracy": lambda t, k: corruptions.corruption_accuracy(
         t(MODEL), t(X), t(Y), severities=[1], generator=generator()
     ),
@@ -284,6 +293,7 @@ ATTACKS = {
     "noise_accuracy": (INF, "draws"),
     "universal_perturbation": (INF, "steps"),
     "gradient_masking": (INF | {"queries": 20}, "steps"),
+    "transformation": ({"transformation": semantic.Rotation((-5.0, 5.0)), "points": 5, "epsilon": 0.01}, "steps"),
 }
 
 
@@ -302,7 +312,7 @@ def attack(name: str) -> Callable[[Place, int], Any]:
 
     def run(t: Place, k: int) -> Any:
         more = {amount: 4 * k} if amount else {}
-        if name not in ("fgsm",):
+        if name not in ("fgsm", "transformation"):
             more["generator"] = generator()
         return getattr(attacks, name)(t(MODEL), t(X), t(Y), **options, **more)
 
@@ -320,6 +330,7 @@ MORE_WAITS = {
     **dict.fromkeys(["bounds.lp_bounds", "bounds.lp_margins", "bounds.milp_bounds"], 250),  # programmes are solved on
     **dict.fromkeys(["bounds.milp_margins", "bounds.sdp_margins"], 250),  # the host
     "certify.certified_radius": 250,  # whether rows are settled, once a radius
+    "certify.semantic.certify_transformation": 400,  # pieces are halved in rounds, each bounded by several methods
     "certify.lipschitz_certificate": 80,  # constants of each layer
     "certify.verify": 150,  # a ladder of methods and an attack
     "certify.SmoothedClassifier.certify_at": 150,  # whether to go on, once a look at the draws

@@ -179,6 +179,9 @@ PURE: dict[str, Call] = {
     "bounds.Property.of_robustness": lambda c: robust(c.x[:1]).boxes,
     "bounds.RatioLaw": lambda c: (bounds.RatioLaw(16).quantile(0.3), bounds.RatioLaw(16).cdf(SPREAD)),
     "bounds.RatioLaw.sample": lambda c: bounds.RatioLaw(16).sample(5, generator()),
+    "bounds.HullOfBoxes": lambda c: bounds.crown(
+        c.source, bounds.HullOfBoxes(torch.stack([c.x, c.x + 0.01], 1), torch.stack([c.x + 0.01, c.x + 0.02], 1))
+    ),
     "bounds.SparseBall": lambda c: bounds.SparseBall(c.x, 2).hull(),
     "bounds.StandIn": lambda c: bounds.StandIn(nn.ReLU())(c.x),
     "bounds.clopper_pearson_interval": lambda c: bounds.clopper_pearson_interval(COUNTS, 50),

@@ -13,12 +13,13 @@ from torch import Tensor
 
 import bounds
 import certify
-from certify import attacks, corruptions, methods, reference, smoothing, testing, verified_training
+from certify import attacks, corruptions, methods, reference, semantic, smoothing, testing, verified_training
 from certify.evaluation.run_directory import RunDirectory
 
 RADII = torch.linspace(0.0, 1.5, 6, dtype=torch.float64)
 CLASSES = torch.arange(6) % 3
 KEPT = torch.ones(4, 8, dtype=torch.bool).tril()
+WHICH = semantic.Scale((0.9, 1.1)), semantic.Photometric((0.9, 1.1))
 NORMALIZE = certify.Normalize([0.2], [0.5])
 LOG = "idx\tlabel\tpredict\tradius\ttime\n0\t1\t1\t0.5\t1.0\n1\t2\t0\t0.0\t1.0\n"
 VOTES = "idx\tlabel\tpredict\tcount\ttime\n0\t1\t1\t95\t1.0\n1\t2\t0\t40\t1.0\n"
@@ -174,6 +175,9 @@ ATTACKS: dict[str, Call] = {
     "attacks.targeted_apgd": lambda c: attacks.targeted_apgd(
         c.model, c.x, c.y, **budget(), targets=2, steps=4, generator=generator()
     ),
+    "attacks.transformation": lambda c: attacks.transformation(
+        c.model, c.x, c.y, semantic.Rotation((-5.0, 5.0)), points=5, steps=2
+    ),
     "attacks.universal_perturbation": lambda c: attacks.universal_perturbation(
         c.model, c.x, c.y, **budget(), steps=3, restarts=1, generator=generator()
     ),
@@ -285,6 +289,12 @@ OTHERS: dict[str, Call] = {
         attacks.deepfool(c.model, c.x, c.y, norm=2, steps=3)
     ).at([0.1, 0.7]),
     "certify.reference": lambda c: reference.load("ibp", 2).x,
+    "semantic.certify_transformation": lambda c: semantic.certify_transformation(
+        c.model, c.x, c.y, semantic.Rotation((-1.0, 1.0)), tolerance=0.5
+    ),
+    "semantic.random_transformations": lambda c: semantic.random_transformations(
+        c.model, c.x, c.y, semantic.Compose(*WHICH), draws=5, generator=generator()
+    ),
     "corruptions.corruption_accuracy": lambda c: corruptions.corruption_accuracy(
         c.model, c.x, c.y, severities=(1, 5), generator=generator()
     ),
@@ -365,5 +375,7 @@ RECORDS = {
     *("FoolingRate", "GradientMaskingReport", "NoiseAccuracy", "NormFigures", "RobustnessFigures"),
     *("SmoothedAttackedAccuracy", "SmoothedWitness", "UniversalPerturbation"),
     *("FIXED_BUDGET", "MINIMUM_NORM"),
+    *("Blur", "Compose", "Parameter", "Photometric", "Rotation", "Scale", "SemanticCertificate", "Shear"),
+    *("Transformation", "TransformationAccuracy", "TransformationCurves", "TransformationWitness", "Translation"),
     *("CorruptionAccuracy", "certify_reference", "certify_generator"),
 }

@@ -11,7 +11,8 @@ from bounds.operations.node import entries
 from bounds.relaxations.base import Planes
 from bounds.relaxations.relu import ReLURelaxation
 from bounds.rows import AnyRows, Rows
-from bounds.sets.balls import PerturbationSet
+from bounds.sets.balls import Interval, PerturbationSet
+from bounds.sets.hulls import HullOfBoxes
 
 
 class Backward:
@@ -122,6 +123,17 @@ class Backward:
         last = self._halves.get(rounded)
         if last is None or last[0] is not region:
             last = self._halves[rounded] = region, halves(self.network.hull_of(region), rounded=rounded)
+        return last[1]
+
+    def halves_of_boxes(self, region: HullOfBoxes, *, rounded: bool) -> tuple[Tensor, Tensor]:
+        """Centres and reach (N, V, *shape) of the boxes of a hull; those of the last set are kept."""
+        last = self._halves.get(rounded)
+        if last is None or last[0] is not region:
+            shape = self.network.nodes[self.network.order[0]].value.shape[1:]
+            boxes = Interval(*(side.reshape(-1, *shape) for side in (region.lower, region.upper)))
+            found = halves(boxes, rounded=rounded)
+            count = region.lower.shape[:2]
+            last = self._halves[rounded] = region, (found[0].unflatten(0, count), found[1].unflatten(0, count))
         return last[1]
 
     def lines(self, name: str, rounded: bool) -> SharedLines:

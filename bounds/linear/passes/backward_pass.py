@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import UnsupportedLayer
-from bounds.linear.passes.minima import minima_in_windows
+from bounds.linear.passes.minima import minima_in_windows, minima_over_boxes
 from bounds.linear.passes.through_functions import Through, through_lines, through_windows
 from bounds.numerics import accumulated_error, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE
@@ -26,6 +26,7 @@ from bounds.relaxations.pooled import PooledMaximum
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.rows import AnyRows, DenseRows, Rows, UnitRows, added, mirrored
 from bounds.sets.balls import Interval, LpBall, PerturbationSet, SparseBall
+from bounds.sets.hulls import HullOfBoxes
 from bounds.sets.linear_minimum import OTHER_OPERATIONS, linear_minimum
 from bounds.sets.moves import norm_of
 
@@ -189,6 +190,9 @@ class Pass:
         if region.is_box:
             ends = self.shared.halves(region, rounded=self.rounded)
             middle, gain = _in_interval(rows, *ends, rounded=self.rounded)
+        elif isinstance(region, HullOfBoxes):
+            boxes = self.shared.halves_of_boxes(region, rounded=self.rounded)
+            return self._with_constants(minima_over_boxes(rows, region, boxes, joint=joint, rounded=self.rounded))
         elif isinstance(region, LpBall) and region.low is region.high is None:
             middle, gain = _in_ball(rows, region, shape, rounded=self.rounded)
         elif _is_own(region) and not (torch.is_grad_enabled() and rows.values.requires_grad):

@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, underflow
 from bounds.rows import Rows
 from bounds.sets.balls import Interval, LpBall, SparseBall
+from bounds.sets.hulls import HullOfBoxes
 from bounds.sets.linear_minimum import OTHER_OPERATIONS
 
 
@@ -48,3 +49,30 @@ def _gain(rows: Rows, region: LpBall | SparseBall, along: Tensor, against: Tenso
         return region.largest_sum(rows.with_values(gains).flat())
     reach = torch.where(values > 0, along, against)
     return region.gain(*(rows.with_values(part).flat() for part in (values.abs().expand_as(reach), reach)))
+
+
+def minima_over_boxes(
+    rows: Rows, region: HullOfBoxes, halves: tuple[Tensor, Tensor], *, joint: bool, rounded: bool
+) -> Tensor:
+    """Lower bounds (N, R) of rows over hulls of boxes, and with ``joint`` those of the opposite rows after them.
+
+    The sign of a coefficient counts here, since entries move together. Gradients reach the rows.
+
+    Args:
+        rows: of the input, N of them or one for all.
+        region: N sets.
+        halves: centres (N, V, *shape) of the boxes and how far they reach, with the rounding errors of sums over both.
+        joint: whether the opposite functions are wanted too.
+        rounded: whether to take rounding errors away.
+    """
+    rows = rows.cleaned()
+    center, reach = halves
+    middle, gain = (
+        rows.sums(values, *(rows.at(box) for box in boxes.unbind(1))).transpose(1, 2)
+        for values, boxes in ((rows.values, center), (rows.values.abs(), reach))
+    )
+    if rounded:
+        gain = gain + underflow(center.dtype) * center.shape[2:].numel()
+    slopes = rows.flat().abs() if region.radius else None
+    least = [region.least(sign * middle, gain, slopes, rounded=rounded) for sign in (1, -1)[: 2 if joint else 1]]
+    return torch.cat(least, 1)

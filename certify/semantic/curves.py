@@ -1,0 +1,101 @@
+"""Certified, attacked and random accuracy against the size of a transformation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bounds import checks
+from bounds.errors import InvalidInput
+from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve, current, labelled
+from certify.results import Witness
+from certify.semantic.certificate import SemanticCertificate
+from certify.semantic.random_draws import TransformationAccuracy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TransformationCurves:
+    """Accuracy under transformations up to a size: proved, left by an attack, and random.
+
+    Attributes:
+        certified: the proved curve, a lower bound.
+        attacked: what an attack left, an upper bound; or None.
+        random: copies under random transformations; or None.
+        reach: the size of the whole range.
+        unit: of sizes.
+    """
+
+    certified: CertifiedAccuracyCurve
+    attacked: AttackedAccuracyCurve | None
+    random: TransformationAccuracy | None
+    reach: float
+    unit: str
+
+    @classmethod
+    def of(
+        cls,
+        certificate: SemanticCertificate,
+        labels: Tensor,
+        *,
+        witness: Witness | None = None,
+        random: TransformationAccuracy | None = None,
+    ) -> "TransformationCurves":
+        """The curves of results for the same inputs and transformation.
+
+        Args:
+            certificate: of :func:`certify_transformation`.
+            labels: (N,) correct classes.
+            witness: of :func:`certify.attacks.transformation`.
+            random: of :func:`random_transformations`.
+
+        Raises:
+            InvalidInput: results of other inputs or of another transformation.
+        """
+        checks.rows("labels", labels, len(certificate))
+        for name, other in (("witness", witness), ("random", random)):
+            said = getattr(other, "transformation", certificate.transformation)
+            if other is not None and (said != certificate.transformation or len(other) != len(certificate)):
+                raise InvalidInput(
+                    f"{name} must be of the {len(certificate)} inputs and {certificate.transformation} of the "
+                    f"certificate, got {len(other)} inputs and {said}: run it with the same ones"
+                )
+        return cls(
+            certified=CertifiedAccuracyCurve.from_certificate(certificate, labels),
+            attacked=None if witness is None else AttackedAccuracyCurve.from_witness(witness),
+            random=random,
+            reach=certificate.reach,
+            unit=certificate.unit,
+        )
+
+    def to_dataframe(self, radii: Sequence[float] | Tensor | None = None) -> "pd.DataFrame":
+        """Columns radius, certified, attacked and random; the last of copies with parameters within the radius."""
+        import pandas as pd
+
+        limit = self.certified.limit
+        r = torch.linspace(0, self.reach, 101) if radii is None else torch.as_tensor(radii)
+        r = r.to(limit.device, torch.float64)
+        columns = {"radius": r, "certified": self.certified.at(r)}
+        if self.attacked is not None:
+            columns["attacked"] = self.attacked.at(r)
+        if self.random is not None:
+            within = self.random.distance.flatten() <= r[:, None]
+            right = (within & self.random.right.flatten()).sum(1).double()
+            columns["random"] = right / within.sum(1)  # NaN where no copy is as near
+        return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+    def plot(self, ax: "Axes | None" = None, *, radii: Sequence[float] | Tensor | None = None) -> "Axes":
+        """Draw the curves on ``ax`` (the current axes if None) and return the axes."""
+        ax = current(ax)
+        table = self.to_dataframe(radii)
+        ax.step(table.radius, table.certified, where="pre", label="certified")
+        if "attacked" in table:
+            ax.step(table.radius, table.attacked, where="post", linestyle="--", label="attacked")
+        if "random" in table:
+            ax.plot(table.radius, table.random, linestyle=":", label="random")
+        return labelled(ax, self.certified.norm, self.unit)

@@ -1,0 +1,76 @@
+"""Wrong programs of transformations: interpolation, lines around pixels, hulls of boxes, pieces."""
+
+from mutations.mutant import Mutant
+
+MUTANTS = (
+    Mutant(
+        "what pixels do between samples is not corrected for",
+        "bounds/transformations/cells.py",
+        "least = torch.minimum(torch.minimum(a, b), meeting)",
+        "least = torch.minimum(a, b)",
+        "tests/bounds/transformations/test_enclosures.py -k dense",
+    ),
+    Mutant(
+        "the slope of a pixel is that of the middle of two differences",
+        "bounds/transformations/motions.py",
+        "spreads = spreads + off * (pace.abs() + pace_off) +",
+        "spreads = spreads + 0 * off +",
+        "tests/bounds/transformations/test_enclosures.py -k dense",
+    ),
+    Mutant(
+        "slopes are those of one cell where two are touched",
+        "bounds/transformations/sampling.py",
+        "variant = (wider + 2 * taller).long()",
+        "variant = 0 * (wider + 2 * taller).long()",
+        "tests/bounds/transformations/test_sampling.py -k slopes",
+    ),
+    Mutant(
+        "the largest cosine within a range is at its ends",
+        "bounds/transformations/maps.py",
+        "upper = torch.where(turns & (sign > 0), 1.0, upper)",
+        "upper = upper + 0 * turns",
+        "tests/bounds/transformations/test_sampling.py -k maps_hold",
+    ),
+    Mutant(
+        "a pixel that is clipped in part keeps its slope",
+        "bounds/transformations/pointwise.py",
+        "(~(below | above)).to(least.dtype), (~gone).to(least.dtype)",
+        "(~gone).to(least.dtype), (~gone).to(least.dtype)",
+        "tests/bounds/transformations/test_enclosures.py -k dense",
+    ),
+    Mutant(
+        "corners of a translation are clipped one by one",
+        "bounds/transformations/pipelines.py",
+        "torch.where(middle - noise >= low, lower, low.expand_as(lower))",
+        "torch.maximum(lower, low)",
+        "tests/bounds/transformations/test_enclosures.py -k noise",
+    ),
+    Mutant(
+        "images are not rounded to their dtype",
+        "bounds/transformations/pipelines.py",
+        "low - unit * low.abs() - least, high + unit * high.abs() + least",
+        "low, high",
+        "tests/bounds/transformations/test_enclosures.py -k rounded",
+    ),
+    Mutant(
+        "opposite rows have the minima of the rows",
+        "bounds/linear/passes/minima.py",
+        "region.least(sign * middle, gain",
+        "region.least(middle, gain",
+        "tests/bounds/sets/test_hulls.py -k together",
+    ),
+    Mutant(
+        "the rounding of a sum over a box is left out",
+        "bounds/sets/linear_minimum.py",
+        "gain = slopes @ (reach + error * (reach + center.abs())).mT",
+        "gain = slopes @ reach.mT",
+        "tests/bounds/sets/test_hulls.py -k cancel",
+    ),
+    Mutant(
+        "pieces of a translation reach across whole pixels",
+        "certify/semantic/pieces.py",
+        "inner = sorted(integers | (set(inner) if pieces else set()))",
+        "inner = []",
+        "tests/certify/semantic/test_certify_transformation.py -k two_parameters",
+    ),
+)
