@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
-    from certify import attacks, corruptions, distribution, methods, reference, smoothing, tracking
+    from certify import attacks, corruptions, distribution, methods, reference, smoothing, surveys, tracking
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Witness,
     )
     from certify.smoothing.classifiers.classifier import SmoothedClassifier
+    from certify.surveys.transfer import TransferMatrix, transfer_matrix
     from certify.verification.decide import decide
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
@@ -76,6 +77,7 @@ __all__ = [
     "SmoothedClassifier",
     "SmoothedPrediction",
     "SmoothingCertificate",
+    "TransferMatrix",
     "TwoClasses",
     "Verdict",
     "Witness",
@@ -97,7 +99,9 @@ __all__ = [
     "methods",
     "reference",
     "smoothing",
+    "surveys",
     "tracking",
+    "transfer_matrix",
     "verify",
 ]
 
@@ -131,6 +135,7 @@ _HOMES = {
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
+    "TransferMatrix": "certify.surveys.transfer",
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
@@ -146,6 +151,7 @@ _HOMES = {
     "load_data": "certify.configuration.inputs",
     "load_model": "certify.configuration.sources",
     "merge": "certify.evaluation.merging",
+    "transfer_matrix": "certify.surveys.transfer",
     "verify": "certify.verification.verdicts",
 }
 

@@ -99,7 +99,7 @@ DIRECTION = {
         {"smoothing", "report"},
         {"attacks", "exports", "requirements"},
         {"verification"},
-        {"methods"},
+        {"methods", "surveys"},
         {"configuration", "evaluation"},
         {"auditing", "comparison", "tracking"},
         {"gate", "testing"},
@@ -169,7 +169,7 @@ def test_results_stand_below_everything_else_of_their_floor():
 
 # ------------------------------------------------------------------------------------------------------ public names
 
-EXPORTING = ["bounds", "certify.attacks", "certify.report", "certify.smoothing"]
+EXPORTING = ["bounds", "certify.attacks", "certify.report", "certify.smoothing", "certify.surveys"]
 
 
 def in_order(names: list[str]) -> list[str]:
