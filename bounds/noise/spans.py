@@ -60,7 +60,7 @@ class EnergyShare:
     def plot(self, ax: "Axes") -> "Axes":
         """Draw the shares as points, with the interval of chance in grey."""
         ax.axhspan(*self.chance_interval(), color="0.8", label="chance")
-        ax.plot(range(len(self.share)), self.share.cpu(), "o", label="found")
+        ax.plot(range(len(self.share)), self.share.cpu().numpy(), "o", label="found")
         ax.set(xlabel="direction", ylabel=f"share in {self.dimension} of {self.features} dimensions", ylim=(0, 1))
         return ax
 

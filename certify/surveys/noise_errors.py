@@ -22,6 +22,7 @@ from certify.results import Record
 from certify.surveys.claims import verdict_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 EQUIVALENT = 1.25  # by which factor the relation may miss and is said to hold
@@ -62,15 +63,23 @@ class NoiseErrorRelation(Record):
         """Whether the factor lies between ``1 / within`` and ``within``: holds, does not hold, or undecided."""
         return verdict_of(self.interval, low=1 / within, high=within)
 
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per input that counts, by its place."""
+        import pandas as pd
+
+        columns = {"label": self.label, "distance": self.distance, "errors": self.errors, "p_value": self.p_values}
+        index = pd.Index(self.rows.cpu().numpy(), name="row")
+        return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()}, index=index)
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the share of errors of each input against its distance, with the law of flat boundaries."""
         ax = current(ax)
-        distance = self.distance.cpu()
-        ax.plot(distance, self.errors.cpu() / self.draws, "o", markersize=3, label="inputs")
-        places = torch.linspace(0, float(distance.max()), 100, dtype=torch.float64)
-        ax.plot(places, special.ndtr(-places.numpy() / self.sigma), color="black", label="flat boundary")
+        distance = self.distance.cpu().numpy()
+        ax.plot(distance, self.errors.cpu().numpy() / self.draws, "o", markersize=3, label="inputs")
+        places = np.linspace(0, float(distance.max()), 100)
+        ax.plot(places, special.ndtr(-places / self.sigma), color="black", label="flat boundary")
         if math.isfinite(self.factor):
-            fitted = special.ndtr(-self.factor * places.numpy() / self.sigma)
+            fitted = special.ndtr(-self.factor * places / self.sigma)
             ax.plot(places, fitted, "--", label=f"flat at {self.factor:.2f} times the distance")
         ax.set(xlabel="distance of the nearest error found (l2)", ylabel=f"errors under noise of sigma {self.sigma:g}")
         return ax

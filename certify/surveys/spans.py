@@ -56,7 +56,7 @@ class SpanAccuracy(Record):
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the accuracies on random subspaces as a histogram, with the two others as lines."""
         ax = current(ax)
-        ax.hist(self.by_chance.cpu(), bins=20, color="0.8", label="random subspaces")
+        ax.hist(self.by_chance.cpu().numpy(), bins=20, color="0.8", label="random subspaces")
         ax.axvline(self.accuracy, label="span of normals")
         ax.axvline(float(self.clean.double().mean()), color="black", linestyle="--", label="all directions")
         ax.set(xlabel="accuracy", ylabel="subspaces", xlim=(0, 1))

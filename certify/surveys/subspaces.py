@@ -198,11 +198,11 @@ class FrequencyMargins:
 
         interval, columns = self.median_interval(confidence).cpu(), {"offset": self.offsets}
         table = pd.DataFrame(columns)
-        table["found"] = self.found.median(1).values.cpu()
+        table["found"] = self.found.median(1).values.cpu().numpy()
         if self.certified is not None:
-            table["certified"] = self.certified.median(1).values.cpu()
+            table["certified"] = self.certified.median(1).values.cpu().numpy()
         table["expected"] = float(self.expected.median())
-        table["ratio"] = self.ratio.quantile(0.5, dim=1).cpu()
+        table["ratio"] = self.ratio.quantile(0.5, dim=1).cpu().numpy()
         table["lower"], table["upper"] = interval[:, 0].numpy(), interval[:, 1].numpy()
         table["p_value"] = self.p_values().numpy()
         return table

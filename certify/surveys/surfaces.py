@@ -15,6 +15,7 @@ from certify.results import Record
 from certify.surveys.sections import plane_directions
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -38,6 +39,14 @@ class LossSurface(Record):
     coordinates: Tensor
     loss: Tensor
     linear: Tensor
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per input, with what describes its surface."""
+        import pandas as pd
+
+        names = ("label", "at_input", "nonlinearity", "steepness")
+        columns = {name: getattr(self, name).cpu().numpy() for name in names}
+        return pd.DataFrame(columns, index=pd.RangeIndex(len(self), name="row"))
 
     def plot(self, row: int = 0, ax: "Axes | None" = None) -> "Axes":
         """Draw the surface of one input as contours, the first coordinate across."""

@@ -100,7 +100,7 @@ class TransferMatrix:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(3.2 * len(self.sizes), 3.4), layout="constrained")
-        rates, count = self.rate().cpu(), range(len(self.names))
+        rates, count = self.rate().cpu().numpy(), range(len(self.names))
         for s, ax in enumerate(figure.subplots(1, len(self.sizes), squeeze=False)[0]):
             ax.imshow(rates[:, :, s], vmin=0, vmax=1, cmap="Blues")
             for a in count:

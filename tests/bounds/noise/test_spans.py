@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from oracles.halfspace import generator
 from scipy import stats
 
@@ -24,6 +25,7 @@ def test_the_share_is_that_of_a_projection():
     assert found.interval == pytest.approx((low, high))
     assert found.chance_interval() == pytest.approx(stats.beta(2.5, 3.5).interval(0.95))
     assert found.to_dataframe().shape == (6, 2)
+    assert found.plot(Figure().subplots()).has_data()
 
 
 def test_leading_directions_hold_the_most_energy():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from oracles.halfspace import Halfspace, generator
 from torch import nn
 
@@ -17,8 +18,7 @@ def curved() -> nn.Sequential:
 
 
 def test_cells_of_a_plane_are_those_on_its_side():
-    """The boundary is first = 0.3: cells up to it are robust, beyond it broken, and the one with it is both unproved
-    and broken."""
+    """The boundary is first = 0.3: cells up to it are robust, beyond it broken, and the one with it is not proved."""
     model = Halfspace(torch.tensor([-1.0, 0, 0, 0]), 0.3)
     found = certified_cross_section(
         model, torch.zeros(4), torch.eye(4)[0], torch.tensor([1.0, 1, 0, 0]), extent=1.0, grid=10
@@ -29,7 +29,7 @@ def test_cells_of_a_plane_are_those_on_its_side():
     assert found.shares() == {"robust": 0.6, "open": 0.0, "broken": 0.4}
     assert found.proved.double().mean() > 0.89  # on the other side as well
     assert found.to_dataframe().robust.sum() == 60
-    assert found.plot().has_data()
+    assert found.plot(Figure().subplots()).has_data()
 
 
 @pytest.mark.parametrize("grid", [7, 32])
@@ -87,7 +87,7 @@ def test_a_curved_loss_is_told_from_a_flat_one():
     found = loss_surface(model, x, torch.tensor([0, 0]), *across, extent=1.0)
     assert found.nonlinearity[0] < 1e-4
     assert found.nonlinearity[1] > 0.3
-    assert found.plot(1).has_data()
+    assert found.plot(1, Figure().subplots()).has_data()
 
 
 def test_bad_arguments():

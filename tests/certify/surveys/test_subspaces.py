@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from oracles.halfspace import Halfspace, generator
 from scipy import stats
 from torch import nn
@@ -82,7 +83,7 @@ def test_margins_by_frequency_have_the_law_of_random_normals_for_flat_boundaries
     assert found.p_values().tolist() == [2 * 0.5**8] * 2
     table = found.to_dataframe()
     assert table.upper[0] < 1 < table.lower[1]
-    assert len(found.plot().lines) == 3
+    assert len(found.plot(Figure().subplots()).lines) == 3
 
 
 def margins(ratio: torch.Tensor) -> FrequencyMargins:
@@ -119,9 +120,10 @@ def test_accuracy_on_a_span_against_random_ones():
     assert without.accuracy == float((y == 0).double().mean())  # a tie goes to class 0
     assert without.loss_interval()[0] > 0.2
     assert without.dimension == 2
-    assert len(found.plot().lines) == 2
+    assert len(found.plot(Figure().subplots()).lines) == 2
 
 
+@pytest.mark.slow
 def test_a_random_span_is_seen_as_one():
     """Of 200 random spans, the test at 10 % rejects a tenth, within five standard errors."""
     model = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
