@@ -3,6 +3,7 @@
 from certify.surveys.claims import Claim, claims_table, verdict_of
 from certify.surveys.distortion import ErrorDistortionLaw, error_distortion_law
 from certify.surveys.noise_errors import NoiseErrorRelation, noise_error_relation
+from certify.surveys.pruning import pruned
 from certify.surveys.sections import CertifiedSection, certified_cross_section
 from certify.surveys.spans import SpanAccuracy, span_accuracy
 from certify.surveys.subspaces import FrequencyMargins, SubspaceCertificate, frequency_margins, subspace_radius
@@ -25,6 +26,7 @@ __all__ = [
     "frequency_margins",
     "loss_surface",
     "noise_error_relation",
+    "pruned",
     "span_accuracy",
     "subspace_radius",
     "transfer_matrix",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from scipy import special
 from torch import Tensor, nn
@@ -198,11 +199,11 @@ class FrequencyMargins:
 
         interval, columns = self.median_interval(confidence).cpu(), {"offset": self.offsets}
         table = pd.DataFrame(columns)
-        table["found"] = self.found.median(1).values.cpu().numpy()
+        table["found"] = np.median(self.found.cpu().numpy(), axis=1)
         if self.certified is not None:
-            table["certified"] = self.certified.median(1).values.cpu().numpy()
-        table["expected"] = float(self.expected.median())
-        table["ratio"] = self.ratio.quantile(0.5, dim=1).cpu().numpy()
+            table["certified"] = np.median(self.certified.cpu().numpy(), axis=1)
+        table["expected"] = float(np.median(self.expected.cpu().numpy()))
+        table["ratio"] = np.median(self.ratio.cpu().numpy(), axis=1)
         table["lower"], table["upper"] = interval[:, 0].numpy(), interval[:, 1].numpy()
         table["p_value"] = self.p_values().numpy()
         return table
