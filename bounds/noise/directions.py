@@ -90,7 +90,7 @@ def alignment(first: Tensor, second: Tensor, *, confidence: float = 0.95) -> Ali
     if one.shape != two.shape or first.shape != second.shape:
         raise InvalidInput(f"second must have the shape of first, {tuple(first.shape)}, got {tuple(second.shape)}")
     features = checks.at_least("entries of an input", one.shape[1], 2)
-    (one, size), (two, length) = unit_directions(one), unit_directions(two.to(one.device))
+    (one, size), (two, length) = unit_vectors(one), unit_vectors(two.to(one.device))
     rows = ((size > 0) & (length > 0)).nonzero().flatten()
     if len(rows) == 0:
         raise InvalidInput("first and second must hold a pair of directions of a length above 0")
@@ -189,7 +189,7 @@ def normal_rank(
     checks.at_least("largest", largest, 1)
     checks.at_least("draws for this alpha", draws, math.ceil(1 / alpha - 1))
     source = checks.generator(generator, flat.device)
-    units, length = unit_directions(flat)
+    units, length = unit_vectors(flat)
     if not (length > 0).all():
         raise InvalidInput("perturbations must be of a length above 0: leave out inputs without a boundary point")
     values = torch.linalg.svdvals(units)
@@ -233,7 +233,7 @@ def flat_directions(name: str, value: Tensor) -> Tensor:
     return value.detach().flatten(1).double()
 
 
-def unit_directions(flat: Tensor) -> tuple[Tensor, Tensor]:
+def unit_vectors(flat: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, F) and lengths (N,); zeros stay zeros."""
     largest = flat.abs().amax(1, keepdim=True)  # squares must not leave the range of float64
     scaled = flat / largest.where(largest > 0, 1.0)

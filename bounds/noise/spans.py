@@ -10,7 +10,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.noise.directions import fisher_p_value, flat_directions, student_interval, unit_directions
+from bounds.noise.directions import fisher_p_value, flat_directions, student_interval, unit_vectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,7 @@ def energy_share(
     0.36
     """
     checks.probability("confidence", confidence)
-    units, length = unit_directions(flat_directions("directions", directions))
+    units, length = unit_vectors(flat_directions("directions", directions))
     if len(units) == 0 or not (length > 0).all():
         raise InvalidInput("directions must hold at least one, all of a length above 0: leave out those of length 0")
     basis = leading_directions(normals, dimension).flatten(1).to(units.device)
@@ -129,7 +129,7 @@ def leading_directions(normals: Tensor, dimension: int | None = None) -> Tensor:
     Raises:
         InvalidInput: a normal of length 0, a dimension that the normals do not span.
     """
-    units, length = unit_directions(flat_directions("normals", normals))
+    units, length = unit_vectors(flat_directions("normals", normals))
     if len(units) == 0 or not (length > 0).all():
         raise InvalidInput("normals must hold at least one, all of a length above 0: leave out inputs without a normal")
     _, values, basis = torch.linalg.svd(units, full_matrices=False)

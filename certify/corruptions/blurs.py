@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.corruptions.filters import blurred, drawn_uniform, sampled, scale_of, smeared, warped, working, zoomed
+from certify.corruptions.filters import blurred, drawn_uniform, scale_of, smeared, values_at, warped, working, zoomed
 
 FINER = 8  # points along each side of a pixel, of which those in a disc are counted
 ALIASING = 0.5  # standard deviation of the blur of a disc, in pixels
@@ -52,7 +52,7 @@ def displaced(x: Tensor, moves: Tensor) -> Tensor:
     down = torch.arange(height, dtype=x.dtype, device=x.device) - (height - 1) / 2
     across = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
     own = torch.stack([across.expand(height, width), down[:, None].expand(height, width)], 2)
-    return sampled(x, own + moves)
+    return values_at(x, own + moves)
 
 
 def random_motion_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What corruptions of images are made of: filters, moved pixels, random fields."""
+"""Parts of corruptions of images: filters, moved pixels, random fields."""
 
 import math
 
@@ -60,10 +60,10 @@ def warped(x: Tensor, matrix: Tensor) -> Tensor:
     across = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
     ones = torch.ones(height, width, dtype=x.dtype, device=x.device)
     points = torch.stack([across.expand(height, width), down[:, None].expand(height, width), ones])
-    return sampled(x, torch.einsum("nij,jhw->nhwi", matrix, points))
+    return values_at(x, torch.einsum("nij,jhw->nhwi", matrix, points))
 
 
-def sampled(x: Tensor, places: Tensor) -> Tensor:
+def values_at(x: Tensor, places: Tensor) -> Tensor:
     """Values at places (N, H, W, 2), in pixels (across, down) from the middle; bilinear, with the border repeated."""
     sides = torch.tensor([x.shape[-1], x.shape[-2]], dtype=x.dtype, device=x.device)
     return F.grid_sample(x, 2 * places / sides, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""What surveys claim about the geometry and the robustness of networks, measured with intervals and laws of chance."""
+"""Claims of surveys on the geometry and the robustness of networks, measured with intervals and laws of chance."""
 
 from certify.surveys.claims import Claim, claims_table, verdict_of
 from certify.surveys.distortion import ErrorDistortionLaw, error_distortion_law

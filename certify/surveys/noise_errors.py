@@ -196,7 +196,7 @@ def _scores(c: float, errors: FloatArray, draws: int, z: FloatArray) -> tuple[Fl
 
 
 def _root(falling: Callable[[float], float], z: FloatArray) -> float:
-    """Where a falling function of the factor is 0, by bisection."""
+    """Zero of a falling function of the factor, by bisection."""
     reach = 40.0 / float(z.max())
     low, high = -reach, reach
     while falling(low) < 0 and low > -1e6 * reach:

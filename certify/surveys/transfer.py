@@ -1,4 +1,4 @@
-"""How far adversarial examples of one model fool another one, against random noise of their size."""
+"""Transfer of adversarial examples from one model to another one, against random noise of their size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ NORMS = (1, 2, torch.inf)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TransferMatrix:
-    """Which models the adversarial examples of each model fool, by size, and which ones noise of their size fools.
+    """Models that the adversarial examples of each model fool, by size, and those that noise of their size fools.
 
     Attributes:
         names: A names of models.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.accelerator import Waits, accelerator, back, there
+from oracles.survey_calls import survey_calls
 from torch import Tensor, nn
 
 import bounds
@@ -185,6 +186,7 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
         certificate(t), t(X), t(torch.tensor([0, 1, 0]))
     ),
     "bounds.geometry.alignment": lambda t, k: geometry.alignment(t(X), t(X.flip(0) - 0.5)),
+    "bounds.geometry.energy_share": lambda t, k: geometry.energy_share(t(X), t(X.flip(0) - 0.5), dimension=2),
     "bounds.geometry.normal_rank": lambda t, k: geometry.normal_rank(
         t(torch.cat([X, 1 - X])), draws=19 * k, alpha=0.05, generator=generator()
     ),
@@ -261,6 +263,7 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "certify.corruptions.corruption_accuracy": lambda t, k: corruptions.corruption_accuracy(
         t(MODEL), t(X), t(Y), severities=[1], generator=generator()
     ),
+    **survey_calls(MODEL, SMOOTH, X, Y),
     "certify.testing.assert_sound_bounds": lambda t, k: testing.assert_sound_bounds(
         t(MODEL), bounds.LpBall(t(X), 0.02, norm=math.inf), samples=20, steps=3 * k, generator=generator()
     ),
