@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from certify.corruptions.filters import blurred, drawn_uniform, scale_of, smeared, values_at, warped, working, zoomed
 
 FINER = 8  # points along each side of a pixel, of which those in a disc are counted
@@ -16,6 +17,7 @@ ALIASING = 0.5  # standard deviation of the blur of a disc, in pixels
 LEAST_SCALE = 0.25  # of displacements, so that those of small images are seen
 
 
+@isolated
 def defocus_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """The mean over a disc of radius 3, 4, 6, 8 or 10, blurred by half a pixel."""
     image, radius = working(x), (3, 4, 6, 8, 10)[severity - 1] * scale_of(x)
@@ -29,6 +31,7 @@ def defocus_blur(x: Tensor, severity: int, generator: torch.Generator | None = N
     return blurred(moved, ALIASING).to(x.dtype)
 
 
+@isolated
 def glass_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """A blur, pixels that look at random places nearby, several times, and the blur again.
 
@@ -55,6 +58,7 @@ def displaced(x: Tensor, moves: Tensor) -> Tensor:
     return values_at(x, own + moves)
 
 
+@isolated
 def random_motion_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Motion blur in a direction of its own for each image, up to 45 degrees from the rows."""
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[severity - 1]
@@ -63,6 +67,7 @@ def random_motion_blur(x: Tensor, severity: int, generator: torch.Generator | No
     return smeared(image, angle, radius * scale, sigma * scale).clamp(0, 1).to(x.dtype)
 
 
+@isolated
 def zoom_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """The mean of an image and of itself magnified by up to 11, 16, 21, 26 or 31 percent."""
     most, step = ((0.11, 0.01), (0.16, 0.01), (0.21, 0.02), (0.26, 0.02), (0.31, 0.03))[severity - 1]
@@ -72,6 +77,7 @@ def zoom_blur(x: Tensor, severity: int, generator: torch.Generator | None = None
     return (total / (len(factors) + 1)).clamp(0, 1).to(x.dtype)
 
 
+@isolated
 def elastic_transform(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Pixels moved by an affine map near the identity and by smooth random displacements.
 

@@ -4,15 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from certify.corruptions.filters import drawn_like, working
 
 
+@isolated
 def speckle_noise(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Normal noise in proportion to the entries, clipped."""
     sigma = (0.15, 0.2, 0.35, 0.45, 0.6)[severity - 1]
     return (x + sigma * x * drawn_like(x, generator)).clamp(0, 1)
 
 
+@isolated
 def pixelate(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Blocks of one value each, 60, 50, 40, 30 or 25 percent as many along each side."""
     share = (0.6, 0.5, 0.4, 0.3, 0.25)[severity - 1]
@@ -21,6 +24,7 @@ def pixelate(x: Tensor, severity: int, generator: torch.Generator | None = None)
     return F.interpolate(blocks, size=x.shape[-2:], mode="nearest-exact").clamp(0, 1).to(x.dtype)
 
 
+@isolated
 def saturate(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Saturation multiplied, and raised, at the hue and the value there is; gray pixels and images stay.
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from bounds.circumstances import isolated
 from certify.corruptions.filters import (
     blurred,
     drawn_like,
@@ -21,6 +22,7 @@ WATER, MUD = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255)  
 LEAST_SCALE = 0.25
 
 
+@isolated
 def snow(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Flakes, blurred by their motion, over a whitened image: magnified noise above a threshold, and it turned over."""
     image = working(x)
@@ -53,6 +55,7 @@ def covered_by_snow(x: Tensor, layer: Tensor, severity: int) -> Tensor:
     return (whitened + layer + layer.flip(2, 3)).clamp(0, 1)
 
 
+@isolated
 def frost(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """A weaker image under bright ridges of random clouds; the benchmark has photographs of frost instead."""
     kept, added = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[severity - 1]
@@ -61,6 +64,7 @@ def frost(x: Tensor, severity: int, generator: torch.Generator | None = None) ->
     return (kept * image + added * ridges).clamp(0, 1).to(x.dtype)
 
 
+@isolated
 def fog(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Random clouds added, and the image dimmed by what they add at most."""
     added, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[severity - 1]
@@ -69,6 +73,7 @@ def fog(x: Tensor, severity: int, generator: torch.Generator | None = None) -> T
     return ((image + added * plasma(image, decay, generator)) * most / (most + added)).clamp(0, 1).to(x.dtype)
 
 
+@isolated
 def spatter(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Drops of water, from severity 4 on of mud: where smoothed noise exceeds a threshold.
 

@@ -296,7 +296,7 @@ OTHERS: dict[str, Call] = {
         c.model, c.x, c.y, severities=(1, 5), generator=generator()
     ),
     "corruptions.corruption_error": lambda c: (
-        corruptions.corruption_error(*[measured_corruptions(c, labels) for labels in (c.y, 2 - c.y)]).intervals
+        corruptions.corruption_error(*[measured_corruptions(c, labels) for labels in (c.y, 2 - c.y)]).intervals.tolist()
     ),
     "corruptions.flip_rates": lambda c: corruptions.flip_rates(c.model, c.x, frames=3, generator=generator()),
     **{
