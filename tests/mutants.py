@@ -27,6 +27,7 @@ from mutations import (
     of_search,
     of_smoothing,
     of_statistics,
+    of_surveys,
 )
 from mutations.mutant import Mutant
 
@@ -44,6 +45,7 @@ MUTANTS = (
     *of_gates.MUTANTS,
     *of_budget.MUTANTS,
     *of_data.MUTANTS,
+    *of_surveys.MUTANTS,
     *of_proofs.MUTANTS,
     *of_auditing.MUTANTS,
 )

@@ -295,9 +295,9 @@ OTHERS: dict[str, Call] = {
     "corruptions.corruption_accuracy": lambda c: corruptions.corruption_accuracy(
         c.model, c.x, c.y, severities=(1, 5), generator=generator()
     ),
-    "corruptions.corruption_error": lambda c: (
-        corruptions.corruption_error(*[measured_corruptions(c, labels) for labels in (c.y, 2 - c.y)]).intervals.tolist()
-    ),
+    "corruptions.corruption_error": lambda c: corruptions.corruption_error(
+        *[measured_corruptions(c, labels) for labels in (c.y, 2 - c.y)]
+    ).intervals.tolist(),
     "corruptions.flip_rates": lambda c: corruptions.flip_rates(c.model, c.x, frames=3, generator=generator()),
     **{
         f"corruptions.{corrupt.__name__}": lambda c, corrupt=corrupt: corrupt(c.x, 3, generator())

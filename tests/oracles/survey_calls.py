@@ -42,7 +42,7 @@ def survey_calls(model: nn.Module, smooth: nn.Module, x: Tensor, y: Tensor) -> d
             t(model), t(x[0]), t(x[1]), t(x[2]), extent=0.5, grid=4
         ),
         "certify.surveys.loss_surface": lambda t, k: surveys.loss_surface(
-            t(model), t(x), t(y), t(x), t(x.flip(0)), extent=0.5, grid=4 * k
+            t(model), t(x), t(y), t(x), t(x.roll(1, 0)), extent=0.5, grid=4 * k
         ),
         "certify.surveys.noise_error_relation": lambda t, k: surveys.noise_error_relation(
             t(model), t(x), t(y), sigma=1.0, distance=t(torch.ones(3)), draws=20 * k, generator=generator()
