@@ -12,6 +12,7 @@ from bounds.errors import InvalidInput
 from bounds.linear.methods import METHODS
 from certify.curves import current
 from certify.models import frozen, predictions, probe
+from certify.surveys.subspaces import SOUND
 from certify.verification.radius import least_margin
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def certified_cross_section(
         extent: largest coordinate, in units of the input.
         grid: smallest cells along each side; a power of two saves most.
         method: see :func:`bounds.margin_bounds`.
-        sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
+        sound: ``"rounding"`` or ``"real"``, see :func:`bounds.crown`.
         batch_size: cells bounded at once.
 
     Raises:
@@ -134,6 +135,7 @@ def certified_cross_section(
         UnsupportedLayer: the method knows no rule for a layer.
     """
     checks.one_of("method", method, METHODS)
+    checks.one_of("sound", sound, SOUND)
     checks.at_least("batch_size", batch_size, 1)
     checks.at_least("grid", grid, 1)
     reach = checks.positive("extent", extent)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+SOUND = ("rounding", "real")  # the network as it runs is not run behind a linear layer
 SKEW = 1e-3  # Frobenius norm of the deviation from orthonormality that is taken into account, at most
 
 
@@ -79,7 +80,7 @@ def subspace_radius(
         basis: (m, *D), orthonormal up to rounding. What it lacks is subtracted from the radius.
         method: see :func:`certify.certified_radius`, but for ``"complete"``.
         tolerance: relative distance of both sides at which the search stops.
-        sound: ``"rounding"``, ``"real"`` or ``"deployed"``, see :func:`bounds.crown`.
+        sound: ``"rounding"`` or ``"real"``, see :func:`bounds.crown`.
         batch_size: inputs bounded at once.
 
     Returns:
@@ -91,6 +92,7 @@ def subspace_radius(
         UnsupportedLayer: the method knows no rule for a layer.
     """
     checks.inputs(x)
+    checks.one_of("sound", sound, SOUND)
     shrink, size = _least_stretch(basis, x), len(basis)
     start = torch.cat([x.new_zeros(len(x), size), x.detach().flatten(1)], 1)
     mask = torch.arange(start.shape[1], device=x.device) >= size

@@ -4,7 +4,7 @@ from mutations.mutant import Mutant
 
 SUBSPACES = "tests/certify/surveys/test_subspaces.py"
 PLANES = "tests/certify/surveys/test_planes.py"
-RELATIONS = "tests/certify/surveys/test_relations.py -m slow"
+RELATIONS = "tests/certify/surveys/test_relations.py"
 MUTANTS = (
     Mutant(
         "a skew basis loses nothing",

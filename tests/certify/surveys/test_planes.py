@@ -97,6 +97,7 @@ def test_bad_arguments():
         ({"first": torch.ones(5)}, "first must have the shape"),
         ({"grid": 0}, "grid must be"),
         ({"method": "guess"}, "method must be one of"),
+        ({"sound": "deployed"}, "sound must be one of"),
     ):
         arguments = {"first": torch.ones(6), "second": torch.eye(6)[0], "extent": 1.0, **change}
         with pytest.raises(InvalidInput, match=message):
