@@ -279,7 +279,7 @@ class Survey:
             grid=16 if self.quick else 64,
         )
         found.plot(ax)
-        ax.set(title="A plane around one image (ibp network)\nblue: class proved, red: another class")
+        ax.set(title="A plane around one image (ibp)\nblue: proved, red: another class")
         ax.set(xlabel="to the nearest boundary (l2)", ylabel="random direction (l2)")
 
     def table(self) -> pd.DataFrame:
@@ -307,11 +307,8 @@ def forest(ax: "Axes", title: str, claims: list[Claim]) -> None:
     for place, claim in enumerate(reversed(claims)):
         left, right = (max(0.0, abs(end - claim.figure)) if math.isfinite(end) else 0.0 for end in claim.interval)
         ax.errorbar([claim.figure], [place], xerr=[[left], [right]], fmt="o", color=COLORS[claim.verdict], markersize=4)
-    ends = ax.get_xlim()
-    wide = [
-        min(ends[0], low) if math.isfinite(low) else ends[0],
-        max(ends[1], high) if math.isfinite(high) else ends[1],
-    ]
+    ends = [*ax.get_xlim(), *(limit for limit in (low, high) if math.isfinite(limit))]
+    wide = [min(ends), max(ends)]
     pad = 0.05 * (wide[1] - wide[0])
     wide = [wide[0] - pad, wide[1] + pad]
     ax.axvspan(max(low, wide[0]), min(high, wide[1]), color="#0072b2", alpha=0.08, linewidth=0)

@@ -137,4 +137,5 @@ def leading_directions(normals: Tensor, dimension: int | None = None) -> Tensor:
     if dimension is None:
         dimension = spanned
     checks.at_most("dimension", checks.at_least("dimension", dimension, 1), spanned)
-    return basis[:dimension].reshape(dimension, *normals.shape[1:])
+    leading: Tensor = basis[:dimension].reshape(dimension, *normals.shape[1:])
+    return leading
