@@ -159,12 +159,12 @@ def accuracies(clean: list[int], **correct: list[list[int]]) -> CorruptionAccura
 
 def test_corruption_errors_are_those_of_their_formulas():
     found = accuracies([1, 1, 1, 0], fog=[[1, 1, 0, 0], [1, 0, 0, 0]], snow=[[1, 1, 1, 0], [1, 1, 0, 0]])
-    base = accuracies([1, 1, 1, 1], fog=[[1, 1, 1, 0], [0, 0, 0, 0]], snow=[[0, 0, 0, 0], [1, 0, 0, 0]])
+    base = accuracies([1, 1, 1, 0], fog=[[1, 1, 1, 0], [0, 0, 0, 0]], snow=[[0, 0, 0, 0], [1, 0, 0, 0]])
     got = corruption_error(found, base)
     assert got.error.tolist() == pytest.approx([5 / 5, 3 / 7])
-    assert got.relative.tolist() == pytest.approx([(5 - 2) / 5, (3 - 2) / 7])
+    assert got.relative.tolist() == pytest.approx([(5 - 2) / (5 - 2), (3 - 2) / (7 - 2)])
     assert got.mean == pytest.approx((1 + 3 / 7) / 2)
-    assert got.relative_mean == pytest.approx((3 / 5 + 1 / 7) / 2)
+    assert got.relative_mean == pytest.approx((1 + 1 / 5) / 2)
     assert got.to_dataframe().iloc[-1, 1] == pytest.approx(got.mean)
     same = corruption_error(base, base)
     assert same.mean_interval == (1, 1)
