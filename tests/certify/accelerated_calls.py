@@ -323,6 +323,8 @@ MORE_WAITS = {
     **dict.fromkeys(["bounds.lp_bounds", "bounds.lp_margins", "bounds.milp_bounds"], 250),  # programmes are solved on
     **dict.fromkeys(["bounds.milp_margins", "bounds.sdp_margins"], 250),  # the host
     "certify.certified_radius": 250,  # whether rows are settled, once a radius
+    "certify.surveys.subspace_radius": 250,  # likewise
+    "certify.surveys.certified_cross_section": 250,  # whether cells are proved, once a size of them
     "certify.lipschitz_certificate": 80,  # constants of each layer
     "certify.verify": 150,  # a ladder of methods and an attack
     "certify.SmoothedClassifier.certify_at": 150,  # whether to go on, once a look at the draws
