@@ -22,6 +22,9 @@ from bounds.noise.directions import NormalRank as NormalRank
 from bounds.noise.directions import alignment as alignment
 from bounds.noise.directions import normal_rank as normal_rank
 from bounds.noise.ratio_law import RatioLaw
+from bounds.noise.spans import EnergyShare as EnergyShare
+from bounds.noise.spans import energy_share as energy_share
+from bounds.noise.spans import leading_directions as leading_directions
 from bounds.numerics import per_row
 from bounds.statistics.proportions import FloatArray
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
-    from certify import attacks, corruptions, distribution, methods, reference, semantic, smoothing, tracking
+    from certify import attacks, corruptions, distribution, methods, reference, semantic, smoothing, surveys, tracking
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from certify.smoothing.classifiers.classifier import SmoothedClassifier
     from certify.stored_inputs import StoredInputs
+    from certify.surveys.transfer import TransferMatrix, transfer_matrix
     from certify.verification.decide import decide
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
@@ -78,6 +79,7 @@ __all__ = [
     "SmoothedPrediction",
     "SmoothingCertificate",
     "StoredInputs",
+    "TransferMatrix",
     "TwoClasses",
     "Verdict",
     "Witness",
@@ -100,7 +102,9 @@ __all__ = [
     "reference",
     "semantic",
     "smoothing",
+    "surveys",
     "tracking",
+    "transfer_matrix",
     "verify",
 ]
 
@@ -135,6 +139,7 @@ _HOMES = {
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
     "StoredInputs": "certify.stored_inputs",
+    "TransferMatrix": "certify.surveys.transfer",
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
@@ -150,6 +155,7 @@ _HOMES = {
     "load_data": "certify.configuration.inputs",
     "load_model": "certify.configuration.sources",
     "merge": "certify.evaluation.merging",
+    "transfer_matrix": "certify.surveys.transfer",
     "verify": "certify.verification.verdicts",
 }
 

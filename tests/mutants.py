@@ -27,6 +27,7 @@ from mutations import (
     of_search,
     of_smoothing,
     of_statistics,
+    of_surveys,
     of_transformations,
 )
 from mutations.mutant import Mutant
@@ -46,6 +47,7 @@ MUTANTS = (
     *of_gates.MUTANTS,
     *of_budget.MUTANTS,
     *of_data.MUTANTS,
+    *of_surveys.MUTANTS,
     *of_proofs.MUTANTS,
     *of_auditing.MUTANTS,
 )

@@ -202,6 +202,29 @@ def test_noise_and_geometry(tmp_path, monkeypatch, capsys):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.combinations
+@pytest.mark.slow
+def test_surveys(tmp_path, monkeypatch, capsys):
+    """Every claim gets a verdict; the page holds the table and the picture."""
+    file = tmp_path / "page.html"
+    run("surveys.py", "--quick", "--output", file, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    verdicts = [printed.count(f" {verdict} ") for verdict in ("holds", "does not hold", "undecided")]
+    assert sum(verdicts) >= 40
+    page = file.read_text()
+    assert page.count("<tr") >= 41
+    assert "data:image/png;base64" in page
+
+
+@pytest.mark.slow
+def test_pruning_study(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "figure.png"
+    run("pruning_study.py", "--quick", "--output", file, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert [printed.count(kind) for kind in ("clean", "attacked", "certified")] == [2, 2, 2]
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_noise_law():
     """The example shows what it is for: the law holds for small networks whose boundaries are not flat."""

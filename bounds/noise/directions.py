@@ -86,30 +86,26 @@ def alignment(first: Tensor, second: Tensor, *, confidence: float = 0.95) -> Ali
     0.6
     """
     checks.probability("confidence", confidence)
-    one, two = (_flat(name, value) for name, value in (("first", first), ("second", second)))
+    one, two = (flat_directions(name, value) for name, value in (("first", first), ("second", second)))
     if one.shape != two.shape or first.shape != second.shape:
         raise InvalidInput(f"second must have the shape of first, {tuple(first.shape)}, got {tuple(second.shape)}")
     features = checks.at_least("entries of an input", one.shape[1], 2)
-    (one, size), (two, length) = _units(one), _units(two.to(one.device))
+    (one, size), (two, length) = unit_vectors(one), unit_vectors(two.to(one.device))
     rows = ((size > 0) & (length > 0)).nonzero().flatten()
     if len(rows) == 0:
         raise InvalidInput("first and second must hold a pair of directions of a length above 0")
     cosine = (one[rows] * two[rows]).sum(1).clamp(-1, 1)
     tails = special.betaincc(0.5, (features - 1) / 2, cosine.square().cpu().numpy())
     p_values = torch.from_numpy(tails).to(one.device)
-    mean = float(cosine.mean())
-    half = math.nan
-    if len(rows) > 1:
-        half = float(special.stdtrit(len(rows) - 1, (1 + confidence) / 2)) * float(cosine.std()) / math.sqrt(len(rows))
     return Alignment(
         rows=rows,
         cosine=cosine,
         projection=(cosine * length[rows]).abs(),
         p_values=p_values,
-        mean=mean,
-        interval=(mean - half, mean + half),
+        mean=float(cosine.mean()),
+        interval=student_interval(cosine, confidence),
         chance=math.exp(special.gammaln(features / 2) - special.gammaln((features + 1) / 2)) / math.sqrt(math.pi),
-        p_value=max(float(special.gammaincc(len(rows), -float(p_values.clamp(min=LEAST).log().sum()))), LEAST),
+        p_value=fisher_p_value(p_values),
         features=features,
         confidence=confidence,
     )
@@ -187,13 +183,13 @@ def normal_rank(
         5, for the question.
     """
     checks.probability("alpha", alpha)
-    flat = _flat("perturbations", perturbations)
+    flat = flat_directions("perturbations", perturbations)
     checks.at_least("rows of perturbations", len(flat), 3)
     checks.at_least("entries of an input", flat.shape[1], 2)
     checks.at_least("largest", largest, 1)
     checks.at_least("draws for this alpha", draws, math.ceil(1 / alpha - 1))
     source = checks.generator(generator, flat.device)
-    units, length = _units(flat)
+    units, length = unit_vectors(flat)
     if not (length > 0).all():
         raise InvalidInput("perturbations must be of a length above 0: leave out inputs without a boundary point")
     values = torch.linalg.svdvals(units)
@@ -217,13 +213,27 @@ def normal_rank(
     )
 
 
-def _flat(name: str, value: Tensor) -> Tensor:
+def student_interval(values: Tensor, confidence: float) -> tuple[float, float]:
+    """Student's interval of the mean of independent values (M,); NaN for a single one."""
+    count, mean = len(values), float(values.mean())
+    half = math.nan
+    if count > 1:
+        half = float(special.stdtrit(count - 1, (1 + confidence) / 2)) * float(values.std()) / math.sqrt(count)
+    return mean - half, mean + half
+
+
+def fisher_p_value(p_values: Tensor) -> float:
+    """P-value of independent ones (M,) together, by Fisher's method."""
+    return max(float(special.gammaincc(len(p_values), -float(p_values.clamp(min=LEAST).log().sum()))), LEAST)
+
+
+def flat_directions(name: str, value: Tensor) -> Tensor:
     """Directions (N, F) in float64; they must be finite."""
     checks.inputs(checks.tensor(name, value).detach())
     return value.detach().flatten(1).double()
 
 
-def _units(flat: Tensor) -> tuple[Tensor, Tensor]:
+def unit_vectors(flat: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors (N, F) and lengths (N,); zeros stay zeros."""
     largest = flat.abs().amax(1, keepdim=True)  # squares must not leave the range of float64
     scaled = flat / largest.where(largest > 0, 1.0)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.accelerator import Waits, accelerator, back, there
+from oracles.survey_calls import survey_calls
 from torch import Tensor, nn
 
 import bounds
@@ -188,6 +189,7 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
         certificate(t), t(X), t(torch.tensor([0, 1, 0]))
     ),
     "bounds.geometry.alignment": lambda t, k: geometry.alignment(t(X), t(X.flip(0) - 0.5)),
+    "bounds.geometry.energy_share": lambda t, k: geometry.energy_share(t(X), t(X.flip(0) - 0.5), dimension=2),
     "bounds.geometry.normal_rank": lambda t, k: geometry.normal_rank(
         t(torch.cat([X, 1 - X])), draws=19 * k, alpha=0.05, generator=generator()
     ),
@@ -270,6 +272,7 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "certify.corruptions.corruption_accuracy": lambda t, k: corruptions.corruption_accuracy(
         t(MODEL), t(X), t(Y), severities=[1], generator=generator()
     ),
+    **survey_calls(MODEL, SMOOTH, X, Y),
     "certify.testing.assert_sound_bounds": lambda t, k: testing.assert_sound_bounds(
         t(MODEL), bounds.LpBall(t(X), 0.02, norm=math.inf), samples=20, steps=3 * k, generator=generator()
     ),
@@ -331,6 +334,8 @@ MORE_WAITS = {
     **dict.fromkeys(["bounds.milp_margins", "bounds.sdp_margins"], 250),  # the host
     "certify.certified_radius": 250,  # whether rows are settled, once a radius
     "certify.semantic.certify_transformation": 400,  # pieces are halved in rounds, each bounded by several methods
+    "certify.surveys.subspace_radius": 250,  # likewise
+    "certify.surveys.certified_cross_section": 250,  # whether cells are proved, once a size of them
     "certify.lipschitz_certificate": 80,  # constants of each layer
     "certify.verify": 150,  # a ladder of methods and an attack
     "certify.SmoothedClassifier.certify_at": 150,  # whether to go on, once a look at the draws

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from hostile.calls_of_bounds import Call, Case, FirstTwo, onnx_file
+from hostile.calls_of_surveys import SURVEYS
 from oracles.halfspace import generator
 from torch import Tensor
 
@@ -35,6 +36,12 @@ def smoothed(c: Case, noise: smoothing.Noise | None = None) -> certify.SmoothedC
 
 def certified(c: Case, noise: smoothing.Noise | None = None, **options: Any) -> certify.SmoothingCertificate:
     return smoothed(c, noise).certify(c.x, n=200, n0=20, **options, generator=generator())
+
+
+def measured_corruptions(c: Case, labels: Tensor) -> corruptions.CorruptionAccuracy:
+    """Correctness of the model for one corruption, as if other classes were right."""
+    chosen = {"fog": corruptions.fog}
+    return corruptions.corruption_accuracy(c.model, c.x, labels, corruptions=chosen, generator=generator())
 
 
 def extended(c: Case) -> certify.SmoothingCertificate:
@@ -298,9 +305,14 @@ OTHERS: dict[str, Call] = {
     "corruptions.corruption_accuracy": lambda c: corruptions.corruption_accuracy(
         c.model, c.x, c.y, severities=(1, 5), generator=generator()
     ),
+    "corruptions.corruption_error": lambda c: corruptions.corruption_error(
+        *[measured_corruptions(c, labels) for labels in (c.y, 2 - c.y)]
+    ).intervals.tolist(),
+    "corruptions.flip_rates": lambda c: corruptions.flip_rates(c.model, c.x, frames=3, generator=generator()),
     **{
-        f"corruptions.{name}": lambda c, corrupt=corrupt: corrupt(c.x, 3, generator())
-        for name, corrupt in corruptions.CORRUPTIONS.items()
+        f"corruptions.{corrupt.__name__}": lambda c, corrupt=corrupt: corrupt(c.x, 3, generator())
+        for named in (corruptions.CORRUPTIONS, corruptions.IMAGENET_C, corruptions.EXTRA)
+        for corrupt in named.values()
     },
     "testing.assert_certified": lambda c: testing.assert_certified(
         c.model, c.x, c.y, norm=math.inf, epsilon=0.001, generator=generator()
@@ -360,7 +372,7 @@ PURE: dict[str, Call] = {
     "smoothing.wrong_certificates_at_most": lambda c: smoothing.wrong_certificates_at_most(stored()),
 }
 
-CALLS: dict[str, Call] = {**ATTACKS, **DEPLOYED, **OTHERS, **PURE}
+CALLS: dict[str, Call] = {**ATTACKS, **DEPLOYED, **OTHERS, **SURVEYS, **PURE}
 
 # Names that stand for records and modules: they compute nothing.
 RECORDS = {
@@ -377,5 +389,8 @@ RECORDS = {
     *("FIXED_BUDGET", "MINIMUM_NORM"),
     *("Blur", "Compose", "Parameter", "Photometric", "Rotation", "Scale", "SemanticCertificate", "Shear"),
     *("Transformation", "TransformationAccuracy", "TransformationCurves", "TransformationWitness", "Translation"),
-    *("CorruptionAccuracy", "certify_reference", "certify_generator"),
+    *("CorruptionAccuracy", "CorruptionError", "FlipRates", "Frames", "Corruption", "CORRUPTIONS", "IMAGENET_C"),
+    *("EXTRA", "SEQUENCES", "SEVERITIES", "TransferMatrix", "surveys"),
+    *("CertifiedSection", "ErrorDistortionLaw", "FrequencyMargins", "LossSurface", "NoiseErrorRelation"),
+    *("SpanAccuracy", "SubspaceCertificate", "certify_reference", "certify_generator"),
 }

@@ -26,7 +26,7 @@ from torch import Tensor
 import bounds
 import certify
 from bounds import BoundsError
-from certify import attacks, corruptions, semantic, smoothing, testing, verified_training
+from certify import attacks, corruptions, semantic, smoothing, surveys, testing, verified_training
 
 CALLS: dict[str, Call] = {**calls_of_bounds.CALLS, **calls_of_certify.CALLS}
 RECORDS = calls_of_bounds.RECORDS | calls_of_certify.RECORDS
@@ -41,6 +41,7 @@ PACKAGES = {
     "corruptions": corruptions,
     "semantic": semantic,
     "smoothing": smoothing,
+    "surveys": surveys,
     "testing": testing,
     "verified_training": verified_training,
 }

@@ -1,0 +1,55 @@
+"""Common corruptions of images by name, and what they do to a model: accuracies, mCE, flip rates."""
+
+from certify.corruptions.accuracy import SEVERITIES, CorruptionAccuracy, corruption_accuracy
+from certify.corruptions.benchmark import CORRUPTIONS, EXTRA, IMAGENET_C, Corruption
+from certify.corruptions.blurs import defocus_blur, elastic_transform, glass_blur, random_motion_blur, zoom_blur
+from certify.corruptions.digital import pixelate, saturate, speckle_noise
+from certify.corruptions.error import CorruptionError, corruption_error
+from certify.corruptions.sequences import SEQUENCES, FlipRates, Frames, flip_rates
+from certify.corruptions.simple import (
+    brightness,
+    contrast,
+    gaussian_blur,
+    gaussian_noise,
+    impulse_noise,
+    jpeg,
+    motion_blur,
+    shot_noise,
+)
+from certify.corruptions.weather import fog, frost, snow, spatter
+
+__all__ = [
+    "CORRUPTIONS",
+    "EXTRA",
+    "IMAGENET_C",
+    "SEQUENCES",
+    "SEVERITIES",
+    "Corruption",
+    "CorruptionAccuracy",
+    "CorruptionError",
+    "FlipRates",
+    "Frames",
+    "brightness",
+    "contrast",
+    "corruption_accuracy",
+    "corruption_error",
+    "defocus_blur",
+    "elastic_transform",
+    "flip_rates",
+    "fog",
+    "frost",
+    "gaussian_blur",
+    "gaussian_noise",
+    "glass_blur",
+    "impulse_noise",
+    "jpeg",
+    "motion_blur",
+    "pixelate",
+    "random_motion_blur",
+    "saturate",
+    "shot_noise",
+    "snow",
+    "spatter",
+    "speckle_noise",
+    "zoom_blur",
+]
