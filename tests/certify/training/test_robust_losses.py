@@ -338,7 +338,7 @@ def test_frozen_features_stay(norm: float):
 def test_wrong_arguments_are_named():
     model, (x, y) = network(), batch()
     for ball in (LpBall(x, 0.1, 1), x):
-        with pytest.raises(InvalidInput, match="ball must be a bounds[.]LpBall"):
+        with pytest.raises(InvalidInput, match="ball must be a"):
             pgd_loss(model, ball, y)
     with pytest.raises(InvalidInput, match="at least one input"):
         pgd_loss(model, LpBall(x[:0], 0.1), y[:0])

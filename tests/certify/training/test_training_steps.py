@@ -39,10 +39,10 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 def test_free_is_its_algorithm():
     model, (x, y) = network(), batch()
-    other, delta, losses = copy.deepcopy(model), torch.full_like(x, 0.05), []
-    start = delta.clone()
+    other, delta, losses = copy.deepcopy(model), pulled(x, torch.full_like(x, 0.05)), []
+    start = torch.full_like(x, 0.05)
     for _ in range(3):
-        points = pulled(x, delta).add(x).requires_grad_()
+        points = (x + delta).requires_grad_()
         loss = F.cross_entropy(other(points), y)
         slope, *gradients = torch.autograd.grad(loss, [points, *other.parameters()])
         delta = pulled(x, delta + EPSILON * slope.sign())
@@ -116,9 +116,9 @@ def test_steps_take_half_precision_and_name_what_is_wrong(name: str):
 
 def test_steps_refuse_what_does_not_fit():
     model, (x, y) = network(), batch()
-    with pytest.raises(InvalidInput, match="delta must have shape"):
+    with pytest.raises(InvalidInput, match=r"delta must have shape"):
         free_step(model, sgd(model), LpBall(x, EPSILON), y, delta=torch.zeros(3, 2, 3))
-    with pytest.raises(InvalidInput, match="optimizer must be a torch.optim"):
+    with pytest.raises(InvalidInput, match="optimizer must be a torch"):
         free_step(model, model.parameters(), LpBall(x, EPSILON), y)
 
 
@@ -127,13 +127,13 @@ def test_training_with_steps_finds_robust_weights():
     source = generator(5)
     y = torch.randint(2, (400,), generator=source)
     sign = (2 * y - 1).double()[:, None]
-    x = torch.cat([0.5 + 0.4 * sign, (0.5 + 0.1 * sign + 0.02 * torch.randn(400, 20, generator=source))], 1)
+    x = torch.cat([0.4 * sign, 0.1 * sign + 0.02 * torch.randn(400, 20, generator=source)], 1)
     accuracy = {}
     for name in ("clean", "free"):
         torch.manual_seed(0)
         model = nn.Linear(21, 2).double()
         optimizer, ball = torch.optim.SGD(model.parameters(), lr=1.0), LpBall(x, EPSILON, low=None, high=None)
-        for _ in range(60):
+        for _ in range(25):
             radius = ball if name == "free" else LpBall(x, 0.0, low=None, high=None)
             free_step(model, optimizer, radius, y, replays=4)
         weight = model.weight[1] - model.weight[0]
