@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
-    from certify import attacks, corruptions, distribution, methods, reference, smoothing, tracking
+    from certify import attacks, corruptions, distribution, methods, reference, smoothing, tracking, training
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from certify.evaluation.merging import merge
     from certify.evaluation.probe import estimate_cost
     from certify.evaluation.run_directory import RunDirectory
+    from certify.generalisation.margin_generalisation import MarginGeneralisation, margin_generalisation
+    from certify.generalisation.regression import GapRegression, gap_regression
+    from certify.generalisation.track import track
+    from certify.generalisation.tracked import OverfittingTest, TrackedTraining
     from certify.loaders import collect
     from certify.proofs.checking import ProofReport, check_proof
     from certify.results import (
@@ -63,19 +67,23 @@ __all__ = [
     "Evaluation",
     "Finding",
     "FinishedUnit",
+    "GapRegression",
     "GroupAccuracies",
     "LabelledInputs",
     "Logits",
+    "MarginGeneralisation",
     "ModelSource",
     "NoiseTolerance",
     "Normalize",
     "Outside",
+    "OverfittingTest",
     "ProofReport",
     "RadiusDecision",
     "RunDirectory",
     "SmoothedClassifier",
     "SmoothedPrediction",
     "SmoothingCertificate",
+    "TrackedTraining",
     "TwoClasses",
     "Verdict",
     "Witness",
@@ -90,14 +98,18 @@ __all__ = [
     "distribution",
     "estimate_cost",
     "evaluate",
+    "gap_regression",
     "lipschitz_certificate",
     "load_data",
     "load_model",
+    "margin_generalisation",
     "merge",
     "methods",
     "reference",
     "smoothing",
+    "track",
     "tracking",
+    "training",
     "verify",
 ]
 
@@ -118,19 +130,23 @@ _HOMES = {
     "Evaluation": "certify.evaluation.evaluation",
     "Finding": "certify.auditing.tally",
     "FinishedUnit": "certify.evaluation.callbacks",
+    "GapRegression": "certify.generalisation.regression",
     "GroupAccuracies": "certify.evaluation.groups",
     "LabelledInputs": "certify.configuration.labelled",
     "Logits": "bounds.layers",
+    "MarginGeneralisation": "certify.generalisation.margin_generalisation",
     "ModelSource": "certify.configuration.keys",
     "NoiseTolerance": "certify.results",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
+    "OverfittingTest": "certify.generalisation.tracked",
     "ProofReport": "certify.proofs.checking",
     "RadiusDecision": "certify.results",
     "RunDirectory": "certify.evaluation.run_directory",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
+    "TrackedTraining": "certify.generalisation.tracked",
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
@@ -142,10 +158,13 @@ _HOMES = {
     "decide": "certify.verification.decide",
     "estimate_cost": "certify.evaluation.probe",
     "evaluate": "certify.evaluation.evaluation",
+    "gap_regression": "certify.generalisation.regression",
     "lipschitz_certificate": "certify.verification.lipschitz",
     "load_data": "certify.configuration.inputs",
     "load_model": "certify.configuration.sources",
+    "margin_generalisation": "certify.generalisation.margin_generalisation",
     "merge": "certify.evaluation.merging",
+    "track": "certify.generalisation.track",
     "verify": "certify.verification.verdicts",
 }
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\S+)\n")
-EXPORTING = ["bounds", "certify", "certify.smoothing", "certify.attacks", "certify.report"]
+EXPORTING = ["bounds", "certify", "certify.smoothing", "certify.attacks", "certify.report", "certify.training"]
 
 
 class Block(NamedTuple):

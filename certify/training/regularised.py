@@ -23,7 +23,7 @@ from certify.training.perturbing import Labelled, Moves
 def grad_align_penalty(
     model: nn.Module, ball: LpBall, y: Tensor, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    r"""How far input gradients turn within the balls: GradAlign.
+    r"""Penalty on input gradients that turn within the balls: GradAlign.
 
     The value is :math:`1 - \cos(\nabla_x \ell(x, y), \nabla_x \ell(x + \eta, y))`, where :math:`\eta` is uniform in
     the ball. It is 0 where the loss is linear, so that one step is as good an attack as many. Rows with a gradient of

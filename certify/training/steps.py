@@ -18,7 +18,7 @@ from certify.training.perturbing import Labelled, Moves
 
 
 class TrainingStep(NamedTuple):
-    """What a step leaves.
+    """Result of a step of training.
 
     Attributes:
         loss: scalar, the mean cross-entropy over the batch and the passes of the step, without a graph.

@@ -60,7 +60,7 @@ def mtl_ibp_loss(
 
 
 class CrownIBPWeights(NamedTuple):
-    """What CROWN-IBP is trained with at one moment.
+    """Radius and weights of CROWN-IBP at one moment of training.
 
     Attributes:
         epsilon: the radius, in units of the input.
