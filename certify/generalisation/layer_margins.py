@@ -43,22 +43,15 @@ def layer_margins(model: nn.Module, x: Tensor, y: Tensor, layers: Sequence[nn.Mo
         Jiang et al. (2019), Predicting the generalization gap in deep networks with margin distributions,
         arXiv:1810.00113, section 3.
     """
-    parts, count = [], len(layers) + 1
-    sums: list[Tensor | float] = [0.0] * count
-    squares: list[Tensor | float] = [0.0] * count
+    parts, spreads = [], []
     with frozen(model), _watched(layers) as seen:
         for points, label in zip(x.detach().split(batch_size), y.split(batch_size), strict=True):
             distances, activations = _distances(model, points, label, seen)
-            for i, each in enumerate(activations):
-                values = each.detach().double().flatten(1)
-                sums[i], squares[i] = sums[i] + values.sum(0), squares[i] + values.square().sum(0)
+            values = [each.detach().double().flatten(1) for each in activations]
             parts.append(distances)
-    variance = torch.stack(
-        [
-            (torch.as_tensor(square) / len(x) - (torch.as_tensor(total) / len(x)) ** 2).sum()
-            for total, square in zip(sums, squares, strict=True)
-        ]
-    )
+            spreads.append([torch.stack([each.sum(0), each.square().sum(0)]) / len(x) for each in values])
+    moments = [torch.stack(each).sum(0) for each in zip(*spreads, strict=True)]
+    variance = torch.stack([(square - mean**2).sum() for mean, square in moments])
     return torch.cat(parts, 1) / variance.clamp(min=torch.finfo(torch.float64).tiny).sqrt()[:, None]
 
 
@@ -117,6 +110,8 @@ def _watched(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     handles = []
     try:
         for layer in layers:
+            if isinstance(layer, torch.jit.ScriptModule):
+                raise InvalidModel("layers of TorchScript cannot be watched: pass the module that was scripted")
             handles.append(layer.register_forward_hook(remember))
         yield seen
     finally:
