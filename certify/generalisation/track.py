@@ -13,7 +13,7 @@ from bounds.models import class_logits
 from certify.attacks import fgsm, pgd
 from certify.generalisation.checkpoints import Checkpoints, names_of, networks_of
 from certify.generalisation.tracked import TrackedTraining
-from certify.models import frozen
+from certify.models import frozen, probed_once
 from certify.verification.verdicts import verify
 
 
@@ -76,11 +76,12 @@ def track(
     asked = _Asked(norm, epsilon, low, high, steps, batch_size, seed)
     found: list[Mapping[str, Tensor]] = []
     for network in networks_of(checkpoints, model):
-        row = asked.accuracies(network, x, y) | asked.margins(network, x, y)
-        if method is not None:
-            row["certified"] = asked.proved(network, x, y, method)
-        if training is not None:
-            row["training_attacked"] = asked.accuracies(network, *training)["attacked"]
+        with probed_once():  # each network anew: weights may have been loaded into the same one
+            row = asked.accuracies(network, x, y) | asked.margins(network, x, y)
+            if method is not None:
+                row["certified"] = asked.proved(network, x, y, method)
+            if training is not None:
+                row["training_attacked"] = asked.accuracies(network, *training)["attacked"]
         found.append(row)
     stacked = {name: torch.stack([row[name] for row in found]) for name in found[0]}
     return TrackedTraining(
