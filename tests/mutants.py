@@ -27,6 +27,7 @@ from mutations import (
     of_search,
     of_smoothing,
     of_statistics,
+    of_training,
 )
 from mutations.mutant import Mutant
 
@@ -46,6 +47,7 @@ MUTANTS = (
     *of_data.MUTANTS,
     *of_proofs.MUTANTS,
     *of_auditing.MUTANTS,
+    *of_training.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")
