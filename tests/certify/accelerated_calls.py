@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import accelerated_training
 from oracles.accelerator import Waits, accelerator, back, there
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ import bounds
 import certify
 from bounds import geometry, noise_theorems, separation, transport
 from certify import attacks, corruptions, smoothing, testing
-from certify import training as robust
 from certify import verified_training as training
 
 Place = Callable[[Any], Any]
@@ -89,25 +89,6 @@ def loss(training_loss: Callable[..., Tensor]) -> Callable[[Place, int], Tensor]
         return next(model.parameters()).grad
 
     return gradient
-
-
-def narrow(t: Place, norm: float = math.inf) -> bounds.LpBall:
-    return bounds.LpBall(t(X), 0.02, norm=norm)
-
-
-def stepped(t: Place, step: Callable[..., Any]) -> Any:
-    """The perturbation and the first weight after a step of training."""
-    model = t(small())
-    done = step(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    return done.delta, next(model.parameters()).detach()
-
-
-def trained(seed: int) -> nn.Sequential:
-    """A network with one class more likely, others for each seed."""
-    model = small()
-    with torch.no_grad():
-        model[5].bias[seed % 4] += 0.05 * (seed + 1)
-    return model
 
 
 # Each takes where its tensors live and a factor for its steps or draws.
@@ -265,41 +246,6 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
             model, t(X), t(Y), sigma=0.2, epsilon=0.1, steps=2 * k, generator=generator()
         )
     ),
-    "certify.training.pgd_loss": loss(
-        lambda t, model, k: robust.pgd_loss(model, narrow(t), t(Y), steps=3 * k, generator=generator())
-    ),
-    "certify.training.trades_loss": loss(
-        lambda t, model, k: robust.trades_loss(model, narrow(t), t(Y), steps=3 * k, generator=generator())
-    ),
-    "certify.training.grad_align_loss": loss(
-        lambda t, model, k: robust.grad_align_loss(model, narrow(t, 2), t(Y), weight=0.3, generator=generator())
-    ),
-    "certify.training.cure_loss": loss(lambda t, model, k: robust.cure_loss(model, t(X), t(Y), weight=1.0, h=0.3)),
-    "certify.training.input_gradient_loss": loss(
-        lambda t, model, k: robust.input_gradient_loss(model, t(X), t(Y), weight=0.3)
-    ),
-    "certify.training.mtl_ibp_loss": loss(
-        lambda t, model, k: robust.mtl_ibp_loss(model, narrow(t), t(Y), alpha=0.3, steps=k, generator=generator())
-    ),
-    "certify.training.free_step": lambda t, k: stepped(
-        t, lambda model, optimizer: robust.free_step(model, optimizer, narrow(t), t(Y), replays=2 * k)
-    ),
-    "certify.training.yopo_step": lambda t, k: stepped(
-        t,
-        lambda model, optimizer: robust.yopo_step(
-            model[:1], model[1:], optimizer, narrow(t), t(Y), outer=2, inner=2 * k, generator=generator()
-        ),
-    ),
-    "certify.track": lambda t, k: (
-        certify.track(
-            [t(MODEL), t(small())], t(X), t(Y), **INF, method=None, steps=3 * k, generator=generator()
-        ).attacked
-    ),
-    "certify.margin_generalisation": lambda t, k: (
-        certify.margin_generalisation(
-            [t(trained(i)) for i in range(5)], t(X), t(Y), t(1 - X), t(Y), permutations=19 * k, generator=generator()
-        ).features
-    ),
     "certify.verified_training.ibp_loss": loss(
         lambda t, model, k: training.ibp_loss(model, bounds.LpBall(t(X), 0.02, norm=math.inf), t(Y), kappa=0.5)
     ),
@@ -364,7 +310,7 @@ def attack(name: str) -> Callable[[Place, int], Any]:
     return run
 
 
-CALLS |= {f"certify.attacks.{name}": attack(name) for name in ATTACKS}
+CALLS |= {f"certify.attacks.{name}": attack(name) for name in ATTACKS} | accelerated_training.CALLS
 
 # How often the host may wait in one call for three inputs, however many steps and draws it takes.
 WAITS = 60
@@ -382,8 +328,7 @@ MORE_WAITS = {
     "certify.attacks.robust_accuracy": 100,  # four attacks
     "certify.attacks.gradient_masking": 250,  # a dozen attacks
     "certify.evaluate": 600,  # four methods, two norms
-    "certify.track": 150,  # two attacks on each of two networks
-    "certify.margin_generalisation": 160,  # a probe of each of five networks
+    **accelerated_training.WAITS,
 }
 GROWTH = 6  # more waits with three times the steps: some attacks ask after 1, 2, 4, 8, ... steps
 
@@ -401,9 +346,7 @@ def test_on_the_accelerator(name: str):
 
 DRAWING = {name for name in CALLS if name.startswith("certify.attacks") or "generator" in CALLS[name].__code__.co_names}
 DRAWING |= {name for name in CALLS if name.startswith("certify.smoothing") and name.endswith("loss")}
-DRAWING |= {
-    f"certify.training.{name}" for name in ("pgd_loss", "trades_loss", "grad_align_loss", "mtl_ibp_loss", "yopo_step")
-}
+DRAWING |= set(accelerated_training.DRAWING)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 import bounds
 import certify
-from certify import attacks, corruptions, methods, reference, smoothing, testing, training, verified_training
+from certify import attacks, corruptions, methods, reference, smoothing, testing, verified_training
 from certify.evaluation.run_directory import RunDirectory
 
 RADII = torch.linspace(0.0, 1.5, 6, dtype=torch.float64)
@@ -121,49 +120,6 @@ def initialized(c: Case) -> object:
         model = copy.deepcopy(c.model)
     verified_training.initialize_for_intervals(model, generator())
     return [weight.detach() for weight in model.parameters()]
-
-
-def stepped(c: Case, step: Callable[..., training.TrainingStep]) -> object:
-    """The weights after a step of training, whose gradients are on whatever surrounds it."""
-    with torch.inference_mode(False):
-        model = copy.deepcopy(c.model)
-        for weight in model.parameters():
-            weight.requires_grad_(True)
-        done = step(model, torch.optim.SGD(model.parameters(), lr=0.01))
-    return done, [weight.detach() for weight in model.parameters()]
-
-
-def stopped(c: Case) -> object:
-    """The best of two epochs."""
-    stopping = training.EarlyStopping(patience=1)
-    return stopping.update(c.model, 0.5), stopping.update(c.model, 0.4), stopping.best, stopping.best_epoch
-
-
-class Leaning(torch.nn.Module):
-    """Logits with something added to one of them."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.share * torch.nn.functional.pad(x[:, :1] * 0 + 1, (0, x.shape[1] - 1))
-
-
-def several(c: Case, count: int) -> list[torch.nn.Module]:
-    """Networks that differ, for statements about more than one."""
-    return [torch.nn.Sequential(c.model, Leaning(-2.5 * i)) for i in range(count)]
-
-
-def generalised(c: Case) -> object:
-    test_x = torch.cat([c.x, 1 - c.x, 0 * c.x])
-    data = c.x, c.y, test_x, torch.zeros(len(test_x), dtype=torch.int64, device="cpu")
-    found = certify.margin_generalisation(several(c, 5), *data, layers=["0"], permutations=19, generator=generator())
-    return found.to_dataframe().to_dict("list")
-
-
-def tracked(c: Case) -> certify.TrackedTraining:
-    return certify.track(several(c, 2), c.x, c.y, **budget(epsilon=0.05), steps=3, method="ibp", generator=generator())
 
 
 def law(c: Case) -> object:
@@ -277,28 +233,6 @@ DEPLOYED: dict[str, Call] = {
     "smoothing.gaussian_augmentation_loss": lambda c: smoothing.gaussian_augmentation_loss(
         c.model, c.x, c.y, sigma=0.25, generator=generator()
     ),
-    "training.EarlyStopping": stopped,
-    "training.adversarial_inputs": lambda c: training.adversarial_inputs(
-        c.model, c.ball, c.y, steps=3, generator=generator()
-    ),
-    "training.cure_loss": lambda c: training.cure_loss(c.model, c.x, c.y, weight=2.0, h=0.3),
-    "training.fast_loss": lambda c: training.fast_loss(c.model, c.ball, c.y, generator=generator()),
-    "training.free_step": lambda c: stepped(
-        c, lambda model, optimizer: training.free_step(model, optimizer, c.ball, c.y, replays=2)
-    ),
-    "training.grad_align_loss": lambda c: training.grad_align_loss(
-        c.model, c.ball, c.y, weight=0.3, generator=generator()
-    ),
-    "training.grad_align_penalty": lambda c: training.grad_align_penalty(c.model, c.ball, c.y, generator=generator()),
-    "training.input_gradient_loss": lambda c: training.input_gradient_loss(c.model, c.x, c.y, weight=0.3),
-    "training.pgd_loss": lambda c: training.pgd_loss(c.model, c.ball, c.y, steps=3, generator=generator()),
-    "training.trades_loss": lambda c: training.trades_loss(c.model, c.ball, c.y, steps=3, generator=generator()),
-    "training.yopo_step": lambda c: stepped(
-        c,
-        lambda model, optimizer: training.yopo_step(
-            torch.nn.Identity(), model, optimizer, c.ball, c.y, outer=2, inner=2, generator=generator()
-        ),
-    ),
     "smoothing.macer_loss": lambda c: smoothing.macer_loss(
         c.model, c.x, c.y, sigma=0.25, weight=1.0, draws=4, generator=generator()
     ),
@@ -369,11 +303,6 @@ OTHERS: dict[str, Call] = {
         c.model, c.ball, samples=4, steps=2, generator=generator()
     ),
     "testing.assert_noise_law": law,
-    "training.mtl_ibp_loss": lambda c: training.mtl_ibp_loss(
-        c.model, c.ball, c.y, alpha=0.3, steps=2, generator=generator()
-    ),
-    "certify.margin_generalisation": generalised,
-    "certify.track": lambda c: tracked(c).to_dataframe().to_dict("list"),
     "verified_training.crown_ibp_loss": lambda c: verified_training.crown_ibp_loss(
         c.model, c.ball, c.y, kappa=0.5, beta=0.5
     ),
@@ -395,10 +324,6 @@ OTHERS: dict[str, Call] = {
 }
 
 PURE: dict[str, Call] = {
-    "certify.gap_regression": lambda c: certify.gap_regression(
-        torch.stack([RADII, RADII.square()], 1), RADII.exp(), permutations=19, generator=generator()
-    ),
-    "training.crown_ibp_schedule": lambda c: training.crown_ibp_schedule(3.0, start=1.0, end=9.0, epsilon=0.1),
     "smoothing.CertifiedAccuracyEnvelope": lambda c: smoothing.CertifiedAccuracyEnvelope([stored()], stored().label).at(
         0.3
     ),
@@ -433,7 +358,6 @@ RECORDS = {
     *("RadiusDecision", "Comparison", "DataSource", "FinishedUnit", "GroupAccuracies", "LabelledInputs", "ModelSource"),
     *("ProofReport", "tracking", "AuditReport", "Finding", "Cost", "CostEstimate", "NoiseTolerance", "distribution"),
     "pytest_runtest_protocol",
-    *("GapRegression", "MarginGeneralisation", "OverfittingTest", "TrackedTraining", "CrownIBPWeights", "TrainingStep"),
     *("SmoothedPrediction", "SmoothingCertificate", "Verdict", "Witness", "methods"),
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),

@@ -6,9 +6,8 @@ from functools import cache
 
 import pytest
 import torch
-from hostile import calls_of_bounds, calls_of_certify
+from hostile import calls_of_bounds, calls_of_certify, calls_of_training
 from hostile.calls_of_bounds import Call, Case, case
-from hostile.calls_of_certify import DEPLOYED
 from hostile.circumstances import (
     HALVES,
     MODELS,
@@ -28,8 +27,9 @@ import certify
 from bounds import BoundsError
 from certify import attacks, corruptions, smoothing, testing, training, verified_training
 
-CALLS: dict[str, Call] = {**calls_of_bounds.CALLS, **calls_of_certify.CALLS}
-RECORDS = calls_of_bounds.RECORDS | calls_of_certify.RECORDS
+OF_TRAINING = calls_of_training.DEPLOYED | calls_of_training.OTHERS | calls_of_training.PURE
+CALLS: dict[str, Call] = {**calls_of_bounds.CALLS, **calls_of_certify.CALLS, **OF_TRAINING}
+RECORDS = calls_of_bounds.RECORDS | calls_of_certify.RECORDS | calls_of_training.RECORDS
 PACKAGES = {
     "bounds": bounds,
     "bounds.geometry": bounds.geometry,
@@ -46,7 +46,8 @@ PACKAGES = {
 }
 
 shared_case = cache(case)
-PURE = calls_of_bounds.PURE | calls_of_certify.PURE
+DEPLOYED = calls_of_certify.DEPLOYED | calls_of_training.DEPLOYED
+PURE = calls_of_bounds.PURE | calls_of_certify.PURE | calls_of_training.PURE
 WITH_MODEL = [name for name in CALLS if name not in PURE and not name.startswith(("smoothing.Cons", "smoothing.Ens"))]
 # Searches whose nearest points need gradients through ReLUs that are off, and what shows bounds that need a graph.
 SEEING = {"attacks.robustness_figures", "certify.compare", "testing.assert_no_regression"}
