@@ -1,11 +1,13 @@
 """Moves within a ball, and a model with the labels of a batch: what losses of robust training share."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bounds import LpBall, checks
 from bounds.errors import InvalidInput
@@ -115,7 +117,9 @@ class Labelled:
 
     def input_gradient(self, points: Tensor, *, differentiable: bool) -> Tensor:
         """Gradient (N, *D) of the cross-entropy of each row, in single precision at least."""
-        with torch.enable_grad():
+        # The fused kernels of attention have no second derivatives.
+        kernels = sdpa_kernel(SDPBackend.MATH) if differentiable else nullcontext()
+        with torch.enable_grad(), kernels:
             points = points.detach().requires_grad_()
             losses = self.losses(points)
             (gradient,) = torch.autograd.grad(losses.sum(), points, create_graph=differentiable)

@@ -312,6 +312,28 @@ def test_layouts_and_dtypes_give_the_same_loss(name: str):
         assert loss_of(name, model.float(), x, y).item() == pytest.approx(expected, rel=0.1)
 
 
+class Attention(nn.Module):
+    """Attention over the rows of an input (2, 3), with dropout behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.last, self.drop = nn.Linear(3, 12), nn.Linear(4, 3), nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unsqueeze(1) for part in self.parts(x).chunk(3, 2))
+        return self.last(self.drop(F.scaled_dot_product_attention(q, k, v).squeeze(1).mean(1)))
+
+
+@pytest.mark.parametrize("name", sorted({*LOSSES} - SLOW))
+def test_attention_is_differentiated_twice(name: str):
+    torch.manual_seed(0)
+    model, (x, y) = Attention().double().train(), batch()
+    loss_of(name, model, x, y).backward()
+    assert model.parts.weight.grad.isfinite().all()
+    assert model.parts.weight.grad.abs().sum() > 0
+    assert model.drop.training
+
+
 @each_loss
 def test_models_of_one_logit_are_named_with_a_remedy(name: str):
     model, (x, y) = network(), batch()
