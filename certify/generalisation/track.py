@@ -1,6 +1,7 @@
 """Measuring every checkpoint of a training on the same inputs."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,8 @@ class _Asked:
     def __init__(
         self, norm: float, epsilon: float, low: Limit, high: Limit, steps: int, batch_size: int, seed: int
     ) -> None:
-        self.ball = {"norm": norm, "epsilon": epsilon, "low": low, "high": high}
+        self.norm = norm
+        self.ball: dict[str, Any] = {"norm": norm, "epsilon": epsilon, "low": low, "high": high}
         self.steps, self.batch_size, self.seed = steps, batch_size, seed
 
     def accuracies(self, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -119,7 +121,7 @@ class _Asked:
 
     def margins(self, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Linearised distances to the boundary, and norms of the gradient of the loss, (N,) each."""
-        order = LpBall(x[:1], 0.0, self.ball["norm"], None, None).dual_norm
+        order = LpBall(x[:1], 0.0, self.norm, None, None).dual_norm
         rows = zip(x.detach().split(self.batch_size), y.split(self.batch_size), strict=True)
         with frozen(model):
             parts = [_linearised(model, points, label, order) for points, label in rows]

@@ -171,8 +171,8 @@ class TrackedTraining:
         for i, end in enumerate(("", "_lower", "_upper")):
             columns[f"change_to_last{end}"] = [change[i] for change in changes]
             columns[f"one_step_gap{end}"] = [gap[i] for gap in self._gaps()]
-        shares = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=self.distance.device)
-        for name, values in zip(("q25", "q50", "q75"), self.distance.quantile(shares, dim=1), strict=True):
+        quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=self.distance.device)
+        for name, values in zip(("q25", "q50", "q75"), self.distance.quantile(quarters, dim=1), strict=True):
             columns[f"distance_{name}"] = values.cpu().numpy()
         columns["gradient_mean"] = self.gradient.mean(1).cpu().numpy()
         return pd.DataFrame(columns)

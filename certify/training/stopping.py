@@ -15,7 +15,7 @@ class EarlyStopping:
 
     Robust accuracy on held-out inputs falls late in adversarial training while that on the training inputs still rises
     (robust overfitting). Stopping in time gains more than most changes of the method. Measure accuracy on inputs that
-    are neither trained on nor reported: the largest of many is too good for the inputs that chose it.
+    are neither trained on nor reported: the largest of many is too good for the inputs that chose it::
 
         stopping = EarlyStopping(patience=5)
         for epoch in range(100):
