@@ -2,15 +2,14 @@
 
 Without options it trains on 700 of the embedded images, which shows the way rather than good figures. With more
 Fashion-MNIST, as IDX files (Debian: ``apt-get install dataset-fashion-mnist``) or as an npz file of images and labels,
-of which the first 1,000 are the test, all methods take less than 40 minutes on two cores::
+of which the first 1,000 are the test, all methods take some 15 minutes of one core::
 
     python examples/train_robust.py --method all --data /usr/share/datasets/fashion-mnist
 
 Prints, for each method, whether robust or catastrophic overfitting was found over its checkpoints, then a table of
 accuracies, and writes weights, figures and the page of ``certify compare`` into ``--output``. Expect the accuracy
-under attack of pgd, trades and fast with GradAlign within a few points of each other, clean accuracy of trades below
-theirs, proofs for the methods on bounds alone, and catastrophic overfitting of ``fast_large``, which takes one large
-step within a large radius. Seeds and the thread count are fixed.
+under attack of pgd, fast and fast with GradAlign within a few points of each other, proofs by intervals for the methods
+on bounds alone, and catastrophic overfitting of ``fast_large``, which takes one large step within a large radius. Seeds and the thread count are fixed.
 """
 
 import argparse
