@@ -8,8 +8,9 @@ of which the first 1,000 are the test, all methods take some 15 minutes of one c
 
 Prints, for each method, whether robust or catastrophic overfitting was found over its checkpoints, then a table of
 accuracies, and writes weights, figures and the page of ``certify compare`` into ``--output``. Expect the accuracy
-under attack of pgd, fast and fast with GradAlign within a few points of each other, proofs by intervals for the methods
-on bounds alone, and catastrophic overfitting of ``fast_large``, which takes one large step within a large radius. Seeds and the thread count are fixed.
+under attack of pgd, trades, fast, and fast with GradAlign within a few points of each other, proofs by intervals for
+the methods on bounds alone, and catastrophic overfitting of ``fast_large``, which takes one large step within a large
+radius. Seeds and the thread count are fixed.
 """
 
 import argparse
