@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bounds.layers import Logits, Normalize, TwoClasses
-    from certify import attacks, corruptions, distribution, methods, reference, semantic, smoothing, surveys, tracking
+    from certify import (
+        attacks,
+        corruptions,
+        distribution,
+        methods,
+        reference,
+        semantic,
+        smoothing,
+        surveys,
+        tracking,
+        training,
+    )
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
@@ -24,6 +35,10 @@ if TYPE_CHECKING:
     from certify.evaluation.merging import merge
     from certify.evaluation.probe import estimate_cost
     from certify.evaluation.run_directory import RunDirectory
+    from certify.generalisation.margin_generalisation import MarginGeneralisation, margin_generalisation
+    from certify.generalisation.regression import GapRegression, gap_regression
+    from certify.generalisation.track import track
+    from certify.generalisation.tracked import OverfittingTest, TrackedTraining
     from certify.loaders import collect
     from certify.proofs.checking import ProofReport, check_proof
     from certify.results import (
@@ -65,13 +80,16 @@ __all__ = [
     "Evaluation",
     "Finding",
     "FinishedUnit",
+    "GapRegression",
     "GroupAccuracies",
     "LabelledInputs",
     "Logits",
+    "MarginGeneralisation",
     "ModelSource",
     "NoiseTolerance",
     "Normalize",
     "Outside",
+    "OverfittingTest",
     "ProofReport",
     "RadiusDecision",
     "RunDirectory",
@@ -79,6 +97,7 @@ __all__ = [
     "SmoothedPrediction",
     "SmoothingCertificate",
     "StoredInputs",
+    "TrackedTraining",
     "TransferMatrix",
     "TwoClasses",
     "Verdict",
@@ -94,16 +113,20 @@ __all__ = [
     "distribution",
     "estimate_cost",
     "evaluate",
+    "gap_regression",
     "lipschitz_certificate",
     "load_data",
     "load_model",
+    "margin_generalisation",
     "merge",
     "methods",
     "reference",
     "semantic",
     "smoothing",
     "surveys",
+    "track",
     "tracking",
+    "training",
     "transfer_matrix",
     "verify",
 ]
@@ -125,13 +148,16 @@ _HOMES = {
     "Evaluation": "certify.evaluation.evaluation",
     "Finding": "certify.auditing.tally",
     "FinishedUnit": "certify.evaluation.callbacks",
+    "GapRegression": "certify.generalisation.regression",
     "GroupAccuracies": "certify.evaluation.groups",
     "LabelledInputs": "certify.configuration.labelled",
     "Logits": "bounds.layers",
+    "MarginGeneralisation": "certify.generalisation.margin_generalisation",
     "ModelSource": "certify.configuration.keys",
     "NoiseTolerance": "certify.results",
     "Normalize": "bounds.layers",
     "Outside": "certify.evaluation.comparisons",
+    "OverfittingTest": "certify.generalisation.tracked",
     "ProofReport": "certify.proofs.checking",
     "RadiusDecision": "certify.results",
     "RunDirectory": "certify.evaluation.run_directory",
@@ -139,6 +165,7 @@ _HOMES = {
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
     "StoredInputs": "certify.stored_inputs",
+    "TrackedTraining": "certify.generalisation.tracked",
     "TransferMatrix": "certify.surveys.transfer",
     "TwoClasses": "bounds.layers",
     "Verdict": "certify.verification.verdicts",
@@ -151,10 +178,13 @@ _HOMES = {
     "decide": "certify.verification.decide",
     "estimate_cost": "certify.evaluation.probe",
     "evaluate": "certify.evaluation.evaluation",
+    "gap_regression": "certify.generalisation.regression",
     "lipschitz_certificate": "certify.verification.lipschitz",
     "load_data": "certify.configuration.inputs",
     "load_model": "certify.configuration.sources",
+    "margin_generalisation": "certify.generalisation.margin_generalisation",
     "merge": "certify.evaluation.merging",
+    "track": "certify.generalisation.track",
     "transfer_matrix": "certify.surveys.transfer",
     "verify": "certify.verification.verdicts",
 }

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import bounds
-from certify import reference
+from certify import reference, training
 
 EPSILON, SIGMA = 0.1, 0.25
 Loss = Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # the last argument runs from 0 to 1 over training
@@ -39,21 +39,11 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
 
 
 def noise(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(model(x + SIGMA * torch.randn_like(x)), y)
-
-
-def pgd_attack(model: nn.Module, x: Tensor, y: Tensor, steps: int = 7) -> Tensor:
-    """Projected gradient ascent on the cross-entropy in the l-infinity ball and the box (Madry et al. 2018)."""
-    delta = torch.empty_like(x).uniform_(-EPSILON, EPSILON)
-    for _ in range(steps):
-        adversarial = (x + delta).clamp(0, 1).requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(model(adversarial), y), adversarial)
-        delta = (adversarial.detach() - x + 2.5 * EPSILON / steps * gradient.sign()).clamp(-EPSILON, EPSILON)
-    return (x + delta).clamp(0, 1)
+    return training.gaussian_augmentation_loss(model, x, y, sigma=SIGMA)
 
 
 def pgd(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
-    return F.cross_entropy(model(pgd_attack(model, x, y)), y)
+    return training.pgd_loss(model, bounds.LpBall(x, EPSILON), y, steps=7)
 
 
 def ibp(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
@@ -64,7 +54,7 @@ def ibp(model: nn.Module, x: Tensor, y: Tensor, progress: float) -> Tensor:
     growth = min(max((progress - 0.05) / 0.55, 0.0), 1.0)
     margins = bounds.margin_bounds(model, bounds.LpBall(x, 1.05 * EPSILON * growth), y)
     noisy = x + SIGMA * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
-    return (1 - 0.5 * growth) * F.cross_entropy(model(noisy), y) + 0.5 * growth * F.cross_entropy(-margins, y)
+    return (1 - 0.5 * growth) * F.cross_entropy(model(noisy), y) + 0.5 * growth * training.robust_loss(margins, y)
 
 
 def train(loss: Loss, epochs: int, x: Tensor, y: Tensor, batch: int = 128) -> nn.Sequential:
@@ -92,7 +82,7 @@ def measure(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     def accuracy(inputs: Tensor) -> float:
         return float((model(inputs).argmax(1) == y).double().mean())
 
-    attacked = pgd_attack(model, x, y, steps=40)
+    attacked = training.adversarial_inputs(model, bounds.LpBall(x, EPSILON), y, steps=40)
     with torch.no_grad():
         margins = bounds.margin_bounds(model, bounds.LpBall(x.double(), EPSILON), y)
         proved = (margins.scatter(1, y[:, None], 1.0) > 0).all(1).double().mean().item()

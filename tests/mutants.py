@@ -28,6 +28,7 @@ from mutations import (
     of_smoothing,
     of_statistics,
     of_surveys,
+    of_training,
     of_transformations,
 )
 from mutations.mutant import Mutant
@@ -50,6 +51,7 @@ MUTANTS = (
     *of_surveys.MUTANTS,
     *of_proofs.MUTANTS,
     *of_auditing.MUTANTS,
+    *of_training.MUTANTS,
 )
 NOTHING_CHOSEN = 5  # exit code of pytest
 UNNEEDED = (".git", ".venv", "runs", "docs", "__pycache__", ".*_cache")

@@ -24,6 +24,7 @@ EXPORTING = [
     "certify.report",
     "certify.surveys",
     "certify.corruptions",
+    "certify.training",
 ]
 
 
@@ -76,6 +77,7 @@ def rows() -> list[object]:
         "add_a_noise",
         "bounds",
         "verify_an_onnx_network",
+        "training",
     }
     marks = {page: [pytest.mark.slow] if page.stem in slow else [] for page in PAGES if with_code(page)}
     return [pytest.param(page, marks=mark, id=page.stem) for page, mark in marks.items()]

@@ -171,6 +171,17 @@ def test_train_certified(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_train_robust(tmp_path, monkeypatch, capsys):
+    chosen = ["free", "mtl_ibp"]
+    run("train_robust.py", "--quick", "--method", ",".join(chosen), "--output", tmp_path, monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    table = next(i for i, line in enumerate(lines) if line.startswith("method "))
+    assert [line.split()[0] for line in lines[table + 1 : table + 3]] == chosen
+    assert (tmp_path / "comparison.html").stat().st_size > 10_000
+    assert all((tmp_path / f"{name}.safetensors").exists() for name in chosen)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["plain", "noise", "pgd", "ibp"])
 def test_training_of_the_reference_networks_learns(loss: str):
     script = runpy.run_path(str(EXAMPLES / "train_reference.py"))

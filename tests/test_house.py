@@ -100,8 +100,8 @@ DIRECTION = {
         {"distribution", "corruptions", "promises"},
         {"smoothing", "report", "semantic"},
         {"attacks", "exports", "requirements"},
-        {"verification"},
-        {"methods", "surveys"},
+        {"confidence", "training", "verification"},
+        {"generalisation", "methods", "surveys"},
         {"configuration", "evaluation"},
         {"auditing", "comparison", "tracking"},
         {"gate", "testing"},
@@ -177,6 +177,7 @@ EXPORTING = [
     "certify.report",
     "certify.smoothing",
     "certify.surveys",
+    "certify.training",
     "certify.corruptions",
 ]
 

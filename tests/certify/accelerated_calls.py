@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import accelerated_training
 from oracles.accelerator import Waits, accelerator, back, there
 from oracles.survey_calls import survey_calls
 from torch import Tensor, nn
@@ -322,7 +323,7 @@ def attack(name: str) -> Callable[[Place, int], Any]:
     return run
 
 
-CALLS |= {f"certify.attacks.{name}": attack(name) for name in ATTACKS}
+CALLS |= {f"certify.attacks.{name}": attack(name) for name in ATTACKS} | accelerated_training.CALLS
 
 # How often the host may wait in one call for three inputs, however many steps and draws it takes.
 WAITS = 60
@@ -343,6 +344,7 @@ MORE_WAITS = {
     "certify.attacks.robust_accuracy": 100,  # four attacks
     "certify.attacks.gradient_masking": 250,  # a dozen attacks
     "certify.evaluate": 600,  # four methods, two norms
+    **accelerated_training.WAITS,
 }
 GROWTH = 6  # more waits with three times the steps: some attacks ask after 1, 2, 4, 8, ... steps
 
@@ -360,6 +362,7 @@ def test_on_the_accelerator(name: str):
 
 DRAWING = {name for name in CALLS if name.startswith("certify.attacks") or "generator" in CALLS[name].__code__.co_names}
 DRAWING |= {name for name in CALLS if name.startswith("certify.smoothing") and name.endswith("loss")}
+DRAWING |= set(accelerated_training.DRAWING)
 
 
 @pytest.mark.slow

@@ -6,9 +6,8 @@ from functools import cache
 
 import pytest
 import torch
-from hostile import calls_of_bounds, calls_of_certify
+from hostile import calls_of_bounds, calls_of_certify, calls_of_training
 from hostile.calls_of_bounds import Call, Case, case
-from hostile.calls_of_certify import DEPLOYED
 from hostile.circumstances import (
     HALVES,
     MODELS,
@@ -26,10 +25,11 @@ from torch import Tensor
 import bounds
 import certify
 from bounds import BoundsError
-from certify import attacks, corruptions, semantic, smoothing, surveys, testing, verified_training
+from certify import attacks, corruptions, semantic, smoothing, surveys, testing, training, verified_training
 
-CALLS: dict[str, Call] = {**calls_of_bounds.CALLS, **calls_of_certify.CALLS}
-RECORDS = calls_of_bounds.RECORDS | calls_of_certify.RECORDS
+OF_TRAINING = calls_of_training.DEPLOYED | calls_of_training.OTHERS | calls_of_training.PURE
+CALLS: dict[str, Call] = {**calls_of_bounds.CALLS, **calls_of_certify.CALLS, **OF_TRAINING}
+RECORDS = calls_of_bounds.RECORDS | calls_of_certify.RECORDS | calls_of_training.RECORDS
 PACKAGES = {
     "bounds": bounds,
     "bounds.geometry": bounds.geometry,
@@ -43,11 +43,13 @@ PACKAGES = {
     "smoothing": smoothing,
     "surveys": surveys,
     "testing": testing,
+    "training": training,
     "verified_training": verified_training,
 }
 
 shared_case = cache(case)
-PURE = calls_of_bounds.PURE | calls_of_certify.PURE
+DEPLOYED = calls_of_certify.DEPLOYED | calls_of_training.DEPLOYED
+PURE = calls_of_bounds.PURE | calls_of_certify.PURE | calls_of_training.PURE
 WITH_MODEL = [name for name in CALLS if name not in PURE and not name.startswith(("smoothing.Cons", "smoothing.Ens"))]
 # Searches whose nearest points need gradients through ReLUs that are off, and what shows bounds that need a graph.
 SEEING = {"attacks.robustness_figures", "certify.compare", "testing.assert_no_regression"}
@@ -112,7 +114,8 @@ def public(package: str) -> set[str]:
 def test_no_public_name_is_forgotten(package: str):
     covered = {name.removeprefix(f"{package}.").split(".")[0] for name in CALLS if name.startswith(f"{package}.")}
     modules = {key for key, value in vars(PACKAGES[package]).items() if inspect.ismodule(value)}
-    missing = public(package) - covered - RECORDS - modules - set(smoothing.__all__ if package == "certify" else ())
+    elsewhere = {"certify": smoothing.__all__, "training": [*smoothing.__all__, *public("verified_training")]}
+    missing = public(package) - covered - RECORDS - modules - set(elsewhere.get(package, ()))
     assert missing == set()
 
 

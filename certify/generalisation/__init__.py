@@ -1,0 +1,1 @@
+"""Training over its checkpoints, and what margins say of the generalisation gap."""
