@@ -23,6 +23,7 @@ from bounds.linear.forward import forward_linear
 from bounds.linear.intervals import DEFAULT_RULES, ibp
 from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import alpha_crown, crown, crown_ibp, fast_lin
+from bounds.linear.pairs import pairwise_margins
 from bounds.linear.specifications import specification_bounds
 from bounds.lipschitz.constants import lipschitz_bound, lipschitz_radius, margin_lipschitz
 from bounds.noise.boundary import BoundaryPoints, nearest_boundary, random_basis
@@ -117,6 +118,7 @@ __all__ = [
     "noise_radius",
     "noise_ratio_test",
     "noise_theorems",
+    "pairwise_margins",
     "random_basis",
     "random_crossings",
     "read_vnnlib",

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
+    from certify.confidence.calibration import CalibrationError, calibration_error
+    from certify.confidence.certificates import ConfidenceCertificate, confidence_bound
+    from certify.confidence.detection import DetectionCurve, ood_detection
+    from certify.confidence.roc import RocCurve
     from certify.configuration.inputs import load_data
     from certify.configuration.keys import DataSource, ModelSource
     from certify.configuration.labelled import LabelledInputs
@@ -50,15 +54,18 @@ __all__ = [
     "AttackedAccuracy",
     "AttackedAccuracyCurve",
     "AuditReport",
+    "CalibrationError",
     "Certificate",
     "CertifiedAccuracyCurve",
     "Comparison",
     "CompleteCertificate",
+    "ConfidenceCertificate",
     "Contradiction",
     "Cost",
     "CostEstimate",
     "DataSource",
     "Decision",
+    "DetectionCurve",
     "Estimate",
     "Evaluation",
     "Finding",
@@ -72,6 +79,7 @@ __all__ = [
     "Outside",
     "ProofReport",
     "RadiusDecision",
+    "RocCurve",
     "RunDirectory",
     "SmoothedClassifier",
     "SmoothedPrediction",
@@ -81,10 +89,12 @@ __all__ = [
     "Witness",
     "attacks",
     "audit",
+    "calibration_error",
     "certified_radius",
     "check_proof",
     "collect",
     "compare",
+    "confidence_bound",
     "corruptions",
     "decide",
     "distribution",
@@ -95,6 +105,7 @@ __all__ = [
     "load_model",
     "merge",
     "methods",
+    "ood_detection",
     "reference",
     "smoothing",
     "tracking",
@@ -105,15 +116,18 @@ _HOMES = {
     "AttackedAccuracy": "certify.results",
     "AttackedAccuracyCurve": "certify.curves",
     "AuditReport": "certify.auditing.tally",
+    "CalibrationError": "certify.confidence.calibration",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
     "Comparison": "certify.comparison.comparison",
     "CompleteCertificate": "certify.results",
+    "ConfidenceCertificate": "certify.confidence.certificates",
     "Contradiction": "certify.evaluation.comparisons",
     "Cost": "certify.evaluation.costs",
     "CostEstimate": "certify.evaluation.costs",
     "DataSource": "certify.configuration.keys",
     "Decision": "certify.verification.decision",
+    "DetectionCurve": "certify.confidence.detection",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
     "Finding": "certify.auditing.tally",
@@ -127,6 +141,7 @@ _HOMES = {
     "Outside": "certify.evaluation.comparisons",
     "ProofReport": "certify.proofs.checking",
     "RadiusDecision": "certify.results",
+    "RocCurve": "certify.confidence.roc",
     "RunDirectory": "certify.evaluation.run_directory",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
@@ -135,10 +150,12 @@ _HOMES = {
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "audit": "certify.auditing.audit",
+    "calibration_error": "certify.confidence.calibration",
     "certified_radius": "certify.verification.radius",
     "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",
+    "confidence_bound": "certify.confidence.certificates",
     "decide": "certify.verification.decide",
     "estimate_cost": "certify.evaluation.probe",
     "evaluate": "certify.evaluation.evaluation",
@@ -146,6 +163,7 @@ _HOMES = {
     "load_data": "certify.configuration.inputs",
     "load_model": "certify.configuration.sources",
     "merge": "certify.evaluation.merging",
+    "ood_detection": "certify.confidence.detection",
     "verify": "certify.verification.verdicts",
 }
 

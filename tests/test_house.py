@@ -98,7 +98,7 @@ DIRECTION = {
         {"distribution", "corruptions", "curves", "promises"},
         {"smoothing", "report"},
         {"attacks", "exports", "requirements"},
-        {"verification"},
+        {"confidence", "verification"},
         {"methods"},
         {"configuration", "evaluation"},
         {"auditing", "comparison", "tracking"},
