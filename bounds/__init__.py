@@ -19,6 +19,7 @@ from bounds.graph.captured import Graph, Port
 from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
 from bounds.layers import GroupSort, Logits, Normalize, TwoClasses
+from bounds.linear.forms import LinearForms, linear_forms
 from bounds.linear.forward import forward_linear
 from bounds.linear.intervals import DEFAULT_RULES, ibp
 from bounds.linear.margins import margin_bounds
@@ -67,6 +68,7 @@ __all__ = [
     "InvalidInput",
     "InvalidModel",
     "InvalidProperty",
+    "LinearForms",
     "Logits",
     "LpBall",
     "ManifestMismatch",
@@ -102,6 +104,7 @@ __all__ = [
     "from_onnx",
     "geometry",
     "ibp",
+    "linear_forms",
     "linear_minimum",
     "lipschitz_bound",
     "lipschitz_radius",

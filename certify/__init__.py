@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
     from certify.verification.radius import certified_radius
+    from certify.verification.universal import UniversalCertificate, certified_universal_accuracy
     from certify.verification.verdicts import Verdict, verify
 
 __version__ = "0.2.0"
@@ -85,12 +86,14 @@ __all__ = [
     "SmoothedPrediction",
     "SmoothingCertificate",
     "TwoClasses",
+    "UniversalCertificate",
     "Verdict",
     "Witness",
     "attacks",
     "audit",
     "calibration_error",
     "certified_radius",
+    "certified_universal_accuracy",
     "check_proof",
     "collect",
     "compare",
@@ -147,11 +150,13 @@ _HOMES = {
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
     "TwoClasses": "bounds.layers",
+    "UniversalCertificate": "certify.verification.universal",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "audit": "certify.auditing.audit",
     "calibration_error": "certify.confidence.calibration",
     "certified_radius": "certify.verification.radius",
+    "certified_universal_accuracy": "certify.verification.universal",
     "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",

@@ -22,7 +22,6 @@ from certify.results import Record
 
 MOST_PAIRED = 64  # classes up to which every pair has a row of its own; beyond, differences of bounds on logits serve
 ROUNDOFF = 2.0**-52
-LARGEST_EXPONENT = 700.0  # below the logarithm of the largest number in float64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,7 +131,7 @@ def _of_logits(logits: Interval) -> Tensor:
 
 def _at_most(least: Tensor) -> Tensor:
     """Upper bounds on confidences (N, K), from lower bounds (N, K, K) on ``logit_j - logit_k``."""
-    others = round_down(_others(least.clamp(max=LARGEST_EXPONENT)).sum(1), _error(least)).clamp(min=0)
+    others = round_down(_others(least).sum(1), _error(least)).clamp(min=0)
     return round_up(1 / (1 + others), 4 * ROUNDOFF).clamp(max=1.0).nan_to_num(1.0)
 
 

@@ -100,7 +100,11 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "bounds.alpha_crown": lambda t, k: bounds.alpha_crown(t(MODEL), ball(t), steps=2 * k),
     "bounds.forward_linear": lambda t, k: bounds.forward_linear(t(MODEL), ball(t)),
     "bounds.margin_bounds": lambda t, k: bounds.margin_bounds(t(MODEL), ball(t, 1), t(Y)),
+    "bounds.linear_forms": lambda t, k: bounds.linear_forms(t(MODEL), ball(t), t(torch.eye(4).expand(3, 4, 4))),
     "bounds.pairwise_margins": lambda t, k: bounds.pairwise_margins(t(MODEL), ball(t)),
+    "certify.certified_universal_accuracy": lambda t, k: (
+        certify.certified_universal_accuracy(t(MODEL), t(X), t(Y), **TWO, method="crown_ibp", timeout=2.0 * k).alone
+    ),
     "certify.confidence_bound": lambda t, k: certify.confidence_bound(t(MODEL), ball(t), steps=2 * k),
     "bounds.specification_bounds": lambda t, k: bounds.specification_bounds(
         t(MODEL), ball(t), [(t(torch.eye(4)[:2].double()), t(torch.zeros(2).double()))], steps=2 * k

@@ -268,6 +268,9 @@ OTHERS: dict[str, Call] = {
     ),
     "certify.audit": audited,
     "certify.calibration_error": lambda c: certify.calibration_error(c.model(c.x).softmax(1), c.y, bins=3),
+    "certify.certified_universal_accuracy": lambda c: (
+        certify.certified_universal_accuracy(c.model, c.x, c.y, **budget(), method="crown_ibp").alone
+    ),
     "certify.check_proof": checked_proof,
     "certify.confidence_bound": lambda c: certify.confidence_bound(c.model, bounds.LpBall(c.x, 0.05), "crown_ibp"),
     "certify.ood_detection": lambda c: (
@@ -372,7 +375,7 @@ RECORDS = {
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),
     *("SplittingCertificate", "TopKCertificate", "CalibrationError", "ConfidenceCertificate", "ConfidenceWitness"),
-    *("DetectionCurve", "RocCurve"),
+    *("DetectionCurve", "RocCurve", "UniversalCertificate"),
     *("FoolingRate", "GradientMaskingReport", "NoiseAccuracy", "NormFigures", "RobustnessFigures"),
     *("SmoothedAttackedAccuracy", "SmoothedWitness", "UniversalPerturbation"),
     *("FIXED_BUDGET", "MINIMUM_NORM"),

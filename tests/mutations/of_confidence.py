@@ -13,15 +13,8 @@ MUTANTS = (
     Mutant(
         "the differences of a class are read from the other side",
         "certify/confidence/certificates.py",
-        "_others(least.clamp(max=LARGEST_EXPONENT)).sum(1)",
-        "_others(least.clamp(max=LARGEST_EXPONENT)).sum(2)",
-        "tests/certify/confidence/test_certificates.py",
-    ),
-    Mutant(
-        "a sum that overflows leaves no confidence at all",
-        "certify/confidence/certificates.py",
-        "_others(least.clamp(max=LARGEST_EXPONENT))",
-        "_others(least)",
+        "_others(least).sum(1)",
+        "_others(least).sum(2)",
         "tests/certify/confidence/test_certificates.py",
     ),
     Mutant(
@@ -86,5 +79,40 @@ MUTANTS = (
         '(1 - checks.probability("confidence", confidence)) / len(self.counts)',
         'min(1.0, 5 * (1 - checks.probability("confidence", confidence)))',
         "tests/certify/confidence/test_calibration.py",
+    ),
+    Mutant(
+        "inputs go the straight way, whatever box is in between",
+        "certify/verification/shared_moves.py",
+        "steep, offset = (torch.where(slope > 0, one, other) for one, other in zip(below, above, strict=True))",
+        "steep, offset = torch.ones_like(slope), torch.zeros_like(slope)",
+        "tests/certify/verification/test_universal.py",
+    ),
+    Mutant(
+        "an input that falls may fall for nothing",
+        "certify/verification/universal_search.py",
+        "each = np.where(certain, each, np.maximum(each, 0.0))",
+        "each = np.where(certain, np.minimum(each, 0.0), np.maximum(each, 0.0))",
+        "tests/certify/verification/test_universal.py",
+    ),
+    Mutant(
+        "one half of a part is forgotten",
+        "certify/verification/universal_search.py",
+        "return [(leaf.falling | {chosen}, leaf.excluded), (leaf.falling, leaf.excluded | own)]",
+        "return [(leaf.falling, leaf.excluded | own)]",
+        "tests/certify/verification/test_universal.py",
+    ),
+    Mutant(
+        "linear functions keep their constant at the centre",
+        "bounds/linear/forms.py",
+        "point = center - slope.sign() * move * (1 - INWARD)",
+        "point = center - 0 * move",
+        "tests/bounds/linear/test_forms.py",
+    ),
+    Mutant(
+        "the population is as the sample",
+        "certify/verification/universal.py",
+        "self.accuracy - math.sqrt(math.log(1 / half) / (2 * len(self)))",
+        "self.accuracy",
+        "tests/certify/verification/test_universal.py",
     ),
 )
