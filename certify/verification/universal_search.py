@@ -68,7 +68,7 @@ class Forms:
         return ~np.isin(np.arange(len(self.constant)), list(excluded))
 
     def reach(self, slope: Numbers) -> Numbers:
-        """How far linear functions (..., F) may rise or fall over all d, rounded up."""
+        """Largest rise and fall of linear functions (..., F) over all d, rounded up."""
         order = {1.0: np.inf, 2.0: 2.0, math.inf: 1.0}[self.norm]
         return self.epsilon * np.linalg.norm(slope, order, axis=-1) * (1 + self.error)
 
@@ -229,7 +229,7 @@ class _Programme(NamedTuple):
 
     @property
     def price(self) -> float:
-        """What an input costs that should fall and does not: so there is always a solution, with multipliers."""
+        """The cost of an input that should fall and does not: so there is always a solution, with multipliers."""
         return 2.0 * len(self.owners)
 
 
