@@ -10,8 +10,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from time import monotonic
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,20 +160,20 @@ def halves(forms: Forms, leaf: Leaf, shares: Numbers) -> list[tuple[frozenset[in
     undecided = sorted(set(forms.owner[free].tolist()) - leaf.falling)
     if undecided:
         sums = np.bincount(forms.owner, shares, forms.inputs)
-        chosen = min(undecided, key=lambda place: abs(sums[place] - 0.5))
+        chosen = min(undecided, key=lambda place: float(abs(sums[place] - 0.5)))
         own = frozenset(np.flatnonzero(forms.owner == chosen).tolist())
         return [(leaf.falling | {chosen}, leaf.excluded), (leaf.falling, leaf.excluded | own)]
     several = free & (np.bincount(forms.owner[free], minlength=forms.inputs)[forms.owner] > 1)
     if not several.any():
         return []
-    by = min(np.flatnonzero(several).tolist(), key=lambda place: abs(shares[place] - 0.5))
+    by = min(np.flatnonzero(several).tolist(), key=lambda place: float(abs(shares[place] - 0.5)))
     others = frozenset(np.flatnonzero(forms.owner == forms.owner[by]).tolist()) - {by}
     return [(leaf.falling, leaf.excluded | others), (leaf.falling, leaf.excluded | {by})]
 
 
 def fallen(forms: Forms, move: Numbers) -> int:
     """Inputs of which some function is at most 0, up to rounding, at a perturbation that is drawn into the ball."""
-    length = np.linalg.norm(move, forms.norm)
+    length = float(np.linalg.norm(move, forms.norm))
     move = move * min(1.0, forms.epsilon / length) if length > 0 else move
     value, size = forms.slope @ move + forms.constant, np.abs(forms.constant) + forms.reach(forms.slope)
     return len(np.unique(forms.owner[value <= TOUCHING * size]))
@@ -263,7 +264,7 @@ def _in_a_polytope(programme: _Programme, norm: float) -> Relaxed | None:
 
 def _in_a_round_ball(programme: _Programme, norm: float) -> Relaxed | None:
     """The solution over d of l2 length 1."""
-    import cvxpy as cp
+    cp: Any = import_module("cvxpy")  # it names its functions in ways that type checkers do not follow
 
     move, share = cp.Variable(programme.slope.shape[1]), cp.Variable(len(programme.most))
     fall = programme.slope @ move + cp.multiply(programme.most, share) <= programme.room

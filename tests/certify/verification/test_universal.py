@@ -1,5 +1,6 @@
 """Accuracy under one perturbation for all inputs, against enumeration, rational arithmetic and attacks."""
 
+import dataclasses
 import itertools
 import math
 from fractions import Fraction
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from oracles.halfspace import generator
+from scipy.stats import beta
 from torch import Tensor, nn
 
 import certify
@@ -160,6 +162,23 @@ def test_the_bound_on_the_population_has_its_level():
         wrong += found.lower(0.2) > truth
         assert found.lower(0.05) <= found.lower(0.2) <= found.accuracy
     assert wrong <= 9  # at most 4 expected, and 3 standard errors
+
+
+def test_the_bound_on_the_population_by_its_formula():
+    certificate = certify.UniversalCertificate(
+        label=torch.zeros(400).long(),
+        right=torch.ones(400, dtype=torch.bool),
+        alone=torch.arange(400) < 100,
+        changed=40,
+        epsilon=0.1,
+        norm=math.inf,
+        method="crown",
+        leaves=(),
+        complete=True,
+    )
+    assert certificate.lower(0.1) == pytest.approx(0.9 - math.sqrt(math.log(20) / 800), abs=1e-12)
+    single = dataclasses.replace(certificate, changed=300)  # no gain: the exact bound on single proofs is larger
+    assert single.lower(0.1) == pytest.approx(float(beta.ppf(0.05, 100, 301)), abs=1e-9)
 
 
 def test_bad_arguments_are_refused():
