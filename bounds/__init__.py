@@ -19,10 +19,12 @@ from bounds.graph.captured import Graph, Port
 from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
 from bounds.layers import GroupSort, Logits, Normalize, TwoClasses
+from bounds.linear.forms import LinearForms, linear_forms
 from bounds.linear.forward import forward_linear
 from bounds.linear.intervals import DEFAULT_RULES, ibp
 from bounds.linear.margins import margin_bounds
 from bounds.linear.methods import alpha_crown, crown, crown_ibp, fast_lin
+from bounds.linear.pairs import pairwise_margins
 from bounds.linear.specifications import specification_bounds
 from bounds.lipschitz.constants import lipschitz_bound, lipschitz_radius, margin_lipschitz
 from bounds.noise.boundary import BoundaryPoints, nearest_boundary, random_basis
@@ -68,6 +70,7 @@ __all__ = [
     "InvalidInput",
     "InvalidModel",
     "InvalidProperty",
+    "LinearForms",
     "Logits",
     "LpBall",
     "ManifestMismatch",
@@ -103,6 +106,7 @@ __all__ = [
     "from_onnx",
     "geometry",
     "ibp",
+    "linear_forms",
     "linear_minimum",
     "lipschitz_bound",
     "lipschitz_radius",
@@ -119,6 +123,7 @@ __all__ = [
     "noise_radius",
     "noise_ratio_test",
     "noise_theorems",
+    "pairwise_margins",
     "random_basis",
     "random_crossings",
     "read_vnnlib",

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
     from certify.comparison.comparison import Comparison, compare
+    from certify.confidence.calibration import CalibrationError, calibration_error
+    from certify.confidence.certificates import ConfidenceCertificate, confidence_bound
+    from certify.confidence.detection import DetectionCurve, ood_detection
+    from certify.confidence.roc import RocCurve
     from certify.configuration.inputs import load_data
     from certify.configuration.keys import DataSource, ModelSource
     from certify.configuration.labelled import LabelledInputs
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
     from certify.verification.radius import certified_radius
+    from certify.verification.universal import UniversalCertificate, certified_universal_accuracy
     from certify.verification.verdicts import Verdict, verify
 
 __version__ = "0.2.0"
@@ -67,15 +72,18 @@ __all__ = [
     "AttackedAccuracy",
     "AttackedAccuracyCurve",
     "AuditReport",
+    "CalibrationError",
     "Certificate",
     "CertifiedAccuracyCurve",
     "Comparison",
     "CompleteCertificate",
+    "ConfidenceCertificate",
     "Contradiction",
     "Cost",
     "CostEstimate",
     "DataSource",
     "Decision",
+    "DetectionCurve",
     "Estimate",
     "Evaluation",
     "Finding",
@@ -92,6 +100,7 @@ __all__ = [
     "OverfittingTest",
     "ProofReport",
     "RadiusDecision",
+    "RocCurve",
     "RunDirectory",
     "SmoothedClassifier",
     "SmoothedPrediction",
@@ -100,14 +109,18 @@ __all__ = [
     "TrackedTraining",
     "TransferMatrix",
     "TwoClasses",
+    "UniversalCertificate",
     "Verdict",
     "Witness",
     "attacks",
     "audit",
+    "calibration_error",
     "certified_radius",
+    "certified_universal_accuracy",
     "check_proof",
     "collect",
     "compare",
+    "confidence_bound",
     "corruptions",
     "decide",
     "distribution",
@@ -120,6 +133,7 @@ __all__ = [
     "margin_generalisation",
     "merge",
     "methods",
+    "ood_detection",
     "reference",
     "semantic",
     "smoothing",
@@ -135,15 +149,18 @@ _HOMES = {
     "AttackedAccuracy": "certify.results",
     "AttackedAccuracyCurve": "certify.curves",
     "AuditReport": "certify.auditing.tally",
+    "CalibrationError": "certify.confidence.calibration",
     "Certificate": "certify.results",
     "CertifiedAccuracyCurve": "certify.curves",
     "Comparison": "certify.comparison.comparison",
     "CompleteCertificate": "certify.results",
+    "ConfidenceCertificate": "certify.confidence.certificates",
     "Contradiction": "certify.evaluation.comparisons",
     "Cost": "certify.evaluation.costs",
     "CostEstimate": "certify.evaluation.costs",
     "DataSource": "certify.configuration.keys",
     "Decision": "certify.verification.decision",
+    "DetectionCurve": "certify.confidence.detection",
     "Estimate": "certify.results",
     "Evaluation": "certify.evaluation.evaluation",
     "Finding": "certify.auditing.tally",
@@ -160,6 +177,7 @@ _HOMES = {
     "OverfittingTest": "certify.generalisation.tracked",
     "ProofReport": "certify.proofs.checking",
     "RadiusDecision": "certify.results",
+    "RocCurve": "certify.confidence.roc",
     "RunDirectory": "certify.evaluation.run_directory",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
@@ -168,13 +186,17 @@ _HOMES = {
     "TrackedTraining": "certify.generalisation.tracked",
     "TransferMatrix": "certify.surveys.transfer",
     "TwoClasses": "bounds.layers",
+    "UniversalCertificate": "certify.verification.universal",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "audit": "certify.auditing.audit",
+    "calibration_error": "certify.confidence.calibration",
     "certified_radius": "certify.verification.radius",
+    "certified_universal_accuracy": "certify.verification.universal",
     "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",
+    "confidence_bound": "certify.confidence.certificates",
     "decide": "certify.verification.decide",
     "estimate_cost": "certify.evaluation.probe",
     "evaluate": "certify.evaluation.evaluation",
@@ -184,6 +206,7 @@ _HOMES = {
     "load_model": "certify.configuration.sources",
     "margin_generalisation": "certify.generalisation.margin_generalisation",
     "merge": "certify.evaluation.merging",
+    "ood_detection": "certify.confidence.detection",
     "track": "certify.generalisation.track",
     "transfer_matrix": "certify.surveys.transfer",
     "verify": "certify.verification.verdicts",

@@ -43,6 +43,15 @@ def test_certified_accuracy_curves(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_detection_of_other_inputs(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "curves.png"
+    arguments = ("--epochs", 1, "--images", 20, "--output", file)
+    run("detect_other_inputs.py", *arguments, monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.count("proved") == 2
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_sampling_throughput(monkeypatch, capsys):
     """At toy size, only to see that it runs: a time is never a test."""
     arguments = ("--inputs", 2, "--draws", 100, "--batch", 50, "--runs", 1)

@@ -14,6 +14,7 @@ from certify.attacks.minimum_norm.minimal_perturbation import minimal_perturbati
 from certify.attacks.minimum_norm.sparsefool import sparsefool
 from certify.attacks.minimum_norm.superdeepfool import superdeepfool
 from certify.attacks.search.driver import MINIMUM_NORM
+from certify.attacks.studies.confidence import ConfidenceWitness, highest_confidence
 from certify.attacks.studies.gradient_masking import GradientMaskingReport, gradient_masking
 from certify.attacks.studies.noise_accuracy import NoiseAccuracy, noise_accuracy
 from certify.attacks.studies.robustness_figures import NormFigures, RobustnessFigures, robustness_figures
@@ -29,6 +30,7 @@ from certify.attacks.studies.universal import FoolingRate, UniversalPerturbation
 __all__ = [
     "FIXED_BUDGET",
     "MINIMUM_NORM",
+    "ConfidenceWitness",
     "FoolingRate",
     "GradientMaskingReport",
     "NoiseAccuracy",
@@ -47,6 +49,7 @@ __all__ = [
     "fgsm",
     "fooling_rate",
     "gradient_masking",
+    "highest_confidence",
     "iterative_fgsm",
     "minimal_perturbation",
     "noise_accuracy",

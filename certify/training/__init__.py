@@ -2,6 +2,7 @@
 
 from certify.smoothing.training import consistency_loss, gaussian_augmentation_loss, macer_loss, smoothadv_loss
 from certify.training.adversarial import adversarial_inputs, fast_loss, pgd_loss, trades_loss
+from certify.training.confidence import acet_loss, good_loss
 from certify.training.regularised import cure_loss, grad_align_loss, grad_align_penalty, input_gradient_loss
 from certify.training.steps import TrainingStep, free_step, yopo_step
 from certify.training.stopping import EarlyStopping
@@ -21,6 +22,7 @@ __all__ = [
     "CrownIBPWeights",
     "EarlyStopping",
     "TrainingStep",
+    "acet_loss",
     "adversarial_inputs",
     "consistency_loss",
     "crown_ibp_loss",
@@ -31,6 +33,7 @@ __all__ = [
     "free_step",
     "fused_crown_ibp_loss",
     "gaussian_augmentation_loss",
+    "good_loss",
     "grad_align_loss",
     "grad_align_penalty",
     "ibp_loss",

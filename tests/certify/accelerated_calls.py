@@ -102,6 +102,12 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "bounds.alpha_crown": lambda t, k: bounds.alpha_crown(t(MODEL), ball(t), steps=2 * k),
     "bounds.forward_linear": lambda t, k: bounds.forward_linear(t(MODEL), ball(t)),
     "bounds.margin_bounds": lambda t, k: bounds.margin_bounds(t(MODEL), ball(t, 1), t(Y)),
+    "bounds.linear_forms": lambda t, k: bounds.linear_forms(t(MODEL), ball(t), t(torch.eye(4).expand(3, 4, 4))),
+    "bounds.pairwise_margins": lambda t, k: bounds.pairwise_margins(t(MODEL), ball(t)),
+    "certify.certified_universal_accuracy": lambda t, k: (
+        certify.certified_universal_accuracy(t(MODEL), t(X), t(Y), **TWO, method="crown_ibp", timeout=2.0 * k).alone
+    ),
+    "certify.confidence_bound": lambda t, k: certify.confidence_bound(t(MODEL), ball(t), steps=2 * k),
     "bounds.specification_bounds": lambda t, k: bounds.specification_bounds(
         t(MODEL), ball(t), [(t(torch.eye(4)[:2].double()), t(torch.zeros(2).double()))], steps=2 * k
     ),
@@ -270,6 +276,15 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "certify.semantic.random_transformations": lambda t, k: semantic.random_transformations(
         t(MODEL), t(X), t(Y), semantic.Translation((-1.0, 1.0)), draws=10 * k, generator=generator()
     ),
+    "certify.attacks.highest_confidence": lambda t, k: attacks.highest_confidence(
+        t(MODEL), t(X), **TWO, steps=4 * k, restarts=2, generator=generator()
+    ),
+    "certify.ood_detection": lambda t, k: (
+        certify.ood_detection(
+            t(MODEL), t(X), t(1 - X), 0.05, method="ibp", steps=4 * k, restarts=1, generator=generator()
+        ).attacked.auc
+    ),
+    "certify.calibration_error": lambda t, k: certify.calibration_error(t(torch.eye(4)[:3]), t(Y)).error,
     "certify.corruptions.corruption_accuracy": lambda t, k: corruptions.corruption_accuracy(
         t(MODEL), t(X), t(Y), severities=[1], generator=generator()
     ),
@@ -343,6 +358,7 @@ MORE_WAITS = {
     "certify.smoothing.certify_incrementally": 100,  # two certificates
     "certify.attacks.robust_accuracy": 100,  # four attacks
     "certify.attacks.gradient_masking": 250,  # a dozen attacks
+    "certify.ood_detection": 150,  # an attack, and two sets of bounds
     "certify.evaluate": 600,  # four methods, two norms
     **accelerated_training.WAITS,
 }

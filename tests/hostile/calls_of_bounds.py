@@ -150,6 +150,10 @@ MODELS: dict[str, Call] = {
     "bounds.noise_ratio_test": lambda c: bounds.noise_ratio_test(
         nn.Sequential(c.model, FirstTwo()), c.x[:1], directions=4, dimensions=[1], generator=generator()
     ),
+    "bounds.linear_forms": lambda c: bounds.linear_forms(
+        c.source, c.ball, torch.eye(3, device="cpu").expand(len(c.ball.center), 3, 3), "crown_ibp"
+    ),
+    "bounds.pairwise_margins": lambda c: bounds.pairwise_margins(c.source, c.ball, "crown_ibp"),
     "bounds.random_crossings": lambda c: bounds.random_crossings(c.model, c.x, **_crossings(c), grid=9, bisections=3),
     "bounds.specification_bounds": lambda c: bounds.specification_bounds(c.source, c.ball, UNSAFE, steps=3),
     "bounds.traced_crossings": lambda c: bounds.traced_crossings(c.model, c.x, **_crossings(c)),

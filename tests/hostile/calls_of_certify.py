@@ -161,6 +161,9 @@ ATTACKS: dict[str, Call] = {
     "attacks.gradient_masking": lambda c: attacks.gradient_masking(
         c.model, c.x, c.y, **budget(), steps=3, queries=10, generator=generator()
     ),
+    "attacks.highest_confidence": lambda c: attacks.highest_confidence(
+        c.model, c.x, **budget(), steps=4, restarts=2, generator=generator()
+    ),
     "attacks.iterative_fgsm": lambda c: attacks.iterative_fgsm(c.model, c.x, c.y, **budget(), steps=3),
     "attacks.minimal_perturbation": lambda c: attacks.minimal_perturbation(
         c.model, c.x, c.y, norm=2, steps=4, restarts=2, generator=generator()
@@ -275,7 +278,17 @@ OTHERS: dict[str, Call] = {
         c.model, c.x, c.y, norm=math.inf, method="alpha_crown", tolerance=0.5
     ),
     "certify.audit": audited,
+    "certify.calibration_error": lambda c: certify.calibration_error(c.model(c.x).softmax(1), c.y, bins=3),
+    "certify.certified_universal_accuracy": lambda c: (
+        certify.certified_universal_accuracy(c.model, c.x, c.y, **budget(), method="crown_ibp").alone
+    ),
     "certify.check_proof": checked_proof,
+    "certify.confidence_bound": lambda c: certify.confidence_bound(c.model, bounds.LpBall(c.x, 0.05), "crown_ibp"),
+    "certify.ood_detection": lambda c: (
+        certify.ood_detection(
+            c.model, c.x, 1 - c.x, 0.05, method="ibp", steps=3, restarts=1, generator=generator()
+        ).to_dataframe()
+    ).to_dict("list"),
     "certify.estimate_cost": foretold,
     "certify.merge": merged,
     "certify.collect": lambda c: certify.collect(torch.utils.data.TensorDataset(c.x, c.y)),
@@ -383,7 +396,8 @@ RECORDS = {
     *("SmoothedPrediction", "SmoothingCertificate", "Verdict", "Witness", "methods"),
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),
-    *("SplittingCertificate", "TopKCertificate"),
+    *("SplittingCertificate", "TopKCertificate", "CalibrationError", "ConfidenceCertificate", "ConfidenceWitness"),
+    *("DetectionCurve", "RocCurve", "UniversalCertificate"),
     *("FoolingRate", "GradientMaskingReport", "NoiseAccuracy", "NormFigures", "RobustnessFigures"),
     *("SmoothedAttackedAccuracy", "SmoothedWitness", "UniversalPerturbation"),
     *("FIXED_BUDGET", "MINIMUM_NORM"),

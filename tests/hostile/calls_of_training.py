@@ -93,6 +93,8 @@ DEPLOYED: dict[str, Call] = {
 OTHERS: dict[str, Call] = {
     "certify.margin_generalisation": generalised,
     "certify.track": tracked,
+    "training.acet_loss": lambda c: training.acet_loss(c.model, c.x, epsilon=0.05, steps=3, generator=generator()),
+    "training.good_loss": lambda c: training.good_loss(c.model, c.ball),
     "training.mtl_ibp_loss": lambda c: training.mtl_ibp_loss(
         c.model, c.ball, c.y, alpha=0.3, steps=2, generator=generator()
     ),

@@ -1,0 +1,162 @@
+"""Detection of inputs of no known class by the confidence of a classifier, against perturbations of these inputs."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bounds import LpBall, checks
+from bounds.checks import Limit
+from bounds.errors import InvalidInput
+from bounds.memory import MEMORY
+from certify.attacks import highest_confidence
+from certify.confidence.certificates import confidence_bound
+from certify.confidence.roc import RocCurve
+from certify.curves import current
+from certify.models import probed_once
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+RocCurves = tuple[RocCurve, RocCurve, RocCurve]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DetectionCurve:
+    """ROC curves of the confidence of a classifier as a detector of inputs of no known class, which are perturbed.
+
+    Attributes:
+        clean: nothing is perturbed.
+        attacked: other inputs are perturbed as an attack does it: an upper bound on the area under attack.
+        proved: the least that is left, whatever the perturbations are: a lower bound, proved for the inputs at hand.
+        norm: order of the norm.
+        epsilon: largest norm of a perturbation, in units of the input.
+        method: of the proof.
+        subject: the classifier it speaks of.
+    """
+
+    clean: RocCurve
+    attacked: RocCurve
+    proved: RocCurve
+    norm: float
+    epsilon: float
+    method: str
+    subject: str = "base"
+
+    @property
+    def curves(self) -> RocCurves:
+        """Clean, attacked and proved."""
+        return self.clean, self.attacked, self.proved
+
+    def to_dataframe(self, tpr: float = 0.95, confidence: float = 0.95) -> "pd.DataFrame":
+        """A row for each curve: the area, the false positive rate at ``tpr``, and their intervals on new inputs."""
+        import pandas as pd
+
+        rows = []
+        for curve in self.curves:
+            ends = *curve.interval(confidence), *curve.fpr_interval(tpr, confidence)
+            named = dict(zip(("auc_lower", "auc_upper", "fpr_lower", "fpr_upper"), ends, strict=True))
+            rows.append({"curve": curve.name, "auc": curve.auc, "fpr": curve.fpr(tpr), "tpr": tpr, **named})
+        return pd.DataFrame(rows)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the three curves on ``ax`` (the current axes if None) and return the axes."""
+        ax = current(ax)
+        for curve in self.curves:
+            curve.plot(ax)
+        ax.legend(loc="lower right")
+        return ax
+
+
+def ood_detection(
+    model: nn.Module,
+    inside: Tensor,
+    outside: Tensor,
+    epsilon: float,
+    *,
+    norm: float = math.inf,
+    low: Limit = 0.0,
+    high: Limit = 1.0,
+    method: str = "crown",
+    steps: int = 100,
+    restarts: int = 3,
+    sound: str = "rounding",
+    memory: int = MEMORY,
+    batch_size: int = 500,
+    generator: torch.Generator | None = None,
+) -> DetectionCurve:
+    """Detect inputs of no known class by the largest softmax confidence: clean, attacked, and with proof.
+
+    Known inputs stay as they are; each of the others may be any input of its ball. For the proof, known inputs count
+    with a lower bound on their confidence, and others with the upper bound over their balls. No choice of perturbations
+    leaves a smaller area, nor more others above the threshold of the proved curve.
+
+    Args:
+        model: maps (N, *D) to logits (N, K).
+        inside: (N, *D), inputs of the classes that the model knows.
+        outside: (M, *D), inputs of none of them, of the same dtype and device.
+        epsilon: largest norm of a perturbation, in units of the input.
+        norm: 1, 2 or ``math.inf``.
+        low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
+        high: upper side of the box, likewise.
+        method: of the proof, see :func:`certify.confidence_bound`.
+        steps: of each ascent, see :func:`certify.attacks.highest_confidence`.
+        restarts: of the ascent, likewise.
+        sound: which rounding errors of the network are included in the proof, see :func:`bounds.crown`.
+        memory: bytes for the inputs and rows that are bounded at once.
+        batch_size: inputs per pass.
+        generator: source of random starts.
+
+    Raises:
+        InvalidInput: a bad argument.
+        InvalidModel: see :func:`certify.models.probe`.
+        UnsupportedLayer: an operation without a rule.
+
+    References:
+        Hendrycks, Gimpel (2017), A baseline for detecting misclassified and out-of-distribution examples in neural
+        networks, arXiv:1610.02136, for the score; Bitterwolf, Meinke, Hein (2020), Certifiably adversarially robust
+        detection of out-of-distribution data, section 4, arXiv:2007.08473, for the proved area.
+    """
+    checks.nonnegative("epsilon", epsilon)
+    for name, x in (("inside", inside), ("outside", outside)):
+        checks.not_empty(checks.tensor(name, x))
+    if inside.shape[1:] != outside.shape[1:] or inside.dtype != outside.dtype or inside.device != outside.device:
+        raise InvalidInput(
+            f"outside must be like inside, {tuple(inside.shape[1:])} of {inside.dtype} on {inside.device}, got "
+            f"{tuple(outside.shape[1:])} of {outside.dtype} on {outside.device}: convert one of them"
+        )
+    with probed_once():
+        found = highest_confidence(
+            model,
+            outside,
+            norm=norm,
+            epsilon=epsilon,
+            low=low,
+            high=high,
+            steps=steps,
+            restarts=restarts,
+            batch_size=batch_size,
+            generator=generator,
+        )
+        known, largest = (
+            confidence_bound(
+                model,
+                LpBall(x.detach().double(), radius, norm, low, high),
+                method,
+                sound=sound,
+                memory=memory,
+                batch_size=batch_size,
+            )
+            for x, radius in ((inside, 0.0), (outside, epsilon))
+        )
+    return DetectionCurve(
+        clean=RocCurve(known.least, found.clean, "clean"),
+        attacked=RocCurve(known.least, found.confidence, "attacked"),
+        proved=RocCurve(known.least, largest.largest, "proved"),
+        norm=float(norm),
+        epsilon=float(epsilon),
+        method=method,
+    )

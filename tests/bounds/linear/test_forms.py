@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+from oracles.halfspace import generator
+from torch import nn
+
+import bounds
+
+
+def network(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "deep":
+        layers = [part for _ in range(9) for part in (nn.Linear(6, 6), nn.ReLU())]
+        return nn.Sequential(*layers, nn.Linear(6, 3)).eval()
+    return nn.Sequential(nn.Linear(6, 12), nn.Sigmoid(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+BALLS = {
+    "linf": lambda x: bounds.LpBall(x, 0.1, math.inf),
+    "l2": lambda x: bounds.LpBall(x, 0.2, 2, None, None),
+    "l1 in a box": lambda x: bounds.LpBall(x, 0.4, 1),
+    "two entries": lambda x: bounds.SparseBall(x, 2),
+}
+
+
+def inside(name: str, x: torch.Tensor, count: int) -> torch.Tensor:
+    """Points of a ball, its border among them, (count, N, 6)."""
+    noise = 2 * torch.rand(count, *x.shape, generator=generator(2)).double() - 1
+    if name == "linf":
+        return (x + 0.1 * noise).clamp(0, 1)
+    if name == "l2":
+        return x + 0.2 * noise / noise.norm(dim=-1, keepdim=True)
+    if name == "l1 in a box":
+        return (x + 0.4 * noise / noise.abs().sum(-1, keepdim=True)).clamp(0, 1)
+    return torch.where(noise.abs().argsort(-1).argsort(-1) < 2, (noise + 1) / 2, x)
+
+
+@pytest.mark.parametrize("kind", ["deep", "smooth"])
+@pytest.mark.parametrize("name", BALLS)
+def test_forms_lie_below_and_have_the_bounds_of_the_method(kind: str, name: str):
+    model = network(kind).double()
+    x = torch.rand(4, 6, generator=generator()).double()
+    rows = torch.randn(4, 5, 3, generator=generator(1)).double()
+    form = bounds.linear_forms(model, BALLS[name](x), rows)
+    points = inside(name, x, 400)
+    values = torch.einsum("nrk,snk->snr", rows, model(points.flatten(0, 1)).unflatten(0, points.shape[:2]))
+    below = torch.einsum("nrd,snd->snr", form.slope, points) + form.constant
+    assert (below <= values + 1e-12).all()
+    logits = torch.eye(3).double().expand(4, 3, 3)
+    own = bounds.linear_forms(model, BALLS[name](x), logits)
+    least = bounds.linear_minimum(own.slope, BALLS[name](x)) + own.constant
+    crown = bounds.crown(model, BALLS[name](x)).lower  # the best of these and of cheaper bounds
+    assert (least <= crown + 1e-9).all()
+    assert (least >= crown - 0.2).all()
+
+
+def test_forms_of_a_linear_network_are_itself():
+    torch.manual_seed(3)
+    layer = nn.Linear(6, 3)
+    form = bounds.linear_forms(layer, bounds.LpBall(torch.rand(2, 6), 0.3), torch.eye(3).expand(2, 3, 3), "crown_ibp")
+    torch.testing.assert_close(form.slope, layer.weight.detach().double().expand(2, 3, 6), atol=1e-12, rtol=0)
+    torch.testing.assert_close(form.constant, layer.bias.detach().double().expand(2, 3), atol=1e-9, rtol=0)
+    assert (form.constant <= layer.bias.detach().double()).all()
+
+
+def test_bad_arguments_are_refused():
+    ball = bounds.LpBall(torch.rand(2, 6), 0.1)
+    with pytest.raises(bounds.InvalidInput, match="method must be"):
+        bounds.linear_forms(network("deep"), ball, torch.eye(3).expand(2, 3, 3), "ibp")
+    with pytest.raises(bounds.InvalidInput, match="rows must have shape"):
+        bounds.linear_forms(network("deep"), ball, torch.eye(3))

@@ -1,0 +1,48 @@
+import math
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from oracles.halfspace import generator
+
+import certify
+from bounds import InvalidInput
+
+
+def permuted(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1)[:, torch.randperm(784, generator=generator(1))].view_as(x)
+
+
+def test_the_three_curves_lie_in_order():
+    model, x, _ = certify.reference.load("ibp", 30)
+    found = certify.ood_detection(
+        model, x, permuted(x), 0.05, method="crown_ibp", steps=10, restarts=1, generator=generator()
+    )
+    assert (found.clean.outside <= found.attacked.outside).all()
+    assert (found.attacked.outside <= found.proved.outside).all()
+    assert found.proved.auc <= found.attacked.auc < found.clean.auc
+    assert found.proved.auc > 0.5
+    assert found.proved.fpr() >= found.attacked.fpr() >= found.clean.fpr()
+    table = found.to_dataframe()
+    assert table.curve.tolist() == ["clean", "attacked", "proved"]
+    assert (table.auc_lower <= table.auc).all()
+    assert (table.auc <= table.auc_upper).all()
+    assert len(found.plot(plt.figure().gca()).lines) == 3
+
+
+def test_known_inputs_count_with_no_more_than_they_have():
+    model, x, _ = certify.reference.load("plain", 5)
+    found = certify.ood_detection(model, x, permuted(x), 0.0, method="ibp", steps=1, restarts=1, generator=generator())
+    exact = model.double()(x.double()).softmax(1).amax(1)
+    assert (found.clean.inside <= exact).all()
+    torch.testing.assert_close(found.clean.inside, exact, atol=1e-9, rtol=0)
+
+
+def test_inputs_of_another_kind_are_refused():
+    model, x, _ = certify.reference.load("plain", 2)
+    with pytest.raises(InvalidInput, match="outside must be like inside"):
+        certify.ood_detection(model, x, x.double(), 0.1)
+    with pytest.raises(InvalidInput, match="at least one input"):
+        certify.ood_detection(model, x, x[:0], 0.1)
+    with pytest.raises(InvalidInput, match="epsilon"):
+        certify.ood_detection(model, x, x, math.nan)
