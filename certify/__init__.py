@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from certify.configuration.labelled import LabelledInputs
     from certify.configuration.sources import load_model
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
+    from certify.evaluation.budget.costs import Cost, CostEstimate
+    from certify.evaluation.budget.probe import estimate_cost
     from certify.evaluation.callbacks import FinishedUnit
-    from certify.evaluation.comparisons import Contradiction, Outside
-    from certify.evaluation.costs import Cost, CostEstimate
     from certify.evaluation.evaluation import Evaluation, evaluate
-    from certify.evaluation.groups import GroupAccuracies
     from certify.evaluation.merging import merge
-    from certify.evaluation.probe import estimate_cost
-    from certify.evaluation.run_directory import RunDirectory
+    from certify.evaluation.storage.run_directory import RunDirectory
+    from certify.evaluation.summaries.comparisons import Contradiction, Outside
+    from certify.evaluation.summaries.groups import GroupAccuracies
     from certify.generalisation.margin_generalisation import MarginGeneralisation, margin_generalisation
     from certify.generalisation.regression import GapRegression, gap_regression
     from certify.generalisation.track import track
@@ -155,9 +155,9 @@ _HOMES = {
     "Comparison": "certify.comparison.comparison",
     "CompleteCertificate": "certify.results",
     "ConfidenceCertificate": "certify.confidence.certificates",
-    "Contradiction": "certify.evaluation.comparisons",
-    "Cost": "certify.evaluation.costs",
-    "CostEstimate": "certify.evaluation.costs",
+    "Contradiction": "certify.evaluation.summaries.comparisons",
+    "Cost": "certify.evaluation.budget.costs",
+    "CostEstimate": "certify.evaluation.budget.costs",
     "DataSource": "certify.configuration.keys",
     "Decision": "certify.verification.decision",
     "DetectionCurve": "certify.confidence.detection",
@@ -166,19 +166,19 @@ _HOMES = {
     "Finding": "certify.auditing.tally",
     "FinishedUnit": "certify.evaluation.callbacks",
     "GapRegression": "certify.generalisation.regression",
-    "GroupAccuracies": "certify.evaluation.groups",
+    "GroupAccuracies": "certify.evaluation.summaries.groups",
     "LabelledInputs": "certify.configuration.labelled",
     "Logits": "bounds.layers",
     "MarginGeneralisation": "certify.generalisation.margin_generalisation",
     "ModelSource": "certify.configuration.keys",
     "NoiseTolerance": "certify.results",
     "Normalize": "bounds.layers",
-    "Outside": "certify.evaluation.comparisons",
+    "Outside": "certify.evaluation.summaries.comparisons",
     "OverfittingTest": "certify.generalisation.tracked",
     "ProofReport": "certify.proofs.checking",
     "RadiusDecision": "certify.results",
     "RocCurve": "certify.confidence.roc",
-    "RunDirectory": "certify.evaluation.run_directory",
+    "RunDirectory": "certify.evaluation.storage.run_directory",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results",
     "SmoothingCertificate": "certify.results",
@@ -198,7 +198,7 @@ _HOMES = {
     "compare": "certify.comparison.comparison",
     "confidence_bound": "certify.confidence.certificates",
     "decide": "certify.verification.decide",
-    "estimate_cost": "certify.evaluation.probe",
+    "estimate_cost": "certify.evaluation.budget.probe",
     "evaluate": "certify.evaluation.evaluation",
     "gap_regression": "certify.generalisation.regression",
     "lipschitz_certificate": "certify.verification.lipschitz",

@@ -22,8 +22,8 @@ from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
 from certify.auditing.votes import audit_votes
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
-from certify.evaluation.proofs import is_proof, stored_proof
-from certify.evaluation.run_directory import RunDirectory
+from certify.evaluation.storage.proofs import is_proof, stored_proof
+from certify.evaluation.storage.run_directory import RunDirectory
 from certify.methods import Method, Problem, Smoothing
 from certify.methods.frozen import WithFrozenFeatures
 from certify.smoothing.drawing.bits import DRAWS_VERSION

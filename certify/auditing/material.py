@@ -18,7 +18,7 @@ from certify.configuration.inputs import HELD
 from certify.configuration.keys import ModelSource
 from certify.configuration.sources import load_data, load_model
 from certify.evaluation.arguments import problem_of
-from certify.evaluation.manifest import manifest_of
+from certify.evaluation.storage.manifest import manifest_of
 from certify.methods import Method, Problem
 from certify.methods.tables import methods_from
 from certify.models import frozen

@@ -16,7 +16,7 @@ from certify.auditing.counterexamples import counterexample
 from certify.auditing.networks import LayeredNetwork, TooLarge, Unknown, network_of
 from certify.auditing.proving import Prover, Region
 from certify.auditing.tally import Tally
-from certify.evaluation.proofs import stored_proof
+from certify.evaluation.storage.proofs import stored_proof
 from certify.proofs.cutting import cut_tree
 from certify.proofs.errors import ProofError
 from certify.proofs.leaves import Goal

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certify.auditing.tally import Tally
-from certify.evaluation.code import processor_name
+from certify.evaluation.storage.code import processor_name
 from certify.methods.base import Problem
 from certify.methods.smoothed import Smoothing
 from certify.smoothing.drawing.bits import DRAWS_VERSION

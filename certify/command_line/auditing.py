@@ -45,7 +45,7 @@ def repair_run(directory: Path) -> int:
     Args:
         directory: The run directory.
     """
-    from certify.evaluation.repair import repair
+    from certify.evaluation.storage.repair import repair
 
     for sentence in repair(directory):
         print(sentence, file=sys.stderr)

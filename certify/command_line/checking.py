@@ -46,7 +46,7 @@ def check_run(
     """
     from bounds import checks
     from certify.auditing.audit import refutations
-    from certify.evaluation.run_directory import reported
+    from certify.evaluation.storage.run_directory import reported
     from certify.gate.formats import FORMATS
     from certify.gate.outcome import gate_outcome
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from certify.configuration.config import Baseline, Config
     from certify.configuration.labelled import LabelledInputs
     from certify.distribution import Shard
-    from certify.evaluation.costs import CostEstimate
+    from certify.evaluation.budget.costs import CostEstimate
     from certify.evaluation.evaluation import Evaluation
 
 Network = Literal["plain", "noise", "pgd", "ibp"]
@@ -136,7 +136,7 @@ def resume(directory: Path, *, budget: str | None = None, placement: Placement |
         placement: Where the work is done.
     """
     from certify.configuration.config import config_of_manifest
-    from certify.evaluation.run_directory import RunDirectory
+    from certify.evaluation.storage.run_directory import RunDirectory
 
     manifest = RunDirectory.read(directory).manifest
     asked = _changed(config_of_manifest(manifest), budget=budget)
@@ -166,7 +166,7 @@ def _with_cross_sections(evaluation: "Evaluation", directory: Path) -> int | Non
     """Finish a merged run as one process would have, with its cross sections; None where it needs none, or cannot."""
     from bounds.errors import BoundsError
     from certify.configuration.config import config_of_manifest
-    from certify.evaluation.cross_sections import inputs_with_planes
+    from certify.evaluation.summaries.cross_sections import inputs_with_planes
 
     try:
         config = config_of_manifest(evaluation.manifest)
@@ -234,7 +234,7 @@ def _run(
     dry_run: bool = False,
     foretell: bool = True,
 ) -> int:
-    from certify.evaluation.run_directory import lines_read_once
+    from certify.evaluation.storage.run_directory import lines_read_once
 
     part = shard_of(shard)
     with output_directory(output) as made:
@@ -305,7 +305,7 @@ def _costs(
     model: "nn.Module", data: "LabelledInputs", asked: "Mapping[str, Any]", budget: float | None, *, dry_run: bool
 ) -> "CostEstimate | None":
     """Costs of the run, which are printed; None where a budget is too short to measure it first."""
-    from certify.evaluation.probe import LEAST_BUDGET, estimate_cost
+    from certify.evaluation.budget.probe import LEAST_BUDGET, estimate_cost
 
     if not dry_run and budget is not None and budget < LEAST_BUDGET:
         return None
@@ -317,7 +317,7 @@ def _costs(
 
 def _write_report(evaluation: "Evaluation", directory: Path) -> None:
     from bounds.errors import InvalidConfiguration
-    from certify.evaluation.durable import write_whole
+    from certify.evaluation.storage.durable import write_whole
     from certify.report import curve_figure
     from certify.report.sentences import no_curves
 

@@ -35,7 +35,7 @@ def output_directory(asked: Path | None) -> Iterator[Path]:
     if asked is not None:
         yield asked
         return
-    from certify.evaluation.run_directory import reported
+    from certify.evaluation.storage.run_directory import reported
 
     stamp, number = datetime.now().strftime("%Y%m%d-%H%M%S"), 1
     directory = Path("runs") / stamp

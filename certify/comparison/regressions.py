@@ -10,7 +10,7 @@ from bounds.statistics.paired import discordant, holm, mcnemar_p_value
 from certify.comparison.contenders import Contender, contenders_of, require_comparable
 from certify.curves import round_radii
 from certify.evaluation.evaluation import Evaluation
-from certify.evaluation.tables import are_images
+from certify.evaluation.summaries.tables import are_images
 from certify.report.words import listed, stated_radius
 from certify.requirements import LEVEL, About
 

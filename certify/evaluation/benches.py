@@ -14,7 +14,7 @@ from certify.distribution.parcels import can_be_sent
 from certify.distribution.processes import Processes
 from certify.distribution.ray import Ray
 from certify.evaluation.arguments import Asked
-from certify.evaluation.manifest import surroundings, weights_digest
+from certify.evaluation.storage.manifest import surroundings, weights_digest
 from certify.evaluation.units import Found, Unit, run_unit
 from certify.methods import METHODS, Problem, Smoothing
 from certify.models import probed_once

@@ -19,9 +19,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from certify.evaluation import chain
-from certify.evaluation.durable import sync_folder, write_whole
-from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.storage import chain
+from certify.evaluation.storage.durable import sync_folder, write_whole
+from certify.evaluation.storage.run_directory import RunDirectory, reported
 from certify.evaluation.units import Unit
 from certify.methods import Smoothing
 from certify.smoothing.drawing.division import NOISE_BLOCK, Piece, counted_by, cuts_of

@@ -21,13 +21,21 @@ from certify.distribution.shards import Shard
 from certify.durations import seconds_of
 from certify.evaluation.arguments import asked_evaluation
 from certify.evaluation.benches import engine_of, run_elsewhere
+from certify.evaluation.budget.costs import CostEstimate
+from certify.evaluation.budget.known import known_batches, known_sizes
+from certify.evaluation.budget.meter import Clock
+from certify.evaluation.budget.probe import LEAST_BUDGET, PROBE_SHARE, Asking, probe_costs
+from certify.evaluation.budget.schedule import Timing
 from certify.evaluation.callbacks import Callback
-from certify.evaluation.comparisons import Contradiction, Outside, comparable, contradictions, outside
-from certify.evaluation.costs import CostEstimate
-from certify.evaluation.cross_sections import inputs_with_planes, planes_of, read_planes, write_planes
-from certify.evaluation.details import details_of
-from certify.evaluation.durable import write_whole
-from certify.evaluation.groups import (
+from certify.evaluation.labelled import Inputs
+from certify.evaluation.left_out import left_out
+from certify.evaluation.storage.durable import write_whole
+from certify.evaluation.storage.run_directory import RunDirectory, reported
+from certify.evaluation.storage.stored import require_whole
+from certify.evaluation.summaries.comparisons import Contradiction, Outside, comparable, contradictions, outside
+from certify.evaluation.summaries.cross_sections import inputs_with_planes, planes_of, read_planes, write_planes
+from certify.evaluation.summaries.details import details_of
+from certify.evaluation.summaries.groups import (
     GROUP,
     GroupAccuracies,
     Groups,
@@ -36,16 +44,8 @@ from certify.evaluation.groups import (
     members_of,
     stated_groups,
 )
-from certify.evaluation.known import known_batches, known_sizes
-from certify.evaluation.labelled import Inputs
-from certify.evaluation.left_out import left_out
-from certify.evaluation.meter import Clock
-from certify.evaluation.probe import LEAST_BUDGET, PROBE_SHARE, Asking, probe_costs
-from certify.evaluation.run_directory import RunDirectory, reported
-from certify.evaluation.schedule import Timing
-from certify.evaluation.sheets import curve_figures, sheets_of
-from certify.evaluation.stored import require_whole
-from certify.evaluation.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
+from certify.evaluation.summaries.sheets import curve_figures, sheets_of
+from certify.evaluation.summaries.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
 from certify.evaluation.units import in_order, units_done
 from certify.evaluation.work import HELD, Plan, Work
 from certify.exports.figures import COLUMN

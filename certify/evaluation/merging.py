@@ -7,9 +7,9 @@ from typing import Any
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
 from certify.distribution.shards import Shard
-from certify.evaluation.durable import synced_at_the_end
 from certify.evaluation.evaluation import Evaluation
-from certify.evaluation.run_directory import RunDirectory, reported
+from certify.evaluation.storage.durable import synced_at_the_end
+from certify.evaluation.storage.run_directory import RunDirectory, reported
 from certify.evaluation.units import unit_names
 
 LISTED = 3  # of many names that a message could list

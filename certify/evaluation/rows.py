@@ -9,7 +9,7 @@ from torch import Tensor
 from bounds.errors import InvalidInput
 from bounds.sets.distances import distance
 from certify.attacks.studies.smoothed import SmoothedWitness
-from certify.evaluation.manifest import norm_key
+from certify.evaluation.storage.manifest import norm_key
 from certify.results import (
     Certificate,
     Estimate,

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput, UnsupportedLayer
-from certify.evaluation.manifest import norm_key
-from certify.evaluation.proofs import is_proof, with_stored_proofs
 from certify.evaluation.rows import (
     certificate_rows,
     drawing_of,
@@ -20,6 +18,8 @@ from certify.evaluation.rows import (
     with_verdicts,
     witness_rows,
 )
+from certify.evaluation.storage.manifest import norm_key
+from certify.evaluation.storage.proofs import is_proof, with_stored_proofs
 from certify.methods import (
     METHODS,
     Clever,

@@ -11,15 +11,15 @@ from torch import Tensor
 from bounds.errors import BoundsError
 from certify.durations import in_words
 from certify.evaluation.arguments import Asked
+from certify.evaluation.budget.costs import UNIT_SECONDS, Cost, CostEstimate, Key
+from certify.evaluation.budget.schedule import Schedule, Timing, key_of
+from certify.evaluation.budget.thrift import Ledger
 from certify.evaluation.callbacks import FinishedUnit
 from certify.evaluation.checkpoints import Checkpoints
-from certify.evaluation.costs import UNIT_SECONDS, Cost, CostEstimate, Key
-from certify.evaluation.groups import Group, with_groups
 from certify.evaluation.left_out import NOT_SERVED, OUT_OF_BUDGET, is_left_out
-from certify.evaluation.manifest import manifest_of
-from certify.evaluation.run_directory import RunDirectory
-from certify.evaluation.schedule import Schedule, Timing, key_of
-from certify.evaluation.thrift import Ledger
+from certify.evaluation.storage.manifest import manifest_of
+from certify.evaluation.storage.run_directory import RunDirectory
+from certify.evaluation.summaries.groups import Group, with_groups
 from certify.evaluation.units import (
     Found,
     Unit,

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from certify.comparison.regressions import Change
-from certify.evaluation.comparisons import Contradiction
-from certify.evaluation.manifest import norm_key
+from certify.evaluation.storage.manifest import norm_key
+from certify.evaluation.summaries.comparisons import Contradiction
 from certify.gate.outcome import GateOutcome
 from certify.requirements import JudgedRequirement
 

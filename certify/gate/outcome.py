@@ -7,9 +7,9 @@ from typing import Any
 
 from certify.comparison.regressions import Change, regressions
 from certify.configuration.config import Baseline
-from certify.evaluation.comparisons import Contradiction
 from certify.evaluation.evaluation import Evaluation
-from certify.evaluation.run_directory import RunDirectory
+from certify.evaluation.storage.run_directory import RunDirectory
+from certify.evaluation.summaries.comparisons import Contradiction
 from certify.methods.checked import converted
 from certify.requirements import JudgedRequirement
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import bounds
 import certify
 from certify import attacks, corruptions, methods, reference, semantic, smoothing, testing, verified_training
-from certify.evaluation.run_directory import RunDirectory
+from certify.evaluation.storage.run_directory import RunDirectory
 
 RADII = torch.linspace(0.0, 1.5, 6, dtype=torch.float64)
 CLASSES = torch.arange(6) % 3

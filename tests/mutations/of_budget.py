@@ -5,14 +5,14 @@ from mutations.mutant import Mutant
 MUTANTS = (
     Mutant(
         "curves are about the inputs that were not left out",
-        "certify/evaluation/tables.py",
+        "certify/evaluation/summaries/tables.py",
         "return [_curve(part, *key) for",
         "return [_curve([row for row in part if _judged(row)], *key) for",
         "tests/certify/evaluation/test_budget.py",
     ),
     Mutant(
         "an input that was left out counts as certified",
-        "certify/evaluation/tables.py",
+        "certify/evaluation/summaries/tables.py",
         'limits = [row["certified_radius"] if row["correct"] else -math.inf for row in rows]',
         'limits = [row["certified_radius"] if row["correct"] else math.inf if row["status"] == LEFT_OUT else -math.inf '
         "for row in rows]",
@@ -20,35 +20,35 @@ MUTANTS = (
     ),
     Mutant(
         "an input that was left out counts as broken",
-        "certify/evaluation/tables.py",
+        "certify/evaluation/summaries/tables.py",
         'limits = [math.inf if row["attack_distance"] is None',
         'limits = [0.0 if row["attack_distance"] is None',
         "tests/certify/evaluation/test_budget.py",
     ),
     Mutant(
         "the time left goes by the number of inputs",
-        "certify/evaluation/schedule.py",
+        "certify/evaluation/budget/schedule.py",
         "return foretold * self._correction(key)",
         "return rows * self.elapsed() / max(sum(each.rows for each in self._measured.values()), 1)",
         "tests/certify/evaluation/test_budget.py",
     ),
     Mutant(
         "every method may spend without end",
-        "certify/evaluation/schedule.py",
+        "certify/evaluation/budget/schedule.py",
         "while most and now + self.seconds_of(key, most) > until:",
         "while most and now > until:",
         "tests/certify/evaluation/test_budget.py",
     ),
     Mutant(
         "any certificate is as good as the witness",
-        "certify/evaluation/thrift.py",
+        "certify/evaluation/budget/thrift.py",
         "promise.arithmetic) <= MET",
         "promise.arithmetic) <= 1",
         "tests/certify/evaluation/test_budget.py",
     ),
     Mutant(
         "a certificate is carried over to another promise",
-        "certify/evaluation/thrift.py",
+        "certify/evaluation/budget/thrift.py",
         'place = record["norm"], row["index"], promise.get("arithmetic", "")',
         'place = record["norm"], row["index"], "deployed"',
         "tests/certify/evaluation/test_budget.py",

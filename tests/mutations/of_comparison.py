@@ -82,7 +82,7 @@ MUTANTS = (
     ),
     Mutant(
         "groups are given out in the wrong order",
-        "certify/evaluation/groups.py",
+        "certify/evaluation/summaries/groups.py",
         'members[row["index"] - first_index]',
         'members[first_index - row["index"]]',
         "tests/certify/evaluation/test_groups.py",

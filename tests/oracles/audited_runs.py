@@ -13,8 +13,8 @@ from oracles.commands import certify
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from certify.evaluation import chain
-from certify.evaluation.run_directory import INFORMATIVE
+from certify.evaluation.storage import chain
+from certify.evaluation.storage.run_directory import INFORMATIVE
 
 NETWORK = """
 import torch

@@ -14,7 +14,7 @@ from certify.configuration import sources
 from certify.configuration.config import Config
 from certify.configuration.keys import ModelSource
 from certify.distribution import Processes, Shard
-from certify.evaluation.stored import StoredRecord
+from certify.evaluation.storage.stored import StoredRecord
 
 SLURM = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1"}
 

@@ -17,8 +17,8 @@ from certify import (
     evaluate,
 )
 from certify.durations import in_words, seconds_of
-from certify.evaluation.schedule import Schedule, Timing
-from certify.evaluation.thrift import MET
+from certify.evaluation.budget.schedule import Schedule, Timing
+from certify.evaluation.budget.thrift import MET
 from certify.evaluation.units import units_of
 from certify.methods import LinearBounds, Problem
 from certify.results import Certificate

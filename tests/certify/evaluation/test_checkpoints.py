@@ -17,8 +17,8 @@ from torch import nn
 
 import certify
 from certify.evaluation import checkpoints
-from certify.evaluation.chain import LINKS
-from certify.evaluation.repair import repair
+from certify.evaluation.storage.chain import LINKS
+from certify.evaluation.storage.repair import repair
 from certify.methods import Smoothing
 from certify.smoothing.drawing.division import NOISE_BLOCK, cuts_of
 from certify.smoothing.drawing.votes import Sampling, Stage

@@ -8,7 +8,7 @@ from oracles.simulated import CLOCK, Simulated, problem
 from torch import Tensor, nn
 
 from certify import Cost, CostEstimate, estimate_cost, evaluate
-from certify.evaluation.meter import metered
+from certify.evaluation.budget.meter import metered
 from certify.methods import (
     Clever,
     CompleteSearch,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bounds.errors import InvalidConfiguration, InvalidInput
 from certify import Evaluation, evaluate
-from certify.evaluation import cross_sections
 from certify.evaluation import evaluation as evaluation_module
-from certify.evaluation.cross_sections import FILE, GRID, read_planes
+from certify.evaluation.summaries import cross_sections
+from certify.evaluation.summaries.cross_sections import FILE, GRID, read_planes
 from certify.methods import IntervalBounds, MinimalPerturbation
 
 METHODS = [IntervalBounds(), MinimalPerturbation(steps=10, restarts=1)]

@@ -15,9 +15,9 @@ import torch
 from bounds import InvalidConfiguration
 from certify import RunDirectory
 from certify.command_line.runs import output_directory
-from certify.evaluation import durable, run_directory
-from certify.evaluation.durable import write_whole
-from certify.evaluation.repair import repair
+from certify.evaluation.storage import durable, run_directory
+from certify.evaluation.storage.durable import write_whole
+from certify.evaluation.storage.repair import repair
 
 MANIFEST = {
     "created": "today",

@@ -8,8 +8,8 @@ from torch import nn
 
 import certify
 from bounds import InvalidInput
-from certify.evaluation.allowance import SHARE
-from certify.evaluation.row_memory import PassMemory
+from certify.evaluation.budget.allowance import SHARE
+from certify.evaluation.budget.row_memory import PassMemory
 from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 from certify.sizes import bytes_of
 from certify.stored_inputs import StoredInputs

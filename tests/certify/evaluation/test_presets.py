@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bounds import InvalidInput
 from certify import Evaluation, TwoClasses, evaluate, reference
 from certify.configuration.config import config_of_manifest, read_config
-from certify.evaluation.probe import _Extent
+from certify.evaluation.budget.probe import _Extent
 from certify.evaluation.rows import noise_rows
 from certify.methods import (
     PRESETS,

@@ -3,7 +3,7 @@
 import math
 import re
 
-from certify.evaluation.comparisons import Contradiction, Outside
+from certify.evaluation.summaries.comparisons import Contradiction, Outside
 
 
 def test_contradictions_have_all_digits_and_levels_in_the_same_order():

@@ -10,8 +10,8 @@ import pytest
 from oracles.compared import NOT, attacked, evaluation, proved
 
 from certify.comparison.regressions import regressions
-from certify.evaluation.comparisons import Contradiction
 from certify.evaluation.evaluation import Evaluation
+from certify.evaluation.summaries.comparisons import Contradiction
 from certify.gate.formats import FORMATS, as_github, as_json, as_junit, as_text
 from certify.gate.outcome import GateOutcome, gate_outcome
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import certify
 from bounds import InvalidInput, ManifestMismatch
 from certify import SmoothedClassifier
-from certify.evaluation.run_directory import RunDirectory
+from certify.evaluation.storage.run_directory import RunDirectory
 from certify.smoothing import Gaussian, GeneralizedGaussian, Laplace, Noise, SplittingNoise, Uniform
 from certify.smoothing.drawing.bits import DRAWS_VERSION, Source
 from certify.smoothing.drawing.distributions import Distribution, LaplaceEntries, UniformEntries, _staircase

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from certify.evaluation.tables import rows_of
+from certify.evaluation.summaries.tables import rows_of
 from certify.report.columns import Line
 from certify.report.inputs.details import Details, Stored
 from certify.report.inputs.planes import Plane

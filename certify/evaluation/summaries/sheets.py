@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
-from certify.evaluation.groups import GroupAccuracies
-from certify.evaluation.tables import curves_of, dataframe, summary_of
+from certify.evaluation.summaries.groups import GroupAccuracies
+from certify.evaluation.summaries.tables import curves_of, dataframe, summary_of
 from certify.exports.shares import file_name
 from certify.exports.sheets import Sheet
 from certify.report import norm_name

@@ -4,7 +4,7 @@
 ``tensors/`` holds what does not fit a line. A killed run continues where it stopped, under the same manifest only.
 
 What is written survives a loss of power: tensors first, with their folder, then the line that names them. Lines are
-held together by :mod:`certify.evaluation.chain`.
+held together by :mod:`certify.evaluation.storage.chain`.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, ManifestMismatch
-from certify.evaluation import chain
-from certify.evaluation.durable import append_line, sync, sync_folder, write_whole
-from certify.evaluation.input_file import InputFile
 from certify.evaluation.left_out import standing
-from certify.evaluation.stored import Manifest, StoredRecord
+from certify.evaluation.storage import chain
+from certify.evaluation.storage.durable import append_line, sync, sync_folder, write_whole
+from certify.evaluation.storage.input_file import InputFile
+from certify.evaluation.storage.stored import Manifest, StoredRecord
 
 # What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
 # since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from bounds.errors import InvalidConfiguration
-from certify.evaluation import chain
 from certify.evaluation.checkpoints import FOLDER, fault_of
-from certify.evaluation.durable import write_whole
-from certify.evaluation.run_directory import RunDirectory, reported
-from certify.evaluation.stored import StoredRecord
+from certify.evaluation.storage import chain
+from certify.evaluation.storage.durable import write_whole
+from certify.evaluation.storage.run_directory import RunDirectory, reported
+from certify.evaluation.storage.stored import StoredRecord
 
 
 def repair(path: Path | str) -> list[str]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from bounds.checks import Limit
 from bounds.errors import InvalidConfiguration
 from bounds.geometry import cross_section
-from certify.evaluation.manifest import norm_key
-from certify.evaluation.run_directory import reported
-from certify.evaluation.tables import rows_of
+from certify.evaluation.storage.manifest import norm_key
+from certify.evaluation.storage.run_directory import reported
+from certify.evaluation.summaries.tables import rows_of
 from certify.methods import Problem
 from certify.report.inputs.details import spread
 from certify.report.inputs.planes import CLASSES, Place, Plane, unit_sizes

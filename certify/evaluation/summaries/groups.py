@@ -15,7 +15,7 @@ from bounds.errors import InvalidInput
 from bounds.statistics.groups import equality_test, simultaneous_intervals
 from bounds.statistics.paired import holm
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
-from certify.evaluation.tables import curves_of
+from certify.evaluation.summaries.tables import curves_of
 from certify.report import norm_name
 from certify.report.figures import curve_label
 from certify.report.words import percent

@@ -15,10 +15,10 @@ from bounds.circumstances import isolated
 from bounds.errors import BoundsError
 from certify.durations import in_words, seconds_of
 from certify.evaluation.arguments import Asked, asked_evaluation
-from certify.evaluation.costs import Cost, CostEstimate, Key
-from certify.evaluation.known import finished_pairs, known_batches
+from certify.evaluation.budget.costs import Cost, CostEstimate, Key
+from certify.evaluation.budget.known import finished_pairs, known_batches
+from certify.evaluation.budget.meter import Clock, Spent, metered
 from certify.evaluation.labelled import Inputs
-from certify.evaluation.meter import Clock, Spent, metered
 from certify.evaluation.units import Pair, UnitOutcome, cheap_first, joined, method_pairs, outcome_of, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
 from certify.models import frozen, probed_once

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds.checks import PART, Limit
-from certify.evaluation.code import code_digest, processor_name
+from certify.evaluation.storage.code import code_digest, processor_name
 from certify.methods import Method, Problem
 from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.graph.capturing import capture
-from certify.evaluation.row_memory import MethodMemory, PassMemory
+from certify.evaluation.budget.row_memory import MethodMemory, PassMemory
 from certify.methods import (
     Choice,
     Clever,

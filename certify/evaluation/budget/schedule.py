@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from certify.evaluation.costs import Cost, Key
-from certify.evaluation.meter import Clock
+from certify.evaluation.budget.costs import Cost, Key
+from certify.evaluation.budget.meter import Clock
 from certify.evaluation.units import Unit, cheap_first
 
 GROWTH = 2  # times as many inputs at once as before, at most, of a method that no probe measured

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration
-from certify.evaluation.durable import sync, sync_folder
+from certify.evaluation.storage.durable import sync, sync_folder
 
 NAME = "inputs.safetensors"
 CLEAN, PLACE, DIGEST = "clean", "clean.place", "clean.sha256"

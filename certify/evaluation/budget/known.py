@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from certify.evaluation.arguments import Asked
-from certify.evaluation.costs import Key
+from certify.evaluation.budget.costs import Key
 from certify.evaluation.left_out import is_left_out
-from certify.evaluation.run_directory import RunDirectory
+from certify.evaluation.storage.run_directory import RunDirectory
 from certify.evaluation.units import units_of
 
 

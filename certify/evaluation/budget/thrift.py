@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from certify.evaluation.manifest import norm_key
+from certify.evaluation.storage.manifest import norm_key
 from certify.methods import Clever, CompleteSearch, Lipschitz, Method, ProvedRadius
 from certify.methods.frozen import WithFrozenFeatures
 from certify.promises import Promise
