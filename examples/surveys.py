@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -135,7 +135,7 @@ class Survey:
             self._span(name, net)
 
     def _universal(self, name: str, net: Network) -> None:
-        budget = {"norm": math.inf, "epsilon": EPSILON, "generator": seeded(), "restarts": 1}
+        budget: dict[str, Any] = {"norm": math.inf, "epsilon": EPSILON, "generator": seeded(), "restarts": 1}
         sets = [slice(300 + 40 * j, 340 + 40 * j) for j in range(3 if self.quick else 6)]
         steps = 10 if self.quick else 60
         several = [attacks.universal_perturbation(net.model, net.x[s], steps=steps, **budget) for s in sets]
@@ -162,15 +162,16 @@ class Survey:
         """Adversarial examples of each network on each other one."""
         count = 10 if self.quick else 40
         models, some = {name: net.model for name, net in self.networks.items()}, self.networks["plain"]
-        x, y, options = some.x[:count], some.y[:count], {"norm": 2, "generator": seeded()}
-        search = {"steps": 40, "restarts": 1, **options}
+        x, y = some.x[:count], some.y[:count]
+        options: dict[str, Any] = {"norm": 2, "generator": seeded()}
+        search: dict[str, Any] = {"steps": 40, "restarts": 1, **options}
         witnesses = {name: attacks.minimal_perturbation(model, x, y, **search) for name, model in models.items()}
         found = surveys.transfer_matrix(models, x, y, sizes=(1.0, 1.5), witnesses=witnesses, **options)
         table = found.to_dataframe()
-        for _, row in table[(table["size"] == 1) & (table.source != table.target)].iterrows():
-            text, pair = "Nearest adversarial examples fool other networks", f"{row.source} to {row.target}"
-            interval = row.lower, row.upper
-            self.add("transfer", text, "L II-E", pair, row.rate, interval, "share fooled", low=0.5)
+        for row in table[(table["size"] == 1) & (table.source != table.target)].to_dict("records"):
+            text, pair = "Nearest adversarial examples fool other networks", f"{row['source']} to {row['target']}"
+            interval = row["lower"], row["upper"]
+            self.add("transfer", text, "L II-E", pair, row["rate"], interval, "share fooled", low=0.5)
         rates = found.rate()[:, :, 1].numpy()
         ax.imshow(rates, vmin=0, vmax=1, cmap="Blues")
         for (a, b), rate in [((a, b), rates[a, b]) for a in range(4) for b in range(4)]:
@@ -187,8 +188,8 @@ class Survey:
             found = surveys.frequency_margins(net.model, net.x[:count], size=4, offsets=offsets, tolerance=0.03)
             assert (found.certified <= found.found).all()  # type: ignore[operator]  # it was asked for
             row = found.to_dataframe().set_index("offset").loc[18]
-            text, interval = "Networks are invariant to high frequencies", (row.lower, row.upper)
-            self.add("frequency", text, "L III-B1", name, row.ratio, interval, "distance over chance", low=1.0)
+            text, interval = "Networks are invariant to high frequencies", (float(row.lower), float(row.upper))
+            self.add("frequency", text, "L III-B1", name, float(row.ratio), interval, "distance over chance", low=1.0)
             table = found.to_dataframe()
             ax.plot(table.offset, table.found, "o-", color=color, markersize=3, label=f"{name}, found")
             ax.plot(table.offset, table.certified, "v--", color=color, markersize=3, label=f"{name}, proved")

@@ -92,8 +92,8 @@ def grad_align(b: Batch, epsilon: float) -> Tensor:
 
 
 def yopo(b: Batch, epsilon: float) -> None:
-    ball, options = LpBall(b.x, epsilon), {"outer": 5, "inner": 3, "generator": b.generator}
-    training.yopo_step(b.model[:1], b.model[1:], b.optimizer, ball, b.y, **options)
+    first, rest, ball = b.model[:1], b.model[1:], LpBall(b.x, epsilon)
+    training.yopo_step(first, rest, b.optimizer, ball, b.y, outer=5, inner=3, generator=b.generator)
 
 
 def cure(b: Batch, epsilon: float) -> Tensor:
@@ -193,7 +193,9 @@ def train(name: str, data: Data, epsilon: float, updates: int, checkpoints: int)
     model, size = reference.architecture(), min(128, len(data.x))
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=updates)
-    stopping, memory, kept, order = training.EarlyStopping(), {}, {}, torch.zeros(0, dtype=torch.int64)
+    stopping, order = training.EarlyStopping(), torch.zeros(0, dtype=torch.int64)
+    memory: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for step in range(updates):
         if len(order) < size:
             order = torch.randperm(len(data.x), generator=generator)

@@ -95,7 +95,8 @@ def blurred(cells: Cells, along: Along, reach: int, padding: str, shape: torch.S
         return tuple(torch.einsum("...d,dij->...ij", weights, part)[..., None, :, :] for part in (tall, wide))  # type: ignore[return-value]
 
     def image(x: Tensor) -> Tensor:
-        return x.unflatten(-1, shape)
+        split: Tensor = x.unflatten(-1, shape)
+        return split
 
     weights = kernel(along.corners.squeeze(-1), reach)
     down, across = matrices(weights)

@@ -163,12 +163,12 @@ class Enclosing:
         if self.pipeline.exact:
             grid = ParameterGrid(lower, upper, [min(count, 1) for count in counts])
             corners, error = self._corners(rows, grid)
-            sides = (side_of(limit, shape, corners) for limit in (self.low, self.high))
-            return _noisy_corners(corners, error, noise, *sides)
+            low, high = (side_of(limit, shape, corners) for limit in (self.low, self.high))
+            return _noisy_corners(corners, error, noise, low, high)
         grid = ParameterGrid(lower, upper, counts)
         found = self.pipeline.cells(self.images, rows, grid, self.low, self.high)
-        sides = [side_of(limit, shape, found.values) for limit in (self.low, self.high)]
-        return tubes(*noisy(found, noise, sides[0], sides[1]))
+        low, high = (side_of(limit, shape, found.values) for limit in (self.low, self.high))
+        return tubes(*noisy(found, noise, low, high))
 
     def _corners(self, rows: Tensor, grid: ParameterGrid) -> tuple[Tensor, Tensor]:
         """The images (B, V, E) at the corners of boxes, and how far they may be off, (B, 1, 1)."""

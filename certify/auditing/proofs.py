@@ -73,7 +73,7 @@ class Reprover:
     def checked(self) -> Network | str:
         """The network as the checker of proofs reads it, or why it does not."""
         try:
-            return traced(self.model, self.x)
+            return traced(self.model, self.x[:1])
         except ProofError as error:
             return " ".join(str(error).split())
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class CorruptionError:
         table["lower"], table["upper"] = self.intervals.T
         table["relative"] = self.relative
         table["relative_lower"], table["relative_upper"] = self.relative_intervals.T
-        means = ["mean", self.mean, *self.mean_interval, self.relative_mean, *self.relative_mean_interval]
+        means: list[Any] = ["mean", self.mean, *self.mean_interval, self.relative_mean, *self.relative_mean_interval]
         table.loc[len(table)] = means
         return table
 

@@ -193,11 +193,11 @@ class _Bounding:
         change = _changes(found, lower < upper)
         region = HullOfBoxes(self.layout.back(found.lower), self.layout.back(found.upper), found.radius, found.norm)
         labels = self.labels[rows]
-        options = {"sound": self.sound, "memory": self.memory}
         if self.method == "ibp":
-            return _least(margin_bounds(self.graph, region, labels, "ibp", **options), labels), change
+            margins = margin_bounds(self.graph, region, labels, "ibp", sound=self.sound, memory=self.memory)
+            return _least(margins, labels), change
         least = change.new_full((len(rows),), -math.inf)
-        for part in margins_in_turn(self.graph, region, labels, self.method, **options):
+        for part in margins_in_turn(self.graph, region, labels, self.method, sound=self.sound, memory=self.memory):
             margins = _least(part.margins, labels[part.places])
             least[part.places] = torch.fmax(least[part.places], margins)
         return least, change

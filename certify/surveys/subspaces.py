@@ -189,8 +189,8 @@ class FrequencyMargins:
         """
         checks.probability("confidence", confidence)
         ordered, count = self.ratio.sort(1).values, self.ratio.shape[1]
-        tails = special.bdtr(range(count), count, 0.5) if count else []
-        below = sum(bool(tail <= (1 - confidence) / 2) for tail in tails)  # so many may be left out on each side
+        tails = [float(special.bdtr(i, count, 0.5)) for i in range(count)]
+        below = sum(tail <= (1 - confidence) / 2 for tail in tails)  # so many may be left out on each side
         if below == 0:
             return torch.tensor([0.0, math.inf], dtype=torch.float64).expand(len(self.offsets), 2)
         return torch.stack([ordered[:, below - 1], ordered[:, count - below]], 1)

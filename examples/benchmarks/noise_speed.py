@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import nn
@@ -70,7 +71,7 @@ def main() -> None:
     batch, began = torch.rand(1000, *x.shape[1:]), time.perf_counter()
     setting = {"threads": options.threads, "torch": torch.__version__, "compiled": options.compiled}
     if options.compiled:
-        model = torch.compile(model.eval())
+        model = cast(nn.Sequential, torch.compile(model.eval()))
         with torch.no_grad():
             model(batch)
         setting["compilation_seconds"] = round(time.perf_counter() - began, 1)

@@ -136,7 +136,7 @@ class _Search:
             return made
         sides = [None if side is None else torch.as_tensor(side).to(made) for side in self.sides]
         made = made + noise
-        return made if sides[0] is sides[1] is None else made.clamp(*sides)  # type: ignore[call-overload]
+        return made if sides[0] is sides[1] is None else made.clamp(*sides)
 
     def take(self, rows: Tensor, values: Tensor, noise: Tensor, wrong: Tensor) -> None:
         """Keep parameters at which rows, each of them once, are wrong, where they are nearer than those before."""
