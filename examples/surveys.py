@@ -187,9 +187,9 @@ class Survey:
             net = self.networks[name]
             found = surveys.frequency_margins(net.model, net.x[:count], size=4, offsets=offsets, tolerance=0.03)
             assert (found.certified <= found.found).all()  # type: ignore[operator]  # it was asked for
-            row = found.to_dataframe().set_index("offset").loc[18]
-            text, interval = "Networks are invariant to high frequencies", (float(row.lower), float(row.upper))
-            self.add("frequency", text, "L III-B1", name, float(row.ratio), interval, "distance over chance", low=1.0)
+            row = found.to_dataframe().set_index("offset").to_dict("index")[18]
+            text, interval = "Networks are invariant to high frequencies", (row["lower"], row["upper"])
+            self.add("frequency", text, "L III-B1", name, row["ratio"], interval, "distance over chance", low=1.0)
             table = found.to_dataframe()
             ax.plot(table.offset, table.found, "o-", color=color, markersize=3, label=f"{name}, found")
             ax.plot(table.offset, table.certified, "v--", color=color, markersize=3, label=f"{name}, proved")
