@@ -23,6 +23,7 @@ from mutations import (
     of_engines,
     of_gates,
     of_linear,
+    of_passes,
     of_programmes,
     of_proofs,
     of_search,
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 MUTANTS = (
     *of_bounds.MUTANTS,
     *of_linear.MUTANTS,
+    *of_passes.MUTANTS,
     *of_programmes.MUTANTS,
     *of_engines.MUTANTS,
     *of_search.MUTANTS,

@@ -56,9 +56,8 @@ def pairwise_margins(
         classes = entries(network.nodes["output"].value)
         unit = torch.eye(classes, dtype=network.ball.center.dtype, device=network.ball.center.device)
         # All pairs (j, j + shift) around the circle of classes: no row is the difference of a class to itself.
-        second = (
-            torch.arange(classes, device=unit.device)[:, None] + torch.arange(1, classes, device=unit.device)
-        ) % classes
+        place = torch.arange(classes, device=unit.device)
+        second = (place[:, None] + place[1:]) % classes
         rows = (unit[:, None] - unit[second]).flatten(0, 1).expand(len(ball.center), -1, -1)
         least = row_bounds(network, rows, method, steps=steps, memory=memory).unflatten(1, second.shape)
         margins = least.new_zeros(len(least), classes, classes).scatter(2, second.expand_as(least), least)

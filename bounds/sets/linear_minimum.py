@@ -71,8 +71,7 @@ def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
         error = 2 * accumulated_error(a.shape[2] + OTHER_OPERATIONS, dtype) * size
         # The smallest normal number stands for what underflow took from products and differences.
         underflow = 4 * torch.finfo(dtype).tiny * (slopes.sum(-1) + a.shape[2])
-        value = (a * center).sum(-1) - gain - (error + underflow)
-        value = torch.where(value < math.inf, value, -math.inf)  # neither overflow nor NaN proves anything
+        value = _proving((a * center).sum(-1) - gain - (error + underflow))
     if not a.requires_grad:
         return value
     return value + ((a - a.detach()) * (center - a.sign() * move).detach()).sum(-1)
@@ -88,7 +87,11 @@ def _over_boxes(a: Tensor, region: HullOfBoxes) -> Tensor:
     gain = gain + 4 * torch.finfo(a.dtype).tiny * (slopes.sum(-1, keepdim=True) + a.shape[2])
     middle = a @ center.mT
     value = region.least(middle, gain, slopes if region.radius else None, rounded=True)
-    value = value - error * value.abs()
+    return _proving(value - error * value.abs())
+
+
+def _proving(value: Tensor) -> Tensor:
+    """The bound, minus infinity where it overflowed or is no number."""
     return torch.where(value < math.inf, value, -math.inf)
 
 

@@ -306,7 +306,10 @@ def _costs(
 ) -> "CostEstimate | None":
     """Costs of the run, which are printed; None where a budget is too short to measure it first."""
     from certify.evaluation.budget.probe import LEAST_BUDGET, estimate_cost
+    from certify.evaluation.evaluation import Evaluation
 
+    if (asked["output"] / "manifest.json").exists():
+        Evaluation.load(asked["output"])  # a damaged run is refused before anything is measured
     if not dry_run and budget is not None and budget < LEAST_BUDGET:
         return None
     costs = estimate_cost(model, data.x, data.y, **asked, budget=None if dry_run else budget)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import accelerated_training
+from oracles import accelerated_confidence, accelerated_training
 from oracles.accelerator import Waits, accelerator, back, there
 from oracles.survey_calls import survey_calls
 from torch import Tensor, nn
@@ -102,12 +102,6 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "bounds.alpha_crown": lambda t, k: bounds.alpha_crown(t(MODEL), ball(t), steps=2 * k),
     "bounds.forward_linear": lambda t, k: bounds.forward_linear(t(MODEL), ball(t)),
     "bounds.margin_bounds": lambda t, k: bounds.margin_bounds(t(MODEL), ball(t, 1), t(Y)),
-    "bounds.linear_forms": lambda t, k: bounds.linear_forms(t(MODEL), ball(t), t(torch.eye(4).expand(3, 4, 4))),
-    "bounds.pairwise_margins": lambda t, k: bounds.pairwise_margins(t(MODEL), ball(t)),
-    "certify.certified_universal_accuracy": lambda t, k: (
-        certify.certified_universal_accuracy(t(MODEL), t(X), t(Y), **TWO, method="crown_ibp", timeout=2.0 * k).alone
-    ),
-    "certify.confidence_bound": lambda t, k: certify.confidence_bound(t(MODEL), ball(t), steps=2 * k),
     "bounds.specification_bounds": lambda t, k: bounds.specification_bounds(
         t(MODEL), ball(t), [(t(torch.eye(4)[:2].double()), t(torch.zeros(2).double()))], steps=2 * k
     ),
@@ -270,21 +264,6 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
             model, bounds.LpBall(t(X), 0.02, norm=math.inf), t(Y), kappa=0.5, beta=0.5
         )
     ),
-    "certify.semantic.certify_transformation": lambda t, k: semantic.certify_transformation(
-        t(MODEL), t(X), t(Y), semantic.Rotation((-2.0, 2.0)), tolerance=0.5
-    ),
-    "certify.semantic.random_transformations": lambda t, k: semantic.random_transformations(
-        t(MODEL), t(X), t(Y), semantic.Translation((-1.0, 1.0)), draws=10 * k, generator=generator()
-    ),
-    "certify.attacks.highest_confidence": lambda t, k: attacks.highest_confidence(
-        t(MODEL), t(X), **TWO, steps=4 * k, restarts=2, generator=generator()
-    ),
-    "certify.ood_detection": lambda t, k: (
-        certify.ood_detection(
-            t(MODEL), t(X), t(1 - X), 0.05, method="ibp", steps=4 * k, restarts=1, generator=generator()
-        ).attacked.auc
-    ),
-    "certify.calibration_error": lambda t, k: certify.calibration_error(t(torch.eye(4)[:3]), t(Y)).error,
     "certify.corruptions.corruption_accuracy": lambda t, k: corruptions.corruption_accuracy(
         t(MODEL), t(X), t(Y), severities=[1], generator=generator()
     ),
@@ -338,7 +317,8 @@ def attack(name: str) -> Callable[[Place, int], Any]:
     return run
 
 
-CALLS |= {f"certify.attacks.{name}": attack(name) for name in ATTACKS} | accelerated_training.CALLS
+CALLS |= {f"certify.attacks.{name}": attack(name) for name in ATTACKS} | accelerated_confidence.CALLS
+CALLS |= accelerated_training.CALLS
 
 # How often the host may wait in one call for three inputs, however many steps and draws it takes.
 WAITS = 60
@@ -358,8 +338,8 @@ MORE_WAITS = {
     "certify.smoothing.certify_incrementally": 100,  # two certificates
     "certify.attacks.robust_accuracy": 100,  # four attacks
     "certify.attacks.gradient_masking": 250,  # a dozen attacks
-    "certify.ood_detection": 150,  # an attack, and two sets of bounds
     "certify.evaluate": 600,  # four methods, two norms
+    **accelerated_confidence.WAITS,
     **accelerated_training.WAITS,
 }
 GROWTH = 6  # more waits with three times the steps: some attacks ask after 1, 2, 4, 8, ... steps
@@ -378,7 +358,7 @@ def test_on_the_accelerator(name: str):
 
 DRAWING = {name for name in CALLS if name.startswith("certify.attacks") or "generator" in CALLS[name].__code__.co_names}
 DRAWING |= {name for name in CALLS if name.startswith("certify.smoothing") and name.endswith("loss")}
-DRAWING |= set(accelerated_training.DRAWING)
+DRAWING |= {*accelerated_training.DRAWING, *accelerated_confidence.DRAWING}
 
 
 @pytest.mark.slow

@@ -256,7 +256,7 @@ CALLS: dict[str, Call] = {**GRAPHS, **MODELS, **PURE}
 RECORDS = {
     *("DEFAULT_RULES", "BoundaryPoints", "BoundsError", "CleverEstimate", "Crossings", "Explanation"),
     *("InvalidConfiguration", "InvalidInput", "InvalidModel", "InvalidProperty", "ManifestMismatch", "Minimum"),
-    *("EngineBounds", "EngineComparison", "NoiseRadius", "Port"),
+    *("EngineBounds", "EngineComparison", "LinearForms", "NoiseRadius", "Port"),
     *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),

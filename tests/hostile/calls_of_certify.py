@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from hostile.calls_of_bounds import Call, Case, FirstTwo, onnx_file
+from hostile.calls_of_confidence import CONFIDENCE, CONFIDENCE_RECORDS
 from hostile.calls_of_surveys import SURVEYS
 from oracles.halfspace import generator
 from torch import Tensor
@@ -161,9 +162,6 @@ ATTACKS: dict[str, Call] = {
     "attacks.gradient_masking": lambda c: attacks.gradient_masking(
         c.model, c.x, c.y, **budget(), steps=3, queries=10, generator=generator()
     ),
-    "attacks.highest_confidence": lambda c: attacks.highest_confidence(
-        c.model, c.x, **budget(), steps=4, restarts=2, generator=generator()
-    ),
     "attacks.iterative_fgsm": lambda c: attacks.iterative_fgsm(c.model, c.x, c.y, **budget(), steps=3),
     "attacks.minimal_perturbation": lambda c: attacks.minimal_perturbation(
         c.model, c.x, c.y, norm=2, steps=4, restarts=2, generator=generator()
@@ -278,17 +276,7 @@ OTHERS: dict[str, Call] = {
         c.model, c.x, c.y, norm=math.inf, method="alpha_crown", tolerance=0.5
     ),
     "certify.audit": audited,
-    "certify.calibration_error": lambda c: certify.calibration_error(c.model(c.x).softmax(1), c.y, bins=3),
-    "certify.certified_universal_accuracy": lambda c: (
-        certify.certified_universal_accuracy(c.model, c.x, c.y, **budget(), method="crown_ibp").alone
-    ),
     "certify.check_proof": checked_proof,
-    "certify.confidence_bound": lambda c: certify.confidence_bound(c.model, bounds.LpBall(c.x, 0.05), "crown_ibp"),
-    "certify.ood_detection": lambda c: (
-        certify.ood_detection(
-            c.model, c.x, 1 - c.x, 0.05, method="ibp", steps=3, restarts=1, generator=generator()
-        ).to_dataframe()
-    ).to_dict("list"),
     "certify.estimate_cost": foretold,
     "certify.merge": merged,
     "certify.collect": lambda c: certify.collect(torch.utils.data.TensorDataset(c.x, c.y)),
@@ -385,7 +373,7 @@ PURE: dict[str, Call] = {
     "smoothing.wrong_certificates_at_most": lambda c: smoothing.wrong_certificates_at_most(stored()),
 }
 
-CALLS: dict[str, Call] = {**ATTACKS, **DEPLOYED, **OTHERS, **SURVEYS, **PURE}
+CALLS: dict[str, Call] = {**ATTACKS, **DEPLOYED, **OTHERS, **CONFIDENCE, **SURVEYS, **PURE}
 
 # Names that stand for records and modules: they compute nothing.
 RECORDS = {
@@ -396,8 +384,8 @@ RECORDS = {
     *("SmoothedPrediction", "SmoothingCertificate", "Verdict", "Witness", "methods"),
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),
-    *("SplittingCertificate", "TopKCertificate", "CalibrationError", "ConfidenceCertificate", "ConfidenceWitness"),
-    *("DetectionCurve", "RocCurve", "UniversalCertificate"),
+    *("SplittingCertificate", "TopKCertificate", "StoredInputs"),
+    *CONFIDENCE_RECORDS,
     *("FoolingRate", "GradientMaskingReport", "NoiseAccuracy", "NormFigures", "RobustnessFigures"),
     *("SmoothedAttackedAccuracy", "SmoothedWitness", "UniversalPerturbation"),
     *("FIXED_BUDGET", "MINIMUM_NORM"),

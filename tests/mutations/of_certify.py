@@ -223,8 +223,8 @@ EVALUATION = (
     Mutant(
         "tensors of a run may be exchanged",
         "certify/evaluation/storage/run_directory.py",
-        "if hashlib.sha256(content).hexdigest() != digest:",
-        "if not hashlib.sha256(content).hexdigest():",
+        "if sha256_of(path) != digest:",
+        "if not sha256_of(path):",
         "tests/certify/evaluation/test_run_directory.py",
     ),
     Mutant(
@@ -369,15 +369,15 @@ DISTRIBUTION = (
     Mutant(
         "draws are cut within a forward pass",
         "certify/smoothing/drawing/division.py",
-        "movable = steps - joined",
-        "movable = steps",
+        "return Cuts(step, steps - joined)",
+        "return Cuts(step, steps)",
         "tests/certify/smoothing/test_division.py",
     ),
     Mutant(
         "rows are cut within a forward pass",
         "certify/smoothing/drawing/division.py",
-        "if rows > 1 and left_over + min(step, draws) <= batch_size:",
-        "if rows > 1 and left_over + min(step, draws) < 0:",
+        "if rows > 1 and left_over + min(step, draws, batch_size) <= batch_size:",
+        "if rows > 1 and left_over + min(step, draws, batch_size) < 0:",
         "tests/certify/smoothing/test_division.py",
     ),
     Mutant(

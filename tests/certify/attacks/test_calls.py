@@ -79,7 +79,7 @@ def test_all_are_called_alike_and_bad_calls_are_told_what_to_do(name: str):
     model, x, y = problem()
     with pytest.raises(InvalidInput, match=r"labels must hold .* got None: pass those of the data set"):
         run(name, model, x, None)
-    with pytest.raises(InvalidInput, match=r"generator must be a torch.Generator or None, got int: pass torch.Gen"):
+    with pytest.raises(InvalidInput, match=r"generator must be a torch.Generator or None, got 3: use torch.Gen"):
         run(name, model, x, y, generator=3)
 
 

@@ -1,0 +1,33 @@
+"""One small call of every public function of confidence, and of statements about all inputs at once."""
+
+import math
+
+from hostile.calls_of_bounds import Call
+from oracles.halfspace import generator
+
+import bounds
+import certify
+from certify import attacks
+
+LINF = {"norm": math.inf, "epsilon": 0.1}
+
+CONFIDENCE: dict[str, Call] = {
+    "certify.calibration_error": lambda c: certify.calibration_error(c.model(c.x).softmax(1), c.y, bins=3),
+    "certify.certified_universal_accuracy": lambda c: (
+        certify.certified_universal_accuracy(c.model, c.x, c.y, **LINF, method="crown_ibp").alone
+    ),
+    "certify.confidence_bound": lambda c: certify.confidence_bound(c.model, bounds.LpBall(c.x, 0.05), "crown_ibp"),
+    "certify.ood_detection": lambda c: (
+        certify.ood_detection(
+            c.model, c.x, 1 - c.x, 0.05, method="ibp", steps=3, restarts=1, generator=generator()
+        ).to_dataframe()
+    ).to_dict("list"),
+    "attacks.highest_confidence": lambda c: attacks.highest_confidence(
+        c.model, c.x, **LINF, steps=4, restarts=2, generator=generator()
+    ),
+}
+
+CONFIDENCE_RECORDS = {
+    *("CalibrationError", "ConfidenceCertificate", "ConfidenceWitness", "DetectionCurve", "RocCurve"),
+    "UniversalCertificate",
+}
