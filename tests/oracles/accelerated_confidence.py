@@ -1,4 +1,4 @@
-"""Confidence, transformations, and statements about all inputs at once, as calls for the accelerator made of the CPU."""
+"""Confidence, transformations, and one perturbation for all: calls for the accelerator made of the CPU."""
 
 from collections.abc import Callable
 from typing import Any
