@@ -52,16 +52,12 @@ class Parameter(NamedTuple):
 
 
 class Transformation(ABC):
-    """Base of all transformations: parameters with ranges, and what they do to images.
-
-    Attributes:
-        parameters: in the order in which their values are passed.
-    """
+    """Base of all transformations: parameters with ranges, and what they do to images."""
 
     @property
     @abstractmethod
     def parameters(self) -> tuple[Parameter, ...]:
-        """The parameters and their ranges."""
+        """The parameters and their ranges, in the order in which their values are passed."""
 
     @abstractmethod
     def pipeline(self, first: int = 0) -> Pipeline:
