@@ -31,7 +31,7 @@ class CorruptionError:
             where the baseline loses nothing.
         intervals: (C, 2) float64, of ``error``.
         relative_intervals: (C, 2) float64, of ``relative``.
-        mean: mCE, the mean of ``error``: below 1, the model errs less than the baseline.
+        mean: mCE in units of that baseline, the mean of ``error``: below 1, the model errs less than the baseline.
         mean_interval: of it.
         relative_mean: relative mCE, the mean of ``relative``.
         relative_mean_interval: of it.
@@ -69,7 +69,8 @@ def corruption_error(
     """Corruption errors of a model in units of those of a baseline on the same inputs: mCE and relative mCE.
 
     Inputs are drawn anew with replacement, the same ones for both models, so what they share cancels out. The benchmark
-    takes AlexNet for the baseline, and states percent.
+    takes AlexNet for the baseline, and states percent: only figures against AlexNet, of all corruptions and severities
+    on the images of ImageNet, compare with published ones.
 
     Args:
         found: accuracies of the model.
