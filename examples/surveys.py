@@ -52,6 +52,7 @@ REASONS = {
     "pruning": "before: ratio of two medians in the box [0, 1]; here the mean ratio without a box",
     "span": "before: 59 of 60 directions, made on other images",
     "share": "before: one perturbation made on the images that the normals belong to",
+    "universal": "before: a shorter search",
     "saliency": "before: noise from the ratio of two means",
 }
 
@@ -360,9 +361,9 @@ table{{border-collapse:collapse;font-size:13px}}td,th{{padding:2px 8px;border-bo
 <p>S: Bai et al. (2021), arXiv:2102.01356. L: Ortiz-Jimenez et al. (2021), arXiv:2010.09624. Four networks of one
 architecture on Fashion-MNIST: trained plainly, under Gaussian noise, against PGD, and by interval bounds. Dots are
 figures with 95 % intervals: <b style="color:#0072b2">holds</b>, <b style="color:#d55e00">does not hold</b>,
-<b style="color:#8b949e">undecided</b>; the shaded side is where the claim holds. Nearest boundaries are searched in l2 without the range [0, 1] of images, as
-before unless the table says otherwise; attacks stay within it. A normal of a boundary is the direction from an image to
-its nearest boundary.</p>
+<b style="color:#8b949e">undecided</b>; the shaded side is where the claim
+holds. Nearest boundaries are searched in l2 without the range [0, 1] of images, as before unless the table says
+otherwise; attacks stay within it. A normal of a boundary is the direction from an image to its nearest boundary.</p>
 <img alt="Twelve panels, each a question; the table has the same figures" src="data:image/png;base64,{image}">
 <h2>All claims</h2><p>"before" is an earlier survey by hand; "agrees" says whether it lies in the interval here, or else
 what was measured differently.</p>{table}

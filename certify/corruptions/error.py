@@ -98,9 +98,9 @@ def corruption_error(
     (own, clean), (base, base_clean) = ((weights @ errors, (weights @ first)[:, None]) for errors, first in wrong)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample, or the baseline, may lose nothing
         error, relative = own / base, (own - clean) / (base - base_clean)
-    error = np.where(np.isfinite(error), error, np.inf)
-    parts = [_with_interval(values, confidence) for values in (error, relative)]
-    means = [_with_interval(values.mean(1, keepdims=True), confidence) for values in (error, relative)]
+        error = np.where(np.isfinite(error), error, np.inf)
+        parts = [_with_interval(values, confidence) for values in (error, relative)]
+        means = [_with_interval(values.mean(1, keepdims=True), confidence) for values in (error, relative)]
     return CorruptionError(
         names=tuple(found.correct),
         error=parts[0][0],

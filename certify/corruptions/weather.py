@@ -83,7 +83,8 @@ def fog(x: Tensor, severity: int, generator: torch.Generator | None = None) -> T
 def spatter(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Drops of water, from severity 4 on of mud: where smoothed noise exceeds a threshold.
 
-    The thresholds cover about 3, 14, 24, 50 and 58 percent; of mud, the blurred edges are left out. In gray images drops have the luminance of their colour.
+    The thresholds cover about 3, 14, 24, 50 and 58 percent; of mud, the blurred edges are left out. In gray images
+    drops have the luminance of their colour.
     """
     threshold, sigma, strength = ((1.9, 4, 0.6), (1.1, 3, 0.6), (0.7, 2, 0.5), (0.0, 1, 1.0), (-0.2, 1, 1.0))[
         severity - 1
