@@ -56,6 +56,13 @@ MUTANTS = (
         "tests/certify/surveys/test_transfer.py",
     ),
     Mutant(
+        "codes are bounded as if they were inputs",
+        "certify/surveys/latent.py",
+        "certificate = certified_radius(both,",
+        "certificate = certified_radius(model,",
+        "tests/certify/surveys/test_latent.py",
+    ),
+    Mutant(
         "clouds have half of their fall",
         "certify/corruptions/weather.py",
         "plasma(image, decay**2, generator)",
