@@ -245,6 +245,16 @@ def test_pruning_study(tmp_path, monkeypatch, capsys):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.combinations
+@pytest.mark.slow
+def test_latent_space(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "figure.png"
+    run("latent_space.py", "--quick", "--output", file, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert [printed.count(f"{kind} ") for kind in ("clean", "noise", "attacked", "certified")] == [1, 1, 3, 3]
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_noise_law():
     """The example shows what it is for: the law holds for small networks whose boundaries are not flat."""
