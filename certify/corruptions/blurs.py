@@ -22,8 +22,8 @@ LEAST_SCALE = 0.25  # of displacements, so that those of small images are seen
 @isolated
 def defocus_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """The mean over a disc of radius 3, 4, 6, 8 or 10, blurred by half a pixel, at severity 1 by a tenth."""
-    image, (radius, aliasing) = working(x), DISCS[severity - 1]
-    radius = radius * scale_of(x)
+    image, (pixels, aliasing) = working(x), DISCS[severity - 1]
+    radius = pixels * scale_of(x)
     reach = min(math.ceil(radius), *(side - 1 for side in x.shape[-2:]))
     count = (2 * reach + 1) * FINER
     places = (torch.arange(count, dtype=image.dtype, device=x.device) + 0.5) / FINER - reach - 0.5
