@@ -2,7 +2,10 @@
 
 Trains a small autoencoder on 800 of the embedded images and takes the codes of others. Around each code, the nearest
 one whose decoded image gets another class is searched for, and a ball without any is proved, in l2. Writes a picture.
-Takes some minutes; ``--quick`` shows a small one.
+Takes two minutes; ``--quick`` shows a small one.
+
+Expected: attacks get about as far on all four networks, whatever they were trained against. Proofs reach farthest for
+the networks trained against attacks.
 """
 
 import argparse
@@ -65,6 +68,7 @@ def main() -> None:
         print(table.to_string(index=False))
         found.plot(ax)
         ax.set_title(f"{name} network")
+    axes[0].legend(frameon=False)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=90)
 

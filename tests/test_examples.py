@@ -224,6 +224,7 @@ def test_noise_and_geometry(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.combinations
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_surveys(tmp_path, monkeypatch, capsys):
     """Every claim gets a verdict; the page holds the table and the picture."""
     file = tmp_path / "page.html"
