@@ -50,8 +50,9 @@ REASONS = {
     "noise law": "before: ratio of two medians, with clean errors among the errors under noise",
     "frequency": "before: ratio of two medians; here the median of ratios",
     "pruning": "before: ratio of two medians in the box [0, 1]; here the mean ratio without a box",
-    "span": "before: 59 of 60 directions, of other images",
+    "span": "before: 59 of 60 directions, made on other images",
     "share": "before: one perturbation made on the images that the normals belong to",
+    "universal": "before: a shorter search",
     "saliency": "before: noise from the ratio of two means",
 }
 
@@ -193,7 +194,12 @@ class Survey:
             table = found.to_dataframe()
             ax.plot(table.offset, table.found, "o-", color=color, markersize=3, label=f"{name}, found")
             ax.plot(table.offset, table.certified, "v--", color=color, markersize=3, label=f"{name}, proved")
-        ax.set(title="Distance by frequency", xlabel="lowest of 4 x 4 frequencies", ylabel="l2 distance", yscale="log")
+        ax.set(
+            title="How far to another class,\nif only these frequencies change",
+            xlabel="lowest of 4 x 4 frequencies",
+            ylabel="l2 distance",
+            yscale="log",
+        )
         ax.legend(frameon=False, fontsize=7)
 
     def training(self) -> None:
@@ -305,24 +311,24 @@ def seeded() -> torch.Generator:
 def forest(ax: "Axes", title: str, claims: list[Claim]) -> None:
     """Figures with intervals, coloured by verdict; where the claim holds is shaded."""
     low, high = claims[0].low, claims[0].high
+    ends = [end for claim in claims for end in (claim.figure, *claim.interval, low, high) if math.isfinite(end)]
+    pad = 0.08 * (max(ends) - min(ends))
+    wide = min(ends) - pad, max(ends) + pad
     for place, claim in enumerate(reversed(claims)):
-        left, right = (max(0.0, abs(end - claim.figure)) if math.isfinite(end) else 0.0 for end in claim.interval)
-        ax.errorbar([claim.figure], [place], xerr=[[left], [right]], fmt="o", color=COLORS[claim.verdict], markersize=4)
-    ends = [*ax.get_xlim(), *(limit for limit in (low, high) if math.isfinite(limit))]
-    wide = [min(ends), max(ends)]
-    pad = 0.05 * (wide[1] - wide[0])
-    wide = [wide[0] - pad, wide[1] + pad]
+        color, shown = COLORS[claim.verdict], [min(max(end, wide[0]), wide[1]) for end in claim.interval]
+        ax.plot(shown, [place, place], color=color)  # to the edge, where an end is infinite
+        ax.plot([claim.figure], [place], "o", color=color, markersize=4)
     ax.axvspan(max(low, wide[0]), min(high, wide[1]), color="#0072b2", alpha=0.08, linewidth=0)
     ax.set_yticks(range(len(claims)), [claim.model for claim in reversed(claims)])
     ax.set(title=title, xlabel=claims[0].unit, xlim=wide, ylim=(-0.6, len(claims) - 0.4))
 
 
 TITLES = {
-    "gradient": "Is the nearest boundary\nwhere the gradient points?",
-    "rank": "How many dimensions\ndo normals fill?",
-    "share": "Do universal perturbations\nlie among normals?",
+    "gradient": "Does the gradient point\nto the nearest boundary?",
+    "rank": "Do boundaries face\nfew directions (of 784)?",
+    "share": "Do universal perturbations\nuse these directions?",
     "universal": "Does one perturbation\nfool most images?",
-    "span": "Is accuracy lost outside\nof the span of normals?",
+    "span": "Is the class kept when\nonly these directions are left?",
     "linear": "Is the loss more linear\nafter robust training?",
     "mce": "Do robust networks withstand\nblur, noise and weather?",
     "pruning": "Are pruned networks\nmore robust?",
@@ -355,9 +361,12 @@ table{{border-collapse:collapse;font-size:13px}}td,th{{padding:2px 8px;border-bo
 <p>S: Bai et al. (2021), arXiv:2102.01356. L: Ortiz-Jimenez et al. (2021), arXiv:2010.09624. Four networks of one
 architecture on Fashion-MNIST: trained plainly, under Gaussian noise, against PGD, and by interval bounds. Dots are
 figures with 95 % intervals: <b style="color:#0072b2">holds</b>, <b style="color:#d55e00">does not hold</b>,
-<b style="color:#8b949e">undecided</b>; the shaded side is where the claim holds.</p>
+<b style="color:#8b949e">undecided</b>; the shaded side is where the claim
+holds. Nearest boundaries are searched in l2 without the range [0, 1] of images, as before unless the table says
+otherwise; attacks stay within it. A normal of a boundary is the direction from an image to its nearest boundary.</p>
 <img alt="Twelve panels, each a question; the table has the same figures" src="data:image/png;base64,{image}">
-<h2>All claims</h2>{table}
+<h2>All claims</h2><p>"before" is an earlier survey by hand; "agrees" says whether it lies in the interval here, or else
+what was measured differently.</p>{table}
 <p>{counts}</p></html>"""
 
 
@@ -373,6 +382,7 @@ def main() -> None:
     print(table.round(3).to_string(index=False))
     words = [f"{count} of {len(table)}: {verdict}" for verdict, count in table.verdict.value_counts().items()]
     shown = table.to_html(index=False, float_format=lambda value: f"{value:.3g}", na_rep="", border=0)
+    shown = shown.replace("<td>inf</td>", "<td>no limit</td>")
     for verdict, color in COLORS.items():
         shown = shown.replace(f"<td>{verdict}</td>", f'<td style="color:{color}"><b>{verdict}</b></td>')
     image = base64.b64encode(drawn.getvalue()).decode()

@@ -224,6 +224,7 @@ def test_noise_and_geometry(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.combinations
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_surveys(tmp_path, monkeypatch, capsys):
     """Every claim gets a verdict; the page holds the table and the picture."""
     file = tmp_path / "page.html"
@@ -242,6 +243,16 @@ def test_pruning_study(tmp_path, monkeypatch, capsys):
     run("pruning_study.py", "--quick", "--output", file, monkeypatch=monkeypatch)
     printed = capsys.readouterr().out
     assert [printed.count(kind) for kind in ("clean", "attacked", "certified")] == [2, 2, 2]
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.combinations
+@pytest.mark.slow
+def test_latent_space(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "figure.png"
+    run("latent_space.py", "--quick", "--output", file, monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    assert [printed.count(f"{kind} ") for kind in ("clean", "noise", "attacked", "certified")] == [1, 1, 3, 3]
     assert file.read_bytes().startswith(b"\x89PNG")
 
 

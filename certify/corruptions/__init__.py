@@ -2,8 +2,15 @@
 
 from certify.corruptions.accuracy import SEVERITIES, CorruptionAccuracy, corruption_accuracy
 from certify.corruptions.benchmark import CORRUPTIONS, EXTRA, IMAGENET_C, Corruption
-from certify.corruptions.blurs import defocus_blur, elastic_transform, glass_blur, random_motion_blur, zoom_blur
-from certify.corruptions.digital import pixelate, saturate, speckle_noise
+from certify.corruptions.blurs import (
+    defocus_blur,
+    elastic_transform,
+    glass_blur,
+    random_motion_blur,
+    wide_gaussian_blur,
+    zoom_blur,
+)
+from certify.corruptions.digital import low_contrast, pixelate, saturate, speckle_noise, value_brightness
 from certify.corruptions.error import CorruptionError, corruption_error
 from certify.corruptions.sequences import SEQUENCES, FlipRates, Frames, flip_rates
 from certify.corruptions.simple import (
@@ -43,6 +50,7 @@ __all__ = [
     "glass_blur",
     "impulse_noise",
     "jpeg",
+    "low_contrast",
     "motion_blur",
     "pixelate",
     "random_motion_blur",
@@ -51,5 +59,7 @@ __all__ = [
     "snow",
     "spatter",
     "speckle_noise",
+    "value_brightness",
+    "wide_gaussian_blur",
     "zoom_blur",
 ]

@@ -5,8 +5,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from certify.corruptions.blurs import defocus_blur, elastic_transform, glass_blur, random_motion_blur, zoom_blur
-from certify.corruptions.digital import pixelate, saturate, speckle_noise
+from certify.corruptions.blurs import (
+    defocus_blur,
+    elastic_transform,
+    glass_blur,
+    random_motion_blur,
+    wide_gaussian_blur,
+    zoom_blur,
+)
+from certify.corruptions.digital import low_contrast, pixelate, saturate, speckle_noise, value_brightness
 from certify.corruptions.simple import (
     brightness,
     contrast,
@@ -43,8 +50,8 @@ IMAGENET_C: Mapping[str, Corruption] = {
     "snow": snow,
     "frost": frost,
     "fog": fog,
-    "brightness": brightness,
-    "contrast": contrast,
+    "brightness": value_brightness,
+    "contrast": low_contrast,
     "elastic_transform": elastic_transform,
     "pixelate": pixelate,
     "jpeg_compression": jpeg,
@@ -53,7 +60,7 @@ IMAGENET_C: Mapping[str, Corruption] = {
 # Set aside by the benchmark for validation.
 EXTRA: Mapping[str, Corruption] = {
     "speckle_noise": speckle_noise,
-    "gaussian_blur": gaussian_blur,
+    "gaussian_blur": wide_gaussian_blur,
     "spatter": spatter,
     "saturate": saturate,
 }

@@ -1,6 +1,7 @@
 """Blurs of ImageNet-C: out of focus, through glass, by motion and by zooming.
 
-Lengths are those of the benchmark for 224 pixels, and scale with the shorter side of an image.
+Lengths are those of the benchmark for 224 pixels, and scale with the shorter side of an image. Parameters are those of
+make_imagenet_c.py in github.com/hendrycks/robustness, at commit 8190fe3.
 """
 
 import math
@@ -13,14 +14,16 @@ from bounds.circumstances import isolated
 from certify.corruptions.filters import blurred, drawn_uniform, scale_of, smeared, values_at, warped, working, zoomed
 
 FINER = 8  # points along each side of a pixel, of which those in a disc are counted
-ALIASING = 0.5  # standard deviation of the blur of a disc, in pixels
+DISCS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius, and the blur of the disc in pixels
+ELASTIC_SIDE = 244  # the benchmark takes this for the side of its images of 224 pixels
 LEAST_SCALE = 0.25  # of displacements, so that those of small images are seen
 
 
 @isolated
 def defocus_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
-    """The mean over a disc of radius 3, 4, 6, 8 or 10, blurred by half a pixel."""
-    image, radius = working(x), (3, 4, 6, 8, 10)[severity - 1] * scale_of(x)
+    """The mean over a disc of radius 3, 4, 6, 8 or 10, blurred by half a pixel, at severity 1 by a tenth."""
+    image, (pixels, aliasing) = working(x), DISCS[severity - 1]
+    radius = pixels * scale_of(x)
     reach = min(math.ceil(radius), *(side - 1 for side in x.shape[-2:]))
     count = (2 * reach + 1) * FINER
     places = (torch.arange(count, dtype=image.dtype, device=x.device) + 0.5) / FINER - reach - 0.5
@@ -28,7 +31,7 @@ def defocus_blur(x: Tensor, severity: int, generator: torch.Generator | None = N
     kernel = F.avg_pool2d(disc[None, None], FINER)
     padded = F.pad(image, (reach,) * 4, mode="replicate")
     moved = F.conv2d(padded, (kernel / kernel.sum()).expand(x.shape[1], -1, -1, -1), groups=x.shape[1])
-    return blurred(moved, ALIASING).to(x.dtype)
+    return blurred(moved, aliasing).to(x.dtype)
 
 
 @isolated
@@ -68,11 +71,18 @@ def random_motion_blur(x: Tensor, severity: int, generator: torch.Generator | No
 
 
 @isolated
+def wide_gaussian_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
+    """A normal kernel of standard deviation 1, 2, 3, 4 or 6 for images of 224 pixels, with the border repeated."""
+    sigma = (1, 2, 3, 4, 6)[severity - 1] * max(scale_of(x), LEAST_SCALE)
+    return blurred(working(x), sigma).to(x.dtype)
+
+
+@isolated
 def zoom_blur(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
-    """The mean of an image and of itself magnified by up to 11, 16, 21, 26 or 31 percent."""
-    most, step = ((0.11, 0.01), (0.16, 0.01), (0.21, 0.02), (0.26, 0.02), (0.31, 0.03))[severity - 1]
+    """The mean of an image and of itself magnified by up to 11, 15, 20, 24 or 30 percent."""
+    count, step = ((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03))[severity - 1]
     image = working(x)
-    factors = [1 + step * j for j in range(math.ceil(most / step - 1e-9))]
+    factors = [1 + step * j for j in range(count)]
     total = sum((zoomed(image, factor) for factor in factors), start=image)
     return (total / (len(factors) + 1)).clamp(0, 1).to(x.dtype)
 
@@ -92,8 +102,7 @@ def elastic_transform(x: Tensor, severity: int, generator: torch.Generator | Non
         (0.07, 0.01, 0.02),
         (0.12, 0.01, 0.02),
     )[severity - 1]
-    image, side = working(x), min(x.shape[-2:])
-    third = side / 3
+    image, third, side = working(x), min(x.shape[-2:]) / 3, ELASTIC_SIDE * scale_of(x)
     corners = [[third, third, 1.0], [third, -third, 1.0], [-third, -third, 1.0]]
     before = torch.tensor(corners, dtype=image.dtype, device=x.device)
     after = before[:, :2] + affine * side * drawn_uniform(image, (len(x), 3, 2), generator)

@@ -1,4 +1,7 @@
-"""Digital corruptions of ImageNet-C beyond the quick ones: pixelation, saturation, speckle noise."""
+"""Digital corruptions of ImageNet-C beyond the quick ones: light, contrast, pixelation, saturation, speckle noise.
+
+Parameters are those of make_imagenet_c.py in github.com/hendrycks/robustness, at commit 8190fe3.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,24 @@ def speckle_noise(x: Tensor, severity: int, generator: torch.Generator | None = 
     """Normal noise in proportion to the entries, clipped."""
     sigma = (0.15, 0.2, 0.35, 0.45, 0.6)[severity - 1]
     return (x + sigma * x * drawn_like(x, generator)).clamp(0, 1)
+
+
+@isolated
+def low_contrast(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
+    """Entries drawn towards the mean of their channel, to 40, 30, 20, 10 or 5 percent of the distance."""
+    share = (0.4, 0.3, 0.2, 0.1, 0.05)[severity - 1]
+    mean = x.mean((2, 3), keepdim=True)
+    return (mean + share * (x - mean)).clamp(0, 1)
+
+
+@isolated
+def value_brightness(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
+    """The value of each pixel, its largest channel, raised by up to 0.5; hue and saturation stay."""
+    image = working(x)
+    value = image.amax(1, keepdim=True)
+    raised = (value + (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]).clamp(max=1)
+    scaled = image * (raised / value.clamp(min=torch.finfo(image.dtype).tiny))
+    return torch.where(value > 0, scaled, raised).clamp(0, 1).to(x.dtype)  # black becomes gray
 
 
 @isolated

@@ -31,7 +31,7 @@ class CorruptionError:
             where the baseline loses nothing.
         intervals: (C, 2) float64, of ``error``.
         relative_intervals: (C, 2) float64, of ``relative``.
-        mean: mCE, the mean of ``error``: below 1, the model errs less than the baseline.
+        mean: mCE in units of that baseline, the mean of ``error``: below 1, the model errs less than the baseline.
         mean_interval: of it.
         relative_mean: relative mCE, the mean of ``relative``.
         relative_mean_interval: of it.
@@ -69,7 +69,8 @@ def corruption_error(
     """Corruption errors of a model in units of those of a baseline on the same inputs: mCE and relative mCE.
 
     Inputs are drawn anew with replacement, the same ones for both models, so what they share cancels out. The benchmark
-    takes AlexNet for the baseline, and states percent.
+    takes AlexNet for the baseline, and states percent: only figures against AlexNet, of all corruptions and severities
+    on the images of ImageNet, compare with published ones.
 
     Args:
         found: accuracies of the model.
@@ -97,9 +98,9 @@ def corruption_error(
     (own, clean), (base, base_clean) = ((weights @ errors, (weights @ first)[:, None]) for errors, first in wrong)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample, or the baseline, may lose nothing
         error, relative = own / base, (own - clean) / (base - base_clean)
-    error = np.where(np.isfinite(error), error, np.inf)
-    parts = [_with_interval(values, confidence) for values in (error, relative)]
-    means = [_with_interval(values.mean(1, keepdims=True), confidence) for values in (error, relative)]
+        error = np.where(np.isfinite(error), error, np.inf)
+        parts = [_with_interval(values, confidence) for values in (error, relative)]
+        means = [_with_interval(values.mean(1, keepdims=True), confidence) for values in (error, relative)]
     return CorruptionError(
         names=tuple(found.correct),
         error=parts[0][0],

@@ -1,4 +1,7 @@
-"""Weather of ImageNet-C: snow, frost, fog and spatter; frost and spatter are synthetic throughout."""
+"""Weather of ImageNet-C: snow, frost, fog and spatter; frost and spatter are synthetic throughout.
+
+Parameters are those of make_imagenet_c.py in github.com/hendrycks/robustness, at commit 8190fe3.
+"""
 
 import math
 
@@ -66,18 +69,22 @@ def frost(x: Tensor, severity: int, generator: torch.Generator | None = None) ->
 
 @isolated
 def fog(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
-    """Random clouds added, and the image dimmed by what they add at most."""
+    """Random clouds added, and the image dimmed by what they add at most.
+
+    Clouds of the benchmark have an amplitude that falls by the square of its parameter with each octave.
+    """
     added, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[severity - 1]
     image = working(x)
     most = image.amax((1, 2, 3), keepdim=True)
-    return ((image + added * plasma(image, decay, generator)) * most / (most + added)).clamp(0, 1).to(x.dtype)
+    return ((image + added * plasma(image, decay**2, generator)) * most / (most + added)).clamp(0, 1).to(x.dtype)
 
 
 @isolated
 def spatter(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Drops of water, from severity 4 on of mud: where smoothed noise exceeds a threshold.
 
-    The thresholds cover about 3, 14, 24, 50 and 58 percent. In gray images drops have the luminance of their colour.
+    The thresholds cover about 3, 14, 24, 50 and 58 percent; of mud, the blurred edges are left out. In gray images
+    drops have the luminance of their colour.
     """
     threshold, sigma, strength = ((1.9, 4, 0.6), (1.1, 3, 0.6), (0.7, 2, 0.5), (0.0, 1, 1.0), (-0.2, 1, 1.0))[
         severity - 1
@@ -90,5 +97,5 @@ def spatter(x: Tensor, severity: int, generator: torch.Generator | None = None) 
     colour = torch.tensor(WATER if severity < 4 else MUD, dtype=image.dtype, device=x.device).view(1, 3, 1, 1)
     if x.shape[1] != 3:
         colour = gray(colour)
-    share = strength * (drops if severity < 4 else torch.where(drops < 0.5, 0.0, drops))
+    share = strength * (drops if severity < 4 else torch.where(drops < 0.8, 0.0, drops))
     return ((1 - share) * image + share * colour).clamp(0, 1).to(x.dtype)

@@ -2,6 +2,7 @@
 
 from certify.surveys.claims import Claim, claims_table, verdict_of
 from certify.surveys.distortion import ErrorDistortionLaw, error_distortion_law
+from certify.surveys.latent import LatentRobustness, latent_robustness
 from certify.surveys.noise_errors import NoiseErrorRelation, noise_error_relation
 from certify.surveys.pruning import pruned
 from certify.surveys.sections import CertifiedSection, certified_cross_section
@@ -15,6 +16,7 @@ __all__ = [
     "Claim",
     "ErrorDistortionLaw",
     "FrequencyMargins",
+    "LatentRobustness",
     "LossSurface",
     "NoiseErrorRelation",
     "SpanAccuracy",
@@ -24,6 +26,7 @@ __all__ = [
     "claims_table",
     "error_distortion_law",
     "frequency_margins",
+    "latent_robustness",
     "loss_surface",
     "noise_error_relation",
     "pruned",

@@ -332,6 +332,8 @@ MORE_WAITS = {
     "certify.semantic.certify_transformation": 400,  # pieces are halved in rounds, each bounded by several methods
     "certify.surveys.subspace_radius": 250,  # likewise
     "certify.surveys.certified_cross_section": 250,  # whether cells are proved, once a size of them
+    "certify.surveys.latent_robustness": 400,  # a certified radius, and an attack
+    "certify.transfer_matrix": 150,  # attacks on each of two models
     "certify.lipschitz_certificate": 80,  # constants of each layer
     "certify.verify": 150,  # a ladder of methods and an attack
     "certify.SmoothedClassifier.certify_at": 150,  # whether to go on, once a look at the draws

@@ -120,6 +120,43 @@ def test_clouds_have_the_amplitude_of_their_octaves():
     assert slope == pytest.approx(1 + math.log2(1.7), abs=0.25)
 
 
+def test_fog_falls_by_the_square_of_its_parameter():
+    """As the midpoint displacement of the benchmark does: its amplitude enters twice."""
+    fields = corruptions.fog(torch.zeros(40, 1, 128, 128) + 0.5, 2, generator()).double()
+    size = torch.fft.rfft2(fields - fields.mean((2, 3), keepdim=True)).abs().square().mean((0, 1)).sqrt()
+    slope = math.log2(float(size[0, 4:8].mean() / size[0, 8:16].mean()))
+    assert slope == pytest.approx(1 + 2 * math.log2(2), abs=0.25)
+
+
+def test_contrast_and_light_are_those_of_the_benchmark():
+    """Shares of the distance to the mean of a channel; the value in the sense of colorsys, for black pixels too."""
+    x = torch.rand(1, 3, 4, 4, generator=generator(), dtype=torch.float64)
+    x[..., 0, 0] = 0
+    steps = zip((0.4, 0.3, 0.2, 0.1, 0.05), (0.1, 0.2, 0.3, 0.4, 0.5), strict=True)
+    for severity, (share, added) in enumerate(steps, 1):
+        low = IMAGENET_C["contrast"](x, severity, None)
+        torch.testing.assert_close(low.mean((2, 3)), x.mean((2, 3)))
+        torch.testing.assert_close(low.std((2, 3)), share * x.std((2, 3)))
+        bright = IMAGENET_C["brightness"](x, severity, None)
+        for pixel, image in zip(x[0].flatten(1).T, bright[0].flatten(1).T, strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel.tolist())
+            expected = colorsys.hsv_to_rgb(hue, saturation, min(1.0, value + added))
+            torch.testing.assert_close(image, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_wide_blurs_are_those_of_the_benchmark():
+    x = images(1, (1, 112, 112)).double()  # half of the size that lengths are stated for
+    for severity, sigma in enumerate((1, 2, 3, 4, 6), 1):
+        reach = math.ceil(1.5 * sigma)
+        theirs = ndimage.gaussian_filter(x.numpy(), sigma / 2, axes=(2, 3), mode="nearest", radius=reach)
+        torch.testing.assert_close(EXTRA["gaussian_blur"](x, severity, None), torch.from_numpy(theirs))
+    ranges = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
+    for severity, (end, step) in enumerate(ranges, 1):
+        copies = [zoomed(x, float(factor)) for factor in np.arange(1, end, step)]
+        expected = torch.stack([x, *copies]).mean(0)
+        torch.testing.assert_close(corruptions.zoom_blur(x, severity), expected)
+
+
 def test_saturation_is_that_of_colorsys():
     x = torch.rand(1, 3, 4, 4, generator=generator(), dtype=torch.float64)
     for severity, (factor, added) in enumerate(((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)), 1):

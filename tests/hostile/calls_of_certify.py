@@ -394,5 +394,5 @@ RECORDS = {
     *("CorruptionAccuracy", "CorruptionError", "FlipRates", "Frames", "Corruption", "CORRUPTIONS", "IMAGENET_C"),
     *("EXTRA", "SEQUENCES", "SEVERITIES", "TransferMatrix", "surveys"),
     *("CertifiedSection", "ErrorDistortionLaw", "FrequencyMargins", "LossSurface", "NoiseErrorRelation"),
-    *("SpanAccuracy", "SubspaceCertificate", "certify_reference", "certify_generator"),
+    *("LatentRobustness", "SpanAccuracy", "SubspaceCertificate", "certify_reference", "certify_generator"),
 }

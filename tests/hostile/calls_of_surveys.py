@@ -19,12 +19,18 @@ RIGHT = {name: torch.arange(8) >= k for k, name in enumerate("abc", 1)}
 SIZES = {name: torch.linspace(1, 2, 8) * k for k, name in enumerate("abc", 1)}
 DISTANCES = torch.tensor([0.3, 0.6])
 LAYER = torch.nn.Linear(4, 3)
+SAME = torch.nn.Identity().eval()
 LAYER.weight.data = torch.linspace(-1, 1, 12).view(3, 4)
 
 
 def law(c: Case) -> tuple[float, ...]:
     found = surveys.error_distortion_law(RIGHT, SIZES)
     return found.slope, *found.interval, found.p_value
+
+
+def latent(c: Case) -> list[object]:
+    found = surveys.latent_robustness(c.model, SAME, c.x, c.y, method="ibp", steps=3, generator=generator())
+    return found.to_dataframe([0.1]).to_dict("list")
 
 
 SURVEYS: dict[str, Call] = {
@@ -39,6 +45,7 @@ SURVEYS: dict[str, Call] = {
     "surveys.frequency_margins": lambda c: surveys.frequency_margins(
         c.model, c.x, size=2, offsets=[0, 2], tolerance=0.1, steps=3
     ),
+    "surveys.latent_robustness": latent,
     "surveys.loss_surface": lambda c: surveys.loss_surface(c.model, c.x, c.y, c.x, c.x.flip(0), extent=0.3, grid=3),
     "surveys.noise_error_relation": lambda c: surveys.noise_error_relation(
         c.model, c.x, c.y, sigma=1.0, draws=50, distance=DISTANCES, generator=generator()

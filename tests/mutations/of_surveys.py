@@ -56,6 +56,27 @@ MUTANTS = (
         "tests/certify/surveys/test_transfer.py",
     ),
     Mutant(
+        "codes are bounded as if they were inputs",
+        "certify/surveys/latent.py",
+        "certificate = certified_radius(both,",
+        "certificate = certified_radius(model,",
+        "tests/certify/surveys/test_latent.py",
+    ),
+    Mutant(
+        "clouds have half of their fall",
+        "certify/corruptions/weather.py",
+        "plasma(image, decay**2, generator)",
+        "plasma(image, decay, generator)",
+        "tests/certify/test_benchmark_corruptions.py",
+    ),
+    Mutant(
+        "light of black pixels stays",
+        "certify/corruptions/digital.py",
+        "return torch.where(value > 0, scaled, raised)",
+        "return scaled",
+        "tests/certify/test_benchmark_corruptions.py",
+    ),
+    Mutant(
         "corruption errors leave out clean ones",
         "certify/corruptions/error.py",
         "(own - clean) / (base - base_clean)",

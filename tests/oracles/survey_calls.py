@@ -41,6 +41,9 @@ def survey_calls(model: nn.Module, smooth: nn.Module, x: Tensor, y: Tensor) -> d
         "certify.surveys.certified_cross_section": lambda t, k: surveys.certified_cross_section(
             t(model), t(x[0]), t(x[1]), t(x[2]), extent=0.5, grid=4
         ),
+        "certify.surveys.latent_robustness": lambda t, k: surveys.latent_robustness(
+            t(model), t(nn.Identity().eval()), t(x), t(y), tolerance=0.1, steps=3 * k, generator=generator()
+        ),
         "certify.surveys.loss_surface": lambda t, k: surveys.loss_surface(
             t(model), t(x), t(y), t(x), t(x.roll(1, 0)), extent=0.5, grid=4 * k
         ),
