@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.graph.capturing import capture
-from certify.evaluation.budget.row_memory import MethodMemory, PassMemory
+from certify.evaluation.budget.row_memory import COPIES, SHARE, MethodMemory, PassMemory
 from certify.methods import (
     Choice,
     Clever,
@@ -23,12 +23,10 @@ from certify.methods import (
 )
 from certify.sizes import size_in_words
 
-SHARE = 0.7  # of the memory that tensors fill; kernels and the allocator take from the rest
 OF_UNIT = 0.25  # of that, for what a unit holds of all its inputs
 BY_BOUNDS = (ProvedRadius, CompleteSearch, Verify, Lipschitz)
 OF_NODES = 13 * 8  # bytes that intervals hold for each number of a network: at most 13 tensors were counted
 OF_DRAWS = 12  # bytes for each entry of a draw: the noise, and the random words it is looked up by
-COPIES = 4  # of each point that a sampler holds
 BLOCK = 100  # draws that are made at once, at least
 
 

@@ -57,10 +57,12 @@ def test_passes_are_counted_exactly(network):
 
 def test_what_does_not_fit_with_one_input_is_refused(network, images):
     x = torch.from_numpy(images).float() / 255
-    with pytest.raises(InvalidInput, match=r"memory must be at least .* for one input of 'attack', got 20.00 KB"):
+    with pytest.raises(InvalidInput, match=r"memory must be at least 472.80 KB for the 5 inputs .*, got 20.00 KB"):
         certified(network, x, "20KB")
+    with pytest.raises(InvalidInput, match=r"memory must be at least .* for one input of 'attack', got 480.00 KB"):
+        certified(network, x, "480KB")
     with pytest.raises(InvalidInput, match=r"for one input of 'ibp'"):
-        certified(network, x, 100_000, methods=[IntervalBounds()])
+        certified(network, x, "480KB", methods=[IntervalBounds()])
     with pytest.raises(InvalidInput, match='memory must be a size such as "4GB"'):
         certified(network, x, "4 elephants")
 
