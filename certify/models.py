@@ -33,7 +33,8 @@ def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_
     A certificate speaks of one fixed function of one input. So a forward pass must leave its input as it is and draw
     no random numbers, two passes over the same inputs must agree bit by bit, and the answer for an input must not
     depend on the other rows of its batch, nor on its place there. This is tried on five rows: the first input, those
-    that differ most from it among the first hundred, or fewer of large ones, and rows made from its own values if there are not enough.
+    that differ most from it among the first hundred, or fewer of large ones, and rows made from its own values if there
+    are not enough.
 
     Args:
         model: maps (N, *D) to logits (N, K).

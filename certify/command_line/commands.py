@@ -4,6 +4,7 @@ Torch is imported inside commands only, so that help is quick.
 """
 
 import io
+import math
 import shlex
 import sys
 import time

@@ -74,15 +74,15 @@ def asked_evaluation(
     if memory is None:
         problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
         return Asked(problem, logits, choice, orders)
-    rows_of_passes(model, x, batch_size, memory)  # or else not even a look at the model fits
+    rows = rows_of_passes(model, x, batch_size, memory)
     looked, _ = problem_of(model, x[:1], labels[:1], box, seed, 1, first_index, stated)
-    looked = replace(looked, batch_size=int(batch_size))
+    looked = replace(looked, batch_size=rows)
     allowance = Allowance.of(looked, choice, orders, memory) if known is None else Allowance(memory, known)
     choice = choice._replace(
         methods=[method for method in choice.methods if method.name not in allowance.left_out],
         notes=(*choice.notes, *(f"{name}: {reason}" for name, reason in allowance.left_out.items())),
     )
-    fit = min([batch_size, *allowance.batch_sizes.values()])
+    fit = min([rows, *allowance.batch_sizes.values()])
     problem, logits = problem_of(model, x, labels, box, seed, fit, first_index, stated)
     sizes = dict(allowance.batch_sizes)
     return Asked(replace(problem, batch_sizes=sizes, memory=memory), logits, choice, orders, allowance)

@@ -76,7 +76,8 @@ def _sizes(
     usable, unit = SHARE * memory, method.rows_per_unit
     if isinstance(method, BY_BOUNDS):
         _require(method, _of_bounds(method, problem), usable)
-        return problem.batch_size, unit
+        copies = COPIES * problem.x[:1].numel() * problem.x[:1].element_size()
+        return problem.batch_size, (min(unit, max(1, int(OF_UNIT * usable / copies))) if method.divisible else unit)
     found = [one for norm in norms if norm in method.norms if (one := _memory_of(method, problem, norm)) is not None]
     largest = problem.batch_size
     for one in found:

@@ -1,7 +1,7 @@
 """Memory that rows take, counted operation by operation: in passes of a model, and in what a method holds besides."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +10,6 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.models import PROBE_ROWS, answer
@@ -49,9 +48,9 @@ class HeldBytes(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> object:
         result = function(*args, **(kwargs or {}))
-        given = {_storage(leaf)[1] for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in tree_leaves(result):
-            storage, address, size = _storage(leaf) if isinstance(leaf, Tensor) else (None, 0, 0)
+        given = {_storage(tensor)[1] for tensor in _tensors((*args, *(kwargs or {}).values()))}
+        for tensor in _tensors((result,)):
+            storage, address, size = _storage(tensor)
             if size and address not in given and address not in self._known:
                 self._known.add(address)
                 self._now += size
@@ -62,6 +61,15 @@ class HeldBytes(TorchDispatchMode):
     def _freed(self, address: int, size: int) -> None:
         self._known.discard(address)
         self._now -= size
+
+
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """Tensors of the arguments or results of an operation, which may stand in lists; a walk through trees is slow."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _storage(tensor: Tensor) -> tuple[object, int, int]:

@@ -1,15 +1,20 @@
 """Batches and units fit into a memory, inputs stay on the disk, and what does not fit is refused at once."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from oracles import peak_memory
 from oracles.memory import live_tensors
 from torch import nn
 
 import certify
 from bounds import InvalidInput
-from certify.evaluation.budget.allowance import SHARE
-from certify.evaluation.budget.row_memory import PassMemory
+from bounds.checks import PART_BYTES
+from certify.evaluation.budget.row_memory import SHARE, PassMemory
 from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 from certify.sizes import bytes_of
 from certify.stored_inputs import StoredInputs
@@ -45,6 +50,53 @@ def test_tensors_fit_into_the_memory(memory, smallest, network, images):
     assert found.manifest["configuration"]["batch_sizes"]["attack"] >= smallest
     plan = found.manifest["configuration"]["plan"]
     assert all(part["rows_per_unit"] >= 1 for part in plan.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bytes of a process as Linux tells them")
+def test_a_process_that_evaluates_200_mb_of_images_stays_within_half_of_that(tmp_path):
+    """By the operating system, in a process of its own; the images are twice as large as the memory."""
+    images = np.lib.format.open_memmap(
+        tmp_path / "x.npy", "w+", np.float32, (1900, 3, peak_memory.SIDE, peak_memory.SIDE)
+    )
+    images[:] = np.random.default_rng(0).random((19, *images.shape[1:]), dtype=np.float32).repeat(100, axis=0)
+    assert images.nbytes > 2 * bytes_of("memory", "100MB")
+    command = [sys.executable, peak_memory.__file__, str(tmp_path / "x.npy"), "100MB"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert told["rows"] == 1900 + 2 * 40
+    assert told["rise"] <= bytes_of("memory", "100MB")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labelled", [True, False])
+def test_looks_at_inputs_and_the_model_fit_into_the_memory(labelled, network):
+    """All rows of forward passes, and of reading, also those before the first unit of work."""
+    read, passed = [], []
+    x = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network.register_forward_hook(lambda module, given, output: passed.append(len(output)))
+
+    def rows(places: list[int]) -> torch.Tensor:
+        read.append(len(places))
+        return x[places]
+
+    y = torch.arange(40) % 5 if labelled else None
+    certify.evaluate(network, StoredInputs(rows, 40), y, norms=2, methods=[IntervalBounds()], memory="1MB")
+    row = 3 * 32 * 32 * 4
+    assert max(passed) <= SHARE * 1_000_000 / (5 * row)
+    assert max(read) <= max(PART_BYTES / row, 5)
+
+
+@pytest.mark.slow
+def test_cross_sections_fit_into_the_memory(network, images):
+    x, batches = torch.from_numpy(images).float() / 255, []
+    network.register_forward_hook(lambda module, given, output: batches.append(len(output)))
+    few = certified(network, x, "4MB", methods=QUICK[:1], cross_sections=2)
+    most = max(batches)
+    many = certified(network, x, methods=QUICK[:1], cross_sections=2)
+    assert most <= SHARE * 4_000_000 / (5 * 3 * 32 * 32 * 4) < max(batches)
+    assert len(few.planes) == 2
+    assert [plane.labels for plane in few.planes] == [plane.labels for plane in many.planes]
+    assert [plane.outside for plane in few.planes] == [plane.outside for plane in many.planes]
 
 
 def test_passes_are_counted_exactly(network):
