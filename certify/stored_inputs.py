@@ -179,9 +179,7 @@ def _mapped_anew(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
         return array
     order = "C" if array.flags.c_contiguous else "F"
-    return np.memmap(
-        array.filename, dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape, order=order
-    )
+    return np.memmap(array.filename, dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape, order=order)
 
 
 Rows = Tensor | StoredInputs  # (N, *D), held in memory or read when they are needed

@@ -13,7 +13,6 @@ from torch import nn
 
 import certify
 from bounds import InvalidInput
-from bounds.checks import PART_BYTES
 from certify.evaluation.budget.row_memory import SHARE, PassMemory
 from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 from certify.sizes import bytes_of
@@ -65,25 +64,6 @@ def test_a_process_that_evaluates_200_mb_of_images_stays_within_half_of_that(tmp
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert told["rows"] == 1900 + 2 * 40
     assert told["rise"] <= bytes_of("memory", "100MB")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("labelled", [True, False])
-def test_looks_at_inputs_and_the_model_fit_into_the_memory(labelled, network):
-    """All rows of forward passes, and of reading, also those before the first unit of work."""
-    read, passed = [], []
-    x = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    network.register_forward_hook(lambda module, given, output: passed.append(len(output)))
-
-    def rows(places: list[int]) -> torch.Tensor:
-        read.append(len(places))
-        return x[places]
-
-    y = torch.arange(40) % 5 if labelled else None
-    certify.evaluate(network, StoredInputs(rows, 40), y, norms=2, methods=[IntervalBounds()], memory="1MB")
-    row = 3 * 32 * 32 * 4
-    assert max(passed) <= SHARE * 1_000_000 / (5 * row)
-    assert max(read) <= max(PART_BYTES / row, 5)
 
 
 @pytest.mark.slow
