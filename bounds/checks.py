@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from bounds.errors import InvalidInput
 WIDE_SPREAD = 50.0  # from the least to the largest entry, which standardised and scaled inputs stay far below
 SPREAD_IN_SIZES = 10.0  # and that in units of the largest perturbation, where it is meant for such inputs
 PART = 256  # rows that are looked at together, so that no check holds a second data set
+PART_BYTES = 2**22  # and their bytes, but for single rows that have more
 
 Limit = float | Tensor | None  # a box side: one number, one per feature, or none
 
@@ -91,20 +92,39 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
         raise InvalidInput(f"x must have shape (N, *D), got {tuple(x.shape)}: add a batch dimension")
     if x.shape[1:].numel() == 0:
         raise InvalidInput(f"x must have at least one entry per row, got shape {tuple(x.shape)}")
-    if not all(bool(part.isfinite().all()) for part in x.split(PART)):
+    parts = x.split(rows_at_once(x))
+    if not all(bool(part.isfinite().all()) for part in parts):
         row = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
         raise InvalidInput(f"x must be finite, but row {row} holds NaN or infinity: remove or repair it")
     lower, upper = _side("low", low, x), _side("high", high, x)
     if lower is not None and upper is not None and (lower > upper).any():
         raise InvalidInput(f"low must not exceed high, got [{describe(low)}, {describe(high)}]: exchange or widen them")
-    above = low is None or bool((x >= low).all())  # False for a side that is NaN
-    below = high is None or bool((x <= high).all())
+    above = low is None or all(bool((part >= low).all()) for part in parts)  # False for a side that is NaN
+    below = high is None or all(bool((part <= high).all()) for part in parts)
     if not (above and below):
         raise InvalidInput(
             f"x must lie in the declared range [{describe(low)}, {describe(high)}], got values from "
             f"{x.min():.6g} to {x.max():.6g}: rescale x or declare its range with low= and high="
         )
     return x
+
+
+class Rows(Protocol):
+    """What lies in rows (N, *D), in memory or elsewhere."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """N, then D."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the entries."""
+
+
+def rows_at_once(x: Rows) -> int:
+    """Rows of inputs (N, *D) that are looked at together; fewer of large ones."""
+    size = x.shape[1:].numel() * x.dtype.itemsize
+    return max(1, min(PART, PART_BYTES // max(size, 1)))
 
 
 def warn_of_another_unit(x: Tensor, what: str, size: float) -> None:

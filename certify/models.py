@@ -33,7 +33,8 @@ def probe(model: nn.Module, x: Tensor, num_classes: int | None = None, *, batch_
     A certificate speaks of one fixed function of one input. So a forward pass must leave its input as it is and draw
     no random numbers, two passes over the same inputs must agree bit by bit, and the answer for an input must not
     depend on the other rows of its batch, nor on its place there. This is tried on five rows: the first input, those
-    that differ most from it among the first hundred, and rows made from its own values if there are not enough.
+    that differ most from it among the first hundred, or fewer of large ones, and rows made from its own values if there
+    are not enough.
 
     Args:
         model: maps (N, *D) to logits (N, K).
@@ -117,6 +118,11 @@ def _probed(model: nn.Module, x: Tensor, num_classes: int | None, batch_size: in
     return logits.shape[1]
 
 
+def first_rows(x: Rows) -> Tensor:
+    """The rows of inputs (N, *D) that a probe chooses from: a hundred, or fewer of large ones."""
+    return x[: min(100, max(PROBE_ROWS, checks.rows_at_once(x)))]
+
+
 def predictions(model: nn.Module, x: Rows, batch_size: int) -> Tensor:
     """Predicted class of each input, (N,) int64; -1 where a logit is not finite."""
     with torch.no_grad():
@@ -143,7 +149,7 @@ def _choice(logits: Tensor) -> Tensor:
 def _distinct_rows(x: Tensor) -> Tensor:
     """The first row and others that differ from it and each other, (5, *D), made of numbers of the inputs."""
     checks.at_least("number of inputs", len(x), 1)
-    x = x[:100].detach()
+    x = first_rows(x).detach()
     first, distance = x[:1], (x - x[:1]).flatten(1).abs().amax(1)
     farthest = x[distance.argsort(descending=True)[: PROBE_ROWS - 1]]
     farthest = farthest[(farthest != first).flatten(1).any(1)]

@@ -1,5 +1,6 @@
 """Inputs that lie on a disk and are read a few rows at a time, in place of a tensor that holds all of them."""
 
+import mmap
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,12 +142,12 @@ class StoredInputs:
         found = self._read(places)
         if not isinstance(found, Tensor) or len(found) != len(places):
             raise InvalidInput(f"read must give a tensor of {len(places)} rows, got {_shown(found)}")
-        for place, row in zip(places, found, strict=True):
+        for place, row in zip(places, found.detach(), strict=True):
             value = zlib.crc32(row.contiguous().reshape(-1).view(torch.uint8).numpy())
             if self._seen[place] not in (-1, value):
                 raise InvalidInput(f"x must stay as it is, but row {place} is not what it was before: restore the file")
             self._seen[place] = value
-        return found
+        return found.detach()
 
 
 def rows_of_array(
@@ -164,13 +165,21 @@ def rows_of_array(
     """
 
     def read(rows: list[int]) -> Tensor:
-        picked = np.asarray(array[rows if places is None else places[rows]])
+        picked = np.asarray(_mapped_anew(array)[rows if places is None else places[rows]])
         if picked.dtype not in (np.uint8, np.float16, np.float32):  # torch knows neither all types nor byte orders
             picked = picked.astype(np.float64)
         found = torch.from_numpy(np.ascontiguousarray(picked))
         return found.permute(0, 3, 1, 2).contiguous() if channels_last else found
 
     return read
+
+
+def _mapped_anew(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[Any]]":
+    """An array of a file in a mapping of its own: pages that were read count as memory for as long as theirs lasts."""
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
+        return array
+    order = "C" if array.flags.c_contiguous else "F"
+    return np.memmap(array.filename, dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape, order=order)
 
 
 Rows = Tensor | StoredInputs  # (N, *D), held in memory or read when they are needed
@@ -180,8 +189,8 @@ def checked_inputs(x: Rows, low: Limit = None, high: Limit = None) -> Rows:
     """Return inputs that pass :func:`bounds.checks.inputs`; stored ones are looked at part by part."""
     if not isinstance(x, StoredInputs):
         return checks.inputs(x, low, high)
-    for start in range(0, len(x), checks.PART):
-        part = x[start : start + checks.PART]
+    at_once = checks.rows_at_once(x)
+    for start, part in zip(range(0, len(x), at_once), x.split(at_once), strict=True):
         if not bool(part.isfinite().all()):
             row = start + int((~part.isfinite()).flatten(1).any(1).nonzero()[0])
             raise InvalidInput(f"x must be finite, but row {row} holds NaN or infinity: remove or repair it")

@@ -4,6 +4,7 @@ Torch is imported inside commands only, so that help is quick.
 """
 
 import io
+import math
 import shlex
 import sys
 import time
@@ -254,17 +255,19 @@ def _certify(
 ) -> int:
     from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
-    from certify.configuration.inputs import HELD
+    from certify.configuration.inputs import HELD, OF_INPUTS
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.durations import seconds_of
     from certify.evaluation.evaluation import evaluate
     from certify.gate.outcome import require_baseline
+    from certify.sizes import bytes_of
 
     started = time.perf_counter()
     require_baseline(config.against)
     engine = engine_for(config, placement)
     model = load_model(config.model, device_of(config))
-    data = load_data(config.data, model, held=HELD)
+    memory = math.inf if config.memory is None else bytes_of("memory", config.memory)
+    data = load_data(config.data, model, held=min(HELD, OF_INPUTS * memory))
     methods, kept = methods_for(config, data)
     for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
         print(f"note: {note}", file=sys.stderr)

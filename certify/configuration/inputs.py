@@ -23,7 +23,8 @@ from certify.configuration.subsets import chosen_rows
 from certify.stored_inputs import Rows, StoredInputs
 
 KINDS = (".npz", ".npy", *TABLES)
-HELD = 2**28  # bytes of inputs that a run reads at once
+HELD = 2**28  # bytes of inputs that a run reads at once, at most
+OF_INPUTS = 0.1  # of the memory of a run, for these
 
 
 def load_data(

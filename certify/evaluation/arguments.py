@@ -11,10 +11,11 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
 from certify.evaluation.budget.allowance import Allowance
+from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
-from certify.models import frozen, probe
+from certify.models import first_rows, frozen, probe
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, checked_inputs
 
@@ -60,7 +61,7 @@ def asked_evaluation(
 
     ``known`` has the batches of a run that is continued, so that they need not be counted anew.
     """
-    x, labels = inputs_and_labels(model, x, labels, batch_size)
+    x, labels = inputs_and_labels(model, x, labels, batch_size, memory)
     checked_inputs(x, *box)
     checks.at_least("number of inputs", len(x), 1)
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
@@ -73,14 +74,15 @@ def asked_evaluation(
     if memory is None:
         problem, logits = problem_of(model, x, labels, box, seed, batch_size, first_index, stated)
         return Asked(problem, logits, choice, orders)
+    rows = rows_of_passes(model, x, batch_size, memory)
     looked, _ = problem_of(model, x[:1], labels[:1], box, seed, 1, first_index, stated)
-    looked = replace(looked, batch_size=int(batch_size))
+    looked = replace(looked, batch_size=rows)
     allowance = Allowance.of(looked, choice, orders, memory) if known is None else Allowance(memory, known)
     choice = choice._replace(
         methods=[method for method in choice.methods if method.name not in allowance.left_out],
         notes=(*choice.notes, *(f"{name}: {reason}" for name, reason in allowance.left_out.items())),
     )
-    fit = min([batch_size, *allowance.batch_sizes.values()])
+    fit = min([rows, *allowance.batch_sizes.values()])
     problem, logits = problem_of(model, x, labels, box, seed, fit, first_index, stated)
     sizes = dict(allowance.batch_sizes)
     return Asked(replace(problem, batch_sizes=sizes, memory=memory), logits, choice, orders, allowance)
@@ -98,7 +100,7 @@ def problem_of(
 ) -> tuple[Problem, Tensor]:
     """The problem that every method is run on, after looking at the model, and its logits (N, K) for clean inputs."""
     with frozen(model):
-        num_classes = probe(model, x[:100], batch_size=min(batch_size, len(x)))
+        num_classes = probe(model, first_rows(x), batch_size=min(batch_size, len(x)))
         problem = Problem(
             model=model,
             x=x.detach(),

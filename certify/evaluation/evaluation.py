@@ -25,6 +25,7 @@ from certify.evaluation.budget.costs import CostEstimate
 from certify.evaluation.budget.known import known_batches, known_sizes
 from certify.evaluation.budget.meter import Clock
 from certify.evaluation.budget.probe import LEAST_BUDGET, PROBE_SHARE, Asking, probe_costs
+from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.budget.schedule import Timing
 from certify.evaluation.callbacks import Callback
 from certify.evaluation.labelled import Inputs
@@ -33,7 +34,13 @@ from certify.evaluation.storage.durable import write_whole
 from certify.evaluation.storage.run_directory import RunDirectory, reported
 from certify.evaluation.storage.stored import require_whole
 from certify.evaluation.summaries.comparisons import Contradiction, Outside, comparable, contradictions, outside
-from certify.evaluation.summaries.cross_sections import inputs_with_planes, planes_of, read_planes, write_planes
+from certify.evaluation.summaries.cross_sections import (
+    bytes_of_planes,
+    inputs_with_planes,
+    planes_of,
+    read_planes,
+    write_planes,
+)
 from certify.evaluation.summaries.details import details_of
 from certify.evaluation.summaries.groups import (
     GROUP,
@@ -468,7 +475,8 @@ def _planes(
     indices = inputs_with_planes(evaluation.records, evaluation.tensors, count)
     planes = [] if run is None else read_planes(run.path)
     if [plane.index for plane in planes] != indices:
-        planes = planes_of(problem, evaluation.records, evaluation.tensors, norms, indices)
+        rows = rows_of_passes(problem.model, problem.x, problem.batch_size, problem.memory, bytes_of_planes(problem))
+        planes = planes_of(replace(problem, batch_size=rows), evaluation.records, evaluation.tensors, norms, indices)
         if run is not None:
             write_planes(run.path, planes)
     return planes

@@ -35,7 +35,8 @@ from certify.promises import Promise
 from certify.report.columns import LEFT_OUT
 
 LOGGER = logging.getLogger("certify")
-HELD = 2**26  # bytes of the tensors of a run that are held in memory besides the disk
+HELD = 2**26  # bytes of the tensors of a run that are held in memory besides the disk, at most
+OF_TENSORS = 0.1  # of the memory of an evaluation, for these
 PARTS = 20  # units of work in a budget, at least: the last one may miss its time by as much as it takes
 
 
@@ -164,7 +165,8 @@ class Work:
         run.append(record, tensors)
         self._checkpoints.drop(record["unit"])
         self._held += sum(value.nbytes for value in tensors.values())
-        if self._held > HELD:
+        memory = self._task.problem.memory
+        if self._held > (HELD if memory is None else min(HELD, memory * OF_TENSORS)):
             self.tensors[record["unit"]] = run.tensors(record["unit"], mapped=True)
 
     def _here(self) -> Iterator[tuple[Unit, Found]]:

@@ -98,6 +98,13 @@ def evaluation(c: Case) -> certify.Evaluation:
     return certify.evaluate(c.model, c.x, c.y, norms=[2], methods=chosen)
 
 
+def of_stored_inputs(c: Case) -> object:
+    """Bounds of inputs that are read as they are needed, in batches that fit into a memory."""
+    x = certify.StoredInputs(lambda places: c.x[places].cpu(), len(c.x))
+    chosen = [methods.IntervalBounds(tolerance=0.3), methods.MinimalPerturbation(steps=3, restarts=1)]
+    return outcome(certify.evaluate(c.model, x, c.y, norms=[2], methods=chosen, memory="64MB"))
+
+
 def run_directory(c: Case) -> object:
     with TemporaryDirectory() as folder:
         evaluation(c).save(folder)
@@ -279,6 +286,7 @@ OTHERS: dict[str, Call] = {
     "certify.check_proof": checked_proof,
     "certify.estimate_cost": foretold,
     "certify.merge": merged,
+    "certify.StoredInputs": of_stored_inputs,
     "certify.collect": lambda c: certify.collect(torch.utils.data.TensorDataset(c.x, c.y)),
     "certify.compare": lambda c: certify.compare({name: evaluation(c) for name in "ab"}).at(0.1).to_csv(),
     "certify.decide": decided,

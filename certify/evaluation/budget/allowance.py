@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.graph.capturing import capture
-from certify.evaluation.budget.row_memory import MethodMemory, PassMemory
+from certify.evaluation.budget.row_memory import COPIES, SHARE, MethodMemory, PassMemory
 from certify.methods import (
     Choice,
     Clever,
@@ -23,12 +23,10 @@ from certify.methods import (
 )
 from certify.sizes import size_in_words
 
-SHARE = 0.7  # of the memory that tensors fill; kernels and the allocator take from the rest
 OF_UNIT = 0.25  # of that, for what a unit holds of all its inputs
 BY_BOUNDS = (ProvedRadius, CompleteSearch, Verify, Lipschitz)
 OF_NODES = 13 * 8  # bytes that intervals hold for each number of a network: at most 13 tensors were counted
 OF_DRAWS = 12  # bytes for each entry of a draw: the noise, and the random words it is looked up by
-COPIES = 4  # of each point that a sampler holds
 BLOCK = 100  # draws that are made at once, at least
 
 
@@ -78,7 +76,8 @@ def _sizes(
     usable, unit = SHARE * memory, method.rows_per_unit
     if isinstance(method, BY_BOUNDS):
         _require(method, _of_bounds(method, problem), usable)
-        return problem.batch_size, unit
+        copies = COPIES * problem.x[:1].numel() * problem.x[:1].element_size()
+        return problem.batch_size, (min(unit, max(1, int(OF_UNIT * usable / copies))) if method.divisible else unit)
     found = [one for norm in norms if norm in method.norms if (one := _memory_of(method, problem, norm)) is not None]
     largest = problem.batch_size
     for one in found:

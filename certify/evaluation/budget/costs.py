@@ -101,19 +101,20 @@ class CostEstimate:
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per method and norm.
 
-        Columns method, norm, inputs, probed, seconds, forward_passes, backward_passes (of all inputs), peak_memory
-        (bytes), status and reason.
+        Columns method, norm, inputs, probed, seconds (of all inputs), seconds_per_input, forward_passes,
+        backward_passes (of all inputs), peak_memory (bytes), status and reason.
         """
         import pandas as pd
 
-        columns = ["method", "norm", "inputs", "probed", "seconds", "forward_passes", "backward_passes", "peak_memory"]
+        columns = ["method", "norm", "inputs", "probed", "seconds", "seconds_per_input"]
+        columns += ["forward_passes", "backward_passes", "peak_memory", "status", "reason"]
         rows = [
-            [cost.method, cost.norm, cost.inputs, cost.probed, cost.seconds]
+            [cost.method, cost.norm, cost.inputs, cost.probed, cost.seconds, cost.seconds / cost.inputs]
             + [0.0 if cost.status else passes * cost.inputs for passes in (cost.forward_passes, cost.backward_passes)]
             + [math.nan if cost.peak_memory is None else float(cost.peak_memory), cost.status, cost.reason]
             for cost in self.costs
         ]
-        return pd.DataFrame(rows, columns=[*columns, "status", "reason"])
+        return pd.DataFrame(rows, columns=columns)
 
     def __str__(self) -> str:
         """A table for readers."""
@@ -126,6 +127,7 @@ class CostEstimate:
                 "norm": [norm_name(cost.norm) for cost in measured],
                 "inputs": [cost.inputs for cost in measured],
                 "time": [in_words(cost.seconds) for cost in measured],
+                "per input": [in_words(cost.seconds / cost.inputs) for cost in measured],
                 "forward passes": [_count(cost.forward_passes * cost.inputs) for cost in measured],
                 "backward passes": [_count(cost.backward_passes * cost.inputs) for cost in measured],
                 "peak memory": [_bytes(cost.peak_memory) for cost in measured],

@@ -171,6 +171,12 @@ class _Probe:
         )
         self.best: dict[float, Tensor] = {}  # radii that methods of a preset proved, by norm
 
+    def _at_once(self, method: Method) -> int:
+        """Inputs that fit into the memory together; one alone where a run is continued, whose units nobody counts."""
+        if self.task.problem.memory is None:
+            return self.extent.inputs
+        return self.task.allowance.unit_sizes.get(method.name, 1)
+
     def about(self, pair: Pair) -> Cost:
         """The cost before anything is measured."""
         return Cost(
@@ -192,7 +198,7 @@ class _Probe:
             return found, spent
 
         try:
-            tried = _tried(run, len(self.small.x), apart=method.one_by_one)
+            tried = _tried(run, min(len(self.small.x), self._at_once(method)), apart=method.one_by_one)
             cost = tried.cost(self.about(pair), factor)
             if factor > 1 and self.extent.passes:
                 half, more = method.shortened(self.extent.share / 2)

@@ -1,7 +1,7 @@
 """Memory that rows take, counted operation by operation: in passes of a model, and in what a method holds besides."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,13 +10,16 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from bounds.errors import BoundsError
-from bounds.models import PROBE_ROWS
+from bounds.errors import BoundsError, InvalidInput
+from bounds.models import PROBE_ROWS, answer
 from certify.methods import Method, Problem
 from certify.models import frozen
+from certify.sizes import size_in_words
+from certify.stored_inputs import Rows
 
+SHARE = 0.7  # of the memory that tensors fill; kernels and the allocator take from the rest
+COPIES = 4  # of each point that a sampler holds
 STEPS = 4  # of a search whose memory is counted; it does not grow with them
 DRAWS = 100
 FEW = 8  # rows, more than a probe of the model takes
@@ -45,9 +48,9 @@ class HeldBytes(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> object:
         result = function(*args, **(kwargs or {}))
-        given = {_storage(leaf)[1] for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        for leaf in tree_leaves(result):
-            storage, address, size = _storage(leaf) if isinstance(leaf, Tensor) else (None, 0, 0)
+        given = {_storage(tensor)[1] for tensor in _tensors((*args, *(kwargs or {}).values()))}
+        for tensor in _tensors((result,)):
+            storage, address, size = _storage(tensor)
             if size and address not in given and address not in self._known:
                 self._known.add(address)
                 self._now += size
@@ -58,6 +61,15 @@ class HeldBytes(TorchDispatchMode):
     def _freed(self, address: int, size: int) -> None:
         self._known.discard(address)
         self._now -= size
+
+
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """Tensors of the arguments or results of an operation, which may stand in lists; a walk through trees is slow."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _storage(tensor: Tensor) -> tuple[object, int, int]:
@@ -104,11 +116,6 @@ class PassMemory(NamedTuple):
     def of(cls, model: nn.Module, x: Tensor) -> "PassMemory":
         """Counted on one and two copies of an input (1, *D)."""
 
-        def forward(rows: int) -> int:
-            with torch.no_grad(), held_bytes() as held:
-                model(x.expand(rows, *x.shape[1:]).clone())
-            return held.peak
-
         def gradient(rows: int) -> int:
             with torch.enable_grad(), held_bytes() as held:
                 given = x.expand(rows, *x.shape[1:]).clone().requires_grad_()
@@ -118,7 +125,44 @@ class PassMemory(NamedTuple):
             return held.peak
 
         with frozen(model):
-            return cls(RowLine.through(forward), RowLine.through(gradient))
+            return cls(forward_memory(model, x), RowLine.through(gradient))
+
+
+def forward_memory(model: nn.Module, x: Tensor) -> RowLine:
+    """Bytes that forward passes of a model take, counted on one and two copies of an input (1, *D)."""
+
+    def measured(rows: int) -> int:
+        with frozen(model), torch.no_grad(), held_bytes() as held:
+            answer(model, x.expand(rows, *x.shape[1:]).clone())
+        return held.peak
+
+    return RowLine.through(measured)
+
+
+def rows_of_passes(model: nn.Module, x: Rows, most: int, memory: int | None, besides: float = 0.0) -> int:
+    """Rows of a forward pass, with copies of each of them, that fit into a memory.
+
+    Args:
+        model: maps (N, *D) to logits (N, K).
+        x: (N, *D) inputs, of which the first is looked at.
+        most: rows where there is memory enough.
+        memory: bytes; None without a limit.
+        besides: bytes that are held at the same time.
+
+    Raises:
+        InvalidInput: the rows on which every model is tried do not fit.
+    """
+    if memory is None:
+        return most
+    one, passes = x[:1], forward_memory(model, x[:1])
+    each = passes.each + COPIES * one.numel() * one.element_size()
+    needed = passes.fixed + PROBE_ROWS * each
+    if needed > SHARE * memory:
+        raise InvalidInput(
+            f"memory must be at least {size_in_words(int(1.01 * needed / SHARE))} for the {PROBE_ROWS} inputs on which "
+            f"the model is tried, got {size_in_words(memory)}: raise it"
+        )
+    return max(1, min(most, int((SHARE * memory - passes.fixed - besides) / each)))
 
 
 class StandIn(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bounds.checks import PART, Limit
+from bounds.checks import Limit, rows_at_once
 from certify.evaluation.storage.code import code_digest, processor_name
 from certify.methods import Method, Problem
 from certify.methods.smoothed import Smoothed
@@ -108,7 +108,6 @@ def _digest(tensors: Sequence[tuple[str, Rows]], text: str = "") -> str:
     for name, value in tensors:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         rows = value.reshape(1) if isinstance(value, Tensor) and not value.ndim else value
-        for start in range(0, len(rows), PART):  # without a second copy of all
-            part = rows[start : start + PART].detach().cpu().contiguous().flatten()
-            digest.update(part.view(torch.uint8).numpy().data)
+        for part in rows.split(rows_at_once(rows)) if len(rows) else ():  # without a second copy of all
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -9,7 +9,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-from bounds.checks import Limit
 from bounds.errors import InvalidConfiguration
 from bounds.geometry import cross_section
 from certify.evaluation.storage.manifest import norm_key
@@ -27,6 +26,8 @@ MARGIN = 1.8  # beyond the farthest adversarial example
 APART = 0.05  # sine of the least angle between two directions that span a plane
 COMPARABLE = 4  # times longer or shorter than the first may a second adversarial direction be
 SLACK = 1e-6  # beyond the box, from rounding
+LOGIT = 8  # bytes, at most
+DIRECTIONS = 8  # of a plane, with what they are made from
 PLACE = 2**40  # in the run's stream of random numbers, far beyond those of searches
 
 
@@ -51,6 +52,11 @@ def inputs_with_planes(
 ) -> list[int]:
     """Inputs that get a cross section: evenly spread among those that the model itself gets right until attacked."""
     return spread(sorted(_found(records, tensors)), count) if count else []
+
+
+def bytes_of_planes(problem: Problem) -> int:
+    """Bytes that cross sections take besides batches: logits of all points, twice, and directions."""
+    return 2 * GRID**2 * problem.num_classes * LOGIT + DIRECTIONS * problem.x[:1].numel() * LOGIT
 
 
 def planes_of(
@@ -157,7 +163,7 @@ def _plane(problem: Problem, index: int, found: Mapping[float, _Found], norms: S
             for each, place in zip(places, at, strict=True)
         ],
         sizes={norm_key(norm): unit_sizes(one, two, norm) for norm in norms if norm >= 1},
-        outside=_share_outside(x, (one, two), shown.coordinates, (problem.low, problem.high)),
+        outside=_share_outside(problem, x, (one, two), shown.coordinates),
     )
 
 
@@ -177,15 +183,15 @@ def _along(change: Tensor, one: Tensor) -> float:
     return float((change.to(one).double() * one.double()).sum())
 
 
-def _share_outside(x: Tensor, plane: tuple[Tensor, Tensor], places: Tensor, box: tuple[Limit, Limit]) -> float:
+def _share_outside(problem: Problem, x: Tensor, plane: tuple[Tensor, Tensor], places: Tensor) -> float:
     """Share of the points of a plane that leave the box of valid inputs, beyond rounding."""
     low, high = (
         torch.as_tensor(side * math.inf if limit is None else limit, dtype=x.dtype, device=x.device)
-        for limit, side in zip(box, (-1, 1), strict=True)
+        for limit, side in ((problem.low, -1), (problem.high, 1))
     )
-    column = places.view(-1, *[1] * x.ndim)
+    wide = (-1, *[1] * x.ndim)
     outside = torch.zeros((), dtype=torch.int64, device=x.device)  # counted there, and read once
-    for place in places:
-        points = x + place * plane[0] + column * plane[1]
+    for part in torch.cartesian_prod(places, places).split(problem.batch_size):
+        points = x + part[:, 0].view(wide) * plane[0] + part[:, 1].view(wide) * plane[1]
         outside += ((points < low - SLACK) | (points > high + SLACK)).flatten(1).any(1).sum()
     return int(outside) / len(places) ** 2

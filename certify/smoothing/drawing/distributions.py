@@ -286,7 +286,8 @@ def on_grid(distribution: Distribution, grid: int | str | None, x: Tensor) -> Di
 
 def lie_on_grid(x: Rows, steps: int = EIGHT_BIT) -> bool:
     """Whether all entries are multiples of ``1 / steps``, up to the rounding of their dtype."""
-    return all(bool((grid_integers(part, steps).abs() <= LARGEST_INPUT).all()) for part in x.split(checks.PART))
+    parts = x.split(checks.rows_at_once(x))
+    return all(bool((grid_integers(part, steps).abs() <= LARGEST_INPUT).all()) for part in parts)
 
 
 def require_grid(x: Tensor, steps: int, remedy: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from bounds import InvalidConfiguration
 from certify import RunDirectory
 from certify.command_line.runs import output_directory
-from certify.evaluation.storage import durable, run_directory
+from certify.evaluation.storage import durable, input_file, run_directory
 from certify.evaluation.storage.durable import write_whole
 from certify.evaluation.storage.repair import repair
 
@@ -41,7 +41,7 @@ def killed_at(moment: int, path: Path) -> bool:
 
         def count(frame, event, argument):
             nonlocal left
-            if frame.f_code.co_filename not in (run_directory.__file__, durable.__file__):
+            if frame.f_code.co_filename not in (module.__file__ for module in (run_directory, durable, input_file)):
                 return None
             if event == "line":
                 left -= 1

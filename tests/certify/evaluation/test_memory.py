@@ -1,15 +1,19 @@
 """Batches and units fit into a memory, inputs stay on the disk, and what does not fit is refused at once."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from oracles import peak_memory
 from oracles.memory import live_tensors
 from torch import nn
 
 import certify
 from bounds import InvalidInput
-from certify.evaluation.budget.allowance import SHARE
-from certify.evaluation.budget.row_memory import PassMemory
+from certify.evaluation.budget.row_memory import SHARE, PassMemory
 from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 from certify.sizes import bytes_of
 from certify.stored_inputs import StoredInputs
@@ -47,6 +51,34 @@ def test_tensors_fit_into_the_memory(memory, smallest, network, images):
     assert all(part["rows_per_unit"] >= 1 for part in plan.values())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="bytes of a process as Linux tells them")
+def test_a_process_that_evaluates_200_mb_of_images_stays_within_half_of_that(tmp_path):
+    """By the operating system, in a process of its own; the images are twice as large as the memory."""
+    images = np.lib.format.open_memmap(
+        tmp_path / "x.npy", "w+", np.float32, (1900, 3, peak_memory.SIDE, peak_memory.SIDE)
+    )
+    images[:] = np.random.default_rng(0).random((19, *images.shape[1:]), dtype=np.float32).repeat(100, axis=0)
+    assert images.nbytes > 2 * bytes_of("memory", "100MB")
+    command = [sys.executable, peak_memory.__file__, str(tmp_path / "x.npy"), "100MB"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert told["rows"] == 1900 + 2 * 40
+    assert told["rise"] <= bytes_of("memory", "100MB")
+
+
+@pytest.mark.slow
+def test_cross_sections_fit_into_the_memory(network, images):
+    x, batches = torch.from_numpy(images).float() / 255, []
+    network.register_forward_hook(lambda module, given, output: batches.append(len(output)))
+    few = certified(network, x, "4MB", methods=QUICK[:1], cross_sections=2)
+    most = max(batches)
+    many = certified(network, x, methods=QUICK[:1], cross_sections=2)
+    assert most <= SHARE * 4_000_000 / (5 * 3 * 32 * 32 * 4) < max(batches)
+    assert len(few.planes) == 2
+    assert [plane.labels for plane in few.planes] == [plane.labels for plane in many.planes]
+    assert [plane.outside for plane in few.planes] == [plane.outside for plane in many.planes]
+
+
 def test_passes_are_counted_exactly(network):
     """Of a linear layer: the copy of the input and the logits; of the gradient, that of the input and its seed too."""
     linear = nn.Sequential(nn.Flatten(), nn.Linear(100, 10)).eval()
@@ -57,10 +89,12 @@ def test_passes_are_counted_exactly(network):
 
 def test_what_does_not_fit_with_one_input_is_refused(network, images):
     x = torch.from_numpy(images).float() / 255
-    with pytest.raises(InvalidInput, match=r"memory must be at least .* for one input of 'attack', got 20.00 KB"):
+    with pytest.raises(InvalidInput, match=r"memory must be at least 472.80 KB for the 5 inputs .*, got 20.00 KB"):
         certified(network, x, "20KB")
+    with pytest.raises(InvalidInput, match=r"memory must be at least .* for one input of 'attack', got 480.00 KB"):
+        certified(network, x, "480KB")
     with pytest.raises(InvalidInput, match=r"for one input of 'ibp'"):
-        certified(network, x, 100_000, methods=[IntervalBounds()])
+        certified(network, x, "480KB", methods=[IntervalBounds()])
     with pytest.raises(InvalidInput, match='memory must be a size such as "4GB"'):
         certified(network, x, "4 elephants")
 
