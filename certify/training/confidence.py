@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from bounds import Graph, PerturbationSet, checks
 from bounds.checks import Limit
-from bounds.circumstances import isolated
+from bounds.circumstances import in_deployed_precision, isolated
 from bounds.linear.pairs import pairwise_margins
 from certify.attacks.studies.confidence import highest_confidence, leading
 
 
+@in_deployed_precision
 def acet_loss(
     model: nn.Module,
     outside: Tensor,

@@ -355,6 +355,9 @@ OTHERS: dict[str, Call] = {
 }
 
 PURE: dict[str, Call] = {
+    "certify.calibration_error": lambda c: certify.calibration_error(
+        torch.eye(3, device="cpu")[CLASSES], CLASSES, bins=3
+    ),
     "smoothing.CertifiedAccuracyEnvelope": lambda c: smoothing.CertifiedAccuracyEnvelope([stored()], stored().label).at(
         0.3
     ),

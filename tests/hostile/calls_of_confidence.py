@@ -12,7 +12,6 @@ from certify import attacks
 LINF = {"norm": math.inf, "epsilon": 0.1}
 
 CONFIDENCE: dict[str, Call] = {
-    "certify.calibration_error": lambda c: certify.calibration_error(c.model(c.x).softmax(1), c.y, bins=3),
     "certify.certified_universal_accuracy": lambda c: (
         certify.certified_universal_accuracy(c.model, c.x, c.y, **LINF, method="crown_ibp").alone
     ),

@@ -37,6 +37,9 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     ),
 }
 
-WAITS = {"certify.ood_detection": 150}  # an attack, and two sets of bounds
+WAITS = {
+    "certify.ood_detection": 150,  # an attack, and two sets of bounds
+    "certify.certified_universal_accuracy": 120,  # bounds of two kinds, and programmes on the host
+}
 
 DRAWING = {"certify.attacks.highest_confidence", "certify.ood_detection", "certify.certified_universal_accuracy"}

@@ -67,7 +67,16 @@ def test_help_is_quick_because_it_imports_no_torch(tmp_path: Path):
         assert command in done.stdout
 
 
-RUN = {"lock", "manifest.json", "records.jsonl", "report.html", "curves.png", "tensors", "cross_sections.json"}
+RUN = {
+    "inputs.safetensors",
+    "lock",
+    "manifest.json",
+    "records.jsonl",
+    "report.html",
+    "curves.png",
+    "tensors",
+    "cross_sections.json",
+}
 
 
 @pytest.mark.slow
