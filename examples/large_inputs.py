@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def load_all(settings: dict[str, object]) -> None:
+def load_all(settings: dict[str, Any]) -> None:
     """Evaluate a small network, so that what is loaded on the way is there before memory is measured."""
     model = residual_network((1,), width=2)
     certify.evaluate(model, torch.rand(2, 3, 16, 16), cross_sections=0, **settings)
