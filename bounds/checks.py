@@ -109,8 +109,8 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
     return x
 
 
-class Rows(Protocol):
-    """What lies in rows (N, *D), in memory or elsewhere."""
+class Sized(Protocol):
+    """Numbers in rows (N, *D), in memory or elsewhere."""
 
     @property
     def shape(self) -> torch.Size:
@@ -121,7 +121,7 @@ class Rows(Protocol):
         """Type of the entries."""
 
 
-def rows_at_once(x: Rows) -> int:
+def rows_at_once(x: Sized) -> int:
     """Rows of inputs (N, *D) that are looked at together; fewer of large ones."""
     size = x.shape[1:].numel() * x.dtype.itemsize
     return max(1, min(PART, PART_BYTES // max(size, 1)))

@@ -78,6 +78,8 @@ def rows() -> list[object]:
         "bounds",
         "verify_an_onnx_network",
         "training",
+        "confidence",
+        "surveys",
     }
     marks = {page: [pytest.mark.slow] if page.stem in slow else [] for page in PAGES if with_code(page)}
     return [pytest.param(page, marks=mark, id=page.stem) for page, mark in marks.items()]

@@ -3,12 +3,9 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
-TREES = {
-    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
-    for package in ("bounds", "certify")
-    for path in (ROOT / package).rglob("*.py")
-}
 # What the workers of this very process are sent, and send back.
 BETWEEN_PROCESSES = {f"certify/distribution/{name}.py" for name in ("engines", "parcels", "processes", "ray")}
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
@@ -39,8 +36,11 @@ def unpickling(trees: dict[str, ast.AST]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_only_what_goes_between_processes_is_pickled():
-    assert unpickling(TREES) == BETWEEN_PROCESSES
+    files = (path for package in ("bounds", "certify") for path in (ROOT / package).rglob("*.py"))
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in files}
+    assert unpickling(trees) == BETWEEN_PROCESSES
 
 
 def test_each_way_to_unpickle_is_seen():

@@ -4,7 +4,6 @@ Torch is imported inside commands only, so that help is quick.
 """
 
 import io
-import math
 import shlex
 import sys
 import time
@@ -255,19 +254,16 @@ def _certify(
 ) -> int:
     from certify.configuration.frozen_columns import methods_for
     from certify.configuration.groups import load_groups
-    from certify.configuration.inputs import HELD, OF_INPUTS
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.durations import seconds_of
     from certify.evaluation.evaluation import evaluate
     from certify.gate.outcome import require_baseline
-    from certify.sizes import bytes_of
 
     started = time.perf_counter()
     require_baseline(config.against)
     engine = engine_for(config, placement)
     model = load_model(config.model, device_of(config))
-    memory = math.inf if config.memory is None else bytes_of("memory", config.memory)
-    data = load_data(config.data, model, held=min(HELD, OF_INPUTS * memory))
+    data = load_data(config.data, model, held=_held(config))
     methods, kept = methods_for(config, data)
     for note in filter(None, [stated_normalisation(model), *data.notes, kept]):
         print(f"note: {note}", file=sys.stderr)
@@ -302,6 +298,14 @@ def _certify(
         return shard_verdict(evaluation, shard, directory)
     _write_report(evaluation, directory)
     return _verdict(evaluation, directory, config.against)
+
+
+def _held(config: "Config") -> float:
+    """Bytes of inputs that are held in memory, at most; more are read as they are needed."""
+    from certify.configuration.inputs import HELD, OF_INPUTS
+    from certify.sizes import bytes_of
+
+    return HELD if config.memory is None else min(HELD, OF_INPUTS * bytes_of("memory", config.memory))
 
 
 def _costs(

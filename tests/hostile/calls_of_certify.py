@@ -15,7 +15,7 @@ from torch import Tensor
 
 import bounds
 import certify
-from certify import attacks, corruptions, methods, reference, semantic, smoothing, testing, verified_training
+from certify import attacks, methods, reference, semantic, smoothing, testing, verified_training
 from certify.evaluation.storage.run_directory import RunDirectory
 
 RADII = torch.linspace(0.0, 1.5, 6, dtype=torch.float64)
@@ -37,12 +37,6 @@ def smoothed(c: Case, noise: smoothing.Noise | None = None) -> certify.SmoothedC
 
 def certified(c: Case, noise: smoothing.Noise | None = None, **options: Any) -> certify.SmoothingCertificate:
     return smoothed(c, noise).certify(c.x, n=200, n0=20, **options, generator=generator())
-
-
-def measured_corruptions(c: Case, labels: Tensor) -> corruptions.CorruptionAccuracy:
-    """Correctness of the model for one corruption, as if other classes were right."""
-    chosen = {"fog": corruptions.fog}
-    return corruptions.corruption_accuracy(c.model, c.x, labels, corruptions=chosen, generator=generator())
 
 
 def extended(c: Case) -> certify.SmoothingCertificate:
@@ -311,18 +305,6 @@ OTHERS: dict[str, Call] = {
     "semantic.random_transformations": lambda c: semantic.random_transformations(
         c.model, c.x, c.y, semantic.Compose(*WHICH), draws=5, generator=generator()
     ),
-    "corruptions.corruption_accuracy": lambda c: corruptions.corruption_accuracy(
-        c.model, c.x, c.y, severities=(1, 5), generator=generator()
-    ),
-    "corruptions.corruption_error": lambda c: corruptions.corruption_error(
-        *[measured_corruptions(c, labels) for labels in (c.y, 2 - c.y)]
-    ).intervals.tolist(),
-    "corruptions.flip_rates": lambda c: corruptions.flip_rates(c.model, c.x, frames=3, generator=generator()),
-    **{
-        f"corruptions.{corrupt.__name__}": lambda c, corrupt=corrupt: corrupt(c.x, 3, generator())
-        for named in (corruptions.CORRUPTIONS, corruptions.IMAGENET_C, corruptions.EXTRA)
-        for corrupt in named.values()
-    },
     "testing.assert_certified": lambda c: testing.assert_certified(
         c.model, c.x, c.y, norm=math.inf, epsilon=0.001, generator=generator()
     ),

@@ -1,12 +1,13 @@
-"""One small call of every public function of ``certify.surveys``, by name."""
+"""One small call of every public function of ``certify.surveys`` and ``certify.corruptions``, by name."""
 
 import torch
 from hostile.calls_of_bounds import Call, Case
 from oracles.halfspace import generator
+from torch import Tensor
 
 import bounds
 import certify
-from certify import attacks, surveys
+from certify import attacks, corruptions, surveys
 
 
 def transferred(c: Case) -> certify.TransferMatrix:
@@ -33,7 +34,25 @@ def latent(c: Case) -> list[object]:
     return found.to_dataframe([0.1]).to_dict("list")
 
 
+def measured_corruptions(c: Case, labels: Tensor) -> corruptions.CorruptionAccuracy:
+    """Correctness of the model for one corruption, as if other classes were right."""
+    chosen = {"fog": corruptions.fog}
+    return corruptions.corruption_accuracy(c.model, c.x, labels, corruptions=chosen, generator=generator())
+
+
 SURVEYS: dict[str, Call] = {
+    "corruptions.corruption_accuracy": lambda c: corruptions.corruption_accuracy(
+        c.model, c.x, c.y, severities=(1, 5), generator=generator()
+    ),
+    "corruptions.corruption_error": lambda c: corruptions.corruption_error(
+        *[measured_corruptions(c, labels) for labels in (c.y, 2 - c.y)]
+    ).intervals.tolist(),
+    "corruptions.flip_rates": lambda c: corruptions.flip_rates(c.model, c.x, frames=3, generator=generator()),
+    **{
+        f"corruptions.{corrupt.__name__}": lambda c, corrupt=corrupt: corrupt(c.x, 3, generator())
+        for named in (corruptions.CORRUPTIONS, corruptions.IMAGENET_C, corruptions.EXTRA)
+        for corrupt in named.values()
+    },
     "surveys.Claim": lambda c: (
         surveys.Claim(claim="c", source="s", model="m", figure=0.5, interval=(0.4, 0.6), low=0.3).verdict
     ),

@@ -36,7 +36,7 @@ def inside(name: str, x: torch.Tensor, count: int) -> torch.Tensor:
     return torch.where(noise.abs().argsort(-1).argsort(-1) < 2, (noise + 1) / 2, x)
 
 
-@pytest.mark.parametrize("kind", ["deep", "smooth"])
+@pytest.mark.parametrize("kind", ["smooth", pytest.param("deep", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", BALLS)
 def test_forms_lie_below_and_have_the_bounds_of_the_method(kind: str, name: str):
     model = network(kind).double()

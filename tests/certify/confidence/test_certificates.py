@@ -37,7 +37,10 @@ def network(kind: str) -> tuple[nn.Module, Tensor]:
     return Attention().eval(), torch.rand(2, 12, generator=generator())
 
 
-@pytest.mark.parametrize("kind", ["deep", "many classes", "channels last", "attention"])
+@pytest.mark.parametrize(
+    "kind",
+    ["deep", "many classes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("channels last", "attention"))],
+)
 @pytest.mark.parametrize("method", ["ibp", "crown"])
 def test_no_point_is_surer_or_less_sure(kind: str, method: str):
     model, x = network(kind)

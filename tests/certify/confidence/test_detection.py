@@ -13,6 +13,7 @@ def permuted(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1)[:, torch.randperm(784, generator=generator(1))].view_as(x)
 
 
+@pytest.mark.slow
 def test_the_three_curves_lie_in_order():
     model, x, _ = certify.reference.load("ibp", 30)
     found = certify.ood_detection(

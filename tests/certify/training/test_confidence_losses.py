@@ -45,6 +45,7 @@ def test_good_by_its_formula(network: nn.Module, quantile: float):
     torch.testing.assert_close(mine, torch.autograd.grad(expected, network[0].weight)[0], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_with_good_lowers_the_proved_confidence(network: nn.Module):
     x = torch.rand(16, 6, generator=generator())
     network.requires_grad_()

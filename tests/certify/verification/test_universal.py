@@ -34,7 +34,7 @@ def fewest_right(model: nn.Module, x: Tensor, y: Tensor, moves: Tensor) -> int:
     return int(right.sum(1).min())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
 def test_linear_models_against_a_grid_of_perturbations(seed: int, norm: float):
     model, x, y = linear_problem(2, 12, seed)
@@ -59,6 +59,7 @@ def test_one_perturbation_does_less_than_one_for_each_input():
     assert (found.count, found.accuracy, found.accuracy_alone) == (1, 0.5, 0.0)
 
 
+@pytest.mark.slow
 def test_a_patch_spares_inputs_that_need_different_entries():
     torch.manual_seed(5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)).double()
@@ -85,7 +86,7 @@ def forms(seed: int, inputs: int = 7, entries: int = 3, norm: float = math.inf) 
     return Forms(slope, constant, np.unique(owner, return_inverse=True)[1], norm, 0.7)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
 def test_branch_and_bound_against_samples(seed: int, norm: float):
     some = forms(seed, norm=norm)
