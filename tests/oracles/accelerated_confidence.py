@@ -4,12 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from oracles.accelerated_training import Place, X, Y, ball, network
+from oracles.accelerated_training import Place, X, Y, network
 from oracles.halfspace import generator
 
 import bounds
 import certify
 from certify import attacks, semantic
+
+
+def ball(t: Place) -> bounds.LpBall:
+    """Balls in float64, in which bounds are the same on all devices."""
+    return bounds.LpBall(t(X.double()), 0.02)
+
 
 CALLS: dict[str, Callable[[Place, int], Any]] = {
     "bounds.linear_forms": lambda t, k: bounds.linear_forms(t(network()), ball(t), t(torch.eye(4).expand(3, 4, 4))),
