@@ -1,4 +1,4 @@
-"""Which claims of two surveys hold for the embedded networks? One page: a table with verdicts, and twelve panels.
+"""Draw a page of the claims of two surveys on the embedded networks: a table with verdicts, and twelve panels.
 
 The surveys are Bai, Luo, Zhao, Wen, Wang (2021), Recent advances in adversarial training (S), and Ortiz-Jimenez, Modas,
 Moosavi-Dezfooli, Frossard (2021), Optimism in the face of adversity (L). Every figure has a 95 % interval: a claim
@@ -86,7 +86,7 @@ class Network:
 
     @cached_property
     def gradient(self) -> Tensor:
-        """Of the loss of the predicted class."""
+        """Gradients of the loss of the predicted class."""
         at = self.x[: self.count].clone().requires_grad_()
         nn.functional.cross_entropy(self.model(at), self.near.label, reduction="sum").backward()
         return at.grad  # type: ignore[return-value]  # it has one
@@ -203,7 +203,7 @@ class Survey:
         ax.legend(frameon=False, fontsize=7)
 
     def training(self) -> None:
-        """What training against attacks changed, on the same images."""
+        """Changes by training against attacks, on the same images."""
         plain = self.networks["plain"]
         smooth, across = {}, torch.randn(plain.x[: self.count].shape, generator=seeded())
         for name, net in self.networks.items():

@@ -42,7 +42,7 @@ WHOLE = {"plain", "smoothed"}  # trained to the end: robust accuracy on the way 
 
 
 class Batch(NamedTuple):
-    """What a method trains on at one moment; ``progress`` runs from 0 to 1, ``memory`` is its own between batches."""
+    """A batch at one moment of a training; ``progress`` runs from 0 to 1, ``memory`` is the method's own."""
 
     model: nn.Sequential
     optimizer: torch.optim.Optimizer

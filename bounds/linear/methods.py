@@ -188,6 +188,14 @@ def alpha_crown(
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
 
 
+def linear_bounds(graph: Graph, ball: PerturbationSet, method: str, *, steps: int, sound: str, memory: int) -> Interval:
+    """Bounds on the outputs (N, K) by one of the linear methods, by its name."""
+    if method == "alpha_crown":
+        return alpha_crown(graph, ball, steps=steps, sound=sound, memory=memory)
+    bound = {"crown_ibp": crown_ibp, "fast_lin": fast_lin, "crown": crown}[method]
+    return bound(graph, ball, sound=sound, memory=memory)
+
+
 @ieee_arithmetic()
 def linear_margins(
     model: Source | Graph,

@@ -1,6 +1,6 @@
 """Properties of outputs beyond a class: sets of unsafe outputs, each given by several inequalities at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
 from bounds.linear.ladder import row_bounds
-from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin
+from bounds.linear.methods import METHODS, linear_bounds
 from bounds.linear.network import Network
 from bounds.memory import MEMORY
 from bounds.numerics import converted_down, ieee_arithmetic, unit_roundoff
 from bounds.operations.node import entries
-from bounds.sets.balls import Interval, PerturbationSet, perturbation_set
+from bounds.sets.balls import PerturbationSet, perturbation_set
 
 
 @isolated
@@ -72,16 +72,11 @@ def specification_bounds(
             several = Network(graph, ball, sound=sound)
             part = _by_rows(several, [sets[place] for place in alone], method, steps=steps, memory=memory)
             found = dict(zip(alone, converted_down(part, ball.center.dtype).T, strict=True))
-    bound: dict[str, Callable[[Graph], Interval]] = {
-        "crown_ibp": lambda worst: crown_ibp(worst, ball, sound=sound, memory=memory),
-        "fast_lin": lambda worst: fast_lin(worst, ball, sound=sound, memory=memory),
-        "crown": lambda worst: crown(worst, ball, sound=sound, memory=memory),
-        "alpha_crown": lambda worst: alpha_crown(worst, ball, steps=steps, sound=sound, memory=memory),
-    }
     for place, several_rows in enumerate(sets):
         if place not in found:
             worst = capture(_Worst(network, *several_rows), ball.center)
-            found[place] = bound[method](worst).lower.detach()[:, 0]
+            bound = linear_bounds(worst, ball, method, steps=steps, sound=sound, memory=memory)
+            found[place] = bound.lower.detach()[:, 0]
     return torch.stack([found[place] for place in range(len(sets))], 1)
 
 

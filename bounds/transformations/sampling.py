@@ -76,7 +76,7 @@ class SampledImages:
         return first.view(len(rows), channels, *[1] * (cell.ndim - 1)) * (tall * wide) + cell[:, None]
 
     def _tables(self) -> Tensor:
-        """Slopes over one cell, or two beside, below or both, for each pixel of the padded images, flattened."""
+        """Slopes over one cell, or two to the right, below or both, for each pixel of the padded images, flattened."""
         across = F.pad(self.padded.diff(dim=3), (0, 1, 0, 0), mode="replicate")
         down = F.pad(self.padded.diff(dim=2), (0, 0, 0, 1), mode="replicate")
         found = []

@@ -12,7 +12,7 @@ from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph
 from bounds.graph.capturing import capture
 from bounds.linear.intervals import ibp
-from bounds.linear.methods import METHODS, alpha_crown, crown, crown_ibp, fast_lin
+from bounds.linear.methods import METHODS, linear_bounds
 from bounds.linear.pairs import pairwise_margins
 from bounds.memory import MEMORY
 from bounds.numerics import round_down, round_up
@@ -117,10 +117,9 @@ def confidence_bound(
 
 def _logit_bounds(graph: Graph, ball: PerturbationSet, method: str, *, steps: int, sound: str, memory: int) -> Interval:
     """Bounds on the logits (N, K) by a method."""
-    if method == "alpha_crown":
-        return alpha_crown(graph, ball, steps=steps, sound=sound, memory=memory)
-    bound = {"ibp": ibp, "crown_ibp": crown_ibp, "fast_lin": fast_lin, "crown": crown}[method]
-    return bound(graph, ball, sound=sound, memory=memory)
+    if method == "ibp":
+        return ibp(graph, ball, sound=sound, memory=memory)
+    return linear_bounds(graph, ball, method, steps=steps, sound=sound, memory=memory)
 
 
 def _of_logits(logits: Interval) -> Tensor:

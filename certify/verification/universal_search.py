@@ -243,16 +243,16 @@ def _in_a_polytope(programme: _Programme, norm: float) -> Relaxed | None:
     block = slope if norm == math.inf else np.hstack([slope, -slope])  # in l1, of the positive and negative parts
     length = np.zeros((0 if norm == math.inf else 1, block.shape[1] + count))
     length[:, : block.shape[1]] = 1.0
-    beside = np.zeros((len(programme.owners), block.shape[1]))
-    inputs = len(beside)
+    unmoved = np.zeros((len(programme.owners), block.shape[1]))
+    inputs = len(unmoved)
     length = np.hstack([length, np.zeros((len(length), inputs))])
     rows = [
         np.hstack([block, np.diag(programme.most), np.zeros((count, inputs))]),
-        np.hstack([beside, programme.owners, np.zeros((inputs, inputs))]),
-        np.hstack([beside, -programme.owners, -np.eye(inputs)]),
+        np.hstack([unmoved, programme.owners, np.zeros((inputs, inputs))]),
+        np.hstack([unmoved, -programme.owners, -np.eye(inputs)]),
         length,
     ]
-    limits = [programme.room, np.ones(len(beside)), -programme.certain, np.ones(len(length))]
+    limits = [programme.room, np.ones(len(unmoved)), -programme.certain, np.ones(len(length))]
     lowest = -1.0 if norm == math.inf else 0.0
     sides = [(lowest, 1.0)] * block.shape[1] + [(0.0, 1.0)] * (count + inputs)
     aim = np.concatenate([np.zeros(block.shape[1]), -np.ones(count), np.full(inputs, programme.price)])

@@ -22,12 +22,12 @@ from certify.methods import (
     Verify,
 )
 from certify.sizes import size_in_words
+from certify.smoothing.drawing.division import NOISE_BLOCK
 
 OF_UNIT = 0.25  # of that, for what a unit holds of all its inputs
 BY_BOUNDS = (ProvedRadius, CompleteSearch, Verify, Lipschitz)
 OF_NODES = 13 * 8  # bytes that intervals hold for each number of a network: at most 13 tensors were counted
 OF_DRAWS = 12  # bytes for each entry of a draw: the noise, and the random words it is looked up by
-BLOCK = 100  # draws that are made at once, at least
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _sizes(
             fits = one.bytes_of(passes, middle, held) <= usable
             low, high = (middle, high) if fits else (low, middle - 1)
         largest = low
-    return (largest // BLOCK * BLOCK if largest > BLOCK else largest), unit
+    return (largest // NOISE_BLOCK * NOISE_BLOCK if largest > NOISE_BLOCK else largest), unit
 
 
 def _memory_of(method: Method, problem: Problem, norm: float) -> MethodMemory | None:
@@ -99,11 +99,11 @@ def _memory_of(method: Method, problem: Problem, norm: float) -> MethodMemory | 
     row = problem.x[:1].numel() * problem.x[:1].element_size()
     if isinstance(method, Smoothing):
         noise = OF_DRAWS * problem.x[:1].numel() * max(1, method.noise_group)
-        return MethodMemory(BLOCK * noise, noise + row, 4 * row, 1, 0)
+        return MethodMemory(NOISE_BLOCK * noise, noise + row, 4 * row, 1, 0)
     if isinstance(method, Clever):
         return MethodMemory(COPIES * method.batch_size * row, COPIES * row, COPIES * row, 1, 1)
     if isinstance(method, SmoothedAttack):  # all draws at a point in one pass
-        return MethodMemory(BLOCK * OF_DRAWS * row / 4, COPIES * row, 10 * COPIES * row, 1, 1, method.draws)
+        return MethodMemory(NOISE_BLOCK * OF_DRAWS * row / 4, COPIES * row, 10 * COPIES * row, 1, 1, method.draws)
     if isinstance(method, RandomNoise):
         return MethodMemory(0, 2 * COPIES * row, COPIES * row, 1, 0)
     return MethodMemory.of(method, problem, norm)

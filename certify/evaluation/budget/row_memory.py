@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -81,13 +80,6 @@ def _storage(tensor: Tensor) -> tuple[object, int, int]:
         return None, 0, 0
 
 
-@contextmanager
-def held_bytes() -> Iterator[HeldBytes]:
-    """Count the bytes of tensors in the body."""
-    with HeldBytes() as held:
-        yield held
-
-
 class RowLine(NamedTuple):
     """Bytes as a linear function of a number of rows."""
 
@@ -117,7 +109,8 @@ class PassMemory(NamedTuple):
         """Counted on one and two copies of an input (1, *D)."""
 
         def gradient(rows: int) -> int:
-            with torch.enable_grad(), held_bytes() as held:
+            held = HeldBytes()
+            with torch.enable_grad(), held:
                 given = x.expand(rows, *x.shape[1:]).clone().requires_grad_()
                 output = model(given)
                 if output.requires_grad:
@@ -132,7 +125,8 @@ def forward_memory(model: nn.Module, x: Tensor) -> RowLine:
     """Bytes that forward passes of a model take, counted on one and two copies of an input (1, *D)."""
 
     def measured(rows: int) -> int:
-        with frozen(model), torch.no_grad(), held_bytes() as held:
+        held = HeldBytes()
+        with frozen(model), torch.no_grad(), held:
             answer(model, x.expand(rows, *x.shape[1:]).clone())
         return held.peak
 
@@ -222,7 +216,8 @@ class MethodMemory(NamedTuple):
             given = x.expand(inputs, *x.shape[1:]).clone()
             labels = model(given).argmax(1)
             changed = {"model": model, "x": given, "y": labels, "batch_size": batch, "stated_on_grid": problem.on_grid}
-            with held_bytes() as counted:
+            counted = HeldBytes()
+            with counted:
                 try:
                     shortened(method).run(replace(problem, **changed), slice(0, inputs), norm)
                 except (BoundsError, RuntimeError):

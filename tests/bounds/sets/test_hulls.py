@@ -114,7 +114,7 @@ def test_no_point_of_the_set_is_below_the_margins(kind: str, method: str):
 
 
 def test_entries_that_move_together_count():
-    """Of x and y = x the difference is 0 over the hull, and anything over the box around it."""
+    """The difference of x and y = x is 0 over the hull, and anything over the box around it."""
     ends = torch.tensor([[[0.0, 0.0], [1.0, 1.0]]], dtype=torch.float64)
     model = nn.Linear(2, 2, bias=False).double()
     model.weight.data = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)

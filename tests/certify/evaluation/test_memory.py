@@ -80,7 +80,7 @@ def test_cross_sections_fit_into_the_memory(network, images):
 
 
 def test_passes_are_counted_exactly(network):
-    """Of a linear layer: the copy of the input and the logits; of the gradient, that of the input and its seed too."""
+    """A linear layer holds the copy of the input and the logits; its gradient, that of the input and its seed too."""
     linear = nn.Sequential(nn.Flatten(), nn.Linear(100, 10)).eval()
     found = PassMemory.of(linear, torch.rand(1, 100))
     assert found.forward == (0, 4 * 110)
