@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
     from certify.verification.radius import certified_radius
-    from certify.verification.universal import UniversalCertificate, certified_universal_accuracy
+    from certify.verification.shared.universal import UniversalCertificate, certified_universal_accuracy
     from certify.verification.verdicts import Verdict, verify
 
 __version__ = "0.2.0"
@@ -186,13 +186,13 @@ _HOMES = {
     "TrackedTraining": "certify.generalisation.tracked",
     "TransferMatrix": "certify.surveys.transfer",
     "TwoClasses": "bounds.layers",
-    "UniversalCertificate": "certify.verification.universal",
+    "UniversalCertificate": "certify.verification.shared.universal",
     "Verdict": "certify.verification.verdicts",
     "Witness": "certify.results",
     "audit": "certify.auditing.audit",
     "calibration_error": "certify.confidence.calibration",
     "certified_radius": "certify.verification.radius",
-    "certified_universal_accuracy": "certify.verification.universal",
+    "certified_universal_accuracy": "certify.verification.shared.universal",
     "check_proof": "certify.proofs.checking",
     "collect": "certify.loaders",
     "compare": "certify.comparison.comparison",

@@ -23,7 +23,7 @@ from certify.proofs.leaves import Goal
 from certify.proofs.networks import Network
 from certify.proofs.radii import RadiusStatement, check_radius
 from certify.stored_inputs import Rows
-from certify.verification.traced import traced
+from certify.verification.proving.traced import traced
 
 PROOFS, STORED = "proofs of bounds", "stored proofs of radii"
 INTERVAL_METHODS = {"ibp"}  # whose own proof is an interval in each entry, so that intervals must do

@@ -167,7 +167,7 @@ def _possible(proof: Path | None, network: Path, query: Path, sound: Sound) -> P
     """The file for a proof, if there can be one; else the reason is said before the search begins."""
     if proof is None:
         return None
-    from certify.verification.recording import why_no_proof
+    from certify.verification.proving.recording import why_no_proof
 
     reason = why_no_proof(network, query, sound)
     if reason:

@@ -40,7 +40,7 @@ from certify.methods.frozen import WithFrozenFeatures
 from certify.models import frozen
 from certify.promises import Promise
 from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
-from certify.verification.radius_proofs import CertificateWithProofs
+from certify.verification.proving.radius_proofs import CertificateWithProofs
 
 FROM_CHEAP_TO_DEAR = (  # and both sides early, since a witness spares dear proofs
     *(IntervalBounds, MinimalPerturbation, LinearBoundsBehindIntervals, LinearBounds, Smoothing, Lipschitz),

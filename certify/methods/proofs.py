@@ -11,8 +11,8 @@ from certify.methods.checked import Count, Name, Positive
 from certify.methods.frozen import WithFrozenFeatures
 from certify.results import Certificate, VerdictCertificate
 from certify.verification.lipschitz import lipschitz_certificate
+from certify.verification.proving.radius_proofs import prove_radii, with_proofs
 from certify.verification.radius import certified_radius
-from certify.verification.radius_proofs import prove_radii, with_proofs
 from certify.verification.verdicts import verify
 
 Sound = Literal["rounding", "real", "deployed"]

@@ -19,7 +19,7 @@ from certify.verification.deadlines import share
 from certify.verification.decision import SOUND, Decision
 from certify.verification.deployed import Deployed, Source
 from certify.verification.falsifier import NEARLY, Falsifier, Witness
-from certify.verification.recording import Recorded
+from certify.verification.proving.recording import Recorded
 from certify.verification.representable import Representable
 from certify.verification.searches import Limits, searched
 from certify.verification.unsafe_sets import UnsafeSets

@@ -82,21 +82,21 @@ MUTANTS = (
     ),
     Mutant(
         "inputs go the straight way, whatever box is in between",
-        "certify/verification/shared_moves.py",
+        "certify/verification/shared/moves.py",
         "steep, offset = (torch.where(slope > 0, one, other) for one, other in zip(below, above, strict=True))",
         "steep, offset = torch.ones_like(slope), torch.zeros_like(slope)",
         "tests/certify/verification/test_universal.py",
     ),
     Mutant(
         "an input that falls may fall for nothing",
-        "certify/verification/universal_search.py",
+        "certify/verification/shared/branch_and_bound.py",
         "each = np.where(certain, each, np.maximum(each, 0.0))",
         "each = np.where(certain, np.minimum(each, 0.0), np.maximum(each, 0.0))",
         "tests/certify/verification/test_universal.py",
     ),
     Mutant(
         "one half of a part is forgotten",
-        "certify/verification/universal_search.py",
+        "certify/verification/shared/branch_and_bound.py",
         "return [(leaf.falling | {chosen}, leaf.excluded), (leaf.falling, leaf.excluded | own)]",
         "return [(leaf.falling, leaf.excluded | own)]",
         "tests/certify/verification/test_universal.py",
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "the population is as the sample",
-        "certify/verification/universal.py",
+        "certify/verification/shared/universal.py",
         "self.accuracy - math.sqrt(math.log(1 / half) / (2 * len(self)))",
         "self.accuracy",
         "tests/certify/verification/test_universal.py",

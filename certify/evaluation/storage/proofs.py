@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certify.verification.radius_proofs import CertificateWithProofs
+from certify.verification.proving.radius_proofs import CertificateWithProofs
 
 PREFIX = "proof_"
 

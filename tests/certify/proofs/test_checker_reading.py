@@ -12,7 +12,7 @@ from certify.proofs.bounding import intervals
 from certify.proofs.errors import ProofError, Unreadable
 from certify.proofs.properties import Property, read_property
 from certify.proofs.reading import read_network
-from certify.verification.recording import ProofRecord, _is_same
+from certify.verification.proving.recording import ProofRecord, _is_same
 
 DRAW = np.random.default_rng(0)
 

@@ -13,8 +13,8 @@ from certify.proofs.files import Proof, packed, unpacked
 from certify.proofs.radii import RadiusStatement, check_radius
 from certify.proofs.trees import InputTree
 from certify.results import Certificate
-from certify.verification.radius_proofs import prove_radii
-from certify.verification.traced import traced
+from certify.verification.proving.radius_proofs import prove_radii
+from certify.verification.proving.traced import traced
 
 NORMS = [1.0, 2.0, 3.0, math.inf]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from certify.proofs.errors import Unreadable
 from certify.proofs.radii import fingerprint
-from certify.verification import traced as module
-from certify.verification.traced import traced
+from certify.verification.proving import traced as module
+from certify.verification.proving.traced import traced
 
 
 class Function(nn.Module):

@@ -16,8 +16,8 @@ import certify
 from bounds import InvalidInput, LpBall
 from bounds.linear.forms import LinearForms
 from certify import attacks
-from certify.verification.shared_moves import in_moves
-from certify.verification.universal_search import Forms, most_below, proved_most
+from certify.verification.shared.branch_and_bound import Forms, most_below, proved_most
+from certify.verification.shared.moves import in_moves
 
 
 def linear_problem(features: int, count: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:

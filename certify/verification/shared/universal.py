@@ -17,8 +17,8 @@ from certify.attacks.common.threat import Threat, checked_norm
 from certify.models import frozen, predictions_and_labels, probe
 from certify.results import Record, share_interval
 from certify.verification.radius import least_margin
-from certify.verification.shared_moves import in_moves
-from certify.verification.universal_search import Forms, Leaf, most_below
+from certify.verification.shared.branch_and_bound import Forms, Leaf, most_below
+from certify.verification.shared.moves import in_moves
 
 NORMS = (1, 2, math.inf)
 

@@ -19,10 +19,10 @@ from certify.proofs.files import Proof, packed
 from certify.proofs.networks import Network
 from certify.proofs.radii import RadiusStatement
 from certify.results import Certificate
-from certify.verification.proof_trees import Trees
-from certify.verification.recording import BoxRecord, require_real
+from certify.verification.proving.proof_trees import Trees
+from certify.verification.proving.recording import BoxRecord, require_real
+from certify.verification.proving.traced import traced
 from certify.verification.sets import Balls, family_of
-from certify.verification.traced import traced
 
 SEARCHED = 0.7  # share of the time for the search; the rest is for what the checker finds by itself
 

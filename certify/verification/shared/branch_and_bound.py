@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from certify.verification.shared_moves import MovedForms
+from certify.verification.shared.moves import MovedForms
 
 Numbers = NDArray[np.float64]
 TOUCHING = 1e-6  # a solver's vertices lie on the border of what it allows, within its own tolerance

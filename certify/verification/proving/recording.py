@@ -25,7 +25,7 @@ from certify.proofs.maps import Array
 from certify.proofs.properties import UnsafeSet, read_property
 from certify.proofs.reading import float_type, loaded, read_network
 from certify.proofs.splitting import FoundLeaves, SplitTree
-from certify.verification.proof_trees import Trees
+from certify.verification.proving.proof_trees import Trees
 
 MOST_REFUSED, HOPELESS = 256, 0.9  # leaves, and share of all, after which the search goes on without a record
 ORIGIN = re.compile(r"node '(.*)'$")

@@ -1,0 +1,1 @@
+"""Proofs that are written while a search goes on, for the checker."""

@@ -1,0 +1,1 @@
+"""One perturbation that all inputs share: how many it can change."""
