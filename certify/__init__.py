@@ -26,15 +26,16 @@ if TYPE_CHECKING:
     from certify.confidence.certificates import ConfidenceCertificate, confidence_bound
     from certify.confidence.detection import DetectionCurve, ood_detection
     from certify.confidence.roc import RocCurve
-    from certify.configuration.inputs import load_data
+    from certify.configuration.data.inputs import load_data
+    from certify.configuration.data.labelled import LabelledInputs
     from certify.configuration.keys import DataSource, ModelSource
-    from certify.configuration.labelled import LabelledInputs
     from certify.configuration.sources import load_model
     from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
     from certify.evaluation.budget.costs import Cost, CostEstimate
     from certify.evaluation.budget.probe import estimate_cost
     from certify.evaluation.callbacks import FinishedUnit
-    from certify.evaluation.evaluation import Evaluation, evaluate
+    from certify.evaluation.evaluating import evaluate
+    from certify.evaluation.evaluation import Evaluation
     from certify.evaluation.merging import merge
     from certify.evaluation.storage.run_directory import RunDirectory
     from certify.evaluation.summaries.comparisons import Contradiction, Outside
@@ -167,7 +168,7 @@ _HOMES = {
     "FinishedUnit": "certify.evaluation.callbacks",
     "GapRegression": "certify.generalisation.regression",
     "GroupAccuracies": "certify.evaluation.summaries.groups",
-    "LabelledInputs": "certify.configuration.labelled",
+    "LabelledInputs": "certify.configuration.data.labelled",
     "Logits": "bounds.layers",
     "MarginGeneralisation": "certify.generalisation.margin_generalisation",
     "ModelSource": "certify.configuration.keys",
@@ -199,10 +200,10 @@ _HOMES = {
     "confidence_bound": "certify.confidence.certificates",
     "decide": "certify.verification.decide",
     "estimate_cost": "certify.evaluation.budget.probe",
-    "evaluate": "certify.evaluation.evaluation",
+    "evaluate": "certify.evaluation.evaluating",
     "gap_regression": "certify.generalisation.regression",
     "lipschitz_certificate": "certify.verification.lipschitz",
-    "load_data": "certify.configuration.inputs",
+    "load_data": "certify.configuration.data.inputs",
     "load_model": "certify.configuration.sources",
     "margin_generalisation": "certify.generalisation.margin_generalisation",
     "merge": "certify.evaluation.merging",

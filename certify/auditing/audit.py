@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
+from certify.auditing.certificates.proofs import PROOFS, Reprover, provable
+from certify.auditing.certificates.rerunning import can_run_again, run_again
 from certify.auditing.material import IDENTITY, find_material, identified, judge_answers
-from certify.auditing.noises import noise_of_table
-from certify.auditing.proofs import PROOFS, Reprover, provable
-from certify.auditing.redrawing import AGAIN, computes_alike, redraw
-from certify.auditing.rerunning import can_run_again, run_again
+from certify.auditing.smoothed.noises import noise_of_table
+from certify.auditing.smoothed.redrawing import AGAIN, computes_alike, redraw
+from certify.auditing.smoothed.votes import audit_votes
 from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
-from certify.auditing.votes import audit_votes
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.evaluation.storage.proofs import is_proof, stored_proof
 from certify.evaluation.storage.run_directory import RunDirectory

@@ -14,7 +14,7 @@ from bounds.errors import BoundsError
 from certify.auditing.structure import INPUTS
 from certify.auditing.tally import Tally
 from certify.configuration.config import config_of_manifest
-from certify.configuration.inputs import HELD
+from certify.configuration.data.inputs import HELD
 from certify.configuration.keys import ModelSource
 from certify.configuration.sources import load_data, load_model
 from certify.evaluation.arguments import problem_of

@@ -25,10 +25,10 @@ from certify.command_line.distributing import (
     shard_verdict,
 )
 from certify.command_line.process import FINE, INTERRUPTED, raise_when_interrupted
-from certify.command_line.proving import check_proof_file
+from certify.command_line.properties.proving import check_proof_file
+from certify.command_line.properties.verifying import supports, verify_query
 from certify.command_line.runs import load_run, output_directory
 from certify.command_line.telling import teller
-from certify.command_line.verifying import supports, verify_query
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from certify.configuration.config import Baseline, Config
-    from certify.configuration.labelled import LabelledInputs
+    from certify.configuration.data.labelled import LabelledInputs
     from certify.distribution import Shard
     from certify.evaluation.budget.costs import CostEstimate
     from certify.evaluation.evaluation import Evaluation
@@ -211,7 +211,7 @@ def doctor(
         data: Arrays (.npz, .npy), a table (.csv, .parquet), or a folder with a folder of images for each class.
         output: File for the configuration; it is printed if not given.
     """
-    from certify.command_line.doctor import asked, diagnose
+    from certify.command_line.diagnosis.doctor import asked, diagnose
 
     for line in diagnose(asked(config, model, build, data), output):
         print(line)
@@ -256,7 +256,7 @@ def _certify(
     from certify.configuration.groups import load_groups
     from certify.configuration.sources import load_data, load_model, stated_normalisation
     from certify.durations import seconds_of
-    from certify.evaluation.evaluation import evaluate
+    from certify.evaluation.evaluating import evaluate
     from certify.gate.outcome import require_baseline
 
     started = time.perf_counter()
@@ -302,7 +302,7 @@ def _certify(
 
 def _held(config: "Config") -> float:
     """Bytes of inputs that are held in memory, at most; more are read as they are needed."""
-    from certify.configuration.inputs import HELD, OF_INPUTS
+    from certify.configuration.data.inputs import HELD, OF_INPUTS
     from certify.sizes import bytes_of
 
     return HELD if config.memory is None else min(HELD, OF_INPUTS * bytes_of("memory", config.memory))

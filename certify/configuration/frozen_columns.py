@@ -4,7 +4,7 @@ import msgspec
 
 from bounds.errors import InvalidConfiguration
 from certify.configuration.config import Config
-from certify.configuration.labelled import LabelledInputs
+from certify.configuration.data.labelled import LabelledInputs
 from certify.methods.base import Method
 from certify.methods.frozen import WithFrozenFeatures
 from certify.report.words import listed

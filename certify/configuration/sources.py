@@ -10,11 +10,11 @@ from bounds.errors import InvalidConfiguration, InvalidModel
 from bounds.layers import Logits, Normalize
 from bounds.onnx.reading import from_onnx
 from certify import reference
-from certify.configuration.checkpoints import load_weights
-from certify.configuration.exported import load_exported
-from certify.configuration.inputs import load_data as load_data
+from certify.configuration.data.inputs import load_data as load_data
 from certify.configuration.keys import ModelSource
-from certify.configuration.libraries import FromLibrary, library_model
+from certify.configuration.models.checkpoints import load_weights
+from certify.configuration.models.exported import load_exported
+from certify.configuration.models.libraries import FromLibrary, library_model
 from certify.importing import first_line, importable, imported
 
 ALL_DEVICES = ":*"  # behind the kind of a device

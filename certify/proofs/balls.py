@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from certify.proofs.functions import UNIT
-from certify.proofs.maps import Array
+from certify.proofs.networks.functions import UNIT
+from certify.proofs.networks.maps import Array
 
 SURELY = 2.0**-30  # relative, by which a distance may be off
 HALVINGS = 24  # of the price of a sphere, of which every one gives a bound

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from certify.proofs.balls import Ball
-from certify.proofs.functions import LEAST, UNIT, Function, Largest, Lines
-from certify.proofs.maps import Array, Selection
-from certify.proofs.networks import Network, Node
+from certify.proofs.networks.functions import LEAST, UNIT, Function, Largest, Lines
+from certify.proofs.networks.maps import Array, Selection
+from certify.proofs.networks.networks import Network, Node
 
 ENTRIES = 2**23  # of coefficients that are held at once
 UNDERFLOW = 2.0**-900  # far above what all products of a pass lose together, per unit of the values that they meet

@@ -13,9 +13,9 @@ from certify.proofs.bounding import ENTRIES
 from certify.proofs.errors import Refused, Unreadable
 from certify.proofs.files import ARITHMETIC, Proof, Tree, content_hash, content_of, read
 from certify.proofs.leaves import Goal, negative_slopes
-from certify.proofs.networks import Network
+from certify.proofs.networks.networks import Network
+from certify.proofs.networks.reading import float_type, input_shapes, loaded, read_network
 from certify.proofs.properties import Property, read_property
-from certify.proofs.reading import float_type, input_shapes, loaded, read_network
 from certify.proofs.trees import InputTree, NeuronTree, leaves_of, parts_of
 
 TOLERANCE = 1e-3, 1e-4  # relative and absolute, of a witness's outputs in other arithmetic

@@ -9,7 +9,7 @@ import numpy as np
 from certify.proofs.bounding import Planes
 from certify.proofs.checking import rows_at_once
 from certify.proofs.leaves import Goal
-from certify.proofs.maps import Array
+from certify.proofs.networks.maps import Array
 from certify.proofs.trees import CLIP_HIGH, CLIP_LOW, CUT, LEAF, InputTree
 
 MOST_NODES = 2**21

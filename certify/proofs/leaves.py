@@ -11,9 +11,9 @@ import numpy.typing as npt
 from certify.proofs.balls import Ball
 from certify.proofs.bounding import Intervals, Planes, Shift, gamma, intervals, planes
 from certify.proofs.errors import Refused
-from certify.proofs.functions import LEAST, UNIT, Function, Lines, Relu
-from certify.proofs.maps import Array
-from certify.proofs.networks import Network
+from certify.proofs.networks.functions import LEAST, UNIT, Function, Lines, Relu
+from certify.proofs.networks.maps import Array
+from certify.proofs.networks.networks import Network
 from certify.proofs.properties import UnsafeSet
 
 Mask = npt.NDArray[np.bool_]

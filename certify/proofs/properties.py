@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from certify.proofs.errors import Unreadable
-from certify.proofs.maps import Array
+from certify.proofs.networks.maps import Array
 
 TOKEN = re.compile(r'[()]|;[^\n]*|"[^"]*"|[^\s();"\[\]]+(?:[ \t]*\[[^\[\]();"]*\])?|\S')
 NUMBER = re.compile(r"[+-]?(?=\.?\d)\d*\.?\d*(?:[eE][+-]?\d{1,3})?|[+-]?\d+/\d+", re.ASCII)

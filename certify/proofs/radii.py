@@ -14,9 +14,9 @@ from certify.proofs.balls import Ball
 from certify.proofs.checking import ProofReport, check_trees
 from certify.proofs.errors import Refused
 from certify.proofs.files import ARITHMETIC, FORMAT, VERSION, Proof, unpacked
-from certify.proofs.functions import Function, Largest
-from certify.proofs.maps import Array, Map
-from certify.proofs.networks import Network
+from certify.proofs.networks.functions import Function, Largest
+from certify.proofs.networks.maps import Array, Map
+from certify.proofs.networks.networks import Network
 from certify.proofs.properties import Property, UnsafeSet
 
 

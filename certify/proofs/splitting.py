@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certify.proofs.leaves import CODES, Goal, Mask, SplitLeaves, decoded, negative_slopes
-from certify.proofs.maps import Array
+from certify.proofs.networks.maps import Array
 from certify.proofs.trees import CUT, LEAF, NeuronTree, Path
 
 

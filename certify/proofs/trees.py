@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from certify.proofs.errors import Refused
 from certify.proofs.leaves import SplitLeaves, decoded
-from certify.proofs.maps import Array
+from certify.proofs.networks.maps import Array
 
 LEAF, CUT, CLIP_LOW, CLIP_HIGH = range(4)
 

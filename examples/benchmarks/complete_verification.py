@@ -39,8 +39,8 @@ import bounds
 from bounds.linear.network import Network
 from bounds.search.branch_and_bound import search
 from bounds.search.problem import SearchResult
-from certify.command_line.benchmark import Benchmark, Instance, InstanceResult
-from certify.command_line.benchmark_report import is_wrong, known_verdicts
+from certify.command_line.properties.benchmark import Benchmark, Instance, InstanceResult
+from certify.command_line.properties.benchmark_report import is_wrong, known_verdicts
 
 Case = tuple[Tensor, Tensor]
 VERDICTS = {"unsat": "unsat", "holds": "unsat", "safe": "unsat", "verified": "unsat"}

@@ -250,14 +250,14 @@ EVALUATION = (
     ),
     Mutant(
         "exported models are unpickled",
-        "certify/configuration/exported.py",
+        "certify/configuration/models/exported.py",
         'os.environ[names[0]] = "1"',
         'os.environ[names[0]] = "0"',
         "tests/certify/configuration/test_exported.py",
     ),
     Mutant(
         "exported models may bring compiled code",
-        "certify/configuration/exported.py",
+        "certify/configuration/models/exported.py",
         "if any(mark in part.filename for mark in CODE):",
         "if part.filename in CODE:",
         "tests/certify/configuration/test_exported.py",

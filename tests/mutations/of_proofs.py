@@ -86,14 +86,14 @@ MUTANTS = (
     ),
     Mutant(
         "lines of smooth functions look at the ends alone",
-        "certify/proofs/functions.py",
+        "certify/proofs/networks/functions.py",
         "for point, missed in ends + self.turning_points(low, high, slope):",
         "for point, missed in ends:",
         f"{BOUNDS} -k any_slope",
     ),
     Mutant(
         "max pooling is bounded by its first input",
-        "certify/proofs/functions.py",
+        "certify/proofs/networks/functions.py",
         "certain = np.take_along_axis(lower, best, 2)[..., 0] >= upper.max(2)",
         "certain = np.take_along_axis(lower, best, 2)[..., 0] >= -np.inf",
         f"{BOUNDS} -k pooling",

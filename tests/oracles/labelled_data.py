@@ -5,7 +5,7 @@ from torch import nn
 
 import certify
 from bounds import InvalidConfiguration
-from certify.configuration.inputs import load_data
+from certify.configuration.data.inputs import load_data
 from certify.configuration.keys import DataSource
 
 LIKE = nn.Linear(2, 2)

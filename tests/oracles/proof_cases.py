@@ -79,7 +79,7 @@ def hard_query(folder: Path, kind: str, inputs: int, *, seed: int = 0, share: fl
         pair: whether the unsafe set is a conjunction.
     """
     from certify.proofs.bounding import intervals
-    from certify.proofs.reading import read_network
+    from certify.proofs.networks.reading import read_network
 
     bound = least = 0.0
     while not least - bound > GAP:

@@ -12,7 +12,7 @@ from certify.proofs.cutting import cut_tree
 from certify.proofs.errors import ProofError
 from certify.proofs.files import Tree
 from certify.proofs.leaves import Goal
-from certify.proofs.networks import Network
+from certify.proofs.networks.networks import Network
 from certify.proofs.properties import Property, boxes
 from certify.proofs.splitting import SplitTree
 

@@ -16,7 +16,7 @@ from bounds.search.branch_and_bound import FEW_INPUTS, search
 from certify.models import frozen
 from certify.proofs.errors import ProofError
 from certify.proofs.files import Proof, packed
-from certify.proofs.networks import Network
+from certify.proofs.networks.networks import Network
 from certify.proofs.radii import RadiusStatement
 from certify.results import Certificate
 from certify.verification.proving.proof_trees import Trees

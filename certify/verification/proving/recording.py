@@ -19,11 +19,11 @@ from certify.proofs.checking import require_sizes
 from certify.proofs.cutting import cut_tree
 from certify.proofs.errors import ProofError
 from certify.proofs.files import Proof, Tree, content_of, header_of, write
-from certify.proofs.functions import Function, Relu
 from certify.proofs.leaves import Goal
-from certify.proofs.maps import Array
+from certify.proofs.networks.functions import Function, Relu
+from certify.proofs.networks.maps import Array
+from certify.proofs.networks.reading import float_type, loaded, read_network
 from certify.proofs.properties import UnsafeSet, read_property
-from certify.proofs.reading import float_type, loaded, read_network
 from certify.proofs.splitting import FoundLeaves, SplitTree
 from certify.verification.proving.proof_trees import Trees
 

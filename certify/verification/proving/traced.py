@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from certify.proofs.errors import Unreadable
-from certify.proofs.functions import Relu, Sigmoid, Tanh
-from certify.proofs.maps import Product
-from certify.proofs.networks import Builder, Data, Network, Operation
-from certify.proofs.operators import OPERATORS, Rule, collected
+from certify.proofs.networks.functions import Relu, Sigmoid, Tanh
+from certify.proofs.networks.maps import Product
+from certify.proofs.networks.networks import Builder, Data, Network, Operation
+from certify.proofs.networks.operators import OPERATORS, Rule, collected
 
 POINTS, NEAR = 8, 1e-8  # inputs on which the network is compared with what was read, relative to the largest logit
 OPSET = 21

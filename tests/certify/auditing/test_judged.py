@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import certify
-from certify.auditing.proofs import PROOFS, STORED
+from certify.auditing.certificates.proofs import PROOFS, STORED
 from certify.methods import BY_NAME, IntervalBounds, LinearBounds, Lipschitz, Method, Verify
 
 PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "audits.md"

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from certify.auditing.noises import allows, norm_of, subject_of
+from certify.auditing.smoothed.noises import allows, norm_of, subject_of
 from certify.methods.noises import NOISES, plain_noise
 from certify.smoothing import (
     Ablation,

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from certify.auditing.counterexamples import counterexample
-from certify.auditing.networks import Affine, LayeredNetwork, Unknown, network_of
-from certify.auditing.proofs import PROOFS, Reprover
-from certify.auditing.proving import Prover, Region, margin_rows
+from certify.auditing.certificates.counterexamples import counterexample
+from certify.auditing.certificates.networks import Affine, LayeredNetwork, Unknown, network_of
+from certify.auditing.certificates.proofs import PROOFS, Reprover
+from certify.auditing.certificates.proving import Prover, Region, margin_rows
 from certify.auditing.tally import Tally
 
 NORMS = [0, 1, 2, 3, math.inf]

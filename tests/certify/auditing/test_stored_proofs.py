@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import certify
-from certify.auditing.proofs import PROOFS, STORED
+from certify.auditing.certificates.proofs import PROOFS, STORED
 from certify.methods import CompleteSearch, proofs
 from certify.proofs.files import Proof, packed, unpacked
 

@@ -17,8 +17,8 @@ from oracles.audited_runs import Tampered, copy_of, make_run
 from safetensors.torch import load_file, save_file
 
 from certify.auditing.audit import audit
-from certify.auditing.proofs import ROUNDED
-from certify.auditing.redrawing import AGAIN
+from certify.auditing.certificates.proofs import ROUNDED
+from certify.auditing.smoothed.redrawing import AGAIN
 from certify.cli import _exit_code
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 

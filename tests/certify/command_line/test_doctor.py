@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bounds import Normalize
-from certify.command_line import symptoms
-from certify.command_line.symptoms import Answers
+from certify.command_line.diagnosis import symptoms
+from certify.command_line.diagnosis.symptoms import Answers
+from certify.configuration.data.labelled import LabelledInputs
 from certify.configuration.keys import DataSource
-from certify.configuration.labelled import LabelledInputs
 
 NETWORK = """
 from torch import nn

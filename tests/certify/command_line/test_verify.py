@@ -13,8 +13,8 @@ from oracles.decisions import UNKNOWN, Linear, identity, pretend, property_of
 from oracles.modules import ROOT
 
 from bounds.search.problem import SearchResult
-from certify.command_line import benchmark
-from certify.command_line.verifying import Answering, supports
+from certify.command_line.properties import benchmark
+from certify.command_line.properties.verifying import Answering, supports
 
 HEAD = "(declare-network N (declare-input X float32 [1,1]) (declare-output Y float32 [1,1])) (assert (<= 0 X[0,0] 1))"
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bounds import InvalidConfiguration, InvalidModel
-from certify.configuration.checkpoints import load_weights
-from certify.configuration.inputs import load_data
+from certify.configuration.data.inputs import load_data
 from certify.configuration.keys import DataSource, ModelSource
+from certify.configuration.models.checkpoints import load_weights
 from certify.configuration.sources import load_model
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "verification" / "pth_models"

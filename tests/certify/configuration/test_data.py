@@ -14,9 +14,9 @@ import bounds
 import certify
 from bounds import InvalidConfiguration
 from certify.configuration.config import read_config
-from certify.configuration.inputs import load_data
+from certify.configuration.data.inputs import load_data
+from certify.configuration.data.subsets import stratified
 from certify.configuration.keys import DataSource
-from certify.configuration.subsets import stratified
 
 X = np.arange(24, dtype=np.uint8).reshape(4, 2, 3, 1)
 Y = np.array([2, 0, 1, 1])

@@ -15,7 +15,7 @@ from torch import nn
 
 from bounds import InvalidConfiguration
 from certify.configuration.config import ModelSource
-from certify.configuration.exported import load_exported
+from certify.configuration.models.exported import load_exported
 from certify.configuration.sources import load_model
 
 

@@ -9,8 +9,8 @@ from oracles.commands import certify, records, refusal
 from bounds.errors import InvalidConfiguration
 from certify import DataSource
 from certify.configuration.config import read_config
+from certify.configuration.data.inputs import load_data
 from certify.configuration.frozen_columns import methods_for
-from certify.configuration.inputs import load_data
 
 TABLE = """age,sex,income,label
 0.2,f,0.3,0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bounds.errors import InvalidConfiguration, InvalidInput
 from certify import Evaluation, evaluate
-from certify.evaluation import evaluation as evaluation_module
+from certify.evaluation import evaluating
 from certify.evaluation.summaries import cross_sections
 from certify.evaluation.summaries.cross_sections import FILE, GRID, read_planes
 from certify.methods import IntervalBounds, MinimalPerturbation
@@ -106,7 +106,7 @@ def test_a_run_keeps_its_cross_sections(model: nn.Module, tmp_path: Path, monkey
     def refuse(*arguments: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(evaluation_module, "planes_of", refuse)
+    monkeypatch.setattr(evaluating, "planes_of", refuse)
     again = evaluate(model, x, methods=METHODS, cross_sections=2, output=tmp_path / "run")
     assert again.planes == first.planes
     with pytest.raises(AssertionError, match="computed again"):

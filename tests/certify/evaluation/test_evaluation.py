@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bounds import InvalidInput, ManifestMismatch
 from certify import Evaluation, evaluate, models, reference
-from certify.evaluation import evaluation as evaluation_module
+from certify.evaluation import evaluating
 from certify.methods import (
     CompleteSearch,
     IntervalBounds,
@@ -352,7 +352,7 @@ def test_a_model_is_probed_once(monkeypatch: pytest.MonkeyPatch):
     together, few = len(looked), len(passes)
     looked.clear()
     passes.clear()
-    monkeypatch.setattr(evaluation_module, "probed_once", contextlib.nullcontext)
+    monkeypatch.setattr(evaluating, "probed_once", contextlib.nullcontext)
     again = evaluate(model, x, y, methods=chosen).to_dataframe()
     many = len(passes)
     assert (together, len(looked)) == (1, 5)

@@ -13,6 +13,7 @@ from torch import nn
 
 import certify
 from bounds import InvalidInput
+from bounds.errors import InvalidConfiguration
 from certify.evaluation.budget.row_memory import SHARE, PassMemory
 from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 from certify.sizes import bytes_of
@@ -162,7 +163,7 @@ def test_an_edited_clean_input_is_found(network, images, tmp_path):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(certify.evaluation.evaluation.InvalidConfiguration, match="inputs that the run stored"):
+    with pytest.raises(InvalidConfiguration, match="inputs that the run stored"):
         certify.Evaluation.load(tmp_path)
     assert any("missing, or not those" in str(finding) for finding in certify.audit(tmp_path, network, x).refuted)
 

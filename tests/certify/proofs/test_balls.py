@@ -9,9 +9,9 @@ from scipy.optimize import linprog, minimize
 
 from certify.proofs.balls import Ball
 from certify.proofs.bounding import intervals, planes
-from certify.proofs.functions import Relu
-from certify.proofs.maps import Product
-from certify.proofs.networks import Builder, Data, Network
+from certify.proofs.networks.functions import Relu
+from certify.proofs.networks.maps import Product
+from certify.proofs.networks.networks import Builder, Data, Network
 
 NORMS = [1.0, 1.5, 2.0, 3.0, 100.0]
 

@@ -13,12 +13,12 @@ import bounds
 from bounds.linear.network import Network as Engine
 from bounds.linear.refined import RefinedNetwork
 from certify.proofs.bounding import Planes, intervals, planes
-from certify.proofs.functions import Function, Relu, Sigmoid, Tanh
 from certify.proofs.leaves import Goal, SplitLeaves
-from certify.proofs.maps import Convolution, Map, Product, Scale, Selection, Transposed
-from certify.proofs.networks import Network
+from certify.proofs.networks.functions import Function, Relu, Sigmoid, Tanh
+from certify.proofs.networks.maps import Convolution, Map, Product, Scale, Selection, Transposed
+from certify.proofs.networks.networks import Network
+from certify.proofs.networks.reading import read_network
 from certify.proofs.properties import UnsafeSet
-from certify.proofs.reading import read_network
 
 FUNCTIONS = {"relu": Relu(), "leaky": Relu(0.125), "sigmoid": Sigmoid(), "tanh": Tanh()}
 

@@ -10,8 +10,8 @@ from oracles.vnnlib_formulas import in_version_2, stated
 import bounds
 from certify.proofs.bounding import intervals
 from certify.proofs.errors import ProofError, Unreadable
+from certify.proofs.networks.reading import read_network
 from certify.proofs.properties import Property, read_property
-from certify.proofs.reading import read_network
 from certify.verification.proving.recording import ProofRecord, _is_same
 
 DRAW = np.random.default_rng(0)

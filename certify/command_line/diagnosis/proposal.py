@@ -13,10 +13,10 @@ from torch import nn
 
 from bounds import clopper_pearson_lower
 from certify.configuration.config import Config
-from certify.configuration.inputs import load_data
+from certify.configuration.data.inputs import load_data
+from certify.configuration.data.labelled import LabelledInputs
 from certify.configuration.keys import DataSource, ModelSource
-from certify.configuration.labelled import LabelledInputs
-from certify.evaluation.evaluation import evaluate
+from certify.evaluation.evaluating import evaluate
 from certify.methods import IntervalBounds, LinearBounds, Method, MinimalPerturbation
 from certify.report.words import rounded_down
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bounds.errors import InvalidConfiguration
-from certify.command_line.benchmark import Benchmark, InstanceResult
+from certify.command_line.properties.benchmark import Benchmark, InstanceResult
 from certify.verification.decision import VERDICTS
 
 DECIDED = ("sat", "unsat")

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from certify.auditing.counterexamples import counterexample
-from certify.auditing.networks import LayeredNetwork, TooLarge, Unknown, network_of
-from certify.auditing.proving import Prover, Region
+from certify.auditing.certificates.counterexamples import counterexample
+from certify.auditing.certificates.networks import LayeredNetwork, TooLarge, Unknown, network_of
+from certify.auditing.certificates.proving import Prover, Region
 from certify.auditing.tally import Tally
 from certify.evaluation.storage.proofs import stored_proof
 from certify.proofs.cutting import cut_tree
 from certify.proofs.errors import ProofError
 from certify.proofs.leaves import Goal
-from certify.proofs.networks import Network
+from certify.proofs.networks.networks import Network
 from certify.proofs.radii import RadiusStatement, check_radius
 from certify.stored_inputs import Rows
 from certify.verification.proving.traced import traced

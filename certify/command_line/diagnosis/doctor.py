@@ -12,13 +12,13 @@ import torch
 
 from bounds import InvalidConfiguration, UnsupportedLayer, checks, explain
 from certify import reference
-from certify.command_line import symptoms
-from certify.command_line.proposal import proposal, toml
-from certify.command_line.symptoms import Answers, Symptom
+from certify.command_line.diagnosis import symptoms
+from certify.command_line.diagnosis.proposal import proposal, toml
+from certify.command_line.diagnosis.symptoms import Answers, Symptom
 from certify.configuration.config import Config, read_config
-from certify.configuration.inputs import load_data
+from certify.configuration.data.inputs import load_data
+from certify.configuration.data.labelled import LabelledInputs
 from certify.configuration.keys import DataSource, ModelSource
-from certify.configuration.labelled import LabelledInputs
 from certify.configuration.sources import load_model, stated_normalisation
 from certify.models import frozen, predictions, probe
 

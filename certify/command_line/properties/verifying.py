@@ -256,8 +256,8 @@ def _benchmark(
         raise InvalidInput("--instances names networks, properties and times: pass no others with it")
     if output is None:
         raise InvalidInput("--output must name a directory for the results of --instances")
-    from certify.command_line.benchmark import Benchmark
-    from certify.command_line.benchmark_report import write_report
+    from certify.command_line.properties.benchmark import Benchmark
+    from certify.command_line.properties.benchmark_report import write_report
 
     benchmark = Benchmark(instances, root or instances.parent, output, sound, scale)
     raise_when_interrupted()

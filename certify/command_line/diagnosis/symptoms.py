@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bounds.layers import Normalize
+from certify.configuration.data.labelled import LabelledInputs
 from certify.configuration.keys import DataSource
-from certify.configuration.labelled import LabelledInputs
 from certify.models import predictions
 
 CHANCE = 1e-3  # of a finding where there is none, with all that is tried together

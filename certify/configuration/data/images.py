@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, InvalidInput
+from certify.configuration.data.labelled import Chooser, LabelledInputs, named_classes
 from certify.configuration.keys import DataSource
-from certify.configuration.labelled import Chooser, LabelledInputs, named_classes
 from certify.importing import first_line
 from certify.loaders import pixels
 from certify.stored_inputs import Read, rows_held
 
 if TYPE_CHECKING:
-    from certify.configuration.arrays import Array
+    from certify.configuration.data.arrays import Array
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm"}
 

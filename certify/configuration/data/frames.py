@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from bounds.errors import InvalidConfiguration
+from certify.configuration.data.labelled import Chooser, LabelledInputs, named_classes
 from certify.configuration.keys import DataSource
-from certify.configuration.labelled import Chooser, LabelledInputs, named_classes
 from certify.importing import first_line
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from certify.proofs.functions import Largest, Relu, Sigmoid, Tanh
-from certify.proofs.maps import Convolution, Index, Map, Product, Scale, Selection, Transposed, identity
-from certify.proofs.networks import Builder, Data, Operation
+from certify.proofs.networks.functions import Largest, Relu, Sigmoid, Tanh
+from certify.proofs.networks.maps import Convolution, Index, Map, Product, Scale, Selection, Transposed, identity
+from certify.proofs.networks.networks import Builder, Data, Operation
 
 Rule = Callable[[Operation, Builder], "Data | list[Data]"]
 # What moves numbers and does nothing else, and which of its inputs are the numbers; of Concat all are.

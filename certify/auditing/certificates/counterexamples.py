@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from certify.auditing.certificates.proving import Region
 from certify.auditing.distances import length
-from certify.auditing.proving import Region
 
 STEPS, STARTS = 30, 2
 

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from bounds.errors import InvalidConfiguration
-from certify.command_line.worker import Answer, Query, serve
+from certify.command_line.properties.worker import Answer, Query, serve
 from certify.verification.decision import SOUND, VERDICTS
 
 GRACE = 0.02, 1.0  # share of the time, and seconds, after which the process of a query is ended

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from certify.auditing.networks import INPUT, Affine, LayeredNetwork
+from certify.auditing.certificates.networks import INPUT, Affine, LayeredNetwork
 
 STEPS, SPLITS = 20, 100  # of the ascent over slopes; leaves of a proof by splits
 Bounds = tuple[Tensor, Tensor]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from certify.proofs.errors import Unreadable
-from certify.proofs.maps import Map, identity, places
-from certify.proofs.networks import Builder, Data, Network, Operation
-from certify.proofs.operators import OPERATORS, constant_of, moved
+from certify.proofs.networks.maps import Map, identity, places
+from certify.proofs.networks.networks import Builder, Data, Network, Operation
+from certify.proofs.networks.operators import OPERATORS, constant_of, moved
 
 GZIP = b"\x1f\x8b"
 STANDARD = ("", "ai.onnx")

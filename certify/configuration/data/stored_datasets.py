@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration, InvalidInput
+from certify.configuration.data.labelled import Chooser, LabelledInputs, named_classes
 from certify.configuration.keys import DataSource
-from certify.configuration.labelled import Chooser, LabelledInputs, named_classes
 from certify.importing import first_line
 from certify.loaders import INPUTS, LABELS, pixels
 

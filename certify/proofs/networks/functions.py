@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from certify.proofs.maps import Array, Index
+from certify.proofs.networks.maps import Array, Index
 
 UNIT, LEAST = 2.0**-53, 2.0**-1000  # roundoff of float64; more than what underflow loses
 SPECIAL = 32 * UNIT  # relative error of exp and tanh of numpy, which are documented to few units

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mpmath import iv
 
 from certify.auditing.exact import binomial_tail, enclosure, fraction, interval, log_evidence
-from certify.auditing.noises import Plain, allows, noise_of_table, subject_of
+from certify.auditing.smoothed.noises import Plain, allows, noise_of_table, subject_of
 from certify.auditing.tally import Tally
 from certify.report.columns import LEFT_OUT
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from certify.proofs.errors import Unreadable
-from certify.proofs.functions import Function, Largest
-from certify.proofs.maps import Array, Map, Scale, Selection
+from certify.proofs.networks.functions import Function, Largest
+from certify.proofs.networks.maps import Array, Map, Scale, Selection
 
 
 @dataclass(frozen=True, eq=False)

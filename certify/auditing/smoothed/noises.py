@@ -14,7 +14,7 @@ from typing import Any
 from mpmath import iv
 
 from certify.auditing.exact import Enclosure, enclosure, fraction, interval, normal_probability
-from certify.auditing.radial import generalized_gaussian_allows
+from certify.auditing.smoothed.radial import generalized_gaussian_allows
 
 Plain = Mapping[str, Any]
 Entries = Sequence[float] | None  # of the input, where the box around it matters

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from bounds.checks import PART, Limit
 from bounds.errors import InvalidConfiguration
 from certify import reference
-from certify.configuration.arrays import from_arrays
-from certify.configuration.frames import from_table
-from certify.configuration.images import from_folder
+from certify.configuration.data.arrays import from_arrays
+from certify.configuration.data.frames import from_table
+from certify.configuration.data.images import from_folder
+from certify.configuration.data.labelled import Chooser, LabelledInputs
+from certify.configuration.data.stored_datasets import from_dataset
+from certify.configuration.data.subsets import chosen_rows
 from certify.configuration.keys import TABLES, DataSource, Side
-from certify.configuration.labelled import Chooser, LabelledInputs
-from certify.configuration.stored_datasets import from_dataset
-from certify.configuration.subsets import chosen_rows
 from certify.stored_inputs import Rows, StoredInputs
 
 KINDS = (".npz", ".npy", *TABLES)

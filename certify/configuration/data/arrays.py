@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidConfiguration
+from certify.configuration.data.labelled import Chooser, LabelledInputs, named_classes
 from certify.configuration.keys import DataSource
-from certify.configuration.labelled import Chooser, LabelledInputs, named_classes
 from certify.importing import first_line
 from certify.stored_inputs import rows_held, rows_of_array
 

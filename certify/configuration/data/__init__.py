@@ -1,0 +1,1 @@
+"""Labelled inputs that a configuration names, from files of several kinds."""
