@@ -32,8 +32,9 @@ def size_in_words(count: int) -> str:
     """A size with the digits that matter.
 
     >>> size_in_words(3_500), size_in_words(120_000_000), size_in_words(6_710_000_000)
-    ('3.50 KB', '120.00 MB', '6.71 GB')
+    ('3.50 KB', '120 MB', '6.71 GB')
     """
-    if count >= 10**9:
-        return f"{count / 10**9:.2f} GB"
-    return f"{count / 10**6:.2f} MB" if count >= 10**6 else f"{count / 10**3:.2f} KB"
+    unit = next((unit for unit in ("GB", "MB") if count >= UNITS[unit]), "KB")
+    number = count / UNITS[unit]
+    digits = 2 if number < 10 else 1 if number < 100 else 0
+    return f"{number:.{digits}f} {unit}"

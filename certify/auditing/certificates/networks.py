@@ -6,14 +6,15 @@ connections need no rule of their own. Next to each matrix goes one of sums of a
 errors are bounded.
 """
 
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from certify.verification.proving.programs import ProgramReader, leaves
 
 ROUNDING = 2.0**-53
 MOST_ENTRIES = 3 * 10**7  # of all matrices
@@ -91,62 +92,31 @@ def network_of(model: nn.Module, x: Tensor) -> LayeredNetwork:
         Unknown: a layer that is neither affine nor ReLU, or a model that cannot be exported.
         TooLarge: its matrices are.
     """
-    exact, example = deepcopy(model).cpu().double().eval(), x[:1].cpu().double()
-    try:
-        program = torch.export.export(exact, (example,)).module()
-    except Exception as error:  # of many kinds
-        raise Unknown(f"the model cannot be exported ({type(error).__name__})") from error
-    return _Reader(program, example.shape[1:]).read()
+    return _Reader(model, x).read()
 
 
-class _Reader:
-    """Reads the nodes of an exported module in order."""
+class _Reader(ProgramReader):
+    """Reads operations of a program as affine functions of the input and of all ReLU layers before."""
 
-    def __init__(self, program: Any, shape: torch.Size) -> None:  # noqa: ANN401  # a graph module of torch
-        self.program, self.shape = program, shape
-        self.values: dict[str, Any] = {}
+    value, refusal = Form, Unknown
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        super().__init__(model, x)
         self.layers: list[Affine] = []
         self.terms = 64  # of sums one after the other, with room for single operations
 
     def read(self) -> LayeredNetwork:
-        for node in self.program.graph.nodes:
-            if node.op == "placeholder":
-                count = self.shape.numel()
-                one = torch.eye(count, dtype=torch.float64).view(count, *self.shape)
-                zero = torch.zeros(1, *self.shape, dtype=torch.float64)
-                self.values[node.name] = Form({INPUT: (one, one)}, (zero, zero))
-            elif node.op == "get_attr":
-                found: Any = self.program
-                for part in node.target.split("."):
-                    found = getattr(found, part)
-                self.values[node.name] = found.detach()
-            elif node.op == "call_function":
-                self.values[node.name] = self._call(node)
-            elif node.op == "output":
-                (logits,) = torch.utils._pytree.tree_leaves(self._of(node.args))
-                if not isinstance(logits, Form):
-                    raise Unknown("its output does not depend on its input")
-                sizes = [len(layer.constant[0]) for layer in self.layers]
-                return LayeredNetwork(
-                    self.layers, _rows(logits), ROUNDING * (self.terms + max([self.shape.numel(), *sizes]))
-                )
-        raise Unknown("it has no output")
+        _, logits = self.output()
+        largest = max([self.example.numel(), *[len(layer.constant[0]) for layer in self.layers]])
+        return LayeredNetwork(self.layers, _rows(logits), ROUNDING * (self.terms + largest))
 
-    def _of(self, argument: Any) -> Any:  # noqa: ANN401
-        if isinstance(argument, list | tuple):
-            return [self._of(one) for one in argument]
-        return self.values[argument.name] if isinstance(argument, torch.fx.Node) else argument
+    def input(self) -> Form:
+        return _block(INPUT, self.example.shape[1:])
 
-    def _call(self, node: torch.fx.Node) -> Any:  # noqa: ANN401
-        name = str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
-        arguments = [self._of(one) for one in node.args]
-        settings = {key: self._of(one) for key, one in node.kwargs.items()}
-        flat = torch.utils._pytree.tree_leaves(arguments)
-        if not any(isinstance(one, Form) for one in flat):
-            return node.target(*arguments, **settings) if callable(node.target) else None
+    def call(self, node: torch.fx.Node, name: str, arguments: Sequence[Any], settings: Mapping[str, Any]) -> Form:
         if name == "relu":
             return self._relu(arguments[0])
-        weights = [one[0].numel() for one in flat if isinstance(one, torch.Tensor) and one.ndim > 1]
+        weights = [one[0].numel() for one in leaves(arguments) if isinstance(one, Tensor) and one.ndim > 1]
         self.terms += max([4, *weights]) if name not in MEANS else arguments[0].constant[0].numel()
         if name not in OPERATIONS:
             raise Unknown(f"{name} is neither an affine layer nor ReLU")
@@ -154,11 +124,14 @@ class _Reader:
 
     def _relu(self, form: Form) -> Form:
         self.layers.append(_rows(form))
-        shape = form.constant[0].shape[1:]
-        count = shape.numel()
-        one = torch.eye(count, dtype=torch.float64).view(count, *shape)
-        zero = torch.zeros(1, *shape, dtype=torch.float64)
-        return Form({len(self.layers): (one, one)}, (zero, zero))
+        return _block(len(self.layers), form.constant[0].shape[1:])
+
+
+def _block(number: int, shape: torch.Size) -> Form:
+    """Entries of a block as functions of themselves."""
+    one = torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
+    zero = torch.zeros(1, *shape, dtype=torch.float64)
+    return Form({number: (one, one)}, (zero, zero))
 
 
 def _rows(form: Form) -> Affine:

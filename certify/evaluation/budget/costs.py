@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from certify.durations import in_words
 from certify.promises import Promise
 from certify.report import norm_name
+from certify.sizes import size_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,9 @@ class CostEstimate:
                 "per input": [in_words(cost.seconds / cost.inputs) for cost in measured],
                 "forward passes": [_count(cost.forward_passes * cost.inputs) for cost in measured],
                 "backward passes": [_count(cost.backward_passes * cost.inputs) for cost in measured],
-                "peak memory": [_bytes(cost.peak_memory) for cost in measured],
+                "peak memory": [
+                    "-" if cost.peak_memory is None else size_in_words(cost.peak_memory) for cost in measured
+                ],
             }
         )
         probed = max((cost.probed for cost in self.costs), default=0)
@@ -144,9 +147,3 @@ class CostEstimate:
 
 def _count(number: float) -> str:
     return "unknown" if math.isnan(number) else f"{number:,.0f}"
-
-
-def _bytes(number: int | None) -> str:
-    if number is None:
-        return "-"
-    return f"{number / 2**20:.0f} MiB" if number >= 2**20 else f"{number / 2**10:.0f} KiB"

@@ -4,8 +4,7 @@ Everything is in float64, which holds all weights of narrower types as they are.
 their places. Nothing of ``bounds`` is asked.
 """
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +17,7 @@ from certify.proofs.networks.functions import Relu, Sigmoid, Tanh
 from certify.proofs.networks.maps import Product
 from certify.proofs.networks.networks import Builder, Data, Network, Operation
 from certify.proofs.networks.operators import OPERATORS, Rule, collected
+from certify.verification.proving.programs import ProgramReader
 
 POINTS, NEAR = 8, 1e-8  # inputs on which the network is compared with what was read, relative to the largest logit
 OPSET = 21
@@ -38,18 +38,13 @@ def traced(model: nn.Module, x: Tensor) -> Network:
         Unreadable: a layer that proofs do not know, or a model that cannot be exported; the message names it.
     """
     try:
-        exact = deepcopy(model).cpu().double().eval().requires_grad_(False)
-        example = x[:1].detach().cpu().double()
-        program = torch.export.export(exact, (example,)).module()
-    except Exception as error:  # of many kinds
-        raise Unreadable(f"the model cannot be exported ({type(error).__name__})") from error
-    try:
-        network = _Tracer(program, example.shape).read()
+        tracer = _Tracer(model, x)
+        network = tracer.read()
     except (ValueError, IndexError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         if isinstance(error, Unreadable):
             raise
         raise Unreadable(f"a layer is used in a way that proofs do not know ({type(error).__name__})") from error
-    _require_same(network, exact, example)
+    _require_same(network, tracer.model, tracer.example)
     return network
 
 
@@ -65,43 +60,24 @@ def _require_same(network: Network, exact: nn.Module, example: Tensor) -> None:
         raise Unreadable("the network that was read gives other answers than the model")
 
 
-class _Tracer:
-    """Reads the nodes of an exported program in order."""
+class _Tracer(ProgramReader):
+    """Reads operations of a program as linear maps and functions."""
 
-    def __init__(self, program: Any, shape: torch.Size) -> None:  # noqa: ANN401  # a graph module of torch
-        self.program, self.shape = program, tuple(shape)
-        self.builder = Builder(shape.numel())
-        self.values: dict[str, Any] = {}
+    value, refusal = Data, Unreadable
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        super().__init__(model, x)
+        self.builder = Builder(self.example.numel())
 
     def read(self) -> Network:
-        for node in self.program.graph.nodes:
-            if node.op == "placeholder":
-                self.values[node.name] = Data(0, self.shape)
-            elif node.op == "get_attr":
-                found: Any = self.program
-                for part in node.target.split("."):
-                    found = getattr(found, part)
-                self.values[node.name] = found.detach()
-            elif node.op == "call_function":
-                self.values[node.name] = self._call(node)
-            elif node.op == "output":
-                (logits,) = _leaves(self._of(node.args))
-                if not isinstance(logits, Data):
-                    raise Unreadable("the output of the model does not depend on its input")
-                self._operate("Identity", node.name, [logits])
-                return Network(tuple(self.builder.nodes))
-        raise Unreadable("the model has no output")
+        name, logits = self.output()
+        self._operate("Identity", name, [logits])
+        return Network(tuple(self.builder.nodes))
 
-    def _of(self, argument: Any) -> Any:  # noqa: ANN401
-        if isinstance(argument, list | tuple):
-            return [self._of(one) for one in argument]
-        return self.values[argument.name] if isinstance(argument, torch.fx.Node) else argument
+    def input(self) -> Data:
+        return Data(0, tuple(self.example.shape))
 
-    def _call(self, node: torch.fx.Node) -> Any:  # noqa: ANN401
-        name = str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
-        arguments, settings = self._of(node.args), {key: self._of(one) for key, one in node.kwargs.items()}
-        if not any(isinstance(one, Data) for one in _leaves([arguments, [*settings.values()]])):
-            return node.target(*arguments, **settings) if callable(node.target) else None
+    def call(self, node: torch.fx.Node, name: str, arguments: Sequence[Any], settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
         if "getitem" in str(node.target):
             return arguments[0][arguments[1]]
         if name in SAME:
@@ -114,7 +90,7 @@ class _Tracer:
             raise Unreadable(f"{name} is a layer that proofs do not know")
         return TRANSLATIONS[name](self, node.name, *arguments, **settings)
 
-    def _moved(self, node: torch.fx.Node, arguments: list[Any], settings: dict[str, Any]) -> Any:  # noqa: ANN401
+    def _moved(self, node: torch.fx.Node, arguments: Sequence[Any], settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Run an operation that moves numbers on their places."""
         data = arguments[0]
         size = self.builder.nodes[data.node].size
@@ -285,11 +261,6 @@ def _each(value: Any, dims: int) -> list[Any]:  # noqa: ANN401  # a number, or s
 
 def _array(value: Any) -> Any:  # noqa: ANN401  # numbers
     return value.detach().double().numpy() if isinstance(value, Tensor) else np.asarray(value, np.float64)
-
-
-def _leaves(nested: Sequence[Any]) -> list[Any]:
-    """All entries of lists in lists; data are entries, though they are tuples."""
-    return [leaf for each in nested for leaf in (_leaves(each) if isinstance(each, list) else [each])]
 
 
 RULES: dict[str, Rule] = OPERATORS
