@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from bounds.errors import InvalidConfiguration
+from bounds.memory import WAITING
 from certify.command_line.properties.worker import Answer, Query, serve
 from certify.verification.decision import SOUND, VERDICTS
 
@@ -73,6 +74,7 @@ class Benchmark:
         output: directory of results, made if it is not there.
         sound: arithmetic of proofs.
         scale: factor for all time limits.
+        waiting: bytes of sub-problems that wait.
 
     Raises:
         InvalidConfiguration: a file that cannot be read, a line that is no instance, a directory that cannot be made.
@@ -83,11 +85,13 @@ class Benchmark:
         output: directory of results.
     """
 
-    def __init__(self, instances: Path, root: Path, output: Path, sound: str, scale: float) -> None:
+    def __init__(
+        self, instances: Path, root: Path, output: Path, sound: str, scale: float, waiting: int = WAITING
+    ) -> None:
         self.instances = list(dict.fromkeys(_instances(instances, scale)))
         self.expected = instances.with_name("expected.csv")
         self.output = output
-        self._root, self._sound = root, sound
+        self._root, self._sound, self._waiting = root, sound, waiting
         self._results = output / "results.csv"
         try:
             (output / "answers").mkdir(parents=True, exist_ok=True)
@@ -129,7 +133,7 @@ class Benchmark:
     def _decided(self, process: "_Process", instance: Instance) -> tuple[InstanceResult, str]:
         """The outcome of an instance, and its result in the format of VNN-COMP."""
         onnx, vnnlib = (str(_found(self._root / name)) for name in (instance.onnx, instance.vnnlib))
-        query = Query(onnx=onnx, vnnlib=vnnlib, timeout=instance.timeout, sound=self._sound)
+        query = Query(onnx=onnx, vnnlib=vnnlib, timeout=instance.timeout, sound=self._sound, waiting=self._waiting)
         answer, seconds = process.ask(query)
         outcome = InstanceResult(
             onnx=instance.onnx,

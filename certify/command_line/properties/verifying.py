@@ -4,7 +4,6 @@ Torch is imported inside commands only, so that help is quick.
 """
 
 import contextlib
-import math
 import os
 import sys
 import threading
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from certify.verification.decision import Decision
 
 Sound = Literal["rounding", "real", "deployed"]
+LEAST_MEMORY = 10**6  # in bytes; a smaller number lacks its unit
 GRACE = 0.02, 0.2  # share of the time, and seconds, after which a query ends whatever it is doing
 
 
@@ -31,7 +31,7 @@ def verify_query(
     output: Path | None = None,
     proof: Path | None = None,
     sound: Sound = "rounding",
-    memory: float = 2.0,
+    memory: str = "2GiB",
     instances: Path | None = None,
     root: Path | None = None,
     timeout_scale: float = 1.0,
@@ -51,21 +51,24 @@ def verify_query(
             printed, and the verdict stands without it.
         sound: Arithmetic that a proof is about: real numbers with all rounding errors of the proof included, the same
             without these, or the float32 network as it runs.
-        memory: GiB that sub-problems may take that wait; where they are more, the verdict is unknown.
+        memory: What sub-problems may take that wait, such as 4GB; where they are more, the verdict is unknown.
         instances: CSV file of a benchmark, with a network, a property and seconds in each line.
         root: Folder that its paths start from; that of the CSV file if not given.
         timeout_scale: Factor for its seconds.
     """
     from bounds import InvalidInput, checks
+    from certify.sizes import bytes_of
 
     if timeout is not None:
         checks.positive("--timeout", timeout)
-    waiting = math.ceil(checks.positive("--memory", memory) * 2**30)
+    waiting = bytes_of("--memory", memory)
+    if waiting < LEAST_MEMORY:
+        raise InvalidInput(f'--memory must be at least 1MB, with its unit, such as "2GB"; got {memory!r}')
     if instances is not None:
         checks.positive("--timeout-scale", timeout_scale)
         if proof is not None:
             raise InvalidInput("--proof is for one query: pass a network and a property instead of --instances")
-        return _benchmark(files or network, instances, root, output, sound, timeout, timeout_scale)
+        return _benchmark(files or network, instances, root, output, sound, timeout, timeout_scale, waiting)
     began = time.monotonic()
     onnx, query = _named(files, network)
     import torch
@@ -248,6 +251,7 @@ def _benchmark(
     sound: Sound,
     timeout: float | None,
     scale: float,
+    waiting: int,
 ) -> int:
     """Run a folder of queries; exit code 3 if a verdict contradicts a known one."""
     from bounds.errors import InvalidInput
@@ -259,7 +263,7 @@ def _benchmark(
     from certify.command_line.properties.benchmark import Benchmark
     from certify.command_line.properties.benchmark_report import write_report
 
-    benchmark = Benchmark(instances, root or instances.parent, output, sound, scale)
+    benchmark = Benchmark(instances, root or instances.parent, output, sound, scale, waiting)
     raise_when_interrupted()
     try:
         benchmark.run()

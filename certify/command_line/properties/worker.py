@@ -12,6 +12,7 @@ class Query(TypedDict):
     vnnlib: str
     timeout: float
     sound: str
+    waiting: int  # bytes of sub-problems
 
 
 class Answer(TypedDict):
@@ -46,6 +47,7 @@ def serve(connection: Connection, threads: int) -> None:
                 timeout=query["timeout"],
                 sound=query["sound"],
                 generator=torch.Generator().manual_seed(0),
+                waiting=query["waiting"],
             )
             found = Answer(
                 verdict=decision.verdict,

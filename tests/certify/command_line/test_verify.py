@@ -77,6 +77,7 @@ def test_what_cannot_be_read_or_meant_is_one_line(queries: Path):
     (queries / "torn.onnx").write_bytes(b"\x08\x07")
     assert "ONNX file torn.onnx" in refusal("verify", "torn.onnx", "a.vnnlib", cwd=queries)
     assert "--timeout" in refusal("verify", "net.onnx", "a.vnnlib", "--timeout", 0, cwd=queries)
+    assert "with its unit" in refusal("verify", "net.onnx", "a.vnnlib", "--memory", 2, cwd=queries)
     unwritable = ("verify", "net.onnx", "a.vnnlib", "--output", "nowhere/out.txt")
     assert "nowhere/out.txt cannot be written" in refusal(*unwritable, cwd=queries)
 
@@ -95,11 +96,13 @@ class Here:
     """A process that is none: it answers in this one, and is told to fail at some queries."""
 
     asked: list[str]
+    memories: set[int]
 
     def __init__(self) -> None:
-        Here.asked = []
+        Here.asked, Here.memories = [], set()
 
     def ask(self, query: dict) -> tuple[dict, float]:
+        Here.memories.add(query["waiting"])
         Here.asked.append(Path(query["vnnlib"]).name)
         if len(Here.asked) > Here.most:
             raise KeyboardInterrupt
@@ -125,8 +128,8 @@ def test_a_benchmark_goes_on_where_it_stopped(queries: Path, monkeypatch: pytest
     assert [row["verdict"] for row in stored(queries / "out")] == ["sat", "unsat"]
     with (queries / "out" / "results.csv").open("a") as file:
         file.write("net.onnx,c.vnn")  # as a kill leaves it
-    told = certify(*arguments, cwd=queries)
-    assert Here.asked == ["c.vnnlib.gz"]
+    told = certify(*arguments, "--memory", "3MB", cwd=queries)
+    assert (Here.asked, Here.memories) == (["c.vnnlib.gz"], {3 * 10**6})
     assert "2 of 3 instances are known already" in told
     found = stored(queries / "out")
     assert [row["vnnlib"] for row in found] == ["a.vnnlib", "b.vnnlib", "c.vnnlib"]
