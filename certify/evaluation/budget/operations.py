@@ -43,12 +43,13 @@ class Operations(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "").partition(".")[0]
         given = {**dict(zip(("input", "weight"), args, strict=False)), **(kwargs or {})}
-        if name in PRODUCTS:
-            self.count += 2 * result.numel() * given["input"].shape[-1]
-        elif name in CONVOLUTIONS:
-            self.count += 2 * result.numel() * given["weight"][0].numel()
-        elif name in TRANSPOSED:
-            self.count += 2 * given["input"].numel() * given["weight"][0].numel()
+        x, weight = given.get("input"), given.get("weight")
+        if name in PRODUCTS and isinstance(x, Tensor):
+            self.count += 2 * result.numel() * x.shape[-1]
+        elif name in CONVOLUTIONS and isinstance(weight, Tensor):
+            self.count += 2 * result.numel() * weight[0].numel()
+        elif name in TRANSPOSED and isinstance(x, Tensor) and isinstance(weight, Tensor):
+            self.count += 2 * x.numel() * weight[0].numel()
         return result
 
 
