@@ -244,5 +244,5 @@ def test_durations_are_read_and_told():
 @pytest.mark.parametrize("place", [{"shard": "1/2"}, {"engine": "processes"}], ids=str)
 def test_a_budget_belongs_to_one_process(place: dict[str, str]):
     model, x, y = problem(4)
-    with pytest.raises(InvalidInput, match="^budget must be None with a shard or an engine: one process keeps the"):
+    with pytest.raises(InvalidInput, match=r"^budget must be None with a shard or an engine: one process keeps the"):
         evaluate(model, x, y, methods=METHODS[:1], budget="1m", **place)
