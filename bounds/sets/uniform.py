@@ -161,8 +161,8 @@ class UniformSampler:
         self.open, self.rest = is_open.to(device), rest.to(device)
         self.columns = None if in_order else columns.to(device)  # of each entry
         sign = torch.where(one_sided, torch.where(above > 0, 1.0, -1.0), 0.0)[is_open]
-        self.sign = self._placed(sign)
-        self.one_sided = self.sign != 0 if bool(sign.any()) else None
+        # A number that decides the sign of what it is added to, for entries with room on one side; 0 for others.
+        self.forced = self._placed(torch.where(sign == 0, 0.0, sign * math.inf)) if bool(sign.any()) else None
         self.sides = [self._placed(room[is_open]) for room in (below, above)]
         rooms = [room[rest].clamp(max=1) for room in (below, above)]
         self.below, self.above = map(self._placed, rooms)
@@ -207,9 +207,9 @@ class UniformSampler:
             drawn = torch.randn(shape, generator=generator, dtype=left.dtype, device=device)
             size = torch.linalg.vector_norm(drawn, dim=1).square() / 2
         else:
-            lots = 2 * torch.rand(shape, generator=generator, dtype=left.dtype, device=device) - 1
+            lots = torch.rand(shape, generator=generator, dtype=left.dtype, device=device).mul_(2).sub_(1)
             if p == 1:  # the sign and the exponential size from one number
-                power = -torch.log1p(-lots.abs().clamp(max=1 - torch.finfo(left.dtype).eps / 2))
+                power = lots.abs().clamp_(max=1 - torch.finfo(left.dtype).eps / 2).neg_().log1p_().neg_()
                 drawn = torch.copysign(power, lots)
             else:
                 shapes = torch.full(shape, 1 / p, dtype=left.dtype, device=device)
@@ -219,10 +219,12 @@ class UniformSampler:
         rest = torch.empty_like(left).exponential_(generator=generator)
         unit = math.sqrt(0.5) if p == 2 else 1.0  # of the deviates
         moved = drawn.mul_(unit * (left / (size + rest)).pow(1 / p)[:, None])
-        if self.one_sided is not None:
-            moved = torch.where(self.one_sided, torch.copysign(moved, self.sign), moved)
+        if self.forced is not None:
+            moved.copysign_(moved + self.forced)
         below, above = self.sides
-        return moved, ((moved + below).amin(1) >= 0) & ((moved - above).amax(1) <= 0)
+        room = moved + below
+        inside = room.amin(1) >= 0
+        return moved, inside & (torch.sub(moved, above, out=room).amax(1) <= 0)
 
 
 def _solved_tilt(norm: float, below: Tensor, above: Tensor) -> float:

@@ -115,7 +115,7 @@ def evaluate(
             come first, inputs whose certificate meets a witness are not run again, and what does not fit has rows of
             status ``"left out"``. With ``output``, a later call goes on with these.
         costs: as :func:`certify.estimate_cost` measured them for the same arguments. None measures them where a budget
-            or a preset needs them. Units of work then take 30 seconds at most, unless a single input takes longer.
+            or a preset needs them. With a budget they also limit the time of a unit of work.
         clock: seconds since any moment, by which time and budget are counted.
         features: names of the entries of an input in their order, likewise.
         cross_sections: number of inputs through which the page shows a plane with the classes of the model, at most;
@@ -138,14 +138,17 @@ def evaluate(
     started, most = clock(), math.inf if budget is None else seconds_of("budget", budget)
     part, elsewhere = Shard.of(shard), engine_of(engine)
     if budget is not None and not (part.whole and elsewhere is None):
-        raise InvalidInput(f"budget must be left out with a shard or an engine, got {budget!r}: one process keeps it")
+        raise InvalidInput(
+            f"budget must be None with a shard or an engine: one process keeps the time, got {budget!r}, so leave it "
+            "out, or run in one process"
+        )
     with probed_once():
         allowed = None if memory is None else bytes_of("memory", memory)
         asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
         task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
         if not part.whole:
-            costs = None  # which might give the units of another shard another size
+            costs = None  # by which methods may be left out, in one shard and not in another
         elif costs is None and (budget is not None or task.choice.preset) and most >= LEAST_BUDGET:
             costs = probe_costs(task, clock, PROBE_SHARE * most, output)
         told = ({} if budget is None else {"budget": budget}) | dict(source or {})

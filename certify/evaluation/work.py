@@ -1,6 +1,7 @@
 """The work of an evaluation: its plan, and the units one after the other."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from bounds.errors import BoundsError
 from certify.durations import in_words
 from certify.evaluation.arguments import Asked
 from certify.evaluation.budget.costs import UNIT_SECONDS, Cost, CostEstimate, Key
+from certify.evaluation.budget.operations import unit_sizes_of
 from certify.evaluation.budget.schedule import Schedule, Timing, key_of
 from certify.evaluation.budget.thrift import Ledger
 from certify.evaluation.callbacks import FinishedUnit
@@ -56,7 +58,9 @@ class Plan:
 
     @classmethod
     def of(cls, task: Asked, costs: CostEstimate | None, known: Mapping[str, int] | None, budget: float) -> Self:
-        """Units that take half a minute at most, or a small part of the budget.
+        """Units of a size that the model and the methods decide, and the memory; with a budget, also the clock.
+
+        Without a budget, results have the same bits however fast the machine was when it was probed.
 
         Args:
             task: the problem and the methods.
@@ -64,15 +68,16 @@ class Plan:
             known: sizes of the units of the run that is continued, which stay.
             budget: seconds.
         """
-        measured = {} if costs is None else costs.sizes(min(UNIT_SECONDS, budget / PARTS))
-        whole = {method.name: method.rows_per_unit for method in task.choice.methods}
+        limited = costs is not None and math.isfinite(budget)
+        measured = costs.sizes(min(UNIT_SECONDS, budget / PARTS)) if costs is not None and limited else {}
+        whole = unit_sizes_of(task.choice.methods, task.problem.model, task.problem.x[:1])
         fit = {
             method.name: min(measured.get(method.name, whole[method.name]), whole[method.name])
             for method in task.choice.methods
             if method.divisible
         }
         allowed = {name: min(fit.get(name, whole[name]), size) for name, size in task.allowance.unit_sizes.items()}
-        sizes = whole | fit | allowed | {name: size for name, size in (known or {}).items() if name in whole}
+        sizes = dict(whole) | fit | allowed | {name: size for name, size in (known or {}).items() if name in whole}
         problem = task.problem
         units = units_of(task.choice.methods, task.norms, len(problem.x), problem.first_index, sizes)
         return cls(task, sizes, units)

@@ -61,6 +61,27 @@ MUTANTS = (
         "tests/certify/evaluation/test_budget.py",
     ),
     Mutant(
+        "the clock cuts the units of runs without a budget",
+        "certify/evaluation/work.py",
+        "if costs is not None and limited else {}",
+        "if costs is not None else {}",
+        "tests/certify/evaluation/test_costs.py",
+    ),
+    Mutant(
+        "units of large networks are as large as those of small ones",
+        "certify/evaluation/budget/operations.py",
+        "share = min(1.0, LIGHT / max(operations_of(model, x), 1))",
+        "share = 1.0",
+        "tests/certify/evaluation/test_costs.py",
+    ),
+    Mutant(
+        "units may have any size up to the share",
+        "certify/evaluation/budget/operations.py",
+        "if most % part == 0 and part",
+        "if part",
+        "tests/certify/evaluation/test_costs.py",
+    ),
+    Mutant(
         "draws go by the place in a unit of work",
         "certify/evaluation/units.py",
         "if method.one_by_one and rows.stop - rows.start > 1:",

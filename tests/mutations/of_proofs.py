@@ -119,4 +119,11 @@ MUTANTS = (
         "if not prop.sets:",
         f"{PROOFS} -k false_witnesses",
     ),
+    Mutant(
+        "a box that touches the ball misses it",
+        "certify/proofs/balls.py",
+        "return np.asarray(distance * (1 - SURELY) > self.radius)",
+        "return np.asarray(distance > self.radius)",
+        "tests/certify/proofs/test_balls.py",
+    ),
 )

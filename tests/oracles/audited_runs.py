@@ -100,7 +100,7 @@ class Tampered:
 
     def row(self, method: str, norm: str = "2", **wanted: object) -> dict[str, Any]:
         """The first row of it that has such values."""
-        lines = [line for line in self.lines if (line["method"], line["norm"]) == (method, norm)]  # cut by speed
+        lines = [line for line in self.lines if (line["method"], line["norm"]) == (method, norm)]
         rows = [row for line in lines for row in line["rows"]]
         return next(row for row in rows if all(row[key] == value for key, value in wanted.items()))
 

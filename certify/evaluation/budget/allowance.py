@@ -98,8 +98,8 @@ def _memory_of(method: Method, problem: Problem, norm: float) -> MethodMemory | 
     """Memory of a method besides passes: known where it draws, counted where it searches; None where it is unknown."""
     row = problem.x[:1].numel() * problem.x[:1].element_size()
     if isinstance(method, Smoothing):
-        noise = OF_DRAWS * problem.x[:1].numel() * max(1, method.noise_group)
-        return MethodMemory(NOISE_BLOCK * noise, noise + row, 4 * row, 1, 0)
+        noise = OF_DRAWS * problem.x[:1].numel()  # of a draw, which all inputs of a group share
+        return MethodMemory(NOISE_BLOCK * noise + method.noise_group * row, noise + row, 4 * row, 1, 0)
     if isinstance(method, Clever):
         return MethodMemory(COPIES * method.batch_size * row, COPIES * row, COPIES * row, 1, 1)
     if isinstance(method, SmoothedAttack):  # all draws at a point in one pass

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bounds import Interval, LpBall, Normalize, capture, crown, ibp, margin_bounds
+from bounds import Interval, LpBall, Normalize, capture, crown, crown_ibp, ibp, margin_bounds
 from bounds.linear import precision
 
 Exact = list[Fraction]
@@ -265,6 +265,19 @@ def test_products_that_underflow_are_not_lost(dtype: torch.dtype, norm: float):
     assert encloses(ibp(model, ball), *exact_ibp(model, corner))
     if norm == math.inf:
         assert encloses(ibp(model, ball), *exact_ibp(model, ball))
+
+
+@pytest.mark.parametrize("method", [crown, crown_ibp])
+def test_products_that_underflow_behind_a_layer_are_not_lost(method: Callable[..., Interval]):
+    """In float64, which nothing wider computes: 6 products of 1e-185 and 1e-185 are 0 there, and above 0 in truth."""
+    tiny = torch.finfo(torch.float64).tiny ** 0.6
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.ReLU(), nn.Linear(6, 2, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(6))
+        model[2].weight.fill_(tiny)
+    ball = LpBall(torch.full((1, 6), tiny, dtype=torch.float64), tiny**1.2, math.inf, 0.0, 1.0)
+    assert (model(ball.center) == 0).all()
+    assert Fraction(method(model, ball).upper.min().item()) >= 6 * Fraction(tiny) ** 2
 
 
 @pytest.mark.parametrize("center", [0.0, 1e-30, 0.1, 0.9999])

@@ -39,8 +39,11 @@ def told_of(methods: list[Simulated], *, count: int = 100, costs: bool = True, *
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("slowdown", [1.0, 3.0])
-def test_the_time_left_is_right_within_half_from_the_first_tenth_on(order: int, slowdown: float):
+def test_the_time_left_is_right_within_half_from_the_first_tenth_on(
+    order: int, slowdown: float, monkeypatch: pytest.MonkeyPatch
+):
     """By the number of units, the dear methods at the end would be as quick as the cheap ones at the start."""
+    monkeypatch.setattr(Simulated, "rows_per_unit", 4)
     model, x, y = problem(100)
     measured = estimate_cost(model, x, y, methods=METHODS, clock=CLOCK.restart())
     slower = [
@@ -62,13 +65,13 @@ def test_without_a_probe_the_time_left_is_unknown_and_no_guess():
     assert units[-1].seconds_left == 0
 
 
-def test_units_shrink_so_that_a_kill_loses_half_a_minute():
-    units = told_of(METHODS)
+def test_units_of_a_run_with_a_budget_shrink_so_that_a_kill_loses_half_a_minute():
+    units = told_of(METHODS, budget="1000h")
     assert {len(unit.rows) for unit in units if unit.method == "a"} == {20}
     longest = max(unit.seconds for unit in units if unit.method == "e")
     assert 10 < longest <= 30 * 1.4
     alone = [Simulated(name="slow", each=100.0)]
-    assert {len(unit.rows) for unit in told_of(alone, count=3)} == {1}
+    assert {len(unit.rows) for unit in told_of(alone, count=3, budget="1000h")} == {1}
 
 
 @pytest.mark.parametrize("costs", [True, False])
@@ -236,3 +239,10 @@ def test_durations_are_read_and_told():
         *("1 min 0 s", "59 min 59 s", "1 h 0 min", "24 h 0 min")
     ]
     assert MET < 0.05
+
+
+@pytest.mark.parametrize("place", [{"shard": "1/2"}, {"engine": "processes"}], ids=str)
+def test_a_budget_belongs_to_one_process(place: dict[str, str]):
+    model, x, y = problem(4)
+    with pytest.raises(InvalidInput, match=r"^budget must be None with a shard or an engine: one process keeps the"):
+        evaluate(model, x, y, methods=METHODS[:1], budget="1m", **place)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from oracles.simulated import CLOCK, Simulated, problem
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from certify import Cost, CostEstimate, estimate_cost, evaluate
+from certify import Cost, CostEstimate, Evaluation, estimate_cost, evaluate
 from certify.evaluation.budget.meter import metered
+from certify.evaluation.budget.operations import operations_of, unit_sizes_of
 from certify.methods import (
     Clever,
     CompleteSearch,
@@ -20,6 +22,7 @@ from certify.methods import (
     RandomNoise,
     SmoothedAttack,
     Smoothing,
+    Verify,
 )
 from certify.report.columns import VALUES
 
@@ -88,9 +91,16 @@ def test_peak_memory_is_that_of_the_body():
 
 
 def sized(methods: list, norms: tuple[float, ...], size: int) -> CostEstimate:
-    """Costs by which every unit has so many inputs."""
+    """Costs by which every unit has so many inputs, where a budget lets them decide."""
     about = {"inputs": 7, "fixed": 0.0, "per_input": 30 / size, "rows_per_unit": 100}
     return CostEstimate(costs=tuple(Cost(method=each.name, norm=norm, **about) for each in methods for norm in norms))
+
+
+AGES = "1000h"
+
+
+def timeless(evaluation: Evaluation) -> list[dict]:
+    return [{**row, "seconds": 0.0} for row in evaluation.rows()]
 
 
 EVERY_METHOD = [
@@ -108,7 +118,7 @@ def test_results_do_not_depend_on_the_size_of_units(method: Method):
     norm = method.norms[-1]
     options = {"norms": norm, "methods": [method], "seed": 5}
     whole = evaluate(model, x[:5], y[:5], **options)
-    parts = evaluate(model, x[:5], y[:5], **options, costs=sized([method], (norm,), 2))
+    parts = evaluate(model, x[:5], y[:5], **options, costs=sized([method], (norm,), 2), budget=AGES)
     assert [len(record["rows"]) for record in parts.records] == [2, 2, 1]
     for one, other in zip(whole.rows(), parts.rows(), strict=True):
         assert (one["index"], one["status"], one.get("counts")) == (
@@ -121,11 +131,70 @@ def test_results_do_not_depend_on_the_size_of_units(method: Method):
                 assert other[name] == pytest.approx(one[name], rel=1e-3), name
 
 
+@pytest.mark.parametrize("per_input", [9.0, 1e4])
+def test_no_clock_decides_the_bits_of_a_run(per_input: float):
+    """Fast and starved machines: in units of other sizes, products of matrices round in other ways."""
+    model, x, y = network()
+    methods = [LinearBounds(tolerance=0.1), MinimalPerturbation(steps=5, restarts=2), Smoothing(n=200, n0=20)]
+    about = {"inputs": 7, "fixed": 0.0, "per_input": per_input, "rows_per_unit": 100}
+    costs = CostEstimate(costs=tuple(Cost(method=method.name, norm=2.0, **about) for method in methods))
+    options = {"norms": 2, "methods": methods, "seed": 5}
+    one, other = evaluate(model, x, y, **options), evaluate(model, x, y, **options, costs=costs)
+    assert [record["unit"] for record in one.records] == [record["unit"] for record in other.records]
+    assert timeless(one) == timeless(other)
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, stored in one.tensors.items():
+        assert all(torch.equal(value, other.tensors[name][key]) for key, value in stored.items())
+
+
+@pytest.mark.parametrize("method", [Smoothing(n=200, n0=20), RandomNoise(draws=50)], ids=["smoothing", "noise"])
+def test_draws_of_an_input_are_the_same_in_units_of_any_size(method: Method, monkeypatch: pytest.MonkeyPatch):
+    model, x, y = network()
+    options = {"norms": 2, "methods": [method], "seed": 5, "batch_size": 100}
+    whole = evaluate(model, x, y, **options)
+    monkeypatch.setattr(type(method), "rows_per_unit", 3)
+    parts = evaluate(model, x, y, **options)
+    assert [len(record["rows"]) for record in parts.records] == [3, 3, 1]
+    assert timeless(whole) == timeless(parts)
+
+
+LAYERS = {
+    "linear": (nn.Linear(5, 7), (4, 5)),
+    "convolution": (nn.Conv2d(6, 12, 3, groups=3), (6, 9, 8)),
+    "transposed": (nn.ConvTranspose2d(3, 5, 3, stride=2), (3, 7, 8)),
+    "several": (nn.Sequential(nn.Conv1d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)), (2, 5)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_operations_are_those_that_torch_counts(name: str):
+    layer, shape = LAYERS[name]
+    x = torch.rand(2, *shape)
+    with FlopCounterMode(display=False) as expected:
+        layer(x)
+    assert operations_of(layer, x) == expected.get_total_flops() > 0
+
+
+def test_units_of_large_networks_hold_fewer_inputs():
+    """As many as divide the most, whatever the machine; a method whose units cannot be divided keeps its own."""
+    methods = [IntervalBounds(), LinearBounds(), Clever(), Verify(epsilon=0.1)]
+    wide = nn.Linear(1000, 100_000, bias=False, device="meta")
+
+    def sizes(operations: float) -> list[int]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("certify.evaluation.budget.operations.LIGHT", 2e8 / operations)
+            return list(unit_sizes_of(methods, wide, torch.empty(1, 1000, device="meta")).values())
+
+    assert sizes(1.0) == [100, 10, 5, Verify.rows_per_unit]
+    assert sizes(3.0) == [25, 2, 1, Verify.rows_per_unit]
+    assert sizes(1e9) == [1, 1, 1, Verify.rows_per_unit]
+
+
 def test_a_run_keeps_the_units_that_it_began_with(tmp_path):
     model, x, y = network()
     chosen = [IntervalBounds()]
     options = {"norms": 2, "methods": chosen, "output": tmp_path / "run"}
-    first = evaluate(model, x, y, costs=sized(chosen, (2.0,), 2), **options)
+    first = evaluate(model, x, y, costs=sized(chosen, (2.0,), 2), budget=AGES, **options)
     assert [record["unit"] for record in first.records] == ["ibp/2/0-2", "ibp/2/2-4", "ibp/2/4-6", "ibp/2/6-7"]
     lines = (tmp_path / "run/records.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "run/records.jsonl").write_bytes(b"".join(lines[:2]))

@@ -14,7 +14,7 @@ from torch import nn
 import certify
 from bounds import InvalidInput
 from bounds.errors import InvalidConfiguration
-from certify.evaluation.budget.row_memory import SHARE, PassMemory
+from certify.evaluation.budget.row_memory import SHARE, MethodMemory, PassMemory, RowLine
 from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 from certify.sizes import bytes_of
 from certify.stored_inputs import StoredInputs
@@ -86,6 +86,25 @@ def test_passes_are_counted_exactly(network):
     found = PassMemory.of(linear, torch.rand(1, 100))
     assert found.forward == (0, 4 * 110)
     assert 4 * 210 <= found.gradient.each <= 4 * 220
+
+
+def test_the_larger_of_the_passes_decides():
+    passes = PassMemory(forward=RowLine(0, 10), gradient=RowLine(0, 1000))
+    method = MethodMemory(fixed=1, of_batch=0, of_unit=0, forward=1, gradient=1)
+    assert method.bytes_of(passes, 20, 1) == 20_001
+    assert method._replace(gradient=0).bytes_of(passes, 20, 1) == 201
+
+
+@pytest.mark.slow
+def test_inputs_that_share_their_draws_need_no_more_memory_for_them(network, images):
+    x = torch.from_numpy(images).float() / 255
+    smoothing = [Smoothing(n=200, n0=10, noise_group=10)]
+    with live_tensors() as live:
+        found = certified(network, x, "8MB", methods=smoothing, batch_size=100)
+    assert 1_000_000 < live.peak <= 8_000_000
+    alone = certified(network, x, "8MB", methods=QUICK[1:], batch_size=100)
+    sizes = [run.manifest["configuration"]["batch_sizes"]["smoothing"] for run in (found, alone)]
+    assert sizes[0] >= 0.8 * sizes[1] > 1
 
 
 def test_what_does_not_fit_with_one_input_is_refused(network, images):

@@ -114,6 +114,16 @@ def test_boxes_that_touch_the_ball_in_one_point_are_not_missed(norm: float, gaps
         assert ball.misses(low * (1 + 1e-8), 2 * low).all()
 
 
+def test_rounding_of_a_long_sum_does_not_take_a_box_from_the_ball():
+    """Boxes whose nearest corners lie on the sphere exactly, in whole numbers; some sums are rounded beyond it."""
+    low = np.random.default_rng(0).integers(1, 1000, (20_000, 100)).astype(float)
+    low[:, -1] = 70_000 - low[:, :-1].sum(1)
+    assert low.min() > 0
+    ball = Ball(np.zeros(100), 70_000.0, 1.0, np.full(100, -1e5), np.full(100, 1e5))
+    assert not ball.misses(low, low + 1).any()
+    assert ball.misses(low * (1 + 1e-8), low + 1).all()
+
+
 @pytest.mark.parametrize("norm", [1.0, 2.0, 3.0])
 def test_bounds_of_a_network_on_a_ball_hold_for_its_points_and_are_tighter_than_on_its_box(norm: float):
     chance = np.random.default_rng(2)
