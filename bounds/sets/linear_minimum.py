@@ -19,7 +19,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, ieee_arithmetic
 from bounds.sets.balls import PerturbationSet, perturbation_set
 from bounds.sets.hulls import HullOfBoxes
 
@@ -29,6 +29,7 @@ OTHER_OPERATIONS = 128
 
 
 @isolated
+@ieee_arithmetic()
 def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
     """Lower bounds on ``sum(coefficients * x)`` over a perturbation set, tight up to rounding.
 
