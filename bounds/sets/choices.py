@@ -74,8 +74,13 @@ class Choices(PerturbationSet):
         """
 
     def halved(self, position: Tensor, *, first: bool) -> Self:
-        """The sets in which a position (N,), whose choices are a range, takes one half of it."""
-        raise NotImplementedError(f"{type(self).__name__} has no ranges, of positions {position} first {first}")
+        """The sets in which a position (N,), whose choices are a range, takes one half of it; others as they are."""
+        return self
+
+    def splittable(self) -> Tensor:
+        """Positions (N, P) of which it is open whether they change, or to what: choices or ranges can be told apart."""
+        counts = self.counts()
+        return torch.where(self.stays, counts > 0, counts > 1)
 
     # ------------------------------------------------------------------------------------------- what all sets share
 
@@ -97,6 +102,11 @@ class Choices(PerturbationSet):
     def double(self) -> Self:
         """The set in float64; values are those rounded to the dtype of the centre."""
         return self.altered(**{name: getattr(self, name).double() for name in self.OF_NUMBERS})
+
+    def joined(self, other: Self) -> Self:
+        """The sets of both, one after the other."""
+        both = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in self.OF_ROWS}
+        return self.altered(**both)
 
     def within(self, budget: Tensor | int) -> Self:
         """The sets with another number of positions that may change, one for all or (N,)."""

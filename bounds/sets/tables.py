@@ -125,9 +125,8 @@ class _Table(Choices):
         dark = torch.nn.functional.pad(off, (0, 1), value=True)[:, self.column]
         hit = (here == self.value) | (self.column == self.home.numel())
         exact = self.allowed & hit & (lit == (~dark).long()) & ~self.ranges[self.position]
-        low, _ = self.least_of_positions(self.value[:, None])
-        high, _ = self.least_of_positions(-self.value[:, None])
-        in_range = ((low[:, 0][:, self.position] <= here) & (here <= -high[:, 0][:, self.position])) & self.allowed
+        low, high = (side[:, self.position] for side in self._ends())
+        in_range = (low <= here) & (here <= high) & self.allowed
         chosen = exact | (in_range & self.ranges[self.position])
         found = torch.zeros_like(self.stays, dtype=torch.int64).index_add_(1, self.position, chosen.long())
         outside = moved[:, -1:] > 0
@@ -143,19 +142,24 @@ class _Table(Choices):
         zeros = torch.zeros(len(marked), self.stays.shape[1] + 1, dtype=torch.int64, device=marked.device)
         return zeros.index_add_(1, self.home, marked.long())
 
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest value of allowed choices of each feature, (N, P) each."""
+        least, largest = (self.least_of_positions(sign * self.value[:, None])[0][:, 0] for sign in (1, -1))
+        return least, -largest
+
+    def splittable(self) -> Tensor:
+        """Features that can be told apart further; a range as long as a number lies between its ends."""
+        low, high = self._ends()
+        middle = low + (high - low) / 2
+        narrow = self.ranges & ~self.stays & ~((low < middle) & (middle < high))
+        return super().splittable() & ~narrow
+
     def halved(self, position: Tensor, *, first: bool) -> Self:
         """The sets in which a number takes one half of its range, see :class:`Choices`."""
         mine = (self.position == position[:, None]) & self.ranges[self.position]
-        least, _ = self.least_of_positions(self.value[:, None])
-        largest, _ = self.least_of_positions(-self.value[:, None])
-        low, high = least[:, 0][:, self.position], -largest[:, 0][:, self.position]
-        middle = low + (high - low) / 2
-        value = (
-            torch.where(self.value == high, middle, self.value)
-            if first
-            else torch.where(self.value == low, middle, self.value)
-        )
-        return self.altered(value=torch.where(mine, value, self.value))
+        low, high = (side[:, self.position] for side in self._ends())
+        far = self.value == (high if first else low)
+        return self.altered(value=torch.where(mine & far, low + (high - low) / 2, self.value))
 
 
 class FeatureChanges(_Table):
