@@ -39,6 +39,7 @@ from bounds.operations.functions import FUNCTIONS
 from bounds.second_opinion.comparison import compare_engines
 from bounds.second_opinion.result import EngineBounds, EngineComparison
 from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, SparseBall
+from bounds.sets.constrained import Constrained
 from bounds.sets.features import Category, Levels, Numeric
 from bounds.sets.hulls import HullOfBoxes
 from bounds.sets.linear_minimum import linear_minimum
@@ -63,6 +64,7 @@ __all__ = [
     "CategoricalGroups",
     "Category",
     "CleverEstimate",
+    "Constrained",
     "Crossings",
     "EngineBounds",
     "EngineComparison",

@@ -1,7 +1,8 @@
-"""Search for the fewest changes of features or words that change a decision: all of them, or the best of each number."""
+"""Search for the fewest changes of features or words that flip a decision: all of them, or the best of each number."""
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.numerics import per_row
 from bounds.sets.choices import STAYS, Choices
+from bounds.sets.constrained import Constrained
 from certify.attacks.common.passes import examine
 from certify.attacks.fixed_budget.losses import margin, target_margin
 from certify.models import frozen, predictions
@@ -54,7 +56,7 @@ def counterfactual(
         x: (N, *D), the inputs that the sets are around.
         labels: (N,) the classes that are to be left.
         perturbation: N sets: :class:`bounds.CategoricalGroups`, :class:`bounds.FeatureChanges` or
-            :class:`bounds.SynonymSet`.
+            :class:`bounds.SynonymSet`, also :class:`bounds.Constrained` ones.
         targets: (N,) the classes that are looked for; None for any other.
         beam: inputs of each number of changes that are gone on with, at least.
         most_points: inputs of each number of changes to run, for one row; more only where ``beam`` asks for them.
@@ -87,22 +89,27 @@ def counterfactual(
 
 def check_listing(perturbation: PerturbationSet, x: Tensor) -> None:
     """Refuse sets that do not list their changes, or are not around the inputs."""
-    found = listing(perturbation)
-    if found is None:
+    inner = listing(perturbation)
+    if not lists_changes(perturbation):
         raise InvalidInput(
             f"perturbation must be bounds.CategoricalGroups, FeatureChanges or SynonymSet, got "
-            f"{type(perturbation).__name__}: use attacks.robust_accuracy(perturbation=), or certify.verify"
+            f"{type(inner).__name__}: use attacks.robust_accuracy(perturbation=), or certify.verify"
         )
-    if found.center.shape != x.shape or not torch.equal(found.center.double(), x.double()):
+    if inner.center.shape != x.shape or not torch.equal(inner.center.double(), x.double()):
         raise InvalidInput(
             f"perturbation must be around x, of shape {tuple(x.shape)}, got a center of shape "
-            f"{tuple(found.center.shape)} or with other entries: build it from x"
+            f"{tuple(inner.center.shape)} or with other entries: build it from x"
         )
 
 
-def listing(perturbation: PerturbationSet) -> Choices | None:
-    """The set that lists the changes, or None."""
-    return perturbation if isinstance(perturbation, Choices) else None
+def lists_changes(perturbation: PerturbationSet) -> bool:
+    """Whether a set lists the changes of features or words, with or without constraints."""
+    return isinstance(listing(perturbation), Choices)
+
+
+def listing(perturbation: PerturbationSet) -> Choices:
+    """The set that lists the changes, of one that :func:`check_listing` let pass."""
+    return cast(Choices, perturbation.region if isinstance(perturbation, Constrained) else perturbation)
 
 
 def is_counterfactual(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -126,9 +133,7 @@ class _Search:
     ) -> None:
         self.model, self.x, self.labels, self.targets = model, x, labels, targets
         self.region, self.clean, self.batch_size = region, clean, batch_size
-        choices = listing(region)
-        assert choices is not None
-        self.choices = choices
+        self.choices = choices = listing(region)
         count, positions = choices.stays.shape
         self.done = (clean != labels) if targets is None else (clean == targets)
         self.found = torch.full((count, positions), STAYS, device=x.device)

@@ -15,6 +15,7 @@ from bounds.linear.ladder import margins_in_turn
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.sets.choices import Choices
+from bounds.sets.constrained import Constrained
 from certify.attacks.studies.counterfactual import check_listing, counterfactual, is_counterfactual, listing
 from certify.models import frozen, predictions, predictions_and_labels, probe
 from certify.verification.changed.certificate import CounterfactualCertificate
@@ -51,7 +52,8 @@ def certified_no_counterfactual(
             embedding.
         x: (N, *D), rows of a table or vectors of words.
         perturbation: N sets around ``x``: :class:`bounds.CategoricalGroups`, :class:`bounds.FeatureChanges` or
-            :class:`bounds.SynonymSet`, with the number of changes that are allowed.
+            :class:`bounds.SynonymSet`, with the number of changes that are allowed; or one of these in
+            a :class:`bounds.Constrained`.
         labels: (N,) classes that decisions are to keep; None for those that the model predicts.
         targets: (N,) classes that counterfactuals are to have; None for any other.
         method: the last bounding method to try, see :func:`bounds.margin_bounds`.
@@ -147,7 +149,6 @@ class _Found:
         self.model, self.x, self.labels, self.targets, self.predicted = model, x, labels, targets, predicted
         self.region = region.double()
         choices = listing(self.region)
-        assert choices is not None
         self.budget = choices.budget
         done = (predicted != labels) if targets is None else (predicted == targets)
         self.distance = torch.where(done, 0.0, math.inf).double()
@@ -167,7 +168,6 @@ class _Found:
         """Take points (B, *D) of the sets of some rows, each at most once, that are run once more."""
         region = self.region.rows(rows)
         choices = listing(region)
-        assert choices is not None
         distance = choices.changed(points).double()
         nearer = wanted & (distance < self.distance[rows]) & region.contains(points.double())
         rows, points, distance = rows[nearer], points[nearer], distance[nearer]
@@ -246,9 +246,8 @@ def limited(region: PerturbationSet, budget: Tensor | int) -> PerturbationSet:
 
 def with_listing(region: PerturbationSet, change: Callable[[Choices], Choices]) -> PerturbationSet:
     """A set whose listing is changed."""
-    choices = listing(region)
-    assert choices is not None
-    return change(choices)
+    changed = change(listing(region))
+    return region.around(changed) if isinstance(region, Constrained) else changed
 
 
 class _Cutting:
@@ -280,7 +279,7 @@ class _Cutting:
             self._select(~proved)
             functions = slopes[self.owner].gather(1, worst[~proved][:, None, None].expand(-1, 1, slopes.shape[2]))
             self._look(functions)
-            functions = functions[self._drop()]
+            functions = functions[self._drop(functions)]
             if len(self.owner):
                 self._cut(functions)
         done = self.rows[self.open]
@@ -302,7 +301,6 @@ class _Cutting:
         if len(self.owner) == 0:
             return
         choices = listing(self.region)
-        assert choices is not None
         points = choices.points(choices.lowest(functions)[1][:, 0]).to(state.x.dtype)
         rows, hits = self.rows[self.owner], []
         for part in torch.arange(len(rows), device=rows.device).split(self.bounding.batch_size):
@@ -313,20 +311,21 @@ class _Cutting:
         found = first < len(rows)
         state.take(self.rows[found], points[first[found]], torch.ones_like(first[found], dtype=torch.bool))
 
-    def _drop(self) -> Tensor:
-        """Drop the parts of rows that have a counterfactual, that used up their parts, or that cannot be cut further."""
+    def _drop(self, functions: Tensor) -> Tensor:
+        """Drop the parts of rows with a counterfactual, of those that used theirs up, and of those that are not cut."""
         choices = listing(self.region)
-        assert choices is not None
-        self.open[self.owner[~choices.splittable().any(1)]] = False
+        single = ~choices.splittable().any(1)
+        point = choices.points(choices.lowest(functions)[1][:, 0])
+        outside = single & ~self.region.contains(point.double())  # an input that constraints forbid: nothing to prove
+        self.open[self.owner[single & ~outside]] = False
         self.open &= (self.used < self.most) & (self.state.goal[self.rows] >= self.budget)
-        kept = self.open[self.owner]
+        kept = self.open[self.owner] & ~outside
         self._select(kept)
         return kept
 
     def _cut(self, functions: Tensor) -> None:
         """Replace each part by the two that it falls into."""
         choices = listing(self.region)
-        assert choices is not None
         position = cut_position(choices, functions)
         self.owner = self.owner.repeat(2)
         self.region = with_listing(self.region, lambda found: cut(found, position, functions))
