@@ -114,7 +114,7 @@ class Constrained(PerturbationSet):
             fall, move = self.region.largest_fall(moved)
             return (moved * center).sum(2) - fall - weight * bound, ((center + move) * row).sum(2) - bound
 
-        least = torch.where(row != 0, row.abs(), torch.inf).amin().clamp(max=1e100)
+        least = torch.where(row != 0, row.abs(), torch.inf).amin().clamp(max=torch.finfo(rows.dtype).max ** 0.25)
         low, high = torch.zeros_like(rows[..., 0]), 2 * rows.abs().sum(2) / least
         (low_value, low_slope), (high_value, high_slope) = dual(low), dual(high)
         rising = low_slope > 0
