@@ -49,6 +49,7 @@ COUNTS = torch.tensor([3, 30])
 FOUR, CLASSES = torch.rand(4, 16, generator=generator(5), dtype=torch.float64), torch.tensor([0, 1, 0, 1])
 IDENTITY = torch.eye(16)
 NORMALIZE = bounds.Normalize([0.3], [0.2])
+BITS = torch.tensor([[1.0, 0, 0, 1], [0, 1, 1, 0]])
 UNSAFE = [(torch.tensor([[1.0, -1.0, 0.0]]), torch.tensor([0.5]))]
 
 
@@ -271,7 +272,7 @@ RECORDS = {
     *("DEFAULT_RULES", "BoundaryPoints", "BoundsError", "CleverEstimate", "Crossings", "Explanation"),
     *("InvalidConfiguration", "InvalidInput", "InvalidModel", "InvalidProperty", "ManifestMismatch", "Minimum"),
     *("EngineBounds", "EngineComparison", "LinearForms", "NoiseRadius", "Port"),
-    *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
+    *("AFFINE", "Affine", "Category", "FUNCTIONS", "Levels", "Numeric", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
     *(
