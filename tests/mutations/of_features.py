@@ -17,10 +17,10 @@ MUTANTS = (
         OF_TABLES,
     ),
     Mutant(
-        "positions that must change count as gains alone",
+        "positions that must change count twice",
         CHOICES,
-        "torch.where(must, least, 0.0).sum(2)",
-        "torch.where(must, least.clamp(max=0), 0.0).sum(2)",
+        "return self.budget - (~self.stays).sum(1)",
+        "return self.budget - 2 * (~self.stays).sum(1)",
         OF_PROOFS,
     ),
     Mutant(
