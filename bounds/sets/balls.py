@@ -87,7 +87,7 @@ class PerturbationSet(ABC):
         """
 
     def largest_fall(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """How far linear functions fall below their values at the centre at most, and a move to where they do.
+        """Largest fall of linear functions below their values at the centre, and a move to where they fall so far.
 
         It rests on :meth:`largest_gain` unless a set says better. Sets whose entries move together do: for them the
         signs of coefficients count. A fall that is too large is sound, as a gain is.

@@ -59,7 +59,7 @@ class _Table(Choices):
             self.off[:, part.columns] = part.off
 
     def _jump(self) -> Tensor:
-        """How far the column of each choice is from off, (N, C); 0 for choices without a column."""
+        """Distance of the column of each choice from off, (N, C); 0 for choices without a column."""
         there = self.column < self.off.shape[1]
         return torch.where(there, self.value - self.off[:, self.column.clamp(max=self.off.shape[1] - 1)], 0.0)
 

@@ -103,8 +103,8 @@ MUTANTS = (
     Mutant(
         "parts that cannot be cut further count as proved",
         PROOFS,
-        "self.open[self.owner[single & ~outside]] = False",
-        "self.open[self.owner[single & outside]] = False",
+        "outside = single & ~self.region.contains(point.double())",
+        "outside = single",
         OF_PROOFS,
     ),
     Mutant(

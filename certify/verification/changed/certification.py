@@ -135,7 +135,7 @@ class _Bounding:
 
 
 class _Found:
-    """What is proved and found for each row so far."""
+    """Numbers of changes that are proved and found for each row so far."""
 
     def __init__(
         self,

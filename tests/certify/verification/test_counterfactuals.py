@@ -196,6 +196,15 @@ def test_the_first_cut_loses_no_row():
         assert (inside == 1).all()
 
 
+def test_a_tie_is_neither_proved_nor_found():
+    """The model keeps the label where logits are equal, by the order of classes alone."""
+    model, x = nn.Linear(4, 2, bias=False), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    model.weight.data = torch.tensor([[1.0, 0.5, 1.0, 0.5], [0.0, 0.5, 0.0, 0.5]])
+    found = certify.certified_no_counterfactual(model, x, bounds.CategoricalGroups(x, [[0, 1], [2, 3]], 2))
+    assert found.radius.item() == 1
+    assert found.unknown.all()
+
+
 def test_what_is_not_right_is_said_to_be_found():
     model, x = network("linear", 12), categories(4)
     labels = (model(x).argmax(1) + torch.tensor([0, 1, 0, 1])) % 3
