@@ -135,7 +135,8 @@ def _of_category(feature: Category, x: Tensor, frozen: Tensor) -> Listed:
     if len(columns) + feature.dropped < 2:
         raise InvalidInput(f"columns of a Category must be at least two, got {columns}: add them, or set dropped=True")
     on, off = (_per_column(name, getattr(feature, name), columns, x) for name in ("on", "off"))
-    here, still = x[:, columns], frozen[:, columns]
+    index = torch.tensor(columns, device=x.device)
+    here, still = x.index_select(1, index), frozen.index_select(1, index)
     present = here == on
     others = (here == off) | present
     count = present.sum(1)

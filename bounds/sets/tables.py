@@ -54,9 +54,9 @@ class _Table(Choices):
         self.value = torch.cat([x.new_zeros(count, 0), *(part.value for part in found)], 1)
         self.allowed = torch.cat([frozen.new_zeros(count, 0), *(part.allowed for part in found)], 1)
         self.stays = torch.ones(count, len(found), dtype=torch.bool, device=x.device)
-        self.off = x.clone()
+        self.off = x
         for part in found:
-            self.off[:, part.columns] = part.off
+            self.off = self.off.index_copy(1, whole(part.columns), part.off)
 
     def _jump(self) -> Tensor:
         """Distance of the column of each choice from off, (N, C); 0 for choices without a column."""
@@ -100,12 +100,13 @@ class _Table(Choices):
         kept = torch.nn.functional.pad(self.stays, (0, 1), value=True)[:, self.home]
         sides = []
         for sign in (1, -1):
-            none = x.new_tensor(torch.inf)
             taken = self._padded(torch.full_like(x, torch.inf)).scatter_reduce(
-                1, self.column.expand_as(live), torch.where(live, sign * self.value, none), "amin"
+                1, self.column.expand_as(live), torch.where(live, sign * self.value, torch.inf), "amin"
             )[:, :size]
-            still = torch.where(kept, sign * x, none)
-            sides.append(sign * torch.minimum(torch.minimum(taken, still), torch.where(others, sign * self.off, none)))
+            still = torch.where(kept, sign * x, torch.inf)
+            sides.append(
+                sign * torch.minimum(torch.minimum(taken, still), torch.where(others, sign * self.off, torch.inf))
+            )
         return hull_of(sides[0], sides[1], self.center)
 
     def spread(self) -> Tensor:

@@ -149,9 +149,8 @@ class SynonymSet(Choices):
         live = self.live().view(self.substitutes.shape[:3])[..., None]
         sides = []
         for sign in (1, -1):
-            none = self.center.new_tensor(torch.inf)
-            still = torch.where(self.stays[..., None], sign * self.center, none)
-            taken = torch.where(live, sign * self.substitutes, none)
+            still = torch.where(self.stays[..., None], sign * self.center, torch.inf)
+            taken = torch.where(live, sign * self.substitutes, torch.inf)
             sides.append(sign * torch.cat([taken, still[:, :, None]], 2).amin(2))
         return hull_of(sides[0], sides[1], self.center)
 

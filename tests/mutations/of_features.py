@@ -33,8 +33,8 @@ MUTANTS = (
     Mutant(
         "the hull has no columns that are switched off",
         TABLES,
-        "torch.where(others, sign * self.off, none)",
-        "torch.where(others & False, sign * self.off, none)",
+        "torch.where(others, sign * self.off, torch.inf)",
+        "torch.where(others & False, sign * self.off, torch.inf)",
         OF_TABLES,
     ),
     Mutant(
@@ -119,7 +119,7 @@ MUTANTS = (
         SEARCH,
         "hits.append(is_counterfactual(logits, labels, targets) & inside)",
         "hits.append(is_counterfactual(logits, labels, targets))",
-        OF_PROOFS,
+        "tests/certify/attacks/test_counterfactual.py",
     ),
     Mutant(
         "all inputs count as run though some were left out",

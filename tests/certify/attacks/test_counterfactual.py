@@ -91,6 +91,17 @@ def test_points_lie_in_the_set_and_repeat():
     assert not one.smallest[~one.found].any()  # there is a range, of which only the ends were tried
 
 
+def test_inputs_that_constraints_forbid_are_passed_over():
+    x = torch.eye(15)[[0, 3, 6, 9, 12]].sum(0)[None]
+    matrix = torch.zeros(1, 15)
+    matrix[0, [2, 5, 8, 11]] = 1  # of the last categories, that of the last group alone
+    region = bounds.Constrained(bounds.CategoricalGroups(x, GROUPS, 2), matrix, torch.zeros(1))
+    found = attacks.counterfactual(Together(1), x, torch.tensor([0]), region)
+    assert found.distance.item() == 1
+    assert found.adversarial[0, 14] == 1
+    assert not attacks.counterfactual(Together(2), x, torch.tensor([0]), region).found.any()
+
+
 def test_bad_arguments_are_refused():
     model, labels = network("linear", 15), torch.zeros(6, dtype=torch.int64)
     region = bounds.CategoricalGroups(X, GROUPS, 2)
