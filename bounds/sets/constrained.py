@@ -63,7 +63,7 @@ class Constrained(PerturbationSet):
             raise InvalidInput(f"x must satisfy the constraints, but row {row} does not: check matrix @ x <= bound")
 
     def around(self, region: PerturbationSet) -> Self:
-        """The same constraints on another set."""
+        """Constraints of this set on another one."""
         other = copy(self)
         other.region, other.center = region, region.center
         return other

@@ -41,7 +41,9 @@ def fewest(model: nn.Module, row: Tensor, features: list, label: int, target: in
     return math.inf
 
 
-@pytest.mark.parametrize("attack", [True, False], ids=["attacked", "cut alone"])
+@pytest.mark.parametrize(
+    "attack", [pytest.param(True, marks=pytest.mark.slow, id="attacked"), pytest.param(False, id="cut alone")]
+)
 def test_radii_and_counterfactuals_are_those_of_all_rows(attack: bool):
     model, x = lively(), categories(8)
     found = certify.certified_no_counterfactual(model, x, bounds.CategoricalGroups(x, GROUPS, 2), attack=attack)
@@ -104,6 +106,7 @@ def test_a_linear_decision_over_ranges_is_known_in_closed_form():
     assert certify.certified_no_counterfactual(model, x, bounds.FeatureChanges(x, down, 4)).verified.all()
 
 
+@pytest.mark.slow
 def test_ranges_are_halved_until_proved():
     """A hat in the middle of a range, which planes over the whole range do not bound."""
     model = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 2))
