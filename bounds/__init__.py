@@ -39,8 +39,12 @@ from bounds.operations.functions import FUNCTIONS
 from bounds.second_opinion.comparison import compare_engines
 from bounds.second_opinion.result import EngineBounds, EngineComparison
 from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, SparseBall
+from bounds.sets.constrained import Constrained
+from bounds.sets.features import Category, Levels, Numeric
 from bounds.sets.hulls import HullOfBoxes
 from bounds.sets.linear_minimum import linear_minimum
+from bounds.sets.tables import CategoricalGroups, FeatureChanges
+from bounds.sets.words import SynonymSet
 from bounds.solvers.milp import Minimum, Range, milp_bounds, milp_margins
 from bounds.solvers.semidefinite import sdp_margins
 from bounds.solvers.triangle import lp_bounds, lp_margins
@@ -57,11 +61,15 @@ __all__ = [
     "BoundaryPoints",
     "BoundsError",
     "Box",
+    "CategoricalGroups",
+    "Category",
     "CleverEstimate",
+    "Constrained",
     "Crossings",
     "EngineBounds",
     "EngineComparison",
     "Explanation",
+    "FeatureChanges",
     "Graph",
     "GroupSort",
     "HullOfBoxes",
@@ -70,6 +78,7 @@ __all__ = [
     "InvalidInput",
     "InvalidModel",
     "InvalidProperty",
+    "Levels",
     "LinearForms",
     "Logits",
     "LpBall",
@@ -79,6 +88,7 @@ __all__ = [
     "NoiseRadius",
     "NoiseRatioTest",
     "Normalize",
+    "Numeric",
     "PerturbationSet",
     "Port",
     "Property",
@@ -86,6 +96,7 @@ __all__ = [
     "RatioLaw",
     "SparseBall",
     "StandIn",
+    "SynonymSet",
     "TwoClasses",
     "UnsupportedLayer",
     "affine_ratio_law",

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from certify.smoothing.classifiers.classifier import SmoothedClassifier
     from certify.stored_inputs import StoredInputs
     from certify.surveys.transfer import TransferMatrix, transfer_matrix
+    from certify.verification.changed.certificate import CounterfactualCertificate
+    from certify.verification.changed.certification import certified_no_counterfactual
     from certify.verification.decide import decide
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
@@ -82,6 +84,7 @@ __all__ = [
     "Contradiction",
     "Cost",
     "CostEstimate",
+    "CounterfactualCertificate",
     "DataSource",
     "Decision",
     "DetectionCurve",
@@ -116,6 +119,7 @@ __all__ = [
     "attacks",
     "audit",
     "calibration_error",
+    "certified_no_counterfactual",
     "certified_radius",
     "certified_universal_accuracy",
     "check_proof",
@@ -159,6 +163,7 @@ _HOMES = {
     "Contradiction": "certify.evaluation.summaries.comparisons",
     "Cost": "certify.evaluation.budget.costs",
     "CostEstimate": "certify.evaluation.budget.costs",
+    "CounterfactualCertificate": "certify.verification.changed.certificate",
     "DataSource": "certify.configuration.keys",
     "Decision": "certify.verification.decision",
     "DetectionCurve": "certify.confidence.detection",
@@ -192,6 +197,7 @@ _HOMES = {
     "Witness": "certify.results",
     "audit": "certify.auditing.audit",
     "calibration_error": "certify.confidence.calibration",
+    "certified_no_counterfactual": "certify.verification.changed.certification",
     "certified_radius": "certify.verification.radius",
     "certified_universal_accuracy": "certify.verification.shared.universal",
     "check_proof": "certify.proofs.checking",

@@ -52,6 +52,14 @@ def test_detection_of_other_inputs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_counterfactuals(monkeypatch, capsys):
+    run("counterfactuals.py", "--epochs", 6, "--rows", 20, monkeypatch=monkeypatch)
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.split()[0] == "3"
+    assert last.split()[-1] == "0"
+
+
+@pytest.mark.slow
 def test_sampling_throughput(monkeypatch, capsys):
     """At toy size, only to see that it runs: a time is never a test."""
     arguments = ("--inputs", 2, "--draws", 100, "--batch", 50, "--runs", 1)

@@ -82,9 +82,8 @@ def linear_forms(
 
 def _at_a_lowest_point(slope: Tensor, ball: PerturbationSet) -> Tensor:
     """Values (N, R), rounded up, of linear functions (N, R, F) at points of the sets at which they are about least."""
-    center, hull = ball.center.flatten(1).unsqueeze(1), ball.hull()
-    up, down = (room.flatten(1).unsqueeze(1) for room in (hull.upper - ball.center, ball.center - hull.lower))
-    _, move = ball.largest_gain(slope.abs(), torch.where(slope > 0, down, up))
-    point = center - slope.sign() * move * (1 - INWARD)  # certainly in the set, which holds the way to the centre
+    center = ball.center.flatten(1).unsqueeze(1)
+    _, move = ball.largest_fall(slope)
+    point = center + move * (1 - INWARD)  # certainly in the set if that holds the way to its centre
     error = 2 * accumulated_error(slope.shape[2] + 8, slope.dtype)
-    return (slope * point).sum(2) + error * (slope * point).abs().sum(2)
+    return (slope * point).sum(2) + ((slope * point).abs() * error + (slope * move).abs() * 2 * INWARD).sum(2)

@@ -82,10 +82,8 @@ class PointSearch:
 
     def _farthest(self, slopes: Tensor) -> Tensor:
         """The points (N, S, *D) of the set at which linear functions of the input are least."""
-        hull, flat = self.ball.hull(), slopes.flatten(2)
-        center, lower, upper = (side.flatten(1)[:, None] for side in (self.ball.center, hull.lower, hull.upper))
-        _, move = self.ball.largest_gain(flat.abs(), torch.where(flat > 0, center - lower, upper - center))
-        return (center - INSIDE * flat.sign() * move).view(slopes.shape)
+        _, move = self.ball.largest_fall(slopes.flatten(2))
+        return (self.ball.center.flatten(1)[:, None] + INSIDE * move).view(slopes.shape)
 
 
 def _counts(samples: int, inputs: int) -> list[int]:

@@ -86,6 +86,23 @@ class PerturbationSet(ABC):
             The gain (N, R) and the move (N, R, F), in the dtype of the slopes.
         """
 
+    def largest_fall(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest fall of linear functions below their values at the centre, and a move to where they fall so far.
+
+        It rests on :meth:`largest_gain` unless a set says better. Sets whose entries move together do: for them the
+        signs of coefficients count. A fall that is too large is sound, as a gain is.
+
+        Args:
+            rows: (N, R, F), coefficients.
+
+        Returns:
+            The fall (N, R) and the move (N, R, F) from the centre, in the dtype of the coefficients.
+        """
+        hull = self.hull()
+        center, lower, upper = (x.flatten(1)[:, None].to(rows.dtype) for x in (self.center, hull.lower, hull.upper))
+        gain, move = self.largest_gain(rows.abs(), torch.where(rows > 0, center - lower, upper - center))
+        return gain, -rows.sign() * move
+
     def rows(self, index: Tensor) -> Self:
         """The sets of some inputs, given by their places (B,).
 

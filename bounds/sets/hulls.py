@@ -11,7 +11,7 @@ from bounds import checks
 from bounds.errors import InvalidInput
 from bounds.numerics import accumulated_error, underflow
 from bounds.sets.balls import Interval, PerturbationSet
-from bounds.sets.moves import norm_of
+from bounds.sets.moves import MovesInBall, norm_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,21 @@ class HullOfBoxes(PerturbationSet):
     def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """The gain of all entries at once, which no point of the set exceeds; bounds use :meth:`least` instead."""
         return (slopes * reach).sum(-1), reach
+
+    def largest_fall(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The fall to the lowest corner of a box and from there within the radius, see :class:`PerturbationSet`."""
+        lower, upper = (side.flatten(2).to(rows.dtype) for side in (self.lower, self.upper))
+        center, slopes = self.center.flatten(1)[:, None].to(rows.dtype), rows.abs()
+        best = (rows.clamp(min=0) @ lower.mT + rows.clamp(max=0) @ upper.mT).argmin(2)
+        each = torch.arange(len(lower), device=lower.device)[:, None]
+        move = torch.where(rows > 0, lower[each, best], upper[each, best]) - center
+        if self.radius:
+            radius, open_room = slopes.new_full((1, 1, 1), self.radius), torch.full_like(slopes, math.inf)
+            ball = MovesInBall(slopes, open_room, radius, self.norm, self.dual_norm, boxed=False)
+            move = move - rows.sign() * ball.best()
+        reach = torch.maximum(lower.abs(), upper.abs()).amax(1, keepdim=True) + self.radius
+        error = 4 * accumulated_error(rows.shape[2] + 128, rows.dtype) * (slopes * (reach + center.abs())).sum(2)
+        return -(rows * move).sum(2) + error, move
 
     def least(self, middle: Tensor, gain: Tensor, slopes: Tensor | None, *, rounded: bool) -> Tensor:
         """Minima (N, R) from those over boxes.

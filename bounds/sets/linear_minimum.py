@@ -19,7 +19,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.numerics import accumulated_error
+from bounds.numerics import accumulated_error, ieee_arithmetic
 from bounds.sets.balls import PerturbationSet, perturbation_set
 from bounds.sets.hulls import HullOfBoxes
 
@@ -29,6 +29,7 @@ OTHER_OPERATIONS = 128
 
 
 @isolated
+@ieee_arithmetic()
 def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
     """Lower bounds on ``sum(coefficients * x)`` over a perturbation set, tight up to rounding.
 
@@ -61,20 +62,19 @@ def linear_minimum(coefficients: Tensor, region: PerturbationSet) -> Tensor:
     dtype = _common_dtype(coefficients, region.center)
     if isinstance(region, HullOfBoxes):
         return _over_boxes(coefficients.flatten(2).to(dtype), region)
-    a, hull = coefficients.flatten(2).to(dtype), region.hull()
+    a = coefficients.flatten(2).to(dtype)
     with torch.no_grad():
-        center, lower, upper = (x.flatten(1)[:, None].to(dtype) for x in (region.center, hull.lower, hull.upper))
-        slopes = a.abs()
-        gain, move = region.largest_gain(slopes, torch.where(a > 0, center - lower, upper - center))
-        _check_gain(region, gain, slopes)
-        size = (slopes * center.abs()).sum(-1) + gain
+        center, slopes = region.center.flatten(1)[:, None].to(dtype), a.abs()
+        fall, move = region.largest_fall(a)
+        _check_fall(region, fall, slopes)
+        size = (slopes * center.abs()).sum(-1) + fall.abs()
         error = 2 * accumulated_error(a.shape[2] + OTHER_OPERATIONS, dtype) * size
         # The smallest normal number stands for what underflow took from products and differences.
         underflow = 4 * torch.finfo(dtype).tiny * (slopes.sum(-1) + a.shape[2])
-        value = _proving((a * center).sum(-1) - gain - (error + underflow))
+        value = _proving((a * center).sum(-1) - fall - (error + underflow))
     if not a.requires_grad:
         return value
-    return value + ((a - a.detach()) * (center - a.sign() * move).detach()).sum(-1)
+    return value + ((a - a.detach()) * (center + move).detach()).sum(-1)
 
 
 def _over_boxes(a: Tensor, region: HullOfBoxes) -> Tensor:
@@ -106,9 +106,9 @@ def _common_dtype(coefficients: Tensor, center: Tensor) -> torch.dtype:
     return torch.promote_types(coefficients.dtype, center.dtype)
 
 
-def _check_gain(region: PerturbationSet, gain: Tensor, slopes: Tensor) -> None:
-    if gain.shape != slopes.shape[:2] or gain.dtype != slopes.dtype:
+def _check_fall(region: PerturbationSet, fall: Tensor, slopes: Tensor) -> None:
+    if fall.shape != slopes.shape[:2] or fall.dtype != slopes.dtype:
         raise InvalidInput(
             f"largest_gain of {type(region).__name__} must return a gain of shape {tuple(slopes.shape[:2])} and "
-            f"{slopes.dtype}, got {tuple(gain.shape)} of {gain.dtype}: sum over the last dimension of slopes"
+            f"{slopes.dtype}, got {tuple(fall.shape)} of {fall.dtype}: sum over the last dimension of slopes"
         )

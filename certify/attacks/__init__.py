@@ -15,6 +15,7 @@ from certify.attacks.minimum_norm.sparsefool import sparsefool
 from certify.attacks.minimum_norm.superdeepfool import superdeepfool
 from certify.attacks.search.driver import MINIMUM_NORM
 from certify.attacks.studies.confidence import ConfidenceWitness, highest_confidence
+from certify.attacks.studies.counterfactual import CounterfactualWitness, counterfactual
 from certify.attacks.studies.gradient_masking import GradientMaskingReport, gradient_masking
 from certify.attacks.studies.noise_accuracy import NoiseAccuracy, noise_accuracy
 from certify.attacks.studies.robustness_figures import NormFigures, RobustnessFigures, robustness_figures
@@ -31,6 +32,7 @@ __all__ = [
     "FIXED_BUDGET",
     "MINIMUM_NORM",
     "ConfidenceWitness",
+    "CounterfactualWitness",
     "FoolingRate",
     "GradientMaskingReport",
     "NoiseAccuracy",
@@ -44,6 +46,7 @@ __all__ = [
     "autoattack",
     "boundary_walk",
     "carlini_wagner",
+    "counterfactual",
     "deepfool",
     "fast_adaptive_boundary",
     "fgsm",

@@ -18,8 +18,9 @@ from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.operations.functions import Maker as FunctionMaker
 from bounds.sets.balls import tells_members
-from certify.attacks import minimal_perturbation, robust_accuracy
+from certify.attacks import counterfactual, minimal_perturbation, robust_accuracy
 from certify.attacks.common.threat import check_alone, check_around
+from certify.attacks.studies.counterfactual import lists_changes
 from certify.models import frozen, predictions_and_labels, probe
 from certify.results import AttackedAccuracy, Record, Witness
 from certify.verification.complete import COMPLETE, PROVED, Around, LabelSearch, require_searchable
@@ -43,7 +44,7 @@ class Verdict(Record):
             the row, minus infinity where no bound was asked for.
         adversarial: (N, *D), the input found; the clean input where none was.
         distance: (N,) float64, of ``adversarial``, run through the model once more; infinite where none was found. In
-            l-infinity where no norm was given.
+            l-infinity where no norm was given, and the number of changes in sets of few changed features or words.
         decided_by: for each row, ``"clean"``, ``"attack"``, the bounding method, the means of the complete search, or
             ``""`` where it is unknown.
         epsilon: (N,) float64, the radius; NaN for sets of one's own.
@@ -262,9 +263,24 @@ def _own(
     if isinstance(perturbation, Box):  # the nearest inputs may lie as far as its sides
         lower, upper = perturbation.lower, perturbation.upper
         search = lambda rows: partial(minimal_perturbation, norm=math.inf, low=lower[rows], high=upper[rows])  # noqa: E731
+    elif lists_changes(perturbation):
+        search = lambda rows: partial(_fewest_changes, perturbation.rows(rows))  # noqa: E731
     elif tells_members(perturbation):
         search = lambda rows: partial(robust_accuracy, perturbation=perturbation.rows(rows), steps=SET_STEPS)  # noqa: E731
     return _Region(math.nan, nothing, perturbation.rows, search)
+
+
+def _fewest_changes(
+    perturbation: PerturbationSet,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int,
+    generator: Generator | None,
+) -> Witness:
+    """The attack on sets of few changes, which draws nothing."""
+    return counterfactual(model, x, labels, perturbation, batch_size=batch_size)
 
 
 def _checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:

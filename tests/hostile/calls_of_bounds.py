@@ -49,6 +49,7 @@ COUNTS = torch.tensor([3, 30])
 FOUR, CLASSES = torch.rand(4, 16, generator=generator(5), dtype=torch.float64), torch.tensor([0, 1, 0, 1])
 IDENTITY = torch.eye(16)
 NORMALIZE = bounds.Normalize([0.3], [0.2])
+BITS = torch.tensor([[1.0, 0, 0, 1], [0, 1, 1, 0]])
 UNSAFE = [(torch.tensor([[1.0, -1.0, 0.0]]), torch.tensor([0.5]))]
 
 
@@ -186,6 +187,20 @@ PURE: dict[str, Call] = {
     "bounds.HullOfBoxes": lambda c: bounds.crown(
         c.source, bounds.HullOfBoxes(torch.stack([c.x, c.x + 0.01], 1), torch.stack([c.x + 0.01, c.x + 0.02], 1))
     ),
+    "bounds.CategoricalGroups": lambda c: bounds.CategoricalGroups(BITS, [[0, 1], [2, 3]], 1).hull(),
+    "bounds.Constrained": lambda c: bounds.linear_minimum(
+        c.x[:, None] - 0.5, bounds.Constrained(bounds.LpBall(c.x, 0.3), torch.ones_like(c.x[:1]), SPREAD[:1] + 1e3)
+    ),
+    "bounds.FeatureChanges": lambda c: bounds.linear_minimum(
+        BITS[:, None] - 0.5,
+        bounds.FeatureChanges(
+            BITS, [bounds.Category([0, 1]), bounds.Levels(2, range(3)), bounds.Numeric(3, 0.0, 1.0)], 2
+        ),
+    ),
+    "bounds.SynonymSet": lambda c: bounds.SynonymSet(BITS[None], BITS[None, :, None] + 1, 1).hull(),
+    "bounds.SynonymSet.of_tokens": lambda c: bounds.SynonymSet.of_tokens(
+        BITS, torch.tensor([[0, 1]]), {0: [1]}, 1
+    ).hull(),
     "bounds.SparseBall": lambda c: bounds.SparseBall(c.x, 2).hull(),
     "bounds.StandIn": lambda c: bounds.StandIn(nn.ReLU())(c.x),
     "bounds.clopper_pearson_interval": lambda c: bounds.clopper_pearson_interval(COUNTS, 50),
@@ -257,7 +272,7 @@ RECORDS = {
     *("DEFAULT_RULES", "BoundaryPoints", "BoundsError", "CleverEstimate", "Crossings", "Explanation"),
     *("InvalidConfiguration", "InvalidInput", "InvalidModel", "InvalidProperty", "ManifestMismatch", "Minimum"),
     *("EngineBounds", "EngineComparison", "LinearForms", "NoiseRadius", "Port"),
-    *("AFFINE", "Affine", "FUNCTIONS", "TwoClasses"),
+    *("AFFINE", "Affine", "Category", "FUNCTIONS", "Levels", "Numeric", "TwoClasses"),
     *("NoiseRatioTest", "PerturbationSet", "Range", "UnsupportedLayer"),
     *("BoundaryCurvature", "CrossSection", "CurvatureBounds", "PairedRatio", "RatioBound"),
     *(

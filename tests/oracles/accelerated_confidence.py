@@ -17,6 +17,11 @@ def ball(t: Place) -> bounds.LpBall:
     return bounds.LpBall(t(X.double()), 0.02)
 
 
+def two_entries(t: Place) -> bounds.FeatureChanges:
+    """Rows of which one of two entries may change."""
+    return bounds.FeatureChanges(t(X), [bounds.Numeric(0, -9.0, 9.0), bounds.Levels(3, [0.0, 0.5, 1.0])], 1)
+
+
 CALLS: dict[str, Callable[[Place, int], Any]] = {
     "bounds.linear_forms": lambda t, k: bounds.linear_forms(t(network()), ball(t), t(torch.eye(4).expand(3, 4, 4))),
     "bounds.pairwise_margins": lambda t, k: bounds.pairwise_margins(t(network()), ball(t)),
@@ -26,6 +31,14 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
         ).alone
     ),
     "certify.confidence_bound": lambda t, k: certify.confidence_bound(t(network()), ball(t), steps=2 * k),
+    "bounds.FeatureChanges": lambda t, k: bounds.crown(t(network()), two_entries(t).double()),
+    "bounds.Constrained": lambda t, k: bounds.crown(
+        t(network()), bounds.Constrained(ball(t), t(torch.ones_like(X[:1])), t(torch.tensor([1e3])))
+    ),
+    "certify.certified_no_counterfactual": lambda t, k: certify.certified_no_counterfactual(
+        t(network()), t(X), two_entries(t), t(Y), most_parts=4
+    ),
+    "certify.attacks.counterfactual": lambda t, k: attacks.counterfactual(t(network()), t(X), t(Y), two_entries(t)),
     "certify.attacks.highest_confidence": lambda t, k: attacks.highest_confidence(
         t(network()), t(X), norm=2, epsilon=0.3, steps=4 * k, restarts=2, generator=generator()
     ),
@@ -44,6 +57,7 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
 }
 
 WAITS = {
+    "certify.certified_no_counterfactual": 300,  # an attack, bounds of several methods, and parts cut in rounds
     "certify.ood_detection": 150,  # an attack, and two sets of bounds
     "certify.certified_universal_accuracy": 120,  # bounds of two kinds, and programmes on the host
 }

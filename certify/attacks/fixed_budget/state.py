@@ -202,10 +202,8 @@ class FixedBudgetState:
 
     def vertex(self, region: PerturbationSet, slopes: Tensor) -> Tensor:
         """Points at which a linear function with these slopes (M, *D) is largest in the sets, pulled into them."""
-        hull, center, slopes = region.hull(), region.center, slopes.double()
-        room = torch.where(slopes > 0, hull.upper - center, center - hull.lower)
-        _, move = region.largest_gain(slopes.abs().flatten(1).unsqueeze(1), room.flatten(1).unsqueeze(1))
-        return self.project((center + slopes.sign() * move.reshape(center.shape)).to(self.x.dtype))
+        _, move = region.largest_fall(-slopes.double().flatten(1).unsqueeze(1))
+        return self.project((region.center + move.reshape(region.center.shape)).to(self.x.dtype))
 
     def leap(self, points: Tensor, gradient: Tensor, radius: Tensor) -> Tensor:
         """Points at which the linearised loss is largest within ``radius`` (M,) of the points, projected, (M, *D)."""

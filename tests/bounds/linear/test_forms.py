@@ -70,3 +70,16 @@ def test_bad_arguments_are_refused():
         bounds.linear_forms(network("deep"), ball, torch.eye(3).expand(2, 3, 3), "ibp")
     with pytest.raises(bounds.InvalidInput, match="rows must have shape"):
         bounds.linear_forms(network("deep"), ball, torch.eye(3))
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.2])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_forms_hold_where_entries_move_together(norm: float, radius: float):
+    """The corner of the box around such a set lies below all of its points: a constant measured there is too large."""
+    lower = torch.rand(2, 3, 5, generator=generator(1), dtype=torch.float64)
+    region = bounds.HullOfBoxes(lower, lower + 0.05, radius, norm)
+    model, rows = nn.Linear(5, 3).double(), torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    forms = bounds.linear_forms(model, region, rows, "crown")
+    exact = model.bias.detach() + torch.zeros(2, 1, dtype=torch.float64)
+    assert (forms.constant <= exact).all()
+    assert torch.allclose(forms.constant, exact, atol=1e-6)

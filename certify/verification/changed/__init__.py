@@ -1,0 +1,1 @@
+"""Proofs that no few changes of features or words change a decision."""
