@@ -156,10 +156,12 @@ class Choices(PerturbationSet):
 
     def largest_fall(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The exact fall, and its rounding errors on top; see :class:`PerturbationSet`."""
-        fall, choice = self.lowest(rows)
-        size = (rows.abs() * self.spread()[:, None].to(rows.dtype)).sum(2)
+        # Differences of values are rounded too, so they are taken in the dtype whose errors are counted.
+        wide = self.altered(**{name: getattr(self, name).to(rows.dtype) for name in self.OF_NUMBERS})
+        fall, choice = wide.lowest(rows)
+        size = (rows.abs() * wide.spread()[:, None]).sum(2)
         error = 2 * accumulated_error(rows.shape[2] + 64, rows.dtype) * size
-        return fall + (error + underflow(rows.dtype)), self.moves(choice)
+        return fall + (error + underflow(rows.dtype)), wide.moves(choice)
 
     def largest_gain(self, slopes: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
         """The gain of all entries at once; bounds use :meth:`largest_fall`, for which signs count."""

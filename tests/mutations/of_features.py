@@ -135,4 +135,11 @@ MUTANTS = (
         "move = torch.where(rows > 0, lower.amin(1, keepdim=True), upper.amax(1, keepdim=True)) - center",
         "tests/bounds/linear/test_forms.py",
     ),
+    Mutant(
+        "differences of values are rounded to the dtype of the rows",
+        "bounds/sets/choices.py",
+        "wide = self.altered(**{name: getattr(self, name).to(rows.dtype) for name in self.OF_NUMBERS})",
+        "wide = self",
+        "tests/bounds/sets/test_feature_changes.py",
+    ),
 )

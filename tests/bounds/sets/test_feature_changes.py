@@ -102,6 +102,21 @@ def test_minima_of_wide_groups_in_float32_are_below_exact_ones():
         assert least > float(exact) - 2000  # of sums of 10**6
 
 
+def test_minima_of_functions_that_are_wider_than_the_rows_are_below_exact_ones():
+    """Differences of float32 values are no float32 numbers."""
+    x = 3 * torch.rand(40, 4, generator=generator(6))
+    features = [bounds.Levels(column, [0.1, 0.7, 2.9]) for column in range(4)]
+    a = torch.randn(40, 1, 4, dtype=torch.float64, generator=generator(7))
+    least = bounds.linear_minimum(a, bounds.FeatureChanges(x, features, 2))[:, 0].tolist()
+    levels = [Fraction(level) for level in torch.tensor([0.1, 0.7, 2.9]).tolist()]
+    for row, function, bound in zip(x.tolist(), a[:, 0].tolist(), least, strict=True):
+        terms = [(Fraction(slope), Fraction(value)) for slope, value in zip(function, row, strict=True)]
+        falls = [max(slope * (value - level) for level in levels) for slope, value in terms]
+        two = sum(sorted((max(fall, Fraction(0)) for fall in falls), reverse=True)[:2])
+        exact = sum(slope * value for slope, value in terms) - two
+        assert exact - Fraction(1, 10**12) < Fraction(bound) <= exact
+
+
 def test_groups_alone_are_features_of_one_kind():
     x = ROWS[:, :3].repeat(1, 2)
     groups = [[0, 1, 2], [3, 4, 5]]
