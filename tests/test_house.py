@@ -98,7 +98,7 @@ DIRECTION = {
         {"durations", "sizes", "models", "results", "importing", "loaders", "proofs", "reference", "verified_training"},
         {"curves"},
         {"distribution", "corruptions", "promises"},
-        {"smoothing", "report", "semantic"},
+        {"smoothing", "report", "semantic", "poisoning"},
         {"attacks", "exports", "requirements"},
         {"confidence", "training", "verification"},
         {"generalisation", "methods", "surveys"},

@@ -36,9 +36,9 @@ def segmentation_pgd(
 ) -> Tensor:
     r"""Inputs within epsilon at which the smoothed model gives few pixels the right class, (N, *D).
 
-    Ascent on the sum over pixels of :math:`-\log \hat F(x')_y`, where :math:`\hat F` is the mean softmax over some fixed
-    draws, in steps of length :math:`2 \epsilon / T` with projection. Nothing is checked: certify what is returned, at
-    radius 0, and take what :func:`segmentation_scores` says is the most that it allows.
+    Ascent on the sum over pixels of :math:`-\log \hat F(x')_y`, where :math:`\hat F` is the mean softmax over
+    fixed draws, in steps of length :math:`2 \epsilon / T` with projection. Nothing is checked: certify what is
+    returned, at radius 0, and take what :func:`segmentation_scores` says is the most that it allows.
 
     Args:
         smoothed: with noise that is added, whose radii are in l_2 or l_infinity.
