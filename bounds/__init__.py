@@ -18,6 +18,7 @@ from bounds.gradients import StandIn
 from bounds.graph.captured import Graph, Port
 from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
+from bounds.graph.weight_box import WeightBox, with_weight_box
 from bounds.layers import GroupSort, Logits, Normalize, TwoClasses
 from bounds.linear.forms import LinearForms, linear_forms
 from bounds.linear.forward import forward_linear
@@ -88,6 +89,7 @@ __all__ = [
     "StandIn",
     "TwoClasses",
     "UnsupportedLayer",
+    "WeightBox",
     "affine_ratio_law",
     "alpha_crown",
     "capture",
@@ -133,4 +135,5 @@ __all__ = [
     "specification_bounds",
     "traced_crossings",
     "transport",
+    "with_weight_box",
 ]
