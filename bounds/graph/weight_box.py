@@ -16,7 +16,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Program, Source
-from bounds.graph.capturing import capture
+from bounds.graph.capturing import capture, without_compiler
 from bounds.numerics import accumulated_error, per_row, round_up, underflow, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.node import Node
@@ -67,15 +67,21 @@ class WeightBox:
         Args:
             model: its floating parameters are the centres.
             errors: the largest error of each weight by its name, a number or a tensor that broadcasts to it; one
-                number is for the parameters of all linear layers and convolutions.
+                number is for the parameters of all ``nn.Linear`` and convolutions. All others are exact.
 
         Raises:
-            InvalidInput: an error below 0 or not finite; a name that the model does not have.
+            InvalidInput: an error below 0 or not finite; a name that the model does not have; a number for a model
+                without such layers.
         """
+        model = without_compiler(model)
         weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
         if not isinstance(errors, Mapping):
             size = checks.nonnegative("errors", errors)
             errors = dict.fromkeys(layer_parameters(model), size)
+            if not errors:
+                raise InvalidInput(
+                    "errors must be by names for a model without nn.Linear or convolutions, got a number"
+                )
         lower, upper = {}, {}
         for name, error in errors.items():
             if name not in weights:

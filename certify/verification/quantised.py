@@ -11,6 +11,7 @@ from bounds import Graph, LpBall, PerturbationSet, WeightBox, checks, ibp, margi
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidModel
+from bounds.graph.capturing import without_compiler
 from bounds.linear.ladder import margins_in_turn
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
@@ -112,7 +113,7 @@ def certified_quantised(
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         predicted, labels = predictions_and_labels(model, x, labels, num_classes, batch_size)
         box = quantised if isinstance(quantised, WeightBox) else None
-        box = box or box_of_copy(model, quantised, between=weights == "between")  # type: ignore[arg-type]  # no box
+        box = box or box_of_copy(without_compiler(model), quantised, between=weights == "between")  # type: ignore[arg-type]  # no box
         copied = torch.full_like(predicted, -1)
         margin = torch.full_like(radius, -math.inf)
         if len(x):
