@@ -11,7 +11,7 @@ from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
-from bounds.graph.weight_box import UncertainGraph, WeightError
+from bounds.graph.uncertain import UncertainGraph, WeightError
 from bounds.linear.precision import in_double
 from bounds.numerics import accumulated_error, per_row, reduced_precision, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
@@ -293,7 +293,7 @@ class Network:
         return name in self._weights
 
     def weight_error(self, name: str) -> Tensor:
-        """What the errors of weights may change in the value of such a layer."""
+        """Largest change of the value of such a layer, by the errors of its weights."""
         (parent,) = self.parents(name)
         return self._weights[name].at(self.rules[name], parent.lower, parent.upper)
 

@@ -34,7 +34,7 @@ def p_values_of_counts(trials: int, probability: float) -> Tensor:
 
 
 def familywise_rejections(p_values: Tensor, alpha: float, correction: str = "holm") -> Tensor:
-    """Which hypotheses of each row are rejected, so that any true one is among them with probability at most alpha.
+    """Hypotheses of each row to reject, so that any true one is among them with probability at most alpha.
 
     The p-values may depend on each other in any way. Holm's procedure takes the p-values in ascending order, and
     compares the i-th of m with ``alpha / (m - i + 1)`` until one is larger. So it rejects all that Bonferroni's

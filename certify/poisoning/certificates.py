@@ -1,4 +1,4 @@
-r"""How many training rows must change before an ensemble of classifiers changes its prediction.
+r"""Number of training rows that must change before an ensemble of classifiers changes its prediction.
 
 Each base classifier is trained on a part of the training set and votes. A row that is inserted or deleted changes one
 part, and so the votes of the classifiers that the part reaches. To make class c' win over c, a vote for c gains at most

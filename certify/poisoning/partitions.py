@@ -94,7 +94,7 @@ def spread_partitions(classifiers: int, spread: int, *, seed: int = 0) -> Tensor
 
 
 def training_rows(part: Tensor, spread: Tensor, classifier: int) -> Tensor:
-    """Which training rows a base classifier is trained on, (R,) bool.
+    """Training rows of one base classifier, (R,) bool.
 
     Args:
         part: (R,) int64, the part of each row, from :func:`hash_partition`.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bounds
 from bounds import InvalidInput, LpBall, UnsupportedLayer, WeightBox, with_weight_box
-from bounds.graph import weight_box
+from bounds.graph import uncertain
 
 METHODS = ("ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown")
 
@@ -278,7 +278,7 @@ def test_the_error_of_quantised_inputs_is_never_too_small():
     for seed, scale in enumerate((1e-42, 1e-30, 1e-6, 1e-3, 1.0, 30.0, 1e6)):
         source = generator(seed)
         x = (torch.rand(1, 64, generator=source) - torch.rand(1, generator=source)) * scale
-        step = weight_box._largest_step(x.double(), x.double())
+        step = uncertain._largest_step(x.double(), x.double())
         error = (quantised(x).double() - x.double() @ weight.T).abs()
         assert (error <= step @ weight.abs().T + 1e-5 * scale).all()
         worst = max(worst, float((error / (step @ weight.abs().T)).max()))
