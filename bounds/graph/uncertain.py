@@ -267,7 +267,8 @@ def _argument(user: fx.Node, placeholder: fx.Node) -> str | None:
     places = [place for place, argument in enumerate(user.args) if argument is placeholder]
     if user.op != "call_function" or rule is None or not rule.layer or placeholder in user.kwargs.values():
         return None
-    return {(1,): "weight", (2,): "bias"}.get(tuple(places))
+    known: dict[tuple[int, ...], str] = {(1,): "weight", (2,): "bias"}
+    return known.get(tuple(places))
 
 
 def _serves(user: fx.Node, argument: str, weight: Tensor) -> bool:

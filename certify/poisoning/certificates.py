@@ -84,8 +84,8 @@ def certify_poisoning(votes: Tensor, num_classes: int, *, spread: Tensor | None 
         reached, method = _checked_spread(spread, votes), "finite aggregation"
     counts = torch.stack([(votes == k).sum(1) for k in range(num_classes)], 1)
     label = counts.argmax(1)
-    parts = zip(*(rows.split(checks.PART) for rows in (votes, counts, label)), strict=True)
-    radius = [_parts_needed(*part, reached) - 1 for part in parts]
+    chosen = (slice(start, start + checks.PART) for start in range(0, len(votes), checks.PART))
+    radius = [_parts_needed(votes[rows], counts[rows], label[rows], reached) - 1 for rows in chosen]
     return PoisoningCertificate(
         label=label,
         radius=torch.cat(radius) if radius else label.double(),

@@ -15,6 +15,7 @@ DYNAMIC_LINEAR = "torch.ao.nn.quantized.dynamic.modules.linear.Linear"
 OWN_STEPS = 4  # version since which such layers quantise their input in 127 steps, so that no sum saturates
 FLOAT32_ROUNDING = 2.0**-23  # of a product of an integer and a scale in float32, relative
 HALF = (torch.float16, torch.bfloat16)
+PLAIN = (int, float, str, bool, tuple, type(None))  # settings of layers that are compared
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -187,12 +188,11 @@ def _of_same(prefix: str, path: str, own: nn.Module, other: nn.Module) -> Iterat
                 f"linear layers of quantize_dynamic; inputs that are quantised in other ways have no bound",
             )
         )
-    plain = int | float | str | bool | tuple | type(None)
     for name, value in vars(own).items():
         if (
             not name.startswith("_")
             and name != "training"
-            and isinstance(value, plain)
+            and isinstance(value, PLAIN)
             and vars(other).get(name) != value
         ):
             raise InvalidModel(_another(path, f"has {name}={vars(other).get(name)!r} where the model has {value!r}"))
