@@ -50,7 +50,9 @@ def images(rows: int = 4) -> Tensor:
     return torch.randn(rows, 1, 3, 4, generator=generator(3), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("pixels", [(3, 5), (2, 3, 2), (7,)])
+@pytest.mark.parametrize(
+    "pixels", [(3, 5), *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(2, 3, 2), (7,)])]
+)
 def test_linear_pixels_are_certified_up_to_their_distance(pixels: tuple[int, ...]):
     model, x, radius = PerPixel(12, pixels, classes=4), images(), 0.2
     found = SmoothedSegmentation(model, Gaussian(SIGMA)).certify(x, radius, n=1_500, alpha=1e-6, generator=generator())
@@ -205,6 +207,7 @@ def test_ignored_pixels_count_nowhere():
         segmentation_scores(made, torch.tensor([[0, 1, 1, 255]]))
 
 
+@pytest.mark.slow
 def test_an_attack_lies_between_the_certified_accuracy_and_the_closed_form():
     model, x, radius = PerPixel(12, (3, 5)), images(), 0.2
     smoothed, labels = SmoothedSegmentation(model, Gaussian(SIGMA)), model(images()).argmax(1)

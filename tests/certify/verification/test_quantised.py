@@ -80,6 +80,7 @@ def attacked(model: nn.Module, x: Tensor, labels: Tensor, epsilon: float) -> Ten
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [None, 0])
 def test_a_verified_row_holds_for_both_networks_and_between(axis: int | None):
     model, x = small(), images()
@@ -99,6 +100,7 @@ def test_a_verified_row_holds_for_both_networks_and_between(axis: int | None):
     assert torch.equal(found.radius, torch.where(found.verified, found.epsilon, 0.0))
 
 
+@pytest.mark.slow
 def test_fewer_bits_prove_less_and_the_copy_alone_proves_more():
     model, x = small(), images()
     fine, coarse = (certified_quantised(model, state_of(model, bits), x, **LINF) for bits in (8, 4))
@@ -220,6 +222,7 @@ def test_copies_that_quantise_inputs_in_other_ways_are_refused():
     refused(model, old, InvalidModel, "is of version 3, whose sums may saturate")
 
 
+@pytest.mark.slow
 def test_copies_of_other_networks_are_refused():
     model = small()
     refused(model, Twisted(*small()), InvalidModel, r"'\(the copy itself\)' is Twisted where the model has Sequential")
@@ -256,6 +259,7 @@ def test_weights_that_cannot_be_read_are_refused():
         QuantisedTensor(values=torch.ones(2, dtype=torch.int8), scale=torch.ones(2)).ends()
 
 
+@pytest.mark.slow
 def test_no_inputs_labels_and_devices():
     model, x = small(), images(3)
     assert len(certified_quantised(model, state_of(model), x[:0], **LINF)) == 0
