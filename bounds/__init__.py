@@ -18,6 +18,8 @@ from bounds.gradients import StandIn
 from bounds.graph.captured import Graph, Port
 from bounds.graph.capturing import capture
 from bounds.graph.explain import Explanation, explain
+from bounds.graph.uncertain import with_weight_box
+from bounds.graph.weight_box import WeightBox
 from bounds.layers import GroupSort, Logits, Normalize, TwoClasses
 from bounds.linear.forms import LinearForms, linear_forms
 from bounds.linear.forward import forward_linear
@@ -99,6 +101,7 @@ __all__ = [
     "SynonymSet",
     "TwoClasses",
     "UnsupportedLayer",
+    "WeightBox",
     "affine_ratio_law",
     "alpha_crown",
     "capture",
@@ -144,4 +147,5 @@ __all__ = [
     "specification_bounds",
     "traced_crossings",
     "transport",
+    "with_weight_box",
 ]

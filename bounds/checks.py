@@ -264,6 +264,15 @@ def rows(name: str, value: Tensor, count: int) -> Tensor:
     return value
 
 
+def same_shape(name: str, value: Tensor, like: Tensor) -> Tensor:
+    """Return ``value``; it must be an integer tensor of the shape of ``like``."""
+    if tensor(name, value).shape != like.shape:
+        raise InvalidInput(f"{name} must have shape {tuple(like.shape)}, got {tuple(value.shape)}: pass class indices")
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise InvalidInput(f"{name} must be integers, got {value.dtype}: convert with {name}.long()")
+    return value
+
+
 def full_precision(x: Tensor) -> None:
     """Refuse to compute a bound where autocast would lower the precision that its rounding terms assume."""
     if torch.is_autocast_enabled(x.device.type):

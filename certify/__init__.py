@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         corruptions,
         distribution,
         methods,
+        poisoning,
         reference,
         semantic,
         smoothing,
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from certify.verification.decide import decide
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
+    from certify.verification.quantised import QuantisedCertificate, certified_quantised
+    from certify.verification.quantised_weights import QuantisedTensor
     from certify.verification.radius import certified_radius
     from certify.verification.shared.universal import UniversalCertificate, certified_universal_accuracy
     from certify.verification.verdicts import Verdict, verify
@@ -103,6 +106,8 @@ __all__ = [
     "Outside",
     "OverfittingTest",
     "ProofReport",
+    "QuantisedCertificate",
+    "QuantisedTensor",
     "RadiusDecision",
     "RocCurve",
     "RunDirectory",
@@ -120,6 +125,7 @@ __all__ = [
     "audit",
     "calibration_error",
     "certified_no_counterfactual",
+    "certified_quantised",
     "certified_radius",
     "certified_universal_accuracy",
     "check_proof",
@@ -139,6 +145,7 @@ __all__ = [
     "merge",
     "methods",
     "ood_detection",
+    "poisoning",
     "reference",
     "semantic",
     "smoothing",
@@ -182,6 +189,8 @@ _HOMES = {
     "Outside": "certify.evaluation.summaries.comparisons",
     "OverfittingTest": "certify.generalisation.tracked",
     "ProofReport": "certify.proofs.checking",
+    "QuantisedCertificate": "certify.verification.quantised",
+    "QuantisedTensor": "certify.verification.quantised_weights",
     "RadiusDecision": "certify.results",
     "RocCurve": "certify.confidence.roc",
     "RunDirectory": "certify.evaluation.storage.run_directory",
@@ -198,6 +207,7 @@ _HOMES = {
     "audit": "certify.auditing.audit",
     "calibration_error": "certify.confidence.calibration",
     "certified_no_counterfactual": "certify.verification.changed.certification",
+    "certified_quantised": "certify.verification.quantised",
     "certified_radius": "certify.verification.radius",
     "certified_universal_accuracy": "certify.verification.shared.universal",
     "check_proof": "certify.proofs.checking",

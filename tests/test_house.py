@@ -109,7 +109,7 @@ DIRECTION = {
         },
         {"curves"},
         {"distribution", "corruptions", "promises"},
-        {"smoothing", "report", "semantic"},
+        {"smoothing", "report", "semantic", "poisoning"},
         {"attacks", "exports", "requirements"},
         {"confidence", "training", "verification"},
         {"generalisation", "methods", "surveys"},

@@ -151,6 +151,9 @@ class _Propagation:
         if network.sound == "deployed":
             error = network.deployed_error(node.name)
             forms = forms._replace(below=forms.below - error, above=forms.above + error)
+        if network.has_weight_error(node.name):
+            error = network.weight_error(node.name)
+            forms = forms._replace(below=forms.below - error, above=forms.above + error)
         return forms
 
     def _size(self, form: _Forms) -> Tensor:

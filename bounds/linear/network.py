@@ -11,6 +11,7 @@ from bounds import checks
 from bounds.errors import InvalidInput, UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
+from bounds.graph.uncertain import UncertainGraph, WeightError
 from bounds.linear.precision import in_double
 from bounds.numerics import accumulated_error, per_row, reduced_precision, underflow, unit_roundoff
 from bounds.operations.affine import RESHAPE, Affine, affine
@@ -65,7 +66,12 @@ class Network:
         self.sound = checks.one_of("sound", sound, MODES)
         graph = capture(model, ball.center)
         ball = in_double(ball, sound)
-        nodes = graph.bind(ball.center)
+        self._weights: dict[str, WeightError] = {}
+        if isinstance(graph, UncertainGraph):
+            _require_rounding(sound, pooled=pooled)
+            nodes, self._weights = graph.bind_middle(ball.center)
+        else:
+            nodes = graph.bind(ball.center)
         nodes = with_merged_layers(nodes) if sound == "real" else nodes
         # Ties behind rectifiers are no ties in gathered windows, whose intervals are wider: gradients find fewer kinks.
         pooled = pooled and tables.pools() and not torch.is_grad_enabled()
@@ -196,6 +202,8 @@ class Network:
             radius = radius + self._of_offset(node, rule, radii, error)
         if self.sound == "deployed":
             radius = radius + self.deployed_error(node.name)
+        if self.has_weight_error(node.name):
+            radius = radius + self.weight_error(node.name)
         found = Interval.around(center, radius, error)
         # Of an interval without an end the centre is NaN.
         lower, upper = (
@@ -260,7 +268,7 @@ class Network:
     def rounding(self, name: str) -> Tensor | None:
         """The rounding error in the value of an affine node, of coefficients and offset; None for nothing.
 
-        In deployed mode also what it changes in the network itself.
+        In deployed mode also what it changes in the network itself; and what the errors of weights do.
         """
         if self.sound == "real" or self.rules[name] is RESHAPE:
             return None
@@ -275,8 +283,19 @@ class Network:
             total = torch.add(self._of_offset(node, rule, reach, constant), rule.moved(node, reach), alpha=error)
             if self.sound == "deployed":
                 total = total + self.deployed_error(name)
+            if self.has_weight_error(name):
+                total = total + self.weight_error(name)
             self._errors[name] = total
         return self._errors[name]
+
+    def has_weight_error(self, name: str) -> bool:
+        """Whether a node is a layer whose weights lie in a box."""
+        return name in self._weights
+
+    def weight_error(self, name: str) -> Tensor:
+        """Largest change of the value of such a layer, by the errors of its weights."""
+        (parent,) = self.parents(name)
+        return self._weights[name].at(self.rules[name], parent.lower, parent.upper)
 
     def _deployed_size(self, name: str) -> Tensor:
         """The sum of all that float32 may have added up for a node, in absolute values.
@@ -310,6 +329,14 @@ class Network:
             return torch.zeros_like(size)
         units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
         return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + lost
+
+
+def _require_rounding(sound: str, *, pooled: bool) -> None:
+    """Refuse what would leave out the errors of weights."""
+    if sound != "rounding":
+        raise InvalidInput(f"sound must be 'rounding' for a network whose weights lie in a box, got {sound!r}")
+    if not pooled:
+        raise InvalidInput("a network whose weights lie in a box has no encoding and no Lipschitz constant: bound it")
 
 
 def _require_float32(graph: Graph, device: torch.device) -> None:

@@ -39,6 +39,9 @@ from certify.smoothing.noises.l1 import SplittingNoise, UniformInBox
 from certify.smoothing.noises.linf import UniformLInf
 from certify.smoothing.outputs.center import CenterCertificate, CenterSmoothing
 from certify.smoothing.outputs.regression import PercentileCertificate, SmoothedRegressor
+from certify.smoothing.outputs.segmentation import SegmentationCertificate, SmoothedSegmentation
+from certify.smoothing.outputs.segmentation_attack import segmentation_pgd
+from certify.smoothing.outputs.segmentation_scores import SegmentationScores, segmentation_scores
 from certify.smoothing.training import (
     consistency_loss,
     gaussian_augmentation_loss,
@@ -72,8 +75,11 @@ __all__ = [
     "PatchCertificate",
     "PatchSmoothedClassifier",
     "PercentileCertificate",
+    "SegmentationCertificate",
+    "SegmentationScores",
     "SmoothedClassifier",
     "SmoothedRegressor",
+    "SmoothedSegmentation",
     "SplittingCertificate",
     "SplittingNoise",
     "TopKCertificate",
@@ -97,6 +103,8 @@ __all__ = [
     "read_certification_log",
     "read_class_counts",
     "read_vote_log",
+    "segmentation_pgd",
+    "segmentation_scores",
     "smoothadv_loss",
     "smoothed_pgd",
     "split",

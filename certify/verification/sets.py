@@ -90,3 +90,22 @@ def norm_of_set(norm: float, low: Limit, high: Limit) -> float:
             raise InvalidInput("low and high must be given with norm=0: a changed entry may go anywhere between them")
         return 0.0
     return checks.norm(norm)
+
+
+def checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
+    """One radius for each row, float64."""
+    if order == 0:
+        checks.at_least("epsilon", epsilon, 0)  # type: ignore[arg-type]  # what is no integer is refused
+    radius = torch.as_tensor(epsilon, dtype=torch.float64, device=x.device)
+    if radius.ndim > 1:
+        raise InvalidInput(
+            f"epsilon must be a number or of shape ({len(x)},), got {tuple(radius.shape)}: for a radius per feature "
+            f"use perturbation=bounds.Box(x - radius, x + radius)"
+        )
+    if radius.ndim > 0:
+        checks.rows("epsilon", radius, len(x))
+    radius = radius.expand(len(x))
+    wrong = ~((radius >= 0) & radius.isfinite())  # True where it is NaN
+    if wrong.any():
+        checks.nonnegative("epsilon", float(radius[wrong][0]))
+    return radius

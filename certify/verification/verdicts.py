@@ -26,7 +26,7 @@ from certify.results import AttackedAccuracy, Record, Witness
 from certify.verification.complete import COMPLETE, PROVED, Around, LabelSearch, require_searchable
 from certify.verification.deadlines import deadline_after, share
 from certify.verification.radius import bounded_form, least_margin
-from certify.verification.sets import family_of
+from certify.verification.sets import checked_epsilon, family_of
 
 SET_STEPS = 40  # of the attack in sets of the caller's own, for each class
 ATTACKED = (0.0, 1.0, 2.0, math.inf)  # norms for which there is an attack
@@ -241,7 +241,7 @@ def _balls(
     family = family_of(x, norm, low, high, frozen_features, None)
     if epsilon is None:
         raise InvalidInput("epsilon must be given with norm, got None: pass the radius in units of the input")
-    radius = _checked_epsilon(epsilon, x, family.order)
+    radius = checked_epsilon(epsilon, x, family.order)
     box = partial(minimal_perturbation, norm=family.order, low=low, high=high, frozen_features=frozen_features)
     search = (lambda rows: box) if family.order in ATTACKED else None
     return _Region(family.order, radius, lambda rows: family(x[rows].detach(), radius[rows]), search)
@@ -281,25 +281,6 @@ def _fewest_changes(
 ) -> Witness:
     """The attack on sets of few changes, which draws nothing."""
     return counterfactual(model, x, labels, perturbation, batch_size=batch_size)
-
-
-def _checked_epsilon(epsilon: float | Tensor, x: Tensor, order: float) -> Tensor:
-    """One radius for each row, float64."""
-    if order == 0:
-        checks.at_least("epsilon", epsilon, 0)  # type: ignore[arg-type]  # what is no integer is refused
-    radius = torch.as_tensor(epsilon, dtype=torch.float64, device=x.device)
-    if radius.ndim > 1:
-        raise InvalidInput(
-            f"epsilon must be a number or of shape ({len(x)},), got {tuple(radius.shape)}: for a radius per feature "
-            f"use perturbation=bounds.Box(x - radius, x + radius)"
-        )
-    if radius.ndim > 0:
-        checks.rows("epsilon", radius, len(x))
-    radius = radius.expand(len(x))
-    wrong = ~((radius >= 0) & radius.isfinite())  # True where it is NaN
-    if wrong.any():
-        checks.nonnegative("epsilon", float(radius[wrong][0]))
-    return radius
 
 
 class _Verdicts:

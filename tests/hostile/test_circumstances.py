@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from hostile import calls_of_bounds, calls_of_certify, calls_of_training
+from hostile import calls_of_bounds, calls_of_certify, calls_of_counting, calls_of_training
 from hostile.calls_of_bounds import Call, Case, case
 from hostile.circumstances import (
     HALVES,
@@ -25,11 +25,14 @@ from torch import Tensor
 import bounds
 import certify
 from bounds import BoundsError
-from certify import attacks, corruptions, semantic, smoothing, surveys, testing, training, verified_training
+from certify import attacks, corruptions, poisoning, semantic, smoothing, surveys, testing, training, verified_training
 
 OF_TRAINING = calls_of_training.DEPLOYED | calls_of_training.OTHERS | calls_of_training.PURE
-CALLS: dict[str, Call] = {**calls_of_bounds.CALLS, **calls_of_certify.CALLS, **OF_TRAINING}
+OF_COUNTING = calls_of_counting.OF_BOUNDS | calls_of_counting.DEPLOYED | calls_of_counting.COUNTING
+CALLS: dict[str, Call] = {**calls_of_bounds.CALLS, **calls_of_certify.CALLS, **OF_TRAINING, **OF_COUNTING}
+CALLS |= calls_of_counting.PURE
 RECORDS = calls_of_bounds.RECORDS | calls_of_certify.RECORDS | calls_of_training.RECORDS
+RECORDS |= calls_of_counting.COUNTING_RECORDS
 PACKAGES = {
     "bounds": bounds,
     "bounds.geometry": bounds.geometry,
@@ -39,6 +42,7 @@ PACKAGES = {
     "certify": certify,
     "attacks": attacks,
     "corruptions": corruptions,
+    "poisoning": poisoning,
     "semantic": semantic,
     "smoothing": smoothing,
     "surveys": surveys,
@@ -48,8 +52,8 @@ PACKAGES = {
 }
 
 shared_case = cache(case)
-DEPLOYED = calls_of_certify.DEPLOYED | calls_of_training.DEPLOYED
-PURE = calls_of_bounds.PURE | calls_of_certify.PURE | calls_of_training.PURE
+DEPLOYED = calls_of_certify.DEPLOYED | calls_of_training.DEPLOYED | calls_of_counting.DEPLOYED
+PURE = calls_of_bounds.PURE | calls_of_certify.PURE | calls_of_training.PURE | calls_of_counting.PURE
 WITH_MODEL = [name for name in CALLS if name not in PURE and not name.startswith(("smoothing.Cons", "smoothing.Ens"))]
 # Searches whose nearest points need gradients through ReLUs that are off, and what shows bounds that need a graph.
 SEEING = {"attacks.robustness_figures", "certify.compare", "testing.assert_no_regression"}

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from oracles.accelerated_training import Place, X, Y, network
 from oracles.halfspace import generator
+from torch import nn
 
 import bounds
 import certify
-from certify import attacks, semantic
+from certify import attacks, poisoning, semantic, smoothing
 
 
 def ball(t: Place) -> bounds.LpBall:
@@ -20,6 +21,12 @@ def ball(t: Place) -> bounds.LpBall:
 def two_entries(t: Place) -> bounds.FeatureChanges:
     """Rows of which one of two entries may change."""
     return bounds.FeatureChanges(t(X), [bounds.Numeric(0, -9.0, 9.0), bounds.Levels(3, [0.0, 0.5, 1.0])], 1)
+
+
+def segmentation(t: Place) -> smoothing.SmoothedSegmentation:
+    """The classes of one pixel."""
+    model = nn.Sequential(t(network()), nn.Unflatten(1, (4, 1)))
+    return smoothing.SmoothedSegmentation(model.eval(), smoothing.Gaussian(0.25))
 
 
 CALLS: dict[str, Callable[[Place, int], Any]] = {
@@ -54,12 +61,32 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "certify.semantic.random_transformations": lambda t, k: semantic.random_transformations(
         t(network()), t(X), t(Y), semantic.Translation((-1.0, 1.0)), draws=10 * k, generator=generator()
     ),
+    "bounds.with_weight_box": lambda t, k: bounds.crown(
+        bounds.with_weight_box(t(network()), t(X), bounds.WeightBox.around(t(network()), 0.001)), ball(t)
+    ),
+    "certify.certified_quantised": lambda t, k: certify.certified_quantised(
+        t(network()), bounds.WeightBox.around(t(network()), 0.001), t(X), t(Y), norm=2, epsilon=0.1
+    ),
+    "certify.poisoning.certify_poisoning": lambda t, k: poisoning.certify_poisoning(t(torch.arange(24).view(4, 6)), 24),
+    "certify.poisoning.hash_partition": lambda t, k: poisoning.hash_partition(t(X), 5),
+    "certify.smoothing.SmoothedSegmentation": lambda t, k: segmentation(t).certify(
+        t(X), 0.1, n=300 * k, generator=generator()
+    ),
+    "certify.smoothing.segmentation_pgd": lambda t, k: smoothing.segmentation_pgd(
+        segmentation(t), t(X), t(Y)[:, None], 0.1, steps=3 * k, draws=4, generator=generator()
+    ),
 }
 
 WAITS = {
     "certify.certified_no_counterfactual": 300,  # an attack, bounds of several methods, and parts cut in rounds
+    "certify.certified_quantised": 150,  # a ladder of methods
     "certify.ood_detection": 150,  # an attack, and two sets of bounds
     "certify.certified_universal_accuracy": 120,  # bounds of two kinds, and programmes on the host
 }
 
-DRAWING = {"certify.attacks.highest_confidence", "certify.ood_detection", "certify.certified_universal_accuracy"}
+DRAWING = {
+    "certify.smoothing.segmentation_pgd",
+    "certify.attacks.highest_confidence",
+    "certify.ood_detection",
+    "certify.certified_universal_accuracy",
+}

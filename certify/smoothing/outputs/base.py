@@ -1,4 +1,4 @@
-"""Models with any output under Gaussian noise, and the order statistics that bound their outputs."""
+"""Models with any output under noise, and the order statistics that bound their outputs."""
 
 import bisect
 from collections.abc import Iterator
@@ -43,11 +43,11 @@ class OutputCertificate(Drawn):
 
 
 class NoisyOutputs(NoisyModel):
-    """A model with any output under Gaussian noise, the common base of percentile smoothing and center smoothing.
+    """A model with any output under noise, the common base of smoothed models that return no class.
 
     Args:
         model: maps (N, *D) to one tensor (N, *O), deterministic and row by row.
-        noise: Gaussian.
+        noise: any noise.
         batch_size: rows of a forward pass.
         noise_group: this many consecutive inputs share their noise draws.
         grid: as for :class:`certify.SmoothedClassifier`.
@@ -55,13 +55,6 @@ class NoisyOutputs(NoisyModel):
     Raises:
         InvalidInput: a bad argument.
     """
-
-    noise: Gaussian
-
-    def __init__(self, model: nn.Module, noise: Gaussian, *, batch_size: int, noise_group: int, grid: Grid) -> None:
-        if not isinstance(noise, Gaussian):
-            raise InvalidInput(f"noise must be Gaussian, which the theorem is about, got {noise}")
-        super().__init__(model, noise, batch_size=batch_size, noise_group=noise_group, grid=grid)
 
     def look(self, model: nn.Module, seen: Tensor, batch_size: int) -> None:
         """Check a frozen model on inputs as it sees them; its output is any tensor with one row per input."""
@@ -78,6 +71,21 @@ class NoisyOutputs(NoisyModel):
         inputs = self.noise_group * max(1, self.batch_size // (draws * self.noise_group))
         for _, rows in noise_groups(sampling.indices, inputs):
             yield rows, sampling.rows(torch.arange(rows.start, rows.stop, device=sampling.x.device))
+
+
+class GaussianOutputs(NoisyOutputs):
+    """A model with any output under Gaussian noise, the base of percentile smoothing and center smoothing.
+
+    Raises:
+        InvalidInput: noise that is not Gaussian; another bad argument.
+    """
+
+    noise: Gaussian
+
+    def __init__(self, model: nn.Module, noise: Gaussian, *, batch_size: int, noise_group: int, grid: Grid) -> None:
+        if not isinstance(noise, Gaussian):
+            raise InvalidInput(f"noise must be Gaussian, which the theorem is about, got {noise}")
+        super().__init__(model, noise, batch_size=batch_size, noise_group=noise_group, grid=grid)
 
 
 class _Flat(nn.Module):

@@ -32,7 +32,7 @@ from certify.smoothing.classifiers.noisy_model import Grid
 from certify.smoothing.drawing.votes import Sampling, Stage, draw_run_seed
 from certify.smoothing.noises.base import Gaussian
 from certify.smoothing.outputs.base import (
-    NoisyOutputs,
+    GaussianOutputs,
     OutputCertificate,
     gather_outputs,
     shifted_probability,
@@ -103,7 +103,7 @@ class CenterSmoothing:
         noise_group: int = 1,
         grid: Grid = "auto",
     ) -> None:
-        self.outputs = NoisyOutputs(model, noise, batch_size=batch_size, noise_group=noise_group, grid=grid)
+        self.outputs = GaussianOutputs(model, noise, batch_size=batch_size, noise_group=noise_group, grid=grid)
         self.distance = distance
         self.gamma = checks.positive("gamma", gamma)
         if self.gamma < 1:
