@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
@@ -81,6 +82,7 @@ def forward_linear(
         UnsupportedLayer: an operation without a rule.
         InvalidInput: a bad argument, or columns that need more memory: bound fewer inputs at once, or use crown.
     """
+    checks.at_least("memory", memory, 1)
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
         dimensions = ball.center[:1].numel()
