@@ -68,7 +68,9 @@ def require_module(model: object) -> None:
         )
     for name, weight in model.named_parameters():
         if isinstance(weight, UninitializedParameter):
-            raise InvalidModel(f"the model must have weights, but {name} of a lazy layer has none yet: call model(x) once")
+            raise InvalidModel(
+                f"the model must have weights, but {name} of a lazy layer has none yet: call model(x) once"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ answers
