@@ -83,7 +83,7 @@ class Backward:
         return least, run.arrived.dense().flatten(2)
 
     def forms(self, name: str, start: AnyRows) -> tuple[Tensor, Tensor]:
-        """Linear functions of the input below R functions of a node on the whole set: slopes (N, R, F), constants (N, R).
+        """Linear functions of the input below R functions of a node on the set: slopes (N, R, F), constants (N, R).
 
         The constants are those that the pass has met, not differences from a minimum over the set: so they hold for
         every set, whatever is known of its points. Where nothing is known they are minus infinity.
