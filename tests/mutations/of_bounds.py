@@ -206,6 +206,13 @@ OPERATIONS = (
         "tests/bounds/graph/test_affine_operations.py",
     ),
     Mutant(
+        "constants of a sum round away how far it moves",
+        "bounds/operations/affine.py",
+        "return _entrywise(node, reach) if len(reach) > 1 else linear_part(node, reach).abs()",
+        "return _entrywise(node, reach)",
+        "tests/bounds/lipschitz/test_operator_norms.py -k large_constant",
+    ),
+    Mutant(
         "a weight moves outputs with its sign",
         "bounds/operations/affine.py",
         'node.cached("size", weight.abs)',
