@@ -223,6 +223,20 @@ OPERATIONS = (
 
 ONNX = (
     Mutant(
+        "a reduction over no dimension does nothing to entries",
+        "bounds/onnx/operators/reductions.py",
+        "return alone.viewed(x.shape)",
+        "return x",
+        "tests/bounds/onnx/test_operators.py -k noop",
+    ),
+    Mutant(
+        "places of entries are rounded in one way",
+        "bounds/onnx/operators/resizing.py",
+        'if exact != single:\n        raise node.refused(f"resizes',
+        'if False:\n        raise node.refused(f"resizes',
+        "tests/bounds/onnx/test_files.py -k counterpart",
+    ),
+    Mutant(
         "windows that end behind the padding are left out",
         "bounds/onnx/operators/pooling.py",
         'windows, ceil = windows_of(node, sizes), bool(node.get("ceil_mode", 0))\n    operation = LARGEST',
