@@ -81,7 +81,7 @@ def _resized(node: OnnxNode, x: Value, axis: int, new: int, factor: Fraction) ->
 
 
 def _place(node: OnnxNode, old: int, new: int, factor: Number, place: int) -> Number:
-    """Where an entry of the new dimension lies in the old one, in the arithmetic of the factor."""
+    """The place of an entry of the new dimension in the old one, in the arithmetic of the factor."""
     number = type(factor)
     mode = node.get("coordinate_transformation_mode", "half_pixel" if node.opset >= WITH_COORDINATES else "asymmetric")
     if mode == "asymmetric":
