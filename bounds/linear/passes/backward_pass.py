@@ -94,7 +94,7 @@ class Pass:
         return network.unless_overflowing(self.name, Interval(least, least)).lower if self.rounded else least
 
     def constant(self) -> Tensor:
-        """Constants (N, R), errors taken away, of the linear functions that have arrived at the input; after the pass."""
+        """Constants (N, R), less errors, of the linear functions that have arrived at the input; after the pass."""
         return self._with_constants(torch.zeros_like(self.total.constant))
 
     def _measure(self, part: AnyRows) -> None:
