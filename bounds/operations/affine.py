@@ -118,7 +118,7 @@ def linear_part(node: Node, parents: tuple[Tensor, ...]) -> Tensor:
     """
     start, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
     _, linear, *_ = torch.func.vjp(transpose, torch.zeros_like(start))
-    (found,) = linear(parents)
+    found: Tensor = linear(parents)[0]
     return found
 
 
