@@ -88,6 +88,9 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
         if x.dtype == torch.uint8:
             remedy = "images of 8 bits become numbers in [0, 1] by x.float() / 255"
         raise InvalidInput(f"x must be a floating-point tensor, got {x.dtype}: {remedy}")
+    if x.is_meta or x.layout != torch.strided:
+        kind, remedy = ("a meta tensor", "make it on a device") if x.is_meta else (x.layout, "use x.to_dense()")
+        raise InvalidInput(f"x must be a dense tensor that holds numbers, got {kind}: {remedy}")
     if x.ndim < 2:
         raise InvalidInput(f"x must have shape (N, *D), got {tuple(x.shape)}: add a batch dimension")
     if x.shape[1:].numel() == 0:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils import _pytree as pytree
 
 from bounds.errors import InvalidModel
@@ -83,7 +84,7 @@ def _is_foreign(leaf: object) -> bool:
         return leaf.is_inference()
     if isinstance(leaf, nn.Module):
         first = next(leaf.parameters(), None)  # to look at all of them takes as long as a pass through a small network
-        return first is not None and first.is_inference()
+        return first is not None and not isinstance(first, UninitializedParameter) and first.is_inference()
     return any(isinstance(part, Tensor) and part.is_inference() for part in _parts(leaf).values())
 
 

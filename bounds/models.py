@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bounds.errors import InvalidModel
@@ -65,6 +66,11 @@ def require_module(model: object) -> None:
         raise InvalidModel(
             f"the model must be a torch.nn.Module, got {type(model).__name__}: wrap it in one, whose forward calls it"
         )
+    for name, weight in model.named_parameters():
+        if isinstance(weight, UninitializedParameter):
+            raise InvalidModel(
+                f"the model must have weights, but {name} of a lazy layer has none yet: call model(x) once"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ answers

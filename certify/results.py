@@ -45,14 +45,19 @@ class Record:
         return self.to("cpu")
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """One row per input. Numbers for all rows are repeated, counts (N, K) give a column per class."""
+        """One row per input. What is said of all rows is repeated, counts (N, K) give a column per class.
+
+        Fields of another kind, such as the parts of a proof, have no column.
+        """
         import pandas as pd
 
         columns: dict[str, object] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, Tensor):
-                columns[field.name] = value
+                words = isinstance(value, tuple) and len(value) == len(self) and all(isinstance(v, str) for v in value)
+                if words or value is None or isinstance(value, bool | int | float | str):
+                    columns[field.name] = value
             elif value.ndim == 1:
                 columns[field.name] = value.cpu().numpy()
             elif value.ndim == 2 and not value.is_floating_point():

@@ -12,20 +12,19 @@ from bounds.graph.captured import Graph, Source
 from bounds.linear.ladder import refinements, rungs
 from bounds.linear.network import Network
 from bounds.memory import MEMORY
-from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
+from bounds.numerics import ieee_arithmetic
 from bounds.operations.node import entries
 from bounds.rows import DenseRows
 from bounds.sets.balls import PerturbationSet
 
 FORMS = ("crown_ibp", "fast_lin", "crown")
-INWARD = 2.0**-40  # share of the way to the centre
 
 
 class LinearForms(NamedTuple):
     """Linear functions ``slope . x + constant`` that lie below others for every x of a set.
 
     Attributes:
-        slope: (N, R, *D) float64.
+        slope: (N, R, *D) float64; 0 where nothing is known.
         constant: (N, R) float64; minus infinity where nothing is known.
     """
 
@@ -64,6 +63,7 @@ def linear_forms(
         InvalidInput: an unknown method or mode; rows of another shape.
     """
     checks.one_of("method", method, FORMS)
+    checks.at_least("memory", memory, 1)
     network = Network(model, ball.double(), sound=sound)
     outputs = entries(network.nodes["output"].value)
     if rows.ndim != 3 or rows.shape[0] != len(ball.center) or rows.shape[2] != outputs:
@@ -74,16 +74,6 @@ def linear_forms(
     *_, last = refinements(network, rungs(network, method, memory=memory), memory)
     value = last.refine().nodes["output"].value
     start = DenseRows(rows.to(value).reshape(*rows.shape[:2], *value.shape[1:]))
-    least, slope = last.backward.bounds_with_slopes("output", start)
-    constant = least - _at_a_lowest_point(slope, network.ball)
-    constant = constant - 4 * unit_roundoff(constant.dtype) * (constant.abs() + least.abs())
-    return LinearForms(slope.unflatten(2, ball.center.shape[1:]), constant.nan_to_num(-torch.inf, -torch.inf))
-
-
-def _at_a_lowest_point(slope: Tensor, ball: PerturbationSet) -> Tensor:
-    """Values (N, R), rounded up, of linear functions (N, R, F) at points of the sets at which they are about least."""
-    center = ball.center.flatten(1).unsqueeze(1)
-    _, move = ball.largest_fall(slope)
-    point = center + move * (1 - INWARD)  # certainly in the set if that holds the way to its centre
-    error = 2 * accumulated_error(slope.shape[2] + 8, slope.dtype)
-    return (slope * point).sum(2) + ((slope * point).abs() * error + (slope * move).abs() * 2 * INWARD).sum(2)
+    slope, constant = last.backward.forms("output", start)
+    slope = torch.where(constant.isfinite().unsqueeze(2), slope, 0.0)
+    return LinearForms(slope.unflatten(2, ball.center.shape[1:]), constant)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
@@ -23,7 +24,7 @@ from bounds.linear.network import Network, largest
 from bounds.linear.precision import rounded_outward
 from bounds.memory import MEMORY
 from bounds.numerics import accumulated_error, ieee_arithmetic, underflow
-from bounds.operations.affine import AFFINE, Affine
+from bounds.operations.affine import AFFINE, Affine, linear_part
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.operations.node import Node, entries
 from bounds.relaxations.relu import ReLURelaxation
@@ -81,6 +82,7 @@ def forward_linear(
         UnsupportedLayer: an operation without a rule.
         InvalidInput: a bad argument, or columns that need more memory: bound fewer inputs at once, or use crown.
     """
+    checks.at_least("memory", memory, 1)
     with torch.no_grad():
         network = Network(model, ball, Tables(table, functions), sound)
         dimensions = ball.center[:1].numel()
@@ -170,7 +172,7 @@ class _Propagation:
 
         def through(means: tuple[Tensor, ...], halves: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
             """Both sides of a part that is linear in the parents."""
-            middle = node.function(*means) - start
+            middle = linear_part(node, means)
             apart = rule.moved(node, tuple(half.clamp(min=0) for half in halves))
             apart = apart - rule.moved(node, tuple((-half).clamp(min=0) for half in halves))
             return middle - apart, middle + apart

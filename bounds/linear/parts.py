@@ -39,6 +39,7 @@ def within_memory(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
     ) -> Bounds:
         if settings.get("engine", OWN) != OWN or not isinstance(ball, PerturbationSet):
             return whole(model, ball, *others, memory=memory, **settings)
+        checks.at_least("memory", memory, 1)
         checks.full_precision(ball.center)
         graph = capture(model, ball.center)
 
@@ -76,6 +77,7 @@ def by_inputs(function: Callable[..., Bounds], ball: PerturbationSet, others: Se
 
 def layers_at_once(layers: Sequence[nn.Module], ball: PerturbationSet, memory: int) -> int:
     """Inputs to bound together where intervals go through a network layer by layer."""
+    checks.at_least("memory", memory, 1)
     if torch.is_grad_enabled() and any(weight.requires_grad for layer in layers for weight in layer.parameters()):
         return len(ball.center)
     size = widest = float(ball.center[:1].numel())

@@ -18,7 +18,7 @@ from bounds.lipschitz.operator_norms import (
     without_stride,
 )
 from bounds.numerics import accumulated_error
-from bounds.operations.affine import RESHAPE
+from bounds.operations.affine import RESHAPE, linear_part
 from bounds.operations.node import entries
 from bounds.relaxations.derivative_range import slope_range
 from bounds.relaxations.multivariate import Maximum
@@ -98,14 +98,13 @@ def node_norm(network: Network, name: str, place: int, order: float) -> float:
         sums, transpose, *_ = torch.func.vjp(moved, torch.ones_like(shapes[place]))
         (weights,) = transpose(torch.ones_like(sums))
     gamma = 2 * accumulated_error(max(rule.terms(node, tuple(parts)), 1) + 8, sums.dtype)
-    offset = float(rule.at_zero(node, tuple(parts))[1].max())
-    row = float(sums.max()) * (1 + gamma) + gamma * offset
+    row = float(sums.max()) * (1 + gamma)
     column = float(weights.max()) * (1 + gamma)
 
     def stretch(weights: Tensor) -> float:
         """The stretch of the entries of the largest weight by the node, without its offset: a norm from below."""
         start = (weights >= weights.max()).to(weights)
-        image = node.function(*parts[:place], start, *parts[place + 1 :]) - rule.at_zero(node, tuple(parts))[0]
+        image = linear_part(node, (*parts[:place], start, *parts[place + 1 :]))
         return float(image.norm() / start.norm())
 
     def spectral() -> float:

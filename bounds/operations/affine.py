@@ -110,6 +110,23 @@ def _entrywise(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(moves).sum(0)
 
 
+def linear_part(node: Node, parents: tuple[Tensor, ...]) -> Tensor:
+    """The value of an affine operation at some parents without its constants, which round nothing here.
+
+    It is the transpose of the transpose: a difference of two values would lose what is small next to the constants, and
+    forward derivatives would compile a part of torch first.
+    """
+    start, transpose, *_ = torch.func.vjp(node.function, *(torch.zeros_like(part) for part in parents))
+    _, linear, *_ = torch.func.vjp(transpose, torch.zeros_like(start))
+    found: Tensor = linear(parents)[0]
+    return found
+
+
+def _summed(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
+    """For sums, of data or of data and constants: moves that are small next to the constants count too."""
+    return _entrywise(node, reach) if len(reach) > 1 else linear_part(node, reach).abs()
+
+
 def _signed(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
     """For any matrix of one parent, from its columns; for operations without a cheaper way."""
     (moves,) = reach
@@ -195,8 +212,9 @@ ORDER = replace(MOVE, transpose=transposes.permuted)
 TOTAL = replace(REDUCTION, transpose=transposes.totalled)
 MEANS = replace(REDUCTION, transpose=moved_windows.averaged)
 RESHAPE = Affine(_entrywise, _few, exact=True, transpose=transposes.reshaped)
-SUM = Affine(_entrywise, _few, transpose=transposes.summed)
-DIFFERENCE = Affine(_entrywise, _few, transpose=transposes.subtracted)
+SUM = Affine(_summed, _few, transpose=transposes.summed)
+DIFFERENCE = Affine(_summed, _few, transpose=transposes.subtracted)
+ACCUMULATION = Affine(_summed, _all)
 SCALING = Affine(_entrywise, _few, applies=_one_factor, transpose=transposes.multiplied)
 QUOTIENT = Affine(_entrywise, _few, applies=_first_alone, transpose=transposes.divided)
 MATRIX = Affine(_matrix, _all, applies=_one_factor)
@@ -270,12 +288,14 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(PICK, "max_unpool2d.default", "max_unpool3d.default", "index_fill.int_Scalar", "scatter.value"),
     **_lines(COPY_INTO, "select_scatter.default", "diagonal_scatter.default"),
     **_lines(replace(MOVE, applies=_data_at(0, 3)), "scatter.src", "index_copy.default"),
-    **_lines(replace(REDUCTION, applies=_data_at(0, 2)), "index_put.default"),
-    **_lines(replace(REDUCTION, applies=_data_at(0, 3)), "index_add.default", "scatter_add.default"),
-    **_lines(ENTRYWISE, "rsub.Scalar", "full_like.default", "zeros_like.default", "ones_like.default"),
+    **_lines(replace(ACCUMULATION, applies=_data_at(0, 2)), "index_put.default"),
+    **_lines(replace(ACCUMULATION, applies=_data_at(0, 3)), "index_add.default", "scatter_add.default"),
+    **_lines(replace(ENTRYWISE, spread=_summed), "rsub.Scalar"),
+    **_lines(ENTRYWISE, "full_like.default", "zeros_like.default", "ones_like.default"),
     **_lines(ENTRYWISE, "new_zeros.default", "new_ones.default", "new_full.default", "zero.default"),
     **_lines(replace(ENTRYWISE, applies=_data_at(0)), "fill.Scalar", "fill.Tensor"),
-    **_lines(SUM, "add.Tensor", "_to_copy.default"),
+    **_lines(SUM, "add.Tensor"),
+    **_lines(replace(SUM, spread=_entrywise), "_to_copy.default"),
     **_lines(DIFFERENCE, "sub.Tensor"),
     **_lines(SELECTION, "where.self", "where.ScalarOther", "where.ScalarSelf"),
     **_lines(TOTAL, "mean.dim", "sum.dim_IntList"),

@@ -19,6 +19,7 @@ from bounds.graph.capturing import capture
 from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.numerics import accumulated_error, unit_roundoff
+from bounds.operations.affine import linear_part
 from bounds.operations.functions import Tables
 from bounds.operations.node import Node, entries
 from bounds.relaxations.activations import relu
@@ -197,11 +198,8 @@ class Encoding:
         parents = [self.forms[parent] for parent in node.parents]
         zeros = tuple(torch.zeros_like(form.offset) for form in parents)
 
-        # The transpose of the transpose: forward derivatives would compile a part of torch first.
-        start, transpose, *_ = torch.func.vjp(node.function, *zeros)
-        _, linear, *_ = torch.func.vjp(transpose, start)
         columns = tuple(padded(form.matrix, count, 0) for form in parents)
-        (matrix,) = torch.func.vmap(linear)(columns)
+        matrix = torch.func.vmap(lambda *column: linear_part(node, column))(*columns)
         rule, sizes = self.network.rules[node.name], tuple(self.reach(form) for form in parents)
         _, offset = rule.at_zero(node, zeros)
         error = 2 * accumulated_error(rule.terms(node, sizes) + count + 8, matrix.dtype)

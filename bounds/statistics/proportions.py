@@ -40,6 +40,9 @@ def clopper_pearson_lower(counts: Tensor, trials: int | Tensor, *, alpha: float 
     k, n = _counts_of_trials(counts, trials)
     successes, failures = k.clamp(min=1).double().numpy(), (n - k + 1).double().numpy()
     bound = np.asarray(special.betaincinv(successes, failures, alpha), dtype=np.float64)
+    # Below 1e-200 SciPy has no answer at times. P(X >= k | p) is at most p**k for each choice of k trials, added up.
+    choices = -np.log(successes + failures) - special.betaln(failures, successes + 1)
+    bound = np.where(np.isnan(bound), np.exp((np.log(alpha) - choices) / successes) * (1 - 1e-12), bound)
     # The defining inequality is P(X >= k | p) <= alpha: step down until the tail function agrees.
     step = 2.0**-50
     while (over := _tail_exceeds(successes, failures, bound, alpha)).any():

@@ -102,6 +102,7 @@ def confidence_bound(
             f"ball must be a perturbation set, got {type(ball).__name__}: pass bounds.LpBall(x, epsilon, low=0, high=1)"
         )
     batch_size = checks.at_least("batch_size", batch_size, 1)
+    checks.at_least("memory", memory, 1)
     center = checks.not_empty(ball.center)
     with frozen(model), torch.no_grad():
         x = center.to(next(model.parameters(), center).dtype)  # a set may be finer than what the model is given

@@ -33,7 +33,7 @@ class RocCurve:
 
     def __post_init__(self) -> None:
         for name in ("inside", "outside"):
-            scores = getattr(self, name)
+            scores = checks.tensor(name, getattr(self, name))
             if scores.ndim != 1 or len(scores) == 0 or scores.isnan().any():
                 raise InvalidInput(f"{name} must be one score for each of at least one input and no NaN, got {scores}")
 

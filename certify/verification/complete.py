@@ -21,6 +21,7 @@ from certify.verification.sets import Balls, Family
 COMPLETE = "complete"  # as a bounding method
 PROVED, FOUND = "proved", "counterexample"
 FIRST_RADIUS = 1e-3  # to search where nothing is proved and nothing found
+FARTHEST = 1e300  # radius to search, where a side is open: beyond, sides of balls overflow
 SLACK = 16  # roundings by which the hull of a ball may lie outside of it
 
 
@@ -142,7 +143,7 @@ class RadiusSearch:
         while min(upper, doubt) - proved > self.tolerance * proved and proved < reach:
             now = time.monotonic()
             radius = self._radius(proved, min(upper, doubt), reach, halve=step % 2 == 1 or doubt < upper)
-            if now >= deadline or not proved < radius < min(upper, doubt):
+            if now >= deadline or not proved < radius < min(upper, doubt, FARTHEST):
                 break
             ball = self.balls(x.double(), torch.tensor([radius], dtype=torch.float64, device=x.device))
             around = self.search(ball, x, label, share(deadline, 2))

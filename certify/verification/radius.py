@@ -96,6 +96,7 @@ def certified_radius(
     checks.one_of("method", method, (*METHODS, COMPLETE))
     checks.positive("tolerance", tolerance)
     batch_size = checks.at_least("batch_size", batch_size, 1)
+    checks.at_least("memory", memory, 1)
     family = family_of(x, norm, low, high, frozen_features, perturbation)
     if timeout is not None:
         checks.positive("timeout", timeout)

@@ -134,6 +134,7 @@ def verify(
     """
     checks.one_of("method", method, (*METHODS, COMPLETE))
     batch_size = checks.at_least("batch_size", batch_size, 1)
+    checks.at_least("memory", memory, 1)
     if timeout is not None:
         checks.positive("timeout", timeout)
     if perturbation is None:

@@ -7,11 +7,14 @@ import torch
 from torch import nn
 
 import bounds
+import certify
 from bounds import InvalidInput, noise_theorems
 from certify import SmoothedClassifier, smoothing
 from certify.corruptions import corruption_accuracy
 
 MODEL = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+LAZY = nn.Sequential(nn.Linear(16, 4), nn.LazyLinear(3))
+BALL = bounds.LpBall(torch.full((2, 16), 0.5), 0.1)
 X, Y = torch.linspace(0, 1, 32).view(2, 16), torch.tensor([0, 1])
 NOISE = smoothing.Gaussian(0.25)
 
@@ -74,3 +77,41 @@ def test_one_line_names_the_argument(call, message: str):
     with pytest.raises(InvalidInput, match=message) as failure:
         call()
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("memory", [0, -1, 1e9, "1GB", None, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda memory: bounds.ibp(MODEL, BALL, memory=memory),
+        lambda memory: bounds.crown(MODEL, BALL, memory=memory),
+        lambda memory: bounds.forward_linear(MODEL, BALL, memory=memory),
+        lambda memory: bounds.margin_bounds(MODEL, BALL, Y, "ibp", memory=memory),
+        lambda memory: bounds.linear_forms(MODEL, BALL, torch.eye(3).expand(2, 3, 3), memory=memory),
+        lambda memory: certify.certified_radius(MODEL, X, Y, norm=2, memory=memory),
+        lambda memory: certify.verify(MODEL, X, Y, norm=2, epsilon=0.1, memory=memory),
+        lambda memory: certify.confidence_bound(MODEL, BALL, memory=memory),
+        lambda memory: certify.certified_universal_accuracy(MODEL, X, Y, norm=2, epsilon=0.1, memory=memory),
+    ],
+)
+def test_memory_is_a_number_of_bytes(call, memory: object):
+    with pytest.raises(InvalidInput, match="memory must be an integer of at least 1, got"):
+        call(memory)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (LAZY, X, "the model must have weights, but 1.weight of a lazy layer has none yet"),
+        (MODEL, X.to_sparse(), r"x must be a dense tensor .* got torch.sparse_coo: use x.to_dense\(\)"),
+        (MODEL, X.to("meta"), "x must be a dense tensor that holds numbers, got a meta tensor"),
+    ],
+)
+def test_neither_model_nor_inputs_without_numbers_are_served(model: nn.Module, x: torch.Tensor, message: str):
+    for call in (
+        lambda: certify.certified_radius(model, x, norm=2),
+        lambda: smoothed(model=model).certify(x, n=10),
+        lambda: certify.attacks.minimal_perturbation(model, x, Y, norm=2),
+    ):
+        with pytest.raises(bounds.BoundsError, match=message):
+            call()

@@ -206,6 +206,13 @@ OPERATIONS = (
         "tests/bounds/graph/test_affine_operations.py",
     ),
     Mutant(
+        "constants of a sum round away how far it moves",
+        "bounds/operations/affine.py",
+        "return _entrywise(node, reach) if len(reach) > 1 else linear_part(node, reach).abs()",
+        "return _entrywise(node, reach)",
+        "tests/bounds/lipschitz/test_operator_norms.py -k large_constant",
+    ),
+    Mutant(
         "a weight moves outputs with its sign",
         "bounds/operations/affine.py",
         'node.cached("size", weight.abs)',
@@ -215,6 +222,20 @@ OPERATIONS = (
 )
 
 ONNX = (
+    Mutant(
+        "a reduction over no dimension does nothing to entries",
+        "bounds/onnx/operators/reductions.py",
+        "return alone.viewed(x.shape)",
+        "return x",
+        "tests/bounds/onnx/test_operators.py -k noop",
+    ),
+    Mutant(
+        "places of entries are rounded in one way",
+        "bounds/onnx/operators/resizing.py",
+        'if exact != single:\n        raise node.refused(f"resizes',
+        'if False:\n        raise node.refused(f"resizes',
+        "tests/bounds/onnx/test_files.py -k counterpart",
+    ),
     Mutant(
         "windows that end behind the padding are left out",
         "bounds/onnx/operators/pooling.py",

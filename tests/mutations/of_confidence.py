@@ -102,10 +102,10 @@ MUTANTS = (
         "tests/certify/verification/test_universal.py",
     ),
     Mutant(
-        "linear functions keep their constant at the centre",
-        "bounds/linear/forms.py",
-        "point = center - slope.sign() * move * (1 - INWARD)",
-        "point = center - 0 * move",
+        "linear functions have their least values as constants",
+        "bounds/linear/passes/backward.py",
+        "constant = run.constant()",
+        "constant = least",
         "tests/bounds/linear/test_forms.py",
     ),
     Mutant(

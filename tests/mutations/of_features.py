@@ -129,13 +129,6 @@ MUTANTS = (
         "tests/certify/attacks/test_counterfactual.py",
     ),
     Mutant(
-        "linear forms touch the box around a set instead of the set",
-        "bounds/sets/hulls.py",
-        "move = torch.where(rows > 0, lower[each, best], upper[each, best]) - center",
-        "move = torch.where(rows > 0, lower.amin(1, keepdim=True), upper.amax(1, keepdim=True)) - center",
-        "tests/bounds/linear/test_forms.py",
-    ),
-    Mutant(
         "differences of values are rounded to the dtype of the rows",
         "bounds/sets/choices.py",
         "wide = self.altered(**{name: getattr(self, name).to(rows.dtype) for name in self.OF_NUMBERS})",

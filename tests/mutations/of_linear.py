@@ -221,6 +221,13 @@ MUTANTS = (
         "tests/bounds/linear/test_ladder.py -k affine",
     ),
     Mutant(
+        "columns of forward bounds have the rounding of the bias",
+        "bounds/linear/forward.py",
+        "middle = linear_part(node, means)",
+        "middle = node.function(*means) - start",
+        "tests/bounds/linear/test_forward.py -k bias",
+    ),
+    Mutant(
         "forward bounds come first in every network",
         "bounds/linear/forward.py",
         "return 2 * dimensions * widest <= memory and",

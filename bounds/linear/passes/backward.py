@@ -1,5 +1,7 @@
 """Backward passes through a network, and what they share: lines around functions, offsets and rounding errors."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -79,6 +81,21 @@ class Backward:
         if run.arrived is None:
             return least, least.new_zeros(*least.shape, entries(region.center))
         return least, run.arrived.dense().flatten(2)
+
+    def forms(self, name: str, start: AnyRows) -> tuple[Tensor, Tensor]:
+        """Linear functions of the input below R functions of a node on the set: slopes (N, R, F), constants (N, R).
+
+        The constants are those that the pass has met, not differences from a minimum over the set: so they hold for
+        every set, whatever is known of its points. Where nothing is known they are minus infinity.
+        """
+        run = Pass(self, name, start, self.network.ball, both=False, choose=None, rounded=True, depth=None)
+        least = run.least()
+        constant = run.constant()
+        constant = torch.where((least < math.inf) & (constant < math.inf) & (least > -math.inf), constant, -math.inf)
+        if run.arrived is None:
+            return constant.new_zeros(*constant.shape, entries(self.network.ball.center)), constant
+        slopes = run.arrived.dense().flatten(2).expand(len(constant), -1, -1)
+        return slopes, torch.where(slopes.isfinite().all(2), constant, -math.inf)
 
     def through_planes(
         self,

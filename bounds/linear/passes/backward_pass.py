@@ -93,6 +93,10 @@ class Pass:
             least = self._with_constants(torch.zeros_like(self.total.constant))
         return network.unless_overflowing(self.name, Interval(least, least)).lower if self.rounded else least
 
+    def constant(self) -> Tensor:
+        """Constants (N, R), less errors, of the linear functions that have arrived at the input; after the pass."""
+        return self._with_constants(torch.zeros_like(self.total.constant))
+
     def _measure(self, part: AnyRows) -> None:
         if not isinstance(part, UnitRows):
             self.shared.widest[self.name] = max(self.shared.widest.get(self.name, 0), part.width)

@@ -9,7 +9,7 @@ import torch
 from bounds.onnx.nodes import OnnxNode
 from bounds.onnx.operators.base import Operator, integers, operator, places
 from bounds.onnx.operators.elementwise import each_entry
-from bounds.onnx.values import Value, closed
+from bounds.onnx.values import Value, closed, constant
 
 aten = torch.ops.aten
 Reduce = Callable[[Any, list[int]], Any]
@@ -22,8 +22,9 @@ def _reduction(reduce: Reduce) -> Operator:
     def make(node: OnnxNode, x: Value, axes: Value | None = None) -> Value:
         given = integers(node, axes, "axes")
         if not given:
-            if node.get("noop_with_empty_axes", 0):
-                return x
+            if node.get("noop_with_empty_axes", 0):  # what else it does it does to each entry: ReduceL1 gives |x|
+                alone = make(node, x.viewed((*x.shape, 1)), constant(torch.tensor([x.ndim])))
+                return alone.viewed(x.shape)
             given = list(range(x.ndim))
         gone = sorted(places(node, given, x.ndim))
         kept = [1 if i in gone else size for i, size in enumerate(x.shape)]

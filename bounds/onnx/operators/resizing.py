@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from bounds.onnx.operators.base import Operator, constants_only, operator, place
 from bounds.onnx.values import Value, closed
 
 aten = torch.ops.aten
+Number = TypeVar("Number", Fraction, np.float32)
 WITH_COORDINATES = 11  # the opset from which a node states how places are computed
 
 
@@ -31,14 +34,23 @@ def _resize(
     factors = None if scales is None else [float(each) for each in scales.numbers().flatten().tolist()]
     if not factors and sizes is not None:
         new = [int(each) for each in sizes.numbers().flatten().tolist()]
-        factors = [size / x.shape[axis] for size, axis in zip(new, axes, strict=True)]
+        ratios = [Fraction(size, x.shape[axis]) for size, axis in zip(new, axes, strict=True)]
     elif factors:
-        new = [math.floor(x.shape[axis] * factor) for axis, factor in zip(axes, factors, strict=True)]
+        new = [_new_size(node, x.shape[axis], factor) for axis, factor in zip(axes, factors, strict=True)]
+        ratios = [Fraction(factor) for factor in factors]
     else:
         raise node.refused("has neither scales nor sizes")
-    for axis, size, factor in zip(axes, new, factors, strict=True):
+    for axis, size, factor in zip(axes, new, ratios, strict=True):
         x = _resized(node, x, axis, size, factor)
     return x
+
+
+def _new_size(node: OnnxNode, old: int, factor: float) -> int:
+    """The size of a dimension after a factor, if it is the same in single precision, in which runtimes compute it."""
+    exact, single = math.floor(old * Fraction(factor)), math.floor(np.float32(old) * np.float32(factor))
+    if exact != single:
+        raise node.refused(f"makes {exact} or {single} entries of {old}, as runtimes round: give sizes")
+    return exact
 
 
 def _upsample(node: OnnxNode, x: Value, scales: Value | None = None) -> Value:
@@ -47,17 +59,17 @@ def _upsample(node: OnnxNode, x: Value, scales: Value | None = None) -> Value:
     return _resize(node, x, factors)
 
 
-def _resized(node: OnnxNode, x: Value, axis: int, new: int, factor: float) -> Value:
+def _resized(node: OnnxNode, x: Value, axis: int, new: int, factor: Fraction) -> Value:
     """The value with another size of one dimension."""
     old = x.shape[axis]
     if new == old and factor == 1:
         return x
-    places = _places(node, old, new, factor)
     mode = node.get("mode", "nearest")
     tensor, offset = x.opened([axis])
     if mode == "nearest":
-        index = _nearest(node, places).clamp(0, old - 1)
-        return closed(aten.index_select.default(tensor, axis + offset, index), offset, x)
+        return closed(aten.index_select.default(tensor, axis + offset, _picked(node, old, new, factor)), offset, x)
+    exact = [float(_place(node, old, new, factor, place)) for place in range(new)]
+    places = torch.tensor(exact, dtype=torch.float64, device="cpu")
     if mode == "linear":
         weights = _linear_weights(places.clamp(0, old - 1), old)
     elif mode == "cubic":
@@ -68,35 +80,50 @@ def _resized(node: OnnxNode, x: Value, axis: int, new: int, factor: float) -> Va
     return closed(aten.movedim.int(aten.matmul.default(moved, weights.to(x.dtype)), -1, axis + offset), offset, x)
 
 
-def _places(node: OnnxNode, old: int, new: int, factor: float) -> Tensor:
-    """The place of each new entry in the old dimension."""
-    place = torch.arange(new, dtype=torch.float64)
+def _place(node: OnnxNode, old: int, new: int, factor: Number, place: int) -> Number:
+    """The place of an entry of the new dimension in the old one, in the arithmetic of the factor."""
+    number = type(factor)
     mode = node.get("coordinate_transformation_mode", "half_pixel" if node.opset >= WITH_COORDINATES else "asymmetric")
     if mode == "asymmetric":
-        return place / factor
+        return number(place) / factor
     if mode == "align_corners":
-        return place * (old - 1) / (new - 1) if new > 1 else place * 0
+        return number(place * (old - 1)) / number(max(new - 1, 1))
     if mode == "pytorch_half_pixel" and new == 1:
-        return place * 0
+        return number(0)
+    half = number(1) / number(2)
+    centre = (number(place) + half) / factor - half
     if mode in ("half_pixel", "pytorch_half_pixel"):
-        return (place + 0.5) / factor - 0.5
+        return centre
     if mode == "half_pixel_symmetric":
-        adjustment = new / (factor * old)
-        return old / 2 * (1 - adjustment) + (place + 0.5) / factor - 0.5
+        return number(old) * half * (number(1) - number(new) / (factor * number(old))) + centre
     raise node.refused(f"has coordinate_transformation_mode {mode!r}")
 
 
-def _nearest(node: OnnxNode, places: Tensor) -> Tensor:
+def _nearest(node: OnnxNode, place: Number) -> int:
+    """The entry that is nearest to a place."""
     mode = node.get("nearest_mode", "round_prefer_floor" if node.opset >= WITH_COORDINATES else "floor")
+    half = type(place)(1) / type(place)(2)
     rounded = {
-        "round_prefer_floor": lambda: (places - 0.5).ceil(),
-        "round_prefer_ceil": lambda: (places + 0.5).floor(),
-        "floor": places.floor,
-        "ceil": places.ceil,
+        "round_prefer_floor": lambda: math.ceil(place - half),
+        "round_prefer_ceil": lambda: math.floor(place + half),
+        "floor": lambda: math.floor(place),
+        "ceil": lambda: math.ceil(place),
     }
     if mode not in rounded:
         raise node.refused(f"has nearest_mode {mode!r}")
-    return rounded[mode]().long()
+    return rounded[mode]()
+
+
+def _picked(node: OnnxNode, old: int, new: int, factor: Fraction) -> Tensor:
+    """The old entry of each new one (new,), if it is the same in single precision, in which runtimes compute it."""
+    exact, single = _entries(node, old, new, factor), _entries(node, old, new, np.float32(float(factor)))
+    if exact != single:
+        raise node.refused(f"resizes {old} entries to {new}, of which some are others as runtimes round: use 2 or 1/2")
+    return torch.tensor(exact, dtype=torch.int64, device="cpu")
+
+
+def _entries(node: OnnxNode, old: int, new: int, factor: Number) -> list[int]:
+    return [min(max(_nearest(node, _place(node, old, new, factor, place)), 0), old - 1) for place in range(new)]
 
 
 def _linear_weights(places: Tensor, old: int) -> Tensor:

@@ -142,6 +142,7 @@ def certified_universal_accuracy(
     if timeout is not None:
         checks.positive("timeout", timeout)
     batch_size = checks.at_least("batch_size", batch_size, 1)
+    checks.at_least("memory", memory, 1)
     with frozen(model), torch.no_grad():
         classes = probe(model, x, batch_size=min(batch_size, len(x)))
         if y is None:
@@ -150,7 +151,7 @@ def certified_universal_accuracy(
         right, point = predicted == label, x.detach().double()
         graph = capture(model, point)
         alone, parts = torch.zeros_like(right), []
-        for rows in right.nonzero()[:, 0].split(batch_size):
+        for rows in right.nonzero()[:, 0].split(batch_size) if right.any() else ():
             ball = LpBall(point[rows], epsilon, order, low, high, frozen_features)
             margins = margin_bounds(graph, ball, label[rows], method, sound=sound, memory=memory)
             alone[rows] = least_margin(margins, label[rows]) > 0

@@ -21,7 +21,14 @@ BALLS = {
     "l2": lambda x: bounds.LpBall(x, 0.2, 2, None, None),
     "l1 in a box": lambda x: bounds.LpBall(x, 0.4, 1),
     "two entries": lambda x: bounds.SparseBall(x, 2),
+    "hull of boxes": lambda x: bounds.HullOfBoxes(*corners(x), 0.01),
 }
+
+
+def corners(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sides of three boxes for each of N inputs, far from the corners of their hull."""
+    lower = x.unsqueeze(1) + 0.3 * torch.randn(len(x), 3, 6, generator=generator(3)).double()
+    return lower, lower + 0.02
 
 
 def inside(name: str, x: torch.Tensor, count: int) -> torch.Tensor:
@@ -31,6 +38,11 @@ def inside(name: str, x: torch.Tensor, count: int) -> torch.Tensor:
         return (x + 0.1 * noise).clamp(0, 1)
     if name == "l2":
         return x + 0.2 * noise / noise.norm(dim=-1, keepdim=True)
+    if name == "hull of boxes":
+        share = torch.rand(count, len(x), 3, 1, generator=generator(4)).double()
+        share[: count // 3] = torch.eye(3).double()[torch.arange(count // 3) % 3, None, :, None]
+        mixed = (share / share.sum(2, keepdim=True) * corners(x)[0]).sum(2)
+        return mixed + 0.02 * (noise > 0) + 0.01 * noise
     if name == "l1 in a box":
         return (x + 0.4 * noise / noise.abs().sum(-1, keepdim=True)).clamp(0, 1)
     return torch.where(noise.abs().argsort(-1).argsort(-1) < 2, (noise + 1) / 2, x)

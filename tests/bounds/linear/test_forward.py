@@ -1,6 +1,7 @@
 """Forward linear bounds and explanations: recorded widths, closed forms, sampling, and a mutant that goes red."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from oracles.halfspace import generator
 from oracles.networks import escapes
 from torch import Tensor, nn
 
-from bounds import InvalidInput, LpBall, capture, crown, explain, forward_linear, ibp
+from bounds import Box, InvalidInput, LpBall, capture, crown, explain, forward_linear, ibp
 from bounds.linear.forward import _Propagation
 
 
@@ -76,6 +77,17 @@ def test_sides_that_are_not_exchanged_are_seen(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_Propagation, "_forms", swapped)
     found = forward_linear(model, ball)
     assert escapes(model, ball, found, 3000) > 0
+
+
+def test_the_bias_rounds_once_and_not_in_every_column():
+    """A column is multiplied by the size of its input, and what rounding lost of it next to a bias would be too."""
+    layer = nn.Linear(1, 1, dtype=torch.float64)
+    layer.weight.data.fill_(1e-12 / 3), layer.bias.data.fill_(-0.7)
+    far = torch.full((1, 1), 4e11, dtype=torch.float64)
+    found = forward_linear(nn.Sequential(layer, nn.Flatten()).requires_grad_(False), Box(-far, far))
+    reach, bias = Fraction(float(layer.weight)) * Fraction(4e11), Fraction(-0.7)
+    assert bias - reach - Fraction(1, 10**9) < Fraction(float(found.lower)) <= bias - reach
+    assert bias + reach + Fraction(1, 10**9) > Fraction(float(found.upper)) >= bias + reach
 
 
 def test_too_little_memory_is_refused():

@@ -225,3 +225,18 @@ def test_no_number_is_subnormal(bound: Callable[..., Interval], dtype: torch.dty
             with Subnormal() as seen:
                 bound(graph, ball)
             assert sum(seen.found.values()) == 0, seen.found
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bound", [ibp, crown])
+def test_half_precision_loses_its_own_rounding_alone(bound: Callable[..., Interval], dtype: torch.dtype):
+    """Without rounding errors too: computed in half precision, intervals around balls were 64 wide."""
+    model = dense(2, 8, 4).to(dtype).eval()
+    ball = LpBall(torch.full((2, 4), 0.5, dtype=dtype), 0.125, 2)
+    exact = bound(dense(2, 8, 4).to(dtype).double().eval(), ball.double())
+    for sound in ("real", "rounding"):
+        found = bound(model, ball, sound=sound)
+        for own, other in ((found.lower, exact.lower), (-found.upper, -exact.upper)):
+            lost = other - own.double()
+            assert (lost >= -1e-9).all()
+            assert (lost <= 2 * torch.finfo(dtype).eps * (1e-3 + other.abs())).all()

@@ -51,6 +51,26 @@ def test_zero_padded_convolutions_lie_below_the_convolution_of_the_plane(stride,
     assert math.isfinite(large)
 
 
+class Moved(nn.Module):
+    """A linear function of the inputs plus a constant."""
+
+    def __init__(self, constant: float) -> None:
+        super().__init__()
+        self.constant = constant
+        self.layer = nn.Linear(3, 2, bias=False).double()
+        self.layer.weight.data = torch.tensor([[1.0, 2.0, -1.0], [0.5, -3.0, 1.0]]).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.constant - (x + self.constant * torch.ones_like(x[:1])))
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_a_large_constant_changes_no_norm(norm: float):
+    x = torch.zeros(1, 3, dtype=torch.float64)
+    plain, moved = (float(lipschitz_bound(Moved(constant), norm, x=x)) for constant in (0.0, 1e17))
+    assert moved == pytest.approx(plain, rel=1e-6)
+
+
 def matrix_of(layer: nn.Module, shape: tuple[int, ...]) -> np.ndarray:
     """The matrix of a layer without its bias, a column for each entry of the input."""
     size = math.prod(shape)

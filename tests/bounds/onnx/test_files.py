@@ -47,6 +47,12 @@ def test_weights_may_have_any_name():
     assert len(bounds.from_onnx(model).module().state_dict()) == len(names)
 
 
+def resized(entries: int, factor: float) -> Any:
+    """A network that picks entries whose places end with rounding: onnxruntime computes 7.0 entries of 10."""
+    factors = np.array([1, 1, factor], dtype=np.float32)
+    return Case("Resize", (1, 1, entries), (None, factors), 13, {"mode": "nearest"}).model()
+
+
 def test_nodes_may_stand_in_any_order():
     agrees(made([LINEAR[1], LINEAR[0]], {"x": (1, 3)}, WEIGHTS))
 
@@ -74,6 +80,8 @@ def test_nodes_may_stand_in_any_order():
         (Case("Dropout", (1, 2), (np.float32(0.5), np.array(True))).model(), "draws random numbers"),
         (made([node("Gather", "w i", "y")], {"i": (1, 3)}, {"w": np.ones(4)}), "indices that depends on the input"),
         (Case("AveragePool", (1, 1, 6, 6), (), 19, {"kernel_shape": [2, 2], "dilations": [2, 2]}).model(), "dilations"),
+        (resized(10, 0.7), "makes 6 or 7 entries of 10, as runtimes round: give sizes"),
+        (resized(7, 0.7), "resizes 7 entries to 4, of which some are others as runtimes round: use 2 or 1/2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

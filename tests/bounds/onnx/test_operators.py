@@ -186,6 +186,7 @@ REDUCED = [
     case("ReduceSum", (1, 3, 4), opset=11, axes=[1, 2], keepdims=0),
     case("ReduceSum", (1, 3, 4), np.array([1])),
     case("ReduceSum", (3, 4)),
+    *(case(name, (1, 3, 4), opset=18, noop_with_empty_axes=1) for name in REDUCTIONS),
     case("ReduceSum", (3, 4), noop_with_empty_axes=1),
     case("ReduceSum", ("N", 4), np.array([-1]), keepdims=0),
 ]
@@ -266,6 +267,7 @@ SIZES = [
         case("Resize", (1, 2, 5, 7), None, None, np.array([1, 2, 3, 10]), opset=13, nearest_mode=how)
         for how in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
     ),
+    case("Resize", (1, 2, 6, 7), None, np.array([1, 1, 0.5, 2.5]), opset=13, nearest_mode="round_prefer_ceil"),
     case("Resize", (1, 2, 3, 4), np.array([1, 1, 2, 2.0]), opset=10),
     case("Resize", (1, 2, 3, 4), np.array([1, 1, 2, 2.0]), opset=10, mode="linear"),
     case("Resize", (1, 2, 3, 4), None, None, np.array([6, 8]), opset=18, axes=[2, 3]),

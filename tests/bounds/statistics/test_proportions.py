@@ -35,6 +35,17 @@ def probability(counts: Iterable[int], trials: int, p: Fraction) -> Fraction:
     return Fraction(ways, p.denominator**trials)
 
 
+def test_the_smallest_alphas_have_bounds():
+    """SciPy's inverse is no number there, as for 2 and 9 of 10."""
+    for trials, alpha in ((10, 1e-300), (50, 1e-200)):
+        lower, upper = lower_bounds(trials, alpha), upper_bounds(trials, alpha)
+        for k in range(1, trials + 1):
+            tail = probability(range(k, trials + 1), trials, Fraction(lower[k]))
+            assert Fraction(alpha) / 2 < tail <= Fraction(alpha)
+            assert upper[trials - k] >= 1 - Fraction(lower[k]) - Fraction(1, 2**52)
+        assert 0 <= min(lower) <= max(upper) <= 1
+
+
 def worst_failure(bounds: Sequence[float]) -> Fraction:
     """Largest probability, over all true p, that the lower bound lies above p.
 

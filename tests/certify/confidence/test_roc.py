@@ -13,6 +13,11 @@ def drawn(seed: int, inside: int = 40, outside: int = 60, shift: float = 1.0) ->
     return RocCurve(first, torch.randn(outside, generator=draw, dtype=torch.float64))
 
 
+def test_scores_are_tensors():
+    with pytest.raises(InvalidInput, match="inside must be a torch tensor, got list"):
+        RocCurve([1.0], torch.zeros(1))
+
+
 def test_the_area_is_the_statistic_of_mann_and_whitney():
     curve = drawn(0)
     rounded = RocCurve((curve.inside * 2).round(), (curve.outside * 2).round())  # with ties

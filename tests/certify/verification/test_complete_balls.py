@@ -75,3 +75,13 @@ def test_the_least_point_of_a_ball_is_the_least_of_many(norm: float):
     apart = torch.maximum(lower - X[0], X[0] - lower - 0.05).clamp(min=0)
     assert reached.tolist() == (torch.linalg.vector_norm(apart, norm, dim=1) <= 0.5).tolist()
     assert 0 < int(reached.sum()) < 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", [2, math.inf])
+def test_a_constant_network_without_a_box_is_proved_as_far_as_numbers_go(norm: float):
+    model = nn.Linear(2, 3).double()
+    model.weight.data.zero_(), model.bias.data.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    found = certified_radius(model, X, norm=norm, low=None, high=None, method="complete")
+    assert (found.radius > 1e300).all()
+    assert found.upper.isinf().all()

@@ -49,6 +49,23 @@ def test_linear_models_against_a_grid_of_perturbations(seed: int, norm: float):
     assert found.complete
 
 
+def test_where_no_input_is_right_nothing_is_left():
+    model, x, y = linear_problem(2, 3, 0)
+    found = certify.certified_universal_accuracy(model, x, (y + 1) % 3, norm=2, epsilon=0.1)
+    assert (found.count, found.accuracy, found.accuracy_alone, found.complete) == (0, 0.0, 0.0, True)
+
+
+def test_a_certificate_becomes_a_table():
+    """The parts of its proof have no column."""
+    model, x, y = linear_problem(2, 12, 0)
+    found = certify.certified_universal_accuracy(model, x, y, norm=2, epsilon=0.15)
+    table = found.to_dataframe()
+    assert len(found.leaves) > 0
+    assert "leaves" not in table
+    assert table.right.tolist() == found.right.tolist()
+    assert set(table.changed) == {found.changed}
+
+
 def test_one_perturbation_does_less_than_one_for_each_input():
     """Two inputs on either side of the boundary: each falls, and no one move takes both."""
     model = nn.Linear(1, 2).double()
