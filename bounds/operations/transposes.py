@@ -23,6 +23,7 @@ Transpose = Callable[[Node, AnyRows, Shapes], Transposed | None]
 
 # Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
 LARGEST_MATRIX = 2**21
+SPARSE = 4  # times the size of the kernel: matrices of larger windows would be 0 almost everywhere
 
 
 def none(node: Node, rows: AnyRows, shapes: Shapes) -> None:
@@ -129,8 +130,13 @@ def linear(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For a linear layer."""
     weight: Tensor = node.arguments[1]
     if isinstance(rows, UnitRows) and len(rows.shape) == 1:
-        return (DenseRows(weight[rows.index]),)
+        return (DenseRows(_picked(weight, rows.index)),)
     return (DenseRows(rows.expanded().dense() @ weight),)
+
+
+def _picked(weight: Tensor, index: Tensor) -> Tensor:
+    """``weight[index]``, which takes several times as long on a CPU."""
+    return weight.index_select(0, index.flatten()).view(*index.shape, *weight.shape[1:])
 
 
 def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
@@ -143,7 +149,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
-        return (PatchRows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False).compact(),)
+        return (PatchRows(_picked(weight, channel)[:, None], place, grid, stride, padding, tuple(shape[1:]), False).compact(),)
     whole = rows.expanded()
     if isinstance(whole, PatchRows):
         patches = whole.cleaned()
@@ -282,7 +288,8 @@ def _full_transpose(
         (count - 1) * step + gap * (size - 1) + 1
         for count, step, gap, size in zip(values.shape[2:], stride, dilation, weight.shape[2:], strict=True)
     ]
-    if entries * weight.shape[1] * groups * spans[0] * spans[1] > LARGEST_MATRIX:
+    size, kernel = spans[0] * spans[1], weight.shape[2:].numel()
+    if entries * weight.shape[1] * groups * size > LARGEST_MATRIX or size > SPARSE * kernel:
         return transposed_convolution(node, values, weight, (stride, (0, 0), [0, 0], groups, dilation))
 
     def make() -> Tensor:
