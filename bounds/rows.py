@@ -35,6 +35,11 @@ class DenseRows:
         """Coefficients in a row."""
         return self.values.shape[2:].numel()
 
+    @property
+    def held(self) -> int:
+        """Entries that a row has in each tensor of a backward pass."""
+        return self.width
+
     def at(self, x: Tensor) -> Tensor:
         """Entries (N or 1, *shape) of a node where these coefficients stand, to be combined with ``values``."""
         return x.unsqueeze(1)
@@ -132,6 +137,11 @@ class PatchRows:
     def width(self) -> int:
         """Coefficients in a row."""
         return self.values.shape[4:].numel()
+
+    @property
+    def held(self) -> int:
+        """Entries that a row has in each tensor of a backward pass, with its share of the lines in its window."""
+        return self.width + -(-self.width // max(1, self.values.shape[3]))
 
     def at(self, x: Tensor) -> Tensor:
         """Entries (N or 1, *shape) of a node in the window of each group, (N, 1, P, 1, C, h, w); 0 beyond the map.

@@ -149,7 +149,11 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
-        return (PatchRows(_picked(weight, channel)[:, None], place, grid, stride, padding, tuple(shape[1:]), False).compact(),)
+        return (
+            PatchRows(
+                _picked(weight, channel)[:, None], place, grid, stride, padding, tuple(shape[1:]), False
+            ).compact(),
+        )
     whole = rows.expanded()
     if isinstance(whole, PatchRows):
         patches = whole.cleaned()

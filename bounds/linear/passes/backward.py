@@ -21,7 +21,7 @@ class Backward:
     Attributes:
         network: with the intervals of all nodes before the one that is bounded.
         parallel: use planes with the same slopes below and above.
-        widest: entries of the widest coefficients of a row that have been met, by node that was bounded.
+        widest: entries that are held for the widest row that has been met, by node that was bounded.
         copies: passes that are made at once, each of all inputs of the network.
         region: the sets of all these inputs.
     """
