@@ -165,9 +165,9 @@ class PatchRows:
         y, x = (first_y[..., None] + down)[..., None], (first_x[..., None] + along)[..., None, :]
         outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
         index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (N, P, h, w)
-        index = index[:, :, None] + torch.arange(channels, device=i.device)[:, None, None] * (height * width)
-        if inputs > 1:
-            index = index + torch.arange(inputs, device=i.device).view(-1, 1, 1, 1, 1) * (channels * height * width)
+        small = torch.int32 if shape.numel() < 2**31 else torch.int64  # the short ones are several times as fast
+        begin = torch.arange(inputs * channels, dtype=small, device=i.device).view(inputs, 1, channels, 1, 1)
+        index = index[:, :, None].to(small) + begin * (height * width)
         return index, outside[:, :, None]
 
     def sums(self, values: Tensor, *entries: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def transposed_convolution(node: Node, values: Tensor, weight: Tensor, geometry:
         values.device.type == "cpu"
         and values.dtype == torch.float32
         and (groups, stride, extra) == (1, (1, 1), [0, 0])
-        and FEW_CHANNELS < weight.shape[1]
+        and weight.shape[1] > FEW_CHANNELS
         and weight.numel() <= LARGEST_MIRRORED
         and min(_mirrored_padding(weight, padding, dilation)) >= 0
     ):
