@@ -321,6 +321,13 @@ def mirrored(rows: Rows) -> Rows:
     return rows.with_values(torch.cat([rows.values, -rows.values], 1))
 
 
+def room(values: Tensor, inputs: int, count: int, shape: torch.Size) -> Tensor:
+    """An empty tensor (N, R, *shape), with rows last in memory where coefficients (N, R, ..) have them last."""
+    if values.ndim == 5 and values.stride(1) == 1 and values.shape[2:].numel() > 1:
+        return values.new_empty(*shape, inputs, count).movedim((-2, -1), (0, 1))
+    return values.new_empty(inputs, count, *shape)
+
+
 def added(one: Rows, other: Rows) -> Rows:
     """The sum of the same rows, as windows where both are and fit."""
     if isinstance(one, PatchRows) and isinstance(other, PatchRows) and one.fits(other):

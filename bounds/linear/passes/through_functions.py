@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.windows import Geometry
-from bounds.rows import DenseRows, Rows
+from bounds.rows import DenseRows, Rows, room
 
 
 class Propagated(NamedTuple):
@@ -92,19 +92,12 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
             part = torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1)
     else:  # the same in place: memory that is touched for the first time costs more than the arithmetic
         sides = 2 if joint else 1
-        part = _room(values, max(len(values), len(slope)), sides * values.shape[1])
+        part = room(values, max(len(values), len(slope)), sides * values.shape[1], values.shape[2:])
         lower = torch.mul(values, slope, out=part[:, : values.shape[1]])
         lower.addcmul_(below, rise)
         if joint:
             torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
     return Propagated((rows.with_values(part, clean=True),), constant, None)
-
-
-def _room(values: Tensor, inputs: int, count: int) -> Tensor:
-    """An empty tensor (N, R, ..) for so many inputs and rows, with rows last in memory where they are so in values."""
-    if values.ndim > 2 and values.stride(1) == 1 and values.shape[2:].numel() > 1:
-        return values.new_empty(*values.shape[2:], inputs, count).movedim((-2, -1), (0, 1))
-    return values.new_empty(inputs, count, *values.shape[2:])
 
 
 class _ThroughLines(torch.autograd.Function):
