@@ -230,6 +230,5 @@ class Backward:
     def default_planes(self, name: str) -> Planes:
         """The planes of a function on the bounds of its parents, which are final once they are asked for."""
         if name not in self._planes:
-            function, parents = self.network.functions[name], self.network.parents(name)
-            self._planes[name] = function.parallel(*parents) if self.parallel else function.default_planes(*parents)
+            self._planes[name] = self.network.planes(name, parallel=self.parallel)
         return self._planes[name]
