@@ -188,10 +188,7 @@ def through_planes(
     over, under = function.aligned(values), function.aligned(below)
     parts = []
     for shape, low, high in zip(shapes, planes.lower_slopes, planes.upper_slopes, strict=True):
-        if low is high:
-            part = over * low
-        else:
-            part = _turned(over, under, low, high - low, joint=joint)
+        part = over * low if low is high else _turned(over, under, low, high - low, joint=joint)
         parts.append(rows.with_values(function.reduced(part, shape), clean=True))
     return Propagated(tuple(parts), constant, _planes_error(function, rows, planes, reach) if reach else None)
 
