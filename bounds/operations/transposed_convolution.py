@@ -101,7 +101,7 @@ def _by_rows(values: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _within(count: int, size: int, step: int, start: int) -> tuple[slice, slice]:
-    """Which of so many entries, at ``start``, ``start + step`` and so on, lie within a size; and where they lie."""
+    """Slices of entries at ``start``, ``start + step`` and so on: those of them within a size, and their places."""
     first, last = max(0, -(start // step)), min(count, -((start - size) // step))
     if first >= last:
         return slice(0, 0), slice(0, 0)

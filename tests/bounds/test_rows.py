@@ -252,6 +252,14 @@ def test_units_pick_entries(shape: tuple[int, ...]):
     assert torch.equal(whole.dot(x), picked)
 
 
+def test_lines_in_a_window_are_held_once_for_all_rows_that_share_it():
+    shape = (4, 5, 5)
+    index = torch.arange(100).view(4, 25).T.reshape(1, -1)
+    apart, together = (UnitRows(index, shape, draw(1), group).expanded() for group in (1, 4))
+    assert (apart.held, together.held) == (2 * 4, 4 + 1)
+    assert DenseRows(draw(2, 3, *shape)).held == 100
+
+
 def test_a_window_in_the_wrong_place_is_seen():
     """Mutant: with its place moved by one, or its padding, the same coefficients stand elsewhere."""
     convolution = Convolution((3, 3), (2, 1), (1, 1), (1, 1), 1, 2)
