@@ -71,7 +71,7 @@ MUTANTS = (
         "bounds/linear/passes/backward.py",
         "lower, upper = lower - error, upper + error",
         "lower, upper = lower + error, upper - error",
-        "tests/bounds/linear/test_backward_rounding.py",
+        "tests/bounds/linear/test_network.py",
     ),
     Mutant(
         "the rounding of the last step of a backward pass is left out",

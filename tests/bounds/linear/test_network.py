@@ -1,10 +1,12 @@
 """What a network keeps between methods: planes of the same bounds, and of no others."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import bounds
 from bounds.linear.network import Network
+from bounds.linear.passes.backward import Backward
 from bounds.linear.refined import RefinedNetwork
 from bounds.relaxations.base import Planes
 
@@ -62,3 +64,14 @@ def test_gradients_reach_bounds_whose_planes_were_made_without():
     with torch.no_grad():
         network.planes(name, parallel=False)
     assert network.planes(name, parallel=False).upper_intercept.requires_grad
+
+
+@pytest.mark.parametrize("bend", [nn.ReLU(), nn.Tanh()])
+def test_rounding_moves_lines_apart(bend: nn.Module):
+    """What rounding may change is taken away below and added above."""
+    network, name = refined(bend)
+    backward = Backward(network)
+    with torch.no_grad():
+        exact, moved = (backward.lines(name, rounded) for rounded in (False, True))
+    assert (moved.lower < exact.lower).all()
+    assert (moved.upper > exact.upper).all()
