@@ -35,6 +35,11 @@ class DenseRows:
         """Coefficients in a row."""
         return self.values.shape[2:].numel()
 
+    @property
+    def held(self) -> int:
+        """Entries that a row has in each tensor of a backward pass."""
+        return self.width
+
     def at(self, x: Tensor) -> Tensor:
         """Entries (N or 1, *shape) of a node where these coefficients stand, to be combined with ``values``."""
         return x.unsqueeze(1)
@@ -133,6 +138,11 @@ class PatchRows:
         """Coefficients in a row."""
         return self.values.shape[4:].numel()
 
+    @property
+    def held(self) -> int:
+        """Entries that a row has in each tensor of a backward pass, with its share of the lines in its window."""
+        return self.width + -(-self.width // max(1, self.values.shape[3]))
+
     def at(self, x: Tensor) -> Tensor:
         """Entries (N or 1, *shape) of a node in the window of each group, (N, 1, P, 1, C, h, w); 0 beyond the map.
 
@@ -155,9 +165,9 @@ class PatchRows:
         y, x = (first_y[..., None] + down)[..., None], (first_x[..., None] + along)[..., None, :]
         outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
         index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (N, P, h, w)
-        index = index[:, :, None] + torch.arange(channels, device=i.device)[:, None, None] * (height * width)
-        if inputs > 1:
-            index = index + torch.arange(inputs, device=i.device).view(-1, 1, 1, 1, 1) * (channels * height * width)
+        small = torch.int32 if shape.numel() < 2**31 else torch.int64  # the short ones are several times as fast
+        begin = torch.arange(inputs * channels, dtype=small, device=i.device).view(inputs, 1, channels, 1, 1)
+        index = index[:, :, None].to(small) + begin * (height * width)
         return index, outside[:, :, None]
 
     def sums(self, values: Tensor, *entries: Tensor) -> Tensor:
@@ -309,6 +319,13 @@ AnyRows = Rows | UnitRows
 def mirrored(rows: Rows) -> Rows:
     """The rows, followed by the same with the opposite sign."""
     return rows.with_values(torch.cat([rows.values, -rows.values], 1))
+
+
+def room(values: Tensor, inputs: int, count: int, shape: torch.Size) -> Tensor:
+    """An empty tensor (N, R, *shape), with rows last in memory where coefficients (N, R, ..) have them last."""
+    if values.ndim == 5 and values.stride(1) == 1 and values.shape[2:].numel() > 1:
+        return values.new_empty(*shape, inputs, count).movedim((-2, -1), (0, 1))
+    return values.new_empty(inputs, count, *shape)
 
 
 def added(one: Rows, other: Rows) -> Rows:

@@ -20,7 +20,7 @@ from bounds.operations.merging import with_merged_layers
 from bounds.operations.node import Node, entries
 from bounds.operations.pooling import with_pooling
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
-from bounds.relaxations.base import NodeFunction
+from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.relaxations.pooled import PooledMaximum
@@ -86,6 +86,7 @@ class Network:
         self._errors: dict[str, Tensor] = {}
         self._overflow: dict[str, Tensor] = {}
         self._hull: list[tuple[PerturbationSet, Interval]] = []
+        self._planes: dict[tuple[str, bool], tuple[list[Interval], Planes]] = {}
         self._batch_norm = graph.batch_norm
         for name, node in self.nodes.items():
             if node.operation != "input":
@@ -124,6 +125,18 @@ class Network:
     def parents(self, name: str) -> list[Interval]:
         """Intervals of the parents of a node."""
         return [self.intervals[parent] for parent in self.nodes[name].parents]
+
+    def planes(self, name: str, *, parallel: bool) -> Planes:
+        """The planes of a function on the bounds of its parents; those of the last bounds are kept, by all copies."""
+        function, parents = self.functions[name], self.parents(name)
+        key = name, parallel and type(function).parallel is not NodeFunction.parallel
+        make = function.parallel if key[1] else function.default_planes
+        if torch.is_grad_enabled():
+            return make(*parents)
+        known = self._planes.get(key)  # read at once, whatever other threads do
+        if known is None or not all(one is other for one, other in zip(known[0], parents, strict=True)):
+            known = self._planes[key] = parents, make(*parents)
+        return known[1]
 
     def consumers(self, name: str) -> list[str]:
         """The functions that take a node."""

@@ -163,7 +163,7 @@ class RefinedNetwork:
             least = backward.bounds("output", start, backward.region, intervals=intervals)
             return least.view(backward.copies, -1, start.count).amax(0) if others else least
 
-        at_once = lambda: self._rows_at_once(backward=backward)  # noqa: E731
+        at_once = lambda: self._rows_at_once(backward=backward, sides=1)  # noqa: E731
         return torch.cat(list(in_chunks(bound, values.shape[1], at_once)), 1)
 
     def _with(self, others: Sequence["RefinedNetwork"]) -> SideBySide | None:
@@ -255,14 +255,17 @@ class RefinedNetwork:
             return parts[0]
         return Interval(torch.cat([part.lower for part in parts], 1), torch.cat([part.upper for part in parts], 1))
 
-    def _rows_at_once(self, name: str = "output", backward: Backward | None = None) -> int:
-        """The number of rows to bound at once; the widest node before counts until it is known what rows need."""
+    def _rows_at_once(self, name: str = "output", backward: Backward | None = None, sides: int = 2) -> int:
+        """The number of rows to bound at once; the widest node before counts until it is known what rows need.
+
+        Rows of both bounds are two, from the first function on whose lines are not parallel.
+        """
         network, backward = self.network, backward or self.backward
         before = network.order[: network.order.index(name) + 1]
         widest = backward.widest.get(name) or max(entries(network.nodes[key].value) for key in before)
         value = network.nodes[name].value
-        tensors = 24 if self.steps else 16  # of the size of the coefficients of one node, at the same time
-        sides = 1 if backward.parallel else 2  # rows of both bounds
+        tensors = 16 if self.steps else 8  # of the size of the coefficients of one node, at the same time
+        sides = 1 if backward.parallel else sides
         rows = tensors * sides * backward.copies * max(1, len(value))
         return max(1, self.memory // (rows * widest * value.element_size()))
 

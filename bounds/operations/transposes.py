@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.operations.node import Node
+from bounds.operations.transposed_convolution import transposed_convolution
 from bounds.rows import AnyRows, DenseRows, PatchRows, UnitRows
 
 Shapes = tuple[torch.Size, ...]
@@ -22,10 +23,7 @@ Transpose = Callable[[Node, AnyRows, Shapes], Transposed | None]
 
 # Windows of convolutions are transposed by one product with a matrix as long as it has no more entries.
 LARGEST_MATRIX = 2**21
-# In float32 on a CPU, a transposed convolution to so few channels is several times slower than an ordinary one in its
-# place, and at stride 1 an ordinary one is never slower. In float64 it is the other way round.
-FEW_CHANNELS = 4
-LARGEST_MIRRORED = 2**18  # entries of kernels that have a mirrored copy; larger ones gain nothing by theirs
+SPARSE = 4  # times the size of the kernel: matrices of larger windows would be 0 almost everywhere
 
 
 def none(node: Node, rows: AnyRows, shapes: Shapes) -> None:
@@ -132,8 +130,13 @@ def linear(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     """For a linear layer."""
     weight: Tensor = node.arguments[1]
     if isinstance(rows, UnitRows) and len(rows.shape) == 1:
-        return (DenseRows(weight[rows.index]),)
+        return (DenseRows(_picked(weight, rows.index)),)
     return (DenseRows(rows.expanded().dense() @ weight),)
+
+
+def _picked(weight: Tensor, index: Tensor) -> Tensor:
+    """``weight[index]``, which takes several times as long on a CPU."""
+    return weight.index_select(0, index.flatten()).view(*index.shape, *weight.shape[1:])
 
 
 def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
@@ -146,7 +149,11 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
-        return (PatchRows(weight[channel][:, None], place, grid, stride, padding, tuple(shape[1:]), False).compact(),)
+        return (
+            PatchRows(
+                _picked(weight, channel)[:, None], place, grid, stride, padding, tuple(shape[1:]), False
+            ).compact(),
+        )
     whole = rows.expanded()
     if isinstance(whole, PatchRows):
         patches = whole.cleaned()
@@ -167,7 +174,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
         for size, count, step, pad, span in zip(shape[2:], values.shape[2:], stride, padding, spans, strict=True)
     ]
     more = [max(0, size) for size in extra]  # less than none where "same" has an odd number of zeros to share
-    values = _conv_transpose(node, values, weight, (stride, padding, more, groups, dilation))
+    values = transposed_convolution(node, values, weight, (stride, padding, more, groups, dilation))
     return (DenseRows(values[..., : shape[2], : shape[3]].unflatten(0, whole.values.shape[:2])),)
 
 
@@ -276,75 +283,6 @@ def _shifted(values: Tensor, axis: int, shift: Tensor, length: int) -> Tensor:
     return extended.gather(axis, source.view(shape).expand(*values.shape[:axis], length, *values.shape[axis + 1 :]))
 
 
-Geometry = tuple[tuple[int, int], tuple[int, int], list[int], int, tuple[int, int]]
-
-
-class _ConvTranspose(torch.autograd.Function):
-    """Transposed convolution with a constant kernel; in float64, torch's own backward pass is 50 times slower."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, geometry: Geometry, phases: Tensor | None) -> Tensor:  # noqa: ANN401
-        """Stride, padding, extra size, groups and dilation as of ``conv_transpose2d``; phases as of :func:`_phases`."""
-        ctx.save_for_backward(weight)
-        ctx.geometry = geometry
-        stride, padding, extra, groups, dilation = geometry
-        if phases is None:
-            return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-        if stride == (1, 1):
-            return F.conv2d(values, phases, None, 1, _mirrored_padding(weight, padding, dilation), dilation)
-        whole = F.pixel_shuffle(F.conv2d(values, phases, padding=phases.shape[2] - 1), stride[0])
-        sizes = [
-            (count - 1) * stride[0] + span - 2 * pad + more
-            for count, span, pad, more in zip(values.shape[2:], weight.shape[2:], padding, extra, strict=True)
-        ]
-        bottom, right = (size + pad - length for size, pad, length in zip(sizes, padding, whole.shape[2:], strict=True))
-        return F.pad(whole, (-padding[1], right, -padding[0], bottom))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
-        """The convolution."""
-        (weight,) = ctx.saved_tensors
-        stride, padding, _, groups, dilation = ctx.geometry
-        return F.conv2d(gradient, weight, None, stride, padding, dilation, groups), None, None, None
-
-
-def _conv_transpose(node: Node, values: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    stride, padding, extra, groups, dilation = geometry
-    if weight.requires_grad:
-        return F.conv_transpose2d(values, weight, None, stride, padding, extra, groups, dilation)
-    phases = None
-    if values.device.type == "cpu" and values.dtype == torch.float32 and groups == 1:
-        if (
-            stride == (1, 1)
-            and extra == [0, 0]
-            and weight.numel() <= LARGEST_MIRRORED
-            and min(_mirrored_padding(weight, padding, dilation)) >= 0
-        ):
-            phases = node.cached("mirrored", lambda: weight.flip(2, 3).transpose(0, 1).contiguous())
-        elif stride[0] == stride[1] > 1 and dilation == (1, 1) and weight.shape[1] <= FEW_CHANNELS:
-            phases = node.cached("phases", lambda: _phases(weight, stride[0]))
-    moved: Tensor = _ConvTranspose.apply(values, weight, geometry, phases)  # type: ignore[no-untyped-call]  # torch's
-    return moved
-
-
-def _mirrored_padding(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> list[int]:
-    """The padding with which a convolution by the mirrored kernel is the transpose of one without stride."""
-    sizes = weight.shape[2:]
-    return [gap * (size - 1) - pad for gap, size, pad in zip(dilation, sizes, padding, strict=True)]
-
-
-def _phases(weight: Tensor, stride: int) -> Tensor:
-    """The kernel of an ordinary convolution with the places within a stride as channels.
-
-    Place ``stride q + r`` gets the entries ``weight[stride u + r]`` of all values at ``q - u``.
-    """
-    taps = -(-max(weight.shape[2:]) // stride)
-    bottom, right = (taps * stride - size for size in weight.shape[2:])
-    split = F.pad(weight, (0, right, 0, bottom)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
-    kernel: Tensor = split.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2).contiguous()
-    return kernel
-
-
 def _full_transpose(
     node: Node, values: Tensor, weight: Tensor, stride: tuple[int, int], dilation: tuple[int, int], groups: int
 ) -> Tensor:
@@ -354,8 +292,9 @@ def _full_transpose(
         (count - 1) * step + gap * (size - 1) + 1
         for count, step, gap, size in zip(values.shape[2:], stride, dilation, weight.shape[2:], strict=True)
     ]
-    if entries * weight.shape[1] * groups * spans[0] * spans[1] > LARGEST_MATRIX:
-        return _conv_transpose(node, values, weight, (stride, (0, 0), [0, 0], groups, dilation))
+    size, kernel = spans[0] * spans[1], weight.shape[2:].numel()
+    if entries * weight.shape[1] * groups * size > LARGEST_MATRIX or size > SPARSE * kernel:
+        return transposed_convolution(node, values, weight, (stride, (0, 0), [0, 0], groups, dilation))
 
     def make() -> Tensor:
         unit = torch.eye(entries, dtype=values.dtype, device=values.device).view(entries, *values.shape[1:])

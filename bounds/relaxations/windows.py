@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from bounds.rows import DenseRows, PatchRows, Rows, framed
+from bounds.rows import DenseRows, PatchRows, Rows, framed, room
 
 Pair = tuple[int, int]
 
@@ -32,7 +33,8 @@ class Geometry:
             (count - 1) * step + (size - 1) * gap + 1
             for count, step, size, gap in zip(values.shape[-2:], self.stride, self.kernel, self.dilation, strict=True)
         ]
-        return values.new_zeros(len(values), sides * values.shape[1], *values.shape[2:-2], *covered)
+        shape = torch.Size([*values.shape[2:-2], *covered])
+        return room(values, len(values), sides * values.shape[1], shape).zero_()
 
     def at_places(self, blocks: Tensor, size: tuple[int, ...]) -> Iterator[Tensor]:
         """Views (.., h, w) of blocks: entries at the first place of all windows, at the second, and so on."""

@@ -252,6 +252,14 @@ def test_units_pick_entries(shape: tuple[int, ...]):
     assert torch.equal(whole.dot(x), picked)
 
 
+def test_lines_in_a_window_are_held_once_for_all_rows_that_share_it():
+    shape = (4, 5, 5)
+    index = torch.arange(100).view(4, 25).T.reshape(1, -1)
+    apart, together = (UnitRows(index, shape, draw(1), group).expanded() for group in (1, 4))
+    assert (apart.held, together.held) == (2 * 4, 4 + 1)
+    assert DenseRows(draw(2, 3, *shape)).held == 100
+
+
 def test_a_window_in_the_wrong_place_is_seen():
     """Mutant: with its place moved by one, or its padding, the same coefficients stand elsewhere."""
     convolution = Convolution((3, 3), (2, 1), (1, 1), (1, 1), 1, 2)
@@ -265,26 +273,3 @@ def test_a_window_in_the_wrong_place_is_seen():
     for mutant in (moved, shifted):
         with pytest.raises(AssertionError):
             same(mutant, values)
-
-
-@settings(max_examples=40, deadline=None)
-@given(pairs(1, 5), st.integers(2, 3), pairs(0, 2), MAPS)
-def test_an_ordinary_convolution_stands_in_for_a_transposed_one(
-    kernel: tuple[int, int], stride: int, padding: tuple[int, int], shape: tuple[int, ...]
-):
-    """In single precision, to few channels: the same coefficients, and the same gradient."""
-    nodes = chain([Convolution(kernel, (stride, stride), padding, (1, 1), 1, 4)], shape)
-    assume(nodes)
-    ((node, below),) = nodes
-    values = draw(INPUTS, ROWS, *node.value.shape[1:], seed=3)
-    expected = by_gradient(node, below, values)
-    weight = node.arguments[1].float()
-    single = replace(node, arguments=(None, weight, *node.arguments[2:]), value=node.value.float(), cache={})
-    given_values = values.float().requires_grad_()
-    (rows,) = convolved(single, DenseRows(given_values), (below,))
-    assert "phases" in single.cache
-    assert (rows.dense() - expected).abs().max() <= 1e-5 * (1 + expected.abs().max())
-    direction = draw(*expected.shape, seed=4)
-    (gradient,) = torch.autograd.grad((rows.dense() * direction).sum(), given_values)
-    forward = torch.stack([node.function(direction[:, r]) for r in range(ROWS)], 1)
-    assert (gradient - forward).abs().max() <= 1e-5 * (1 + forward.abs().max())

@@ -23,7 +23,7 @@ class Backward:
     Attributes:
         network: with the intervals of all nodes before the one that is bounded.
         parallel: use planes with the same slopes below and above.
-        widest: entries of the widest coefficients of a row that have been met, by node that was bounded.
+        widest: entries that are held for the widest row that has been met, by node that was bounded.
         copies: passes that are made at once, each of all inputs of the network.
         region: the sets of all these inputs.
     """
@@ -247,6 +247,5 @@ class Backward:
     def default_planes(self, name: str) -> Planes:
         """The planes of a function on the bounds of its parents, which are final once they are asked for."""
         if name not in self._planes:
-            function, parents = self.network.functions[name], self.network.parents(name)
-            self._planes[name] = function.parallel(*parents) if self.parallel else function.default_planes(*parents)
+            self._planes[name] = self.network.planes(name, parallel=self.parallel)
         return self._planes[name]

@@ -99,7 +99,7 @@ class Pass:
 
     def _measure(self, part: AnyRows) -> None:
         if not isinstance(part, UnitRows):
-            self.shared.widest[self.name] = max(self.shared.widest.get(self.name, 0), part.width)
+            self.shared.widest[self.name] = max(self.shared.widest.get(self.name, 0), part.held)
 
     def _joined(self, one: AnyRows, other: AnyRows, name: str) -> Rows:
         """The sum of coefficients that reach a node on several ways."""

@@ -42,12 +42,16 @@ class SideBySide(Backward):
         )
 
     def lines(self, name: str, rounded: bool) -> SharedLines:
-        """The lines of all passes."""
-        return self._in_a_row([part.lines(name, rounded) for part in self.parts])
+        """The lines of all passes, which serve every chunk of rows."""
+        if (name, rounded) not in self._lines:
+            self._lines[name, rounded] = self._in_a_row([part.lines(name, rounded) for part in self.parts])
+        return self._lines[name, rounded]
 
     def window_lines(self, name: str, rounded: bool) -> SharedLines:
         """The planes of all passes."""
-        return self._in_a_row([part.window_lines(name, rounded) for part in self.parts])
+        if (name, rounded) not in self._lines:
+            self._lines[name, rounded] = self._in_a_row([part.window_lines(name, rounded) for part in self.parts])
+        return self._lines[name, rounded]
 
     def rounding(self, name: str) -> Tensor | None:
         """The rounding errors of all passes."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.windows import Geometry
-from bounds.rows import DenseRows, Rows
+from bounds.rows import DenseRows, Rows, room
 
 
 class Propagated(NamedTuple):
@@ -86,18 +86,22 @@ def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
     slope, rise = here.slope, here.rise
     if rise is None:
         return Propagated((rows.with_values(values * slope, clean=True),), constant, None)
+    return Propagated((rows.with_values(_turned(values, below, slope, rise, joint=joint), clean=True),), constant, None)
+
+
+def _turned(values: Tensor, below: Tensor, slope: Tensor, rise: Tensor, *, joint: bool) -> Tensor:
+    """Coefficients behind lines, of which the upper ones rise by so much more; and those of the opposite functions."""
     if torch.is_grad_enabled():
         part = torch.addcmul(values * slope, below, rise)
-        if joint:
-            part = torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1)
-    else:  # the same in place: memory that is touched for the first time costs more than the arithmetic
-        sides = 2 if joint else 1
-        part = values.new_empty(max(len(values), len(slope)), sides * values.shape[1], *values.shape[2:])
-        lower = torch.mul(values, slope, out=part[:, : values.shape[1]])
-        lower.addcmul_(below, rise)
-        if joint:
-            torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, values.shape[1] :])
-    return Propagated((rows.with_values(part, clean=True),), constant, None)
+        return torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1) if joint else part
+    # The same in place: memory that is touched for the first time costs more than the arithmetic.
+    inputs, count, *shape = torch.broadcast_shapes(values.shape, slope.shape)
+    part = room(values, inputs, 2 * count if joint else count, torch.Size(shape))
+    lower = torch.mul(values, slope, out=part[:, :count])
+    lower.addcmul_(below, rise)
+    if joint:
+        torch.addcmul(lower, values, 2 * slope + rise, value=-1, out=part[:, count:])
+    return part
 
 
 class _ThroughLines(torch.autograd.Function):
@@ -184,13 +188,7 @@ def through_planes(
     over, under = function.aligned(values), function.aligned(below)
     parts = []
     for shape, low, high in zip(shapes, planes.lower_slopes, planes.upper_slopes, strict=True):
-        if low is high:
-            part = over * low
-        else:
-            turned = under * (high - low)
-            part = turned + over * low
-            if joint:
-                part = torch.cat([part, turned - over * high], 1)
+        part = over * low if low is high else _turned(over, under, low, high - low, joint=joint)
         parts.append(rows.with_values(function.reduced(part, shape), clean=True))
     return Propagated(tuple(parts), constant, _planes_error(function, rows, planes, reach) if reach else None)
 
