@@ -122,7 +122,9 @@ class Pieces:
 
     def drop(self) -> bool:
         """Leave out the pieces that nothing depends on any more; whether others are left."""
-        kept = self.distance(self.lower, self.upper) < self.broken_from[self.rows]
+        # Without a break, more than the radius is at stake: whether all is proved.
+        end = torch.where(self.broken_from.isfinite(), self.limit, torch.inf)
+        kept = self.distance(self.lower, self.upper) < end[self.rows]
         self.add(self.rows[kept], self.lower[kept], self.upper[kept])
         return len(self.rows) > 0
 
