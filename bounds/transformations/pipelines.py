@@ -184,7 +184,9 @@ class Enclosing:
     ) -> tuple[Tensor, Tensor]:
         x, places = self.images.images[rows].flatten(1), (self.pipeline.contrast, self.pipeline.brightness)
         contrast, brightness = (
-            tuple(end.new_full((len(x), 1), default) if place is None else end[:, place, None] for end in (lower, upper))
+            tuple(
+                end.new_full((len(x), 1), default) if place is None else end[:, place, None] for end in (lower, upper)
+            )
             for place, default in zip(places, (1.0, 0.0), strict=True)
         )
         low, high = (side_of(limit, self.images.shape[1:], x) for limit in (self.low, self.high))

@@ -215,7 +215,6 @@ class _Bounding:
             least[part.places] = torch.fmax(least[part.places], margins)
         return least, change
 
-
     def _leads(self, images: Tensor, labels: Tensor) -> Tensor:
         """The lead of the label of each image (B, *D), of the dtype of the margins."""
         logits = [self.model(part.to(self.x.dtype)) for part in images.split(self.batch_size)]
