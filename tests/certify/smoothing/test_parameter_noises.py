@@ -16,8 +16,8 @@ BOTH = PhotometricNoise(contrast=0.3, brightness=0.2)
 
 def least_probability(noise: PhotometricNoise, p: float, factor: float, offset: float) -> float:
     """The least probability, of an image that is changed, of an event with probability p before: by enumeration."""
-    k = torch.linspace(-7, 7, 351, dtype=torch.float64)[:, None] * noise.contrast
-    b = torch.linspace(-7, 7, 351, dtype=torch.float64) * noise.brightness
+    k = torch.linspace(-11, 11, 351, dtype=torch.float64)[:, None] * noise.contrast
+    b = torch.linspace(-11, 11, 351, dtype=torch.float64) * noise.brightness
     before = -0.5 * ((k / noise.contrast) ** 2 + (b / noise.brightness) ** 2)
     moved = ((k - math.log(factor)) / noise.contrast) ** 2 + ((factor * b - offset) / noise.brightness) ** 2
     after = math.log(factor) - 0.5 * moved
@@ -34,7 +34,7 @@ def test_no_event_falls_below_a_half_within_the_radius(radius: float):
         log, offset = radius * BOTH.contrast * math.cos(angle), radius * BOTH.brightness * math.sin(angle)
         found.append(least_probability(BOTH, p, math.exp(log), offset))
     assert min(found) >= 0.5 - 5e-3  # cells of the enumeration
-    assert min(found) <= 0.5 + 0.1  # and not much is given away
+    assert min(found) <= 0.5 + 0.2 * radius  # and not much is given away
 
 
 def test_radii_invert_probabilities():
@@ -65,7 +65,7 @@ def test_noise_and_change_commute():
 @pytest.mark.slow
 def test_radii_of_a_mean_are_exact_and_cover():
     """The class is that of the mean, so that the exact radius is its distance from the threshold."""
-    noise, distance, rows, alpha = PhotometricNoise(brightness=0.3), 0.2, 200, 0.2
+    noise, distance, rows, alpha = PhotometricNoise(brightness=0.3), 0.2, 100, 0.2
     model = Halfspace(torch.full((6,), 1 / 6, dtype=torch.float64), -0.5)
     x = torch.full((rows, 6), 0.5 + distance, dtype=torch.float64)
     found = SmoothedClassifier(model, noise, num_classes=2).certify(x, 60, 20, alpha, generator=generator(3))
