@@ -231,15 +231,6 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
     "certify.smoothing.DerandomizedSplitting": lambda t, k: smoothing.DerandomizedSplitting(
         t(MODEL), levels=4, num_classes=4, seed=1
     ).certify(t((X * 3).round() / 3)),
-    "certify.smoothing.PhotometricNoise": lambda t, k: certify.SmoothedClassifier(
-        t(MODEL), smoothing.PhotometricNoise(0.1, 0.1), num_classes=4
-    ).certify(t(X), n=500 * k, generator=generator()),
-    "certify.smoothing.CyclicShiftNoise": lambda t, k: certify.SmoothedClassifier(
-        t(MODEL), smoothing.CyclicShiftNoise(1), num_classes=4
-    ).certify(t(X), n=500 * k, generator=generator()),
-    "certify.smoothing.certify_cyclic_shifts": lambda t, k: smoothing.certify_cyclic_shifts(
-        t(MODEL), t(X), num_classes=4, reach=k
-    ),
     "certify.smoothing.PatchSmoothedClassifier": lambda t, k: smoothing.PatchSmoothedClassifier(
         t(two_channels()), smoothing.ColumnAblation(3), num_classes=4
     ).certify(t(X)),

@@ -131,6 +131,24 @@ def test_shifts_within_the_radius_keep_the_class(shape: tuple[int, ...]):
     assert everywhere.shifts == 42
 
 
+class Near(nn.Module):
+    """Class 1 where the brightest pixel is at most two pixels from the middle along both axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = x[:, 2:-2, 2:-2].flatten(1).amax(1) >= 1
+        return torch.stack([(~inside).double(), inside.double()], 1)
+
+
+def test_a_shift_of_both_axes_exchanges_the_most():
+    """All 25 shifts vote for class 1; a shift by 1 along both axes leaves 16 of them, one by 2 leaves 9."""
+    x = torch.zeros(1, 9, 9, dtype=torch.float64)
+    x[0, 4, 4] = 1
+    found = certify_cyclic_shifts(Near(), x, num_classes=2, reach=2)
+    assert (found.counts.tolist(), found.radius.tolist()) == ([[0, 25]], [1.0])
+    for r, left in ((1, 16), (2, 9)):
+        assert int(votes(Near(), x.roll((r, r), (-2, -1)), 2).sum()) == left
+
+
 def test_shift_noise_draws_all_shifts_and_needs_their_overlap():
     noise, x = CyclicShiftNoise(reach=1), torch.arange(20.0).view(1, 4, 5)
     copies = noise.sample(x, 400, generator=generator(5))[0]
