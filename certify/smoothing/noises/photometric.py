@@ -45,7 +45,7 @@ class PhotometricNoise(Noise):
 
     References:
         Li et al. (2021), TSS: transformation-specific smoothing for robustness certification, arXiv:2002.12398,
-        Theorem 1 and section on brightness and contrast. The bound for both is derived in the code.
+        on transformations that noise resolves. The bound for both parameters is derived in this module.
 
     >>> PhotometricNoise(brightness=0.5).radius(torch.tensor([0.4, 0.9], dtype=torch.float64))
     tensor([0.0000, 0.6408], dtype=torch.float64)
