@@ -46,7 +46,10 @@ def lines_below(u: Entries, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     reach = u.slopes.abs().sum(1) * (1 + UNITS) + u.error
     begin, end = u.middle - reach, u.middle + reach
     bend = torch.minimum(torch.maximum(begin, low), end)  # from here on the convex function rises
-    value = lambda at: torch.maximum(low, torch.minimum(at, high))  # noqa: E731
+
+    def value(at: Tensor) -> Tensor:
+        return torch.maximum(low, torch.minimum(at, high))
+
     rise = (value(end) - value(bend)) / (end - bend)
     slope = torch.where((u.middle >= bend) & (end > bend), rise.clamp(0.0, 1.0).nan_to_num(0.0), 0.0)
     # Whatever the slope is, f less the line is least where f bends, or at an end.

@@ -183,12 +183,12 @@ class Enclosing:
         self, rows: Tensor, lower: Tensor, upper: Tensor, counts: Sequence[int], noise: float
     ) -> tuple[Tensor, Tensor]:
         x, places = self.images.images[rows].flatten(1), (self.pipeline.contrast, self.pipeline.brightness)
-        contrast, brightness = (
-            tuple(
-                end.new_full((len(x), 1), default) if place is None else end[:, place, None] for end in (lower, upper)
-            )
-            for place, default in zip(places, (1.0, 0.0), strict=True)
-        )
+
+        def ends(place: int | None, default: float) -> tuple[Tensor, Tensor]:
+            fixed = x.new_full((len(x), 1), default)
+            return (fixed, fixed) if place is None else (lower[:, place, None], upper[:, place, None])
+
+        contrast, brightness = ends(places[0], 1.0), ends(places[1], 0.0)
         low, high = (side_of(limit, self.images.shape[1:], x) for limit in (self.low, self.high))
         varying = tuple(i for i, place in enumerate(places) if place is not None and counts[place])
         return clipped_tubes(Entries.of(x, contrast, brightness), noise, low, high, varying)
