@@ -34,8 +34,11 @@ from certify.semantic import (
 
 IMAGES = runpy.run_path(str(Path(__file__).with_name("train_certified.py")))["images"]
 BATCH = 100
-TRAINED = {"rotations": Rotation((-33, 33)), "translations": Compose(Translation((-2.5, 2.5)), Scale((0.95, 1.05)))}
-PROVED = {
+TRAINED: dict[str, Transformation] = {
+    "rotations": Rotation((-33, 33)),
+    "translations": Compose(Translation((-2.5, 2.5)), Scale((0.95, 1.05))),
+}
+PROVED: dict[str, dict[str, Transformation]] = {
     "rotations": {"±10°": Rotation((-10, 10)), "±30°": Rotation((-30, 30))},
     "translations": {"±1 px": Translation((-1, 1)), "±2 px": Translation((-2, 2))},
 }
@@ -49,7 +52,8 @@ def train(x: Tensor, y: Tensor, transformation: Transformation, steps: int) -> n
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     plain = reference.architecture()
-    model = nn.Sequential(*plain[:5], nn.Dropout(0.3), *plain[5:7], nn.Dropout(0.3), plain[7])
+    layers = list(plain)
+    model = nn.Sequential(*layers[:5], nn.Dropout(0.3), *layers[5:7], nn.Dropout(0.3), layers[7])
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     for _ in range(steps):

@@ -141,7 +141,8 @@ class PhotometricNoise(Noise):
         scale = torch.exp(-r * self.contrast) if self.contrast and self.brightness else torch.ones_like(r)
         tails, centre = (-torch.special.ndtri(q / 2) / math.sqrt(2) for q in (p, 1 - p))
         narrower, wider = torch.special.erfc(tails / scale), 1 - torch.special.erfc(centre * scale)
-        return torch.minimum(torch.minimum(narrower, wider) - ROUNDOFF, p).clamp(min=0.0)
+        least: Tensor = torch.minimum(torch.minimum(narrower, wider) - ROUNDOFF, p).clamp(min=0.0)
+        return least
 
     def _radius(self, p: Tensor) -> Tensor:
         return self._between(p, p)
@@ -152,22 +153,25 @@ class PhotometricNoise(Noise):
     def _between(self, p: Tensor, not_other: Tensor) -> Tensor:
         """Radius up to which a class of probability p leads another one, where that is not drawn with ``not_other``."""
         if not (self.contrast and self.brightness):
-            return self.unit * (torch.special.ndtri(p) + torch.special.ndtri(not_other)) / 2
+            exact: Tensor = self.unit * (torch.special.ndtri(p) + torch.special.ndtri(not_other)) / 2
+            return exact
 
         def leads(r: Tensor) -> Tensor:
-            gap = torch.special.ndtri(self._least(p, r)) + torch.special.ndtri(self._least(not_other, r))
+            gap: Tensor = torch.special.ndtri(self._least(p, r)) + torch.special.ndtri(self._least(not_other, r))
             return gap * (1 - ROUNDOFF) >= 2 * r
 
         return _largest(leads, p)
 
     def _probability(self, radius: Tensor) -> Tensor:
         r = radius / self.unit
-        below, above = (0.5 * torch.special.erfc(sign * r / math.sqrt(2)) for sign in (-1, 1))  # the normal law at r
+        below: Tensor = 0.5 * torch.special.erfc(-r / math.sqrt(2))  # the normal law at r
         if not (self.contrast and self.brightness):
             return below
         scale = torch.exp(-r * self.contrast)
         narrower = torch.special.erfc(-scale * torch.special.ndtri(below / 2) / math.sqrt(2))
-        wider = 1 - torch.special.erfc(-torch.special.ndtri(above / 2) / scale / math.sqrt(2))
+        wider = 1 - torch.special.erfc(
+            -torch.special.ndtri(torch.special.erfc(r / math.sqrt(2)) / 4) / scale / math.sqrt(2)
+        )
         return round_up(torch.maximum(narrower, wider) + 2 * ROUNDOFF)
 
 
