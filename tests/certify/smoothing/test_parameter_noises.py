@@ -16,8 +16,8 @@ BOTH = PhotometricNoise(contrast=0.3, brightness=0.2)
 
 def least_probability(noise: PhotometricNoise, p: float, factor: float, offset: float) -> float:
     """The least probability, of an image that is changed, of an event with probability p before: by enumeration."""
-    k = torch.linspace(-11, 11, 351, dtype=torch.float64)[:, None] * noise.contrast
-    b = torch.linspace(-11, 11, 351, dtype=torch.float64) * noise.brightness
+    k = torch.linspace(-11, 11, 261, dtype=torch.float64)[:, None] * noise.contrast
+    b = torch.linspace(-11, 11, 261, dtype=torch.float64) * noise.brightness
     before = -0.5 * ((k / noise.contrast) ** 2 + (b / noise.brightness) ** 2)
     moved = ((k - math.log(factor)) / noise.contrast) ** 2 + ((factor * b - offset) / noise.brightness) ** 2
     after = math.log(factor) - 0.5 * moved
@@ -30,7 +30,7 @@ def least_probability(noise: PhotometricNoise, p: float, factor: float, offset: 
 def test_no_event_falls_below_a_half_within_the_radius(radius: float):
     p = float(BOTH.probability_needed(radius))
     found = []
-    for angle in torch.linspace(0, 2 * math.pi, 5)[:-1].tolist():
+    for angle in torch.linspace(0, 2 * math.pi, 9)[:-1].tolist():
         log, offset = radius * BOTH.contrast * math.cos(angle), radius * BOTH.brightness * math.sin(angle)
         found.append(least_probability(BOTH, p, math.exp(log), offset))
     assert min(found) >= 0.5 - 5e-3  # cells of the enumeration
