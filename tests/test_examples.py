@@ -60,6 +60,13 @@ def test_counterfactuals(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_training_for_transformations(monkeypatch, capsys):
+    arguments = ("--steps", 10, "--images", 3, "--tolerance", 0.4)
+    run("train_transformations.py", *arguments, monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.endswith("images both attacked and proved: 0\n")
+
+
+@pytest.mark.slow
 def test_sampling_throughput(monkeypatch, capsys):
     """At toy size, only to see that it runs: a time is never a test."""
     arguments = ("--inputs", 2, "--draws", 100, "--batch", 50, "--runs", 1)

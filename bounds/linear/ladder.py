@@ -1,6 +1,6 @@
 """Linear bounds by several methods in turn, from cheap to tight, each from the intervals of the one before."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -156,6 +156,7 @@ def margins_in_turn(
     functions: Mapping[str, Maker] = FUNCTIONS,
     sound: str = "rounding",
     memory: int = MEMORY,
+    hopeful: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[Settled]:
     """Margins by each method in turn up to one, of the inputs for which none before has all of them above 0.
 
@@ -169,6 +170,8 @@ def margins_in_turn(
         functions: likewise.
         sound: likewise.
         memory: likewise.
+        hopeful: whether inputs (B,) with their least margins (B,) by a method that looks at more than intervals are
+            worth the next one; all are if None.
     """
     with torch.no_grad():
         tables = Tables(table, functions)
@@ -186,7 +189,10 @@ def margins_in_turn(
             least = torch.maximum(least, part.functions(rows, target=0.0))
             label = (rows == 0).all(2)
             found.append(Settled(rung.method, places, converted_down(least.masked_fill(label, 0.0), ball.center.dtype)))
-            open_rows = (~((least > 0) | label).all(1)).nonzero()[:, 0]
+            left = ~((least > 0) | label).all(1)
+            if hopeful is not None and rung.method != "crown_ibp":
+                left = left & hopeful(places, least.masked_fill(label, torch.inf).amin(1))
+            open_rows = left.nonzero()[:, 0]
             if len(open_rows) == 0:
                 break
             intervals = part.refine().intervals

@@ -11,6 +11,7 @@ from torch import Tensor
 from bounds.checks import Limit
 from bounds.numerics import unit_roundoff
 from bounds.sets.hulls import HullOfBoxes
+from bounds.transformations.affine import Entries, clipped_tubes
 from bounds.transformations.blurring import blurred, kernel, shifts
 from bounds.transformations.cells import UNITS, Cells, tubes
 from bounds.transformations.maps import Motion
@@ -56,6 +57,11 @@ class Pipeline:
     def exact(self) -> bool:
         """Whether images over a box of parameters within one pixel are the hull of those at its corners."""
         return self.shifts and self.blur is None and not self.pointwise
+
+    @property
+    def affine(self) -> bool:
+        """Whether entries are linear in the parameters until they are moved into the range of pixels."""
+        return self.pointwise and not self.maps and self.blur is self.gamma is None
 
     def moving(self, low: Tensor, high: Tensor) -> Motion:
         """The motion over boxes (.., m) of its own m parameters; the one that acts last is nearest to the output."""
@@ -143,7 +149,8 @@ class Enclosing:
         Corners of the parameters that vary come in the order of binary numbers, the first having the lowest digit.
         """
         varies = (lower < upper).any(0).tolist()
-        cells = self.cells or CELLS[min(sum(varies), 3)]
+        single = self.pipeline.exact or self.pipeline.affine
+        cells = 1 if single else self.cells or CELLS[min(sum(varies), 3)]
         each = self.images.shape[1:].numel() * cells ** sum(varies)
         found = []
         for part in torch.arange(len(rows), device=rows.device).split(max(1, ENTRIES // each)):
@@ -165,10 +172,26 @@ class Enclosing:
             corners, error = self._corners(rows, grid)
             low, high = (side_of(limit, shape, corners) for limit in (self.low, self.high))
             return _noisy_corners(corners, error, noise, low, high)
+        if self.pipeline.affine:
+            return self._affine(rows, lower, upper, counts, noise)
         grid = ParameterGrid(lower, upper, counts)
         found = self.pipeline.cells(self.images, rows, grid, self.low, self.high)
         low, high = (side_of(limit, shape, found.values) for limit in (self.low, self.high))
         return tubes(*noisy(found, noise, low, high))
+
+    def _affine(
+        self, rows: Tensor, lower: Tensor, upper: Tensor, counts: Sequence[int], noise: float
+    ) -> tuple[Tensor, Tensor]:
+        x, places = self.images.images[rows].flatten(1), (self.pipeline.contrast, self.pipeline.brightness)
+
+        def ends(place: int | None, default: float) -> tuple[Tensor, Tensor]:
+            fixed = x.new_full((len(x), 1), default)
+            return (fixed, fixed) if place is None else (lower[:, place, None], upper[:, place, None])
+
+        contrast, brightness = ends(places[0], 1.0), ends(places[1], 0.0)
+        low, high = (side_of(limit, self.images.shape[1:], x) for limit in (self.low, self.high))
+        varying = tuple(i for i, place in enumerate(places) if place is not None and counts[place])
+        return clipped_tubes(Entries.of(x, contrast, brightness), noise, low, high, varying)
 
     def _corners(self, rows: Tensor, grid: ParameterGrid) -> tuple[Tensor, Tensor]:
         """The images (B, V, E) at the corners of boxes, and how far they may be off, (B, 1, 1)."""

@@ -122,7 +122,9 @@ class Pieces:
 
     def drop(self) -> bool:
         """Leave out the pieces that nothing depends on any more; whether others are left."""
-        kept = self.distance(self.lower, self.upper) < self.broken_from[self.rows]
+        # Without a break, more than the radius is at stake: whether all is proved.
+        end = torch.where(self.broken_from.isfinite(), self.limit, torch.inf)
+        kept = self.distance(self.lower, self.upper) < end[self.rows]
         self.add(self.rows[kept], self.lower[kept], self.upper[kept])
         return len(self.rows) > 0
 
@@ -147,12 +149,10 @@ class Pieces:
 
     def halve(self) -> None:
         """Go on with the halves of pieces that are not proved; those that are narrow, or too many, stay open."""
-        finest = torch.where(self.broken_from.isfinite(), self.tolerance, self.tolerance * self.narrowest)[self.rows]
-        width = ((self.upper - self.lower) / self.width.clamp(min=1e-300)).amax(1)
-        ends = ~self._settled & ((width <= finest) | (self.bounded[self.rows] >= self.most))
+        ends = ~self._settled & ~self.divisible
         self._leave_open(ends)
         kept = ~self._settled & ~ends
-        axis, rows, lower, upper = self._changes[kept].argmax(1, keepdim=True), *self._of(kept)
+        axis, rows, lower, upper = self._changes[kept].argmax(1, keepdim=True), *self.of(kept)
         middle = ((lower + upper) / 2).gather(1, axis)
         first, second = upper.scatter(1, axis, middle), lower.scatter(1, axis, middle)
         self.add(rows.repeat(2), torch.cat([lower, second]), torch.cat([first, upper]))
@@ -162,12 +162,20 @@ class Pieces:
         """Leave all that is not proved yet open."""
         self._leave_open(~self._settled)
 
-    def _of(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def divisible(self) -> Tensor:
+        """(P,) bool, pieces that may be halved once more."""
+        finest = torch.where(self.broken_from.isfinite(), self.tolerance, self.tolerance * self.narrowest)[self.rows]
+        width = ((self.upper - self.lower) / self.width.clamp(min=1e-300)).amax(1)
+        return (width > finest) & (self.bounded[self.rows] < self.most)
+
+    def of(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, least and largest parameters of some pieces."""
         return self.rows[chosen], self.lower[chosen], self.upper[chosen]
 
     def _leave_open(self, ends: Tensor) -> None:
         """Pieces (P,) that stay open; those of a known break are none that might still be proved."""
-        rows, lower, upper = self._of(ends)
+        rows, lower, upper = self.of(ends)
         self.limit = self.limit.scatter_reduce(0, rows, self.distance(lower, upper), "amin")
         self.open.index_add_(0, rows, (~self.broken_from[rows].isfinite()).long())
         self.margin = self.margin.scatter_reduce(0, rows, self._margins[ends], "amin")

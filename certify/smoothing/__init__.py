@@ -30,6 +30,7 @@ from certify.smoothing.derandomized.patches import (
     PatchSmoothedClassifier,
     ablate,
 )
+from certify.smoothing.derandomized.shifts import ShiftCertificate, certify_cyclic_shifts
 from certify.smoothing.derandomized.splitting import DerandomizedSplitting, SplittingCertificate, split
 from certify.smoothing.noises.base import Gaussian, InNorm, Laplace, Noise, Uniform
 from certify.smoothing.noises.earlier_radii import lecuyer_laplace_radius, lecuyer_radius, li_radius
@@ -37,6 +38,8 @@ from certify.smoothing.noises.generalized_gaussian import GeneralizedGaussian
 from certify.smoothing.noises.l0 import Ablation, DiscreteNoise
 from certify.smoothing.noises.l1 import SplittingNoise, UniformInBox
 from certify.smoothing.noises.linf import UniformLInf
+from certify.smoothing.noises.photometric import PhotometricNoise
+from certify.smoothing.noises.shifts import CyclicShiftNoise
 from certify.smoothing.outputs.center import CenterCertificate, CenterSmoothing
 from certify.smoothing.outputs.regression import PercentileCertificate, SmoothedRegressor
 from certify.smoothing.outputs.segmentation import SegmentationCertificate, SmoothedSegmentation
@@ -62,6 +65,7 @@ __all__ = [
     "ClassCounts",
     "ColumnAblation",
     "Consensus",
+    "CyclicShiftNoise",
     "DerandomizedSplitting",
     "DiscreteNoise",
     "Ensemble",
@@ -75,8 +79,10 @@ __all__ = [
     "PatchCertificate",
     "PatchSmoothedClassifier",
     "PercentileCertificate",
+    "PhotometricNoise",
     "SegmentationCertificate",
     "SegmentationScores",
+    "ShiftCertificate",
     "SmoothedClassifier",
     "SmoothedRegressor",
     "SmoothedSegmentation",
@@ -92,6 +98,7 @@ __all__ = [
     "certificate_table",
     "certified_accuracy_at_least",
     "certified_quantiles",
+    "certify_cyclic_shifts",
     "certify_incrementally",
     "certify_top_k",
     "consistency_loss",

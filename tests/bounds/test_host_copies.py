@@ -69,6 +69,8 @@ CALLS = {
         smoothing.SplittingNoise(0.5),
         smoothing.GeneralizedGaussian(0.5, 40, 4),
         smoothing.UniformLInf(0.5, 40),
+        smoothing.PhotometricNoise(0.1, 0.2),
+        smoothing.PhotometricNoise(brightness=0.2, low=-9.0, high=9.0),
         smoothing.InNorm(smoothing.Gaussian(0.5), math.inf, dimension=40),
     )
 }

@@ -230,6 +230,9 @@ DEPLOYED: dict[str, Call] = {
     "smoothing.SmoothedRegressor.certify": lambda c: smoothing.SmoothedRegressor(
         c.model, smoothing.Gaussian(0.25)
     ).certify(c.x, 0.1, n=200, generator=generator()),
+    "smoothing.PhotometricNoise": lambda c: certified(c, smoothing.PhotometricNoise(0.1, 0.1)),
+    "smoothing.CyclicShiftNoise": lambda c: certified(c, smoothing.CyclicShiftNoise(1)),
+    "smoothing.certify_cyclic_shifts": lambda c: smoothing.certify_cyclic_shifts(c.model, c.x, num_classes=3),
     "smoothing.SplittingNoise": lambda c: certified(c, smoothing.SplittingNoise(0.2)),
     "smoothing.Uniform": lambda c: certified(c, smoothing.Uniform(0.2)),
     "smoothing.UniformInBox": lambda c: certified(c, smoothing.UniformInBox(0.2)),
@@ -377,7 +380,7 @@ RECORDS = {
     *("SmoothedPrediction", "SmoothingCertificate", "Verdict", "Witness", "methods"),
     *("AbstentionRate", "CenterCertificate", "CertificationLog", "CertifiedAccuracyStatement", "ClassCounts"),
     *("IncrementalCertificate", "Noise", "PatchAblation", "PatchCertificate", "PercentileCertificate"),
-    *("SplittingCertificate", "TopKCertificate", "StoredInputs"),
+    *("ShiftCertificate", "SplittingCertificate", "TopKCertificate", "StoredInputs"),
     *CONFIDENCE_RECORDS,
     *("FoolingRate", "GradientMaskingReport", "NoiseAccuracy", "NormFigures", "RobustnessFigures"),
     *("SmoothedAttackedAccuracy", "SmoothedWitness", "UniversalPerturbation"),

@@ -4,6 +4,27 @@ from mutations.mutant import Mutant
 
 NOISES = (
     Mutant(
+        "a changed contrast does not scale the noise on brightness",
+        "certify/smoothing/noises/photometric.py",
+        "scale = torch.exp(-r * self.contrast)\n",
+        "scale = torch.ones_like(r)\n",
+        "tests/certify/smoothing/test_parameter_noises.py -k no_event",
+    ),
+    Mutant(
+        "clipping is said to commute with noise",
+        "certify/smoothing/noises/photometric.py",
+        "torch.minimum(self.radius(p_lower, p_upper), self._room(x).to(p_lower.device))",
+        "self.radius(p_lower, p_upper)",
+        "tests/certify/smoothing/test_parameter_noises.py -k clipped",
+    ),
+    Mutant(
+        "a shift in both axes exchanges as many cases as in one",
+        "certify/smoothing/derandomized/shifts.py",
+        "exchanged = width**2 - (width - torch.arange(1, width + 1, device=x.device)).square()",
+        "exchanged = width * torch.arange(1, width + 1, device=x.device)",
+        "tests/certify/smoothing/test_parameter_noises.py -k exchanges",
+    ),
+    Mutant(
         "a radius is rounded to nearest",
         "certify/smoothing/noises/base.py",
         "radius = round_down(self._radius(torch.where(above, p, 0.75)))",

@@ -4,6 +4,20 @@ from mutations.mutant import Mutant
 
 MUTANTS = (
     Mutant(
+        "a clipped entry lies above the line through the middle of its range",
+        "bounds/transformations/affine.py",
+        "offset = torch.stack([value(at) - slope * at for at in places]).amin(0)",
+        "offset = value(u.middle) - slope * u.middle",
+        "tests/bounds/transformations/test_enclosures.py -k dense",
+    ),
+    Mutant(
+        "noise is added before entries are moved into the range of pixels",
+        "bounds/transformations/affine.py",
+        "bottom, top - noise)",
+        "bottom, top)",
+        "tests/bounds/transformations/test_enclosures.py -k noise",
+    ),
+    Mutant(
         "what pixels do between samples is not corrected for",
         "bounds/transformations/cells.py",
         "least = torch.minimum(torch.minimum(a, b), meeting)",

@@ -29,6 +29,13 @@ def segmentation(t: Place) -> smoothing.SmoothedSegmentation:
     return smoothing.SmoothedSegmentation(model.eval(), smoothing.Gaussian(0.25))
 
 
+def drawn(noise: smoothing.Noise) -> Callable[[Place, int], certify.SmoothingCertificate]:
+    """A certificate of smoothing."""
+    return lambda t, k: certify.SmoothedClassifier(t(network()), noise, num_classes=4).certify(
+        t(X), n=500 * k, generator=generator()
+    )
+
+
 CALLS: dict[str, Callable[[Place, int], Any]] = {
     "bounds.linear_forms": lambda t, k: bounds.linear_forms(t(network()), ball(t), t(torch.eye(4).expand(3, 4, 4))),
     "bounds.pairwise_margins": lambda t, k: bounds.pairwise_margins(t(network()), ball(t)),
@@ -55,6 +62,11 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
         ).attacked.auc
     ),
     "certify.calibration_error": lambda t, k: certify.calibration_error(t(torch.eye(4)[:3]), t(Y)).error,
+    "certify.smoothing.PhotometricNoise": drawn(smoothing.PhotometricNoise(0.1, 0.1)),
+    "certify.smoothing.CyclicShiftNoise": drawn(smoothing.CyclicShiftNoise(1)),
+    "certify.smoothing.certify_cyclic_shifts": lambda t, k: smoothing.certify_cyclic_shifts(
+        t(network()), t(X), num_classes=4, reach=k
+    ),
     "certify.semantic.certify_transformation": lambda t, k: semantic.certify_transformation(
         t(network()), t(X), t(Y), semantic.Rotation((-2.0, 2.0)), tolerance=0.5
     ),

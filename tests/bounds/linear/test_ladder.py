@@ -58,6 +58,30 @@ def test_no_row_is_bounded_by_more_than_it_needs(monkeypatch: pytest.MonkeyPatch
     assert len(sizes) > 1
 
 
+def test_inputs_without_hope_go_no_further():
+    """Their margins stay, and those of others are what they were; intervals alone give nobody up."""
+    model, x = network("dense", 1), inputs(6, 2)
+    graph, ball, label = capture(model, x), SETS["linf"](x, RADII), model(x).argmax(1)
+    all_parts = margins_in_turn(graph, ball, label, "crown")
+    kept = int(all_parts[-1].places[-1])
+    asked = []
+
+    def hopeful(places: torch.Tensor, margins: torch.Tensor) -> torch.Tensor:
+        asked.append((places, margins))
+        return places == kept
+
+    found = margins_in_turn(graph, ball, label, "crown", hopeful=hopeful)
+    assert [part.method for part in found] == [part.method for part in all_parts]
+    for part, before in zip(found[:-1], all_parts[:-1], strict=True):
+        assert torch.equal(part.places, before.places)
+        assert torch.equal(part.margins, before.margins)
+    assert found[-1].places.tolist() == [kept]
+    torch.testing.assert_close(found[-1].margins[0], all_parts[-1].margins[-1], rtol=1e-9, atol=1e-9)
+    places, margins = asked[0]
+    least = found[-2].margins.scatter(1, label[places][:, None], math.inf).amin(1)
+    assert torch.equal(margins, least)
+
+
 def test_networks_without_rectifiers_have_no_rung_of_parallel_lines():
     x = inputs(2, 2)
     for kind, expected in (("tanh", ["crown_ibp", "crown"]), ("dense", ["crown_ibp", "fast_lin", "crown"])):
