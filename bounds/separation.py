@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.circumstances import isolated
-from bounds.drawing import current
 from bounds.errors import InvalidInput
 from bounds.memory import MEMORY
 from bounds.sets.distances import distance
 from bounds.sets.pairs import certainly_within, classes_of, pair_blocks
+from bounds.statistics.axes import current
 from bounds.statistics.proportions import clopper_pearson_interval
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class InvarianceCheck:
         return pd.DataFrame(columns, index=pd.RangeIndex(len(self.label), name="row"))
 
     def sentences(self) -> list[str]:
-        """How many certificates reach an input of another class, in words."""
+        """Number of certificates that reach an input of another class, in words."""
         low, high = self.interval
         about = "of the certificates reach an input of another class, which is excessive invariance"
         return [f"{int(self.excessive.sum())} of {len(self.label)} ({self.share:.1%} [{low:.1%}, {high:.1%}]) {about}"]

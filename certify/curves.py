@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval
-from bounds.drawing import current as current
 from bounds.errors import InvalidInput
+from bounds.statistics.axes import current as current
 from certify.results import Certificate, Witness
 
 if TYPE_CHECKING:

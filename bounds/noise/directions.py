@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.circumstances import isolated
-from bounds.drawing import current
 from bounds.errors import InvalidInput
+from bounds.statistics.axes import current
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.circumstances import isolated
-from bounds.drawing import current
 from bounds.errors import InvalidInput
 from bounds.noise.directions import fisher_p_value, flat_directions, student_interval, unit_vectors
+from bounds.statistics.axes import current
 
 if TYPE_CHECKING:
     import pandas as pd

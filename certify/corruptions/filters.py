@@ -55,7 +55,7 @@ def warped(x: Tensor, matrix: Tensor) -> Tensor:
         matrix: (2, 3) or (N, 2, 3), of coordinates (across, down) in pixels from the middle.
     """
     matrix = matrix.to(x).expand(len(x), 2, 3)
-    return values_at(x, torch.einsum("nij,jhw->nhwi", matrix, pixels(x)))
+    return values_at(x, torch.einsum("nij,jhw->nhwi", matrix, pixel_places(x)))
 
 
 def projected(x: Tensor, matrix: Tensor) -> Tensor:
@@ -65,12 +65,12 @@ def projected(x: Tensor, matrix: Tensor) -> Tensor:
         x: images.
         matrix: (3, 3), of coordinates (across, down) in pixels from the middle.
     """
-    moved = torch.einsum("ij,jhw->hwi", matrix.to(x), pixels(x))
+    moved = torch.einsum("ij,jhw->hwi", matrix.to(x), pixel_places(x))
     places = (moved[..., :2] / moved[..., 2:]).expand(len(x), -1, -1, -1)
     return values_at(x, places, outside="zeros")
 
 
-def pixels(x: Tensor) -> Tensor:
+def pixel_places(x: Tensor) -> Tensor:
     """Places (3, H, W) of the pixels of images: across and down from the middle, and 1."""
     height, width = x.shape[-2:]
     down = torch.arange(height, dtype=x.dtype, device=x.device) - (height - 1) / 2

@@ -157,7 +157,7 @@ def _growing_zoom(scheme: _Scheme) -> Maker:
 
 
 def _turning_snow(scheme: _Scheme) -> Maker:
-    """The same flakes in each frame, blurred by a motion whose direction turns."""
+    """Flakes that stay, blurred by a motion whose direction turns."""
 
     def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
         layer = flakes(x, *scheme.flakes, generator)

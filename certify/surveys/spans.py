@@ -74,7 +74,7 @@ class SpanAccuracy(Record):
         return pd.DataFrame(rows, columns=["kind", "accuracy", "lower", "upper"])
 
     def sentences(self) -> list[str]:
-        """What the projection loses, in words."""
+        """Accuracy lost by the projection, in words."""
         low, high = self.loss_interval()
         lost = float(self.clean.double().mean()) - self.accuracy
         about = f"in {self.dimension} of {self.features} dimensions the model loses {lost:.1%} [{low:.1%}, {high:.1%}]"

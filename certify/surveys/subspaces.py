@@ -211,7 +211,7 @@ class FrequencyMargins:
         return table
 
     def sentences(self) -> list[str]:
-        """Where distances are farthest above chance, in words."""
+        """Block whose distances are farthest above chance, in words."""
         table = self.to_dataframe()
         row = table.loc[table.ratio.idxmax()]
         ratio = f"{row.ratio:.3g} [{row.lower:.3g}, {row.upper:.3g}] times those by chance"

@@ -49,7 +49,7 @@ class LossSurface(Record):
         return pd.DataFrame(columns, index=pd.RangeIndex(len(self), name="row"))
 
     def sentences(self) -> list[str]:
-        """How far surfaces are from planes, in words."""
+        """Distance of surfaces from planes, in words."""
         low, middle, high = self.nonlinearity.quantile(self.nonlinearity.new_tensor([0.25, 0.5, 0.75])).tolist()
         about = f"from its tangent plane by {middle:.3g} (quartiles {low:.3g} to {high:.3g}) over {len(self)} inputs"
         return [f"within {float(self.coordinates.max()):.3g} around inputs, the loss departs {about}"]

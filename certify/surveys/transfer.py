@@ -96,7 +96,7 @@ class TransferMatrix:
         return pd.DataFrame(rows)
 
     def sentences(self) -> list[str]:
-        """Which pair of different models shares most adversarial examples, in words."""
+        """Pair of different models that shares most adversarial examples, in words."""
         table = self.to_dataframe()
         table = table[(table.source != table.target) & (table["size"] == self.sizes[0]) & (table.inputs > 0)]
         if table.empty:

@@ -1,4 +1,4 @@
-"""Axes to draw on, where a caller gives none."""
+"""Axes on which records draw, where a caller gives none."""
 
 from typing import TYPE_CHECKING
 
