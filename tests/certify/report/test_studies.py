@@ -50,7 +50,7 @@ def test_every_record_has_words_a_table_and_a_plot(title: str):
     assert shown["figure"].startswith("<svg")
     assert f'aria-label="{title}. ' in shown["figure"]
     lines = re.findall(r"(?:fill|stroke): #000000", re.sub(r"<text.*?</text>", "", shown["figure"], flags=re.DOTALL))
-    assert len(lines) == 3 * (title == "plane")  # the point on its cells, which are the same in the dark
+    assert len(lines) == 2 * (title == "plane")  # the point on its cells, which are the same in the dark
 
 
 @pytest.mark.slow
