@@ -39,12 +39,12 @@ class Frames(NamedTuple):
     Attributes:
         make: of images (N, C, H, W) in [0, 1], a number of frames and a generator: the frames, one after the other.
         related: whether each frame resembles the one before; else it is compared with the first.
-        count: frames of the sequence, where no other number is asked for.
+        length: frames of the sequence, where no other number is asked for.
     """
 
     make: Maker
     related: bool = True
-    count: int = FRAMES
+    length: int = FRAMES
 
 
 class _Scheme(NamedTuple):
@@ -160,7 +160,7 @@ def _turning_snow(scheme: _Scheme) -> Maker:
     """Flakes that stay, blurred by a motion whose direction turns."""
 
     def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
-        layer = flakes(x, *scheme.flakes, generator)
+        layer = flakes(x, scheme.flakes, generator)
         for turn in _between(SNOW_TURN, count):
             yield covered_by_snow(x, _smeared(layer, turn, scheme.snow_blur, scheme.side), SNOW_SHARE)
 
@@ -213,11 +213,11 @@ def _sequences(scheme: _Scheme) -> dict[str, Frames]:
     return {
         "gaussian_noise": Frames(_noisy(normal), related=False),
         "shot_noise": Frames(_noisy(shot), related=False),
-        "motion_blur": Frames(_turning_blur(scheme), count=scheme.blur_frames),
+        "motion_blur": Frames(_turning_blur(scheme), length=scheme.blur_frames),
         "zoom_blur": Frames(_growing_zoom(scheme)),
         "snow": Frames(_turning_snow(scheme)),
         "brightness": Frames(_brightening(scheme)),
-        "translate": Frames(_moving(scheme.shift, _shifted(scheme.side)), count=scheme.shift_frames),
+        "translate": Frames(_moving(scheme.shift, _shifted(scheme.side)), length=scheme.shift_frames),
         "rotate": Frames(_moving((-TURN, TURN), _turned)),
         "tilt": Frames(_moving((-scheme.tilt, scheme.tilt), _tilted)),
         "scale": Frames(_moving(scheme.scale, _scaled)),
@@ -323,7 +323,7 @@ def flip_rates(
         raise InvalidInput(f"x must hold images of shape (N, C, H, W), at least one, got {tuple(x.shape)}")
     if not isinstance(sequences, Mapping) or not sequences:
         raise InvalidInput("sequences must be a mapping from names to at least one: see SEQUENCES")
-    counts = {name: frames or sequence.count for name, sequence in sequences.items()}
+    counts = {name: frames or sequence.length for name, sequence in sequences.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in sequences}
     with frozen(model), torch.no_grad():
         probe(model, x, batch_size=min(batch_size, len(x)))

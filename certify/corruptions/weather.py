@@ -28,8 +28,8 @@ LEAST_SCALE = 0.25
 @isolated
 def snow(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Flakes, blurred by their motion, over a whitened image: magnified noise above a threshold, and it turned over."""
-    image, (*form, radius, sigma, share) = working(x), SNOW[severity - 1]
-    layer, scale = flakes(image, *form, generator), max(scale_of(x), LEAST_SCALE)
+    image, (mean, deviation, zoom, threshold, radius, sigma, share) = working(x), SNOW[severity - 1]
+    layer, scale = flakes(image, (mean, deviation, zoom, threshold), generator), max(scale_of(x), LEAST_SCALE)
     angle = -math.pi / 2 + math.pi / 4 * drawn_uniform(image, (len(x),), generator)
     return covered_by_snow(image, smeared(layer, angle, radius * scale, sigma * scale), share).to(x.dtype)
 
@@ -43,10 +43,15 @@ SNOW = (
 )  # mean and deviation of the noise, magnification, threshold, radius and sigma of the motion, share of the image
 
 
-def flakes(
-    x: Tensor, mean: float, deviation: float, zoom: float, threshold: float, generator: torch.Generator | None
-) -> Tensor:
-    """Flakes (N, 1, H, W) from 0 to 1, without motion: magnified normal noise, 0 below a threshold."""
+def flakes(x: Tensor, form: tuple[float, float, float, float], generator: torch.Generator | None) -> Tensor:
+    """Flakes (N, 1, H, W) from 0 to 1, without motion: magnified normal noise, 0 below a threshold.
+
+    Args:
+        x: images.
+        form: mean and deviation of the noise, magnification, threshold.
+        generator: source of the noise.
+    """
+    mean, deviation, zoom, threshold = form
     noise = zoomed(mean + deviation * drawn_like(x[:, :1], generator), zoom)
     return torch.where(noise < threshold, 0.0, noise).clamp(0, 1)
 

@@ -86,9 +86,9 @@ def study_figure(study: Study) -> "Figure":
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
-    style: dict[str, Any] = dict.fromkeys(inks, INK) | dict.fromkeys(papers, PAPER)
-    style |= {"legend.edgecolor": FAINT, "grid.color": FAINT, "font.size": 10, "axes.spines.top": False}
-    with rc_context({**style, "axes.spines.right": False}):
+    style: Any = dict.fromkeys(inks, INK) | dict.fromkeys(papers, PAPER)
+    style |= {"legend.edgecolor": FAINT, "grid.color": FAINT, "axes.spines.top": False, "axes.spines.right": False}
+    with rc_context(style):
         if "ax" not in inspect.signature(study.plot).parameters:
             drawn = study.plot()
             return drawn if isinstance(drawn, Figure) else drawn.figure

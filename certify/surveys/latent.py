@@ -68,7 +68,8 @@ class LatentRobustness:
 
         A distance in l_p over the p-th root of the number of latent dimensions.
         """
-        return self.witness.distance / self.codes[0].numel() ** (1 / self.certificate.norm)
+        distance: Tensor = self.witness.distance / self.codes[0].numel() ** (1 / self.certificate.norm)
+        return distance
 
     def metrics(self, *, alpha: float = 0.05) -> "pd.DataFrame":
         r"""Latent space performance metrics of Buzhinsky et al., one row each, with intervals for new codes.

@@ -213,7 +213,7 @@ class FrequencyMargins:
     def sentences(self) -> list[str]:
         """Block whose distances are farthest above chance, in words."""
         table = self.to_dataframe()
-        row = table.loc[table.ratio.idxmax()]
+        row = table.sort_values("ratio").iloc[-1]
         ratio = f"{row.ratio:.3g} [{row.lower:.3g}, {row.upper:.3g}] times those by chance"
         where = f"at frequencies from {int(row.offset)} on (p = {row.p_value:.2g}, the largest of {len(table)} blocks)"
         return [f"distances within a block of frequencies are up to {ratio}, {where}"]

@@ -101,7 +101,7 @@ class TransferMatrix:
         table = table[(table.source != table.target) & (table["size"] == self.sizes[0]) & (table.inputs > 0)]
         if table.empty:
             return ["no input counts for two different models"]
-        row = table.loc[table.rate.idxmax()]
+        row = table.sort_values("rate").iloc[-1]
         share = f"{row.rate:.1%} [{row.lower:.1%}, {row.upper:.1%}] of the adversarial examples of {row.source}"
         return [f"at {self.sizes[0]:g} times the least size, at most {share} fool another model, {row.target}"]
 

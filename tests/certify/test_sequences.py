@@ -23,12 +23,12 @@ def image(side: int, channels: int = 1) -> Tensor:
 
 
 def frames_of(sequences: dict[str, Frames], name: str, x: Tensor) -> list[Tensor]:
-    return list(sequences[name].make(x, sequences[name].count, generator()))
+    return list(sequences[name].make(x, sequences[name].length, generator()))
 
 
 @pytest.mark.parametrize(("which", "sequences"), [("imagenet", SEQUENCES), ("cifar", CIFAR_SEQUENCES)])
 def test_each_has_as_many_frames_as_published(which: str, sequences: dict[str, Frames]):
-    assert {name: each.count for name, each in sequences.items()} == dict.fromkeys(sequences, 31) | COUNTS[which]
+    assert {name: each.length for name, each in sequences.items()} == dict.fromkeys(sequences, 31) | COUNTS[which]
 
 
 def test_translation_moves_whole_pixels_and_leaves_black():

@@ -75,17 +75,17 @@ def test_no_code_within_a_proved_radius_has_another_class():
 
 def test_metrics_of_generative_models_are_those_of_a_plane():
     """Behind a linear decoder: scaled norms, and the accuracy under local noise by the normal law."""
-    model, decoder = Halfspace(NORMAL, 0.2), stretched()
+    model, decoder = Halfspace(NORMAL, 6.0), stretched()
     codes = torch.randn(2000, 3, generator=generator())
     labels = model(decoder(codes)).argmax(1)
-    options = {"method": "ibp", "tolerance": 0.5, "steps": 3, "batch_size": 2000, "noise_scale": 0.5}
+    options = {"method": "ibp", "tolerance": 0.5, "steps": 3, "batch_size": 2000, "noise_scale": 2.0}
     found = latent_robustness(model, decoder, codes, labels, generator=generator(), **options)
     value = found.metrics().set_index("metric").value
     assert value["latent accuracy"] == 1
     slope = decoder.weight.detach().double().T @ NORMAL.double()
-    along, start = codes.double() @ slope, float((NORMAL @ decoder.bias).detach()) + 0.2
-    shrunk = along / 1.25**0.5 + start  # mean of the margin of noisy codes
-    stays = torch.special.ndtr((along + start).sign() * shrunk / (0.5 * float(slope.norm()) / 1.25**0.5))
+    along, start = codes.double() @ slope, float((NORMAL @ decoder.bias).detach()) + 6.0
+    shrunk = along / 5**0.5 + start  # mean of the margin of noisy codes
+    stays = torch.special.ndtr((along + start).sign() * shrunk / (2 * float(slope.norm()) / 5**0.5))
     share = float(stays.mean())
     assert value["local latent noise accuracy"] == pytest.approx(share, abs=5 * (share * (1 - share) / 2000) ** 0.5)
     scaled = found.witness.distance / 3**0.5
