@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,7 +124,7 @@ def _moving(ends: tuple[float, float], matrix: Callable[[float, Tensor], list[li
 
     def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
         for at in _between(ends, count):
-            yield projected(x, torch.tensor(matrix(at, x), dtype=torch.float64))
+            yield projected(x, torch.tensor(matrix(at, x), dtype=x.dtype, device=x.device))
 
     return frames
 
@@ -194,8 +195,7 @@ def _tilted(degrees: float, x: Tensor) -> list[list[float]]:
     """
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     f = math.hypot(*x.shape[-2:])
-    seen = torch.tensor([[c, 0, 0], [-s * s, c, 0], [s * c / f, s / f, 1]], dtype=torch.float64)
-    rows: list[list[float]] = torch.linalg.inv(seen).tolist()
+    rows: list[list[float]] = np.linalg.inv([[c, 0, 0], [-s * s, c, 0], [s * c / f, s / f, 1]]).tolist()
     return rows
 
 
