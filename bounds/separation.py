@@ -14,10 +14,12 @@ from bounds.errors import InvalidInput
 from bounds.memory import MEMORY
 from bounds.sets.distances import distance
 from bounds.sets.pairs import certainly_within, classes_of, pair_blocks
+from bounds.statistics.axes import current
 from bounds.statistics.proportions import clopper_pearson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 
 class Radii(Protocol):
@@ -90,6 +92,21 @@ class Separation:
         }
         table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
         return table.sort_values("distance", kind="stable", ignore_index=True)
+
+    def sentences(self) -> list[str]:
+        """The least distance, and the radius up to which it leaves room, in words."""
+        about = f"inputs of different classes are at least {self.least:.4g} apart in l{self.norm:g}"
+        return [f"{about}, so nothing in these inputs stands against robustness below {self.radius:.4g}"]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the least distances between classes as a matrix."""
+        ax, names = current(ax), [str(label) for label in self.classes.tolist()]
+        drawn = ax.imshow(self.distance.masked_fill(self.distance.isinf(), math.nan).cpu().numpy(), cmap="viridis")
+        ax.figure.colorbar(drawn, ax=ax, label=f"least distance (l{self.norm:g})")
+        ax.set_xticks(range(len(names)), names)
+        ax.set_yticks(range(len(names)), names)
+        ax.set(xlabel="class", ylabel="class")
+        return ax
 
 
 @isolated
@@ -248,6 +265,22 @@ class InvarianceCheck:
         names = ("label", "radius", "nearest", "other", "reached", "use", "excessive")
         columns = {name: getattr(self, name).cpu().numpy() for name in names}
         return pd.DataFrame(columns, index=pd.RangeIndex(len(self.label), name="row"))
+
+    def sentences(self) -> list[str]:
+        """Number of certificates that reach an input of another class, in words."""
+        low, high = self.interval
+        about = "of the certificates reach an input of another class, which is excessive invariance"
+        return [f"{int(self.excessive.sum())} of {len(self.label)} ({self.share:.1%} [{low:.1%}, {high:.1%}]) {about}"]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw certified radii against the distance to the nearest input of another class, and the line of equality."""
+        ax, near = current(ax), self.nearest.isfinite()
+        shown = [part.cpu().numpy() for part in (self.nearest[near], self.radius[near])]
+        ax.plot(*shown, "o", color="#0072b2", markersize=3, label="inputs")
+        ax.axline((0, 0), slope=1, color="#d55e00", linestyle="--", label="reaches another class above")
+        ax.set(xlabel=f"distance to another class (l{self.norm:g})", ylabel="certified radius", xlim=(0, None))
+        ax.set_ylim(0, None)
+        return ax
 
 
 @isolated

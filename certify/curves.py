@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval
 from bounds.errors import InvalidInput
+from bounds.statistics.axes import current as current
 from certify.results import Certificate, Witness
 
 if TYPE_CHECKING:
@@ -129,15 +130,6 @@ def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
         return [float(f"{i * step:.6g}") for i in range(int(high / step * (1 + 1e-9)) + 1)]
     within = [radius for radius in series if low / 2 <= radius <= high]
     return [0.0, *within[:: math.ceil(len(within) / most)]]
-
-
-def current(ax: "Axes | None") -> "Axes":
-    """The axes, or the current ones if None."""
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        return plt.gca()
-    return ax
 
 
 def labelled(ax: "Axes", norm: float, unit: str = "") -> "Axes":

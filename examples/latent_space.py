@@ -66,6 +66,7 @@ def main() -> None:
         shift = float(found.shift[found.correct & found.witness.found].median())
         print(f"\n{name} network, median change of the image at the nearest error {shift:.2f} (l2)")
         print(table.to_string(index=False))
+        print(found.metrics().round(3).to_string(index=False))
         found.plot(ax)
         ax.set_title(f"{name} network")
     axes[0].legend(frameon=False)

@@ -196,12 +196,13 @@ def test_train_certified(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_train_robust(tmp_path, monkeypatch, capsys):
-    chosen = ["free", "mtl_ibp"]
+    chosen = ["free", "mtl_ibp", "grad_align_large"]
     run("train_robust.py", "--quick", "--method", ",".join(chosen), "--output", tmp_path, monkeypatch=monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     table = next(i for i, line in enumerate(lines) if line.startswith("method "))
-    assert [line.split()[0] for line in lines[table + 1 : table + 3]] == chosen
-    assert (tmp_path / "comparison.html").stat().st_size > 10_000
+    assert [line.split()[0] for line in lines[table + 1 : table + 4]] == chosen
+    assert 'id="study-2"' in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert sum(line.startswith("  one step minus many") for line in lines) == len(chosen)
     assert all((tmp_path / f"{name}.safetensors").exists() for name in chosen)
 
 
@@ -267,7 +268,7 @@ def test_latent_space(tmp_path, monkeypatch, capsys):
     file = tmp_path / "figure.png"
     run("latent_space.py", "--quick", "--output", file, monkeypatch=monkeypatch)
     printed = capsys.readouterr().out
-    assert [printed.count(f"{kind} ") for kind in ("clean", "noise", "attacked", "certified")] == [1, 1, 3, 3]
+    assert [printed.count(f"{kind} ") for kind in ("clean", "noise", "attacked", "certified")] == [1, 2, 3, 3]
     assert file.read_bytes().startswith(b"\x89PNG")
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
+from bounds.statistics.axes import current
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 PART = 2**22  # random numbers that are held together
 LEAST = 1e-300  # p-value that is stated
@@ -58,6 +60,24 @@ class Alignment:
         names = ("cosine", "projection", "p_values")
         columns = {name.removesuffix("s"): getattr(self, name).cpu().numpy() for name in names}
         return pd.DataFrame(columns, index=pd.Index(self.rows.cpu().numpy(), name="row"))
+
+    def sentences(self) -> list[str]:
+        """The mean cosine and what chance gives, in words."""
+        low, high = self.interval
+        about = f"over {len(self.rows)} inputs; random directions have a cosine of about {self.chance:.2g} in size"
+        return [f"mean cosine {self.mean:.3g} [{low:.3g}, {high:.3g}] {about} (p = {self.p_value:.2g})"]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the cosines as a histogram, with their mean, its interval, and the range of chance."""
+        ax, (low, high) = current(ax), self.interval
+        reach = math.sqrt(float(special.betaincinv(0.5, (self.features - 1) / 2, self.confidence)))
+        ax.hist(self.cosine.cpu().numpy(), bins=30, range=(-1, 1), color="#8b949e")
+        ax.axvspan(-reach, reach, color="#e69f00", alpha=0.3, label="chance")
+        if low <= high:
+            ax.axvspan(low, high, color="#0072b2", alpha=0.3)
+        ax.axvline(self.mean, color="#0072b2", label="mean, with its interval")
+        ax.set(xlabel="cosine", ylabel="inputs", xlim=(-1, 1))
+        return ax
 
 
 @isolated
@@ -149,6 +169,25 @@ class NormalRank:
         table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
         table["p_value"] = pd.Series(self.p_values.cpu().numpy())
         return table
+
+    def sentences(self) -> list[str]:
+        """The dimension, the rank and the energy, in words."""
+        low, high = self.dimension_interval
+        return [
+            f"normals fill about {self.dimension:.3g} of {self.features} dimensions [{low:.3g}, {high:.3g}]",
+            f"{self.rank} common directions were found, each at level {self.alpha:g}",
+            f"{self.energy_dimension} directions hold {ENERGY:.0%} of the energy; of as many random normals it takes "
+            f"{self.energy_chance[0]} to {self.energy_chance[1]}",
+        ]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the energies of components, and those of random directions."""
+        ax, places = current(ax), range(1, len(self.singular_values) + 1)
+        for values, name, style in ((self.singular_values, "found", "o-"), (self.chance, "chance", "s--")):
+            color = "#0072b2" if name == "found" else "#b8790b"
+            ax.plot(places, values.square().cpu().numpy(), style, color=color, markersize=3, label=name)
+        ax.set(xlabel="component", ylabel="energy, in normals", yscale="log")
+        return ax
 
 
 @isolated

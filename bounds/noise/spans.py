@@ -11,6 +11,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.noise.directions import fisher_p_value, flat_directions, student_interval, unit_vectors
+from bounds.statistics.axes import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,10 +58,17 @@ class EnergyShare:
         columns = {"share": self.share.cpu().numpy(), "p_value": self.p_values.cpu().numpy()}
         return pd.DataFrame(columns, index=pd.RangeIndex(len(self.share), name="direction"))
 
-    def plot(self, ax: "Axes") -> "Axes":
-        """Draw the shares as points, with the interval of chance in grey."""
-        ax.axhspan(*self.chance_interval(), color="0.8", label="chance")
-        ax.plot(range(len(self.share)), self.share.cpu().numpy(), "o", label="found")
+    def sentences(self) -> list[str]:
+        """The mean share and that by chance, in words."""
+        low, high = self.interval
+        about = f"of the energy lies in {self.dimension} of {self.features} dimensions, by chance {self.chance:.3g}"
+        return [f"{self.mean:.3g} [{low:.3g}, {high:.3g}] {about} (p = {self.p_value:.2g})"]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the shares as points, with the interval of chance."""
+        ax = current(ax)
+        ax.axhspan(*self.chance_interval(), color="#e69f00", alpha=0.3, label="chance")
+        ax.plot(range(len(self.share)), self.share.cpu().numpy(), "o", color="#0072b2", label="found")
         ax.set(xlabel="direction", ylabel=f"share in {self.dimension} of {self.features} dimensions", ylim=(0, 1))
         return ax
 

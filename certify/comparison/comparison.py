@@ -29,7 +29,7 @@ from certify.exports.figures import COLUMN
 from certify.exports.files import formats_of, write_export
 from certify.exports.shares import file_name
 from certify.exports.sheets import Sheet
-from certify.report import norm_name
+from certify.report import Study, norm_name
 from certify.report.words import listed
 
 if TYPE_CHECKING:
@@ -260,17 +260,20 @@ class Comparison:
         drawn = self.figures() if {"pdf", "svg", "png"} & {*chosen} else {}
         return write_export(path, chosen, self.sheets(radii), drawn, about=about, width=width)
 
-    def to_html(self, path: Path | str) -> None:
+    def to_html(self, path: Path | str, *, studies: Mapping[str, Study] | None = None) -> None:
         """Write the page: one self-contained HTML file with all models in the same figures, and each by itself.
 
         Args:
             path: of the file; its folder is made if it is not there.
+            studies: records of other measurements by their titles, see :meth:`certify.Evaluation.to_html`.
 
         Raises:
+            InvalidInput: a study without ``to_dataframe()`` or ``plot()``.
             InvalidConfiguration: the file cannot be written.
         """
         pages = {name: evaluation.page() for name, evaluation in self.evaluations.items()}
-        write_page(path, render_comparison(self, pages, difference_sheet(self.differences(), self.confidence)))
+        tests = difference_sheet(self.differences(), self.confidence)
+        write_page(path, render_comparison(self, pages, tests, studies))
 
     def _of(self, norm: float) -> list[Contender]:
         return [one for one in self.contenders if one.panel.norm == norm]

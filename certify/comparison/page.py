@@ -12,6 +12,7 @@ from certify.report.palette import PALETTE
 from certify.report.results import results_of
 from certify.report.sentences import promises
 from certify.report.series import Series, accuracy_tables, charts
+from certify.report.studies import Study, shown_studies
 from certify.report.words import listed, norm_name
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
     from certify.report import Page
 
 
-def render_comparison(comparison: "Comparison", pages: Mapping[str, "Page"], tests: "Sheet") -> str:
+def render_comparison(
+    comparison: "Comparison", pages: Mapping[str, "Page"], tests: "Sheet", studies: Mapping[str, Study] | None = None
+) -> str:
     """The page as HTML: it needs no other file, works without scripts too, and opens from anywhere.
 
     Args:
         comparison: of models.
         pages: content of the page of each model, by its name.
         tests: paired differences.
+        studies: other records by their titles.
     """
     series = _series(comparison, pages)
     made = {name: model_of(page, name) for name, page in pages.items()}
@@ -56,6 +60,7 @@ def render_comparison(comparison: "Comparison", pages: Mapping[str, "Page"], tes
                 charts(series),
                 comparison.confidence,
             ),
+            studies=shown_studies(studies),
             inputs=_inputs(list(pages.values())),
         )
     )

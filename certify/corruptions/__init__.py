@@ -12,7 +12,7 @@ from certify.corruptions.blurs import (
 )
 from certify.corruptions.digital import low_contrast, pixelate, saturate, speckle_noise, value_brightness
 from certify.corruptions.error import CorruptionError, corruption_error
-from certify.corruptions.sequences import SEQUENCES, FlipRates, Frames, flip_rates
+from certify.corruptions.sequences import CIFAR_SEQUENCES, SEQUENCES, FlipRates, Frames, flip_rates
 from certify.corruptions.simple import (
     brightness,
     contrast,
@@ -26,6 +26,7 @@ from certify.corruptions.simple import (
 from certify.corruptions.weather import fog, frost, snow, spatter
 
 __all__ = [
+    "CIFAR_SEQUENCES",
     "CORRUPTIONS",
     "EXTRA",
     "IMAGENET_C",

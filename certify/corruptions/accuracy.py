@@ -61,6 +61,12 @@ class CorruptionAccuracy:
             table.append((name, severity, float(right.double().mean()), *share_interval(right, alpha)))
         return pd.DataFrame(table, columns=["name", "severity", "accuracy", "lower", "upper"])
 
+    def sentences(self) -> list[str]:
+        """Accuracies without corruption and under it, in words."""
+        clean, mean = float(self.clean.double().mean()), self.mean_accuracy()
+        about = f"under {len(self.correct)} corruptions at severities {', '.join(map(str, self.severities))}"
+        return [f"accuracy {clean:.1%} on clean inputs, {mean:.1%} on average {about}"]
+
     def plot(self, ax: "Axes | None" = None, others: Mapping[str, Tensor] | None = None) -> "Axes":
         """Draw the mean accuracy over severities of each corruption, with the clean one and others as lines.
 

@@ -29,11 +29,15 @@ def low_contrast(x: Tensor, severity: int, generator: torch.Generator | None = N
 @isolated
 def value_brightness(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """The value of each pixel, its largest channel, raised by up to 0.5; hue and saturation stay."""
-    image = working(x)
-    value = image.amax(1, keepdim=True)
-    raised = (value + (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]).clamp(max=1)
-    scaled = image * (raised / value.clamp(min=torch.finfo(image.dtype).tiny))
-    return torch.where(value > 0, scaled, raised).clamp(0, 1).to(x.dtype)  # black becomes gray
+    return with_value(working(x), (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]).to(x.dtype)
+
+
+def with_value(x: Tensor, added: float) -> Tensor:
+    """Images whose value, the largest channel of each pixel, is raised by a number, or lowered; black becomes gray."""
+    value = x.amax(1, keepdim=True)
+    raised = (value + added).clamp(0, 1)
+    scaled = x * (raised / value.clamp(min=torch.finfo(x.dtype).tiny))
+    return torch.where(value > 0, scaled, raised).clamp(0, 1)
 
 
 @isolated

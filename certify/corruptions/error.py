@@ -13,9 +13,11 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.statistics.proportions import FloatArray
 from certify.corruptions.accuracy import CorruptionAccuracy
+from certify.curves import current
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 RESAMPLES = 2000
 
@@ -60,6 +62,25 @@ class CorruptionError:
         means: list[Any] = ["mean", self.mean, *self.mean_interval, self.relative_mean, *self.relative_mean_interval]
         table.loc[len(table)] = means
         return table
+
+    def sentences(self) -> list[str]:
+        """The mean corruption errors, in words."""
+        said = []
+        for name, mean, (low, high) in (
+            ("mCE", self.mean, self.mean_interval),
+            ("relative mCE", self.relative_mean, self.relative_mean_interval),
+        ):
+            said.append(f"{name} {mean:.3g} [{low:.3g}, {high:.3g}] in units of the baseline")
+        return said
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the error of each corruption over that of the baseline, with its interval."""
+        ax = current(ax)
+        ends = [self.error - self.intervals[:, 0], self.intervals[:, 1] - self.error]
+        ax.barh(self.names, self.error, xerr=ends, color="#8b949e", ecolor="#d55e00")
+        ax.axvline(1, color="#0072b2", linestyle="--", label="baseline")
+        ax.set(xlabel="error over that of the baseline")
+        return ax
 
 
 @isolated

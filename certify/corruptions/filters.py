@@ -54,19 +54,41 @@ def warped(x: Tensor, matrix: Tensor) -> Tensor:
         x: images.
         matrix: (2, 3) or (N, 2, 3), of coordinates (across, down) in pixels from the middle.
     """
-    height, width = x.shape[-2:]
     matrix = matrix.to(x).expand(len(x), 2, 3)
+    return values_at(x, torch.einsum("nij,jhw->nhwi", matrix, pixel_places(x)))
+
+
+def projected(x: Tensor, matrix: Tensor) -> Tensor:
+    """Images whose pixel at p is what is at (q_1, q_2) / q_3 for q = ``matrix @ (p, 1)``; bilinear, black outside.
+
+    Args:
+        x: images.
+        matrix: (3, 3), of coordinates (across, down) in pixels from the middle.
+    """
+    moved = torch.einsum("ij,jhw->hwi", matrix.to(x), pixel_places(x))
+    places = (moved[..., :2] / moved[..., 2:]).expand(len(x), -1, -1, -1)
+    return values_at(x, places, outside="zeros")
+
+
+def pixel_places(x: Tensor) -> Tensor:
+    """Places (3, H, W) of the pixels of images: across and down from the middle, and 1."""
+    height, width = x.shape[-2:]
     down = torch.arange(height, dtype=x.dtype, device=x.device) - (height - 1) / 2
     across = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
     ones = torch.ones(height, width, dtype=x.dtype, device=x.device)
-    points = torch.stack([across.expand(height, width), down[:, None].expand(height, width), ones])
-    return values_at(x, torch.einsum("nij,jhw->nhwi", matrix, points))
+    return torch.stack([across.expand(height, width), down[:, None].expand(height, width), ones])
 
 
-def values_at(x: Tensor, places: Tensor) -> Tensor:
-    """Values at places (N, H, W, 2), in pixels (across, down) from the middle; bilinear, with the border repeated."""
+def values_at(x: Tensor, places: Tensor, outside: str = "border") -> Tensor:
+    """Values at places (N, H, W, 2), in pixels (across, down) from the middle; bilinear.
+
+    Args:
+        x: images.
+        places: where.
+        outside: ``"border"`` repeats the border of an image beyond it, ``"zeros"`` is black there.
+    """
     sides = torch.tensor([x.shape[-1], x.shape[-2]], dtype=x.dtype, device=x.device)
-    return F.grid_sample(x, 2 * places / sides, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(x, 2 * places / sides, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def zoomed(x: Tensor, factor: float) -> Tensor:

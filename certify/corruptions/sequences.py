@@ -1,10 +1,17 @@
-"""Predictions that flip along sequences of slightly different images, as ImageNet-P counts them."""
+"""Predictions that flip along sequences of slightly different images, as ImageNet-P counts them.
+
+Parameters are those of make_imagenet_p.py and make_cifar_p.py in github.com/hendrycks/robustness, at commit 8190fe3,
+of the first of three strengths of noise. What is different: lengths in pixels follow the side of the images; frames are
+neither rounded to 8 bits nor compressed as videos; beyond the border of an image there is black, where the benchmark
+has up to 16 pixels that it crops off; motion blur is ours.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,18 +19,19 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.noise.directions import student_interval
-from certify.corruptions.filters import smeared, warped, working, zoomed
-from certify.corruptions.simple import gaussian_noise, shot_noise
-from certify.corruptions.weather import covered_by_snow, snow_layer
+from certify.corruptions.digital import with_value
+from certify.corruptions.filters import drawn_like, projected, smeared, working, zoomed
+from certify.corruptions.weather import covered_by_snow, flakes
+from certify.curves import current
 from certify.models import frozen, predictions, probe
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 Source = torch.Generator | None
+Maker = Callable[[Tensor, int, Source], Iterator[Tensor]]
 FRAMES = 31
-BLUR = (10.0, 6.0)  # radius and sigma of motion blur, in pixels of images of 224
-SCALE = 224
 
 
 class Frames(NamedTuple):
@@ -32,87 +40,192 @@ class Frames(NamedTuple):
     Attributes:
         make: of images (N, C, H, W) in [0, 1], a number of frames and a generator: the frames, one after the other.
         related: whether each frame resembles the one before; else it is compared with the first.
+        length: frames of the sequence, where no other number is asked for.
     """
 
-    make: Callable[[Tensor, int, Source], Iterator[Tensor]]
+    make: Maker
     related: bool = True
+    length: int = FRAMES
 
 
-def _noisy(corrupt: Callable[[Tensor, int, Source], Tensor]) -> Callable[[Tensor, int, Source], Iterator[Tensor]]:
+class _Scheme(NamedTuple):
+    """Parameters of sequences for images of one side; a pair is of the first frame and the last, with even steps."""
+
+    side: int  # pixels that lengths are stated for
+    noise: float  # standard deviation
+    photons: float  # of white
+    blur: tuple[float, float]  # radius and sigma, in pixels
+    blur_turn: tuple[float, float]  # degrees
+    blur_frames: int
+    zoom: float  # of the last frame, beyond 1
+    flakes: tuple[float, float, float, float]  # mean and deviation of the noise, magnification, threshold
+    snow_blur: tuple[float, float]  # radius and sigma, in pixels
+    light: float  # largest change of the value
+    shift: tuple[float, float]  # pixels
+    shift_frames: int
+    tilt: float  # largest angle, in degrees
+    scale: tuple[float, float]
+
+
+IMAGENET = _Scheme(
+    side=224,
+    noise=0.03,
+    photons=300,
+    blur=(10, 3),
+    blur_turn=(-120, 0),
+    blur_frames=31,
+    zoom=0.12,
+    flakes=(0.05, 0.3, 3.0, 0.5),
+    snow_blur=(14, 4),
+    light=0.3,
+    shift=(-20, 20),
+    shift_frames=41,
+    tilt=15,
+    scale=(0.4, 1.15),
+)
+CIFAR = _Scheme(
+    side=32,
+    noise=0.02,
+    photons=700,
+    blur=(6, 1.8),
+    blur_turn=(-180, 0),
+    blur_frames=21,
+    zoom=0.12,
+    flakes=(0.05, 0.3, 2.0, 0.5),
+    snow_blur=(10, 2),
+    light=0.225,
+    shift=(-7, 8),
+    shift_frames=16,
+    tilt=11.25,
+    scale=(0.7, 1.3),
+)
+SNOW_TURN, SNOW_SHARE = (-150, -30), 0.85
+TURN = 15  # largest angle of a rotation, in degrees
+
+
+def _between(ends: tuple[float, float], count: int) -> list[float]:
+    """Numbers with even steps from one to the other."""
+    return [ends[0] + (ends[1] - ends[0]) * j / (count - 1) for j in range(count)]
+
+
+def _noisy(corrupt: Callable[[Tensor, Source], Tensor]) -> Maker:
     """The clean image, then fresh noise in each frame."""
 
     def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
         yield x
         for _ in range(count - 1):
-            yield corrupt(x, 1, generator)
+            yield corrupt(x, generator).clamp(0, 1)
 
     return frames
 
 
-def _moving(matrix: Callable[[float, float], list[list[float]]]) -> Callable[[Tensor, int, Source], Iterator[Tensor]]:
-    """Images under an affine map of the time from -1 to 1 and of the side in pixels."""
+def _moving(ends: tuple[float, float], matrix: Callable[[float, Tensor], list[list[float]]]) -> Maker:
+    """Images under a projective map that depends on a number between two ends, and on the images."""
 
     def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
-        for time in _times(count):
-            at = torch.tensor(matrix(time, float(min(x.shape[-2:]))), dtype=x.dtype, device=x.device)
-            yield warped(x, at)
+        for at in _between(ends, count):
+            yield projected(x, torch.tensor(matrix(at, x), dtype=x.dtype, device=x.device))
 
     return frames
 
 
-def _times(count: int) -> list[float]:
-    return [2 * j / (count - 1) - 1 for j in range(count)]
+def _turning_blur(scheme: _Scheme) -> Maker:
+    """Motion blur whose direction turns."""
+
+    def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
+        for turn in _between(scheme.blur_turn, count):
+            yield _smeared(x, turn, scheme.blur, scheme.side).clamp(0, 1)
+
+    return frames
 
 
-def _turning_blur(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
-    """Motion blur whose direction makes half a turn."""
-    scale = max(min(x.shape[-2:]) / SCALE, 0.25)
-    for time in _times(count):
-        angle = torch.full((len(x),), math.pi / 2 * time, dtype=x.dtype, device=x.device)
-        yield smeared(x, angle, BLUR[0] * scale, BLUR[1] * scale).clamp(0, 1)
+def _smeared(x: Tensor, degrees: float, blur: tuple[float, float], side: int) -> Tensor:
+    angle = torch.full((len(x),), math.radians(degrees), dtype=x.dtype, device=x.device)
+    scale = min(x.shape[-2:]) / side
+    return smeared(x, angle, blur[0] * scale, blur[1] * scale)
 
 
-def _growing_zoom(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
-    """The mean of an image and of itself magnified by one percent more in each frame."""
-    total = x.clone()
-    yield x
-    for frame in range(1, count):
-        total += zoomed(x, 1 + 0.01 * frame)
-        yield (total / (frame + 1)).clamp(0, 1)
+def _growing_zoom(scheme: _Scheme) -> Maker:
+    """The mean of an image and of itself magnified a little more in each frame."""
+
+    def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
+        total = torch.zeros_like(x)
+        for frame, factor in enumerate(_between((1, 1 + scheme.zoom), count)):
+            total = total + zoomed(x, factor)
+            yield (total / (frame + 1)).clamp(0, 1)
+
+    return frames
 
 
-def _falling_snow(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
-    """Flakes that fall by a tenth of the side in all."""
-    layer = snow_layer(x, 1, generator)
-    for time in _times(count):
-        fall = -0.05 * min(x.shape[-2:]) * time
-        at = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, fall]], dtype=x.dtype, device=x.device)
-        yield covered_by_snow(x, warped(layer, at), 1)
+def _turning_snow(scheme: _Scheme) -> Maker:
+    """Flakes that stay, blurred by a motion whose direction turns."""
+
+    def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
+        layer = flakes(x, scheme.flakes, generator)
+        for turn in _between(SNOW_TURN, count):
+            yield covered_by_snow(x, _smeared(layer, turn, scheme.snow_blur, scheme.side), SNOW_SHARE)
+
+    return frames
 
 
-def _brightening(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
-    """A constant from -0.15 to 0.15 added."""
-    for time in _times(count):
-        yield (x + 0.15 * time).clamp(0, 1)
+def _brightening(scheme: _Scheme) -> Maker:
+    """The value of each pixel, its largest channel, lowered at first and raised in the end."""
+
+    def frames(x: Tensor, count: int, generator: Source) -> Iterator[Tensor]:
+        for added in _between((-scheme.light, scheme.light), count):
+            yield with_value(x, added)
+
+    return frames
 
 
-def _turned(time: float, side: float) -> list[list[float]]:
-    c, s = math.cos(math.radians(15 * time)), math.sin(math.radians(15 * time))
-    return [[c, -s, 0.0], [s, c, 0.0]]
+def _shifted(side: int) -> Callable[[float, Tensor], list[list[float]]]:
+    return lambda pixels, x: [[1, 0, -pixels * min(x.shape[-2:]) / side], [0, 1, 0], [0, 0, 1]]
 
 
-SEQUENCES: Mapping[str, Frames] = {
-    "gaussian_noise": Frames(_noisy(gaussian_noise), related=False),
-    "shot_noise": Frames(_noisy(shot_noise), related=False),
-    "motion_blur": Frames(_turning_blur),
-    "zoom_blur": Frames(_growing_zoom),
-    "snow": Frames(_falling_snow),
-    "brightness": Frames(_brightening),
-    "translate": Frames(_moving(lambda t, side: [[1.0, 0.0, 0.1 * side * t], [0.0, 1.0, 0.0]])),
-    "rotate": Frames(_moving(_turned)),
-    "tilt": Frames(_moving(lambda t, side: [[1.0, 0.2 * t, 0.0], [0.0, 1.0, 0.0]])),
-    "scale": Frames(_moving(lambda t, side: [[1 - 0.2 * t, 0.0, 0.0], [0.0, 1 - 0.2 * t, 0.0]])),
-}
+def _turned(degrees: float, x: Tensor) -> list[list[float]]:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return [[c, -s, 0], [s, c, 0], [0, 0, 1]]
+
+
+def _tilted(degrees: float, x: Tensor) -> list[list[float]]:
+    """The image turned by an angle about both of its axes, and seen from a distance f of its diagonal.
+
+    A point (u, v) of it comes to ``(u c, v c - u s s, v s + u s c)``, and is seen at the first two of these numbers
+    over 1 plus the third over f. This is the inverse of that map.
+    """
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    f = math.hypot(*x.shape[-2:])
+    rows: list[list[float]] = np.linalg.inv([[c, 0, 0], [-s * s, c, 0], [s * c / f, s / f, 1]]).tolist()
+    return rows
+
+
+def _scaled(factor: float, x: Tensor) -> list[list[float]]:
+    return [[1 / factor, 0, 0], [0, 1 / factor, 0], [0, 0, 1]]
+
+
+def _sequences(scheme: _Scheme) -> dict[str, Frames]:
+    def normal(x: Tensor, generator: Source) -> Tensor:
+        return x + scheme.noise * drawn_like(x, generator)
+
+    def shot(x: Tensor, generator: Source) -> Tensor:
+        return torch.poisson(x * scheme.photons, generator=checks.generator(generator, x.device)) / scheme.photons
+
+    return {
+        "gaussian_noise": Frames(_noisy(normal), related=False),
+        "shot_noise": Frames(_noisy(shot), related=False),
+        "motion_blur": Frames(_turning_blur(scheme), length=scheme.blur_frames),
+        "zoom_blur": Frames(_growing_zoom(scheme)),
+        "snow": Frames(_turning_snow(scheme)),
+        "brightness": Frames(_brightening(scheme)),
+        "translate": Frames(_moving(scheme.shift, _shifted(scheme.side)), length=scheme.shift_frames),
+        "rotate": Frames(_moving((-TURN, TURN), _turned)),
+        "tilt": Frames(_moving((-scheme.tilt, scheme.tilt), _tilted)),
+        "scale": Frames(_moving(scheme.scale, _scaled)),
+    }
+
+
+SEQUENCES: Mapping[str, Frames] = _sequences(IMAGENET)
+CIFAR_SEQUENCES: Mapping[str, Frames] = _sequences(CIFAR)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,12 +233,12 @@ class FlipRates:
     """Shares of frames at which a prediction changes.
 
     Attributes:
-        flips: by name, (N,) float64, the share of each input, of ``frames - 1`` comparisons.
-        frames: of each sequence.
+        flips: by name, (N,) float64, the share of each input, of one comparison less than frames.
+        frames: number of them, by name.
     """
 
     flips: Mapping[str, Tensor]
-    frames: int
+    frames: Mapping[str, int]
 
     def mean(self) -> float:
         """Mean flip probability over all sequences (mFP)."""
@@ -155,6 +268,22 @@ class FlipRates:
         rows = [(name, float(f.mean()), *student_interval(f, confidence)) for name, f in self.flips.items()]
         return pd.DataFrame(rows, columns=["name", "flips", "lower", "upper"])
 
+    def sentences(self) -> list[str]:
+        """The mean flip probability, in words."""
+        low, high = self.mean_interval()
+        said = f"the prediction changes at {self.mean():.1%} of the frames [{low:.1%}, {high:.1%}]"
+        return [
+            f"{said}, on average over {len(self.flips)} sequences and {len(next(iter(self.flips.values())))} inputs"
+        ]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the flip probability of each sequence with its interval."""
+        ax, table = current(ax), self.to_dataframe()
+        ends = [table.flips - table.lower, table.upper - table.flips]
+        ax.barh(table.name, table.flips, xerr=ends, color="#8b949e", ecolor="#d55e00")
+        ax.set(xlabel="share of frames at which the prediction changes", xlim=(0, None))
+        return ax
+
 
 @isolated
 def flip_rates(
@@ -162,7 +291,7 @@ def flip_rates(
     x: Tensor,
     *,
     sequences: Mapping[str, Frames] = SEQUENCES,
-    frames: int = FRAMES,
+    frames: int | None = None,
     batch_size: int = 500,
     generator: torch.Generator | None = None,
 ) -> FlipRates:
@@ -173,8 +302,9 @@ def flip_rates(
     Args:
         model: maps (N, C, H, W) to logits (N, K).
         x: (N, C, H, W) images in [0, 1].
-        sequences: by name; all ten of ImageNet-P, with magnitudes of our own, or yours.
-        frames: of each sequence, at least 2.
+        sequences: by name: ``SEQUENCES``, the ten of ImageNet-P; ``CIFAR_SEQUENCES``, those of CIFAR-10-P, for images
+            of some 32 pixels; or your own.
+        frames: of each sequence, at least 2, over the same range; None for as many as the benchmark has.
         batch_size: images of a forward pass.
         generator: source of noise.
 
@@ -187,18 +317,20 @@ def flip_rates(
     """
     checks.inputs(x, 0.0, 1.0)
     checks.at_least("batch_size", batch_size, 1)
-    checks.at_least("frames", frames, 2)
+    if frames is not None:
+        checks.at_least("frames", frames, 2)
     if x.ndim != 4 or len(x) == 0:
         raise InvalidInput(f"x must hold images of shape (N, C, H, W), at least one, got {tuple(x.shape)}")
     if not isinstance(sequences, Mapping) or not sequences:
         raise InvalidInput("sequences must be a mapping from names to at least one: see SEQUENCES")
+    counts = {name: frames or sequence.length for name, sequence in sequences.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in sequences}
     with frozen(model), torch.no_grad():
         probe(model, x, batch_size=min(batch_size, len(x)))
         for part in x.split(batch_size):
             for name, sequence in sequences.items():
-                made = sequence.make(working(part), frames, generator)
+                made = sequence.make(working(part), counts[name], generator)
                 label = torch.stack([predictions(model, image.to(x.dtype), batch_size) for image in made])
                 before = label[:-1] if sequence.related else label[:1]
                 found[name].append((label[1:] != before).double().mean(0))
-    return FlipRates(flips={name: torch.cat(parts) for name, parts in found.items()}, frames=frames)
+    return FlipRates(flips={name: torch.cat(parts) for name, parts in found.items()}, frames=counts)

@@ -28,8 +28,10 @@ LEAST_SCALE = 0.25
 @isolated
 def snow(x: Tensor, severity: int, generator: torch.Generator | None = None) -> Tensor:
     """Flakes, blurred by their motion, over a whitened image: magnified noise above a threshold, and it turned over."""
-    image = working(x)
-    return covered_by_snow(image, snow_layer(image, severity, generator), severity).to(x.dtype)
+    image, (mean, deviation, zoom, threshold, radius, sigma, share) = working(x), SNOW[severity - 1]
+    layer, scale = flakes(image, (mean, deviation, zoom, threshold), generator), max(scale_of(x), LEAST_SCALE)
+    angle = -math.pi / 2 + math.pi / 4 * drawn_uniform(image, (len(x),), generator)
+    return covered_by_snow(image, smeared(layer, angle, radius * scale, sigma * scale), share).to(x.dtype)
 
 
 SNOW = (
@@ -41,19 +43,21 @@ SNOW = (
 )  # mean and deviation of the noise, magnification, threshold, radius and sigma of the motion, share of the image
 
 
-def snow_layer(x: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
-    """Flakes (N, 1, H, W) from 0 to 1."""
-    mean, deviation, zoom, threshold, radius, sigma, _ = SNOW[severity - 1]
+def flakes(x: Tensor, form: tuple[float, float, float, float], generator: torch.Generator | None) -> Tensor:
+    """Flakes (N, 1, H, W) from 0 to 1, without motion: magnified normal noise, 0 below a threshold.
+
+    Args:
+        x: images.
+        form: mean and deviation of the noise, magnification, threshold.
+        generator: source of the noise.
+    """
+    mean, deviation, zoom, threshold = form
     noise = zoomed(mean + deviation * drawn_like(x[:, :1], generator), zoom)
-    flakes = torch.where(noise < threshold, 0.0, noise).clamp(0, 1)
-    angle = -math.pi / 2 + math.pi / 4 * drawn_uniform(x, (len(x),), generator)
-    scale = max(scale_of(x), LEAST_SCALE)
-    return smeared(flakes, angle, radius * scale, sigma * scale)
+    return torch.where(noise < threshold, 0.0, noise).clamp(0, 1)
 
 
-def covered_by_snow(x: Tensor, layer: Tensor, severity: int) -> Tensor:
-    """Whitened images with flakes, and with the same ones turned by half a turn."""
-    share = SNOW[severity - 1][-1]
+def covered_by_snow(x: Tensor, layer: Tensor, share: float) -> Tensor:
+    """Images whitened but for a share, with flakes, and with the same ones turned by half a turn."""
     whitened = share * x + (1 - share) * torch.maximum(x, 1.5 * gray(x) + 0.5)
     return (whitened + layer + layer.flip(2, 3)).clamp(0, 1)
 

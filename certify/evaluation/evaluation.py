@@ -35,7 +35,7 @@ from certify.evaluation.work import HELD
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
 from certify.methods import BY_NAME
-from certify.report import Page, norm_name, render
+from certify.report import Page, Study, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.inputs.planes import Plane
 from certify.requirements import JudgedRequirement, judged_requirements
@@ -243,6 +243,7 @@ class Evaluation:
         columns: Sequence[Column] = COLUMNS,
         classes: Sequence[str] | None = None,
         tokens: Sequence[Sequence[str]] = (),
+        studies: Mapping[str, Study] | None = None,
     ) -> None:
         """Write the page: one self-contained HTML file.
 
@@ -254,11 +255,14 @@ class Evaluation:
             classes: names of the classes in the order of their labels; None for those that :func:`certify.evaluate`
                 was given.
             tokens: of inputs that are texts, a list for each input in their order: the first dimension of an input.
+            studies: records of other measurements by their titles, each a section of the page, with what it found in
+                words, its plot and its table: any record with ``to_dataframe()`` and ``plot()``.
 
         Raises:
+            InvalidInput: a study without these.
             InvalidConfiguration: the file cannot be written.
         """
-        write_page(path, render(self.page(noise, masking, columns, classes, tokens)))
+        write_page(path, render(self.page(noise, masking, columns, classes, tokens, studies)))
 
     def page(
         self,
@@ -267,6 +271,7 @@ class Evaluation:
         columns: Sequence[Column] = COLUMNS,
         classes: Sequence[str] | None = None,
         tokens: Sequence[Sequence[str]] = (),
+        studies: Mapping[str, Study] | None = None,
     ) -> Page:
         """Content of the page, see :meth:`to_html`."""
         lines, pairs = self.lines(), []
@@ -299,6 +304,7 @@ class Evaluation:
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
             classes=self.manifest.get("classes", ()) if classes is None else classes,
+            studies=studies,
             inputs=details_of(
                 self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
             ).payload(),

@@ -54,6 +54,10 @@ class MarginGeneralisation:
         verdict = "margins predict the gap" if self.predicts() else "not shown that margins predict the gap"
         return f"{verdict}: {self.regression}"
 
+    def sentences(self) -> list[str]:
+        """The result in a sentence."""
+        return [str(self)]
+
     def to_dataframe(self) -> "pd.DataFrame":
         """One row per network: accuracies, the gap, its prediction by the other networks, and all features."""
         import pandas as pd

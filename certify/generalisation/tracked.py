@@ -138,7 +138,7 @@ class TrackedTraining:
         return OverfittingTest(bool(where), where, lower, rule)
 
     def sentences(self) -> list[str]:
-        """The two tests in words, and the checkpoint of the largest attacked accuracy."""
+        """The two tests in words, the checkpoint of the largest attacked accuracy, and the gap that is left."""
         best = int(self.attacked.sum(1).argmax())
         share, last = self.accuracy("attacked")[best], self.accuracy("attacked")[-1]
         said = [f"attacked accuracy: largest at checkpoint {self.names[best]} ({share:.1%}), {last:.1%} at the last"]
@@ -148,6 +148,8 @@ class TrackedTraining:
         ):
             where = f"found at {', '.join(flag.checkpoints)}" if flag.flagged else "not shown"
             said.append(f"{title}: {where} ({flag.rule})")
+        gap, low, high = self._gaps()[-1]
+        said.append(f"one step minus many at the last checkpoint: {gap:.1%} [{low:.1%}, {high:.1%}]")
         return said
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 from certify.report.columns import COLUMNS, Column, Line
 from certify.report.figures import curve_figure, svg
 from certify.report.page import Page, render
+from certify.report.studies import Study
 from certify.report.words import norm_name, rounded_down, rounded_up
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Column",
     "Line",
     "Page",
+    "Study",
     "curve_figure",
     "norm_name",
     "render",

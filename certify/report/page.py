@@ -16,6 +16,7 @@ from certify.report.palette import COLORS, DASHES, PALETTE
 from certify.report.results import Classes, Results, results_of
 from certify.report.sentences import doubts, masking_sentence, no_curves, promises, what_was_done
 from certify.report.series import PROMISED, Series, accuracy_tables, charts, interval_ends
+from certify.report.studies import Study, shown_studies
 from certify.report.words import panel_name
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Page:
         group_sentences: which group is the worst, and whether groups differ.
         classes: names of the classes; empty if they have none.
         left_out: sentences about what was not computed, and why.
+        studies: other records by their titles, each a section of the page.
         inputs: what the view of a single input shows, as plain data for its script; None without it.
     """
 
@@ -70,6 +72,7 @@ class Page:
     group_sentences: Sequence[str] = ()
     classes: Sequence[str] = ()
     left_out: Sequence[str] = ()
+    studies: Mapping[str, Study] | None = None
     inputs: Mapping[str, Any] | None = None
 
 
@@ -91,6 +94,7 @@ def render(page: Page) -> str:
             figures=[svg(figure, PALETTE) for figure in figures.values()],
             no_curves="" if figures else no_curves(page.summary),
             noise=[] if page.noise is None else str(page.noise).splitlines(),
+            studies=shown_studies(page.studies),
             noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
             data=data_of(series, [("", tables)], charts(series, clean)),
             inputs=None if page.inputs is None else {"models": [page.inputs]},

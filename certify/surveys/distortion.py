@@ -59,6 +59,14 @@ class ErrorDistortionLaw:
         table["fitted"] = self.intercept + self.slope * np.log(self.error)
         return table
 
+    def sentences(self) -> list[str]:
+        """The slope and its interval, in words."""
+        low, high = self.interval
+        about = f"per unit of the logarithm of the error, over {len(self.names)} models (p = {self.p_value:.2g})"
+        return [
+            f"the mean size of the smallest perturbation changes by {self.slope:.3g} [{low:.3g}, {high:.3g}] {about}"
+        ]
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the models with their names, and the line."""
         ax = current(ax)

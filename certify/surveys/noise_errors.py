@@ -71,13 +71,23 @@ class NoiseErrorRelation(Record):
         index = pd.Index(self.rows.cpu().numpy(), name="row")
         return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()}, index=index)
 
+    def sentences(self) -> list[str]:
+        """The factor and the verdict, in words."""
+        low, high = self.interval
+        about = f"over {len(self.rows)} inputs under noise of sigma {self.sigma:g}"
+        factor = f"{self.factor:.3g} [{low:.3g}, {high:.3g}] times the distances found"
+        return [
+            f"errors under noise are those of flat boundaries at {factor}, {about}",
+            f"that both tell the same distance, up to a factor of {EQUIVALENT:g}: {self.verdict()}",
+        ]
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the share of errors of each input against its distance, with the law of flat boundaries."""
         ax = current(ax)
         distance = self.distance.cpu().numpy()
         ax.plot(distance, self.errors.cpu().numpy() / self.draws, "o", markersize=3, label="inputs")
         places = np.linspace(0, float(distance.max()), 100)
-        ax.plot(places, special.ndtr(-places / self.sigma), color="black", label="flat boundary")
+        ax.plot(places, special.ndtr(-places / self.sigma), color="#b8790b", label="flat boundary")
         if math.isfinite(self.factor):
             fitted = special.ndtr(-self.factor * places / self.sigma)
             ax.plot(places, fitted, "--", label=f"flat at {self.factor:.2f} times the distance")

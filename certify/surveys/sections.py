@@ -71,6 +71,12 @@ class CertifiedSection:
         }
         return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
+    def sentences(self) -> list[str]:
+        """Shares of the area, in words."""
+        share, side = self.shares(), float(self.edges[-1] - self.edges[0])
+        about = f"of a plane of side {side:.3g} through the input, {share['robust']:.1%} is proved for class {self.own}"
+        return [f"{about}, {share['broken']:.1%} holds another class, {share['open']:.1%} is open"]
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw robust cells blue, broken ones red and open ones grey, the first coordinate across."""
         from matplotlib.colors import ListedColormap

@@ -16,6 +16,7 @@ from certify.models import frozen, predictions, probe
 from certify.results import Record, share_interval
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -53,12 +54,40 @@ class SpanAccuracy(Record):
         """Interval for the accuracy lost by the projection, clean minus projected, on new inputs."""
         return paired_interval(*discordant(self.clean, self.projected), len(self), 1 - alpha)
 
+    def to_dataframe(self, *, alpha: float = 0.05) -> "pd.DataFrame":
+        """Accuracies in all directions, in the span and in random subspaces, and what the projection loses.
+
+        Intervals are for new inputs, that of random subspaces is the range of those that were drawn.
+
+        Args:
+            alpha: of each interval.
+        """
+        import pandas as pd
+
+        clean, chance = float(self.clean.double().mean()), self.by_chance
+        rows = [
+            ("all directions", clean, *share_interval(self.clean, alpha)),
+            ("span", self.accuracy, *self.interval(alpha)),
+            ("random subspaces", float(chance.mean()), float(chance.min()), float(chance.max())),
+            ("lost in the span", clean - self.accuracy, *self.loss_interval(alpha)),
+        ]
+        return pd.DataFrame(rows, columns=["kind", "accuracy", "lower", "upper"])
+
+    def sentences(self) -> list[str]:
+        """Accuracy lost by the projection, in words."""
+        low, high = self.loss_interval()
+        lost = float(self.clean.double().mean()) - self.accuracy
+        about = f"in {self.dimension} of {self.features} dimensions the model loses {lost:.1%} [{low:.1%}, {high:.1%}]"
+        return [
+            f"{about} of accuracy; in random ones it keeps {float(self.by_chance.mean()):.1%} (p = {self.p_value:.2g})"
+        ]
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the accuracies on random subspaces as a histogram, with the two others as lines."""
         ax = current(ax)
-        ax.hist(self.by_chance.cpu().numpy(), bins=20, color="0.8", label="random subspaces")
-        ax.axvline(self.accuracy, label="span of normals")
-        ax.axvline(float(self.clean.double().mean()), color="black", linestyle="--", label="all directions")
+        ax.hist(self.by_chance.cpu().numpy(), bins=20, color="#8b949e", label="random subspaces")
+        ax.axvline(self.accuracy, color="#0072b2", label="span of normals")
+        ax.axvline(float(self.clean.double().mean()), color="#d55e00", linestyle="--", label="all directions")
         ax.set(xlabel="accuracy", ylabel="subspaces", xlim=(0, 1))
         return ax
 

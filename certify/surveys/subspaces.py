@@ -210,6 +210,14 @@ class FrequencyMargins:
         table["p_value"] = self.p_values().numpy()
         return table
 
+    def sentences(self) -> list[str]:
+        """Block whose distances are farthest above chance, in words."""
+        table = self.to_dataframe()
+        row = table.sort_values("ratio").iloc[-1]
+        ratio = f"{row.ratio:.3g} [{row.lower:.3g}, {row.upper:.3g}] times those by chance"
+        where = f"at frequencies from {int(row.offset)} on (p = {row.p_value:.2g}, the largest of {len(table)} blocks)"
+        return [f"distances within a block of frequencies are up to {ratio}, {where}"]
+
     def plot(self, ax: "Axes | None" = None, *, label: str = "found") -> "Axes":
         """Draw medians over inputs: found, proved, and expected by chance."""
         ax, table = current(ax), self.to_dataframe()

@@ -48,6 +48,12 @@ class LossSurface(Record):
         columns = {name: getattr(self, name).cpu().numpy() for name in names}
         return pd.DataFrame(columns, index=pd.RangeIndex(len(self), name="row"))
 
+    def sentences(self) -> list[str]:
+        """Distance of surfaces from planes, in words."""
+        low, middle, high = self.nonlinearity.quantile(self.nonlinearity.new_tensor([0.25, 0.5, 0.75])).tolist()
+        about = f"from its tangent plane by {middle:.3g} (quartiles {low:.3g} to {high:.3g}) over {len(self)} inputs"
+        return [f"within {float(self.coordinates.max()):.3g} around inputs, the loss departs {about}"]
+
     def plot(self, row: int = 0, ax: "Axes | None" = None) -> "Axes":
         """Draw the surface of one input as contours, the first coordinate across."""
         ax = current(ax)

@@ -95,6 +95,16 @@ class TransferMatrix:
                     rows.append(row | {"p_value": mcnemar_p_value(*discordant(fooled, noise), one_sided=True)})
         return pd.DataFrame(rows)
 
+    def sentences(self) -> list[str]:
+        """Pair of different models that shares most adversarial examples, in words."""
+        table = self.to_dataframe()
+        table = table[(table.source != table.target) & (table["size"] == self.sizes[0]) & (table.inputs > 0)]
+        if table.empty:
+            return ["no input counts for two different models"]
+        row = table.sort_values("rate").iloc[-1]
+        share = f"{row.rate:.1%} [{row.lower:.1%}, {row.upper:.1%}] of the adversarial examples of {row.source}"
+        return [f"at {self.sizes[0]:g} times the least size, at most {share} fool another model, {row.target}"]
+
     def plot(self) -> "Figure":
         """Draw a matrix of rates for each size, sources down and targets across."""
         from matplotlib.figure import Figure
@@ -106,7 +116,9 @@ class TransferMatrix:
             for a in count:
                 for b in count:
                     value = float(rates[a, b, s])
-                    ax.text(b, a, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "black")
+                    ax.text(
+                        b, a, f"{value:.2f}", ha="center", va="center", color="#fffffe" if value > 0.6 else "#000001"
+                    )
             ax.set_xticks(count, self.names)
             ax.set_yticks(count, self.names)
             ax.set(

@@ -257,7 +257,8 @@ def test_all_sequences_are_smooth_and_flips_rise_near_the_boundary():
     bright, steady = (
         flip_rates(Bright(), 0.3 * (near - 0.5) + mean, frames=7, generator=generator()) for mean in (0.5, 0.85)
     )
-    assert bright.mean() > 0.05 > steady.mean() == 0
+    assert bright.mean() > 0.05 > steady.mean()
+    assert {name for name, flips in steady.flips.items() if flips.any()} == {"scale"}  # black around a small image
     with pytest.raises(InvalidInput, match="baseline must flip"):
         bright.relative(steady)
 

@@ -388,7 +388,7 @@ RECORDS = {
     *("Blur", "Compose", "Parameter", "Photometric", "Rotation", "Scale", "SemanticCertificate", "Shear"),
     *("Transformation", "TransformationAccuracy", "TransformationCurves", "TransformationWitness", "Translation"),
     *("CorruptionAccuracy", "CorruptionError", "FlipRates", "Frames", "Corruption", "CORRUPTIONS", "IMAGENET_C"),
-    *("EXTRA", "SEQUENCES", "SEVERITIES", "TransferMatrix", "surveys"),
+    *("EXTRA", "SEQUENCES", "CIFAR_SEQUENCES", "SEVERITIES", "TransferMatrix", "surveys"),
     *("CertifiedSection", "ErrorDistortionLaw", "FrequencyMargins", "LossSurface", "NoiseErrorRelation"),
     *("LatentRobustness", "SpanAccuracy", "SubspaceCertificate", "certify_reference", "certify_generator"),
 }

@@ -73,11 +73,39 @@ def test_no_code_within_a_proved_radius_has_another_class():
     assert found.plot(Figure().subplots()).has_data()
 
 
+def test_metrics_of_generative_models_are_those_of_a_plane():
+    """Behind a linear decoder: scaled norms, and the accuracy under local noise by the normal law."""
+    model, decoder = Halfspace(NORMAL, 6.0), stretched()
+    codes = torch.randn(2000, 3, generator=generator())
+    labels = model(decoder(codes)).argmax(1)
+    options = {"method": "ibp", "tolerance": 0.5, "steps": 3, "batch_size": 2000, "noise_scale": 2.0}
+    found = latent_robustness(model, decoder, codes, labels, generator=generator(), **options)
+    value = found.metrics().set_index("metric").value
+    assert value["latent accuracy"] == 1
+    slope = decoder.weight.detach().double().T @ NORMAL.double()
+    along, start = codes.double() @ slope, float((NORMAL @ decoder.bias).detach()) + 6.0
+    shrunk = along / 5**0.5 + start  # mean of the margin of noisy codes
+    stays = torch.special.ndtr((along + start).sign() * shrunk / (2 * float(slope.norm()) / 5**0.5))
+    share = float(stays.mean())
+    assert value["local latent noise accuracy"] == pytest.approx(share, abs=5 * (share * (1 - share) / 2000) ** 0.5)
+    scaled = found.witness.distance / 3**0.5
+    torch.testing.assert_close(found.scaled_distance, scaled)
+    assert value["latent perturbation"] == pytest.approx(float(scaled.mean()))
+    longer = found.witness.adversarial.double().norm(dim=1) - codes.double().norm(dim=1)
+    assert value["rise of the latent norm"] == pytest.approx(float(longer.mean()) / 3**0.5, abs=1e-6)
+    change = (decoder(found.witness.adversarial).double() - decoder(codes).double()).detach()
+    assert value["input perturbation, l2"] == pytest.approx(float(change.norm(dim=1).mean()) / 3**0.5, rel=1e-4)
+    assert value["input perturbation, l1"] == pytest.approx(float(change.abs().mean()), rel=1e-4)
+    assert found.to_dataframe().radius.max() > 0
+    assert "2000 of 2000 decoded codes" in found.sentences()[0]
+
+
 def test_bad_arguments():
     decoder, model = drawing()
     codes, labels = torch.zeros(2, 4), torch.tensor([0, 1])
     for change, message in (
         ({"norm": 3}, "norm must be"),
+        ({"noise_scale": 0.0}, "noise_scale must be"),
         ({"noise": 0.0}, "noise must be"),
         ({"codes": codes[:0], "labels": labels[:0]}, "at least one"),
         ({"sound": "deployed"}, "sound must be one of"),
