@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from certify.verification.decide import decide
     from certify.verification.decision import Decision
     from certify.verification.lipschitz import lipschitz_certificate
-    from certify.verification.quantised import QuantisedCertificate, certified_quantised
-    from certify.verification.quantised_weights import QuantisedTensor
+    from certify.verification.quantisation.quantised import QuantisedCertificate, certified_quantised
+    from certify.verification.quantisation.quantised_weights import QuantisedTensor
     from certify.verification.radius import certified_radius
     from certify.verification.shared.universal import UniversalCertificate, certified_universal_accuracy
     from certify.verification.verdicts import Verdict, verify
@@ -189,8 +189,8 @@ _HOMES = {
     "Outside": "certify.evaluation.summaries.comparisons",
     "OverfittingTest": "certify.generalisation.tracked",
     "ProofReport": "certify.proofs.checking",
-    "QuantisedCertificate": "certify.verification.quantised",
-    "QuantisedTensor": "certify.verification.quantised_weights",
+    "QuantisedCertificate": "certify.verification.quantisation.quantised",
+    "QuantisedTensor": "certify.verification.quantisation.quantised_weights",
     "RadiusDecision": "certify.results",
     "RocCurve": "certify.confidence.roc",
     "RunDirectory": "certify.evaluation.storage.run_directory",
@@ -207,7 +207,7 @@ _HOMES = {
     "audit": "certify.auditing.audit",
     "calibration_error": "certify.confidence.calibration",
     "certified_no_counterfactual": "certify.verification.changed.certification",
-    "certified_quantised": "certify.verification.quantised",
+    "certified_quantised": "certify.verification.quantisation.quantised",
     "certified_radius": "certify.verification.radius",
     "certified_universal_accuracy": "certify.verification.shared.universal",
     "check_proof": "certify.proofs.checking",

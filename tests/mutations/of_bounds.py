@@ -13,8 +13,8 @@ SETS = (
     Mutant(
         "the rounding of a minimum is not subtracted",
         "bounds/sets/linear_minimum.py",
-        "(a * center).sum(-1) - gain - (error + underflow)",
-        "(a * center).sum(-1) - gain",
+        "(a * center).sum(-1) - fall - (error + underflow)",
+        "(a * center).sum(-1) - fall",
         "tests/bounds/sets/test_linear_minimum_rounding.py -k exact_arithmetic",
     ),
     Mutant(

@@ -26,8 +26,8 @@ MUTANTS = (
     Mutant(
         "rounding errors of scores are left out",
         CHOICES,
-        "return fall + (error + underflow(rows.dtype)), self.moves(choice)",
-        "return fall * (1 - 1e-7), self.moves(choice)",
+        "return fall + (error + underflow(rows.dtype)), wide.moves(choice)",
+        "return fall * (1 - 1e-7), wide.moves(choice)",
         OF_TABLES,
     ),
     Mutant(

@@ -89,8 +89,8 @@ class PhotometricNoise(Noise):
         Raises:
             InvalidInput: a factor that is not above 0.
 
-        >>> PhotometricNoise(contrast=0.1, brightness=0.1).distance((1.0, 1.0), (-0.3, 0.3))
-        0.30000000000000027
+        >>> round(PhotometricNoise(contrast=0.1, brightness=0.1).distance((1.0, 1.0), (-0.3, 0.3)), 6)
+        3.0
         """
         if min(contrast) <= 0:
             raise InvalidInput(f"contrast must be a range of factors above 0, got {contrast}: raise its lower end")

@@ -14,7 +14,7 @@ import bounds
 import certify
 from bounds import InvalidInput, InvalidModel, UnsupportedLayer
 from certify import QuantisedTensor, certified_quantised
-from certify.verification.quantised_weights import box_of_copy
+from certify.verification.quantisation.quantised_weights import box_of_copy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:torch.quantize_per_"),

@@ -18,7 +18,7 @@ from bounds.memory import MEMORY
 from bounds.models import answer
 from certify.models import frozen, predictions, predictions_and_labels, probe
 from certify.results import Certificate
-from certify.verification.quantised_weights import Copy, box_of_copy
+from certify.verification.quantisation.quantised_weights import Copy, box_of_copy
 from certify.verification.radius import least_margin
 from certify.verification.sets import checked_epsilon, family_of
 

@@ -1,0 +1,1 @@
+"""Statements that a network and a copy of it with other weights share."""
