@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ from bounds.sets.norms import project
 from bounds.sets.pairs import classes_of, pair_distances
 from bounds.solvers.conflicts import Violated, conflicts
 from bounds.solvers.packing import largest_packing
+from bounds.statistics.axes import current
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 GAP = 1e-9  # between both bounds, relative, at which the search for a shift ends
 CHECKED_EVERY = 10
@@ -90,6 +95,25 @@ class LeastError:
     larger_sets: int
     epsilon: float
     norm: float
+
+    def sentences(self) -> list[str]:
+        """The least error in words."""
+        floor = math.floor(self.lower * 1e4) / 1e4
+        about = f"no classifier has an error below {floor:g} within {self.epsilon:g} in l{self.norm:g}"
+        return [f"{about}: {self.pairs} pairs of inputs of different classes share a perturbed input"]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row per input, with the share of right answers around it that an optimal classifier reaches."""
+        import pandas as pd
+
+        return pd.DataFrame({"input": range(len(self.correct)), "correct": self.correct.cpu().numpy()})
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw how many inputs an optimal classifier gets right with at least a probability."""
+        ax, shares = current(ax), self.correct.sort(descending=True).values.cpu().numpy()
+        ax.step(range(1, len(shares) + 1), shares, where="mid")
+        ax.set(xlabel="inputs, from the easiest on", ylabel="probability of a right answer", ylim=(-0.02, 1.02))
+        return ax
 
 
 @isolated

@@ -10,6 +10,7 @@ from oracles.halfspace import Halfspace, generator
 
 from bounds import geometry
 from bounds.separation import invariance_check, separation
+from bounds.transport import least_adversarial_error
 from certify import TrackedTraining, corruptions, surveys
 from certify.generalisation.margin_generalisation import MarginGeneralisation
 from certify.generalisation.regression import GapRegression
@@ -77,6 +78,7 @@ def quick() -> dict[str, Any]:
         "alignment": geometry.alignment(NORMALS, X[:1].expand(12, 4)),
         "share": geometry.energy_share(X, NORMALS, dimension=2),
         "invariance": invariance_check(LINEAR.distance(X), X, Y, norm=2),
+        "least error": least_adversarial_error(X, Y, epsilon=1.0, norm=2),
         **_trainings(),
     }
 

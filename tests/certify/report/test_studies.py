@@ -17,7 +17,7 @@ from bounds import InvalidInput
 from certify import Evaluation, compare
 from certify.report.studies import COLORS, PAPER, ROWS, shown_studies
 
-QUICK = ("alignment", "share", "invariance", "training", "margins")
+QUICK = ("alignment", "share", "invariance", "least error", "training", "margins")
 SLOW = ("rank", "classes", "span", "transfer", "plane", "surface", "noise", "law", "latent")
 SLOW += ("frequencies", "corruptions", "errors", "flips")
 TITLES = [*QUICK, *(pytest.param(title, marks=pytest.mark.slow) for title in SLOW)]
