@@ -199,7 +199,7 @@ PURE: dict[str, Call] = {
     ),
     "bounds.SynonymSet": lambda c: bounds.SynonymSet(BITS[None], BITS[None, :, None] + 1, 1).hull(),
     "bounds.SynonymSet.of_tokens": lambda c: bounds.SynonymSet.of_tokens(
-        BITS, torch.tensor([[0, 1]]), {0: [1]}, 1
+        BITS, torch.tensor([[0, 1]], device="cpu"), {0: [1]}, 1
     ).hull(),
     "bounds.SparseBall": lambda c: bounds.SparseBall(c.x, 2).hull(),
     "bounds.StandIn": lambda c: bounds.StandIn(nn.ReLU())(c.x),
