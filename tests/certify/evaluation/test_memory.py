@@ -14,7 +14,8 @@ from torch import nn
 import certify
 from bounds import InvalidInput
 from bounds.errors import InvalidConfiguration
-from certify.evaluation.budget.row_memory import SHARE, MethodMemory, PassMemory, RowLine
+from certify.evaluation.arguments import asked_evaluation
+from certify.evaluation.budget.row_memory import SHARE, MethodMemory, PassMemory, RowLine, rows_of_passes
 from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
 from certify.sizes import bytes_of
 from certify.stored_inputs import StoredInputs
@@ -105,6 +106,17 @@ def test_inputs_that_share_their_draws_need_no_more_memory_for_them(network, ima
     alone = certified(network, x, "8MB", methods=QUICK[1:], batch_size=100)
     sizes = [run.manifest["configuration"]["batch_sizes"]["smoothing"] for run in (found, alone)]
     assert sizes[0] >= 0.8 * sizes[1] > 1
+
+
+def test_draws_take_a_part_of_the_memory_of_batches(network, images):
+    x, y = torch.from_numpy(images[:4]).float() / 255, torch.zeros(4, dtype=torch.int64)
+    sizes = []
+    for memory in (8 * 10**6, 40 * 10**6):
+        asked = asked_evaluation(network, x, y, 2, [Smoothing(n=200, n0=10)], (0.0, 1.0), 0, 10_000, memory=memory)
+        sizes += [asked.problem.batch_sizes["smoothing"], rows_of_passes(network, x, 10_000, memory)]
+    assert 1 < sizes[0] < sizes[2] < 10_000
+    assert sizes[0] < sizes[1]
+    assert sizes[2] < sizes[3]
 
 
 def test_what_does_not_fit_with_one_input_is_refused(network, images):
