@@ -125,6 +125,27 @@ def test_ranges_are_halved_until_proved():
         assert unknown.radius.item() == 0
 
 
+class Capped(nn.Module):
+    """Class 1 from the number 1 on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x[:, 0].clamp(0.0, 2.0)
+        return torch.stack([torch.ones_like(value), value], 1)
+
+
+@pytest.mark.parametrize("largest", [1e308, 2.0**-1074])
+def test_a_range_that_is_not_cut_further_is_not_the_end_that_constraints_forbid(largest: float):
+    """Its middle overflows, or is an end; numbers on the other side of 0 are allowed, and may be of another class."""
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    numbers = bounds.FeatureChanges(x, [bounds.Numeric(0, -largest, largest)], 1)
+    region = bounds.Constrained(numbers, -torch.ones(1, 1).double(), torch.zeros(1).double())
+    model = Capped() if largest > 1 else nn.Sequential(nn.Linear(1, 2).double())
+    if largest < 1:  # a tie that nothing proves
+        model[0].weight.data, model[0].bias.data = torch.zeros(2, 1).double(), torch.zeros(2).double()
+    found = certify.certified_no_counterfactual(model, x, region, attack=False)
+    assert found.unknown.all()
+
+
 @pytest.mark.slow
 def test_inputs_that_constraints_forbid_do_not_count():
     model, x = network("linear", 12), categories(8)
