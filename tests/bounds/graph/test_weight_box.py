@@ -269,6 +269,9 @@ def test_bad_boxes():
     for errors in (-1.0, {"1.weight": torch.inf}, {"5": 1.0}):
         with pytest.raises(InvalidInput, match="error"):
             WeightBox.around(model, errors)
+    computed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    with pytest.raises(InvalidInput, match="errors must be by names where weights are computed from others"):
+        WeightBox.around(computed, 0.1)
 
 
 @pytest.mark.slow

@@ -133,16 +133,12 @@ class Capped(nn.Module):
         return torch.stack([torch.ones_like(value), value], 1)
 
 
-@pytest.mark.parametrize("largest", [1e308, 2.0**-1074])
-def test_a_range_that_is_not_cut_further_is_not_the_end_that_constraints_forbid(largest: float):
-    """Its middle overflows, or is an end; numbers on the other side of 0 are allowed, and may be of another class."""
+def test_a_range_that_is_not_cut_further_is_not_the_end_that_constraints_forbid():
+    """The middle of the range overflows. Numbers above 0 are allowed, and from 1 on of another class."""
     x = torch.zeros(1, 1, dtype=torch.float64)
-    numbers = bounds.FeatureChanges(x, [bounds.Numeric(0, -largest, largest)], 1)
+    numbers = bounds.FeatureChanges(x, [bounds.Numeric(0, -1e308, 1e308)], 1)
     region = bounds.Constrained(numbers, -torch.ones(1, 1).double(), torch.zeros(1).double())
-    model = Capped() if largest > 1 else nn.Sequential(nn.Linear(1, 2).double())
-    if largest < 1:  # a tie that nothing proves
-        model[0].weight.data, model[0].bias.data = torch.zeros(2, 1).double(), torch.zeros(2).double()
-    found = certify.certified_no_counterfactual(model, x, region, attack=False)
+    found = certify.certified_no_counterfactual(Capped(), x, region, attack=False)
     assert found.unknown.all()
 
 
