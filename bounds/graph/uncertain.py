@@ -227,8 +227,9 @@ def _by_placeholder(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether both are the same numbers in memory."""
-    return one.numel() > 0 and one.data_ptr() == other.data_ptr() and one.shape == other.shape
+    """Whether both are the same numbers in memory, in the same places: a transpose of a square matrix is not."""
+    same = one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+    return one.numel() > 0 and same
 
 
 def _layers_of(graph: Graph, box: WeightBox) -> dict[str, _Layer]:

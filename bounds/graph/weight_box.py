@@ -11,6 +11,8 @@ from bounds.errors import InvalidInput
 from bounds.graph.capturing import without_compiler
 from bounds.numerics import round_up
 
+LAYERS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
 
 @dataclass(frozen=True, eq=False)
 class WeightBox:
@@ -54,12 +56,13 @@ class WeightBox:
 
         Raises:
             InvalidInput: an error below 0 or not finite; a name that the model does not have; a number for a model
-                without such layers.
+                without such layers, or with weights that are computed from others.
         """
         model = without_compiler(model)
         weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
         if not isinstance(errors, Mapping):
             size = checks.nonnegative("errors", errors)
+            _require_plain_layers(model)
             errors = dict.fromkeys(layer_parameters(model), size)
             if not errors:
                 raise InvalidInput(
@@ -92,12 +95,19 @@ class WeightBox:
 
 def layer_parameters(model: nn.Module) -> list[str]:
     """Names of the parameters of linear layers and convolutions."""
-    layers = (
-        nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-    )
     return [
         f"{path}.{name}" if path else name
         for path, layer in model.named_modules()
-        if isinstance(layer, layers)
+        if isinstance(layer, LAYERS)
         for name, _ in layer.named_parameters(recurse=False)
     ]
+
+
+def _require_plain_layers(model: nn.Module) -> None:
+    """Refuse layers whose weight is no parameter of theirs, which a number of errors would leave exact."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, LAYERS) and "weight" not in layer._parameters:
+            raise InvalidInput(
+                f"errors must be by names where weights are computed from others, but that of {path or 'the model'!r} "
+                f"is: make it permanent first (torch.nn.utils.parametrize.remove_parametrizations, prune.remove)"
+            )

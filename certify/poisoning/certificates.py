@@ -43,8 +43,9 @@ class PoisoningCertificate(Certificate):
 
     @property
     def changed_rows(self) -> Tensor:
-        """(N,) int64, rows that may be replaced by others, each one deleted and one inserted."""
-        return (self.radius / 2).floor().long()
+        """(N,) int64, rows that may be replaced by others, each one deleted and one inserted; the largest for any."""
+        rows = (self.radius / 2).floor()
+        return torch.where(rows.isinf(), torch.iinfo(torch.int64).max, rows.nan_to_num(posinf=0.0).long())
 
 
 def certify_poisoning(votes: Tensor, num_classes: int, *, spread: Tensor | None = None) -> PoisoningCertificate:
@@ -131,7 +132,8 @@ def _checked_votes(votes: Tensor, num_classes: int) -> Tensor:
 
 def _checked_spread(spread: Tensor, votes: Tensor) -> Tensor:
     classifiers = votes.shape[1]
-    if checks.tensor("spread", spread).dtype != torch.bool or spread.ndim != 2 or spread.shape[1] != classifiers:
+    fits = checks.tensor("spread", spread).dtype == torch.bool and spread.ndim == 2 and len(spread) > 0
+    if not fits or spread.shape[1] != classifiers:
         raise InvalidInput(
             f"spread must be a boolean tensor (P, {classifiers}), got {spread.dtype} of {tuple(spread.shape)}: a "
             f"row for each part of the training set, a column for each classifier"

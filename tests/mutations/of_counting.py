@@ -119,4 +119,11 @@ MUTANTS = (
         "DYNAMIC_STEPS = 255",
         BOXES,
     ),
+    Mutant(
+        "a transpose in the same memory counts as the same weight",
+        "bounds/graph/uncertain.py",
+        " and one.stride() == other.stride()",
+        "",
+        BOXES,
+    ),
 )

@@ -103,8 +103,15 @@ MUTANTS = (
     Mutant(
         "parts that cannot be cut further count as proved",
         PROOFS,
-        "outside = single & ~self.region.contains(point.double())",
+        "outside = single & (choices.counts() <= 1).all(1) & ~self.region.contains(point.double())",
         "outside = single",
+        OF_PROOFS,
+    ),
+    Mutant(
+        "a range that is not cut further is the end that constraints forbid",
+        PROOFS,
+        "outside = single & (choices.counts() <= 1).all(1) & ~self.region",
+        "outside = single & ~self.region",
         OF_PROOFS,
     ),
     Mutant(

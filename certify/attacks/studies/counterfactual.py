@@ -151,7 +151,8 @@ class _Search:
         states = torch.full((len(rows), 1, here.stays.shape[1]), STAYS, device=rows.device)
         every = ~(here.allowed & here.ranges[here.position]).any(1)  # all inputs of the step before are gone on with
         run_before = torch.ones_like(every)  # all inputs of the steps before were run
-        for step in range(1, min(here.changes, here.stays.shape[1]) + 1):
+        steps = min(here.changes, here.stays.shape[1]) if len(here.position) else 0  # nothing to run without choices
+        for step in range(1, steps + 1):
             standing = ~self.done[rows] & (step <= here.budget)
             fits = (states[..., here.position] == STAYS) & here.allowed[:, None] & standing[:, None, None]
             fits = fits & (states != STAYS).sum(2, keepdim=True).eq(step - 1)  # no place that was not filled

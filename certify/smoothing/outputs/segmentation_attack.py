@@ -73,6 +73,7 @@ def segmentation_pgd(
         for start in range(0, len(x), at_once):
             rows = slice(start, start + at_once)
             if start == 0:
+                _check_labels(model, x, labels, ignore_index)
                 noise = smoothed.noise.sample(torch.zeros_like(x[:1]), draws, generator=generator)[0].unsqueeze(1)
             delta, radius = torch.zeros_like(x[rows]), INSIDE * ball.radii[rows]
             for _ in range(steps):
@@ -86,6 +87,14 @@ def segmentation_pgd(
     return adversarial
 
 
+def _check_labels(model: nn.Module, x: Tensor, labels: Tensor, ignore_index: int | None) -> None:
+    """Refuse labels that are no classes of the model; pixels that do not count may have any."""
+    with torch.no_grad():
+        logits = model(x[:1].to(precision(model, x)))
+    counted = labels if ignore_index is None else labels[labels != ignore_index]
+    checks.labels(counted.flatten(), counted.numel(), logits.shape[1] if logits.ndim > 2 else 2)
+
+
 def _loss(model: nn.Module, x: Tensor, noise: Tensor, labels: Tensor, ignore_index: int | None) -> Tensor:
     """Sum over the pixels of inputs (B, *D) of the loss of the mean softmax under noise (S, 1, *D)."""
     noisy = (x + noise).flatten(0, 1)
@@ -96,7 +105,7 @@ def _loss(model: nn.Module, x: Tensor, noise: Tensor, labels: Tensor, ignore_ind
             f"got {tuple(logits.shape)} for {len(noisy)} inputs"
         )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, (len(noise), len(x)))
-    counted = labels.ne(-1 if ignore_index is None else ignore_index)
+    counted = torch.ones_like(labels, dtype=torch.bool) if ignore_index is None else labels.ne(ignore_index)
     log_p = log_mean_softmax(logits.flatten(3))
     picked = F.nll_loss(log_p, labels.where(counted, 0).long().flatten(1), reduction="none")
     return (picked * counted.flatten(1)).sum()

@@ -316,7 +316,8 @@ class _Cutting:
         choices = listing(self.region)
         single = ~choices.splittable().any(1)
         point = choices.points(choices.lowest(functions)[1][:, 0])
-        outside = single & ~self.region.contains(point.double())  # an input that constraints forbid: nothing to prove
+        # An input that constraints forbid leaves nothing to prove; one end of a range says nothing of the rest of it.
+        outside = single & (choices.counts() <= 1).all(1) & ~self.region.contains(point.double())
         self.open[self.owner[single & ~outside]] = False
         self.open &= (self.used < self.most) & (self.state.goal[self.rows] >= self.budget)
         kept = self.open[self.owner] & ~outside

@@ -212,6 +212,26 @@ def test_a_layer_of_a_constant_is_refused():
         bounds.ibp(graph, LpBall(x, 0.1))
 
 
+class Transposed(nn.Module):
+    """Two layers that hold one matrix in memory, the second its transpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.other.weight = nn.Parameter(self.one.weight.data.t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.one(x))
+
+
+def test_a_transpose_in_the_same_memory_is_another_weight():
+    model = drawn(Transposed())
+    x = torch.rand(2, 3, generator=generator(2))
+    graph = with_weight_box(model, x, WeightBox.around(model, {"one.weight": 1e-4}))
+    found, logits = bounds.ibp(graph, LpBall(x, 0.0)), model(x)
+    assert ((found.lower <= logits) & (logits <= found.upper)).all()
+
+
 @pytest.mark.slow
 def test_everything_that_speaks_of_one_network_refuses_the_box():
     model = NETWORKS["dense"]()
@@ -249,6 +269,9 @@ def test_bad_boxes():
     for errors in (-1.0, {"1.weight": torch.inf}, {"5": 1.0}):
         with pytest.raises(InvalidInput, match="error"):
             WeightBox.around(model, errors)
+    computed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    with pytest.raises(InvalidInput, match="errors must be by names where weights are computed from others"):
+        WeightBox.around(computed, 0.1)
 
 
 @pytest.mark.slow

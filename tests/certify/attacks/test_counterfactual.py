@@ -110,3 +110,12 @@ def test_bad_arguments_are_refused():
             attacks.counterfactual(model, X, labels, region, **wrong)
     with pytest.raises(InvalidInput, match="robust_accuracy"):
         attacks.counterfactual(model, X, labels, bounds.Box(X, X))
+
+
+def test_words_without_substitutes_leave_nothing_to_run():
+    x = torch.ones(2, 3, 2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    labels = model(x).argmax(1)
+    found = attacks.counterfactual(model, x, labels, bounds.SynonymSet(x, x.new_zeros(2, 3, 0, 2), 1))
+    assert not found.found.any()
+    assert found.smallest.all()

@@ -188,6 +188,12 @@ def test_on_another_device():
         training_rows(hash_partition(rows, 6), spread_partitions(6, 2), 0)
 
 
+def test_parts_that_reach_too_few_classifiers_may_change_altogether():
+    found = certify_poisoning(torch.zeros(1, 3, dtype=torch.int64), 2, spread=torch.tensor([[True, False, False]]))
+    assert found.radius.item() == torch.inf
+    assert found.changed_rows.item() == torch.iinfo(torch.int64).max
+
+
 def test_bad_arguments():
     votes = torch.zeros(2, 4, dtype=torch.int64)
     assert certify_poisoning(votes[:0], 3).radius.shape == (0,)
@@ -201,6 +207,8 @@ def test_bad_arguments():
             certify_poisoning(bad, 3)
     with pytest.raises(InvalidInput, match="spread must be a boolean tensor"):
         certify_poisoning(votes, 3, spread=torch.ones(4, 3, dtype=torch.bool))
+    with pytest.raises(InvalidInput, match="spread must be a boolean tensor"):
+        certify_poisoning(votes, 3, spread=torch.ones(0, 4, dtype=torch.bool))
     with pytest.raises(InvalidInput, match="spread must be at most 4"):
         spread_partitions(4, 5)
     with pytest.raises(InvalidInput, match="part must hold numbers from 0 to 3"):

@@ -236,3 +236,5 @@ def test_bad_arguments():
         found.certified(torch.zeros(4, 3))
     with pytest.raises(InvalidInput, match="smoothed must have added noise"):
         segmentation_pgd(SmoothedSegmentation(PerPixel(12, (3, 5)), Ablation(2, 12)), x, torch.zeros(4, 3, 5).long(), 1)
+    with pytest.raises(InvalidInput, match="labels must be class indices from 0 to 1, got 255"):
+        segmentation_pgd(smoothed, x, torch.full((4, 3, 5), 255), 0.1, steps=1, draws=2)

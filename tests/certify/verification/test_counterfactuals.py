@@ -125,6 +125,23 @@ def test_ranges_are_halved_until_proved():
         assert unknown.radius.item() == 0
 
 
+class Capped(nn.Module):
+    """Class 1 from the number 1 on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x[:, 0].clamp(0.0, 2.0)
+        return torch.stack([torch.ones_like(value), value], 1)
+
+
+def test_a_range_that_is_not_cut_further_is_not_the_end_that_constraints_forbid():
+    """The middle of the range overflows. Numbers above 0 are allowed, and from 1 on of another class."""
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    numbers = bounds.FeatureChanges(x, [bounds.Numeric(0, -1e308, 1e308)], 1)
+    region = bounds.Constrained(numbers, -torch.ones(1, 1).double(), torch.zeros(1).double())
+    found = certify.certified_no_counterfactual(Capped(), x, region, attack=False)
+    assert found.unknown.all()
+
+
 @pytest.mark.slow
 def test_inputs_that_constraints_forbid_do_not_count():
     model, x = network("linear", 12), categories(8)
