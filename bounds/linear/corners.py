@@ -1,11 +1,12 @@
-"""Intervals over a hull of few boxes: forward linear bounds whose columns are the boxes.
+r"""Intervals over a hull of few boxes: forward linear bounds whose columns are the boxes.
 
-An input is a mixture of points of the boxes. Each node h carries, for every box v, numbers such that
+An input is a mixture of points of the boxes. Each node h carries numbers for every box v such that
 
-.. math:: \\sum_v \\lambda_v l_v \\le h(x) \\le \\sum_v \\lambda_v u_v
+.. math:: \sum_v \lambda_v l_v \le h(x) \le \sum_v \lambda_v u_v
 
-where :math:`\\lambda` are the shares of x. Affine operations take each box as if it were alone, functions by planes that
-serve all of them. So the cost is that of intervals of so many inputs, where backward bounds take a row for each neuron.
+where :math:`\lambda` are the shares of x. Affine operations take each box as if it were alone, functions by planes
+that serve all boxes. So the cost is that of intervals of a few more inputs, where backward bounds take a row for each
+neuron.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,9 @@ class _Propagation:
             self.boxes[name] = self._of(node)
             interval = network.intervals[name]
             for boxes in self.boxes[name]:
-                lower, upper = (torch.stack(sides) for sides in zip(*((one.lower, one.upper) for one in boxes)))
+                lower, upper = (
+                    torch.stack(sides) for sides in zip(*((one.lower, one.upper) for one in boxes), strict=True)
+                )
                 interval = network.meet(interval, Interval(lower.amin(0), upper.amax(0)))
             network.intervals[name] = network.unless_overflowing(name, interval)
 
@@ -68,7 +71,7 @@ class _Propagation:
         network = self.network
         if node.operation == "input":
             ball, shape = network.ball, node.value.shape[1:]
-            sides = zip(ball.lower.unbind(1), ball.upper.unbind(1))
+            sides = zip(ball.lower.unbind(1), ball.upper.unbind(1), strict=True)
             return [[Interval(low.reshape(-1, *shape), high.reshape(-1, *shape)) for low, high in sides]]
         parents = [self.boxes[parent] for parent in node.parents]
         count = max(map(len, parents))
