@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bounds.linear.alpha import optimized
-from bounds.linear.corners import corner_intervals
 from bounds.linear.network import Network
 from bounds.linear.passes.backward import Backward
+from bounds.linear.passes.corners import corner_intervals
 from bounds.linear.passes.side_by_side import SideBySide
 from bounds.linear.settled import SettledEntries, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory

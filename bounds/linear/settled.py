@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bounds.linear.corners import has_thin_corners
 from bounds.linear.network import Network
+from bounds.linear.passes.corners import has_thin_corners
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Within

@@ -9,9 +9,10 @@ from oracles.halfspace import generator
 from torch import Tensor, nn
 
 import bounds
-from bounds.linear import corners, settled
-from bounds.linear.corners import corner_intervals
+from bounds.linear import settled
 from bounds.linear.network import Network
+from bounds.linear.passes import corners
+from bounds.linear.passes.corners import corner_intervals
 from bounds.linear.refined import RefinedNetwork
 
 
@@ -82,7 +83,7 @@ def test_intervals_hold_at_mixtures_of_points_of_the_boxes(kind: str, thickness:
 def test_intervals_behind_one_function_are_those_of_backward_passes(monkeypatch):
     found = network("convolutional")
     forward = RefinedNetwork(found).refine().intervals
-    monkeypatch.setattr(corners, "has_few_corners", lambda _: False)
+    monkeypatch.setattr(corners, "hull_of_few", lambda _: None)
     passes: list[bounds.Interval] = []
     for parallel in (False, True):
         passes.append(RefinedNetwork(found, tighten=True, parallel=parallel).refine().intervals)
@@ -111,7 +112,7 @@ def test_margins_are_no_lower_and_cost_no_passes(monkeypatch):
     monkeypatch.setattr(RefinedNetwork, "_of_entries", counting)
     margins = bounds.margin_bounds(graph("convolutional"), found.ball, labels, "crown")
     assert set(rows) == {"linear"}  # the layers before are known
-    monkeypatch.setattr(corners, "has_few_corners", lambda _: False)
+    monkeypatch.setattr(corners, "hull_of_few", lambda _: None)
     before = bounds.margin_bounds(graph("convolutional"), found.ball, labels, "crown")
     assert len(set(rows)) > 1
     assert (margins >= before - 1e-9).all()
@@ -120,7 +121,7 @@ def test_margins_are_no_lower_and_cost_no_passes(monkeypatch):
 def test_boxes_that_are_thick_leave_passes_in_place():
     assert corners.has_thin_corners(network("convolutional"))
     assert not corners.has_thin_corners(network("convolutional", thickness=0.05))
-    assert not corners.has_few_corners(network("convolutional", count=corners.MOST + 1))
+    assert corners.hull_of_few(network("convolutional", count=corners.MOST + 1)) is None
 
 
 @pytest.mark.slow

@@ -28,33 +28,35 @@ THIN = 2.0**-12
 Boxes = list[Interval]
 
 
-def has_few_corners(network: Network) -> bool:
-    """Whether the set is a hull of so few boxes that these pay, and no node mixes inputs."""
+def hull_of_few(network: Network) -> HullOfBoxes | None:
+    """The set, if it is a hull of so few boxes that these pay and no node mixes inputs."""
     ball = network.ball
-    few = isinstance(ball, HullOfBoxes) and ball.radius == 0 and ball.lower.shape[1] <= MOST
-    return few and all(node.batch == 0 for node in network.nodes.values())
+    if not isinstance(ball, HullOfBoxes) or ball.radius > 0 or ball.lower.shape[1] > MOST:
+        return None
+    return ball if all(node.batch == 0 for node in network.nodes.values()) else None
 
 
 def has_thin_corners(network: Network) -> bool:
     """Whether the boxes are also so thin that their thickness, which goes forward without signs, costs nothing."""
-    if not has_few_corners(network):
+    ball = hull_of_few(network)
+    if ball is None:
         return False
-    lower, upper = network.ball.lower.flatten(1), network.ball.upper.flatten(1)
-    hull = network.hull_of(network.ball)
-    width = (hull.upper - hull.lower).flatten(1)
-    return bool(((upper - lower).amax(1) <= THIN * width.amax(1)).all())
+    thickness, hull = (ball.upper - ball.lower).flatten(1), network.hull_of(ball)
+    return bool((thickness.amax(1) <= THIN * (hull.upper - hull.lower).flatten(1).amax(1)).all())
 
 
 def corner_intervals(network: Network) -> Mapping[str, Interval]:
     """Intervals of all nodes over a hull of few boxes; none for other sets."""
-    return _Propagation(network.without_intervals()).network.intervals if has_few_corners(network) else {}
+    ball = hull_of_few(network)
+    return {} if ball is None else _Propagation(network.without_intervals(), ball).network.intervals
 
 
 class _Propagation:
     """Boxes of all nodes, by choice of planes, and the intervals that follow from them."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, ball: HullOfBoxes) -> None:
         self.network = network
+        self.ball = ball
         self.boxes: dict[str, list[Boxes]] = {}
         for name, node in network.nodes.items():
             network.propagate(name)
@@ -70,7 +72,7 @@ class _Propagation:
     def _of(self, node: Node) -> list[Boxes]:
         network = self.network
         if node.operation == "input":
-            ball, shape = network.ball, node.value.shape[1:]
+            ball, shape = self.ball, node.value.shape[1:]
             sides = zip(ball.lower.unbind(1), ball.upper.unbind(1), strict=True)
             return [[Interval(low.reshape(-1, *shape), high.reshape(-1, *shape)) for low, high in sides]]
         parents = [self.boxes[parent] for parent in node.parents]
