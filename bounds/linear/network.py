@@ -1,6 +1,7 @@
 """A captured network over a perturbation set: what each node is, its interval, and what rounding does to it."""
 
 import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -178,11 +179,8 @@ class Network:
             self.intervals[name] = self.hull_of(self.ball)
         elif name in self.functions:
             self.intervals[name] = self.range_of(name)
-        elif self.rules[name] is RESHAPE:
-            (x,) = self.parents(name)
-            self.intervals[name] = Interval(node.function(x.lower), node.function(x.upper))
         else:
-            self.intervals[name] = self._affine_interval(node, self.rules[name])
+            self.intervals[name] = self.affine_interval(name, self.parents(name))
 
     def hull_of(self, region: PerturbationSet) -> Interval:
         """The box around a set, shaped like the input; that of the last set is kept, by all that share the nodes."""
@@ -202,9 +200,14 @@ class Network:
         error = self.deployed_error(name, found)
         return Interval(found.lower - error, found.upper + error)
 
-    def _affine_interval(self, node: Node, rule: Affine) -> Interval:
-        """Centre and radius through an affine node, and rounded outward."""
-        parents = self.parents(node.name)
+    def affine_interval(self, name: str, parents: Sequence[Interval]) -> Interval:
+        """Intervals of its parents through an affine node, as centre and radius, rounded outward.
+
+        Errors of float32 and of weights are those for all values that the network's own intervals allow.
+        """
+        node, rule = self.nodes[name], self.rules[name]
+        if rule is RESHAPE:
+            return Interval(node.function(parents[0].lower), node.function(parents[0].upper))
         error = 0.0
         if self.sound != "real":
             terms = rule.terms(node, tuple(part.lower for part in parents))

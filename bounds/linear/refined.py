@@ -10,6 +10,7 @@ from torch import Tensor
 from bounds.linear.alpha import optimized
 from bounds.linear.network import Network
 from bounds.linear.passes.backward import Backward
+from bounds.linear.passes.corners import corner_intervals
 from bounds.linear.passes.side_by_side import SideBySide
 from bounds.linear.settled import SettledEntries, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
@@ -77,6 +78,7 @@ class RefinedNetwork:
         keep_freed_memory()
         changed: set[str] = set()  # nodes with another interval than at the start, and those behind them
         straight, exact = near_the_input(network)
+        corners = corner_intervals(network) if self.start is None else {}
         for name in exact:
             self.settled.add(name, True)
         for name in network.order:
@@ -90,7 +92,7 @@ class RefinedNetwork:
                     continue
             else:
                 network.propagate(name)
-                for given in (self.start or {}, self.known):
+                for given in (self.start or {}, self.known, corners):
                     if name in given:
                         network.intervals[name] = network.meet(network.intervals[name], given[name])
             before = network.intervals[name]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from bounds.linear.network import Network
+from bounds.linear.passes.corners import has_thin_corners
 from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Within
@@ -92,7 +93,8 @@ class SettledEntries:
 def near_the_input(network: Network) -> tuple[set[str], set[str]]:
     """Nodes that no function parts from the input; nodes whose intervals are their ranges.
 
-    The latter have at most one entry of the input behind each entry, or one affine operation in front of a box.
+    The latter have at most one entry of the input behind each entry, or one affine operation in front of a box. Over a
+    hull of thin boxes these are also nodes whose intervals at corners are those of backward passes with any planes.
     """
     straight: set[str] = set()
     separate: set[str] = set()
@@ -105,4 +107,26 @@ def near_the_input(network: Network) -> tuple[set[str], set[str]]:
             separate.add(name)
         if name in separate or (alone and network.ball.is_box):
             exact.add(name)
+    if has_thin_corners(network):
+        exact |= straight | _behind_one_function(network, straight)
     return straight, exact
+
+
+def _behind_one_function(network: Network, straight: set[str]) -> set[str]:
+    """Nodes with one function between them and the input, and at most one affine operation that mixes entries behind.
+
+    Forward and backward bounds of these have the same coefficients: there is nothing to be added up on the way.
+    """
+    bent: set[str] = set()
+    mixed: set[str] = set()
+    for name, node in network.nodes.items():
+        if name in network.functions:
+            if straight.issuperset(node.parents):
+                bent.add(name)
+        elif name not in straight and len(node.parents) == 1:
+            separate = network.rules[name].transpose in SEPARATE
+            if bent.issuperset(node.parents):
+                (bent if separate else mixed).add(name)
+            elif separate and mixed.issuperset(node.parents):
+                mixed.add(name)
+    return bent | mixed

@@ -353,4 +353,25 @@ MUTANTS = (
         ".scatter(1, others.flip(1), least)",
         "tests/bounds/linear/test_methods.py -k margins",
     ),
+    Mutant(
+        "a mixture is least at the first box of its hull",
+        "bounds/linear/passes/corners.py",
+        "Interval(lower.amin(0), upper.amax(0))",
+        "Interval(lower[0], upper.amax(0))",
+        "tests/bounds/linear/test_corners.py -k mixtures",
+    ),
+    Mutant(
+        "slopes below 0 keep the sides of a box",
+        "bounds/linear/passes/corners.py",
+        "low.clamp(min=0) * under + low.clamp(max=0) * over",
+        "low * over",
+        "tests/bounds/linear/test_corners.py -k mixtures",
+    ),
+    Mutant(
+        "thick boxes count as thin",
+        "bounds/linear/passes/corners.py",
+        "<= THIN * (hull",
+        "<= (hull",
+        "tests/bounds/linear/test_corners.py -k thick",
+    ),
 )
