@@ -8,8 +8,8 @@ With the IDX files of Fashion-MNIST (Debian: ``apt-get install dataset-fashion-m
 
 Prints a table: the share of test images that are right as they are, that are proved for every transformation of the
 range, that an attack leaves, and of random transformations that are right; with the seconds an image of the proof.
-Expect at least 72 % proved within 10 degrees, 65 % within 30, 70 % within 1 px and 60 % within 2 px. Ends by checking that no image is both attacked and
-proved. Seeds and the thread count are fixed.
+Expect at least 72 % proved within 10 degrees, 65 % within 30, 70 % within 1 px and 60 % within 2 px. Ends by checking
+that no image is both attacked and proved. Seeds and the thread count are fixed.
 """
 
 import argparse
