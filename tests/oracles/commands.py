@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -35,11 +34,16 @@ def certify(*arguments: object, cwd: Path, expect: int = 0, told: TextIO | None 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """A command in a process of its own."""
     command = [sys.executable, "-m", "certify", *map(str, arguments)]
-    # A shell starts what runs in its background deaf to Ctrl-C, and so would be all that the tests start there.
-    heard = None if sys.platform == "win32" else partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    heard = None if sys.platform == "win32" else _hear_signals
     return subprocess.Popen(
         command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     )
+
+
+def _hear_signals() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, as nohup does for SIGHUP; what that starts, too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def refusal(*arguments: object, cwd: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracles.commands import start
 
 from bounds import InvalidConfiguration
 from certify import RunDirectory
@@ -262,9 +263,7 @@ def test_records_of_parts_have_a_chain_of_their_own_in_a_merged_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
 def test_a_shutdown_ends_a_run_as_an_interrupt_does(number: str, tmp_path):
-    command = [sys.executable, "-m", "certify", "demo", "--inputs", "1000", "--output", str(tmp_path / "run")]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    started = time.monotonic()
+    running, started = start("demo", "--inputs", 1000, "--output", "run", cwd=tmp_path), time.monotonic()
     while not any(tmp_path.rglob("records.jsonl")):
         assert time.monotonic() - started < 60
         time.sleep(0.1)
