@@ -1,4 +1,4 @@
-"""Which decisions about rows of a table survive one, two or three changed features?
+"""Proofs that decisions about rows of a table survive one, two or three changed features.
 
 Trains a network on rows of twelve made-up features, and proves for each new row that no so many changes flip its
 decision, or shows the fewest that do. Takes ten seconds of one core. Expected: every row is decided; with one change,

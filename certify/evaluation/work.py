@@ -68,8 +68,7 @@ class Plan:
             known: sizes of the units of the run that is continued, which stay.
             budget: seconds.
         """
-        limited = costs is not None and math.isfinite(budget)
-        measured = costs.sizes(min(UNIT_SECONDS, budget / PARTS)) if costs is not None and limited else {}
+        measured = {} if costs is None or math.isinf(budget) else costs.sizes(min(UNIT_SECONDS, budget / PARTS))
         whole = unit_sizes_of(task.choice.methods, task.problem.model, task.problem.x[:1])
         fit = {
             method.name: min(measured.get(method.name, whole[method.name]), whole[method.name])

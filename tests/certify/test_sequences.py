@@ -32,7 +32,7 @@ def test_each_has_as_many_frames_as_published(which: str, sequences: dict[str, F
 
 
 def test_translation_moves_whole_pixels_and_leaves_black():
-    """Of CIFAR-10-P, from 7 pixels to the left to 8 to the right."""
+    """Frames of CIFAR-10-P go from 7 pixels to the left to 8 to the right."""
     x = image(32)
     for i, frame in enumerate(frames_of(CIFAR_SEQUENCES, "translate", x)):
         moved, by = torch.zeros_like(x), i - 7
@@ -106,7 +106,7 @@ def test_blurs_turn():
 
 
 def test_zoom_blur_is_a_mean_of_magnified_images():
-    """Of a ramp, which a magnification by m divides by m."""
+    """The slope of a ramp, which a magnification by m divides by m."""
     ramp = (torch.arange(64, dtype=torch.float64) - 31.5).expand(1, 1, 64, 64) / 100 + 0.5
     frames = frames_of(SEQUENCES, "zoom_blur", ramp)
     mean = sum(1 / (1 + 0.004 * j) for j in range(31)) / 31

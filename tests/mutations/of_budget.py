@@ -63,8 +63,8 @@ MUTANTS = (
     Mutant(
         "the clock cuts the units of runs without a budget",
         "certify/evaluation/work.py",
-        "if costs is not None and limited else {}",
-        "if costs is not None else {}",
+        "{} if costs is None or math.isinf(budget) else",
+        "{} if costs is None else",
         "tests/certify/evaluation/test_costs.py",
     ),
     Mutant(

@@ -71,7 +71,7 @@ MUTANTS = (
         BOXES,
     ),
     Mutant(
-        "weights stay those of the model beside their box",
+        "weights outside of the box stay those of the model",
         "bounds/graph/uncertain.py",
         "_by_placeholder(graph, box.centers())),",
         "{}),",

@@ -1,4 +1,4 @@
-"""What a network keeps between methods: planes of the same bounds, and of no others."""
+"""A network keeps planes between methods: those of the same bounds, and no others."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def test_gradients_reach_bounds_whose_planes_were_made_without():
 
 @pytest.mark.parametrize("bend", [nn.ReLU(), nn.Tanh()])
 def test_rounding_moves_lines_apart(bend: nn.Module):
-    """What rounding may change is taken away below and added above."""
+    """Errors of rounding are taken away below and added above."""
     network, name = refined(bend)
     backward = Backward(network)
     with torch.no_grad():

@@ -22,7 +22,7 @@ def pixels() -> Tensor:
 
 @pytest.mark.parametrize("noise", [0.0, 0.07])
 def test_lines_are_as_high_in_the_middle_as_the_convex_hull(noise: float):
-    """Of brightness alone; the hull is that of a fine grid: the least of all chords across the middle."""
+    """Brightness alone: the hull is that of a fine grid, the least of all chords across the middle."""
     x, one = pixels(), torch.ones(1, 1, dtype=torch.float64)
     u = Entries.of(x, (one, one), (-0.3 * one, 0.2 * one))
     zero, full = torch.zeros(x.shape[1], dtype=torch.float64), torch.ones(x.shape[1], dtype=torch.float64)

@@ -125,7 +125,7 @@ def test_accuracy_on_a_span_against_random_ones():
 
 @pytest.mark.slow
 def test_a_random_span_is_seen_as_one():
-    """Of 120 random spans, the test at 10 % rejects a tenth, within five standard errors."""
+    """The test at 10 % rejects a tenth of 120 random spans, within five standard errors."""
     model = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     source = generator(5)
     for weight in model.parameters():
