@@ -57,6 +57,7 @@ def test_attack(example: reference.Reference, norm: float):
 
 
 @pytest.mark.parametrize("norm", some([1, 2, math.inf], [2]))
+@pytest.mark.slow
 def test_clever(example: reference.Reference, norm: float):
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     options = {"norm": norm, "radius": 0.5, "num_batches": 20, "batch_size": 5, "low": 0.0, "high": 1.0, "resamples": 3}

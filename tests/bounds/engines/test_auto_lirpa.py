@@ -216,6 +216,7 @@ class Residual(nn.Module):
 
 
 @pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.slow
 def test_round_balls_need_a_linear_layer_or_a_convolution_first(engine, norm: float):
     """Version 0.7.1 takes their inputs for constant elsewhere: points refuted its bounds by every method."""
     ball = LpBall(X, 0.2, norm=norm, low=None, high=None)

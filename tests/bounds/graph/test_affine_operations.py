@@ -155,6 +155,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.slow
 def test_operations_without_a_rule_are_refused(name: str):
     model = Made(Case(REFUSED[name], FLAT), bent=False)
     with pytest.raises(UnsupportedLayer):

@@ -37,6 +37,7 @@ def problem(norm: float, seed: int = 0) -> tuple[nn.Module, bounds.LpBall]:
 
 
 @pytest.mark.parametrize("norm", [math.inf, 2])
+@pytest.mark.slow
 def test_every_depth_holds_and_deeper_is_closer(norm: float):
     model, ball = problem(norm)
     loose = bounds.crown_ibp(model, ball)
@@ -61,6 +62,7 @@ def test_the_depth_of_the_network_is_no_limit(depth: int):
     torch.testing.assert_close(whole.upper, limited.upper, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_margins_have_the_depth_too():
     model, ball = problem(math.inf)
     labels = model(ball.center).argmax(1)

@@ -70,6 +70,7 @@ def test_bounds_are_those_with_rounding(make: Callable[[], nn.Module], method: s
 
 
 @pytest.mark.parametrize("name", [*MERGED, *APART])
+@pytest.mark.slow
 def test_nodes_are_fewer_only_where_nothing_else_takes_them(name: str):
     graph, _, ball, _ = problem((MERGED | APART)[name])
     merged, usual = (len(Network(graph, ball, sound=sound).nodes) for sound in ("real", "rounding"))

@@ -150,6 +150,7 @@ def test_margins_of_an_input_rest_on_it_alone(kind: str):
 
 
 @pytest.mark.parametrize("kind", some(["dense", "deep", "tanh"], ["deep"]))
+@pytest.mark.slow
 def test_bounds_of_neurons_are_ascended_where_it_is_asked_for(kind: str):
     """In full is tighter by far more than rounding; margins that outputs alone prove are not ascended further."""
     model, graph, ball = case(kind, "linf")

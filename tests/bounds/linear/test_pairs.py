@@ -15,6 +15,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown_ibp", "fast_lin", "crown", "alpha_crown"])
+@pytest.mark.slow
 def test_rows_of_a_class_are_its_margins(network: nn.Module, method: str):
     x = torch.rand(3, 6, generator=generator())
     ball = bounds.LpBall(x, 0.05, math.inf)

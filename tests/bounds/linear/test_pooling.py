@@ -78,6 +78,7 @@ def test_windows_are_recognised(kind: str):
     assert geometry.dilation == pair(given.dilation)
 
 
+@pytest.mark.slow
 def test_other_windows_and_functions_of_a_caller_stay_as_they_are():
     irregular = network_of(nn.AdaptiveMaxPool2d((4, 3)))
     own = Tables(functions=FUNCTIONS | {"aten.amax.default": lambda node: Maximum((-1,), keepdim=False)})
@@ -176,6 +177,7 @@ def test_bounds_hold_and_are_at_least_as_tight_as_those_of_gathered_windows(kind
         assert (narrow.upper - narrow.lower).mean() <= (wide.upper - wide.lower).mean() * (1 + 1e-5)
 
 
+@pytest.mark.slow
 def test_windows_of_coefficients_pass_a_pooling():
     """No row behind two convolutions and two poolings has coefficients of all entries."""
     layers = [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU()]
@@ -213,6 +215,7 @@ def allowed(planes: Planes, places: list[list[int]], weights: list[Fraction], x:
 
 
 @pytest.mark.parametrize("kind", ["apart", "overlapping"])
+@pytest.mark.slow
 def test_no_bound_is_above_what_its_planes_allow(kind: str, monkeypatch: pytest.MonkeyPatch):
     """In float32; without rounding errors some bounds are."""
     monkeypatch.setattr(precision, "_computes_double", lambda device: False)

@@ -75,6 +75,7 @@ def refined(kind: str, norm: float, sound: str) -> tuple[list[dict[str, Tensor]]
 @pytest.mark.parametrize("sound", ["real", "rounding"])
 @pytest.mark.parametrize("norm", [2.0, torch.inf])
 @pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.slow
 def test_intervals_are_those_of_all_passes(kind: str, norm: float, sound: str, monkeypatch: pytest.MonkeyPatch):
     found, passes = refined(kind, norm, sound)
     monkeypatch.setattr(SettledEntries, "of", lambda self, name: False)

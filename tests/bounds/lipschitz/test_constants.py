@@ -175,6 +175,7 @@ def test_smooth_networks_stay_below_their_bounds(activation):
 @pytest.mark.parametrize(
     "method", some(["product", "eclipse", "fast_lip", "recurjac", "local"], ["fast_lip", "recurjac"])
 )
+@pytest.mark.slow
 def test_boxes_and_changes_of_few_entries_are_served(method: str):
     """A box of one size is a ball; slopes in an uneven one are sampled; few changed entries are no convex set.
 

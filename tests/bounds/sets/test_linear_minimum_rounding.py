@@ -68,6 +68,7 @@ def minimum_in_sixty_digits(a: Tensor, ball: LpBall, radius: float) -> mpmath.mp
 
 @pytest.mark.parametrize("boxed", [True, False])
 @pytest.mark.parametrize("norm", [1.25, 2.0, 7.0])
+@pytest.mark.slow
 def test_bounds_by_powers_hold_in_sixty_digits(norm: float, boxed: bool, monkeypatch):
     cases = []
     with mpmath.workdps(60):

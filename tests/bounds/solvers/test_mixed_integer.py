@@ -41,6 +41,7 @@ def found(
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.slow
 def test_every_activation_pattern(slope: float):
     """Just below the exact minimum all is proved, just above it an input is found."""
     model, row = network(slope), torch.tensor([[1.0, -1.0]]).double()
@@ -70,6 +71,7 @@ def test_conjunctions_are_weighed_together():
     assert found(model, both).status == "counterexample"
 
 
+@pytest.mark.slow
 def test_what_is_proved_is_proved_by_bounds(monkeypatch: pytest.MonkeyPatch):
     """The mutant: branches are dropped before their bound is above the target."""
     model, row = network(), torch.tensor([[1.0, -1.0]]).double()
@@ -89,6 +91,7 @@ def test_what_is_proved_is_proved_by_bounds(monkeypatch: pytest.MonkeyPatch):
     assert search_by_programmes(graph, encoding, [case], **blind).status == "proved"
 
 
+@pytest.mark.slow
 def test_planes_of_many_inputs_decide_what_triangles_do_not(monkeypatch: pytest.MonkeyPatch):
     """One layer behind 20 inputs: with cuts far fewer programmes, with the same answer."""
     model = dense(nn.ReLU(), 20, 24, 1, seed=3)

@@ -42,6 +42,7 @@ def test_between_the_linear_programme_and_the_minimum(activation: nn.Module, nor
     assert gain > (0.1 if norm == math.inf else 0.001) * gap  # an l1 ball is in it by its linear rows alone
 
 
+@pytest.mark.slow
 def test_scs_is_less_accurate_and_as_sound():
     ball = LpBall(X, 0.7, low=None, high=None)
     one, other = sdp_margins(graph(), ball, LABEL), sdp_margins(graph(), ball, LABEL, solver="SCS")

@@ -57,6 +57,7 @@ def stopping(p: float, above: np.ndarray, below: np.ndarray | None = None) -> tu
 @pytest.mark.parametrize(
     ("p0", "stated"), some([(0.5, 7.8e-4), (0.8, 8.5e-4), (0.9, 8.85e-4), (0.99, 7.3e-4)], [(0.9, 8.85e-4)])
 )
+@pytest.mark.slow
 def test_type_one_error_over_all_looks_is_at_most_alpha(p0: float, stated: float):
     alpha = 1e-3
     error, _ = stopping(p0, first_rejected(6000, p0, math.log(1 / alpha)))

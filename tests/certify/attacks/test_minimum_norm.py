@@ -190,6 +190,7 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize(("attack", "norm"), some([*PAIRS, *BEST], OFTEN), ids=named)
+@pytest.mark.slow
 def test_nothing_found_is_reported_as_nothing_found(attack: Callable, norm: float):
     x = torch.rand(3, 6, generator=generator())
     options = {"rounds": 2} if attack is attacks.superdeepfool else {"steps": 4}

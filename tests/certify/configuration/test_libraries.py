@@ -124,6 +124,7 @@ def test_own_weights_come_without_a_normalisation_and_with_their_classes(
     assert sys.modules[library].asked[0][2] == {"num_classes": 3}
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_gives_logits_of_raw_images(transformers: ModuleType, tmp_path: Path):
     (tmp_path / "vit").mkdir()
     (tmp_path / "config.toml").write_text('[model]\nnetwork = "hf:vit"\n')

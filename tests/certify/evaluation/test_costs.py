@@ -132,6 +132,7 @@ def test_results_do_not_depend_on_the_size_of_units(method: Method):
 
 
 @pytest.mark.parametrize("per_input", [9.0, 1e4])
+@pytest.mark.slow
 def test_no_clock_decides_the_bits_of_a_run(per_input: float):
     """Fast and starved machines: in units of other sizes, products of matrices round in other ways."""
     model, x, y = network()

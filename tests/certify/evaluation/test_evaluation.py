@@ -71,6 +71,7 @@ def test_complete_search_is_a_method_beside_the_others():
     assert methods_of("complete") == [CompleteSearch()]
 
 
+@pytest.mark.slow
 def test_one_row_per_input_norm_and_method(evaluation: Evaluation):
     table = evaluation.to_dataframe()
     rows = table.groupby(["norm", "method"]).size().to_dict()

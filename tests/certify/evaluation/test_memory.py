@@ -119,6 +119,7 @@ def test_draws_take_a_part_of_the_memory_of_batches(network, images):
     assert sizes[2] < sizes[3]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_with_one_input_is_refused(network, images):
     x = torch.from_numpy(images).float() / 255
     with pytest.raises(InvalidInput, match=r"memory must be at least 473 KB for the 5 inputs .*, got 20.0 KB"):

@@ -115,6 +115,7 @@ def test_missing_and_unfinished_shards_are_named(parts: Path, tmp_path: Path):
     assert len(merged.records) == 1 + sum(units)
 
 
+@pytest.mark.slow
 def test_a_partial_merge_is_continued_to_the_whole(
     evaluated: Callable[..., certify.Evaluation], folder: Path, parts: Path, tmp_path: Path
 ):

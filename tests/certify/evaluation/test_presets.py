@@ -132,6 +132,7 @@ def test_norms_that_a_method_does_not_serve_are_named():
     assert chosen_methods("standard", [1.0, 2.0, math.inf], Space()).notes == ()
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_choice_is_not_left_out_quietly():
     """A mistake of a caller stays an error; only methods that a preset brings along may be dropped."""
     model, x, y = small(nn.Linear(4, 3).eval())

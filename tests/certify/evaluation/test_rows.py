@@ -101,7 +101,7 @@ def test_an_attack_on_an_abstaining_prediction_is_no_misclassification(found: bo
     assert evaluation.check() == []
 
 
-@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("shift", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_smoothed_attack_where_everything_abstains_is_shown(shift: int, tmp_path: Path):
     model, x, y = problem()
     chosen = [Smoothing(n=4, n0=2), SmoothedAttack(draws=2, steps=1, restarts=1, n=4)]  # too few for any statement

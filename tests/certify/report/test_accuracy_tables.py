@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
+import pytest
 import torch
 from oracles.compared import NOT, attacked, evaluation, proved, smoothed
 from oracles.pages import MANIFEST, certified
@@ -50,6 +51,7 @@ def require_exact(curve: AccuracyCurve, radii: list[float], cells: list[tuple]) 
         assert higher - 1e-9 <= float(high) < higher + 0.1
 
 
+@pytest.mark.slow
 def test_a_page_prints_the_counts_of_its_curves(tmp_path: Path):
     """97 inputs, so that no share is a round one; proofs, smoothing and attacks in two norms."""
     radii = torch.rand(97, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
@@ -85,6 +87,7 @@ def compared() -> Comparison:
     return compare(models)
 
 
+@pytest.mark.slow
 def test_models_are_compared_with_the_best_and_its_ties_in_bold(tmp_path: Path):
     comparison = compared()
     comparison.to_html(tmp_path / "page.html")
@@ -113,6 +116,7 @@ def test_a_contradiction_of_one_model_is_loud_among_several(tmp_path: Path):
     assert "sound: " not in alarm
 
 
+@pytest.mark.slow
 def test_paired_differences_stand_on_the_page_and_significant_ones_are_bold(tmp_path: Path):
     comparison = compared()
     comparison.to_html(tmp_path / "page.html")

@@ -47,6 +47,7 @@ def test_colours_stand_out_from_light_and_dark_pages(color: str):
 
 
 @pytest.mark.parametrize("kind", [CertifiedAccuracyCurve, AttackedAccuracyCurve])
+@pytest.mark.slow
 def test_a_dozen_curves_have_as_many_styles_without_colours_too(kind: type[AccuracyCurve]):
     """After three, colours began again."""
     found = styles(curve_figure([curve(kind, f"method {i:02}") for i in range(12)]))

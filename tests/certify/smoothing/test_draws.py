@@ -139,6 +139,7 @@ def test_draws_depend_neither_on_threads_nor_on_the_blocks_beside_them(name: str
     "noise", [Gaussian(0.3), Laplace(0.2), Uniform(0.5), SplittingNoise(0.4), GeneralizedGaussian(0.3, 32, 4)], ids=str
 )
 @pytest.mark.parametrize("grid", [None, "auto"])
+@pytest.mark.slow
 def test_counts_depend_neither_on_batches_nor_on_where_noise_is_written(noise: Noise, grid: str | None):
     """Batches of 300 are written in place, those of 77 are not."""
     x = torch.randint(256, (3, 32), generator=generator(1)) / 255

@@ -169,6 +169,7 @@ def test_draws_follow_the_distribution(k: int):
     assert z.square().mean().sqrt().item() == pytest.approx(0.5, rel=0.02)
 
 
+@pytest.mark.slow
 def test_everything_follows_the_device():
     noise, x, p = GeneralizedGaussian(0.5, 32, 6), torch.rand(2, 4, 8, generator=generator()), p_of(0.7, 0.9)
     expected = noise.radius_at(x, p), noise.radius(p, 0.5 * (1 - p)), noise.sample(x, 3, generator=generator())

@@ -38,6 +38,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.slow
 def test_images_from_0_to_255_are_told(call: str):
     """As they are and after a resize; not in [0, 1], and not standardised."""
     x = torch.linspace(0, 255, 72).view(2, 1, 6, 6)

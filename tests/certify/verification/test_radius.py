@@ -199,6 +199,7 @@ def test_a_frozen_feature_does_not_count():
 
 
 @pytest.mark.parametrize("norm", some(NORMS, [math.inf]))
+@pytest.mark.slow
 def test_a_smaller_box_never_shortens_the_radius(norm: float):
     """Up to the end of the smaller box, where every radius ends."""
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
@@ -241,6 +242,7 @@ def test_a_box_of_one_point():
 
 
 @pytest.mark.parametrize("norm", some([1.0, 2.0, 3.0, math.inf], [1.0]))
+@pytest.mark.slow
 def test_no_point_of_a_dense_grid_inside_the_radius_changes_the_prediction(norm: float):
     """In the plane a grid sees everything; units are those of the input in front of the normalisation."""
     model = nn.Sequential(

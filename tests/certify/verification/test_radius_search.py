@@ -119,6 +119,7 @@ def radii_and_passes(
 
 
 @crossed(("kind", ["dense", "convolutional", "tanh", "deep"]), ("method", ["ibp", "crown", "crown_ibp"]))
+@pytest.mark.slow
 def test_half_the_bound_passes_of_bisection(monkeypatch: pytest.MonkeyPatch, kind: str, method: str):
     """The unit of margins is the model's own, which costs no bound pass; radii are the same up to the tolerance."""
     model, x = network(kind, 1), inputs(6, 2)

@@ -47,6 +47,7 @@ def x() -> Tensor:
 
 
 @pytest.mark.parametrize("norm", some([1.0, 1.5, 2.0, math.inf], [math.inf]))
+@pytest.mark.slow
 def test_verdicts_change_at_the_exact_distance(model: Affine, x: Tensor, norm: float):
     labels, exact = model(x).argmax(1), model.distance(x, norm)
     for method in ("ibp", "crown", "alpha_crown"):
