@@ -85,16 +85,7 @@ class StoredInputs:
             expected = "(N, height, width, channels)" if channels_last else "(N, *D)"
             raise InvalidInput(f"file {path} must hold inputs {expected}, N at least 1, got shape {array.shape}")
         rows = rows_of_array(array, channels_last=channels_last)
-
-        def read(places: list[int]) -> Tensor:
-            try:
-                return rows(places).to(dtype) / divide_by
-            except (OSError, ValueError) as error:  # each reading maps the file anew
-                raise InvalidInput(
-                    f"file {path} has vanished or is shorter than before: restore it: {error}"
-                ) from error
-
-        return cls(read, len(array))
+        return cls(lambda places: rows(places).to(dtype) / divide_by, len(array))
 
     @classmethod
     def of_dataset(cls, data: "Dataset[Any]") -> tuple[Self, Tensor]:
@@ -244,7 +235,11 @@ def _mapped_anew(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
         return array
     order = "C" if array.flags.c_contiguous else "F"
-    return np.memmap(array.filename, dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape, order=order)
+    file, place = array.filename, array.offset
+    try:
+        return np.memmap(file, dtype=array.dtype, mode="r", offset=place, shape=array.shape, order=order)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"file {file} has vanished or is shorter than before: restore it: {error}") from error
 
 
 Rows = Tensor | StoredInputs  # (N, *D), held in memory or read when they are needed
