@@ -156,7 +156,7 @@ class StoredInputs:
             return torch.zeros(0, *self.shape[1:], dtype=self.dtype, device=self.device)
         return self._compared(places, self._read(places)).to(self.device)
 
-    def _places(self, rows: "slice | Tensor | list[int]") -> list[int]:
+    def _places(self, rows: "slice | Tensor | list[int] | int") -> list[int]:
         """Places of rows, counted from the front."""
         if isinstance(rows, slice):
             return list(range(*rows.indices(len(self))))

@@ -120,7 +120,9 @@ def _picked(node: OnnxNode, old: int, new: int, factor: Fraction) -> Tensor:
     else:  # which does not say it: onnxruntime rounds up where an image becomes smaller
         modes = ["floor", "ceil"] if factor < 1 else ["floor"]
     single = np.float32(float(factor))
-    exact, *others = (_entries(node, old, new, ratio, mode) for mode in modes for ratio in (factor, single))
+    others = [_entries(node, old, new, factor, mode) for mode in modes]
+    others += [_entries(node, old, new, single, mode) for mode in modes]
+    exact = others[0]
     if any(other != exact for other in others):
         raise node.refused(f"resizes {old} entries to {new}, of which some are others as runtimes round: use 2 or 1/2")
     return torch.tensor(exact, dtype=torch.int64, device="cpu")
