@@ -88,8 +88,10 @@ def inputs(x: Tensor, low: Limit = None, high: Limit = None) -> Tensor:
         if x.dtype == torch.uint8:
             remedy = "images of 8 bits become numbers in [0, 1] by x.float() / 255"
         raise InvalidInput(f"x must be a floating-point tensor, got {x.dtype}: {remedy}")
-    if x.is_meta or x.layout != torch.strided:
+    if x.is_meta or x.is_nested or x.layout != torch.strided:
         kind, remedy = ("a meta tensor", "make it on a device") if x.is_meta else (x.layout, "use x.to_dense()")
+        if x.is_nested:
+            kind, remedy = "a nested tensor", "bring its parts to one shape and use torch.stack"
         raise InvalidInput(f"x must be a dense tensor that holds numbers, got {kind}: {remedy}")
     if x.ndim < 2:
         raise InvalidInput(f"x must have shape (N, *D), got {tuple(x.shape)}: add a batch dimension")

@@ -16,6 +16,7 @@ from bounds.checks import Limit
 from bounds.errors import InvalidInput
 
 Read = Callable[[list[int]], Tensor]
+IMAGES = 4  # dimensions of arrays of images
 
 
 class StoredInputs:
@@ -30,7 +31,7 @@ class StoredInputs:
         device: on which rows are returned.
 
     Raises:
-        InvalidInput: no rows, or rows of another number than asked for.
+        InvalidInput: no rows, or rows of another number, shape or dtype than asked for.
 
     >>> squares = StoredInputs(lambda places: torch.tensor([[float(place) ** 2] for place in places]), 4)
     >>> squares.shape, squares[1:3].flatten().tolist()
@@ -41,9 +42,12 @@ class StoredInputs:
         self.device = torch.device(device)
         self._read = read
         self._seen = np.full(checks.at_least("count", count, 1), -1, dtype=np.int64)
-        first = self._rows([0])
+        first = read([0])
+        if not isinstance(first, Tensor) or first.ndim < 1:
+            raise InvalidInput(f"read must give a tensor of 1 row, got {_shown(first)}")
         self.shape = torch.Size((count, *first.shape[1:]))
         self.dtype = first.dtype
+        self._compared([0], first)
 
     @classmethod
     def of_file(
@@ -65,14 +69,23 @@ class StoredInputs:
         Raises:
             InvalidInput: the file cannot be read, or holds no such array.
         """
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise InvalidInput(f"dtype must be a floating dtype of torch, got {dtype}")
+        checks.positive("divide_by", divide_by)
         try:
             array = np.load(path, allow_pickle=False, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError, TypeError) as error:
             raise InvalidInput(f"file {path} cannot be read as .npy: {error}: write it with numpy.save") from error
-        if array.ndim < 2 or not len(array):
-            raise InvalidInput(f"file {path} must hold inputs (N, *D), N at least 1, got shape {array.shape}")
-        read = rows_of_array(array, channels_last=channels_last)
-        return cls(lambda places: read(places).to(dtype) / divide_by, len(array))
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            shown = array.dtype if isinstance(array, np.ndarray) else "several arrays"
+            raise InvalidInput(
+                f"file {path} must hold one array of real numbers, got {shown}: write it with numpy.save"
+            )
+        if array.ndim < 2 or not len(array) or (channels_last and array.ndim != IMAGES):
+            expected = "(N, height, width, channels)" if channels_last else "(N, *D)"
+            raise InvalidInput(f"file {path} must hold inputs {expected}, N at least 1, got shape {array.shape}")
+        rows = rows_of_array(array, channels_last=channels_last)
+        return cls(lambda places: rows(places).to(dtype) / divide_by, len(array))
 
     @classmethod
     def of_dataset(cls, data: "Dataset[Any]") -> tuple[Self, Tensor]:
@@ -89,10 +102,14 @@ class StoredInputs:
             raise InvalidInput(f"data must be a torch Dataset with a length, got {type(data).__name__}: use collect")
 
         def read(places: list[int]) -> Tensor:
-            return torch.stack([torch.as_tensor(data[place][0], device="cpu") for place in places])
+            rows = [_pair(data, place)[0] for place in places]
+            other = next((place for place, row in zip(places, rows, strict=True) if row.shape != rows[0].shape), None)
+            if other is not None:
+                raise InvalidInput(f"items of data must have one shape, but item {other} has another: resize it")
+            return torch.stack(rows)
 
         stored = cls(read, size())
-        labels = [int(data[place][1]) for place in range(len(stored))]
+        labels = [_pair(data, place)[1] for place in range(len(stored))]
         return stored, torch.tensor(labels, dtype=torch.int64, device="cpu")
 
     def __len__(self) -> int:
@@ -126,28 +143,67 @@ class StoredInputs:
             yield self[start : start + size]
 
     def __getitem__(self, rows: "slice | Tensor | list[int] | int") -> Tensor:
-        """Rows (n, *D) of a slice or of places, or the row (*D) of one place."""
-        if isinstance(rows, slice):
-            places = list(range(*rows.indices(len(self))))
-        elif isinstance(rows, int):
-            return self[[rows]][0]
-        else:
-            places = torch.as_tensor(rows, device="cpu").reshape(-1).tolist()
-        places = [place + len(self) if place < 0 else place for place in places]
+        """Rows (n, *D) of a slice, of places or of a mask (N,), or the row (*D) of one place.
+
+        Raises:
+            IndexError: a place that is none of the inputs', by which a loop over them ends.
+            InvalidInput: what is no such index.
+        """
+        if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
+            return self[[int(rows)]][0]
+        places = self._places(rows)
         if not places:
             return torch.zeros(0, *self.shape[1:], dtype=self.dtype, device=self.device)
-        return self._rows(places).to(self.device)
+        return self._compared(places, self._read(places)).to(self.device)
 
-    def _rows(self, places: list[int]) -> Tensor:
-        found = self._read(places)
-        if not isinstance(found, Tensor) or len(found) != len(places):
-            raise InvalidInput(f"read must give a tensor of {len(places)} rows, got {_shown(found)}")
+    def _places(self, rows: "slice | Tensor | list[int] | int") -> list[int]:
+        """Places of rows, counted from the front."""
+        if isinstance(rows, slice):
+            return list(range(*rows.indices(len(self))))
+        try:
+            given = torch.as_tensor(rows, device="cpu") if not isinstance(rows, tuple) else None
+        except (TypeError, ValueError, RuntimeError):
+            given = None
+        mask = given is not None and given.dtype == torch.bool
+        if given is not None and not given.numel() and not mask:
+            return []
+        if given is None or given.is_floating_point() or given.is_complex() or (mask and given.shape != (len(self),)):
+            raise InvalidInput(
+                f"rows are taken by a place, a slice, a list of places or a mask ({len(self)},), got {rows}"
+            )
+        places = (given.nonzero() if mask else given).reshape(-1).tolist()
+        outside = [place for place in places if not -len(self) <= place < len(self)]
+        if outside:
+            raise IndexError(f"there is no row {outside[0]} of {len(self)} inputs")
+        return [place % len(self) for place in places]
+
+    def _compared(self, places: list[int], found: object) -> Tensor:
+        """Rows that were read, which must be what they were before."""
+        expected = (len(places), *self.shape[1:])
+        if not isinstance(found, Tensor) or found.shape != expected or found.dtype != self.dtype:
+            raise InvalidInput(
+                f"read must give a tensor of shape {expected} and {self.dtype}, got {_shown(found)}: rows must be alike"
+            )
         for place, row in zip(places, found.detach(), strict=True):
             value = zlib.crc32(row.contiguous().reshape(-1).view(torch.uint8).numpy())
             if self._seen[place] not in (-1, value):
                 raise InvalidInput(f"x must stay as it is, but row {place} is not what it was before: restore the file")
             self._seen[place] = value
         return found.detach()
+
+
+def _pair(data: "Dataset[Any]", place: int) -> tuple[Tensor, int]:
+    """The input and the class of an item."""
+    item = data[place]
+    try:
+        x, label = torch.as_tensor(item[0], device="cpu"), float(item[1])
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise InvalidInput(
+            f"items of data must be pairs of a tensor and a class, got {type(item).__name__} at {place}: {error}"
+        ) from error
+    if not label.is_integer():
+        raise InvalidInput(f"items of data must be pairs of a tensor and a class, got the class {label} at {place}")
+    return x, int(label)
 
 
 def rows_of_array(
@@ -179,7 +235,11 @@ def _mapped_anew(array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
         return array
     order = "C" if array.flags.c_contiguous else "F"
-    return np.memmap(array.filename, dtype=array.dtype, mode="r", offset=array.offset, shape=array.shape, order=order)
+    file, place = array.filename, array.offset
+    try:
+        return np.memmap(file, dtype=array.dtype, mode="r", offset=place, shape=array.shape, order=order)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"file {file} has vanished or is shorter than before: restore it: {error}") from error
 
 
 Rows = Tensor | StoredInputs  # (N, *D), held in memory or read when they are needed
@@ -208,4 +268,4 @@ def rows_held(read: Read, count: int, most: float) -> Rows:
 
 
 def _shown(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    return f"shape {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

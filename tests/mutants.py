@@ -5,6 +5,7 @@ mutants whose file or story holds all of them. The program ends with 1 if a muta
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def survives(mutant: Mutant) -> bool:
         environment = {**os.environ, "PYTHONPATH": str(copy)}
         for chosen in ("not slow", "slow"):  # the quick ones first, since most mutants fall there
             marks = f"{chosen} and not combinations and not exhaustive"
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-m", marks, *mutant.tests.split()]
+            command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-m", marks, *shlex.split(mutant.tests)]
             done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
             if done.returncode == 1:
                 return False

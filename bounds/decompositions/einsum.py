@@ -61,7 +61,7 @@ def _of_two(first: str, left: Tensor, second: str, right: Tensor, out: str) -> T
     sizes = right.shape[len(shared) :]
     if len(shared) != 1:
         left, right = left.reshape(*left.shape[: len(own)], -1), right.reshape(-1, *sizes)
-    product = (left @ right.reshape(len(right), -1)).unflatten(-1, sizes) if len(sizes) != 1 else left @ right
+    product = left @ right if len(sizes) < 2 else (left @ right.reshape(right.shape[0], -1)).unflatten(-1, sizes)
     found = own + others
     return product.permute([found.index(letter) for letter in out])
 

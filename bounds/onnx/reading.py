@@ -65,6 +65,11 @@ def from_onnx(source: "str | Path | bytes | ModelProto", *, operators: Mapping[s
             values |= {name: value for name, value in made if value is not None}
         recorder.origin = f'File "{file.name}", its outputs'
         outputs = {name: values[name] for name in file.outputs}
+        empty = [name for name, value in outputs.items() if 0 in value.shape]
+        if empty:
+            raise InvalidModel(
+                f"ONNX file {file.name}: its output {empty[0]!r} has no entries, shape {values[empty[0]].shape}"
+            )
         recorder.end(_flat(list(outputs.values()), x))
         sizes = [(name, value.shape) for name, value in outputs.items()]
         return OnnxNetwork(Recording(recorder.graph, recorder.stored, inputs, _in_a_row(sizes))).graph

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
+from bounds.numerics import converted_down
 
 DIRECTIONS = ("both", "up", "down")
 NO_COLUMN = -1
@@ -192,13 +193,19 @@ def _of_numbers(feature: Numeric, here: Tensor) -> tuple[Tensor, Tensor]:
         )
     low, high = sides.expand(len(here), 2).split(1, 1)
     if feature.reach is not None:
-        reach, far = checks.positive("reach", feature.reach), torch.full_like(here, torch.inf)
-        low = torch.maximum(low, torch.nextafter(torch.nextafter(here - reach, -far), -far))
-        high = torch.minimum(high, torch.nextafter(torch.nextafter(here + reach, far), far))
+        checks.positive("reach", feature.reach)
+        low = torch.maximum(low, -_furthest(-here, feature.reach))
+        high = torch.minimum(high, _furthest(here, feature.reach))
     low = here if feature.direction == "up" else low
     high = here if feature.direction == "down" else high
     value = torch.cat([low, high], 1)
     return value, (low < high).expand(-1, 2)
+
+
+def _furthest(here: Tensor, reach: float) -> Tensor:
+    """At least ``here + reach``; a reach rounded to a short type would lose what is left where both nearly cancel."""
+    exact = here.double() + reach
+    return -converted_down(-torch.nextafter(exact, torch.full_like(exact, torch.inf)), here.dtype)
 
 
 def _along(direction: str, values: Tensor, now: Tensor) -> Tensor:

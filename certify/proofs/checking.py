@@ -209,6 +209,8 @@ def _replayed(proof: Proof, content: bytes, prop: Property) -> int:
     """1 if the witness is unsafe, and the network answers it as the proof says."""
     assert proof.witness is not None  # the file was read so
     x, y = (each.reshape(-1) for each in proof.witness)
+    if any(each.dtype.kind not in "fiu" or each.dtype.itemsize > np.dtype(np.float64).itemsize for each in (x, y)):
+        raise Refused(f"the witness holds {x.dtype} and {y.dtype}, which are not real numbers of at most 64 bits")
     if len(x) != prop.inputs or len(y) != prop.outputs or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise Refused("the witness has another number of inputs or outputs, or numbers that are not finite")
     point = [Fraction(float(value)) for value in (*x, *y)]

@@ -3,6 +3,7 @@
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -123,7 +124,9 @@ def read_property(content: bytes) -> Property:
                 raise Unreadable(f"the property has the command {_head(form)!r}")
         found = (_set(_directions(case), inputs, len(places) - inputs) for case in cases)
         return Property(tuple(each for each in found if each is not None), inputs, len(places) - inputs)
-    except (OSError, EOFError, UnicodeDecodeError, IndexError, TypeError, ZeroDivisionError, OverflowError) as error:
+    except Unreadable:
+        raise
+    except (OSError, EOFError, ArithmeticError, IndexError, TypeError, ValueError, zlib.error) as error:
         raise Unreadable(f"the property is damaged: {' '.join(str(error).split())}") from error
 
 

@@ -99,6 +99,12 @@ def test_memory_is_a_number_of_bytes(call, memory: object):
         call(memory)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_before_anything_asks_for_their_shape():
+    with pytest.raises(InvalidInput, match="x must be a dense tensor that holds numbers, got a nested tensor"):
+        certify.certified_radius(MODEL, torch.nested.nested_tensor(list(X)), torch.zeros(len(X)).long(), norm=2)
+
+
 @pytest.mark.parametrize(
     ("model", "x", "message"),
     [

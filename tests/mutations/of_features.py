@@ -59,6 +59,13 @@ MUTANTS = (
         OF_TABLES,
     ),
     Mutant(
+        "the reach of a number is rounded before it is used",
+        "bounds/sets/features.py",
+        "exact = here.double() + reach",
+        "exact = (here + reach).double()",
+        f"{OF_TABLES} -k cancels",
+    ),
+    Mutant(
         "members may change in one position more",
         CHOICES,
         "((~kept).sum(1) <= self.budget)",

@@ -10,6 +10,7 @@ from bounds.onnx.operators.base import Operator, constants_only, integers, numbe
 from bounds.onnx.values import Value, closed, constant, opened_value, repeated, whole_tensor
 
 aten = torch.ops.aten
+UNBOUNDED = (2**31 - 1, 2**63 - 1)  # ends that stand for all that is left
 
 
 def _concat(node: OnnxNode, *values: Value) -> Value:
@@ -62,6 +63,8 @@ def _slice(
     for axis, start, end, step in zip(along, first, last, strides, strict=True):
         if step == 0:
             raise node.refused("has a step of 0")
+        if step < 0 and end in UNBOUNDED:
+            raise node.refused(f"goes back to the end {end}, which runtimes read in different ways: write {-end}")
         x = _sliced(
             x, axis, range(x.shape[axis])[slice(start, end, step)] if step > 0 else _back(x, axis, start, end, step)
         )
@@ -69,9 +72,9 @@ def _slice(
 
 
 def _back(x: Value, axis: int, start: int, end: int, step: int) -> range:
-    """Places of a slice with a step below 0; ends far below 0 are in front of the first."""
+    """Places of a slice with a step below 0: it starts at an entry, and ends far below 0 are in front of the first."""
     size = x.shape[axis]
-    start = min(start + size if start < 0 else start, size - 1)
+    start = max(min(start + size if start < 0 else start, size - 1), 0)
     end = max(end + size if end < 0 else end, -1)
     return range(start, end, step)
 

@@ -20,6 +20,8 @@ def _batch_norm(node: OnnxNode, x: Value, scale: Value, bias: Value, mean: Value
     constants_only(node, scale=scale, bias=bias, mean=mean, variance=variance)
     if node.get("training_mode", 0):
         raise node.refused("normalises by the statistics of the batch: export the network in evaluation mode")
+    if any(node.outputs[1:]):  # before opset 14 these say that it is in training mode
+        raise node.refused("has outputs of statistics, as in training mode: export the network in evaluation mode")
     if node.get("spatial", 1) != 1:
         raise node.refused("has spatial = 0")
     epsilon = node.get("epsilon", EPSILON)

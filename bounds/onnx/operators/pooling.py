@@ -8,7 +8,7 @@ import torch
 
 from bounds.onnx.nodes import OnnxNode
 from bounds.onnx.operators.base import Operator, operator
-from bounds.onnx.operators.windows import Windows, each_image, surrounded, windows_of
+from bounds.onnx.operators.windows import Windows, each_image, require_known_places, surrounded, windows_of
 from bounds.onnx.values import Value
 
 aten = torch.ops.aten
@@ -32,6 +32,7 @@ def _max_pool(node: OnnxNode, x: Value) -> Value:
     node.only_first_output()
     sizes = x.shape[2:]
     windows, ceil = windows_of(node, sizes), bool(node.get("ceil_mode", 0))
+    require_known_places(node, sizes, windows)
     operation = LARGEST.get(len(sizes))
     if operation is None:
         raise node.refused(f"pools over {len(sizes)} dimensions")
@@ -69,6 +70,7 @@ def _places(node: OnnxNode, sizes: tuple[int, ...], windows: Windows, counts: li
 def _average_pool(node: OnnxNode, x: Value) -> Value:
     sizes = x.shape[2:]
     windows, ceil = windows_of(node, sizes), bool(node.get("ceil_mode", 0))
+    require_known_places(node, sizes, windows)
     operation = MEANS.get(len(sizes))
     if operation is None or any(gap != 1 for gap in windows.gaps):
         raise node.refused(f"pools over {len(sizes)} dimensions with dilations {windows.gaps}")

@@ -99,9 +99,8 @@ def _place(node: OnnxNode, old: int, new: int, factor: Number, place: int) -> Nu
     raise node.refused(f"has coordinate_transformation_mode {mode!r}")
 
 
-def _nearest(node: OnnxNode, place: Number) -> int:
+def _nearest(node: OnnxNode, place: Number, mode: str) -> int:
     """The entry that is nearest to a place."""
-    mode = node.get("nearest_mode", "round_prefer_floor" if node.opset >= WITH_COORDINATES else "floor")
     half = type(place)(1) / type(place)(2)
     rounded = {
         "round_prefer_floor": lambda: math.ceil(place - half),
@@ -116,14 +115,22 @@ def _nearest(node: OnnxNode, place: Number) -> int:
 
 def _picked(node: OnnxNode, old: int, new: int, factor: Fraction) -> Tensor:
     """The old entry of each new one (new,), if it is the same in single precision, in which runtimes compute it."""
-    exact, single = _entries(node, old, new, factor), _entries(node, old, new, np.float32(float(factor)))
-    if exact != single:
+    if node.opset >= WITH_COORDINATES:
+        modes = [node.get("nearest_mode", "round_prefer_floor")]
+    else:  # which does not say it: onnxruntime rounds up where an image becomes smaller
+        modes = ["floor", "ceil"] if factor < 1 else ["floor"]
+    single = np.float32(float(factor))
+    others = [_entries(node, old, new, factor, mode) for mode in modes]
+    others += [_entries(node, old, new, single, mode) for mode in modes]
+    exact = others[0]
+    if any(other != exact for other in others):
         raise node.refused(f"resizes {old} entries to {new}, of which some are others as runtimes round: use 2 or 1/2")
     return torch.tensor(exact, dtype=torch.int64, device="cpu")
 
 
-def _entries(node: OnnxNode, old: int, new: int, factor: Number) -> list[int]:
-    return [min(max(_nearest(node, _place(node, old, new, factor, place)), 0), old - 1) for place in range(new)]
+def _entries(node: OnnxNode, old: int, new: int, factor: Number, mode: str) -> list[int]:
+    places = (_place(node, old, new, factor, place) for place in range(new))
+    return [min(max(_nearest(node, place, mode), 0), old - 1) for place in places]
 
 
 def _linear_weights(places: Tensor, old: int) -> Tensor:

@@ -64,6 +64,17 @@ def windows_of(node: OnnxNode, sizes: Sequence[int], kernel: Sequence[int] | Non
     return Windows(kernel, list(strides), list(gaps), before, after)
 
 
+def require_known_places(node: OnnxNode, sizes: Sequence[int], windows: Windows) -> None:
+    """Refuse automatic padding in pooling where runtimes differ: of windows with gaps, or with inputs between them."""
+    if not node.get("auto_pad", "NOTSET").startswith("SAME"):
+        return
+    parts = zip(sizes, windows.kernel, windows.strides, strict=True)
+    if any(gap != 1 for gap in windows.gaps) or any((-(-n // s) - 1) * s + k < n for n, k, s in parts):
+        raise node.refused(
+            "has auto_pad with dilations, or inputs between windows, which runtimes read in different ways"
+        )
+
+
 def surrounded(tensor: Any, windows: Windows, fill: float = 0.0) -> Any:  # noqa: ANN401  # a tensor or a stand-in
     """The tensor with the padding of windows around its last dimensions."""
     flat = [size for pair in zip(reversed(windows.before), reversed(windows.after), strict=True) for size in pair]

@@ -116,10 +116,16 @@ class Operation(NamedTuple):
 
 
 class Builder:
-    """The nodes that a network gets, one after the other."""
+    """The nodes that a network gets, one after the other.
 
-    def __init__(self, size: int) -> None:
+    Attributes:
+        nodes: so far.
+        is_wide: whether some of their numbers may be of double precision.
+    """
+
+    def __init__(self, size: int, *, is_wide: bool = False) -> None:
         self.nodes = [Node("input", size)]
+        self.is_wide = is_wide
 
     def affine(
         self,

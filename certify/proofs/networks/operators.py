@@ -9,97 +9,8 @@ from certify.proofs.networks.functions import Largest, Relu, Sigmoid, Tanh
 from certify.proofs.networks.maps import Convolution, Index, Map, Product, Scale, Selection, Transposed, identity
 from certify.proofs.networks.networks import Builder, Data, Operation
 
+SINGLE, DOUBLE = 1, 11  # types of numbers in ONNX
 Rule = Callable[[Operation, Builder], "Data | list[Data]"]
-# What moves numbers and does nothing else, and which of its inputs are the numbers; of Concat all are.
-MOVING = {
-    "Concat": -1, "DepthToSpace": 1, "Expand": 1, "Flatten": 1, "Gather": 1, "GatherElements": 1, "GatherND": 1,
-    "Pad": 1, "Reshape": 1, "Slice": 1, "SpaceToDepth": 1, "Split": 1, "Squeeze": 1, "Tile": 1, "Transpose": 1,
-    "Unsqueeze": 1,
-}  # fmt: skip
-
-
-def _run(operation: Operation, arrays: "list[np.ndarray[Any, Any] | None]", **changed: Any) -> Any:  # noqa: ANN401
-    """The outputs of one node by the reference implementation."""
-    from onnx import TensorProto, helper
-    from onnx.reference import ReferenceEvaluator
-
-    proto = type(operation.proto)()
-    proto.CopyFrom(operation.proto)
-    for attribute in list(proto.attribute):
-        if attribute.name in changed:
-            proto.attribute.remove(attribute)
-    proto.attribute.extend(helper.make_attribute(name, value) for name, value in changed.items())
-    names = [f"input_{place}" if value is not None else "" for place, value in enumerate(arrays)]
-    del proto.input[:]
-    proto.input.extend(names)
-    given = {name: value for name, value in zip(names, arrays, strict=True) if name}
-    infos = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in given]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in proto.output]
-    graph = helper.make_graph([proto], "one", infos, outputs)
-    opsets = [helper.make_opsetid("", operation.opset)]
-    try:
-        return ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, given)
-    except Exception as error:  # of many kinds
-        raise operation.refused(f"cannot be evaluated: {' '.join(str(error).split())[:100]}") from error
-
-
-def constant_of(operation: Operation) -> Any:  # noqa: ANN401  # arrays
-    """The outputs of a node that do not depend on the numbers of the input."""
-    first = operation.input(0)
-    if isinstance(first, Data):
-        if operation.proto.op_type == "Size":
-            return [np.array(int(np.prod(first.shape)))]
-        start, end = operation.attributes.get("start", 0), operation.attributes.get("end")
-        return [np.array(first.shape, dtype=np.int64)[start:end]]
-    return [np.asarray(each) for each in _run(operation, operation.inputs)]  # type: ignore[arg-type]  # no data here
-
-
-def moved(operation: Operation, builder: Builder) -> list[Data]:
-    """The outputs of a node that moves numbers: it is run on their places."""
-    kind = operation.proto.op_type
-    if kind not in MOVING:
-        raise operation.refused()
-    moving = len(operation.inputs) if MOVING[kind] < 0 else MOVING[kind]
-    arrays: list[Any] = []
-    sources: list[Any] = []
-    total = 0
-    for place, value in enumerate(operation.inputs):
-        if place >= moving:
-            arrays.append(operation.constant(place))
-            continue
-        shape = value.shape if value is not None else ()
-        size = int(np.prod(shape, dtype=np.int64))
-        arrays.append(np.arange(total, total + size).reshape(shape))
-        sources.append((value, total, size))
-        total += size
-    changed: dict[str, Any] = {}
-    filling = 0.0
-    if kind == "Pad":
-        arrays, changed, filling = _padding(operation, arrays)
-    return [collected(operation, builder, sources, np.asarray(each, np.int64), filling)
-            for each in _run(operation, arrays, **changed)]  # fmt: skip
-
-
-def _padding(operation: Operation, arrays: list[Any]) -> tuple[list[Any], dict[str, Any], float]:
-    """Inputs and attributes that pad by the place -1, and the number that it stands for."""
-    if operation.opset < 11:
-        return arrays, {"value": -1.0}, float(operation.attributes.get("value", 0.0))
-    value = operation.constant(2)
-    arrays = [*arrays[:2], np.array(-1), *arrays[3:]]
-    return arrays, {}, 0.0 if value is None else float(np.asarray(value).reshape(-1)[0])
-
-
-def collected(operation: Operation, builder: Builder, sources: list[Any], index: Index, filling: float) -> Data:
-    """A node of numbers at places of several sources, some of them constants."""
-    parts: list[tuple[Data, Map]] = []
-    offset = np.where(index < 0, filling, 0.0)
-    for value, start, size in sources:
-        own = (index >= start) & (index < start + size)
-        if isinstance(value, Data):
-            parts.append((value, Selection(np.where(own, index - start, -1).reshape(-1), size)))
-        elif value is not None:
-            offset[own] = np.asarray(value, np.float64).reshape(-1)[index[own] - start]
-    return builder.affine(operation.name, parts, index.shape, offset)
 
 
 def _added(operation: Operation, builder: Builder) -> Data:
@@ -148,8 +59,10 @@ def _same(operation: Operation, builder: Builder) -> list[Data]:
 
 
 def _cast(operation: Operation, builder: Builder) -> Data:
-    if operation.attributes.get("to") not in (1, 11):  # float32 and float64
+    target = operation.attributes.get("to")
+    if target not in (SINGLE, DOUBLE) or (target == SINGLE and builder.is_wide):
         raise operation.refused("changes numbers to a type that rounds them")
+    builder.is_wide |= target == DOUBLE
     return operation.data(0)
 
 
@@ -220,6 +133,8 @@ def _convolution(operation: Operation, builder: Builder) -> Data:
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     map_ = Convolution(grouped, data.shape[1:], strides, pads, dilations)
     shape = (1, len(weight), *map_.spatial_out)
+    if min(map_.spatial_out, default=1) < 1:
+        raise operation.refused(f"has windows that are larger than its input of shape {data.shape}")
     return builder.mapped(operation.name, data, map_, shape, _bias(operation, len(shape)))
 
 
@@ -250,10 +165,16 @@ def _windows(operation: Operation, shape: tuple[int, ...]) -> tuple[Index, tuple
     """Places (G, T) of the inputs of each value of pooling, -1 in padding and -2 beyond it, and the shape of values."""
     kernel = tuple(operation.attributes["kernel_shape"])
     strides, pads, dilations = _pads(operation, shape[2:], kernel)
+    if operation.attributes.get("auto_pad", b"").startswith(b"SAME"):
+        between = ((-(-n // s) - 1) * s + k < n for n, k, s in zip(shape[2:], kernel, strides, strict=True))
+        if any(gap != 1 for gap in dilations) or any(between):
+            raise operation.refused("has auto_pad with dilations or inputs between windows, which runtimes differ on")
     rounding_up = operation.attributes.get("ceil_mode", 0)
     axes = []
     for size, k, stride, (before, behind), dilation in zip(shape[2:], kernel, strides, pads, dilations, strict=True):
         free = size + before + behind - dilation * (k - 1) - 1
+        if free < 0:
+            raise operation.refused(f"has windows that are larger than its input of shape {shape}")
         count = -(-free // stride) + 1 if rounding_up else free // stride + 1
         if rounding_up and (count - 1) * stride >= size + before:
             count -= 1
@@ -307,6 +228,8 @@ def _normalised(operation: Operation, builder: Builder) -> Data:
     """``(x - mean) scale / sqrt(var + epsilon) + bias``, step by step, so that every offset is exact."""
     if operation.attributes.get("training_mode", 0):
         raise operation.refused("is in training mode")
+    if any(operation.proto.output[1:]):  # before opset 14 these say that it is in training mode
+        raise operation.refused("has outputs of statistics, as in training mode")
     if not operation.attributes.get("spatial", 1):
         raise operation.refused("normalises every entry by itself, which proofs do not know")
     data = operation.data(0)

@@ -13,11 +13,14 @@ import numpy as np
 
 from certify.proofs.errors import Unreadable
 from certify.proofs.networks.maps import Map, identity, places
+from certify.proofs.networks.moving import constant_of, moved
 from certify.proofs.networks.networks import Builder, Data, Network, Operation
-from certify.proofs.networks.operators import OPERATORS, constant_of, moved
+from certify.proofs.networks.operators import OPERATORS
 
 GZIP = b"\x1f\x8b"
 STANDARD = ("", "ai.onnx")
+OLDEST_OPSET = 7  # before that, operators broadcast by attributes
+REAL = {"float16", "bfloat16", "float32", "float64"}
 
 
 def read_network(content: bytes) -> Network:
@@ -30,6 +33,8 @@ def read_network(content: bytes) -> Network:
     import onnx
 
     opset = next((int(each.version) for each in model.opset_import if each.domain in STANDARD), 1)
+    if opset < OLDEST_OPSET:
+        raise Unreadable(f"the network uses opset {opset}, the oldest that proofs know is {OLDEST_OPSET}")
     values, builder = _inputs(model)
     for proto in _in_order(model):
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in proto.attribute}
@@ -110,9 +115,11 @@ def _inputs(model: Any) -> tuple[dict[str, Any], Builder]:  # noqa: ANN401  # a 
     from onnx import numpy_helper
 
     values: dict[str, Any] = {each.name: np.asarray(numpy_helper.to_array(each)) for each in model.graph.initializer}
-    shapes = input_shapes(model)
+    shapes, types = input_shapes(model), set(filter(None, float_type(model).split(",")))
+    if not types <= REAL:
+        raise Unreadable(f"the network takes {min(types - REAL)!r}, which are no real numbers")
     sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()]
-    builder = Builder(sum(sizes))
+    builder = Builder(sum(sizes), is_wide="float64" in types)
     start = 0
     for (name, shape), size in zip(shapes.items(), sizes, strict=True):
         values[name] = Data(0, shape)

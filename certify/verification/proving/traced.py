@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from certify.proofs.errors import Unreadable
 from certify.proofs.networks.functions import Relu, Sigmoid, Tanh
 from certify.proofs.networks.maps import Product
+from certify.proofs.networks.moving import collected
 from certify.proofs.networks.networks import Builder, Data, Network, Operation
-from certify.proofs.networks.operators import OPERATORS, Rule, collected
+from certify.proofs.networks.operators import OPERATORS, Rule
 from certify.verification.proving.programs import ProgramReader
 
 POINTS, NEAR = 8, 1e-8  # inputs on which the network is compared with what was read, relative to the largest logit

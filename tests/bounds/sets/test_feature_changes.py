@@ -184,3 +184,14 @@ def test_what_is_no_table_is_refused(name: str):
     make, message = WRONG[name]
     with pytest.raises(InvalidInput, match=message):
         make(ROWS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_reach_holds_exactly_where_it_nearly_cancels_the_number(dtype: torch.dtype):
+    x = 0.01 + torch.rand(50, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    for reach in (0.1, 0.7278943657875061, *(x[:9, 0].double() + 1e-9).tolist(), *(x[:9, 0].double() - 1e-9).tolist()):
+        box = bounds.FeatureChanges(x, [bounds.Numeric(0, -9.0, 9.0, reach=reach)], 1).hull()
+        ends = zip(*(each[:, 0].tolist() for each in (x, box.lower, box.upper)), strict=True)
+        for here, low, high in ends:
+            assert Fraction(low) <= Fraction(here) - Fraction(reach)
+            assert Fraction(high) >= Fraction(here) + Fraction(reach)

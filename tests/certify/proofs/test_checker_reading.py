@@ -25,6 +25,11 @@ def whole(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int64)
 
 
+def slicing(start: int, end: int) -> dict[str, np.ndarray]:
+    """Constants of a slice that goes back along the second dimension."""
+    return dict(zip("seat", map(whole, (start, end, 1, -1)), strict=True))
+
+
 CASES = [
     Case("Gemm", (1, 4), (drawn(3, 4), drawn(3)), attributes={"transB": 1, "alpha": 0.3, "beta": 1.7}),
     Case("Gemm", (4, 1), (drawn(4, 3), drawn(1, 3)), attributes={"transA": 1}),
@@ -132,7 +137,43 @@ REFUSED = {
     "shape": ([node("MatMul", "x c", "y")], {"c": drawn(4, 4)}, "does not fit its inputs"),
     "steep": ([node("LeakyRelu", "x", "y", alpha=-1.0)], {}, "outside of [0, 1]"),
     "zero": ([node("Div", "x c", "y")], {"c": np.zeros(3)}, "divides by 0"),
+    "from double": ([node("Cast", "x", "h", to=11), node("Cast", "h", "y", to=1)], {}, "rounds them"),
+    "back to the end": ([node("Slice", "x s e a t", "y")], slicing(2, 2**63 - 1), "read in different ways"),
+    "back from outside": ([node("Slice", "x s e a t", "y")], slicing(-5, -9), "read in different ways"),
 }
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (Case("BatchNormalization", (1, 3, 2), (drawn(3),) * 4, opset=9, outputs=5), "in training mode"),
+        (Case("MaxPool", (1, 1, 2), opset=7, attributes={"kernel_shape": [3]}), "larger than its input"),
+        (Case("Conv", (1, 1, 5), (drawn(1, 1, 3),), attributes={"dilations": [3]}), "larger than its input"),
+        (
+            Case("AveragePool", (1, 1, 8), attributes={"kernel_shape": [1], "strides": [3], "auto_pad": "SAME_LOWER"}),
+            "between windows",
+        ),
+        (
+            Case("MaxPool", (1, 1, 6), attributes={"kernel_shape": [3], "dilations": [2], "auto_pad": "SAME_UPPER"}),
+            "dilations",
+        ),
+        (Case("Add", (1, 3, 3), (drawn(3),), opset=6, attributes={"axis": 1, "broadcast": 1}), "uses opset 6"),
+    ],
+    ids=str,
+)
+def test_what_runtimes_read_in_another_way_is_refused(case: Case, message: str):
+    model = case.model()
+    del model.graph.output[1:]  # what nothing uses still says how the node computes
+    with pytest.raises(Unreadable, match=message):
+        read_network(model.SerializeToString())
+
+
+def test_networks_on_integers_are_refused_as_they_divide_in_another_way():
+    nodes = [node("Div", "x c", "d"), node("Cast", "d", "y", to=1)]
+    model = made(nodes, {"x": (1, 3)}, {"c": np.array(2)})
+    model.graph.input[0].type.tensor_type.elem_type = 7
+    with pytest.raises(Unreadable, match="takes 'int64', which are no real numbers"):
+        read_network(model.SerializeToString())
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -142,6 +183,21 @@ def test_what_is_not_read_is_named_in_one_line(name: str):
         read_network(made(nodes, {"x": (1, 3)}, constants).SerializeToString())
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(declare-const X_a Real)",
+        "(declare-network f (declare-input X Real[a]))",
+        "(declare-network f (declare-input X Real[-3]))",
+        "(declare-const X_0 Real) (declare-const Y_0 Real) (assert (<= Y_0 " + "9" * 5000 + "))",
+    ],
+    ids=["name", "size", "negative", "digits"],
+)
+def test_properties_with_words_in_place_of_numbers_are_refused(text: str):
+    with pytest.raises(Unreadable, match="the property is damaged"):
+        read_property(text.encode())
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\x1f\x8bnothing"])

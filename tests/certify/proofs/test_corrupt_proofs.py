@@ -257,12 +257,15 @@ def test_false_witnesses_are_refused(tmp_path: Path):
     decide(*query, timeout=30, proof=tmp_path / "net.proof", generator=torch.Generator().manual_seed(0))
     proof = files.read(tmp_path / "net.proof")
     x, y = proof.witness
+    words, imaginary = x.astype(str), x + np.complex64(1j)  # which are no points of the box
     for witness, reason in (
         ((x + 9, y), "not unsafe"),
         ((x, y + 9), "not unsafe"),
         ((x, y - 9), "another one"),
         ((x * np.nan, y), "not finite"),
         ((x[:-1], y), "another number"),
+        ((words, y), "not real numbers"),
+        ((imaginary, y), "not real numbers"),
     ):
         report = report_on(dataclasses.replace(proof, witness=witness), query, tmp_path)
         assert not report.accepted
