@@ -1,6 +1,6 @@
 """Arguments of an evaluation, checked, and the problem that they make."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
 from certify.models import first_rows, frozen, probe
+from certify.orders import Order
+from certify.semantic.sets import sets_of
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, checked_inputs
 
@@ -27,14 +29,14 @@ class Asked(NamedTuple):
         problem: the model and its inputs.
         logits: (N, K), of the model for them.
         choice: the methods.
-        norms: orders, each once.
+        norms: orders and sets of transformed images, each once.
         allowance: sizes that fit into the memory.
     """
 
     problem: Problem
     logits: Tensor
     choice: Choice
-    norms: list[float]
+    norms: list[Order]
     allowance: Allowance = Allowance()
 
     @property
@@ -47,7 +49,7 @@ def asked_evaluation(
     model: nn.Module,
     x: Inputs,
     labels: Tensor | None,
-    norms: object,
+    norms: Sequence[object],
     methods: object,
     box: tuple[Limit, Limit],
     seed: int,
@@ -59,7 +61,8 @@ def asked_evaluation(
 ) -> Asked:
     """The arguments of :func:`certify.evaluate`, checked.
 
-    ``known`` has the batches of a run that is continued, so that they need not be counted anew.
+    ``norms`` are those and the transformations. ``known`` has the batches of a run that is continued, so that they need
+    not be counted anew.
     """
     x, labels = inputs_and_labels(model, x, labels, batch_size, memory)
     checked_inputs(x, *box)
@@ -67,7 +70,7 @@ def asked_evaluation(
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
     checks.at_least("batch_size", batch_size, 1)
-    orders = orders_of(norms)
+    orders = asked_orders(*norms)
     choice = chosen_methods(methods, orders, Space.of(x, *box))
     method_pairs(choice.methods, orders)
     stated = stated_on_grid(on_grid, x)
@@ -115,6 +118,12 @@ def problem_of(
         )
         with torch.no_grad():
             return problem, torch.cat([model(part) for part in problem.x.split(batch_size)])
+
+
+def asked_orders(norms: object, transformations: object) -> list[Order]:
+    """Norms and transformations of a caller, each once; one of both there must be."""
+    sets = sets_of(transformations)
+    return [*([] if sets and isinstance(norms, Sequence) and not len(norms) else orders_of(norms)), *sets]
 
 
 def orders_of(norms: object) -> list[float]:

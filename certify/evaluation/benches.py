@@ -18,6 +18,7 @@ from certify.evaluation.storage.manifest import surroundings, weights_digest
 from certify.evaluation.units import Found, Unit, run_unit
 from certify.methods import METHODS, Problem, Smoothing
 from certify.models import probed_once
+from certify.orders import Order
 from certify.smoothing.drawing.distributions import Distribution
 from certify.smoothing.drawing.division import NOISE_BLOCK, counted_by, pieces_of
 from certify.smoothing.drawing.votes import Sampling, Stage
@@ -57,7 +58,7 @@ class Bench:
     """
 
     problem: Problem
-    norms: Sequence[float]
+    norms: Sequence[Order]
     lenient: Collection[str]
     stated: Mapping[str, Any]
     make_model: Callable[[str], nn.Module] | None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
+from certify.orders import Order
 from certify.report.words import norm_name
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def curve_figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
     return _figure(drawn, clean_accuracy, _styles(drawn))
 
 
-def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "dict[float, Figure]":
+def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "dict[Order, Figure]":
     """Curves of :func:`curve_figure` as one figure per norm, with the same styles in all."""
     drawn = _drawn(curves)
     styles = _styles(drawn)
@@ -91,7 +92,7 @@ def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
 
 def panel_figures(
     curves: Sequence[AccuracyCurve], clean_accuracy: float | None, looks: Sequence[Mapping[str, Any]]
-) -> "dict[tuple[float, str], Figure]":
+) -> "dict[tuple[Order, str], Figure]":
     """Curves as one figure per norm and classifier: curves of others bound neither.
 
     Args:
@@ -149,7 +150,7 @@ def curve_label(curve: AccuracyCurve) -> str:
 
 def _drawn(curves: Sequence[AccuracyCurve]) -> list[_Drawn]:
     """The curves with their keys; those of several evaluations are numbered, so that none hides another."""
-    seen: Counter[tuple[float, bool, str, str]] = Counter()
+    seen: Counter[tuple[Order, bool, str, str]] = Counter()
     drawn = []
     for curve in curves:
         about = (not isinstance(curve, CertifiedAccuracyCurve), curve.subject, curve.method)
