@@ -135,8 +135,8 @@ def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
 
 def labelled(ax: "Axes", norm: Order, unit: str = "") -> "Axes":
     """The axes of accuracy against radius, with their names."""
-    if not unit and isinstance(norm, str):
-        unit = norm.unit
+    if isinstance(norm, str):
+        unit = unit or norm.unit
     elif not unit:
         known = f"l{'∞' if norm == math.inf else format(norm, 'g')}, input units"
         unit = "of sets without a norm" if math.isnan(norm) else known

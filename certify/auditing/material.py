@@ -22,6 +22,7 @@ from certify.evaluation.storage.manifest import manifest_of
 from certify.methods import Method, Problem
 from certify.methods.tables import methods_from
 from certify.models import frozen
+from certify.semantic.sets import set_of
 from certify.stored_inputs import Rows
 
 IDENTITY = "model, data and settings"
@@ -103,7 +104,8 @@ def identified(tally: Tally, manifest: Mapping[str, Any], found: Material) -> tu
     stated = manifest["configuration"]
     try:
         methods = methods_from(stated["methods"])
-        orders = [math.inf if norm == "inf" else float(norm) for norm in stated["norms"]]
+        sets = map(set_of, stated.get("transformations", []))
+        orders = [*(math.inf if norm == "inf" else float(norm) for norm in stated["norms"]), *sets]
         problem, logits = problem_of(
             found.model, found.x, found.y, (found.low, found.high), manifest["seed"], stated["batch_size"],
             stated.get("first_index", 0), stated["on_grid"],

@@ -8,7 +8,7 @@ from certify.orders import Order
 def file_name(norm: Order) -> str:
     """A norm, or the set of perturbations in its place, in the name of a file.
 
-    >>> file_name(2), file_name(math.inf), file_name(NamedSet("rotation -10..10, degrees"))
+    >>> file_name(2), file_name(math.inf), file_name("rotation -10..10, degrees")
     ('l2', 'linf', 'rotation_-10..10_degrees')
     """
     if isinstance(norm, str):

@@ -12,7 +12,7 @@ from bounds.statistics.proportions import clopper_pearson_interval
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.orders import Order
 from certify.report.figures import last_radius
-from certify.report.words import in_input_units, in_levels, norm_name, percent
+from certify.report.words import in_input_units, in_levels, norm_name, percent, with_unit
 
 Promised = Literal["proved", "probable", "attacked"]
 PROMISED: tuple[Promised, ...] = ("proved", "probable", "attacked")  # in the order of legends
@@ -102,6 +102,7 @@ def charts(series: Sequence[Series], clean: Mapping[str, float] | None = None) -
     return [
         {
             "norm": norm_name(norm),
+            "axis": with_unit(norm).replace(", in ", ", "),
             "panel": panel,
             "right": _right([one.curve for one in here]),
             "end": max(last_radius(one.curve) for one in here),

@@ -23,6 +23,18 @@ def norm_name(norm: Order | str) -> str:
     return "l∞" if norm == math.inf else f"l{norm:g}"
 
 
+def with_unit(norm: Order | str) -> str:
+    """A norm, or what stands in its place, with the unit of radii.
+
+    >>> with_unit(2), with_unit("rotation -10..10, degrees")
+    ('l2, in input units', 'Rotation -10..10, in degrees')
+    """
+    if not isinstance(norm, str):
+        return f"{norm_name(norm)}, in input units"
+    name, _, unit = norm_name(norm).rpartition(", ")
+    return f"{name}, in {unit}"
+
+
 def rounded_down(value: float, digits: int = DIGITS) -> str:
     """``value`` with so many significant digits, never above it: a lower bound stays one when printed.
 

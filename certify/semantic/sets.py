@@ -64,7 +64,7 @@ class TransformationSet(NamedSet):
         found.transformation, found.epsilon, found.channels_last = transformation, radius, bool(channels_last)
         return found
 
-    def __getnewargs__(self) -> tuple[Transformation, float, bool]:
+    def __getnewargs__(self) -> tuple[Any, ...]:  # type: ignore[override]  # for pickle
         return self.transformation, self.epsilon, self.channels_last
 
     def table(self) -> Table:
@@ -83,7 +83,7 @@ def sets_of(given: object) -> list[TransformationSet]:
     Raises:
         InvalidInput: something else.
     """
-    several = [given] if isinstance(given, Transformation | str) or not isinstance(given, Sequence) else given
+    several: Sequence[Any] = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     found = [one if isinstance(one, TransformationSet) else TransformationSet(one) for one in several]
     return list(dict.fromkeys(found))
 
@@ -117,11 +117,9 @@ def _words(transformation: Transformation) -> str:
     for part in shown:
         ends = dict.fromkeys(order_key(end) for end in (part.low, part.high))
         words += [part.name] * (len(parts) > 1) + ["..".join(ends)]
-    fields = dataclasses.fields(transformation) if dataclasses.is_dataclass(transformation) else ()
-    for field in fields:
-        value = getattr(transformation, field.name)
-        if isinstance(value, str) and value != field.default:
-            words += [field.name, value]
+    if dataclasses.is_dataclass(transformation):
+        texts = [(each, getattr(transformation, each.name)) for each in dataclasses.fields(transformation)]
+        words += [f"{each.name} {text}" for each, text in texts if isinstance(text, str) and text != each.default]
     return " ".join(words)
 
 

@@ -34,7 +34,7 @@ def transformation_curves(
         here = [record for record in records if record["norm"] == over]
         certified, attacked = (_limits(here, kind) for kind in ("certificate", "witness"))
         if certified:
-            about = {"norm": over, "subject": "base", "unit": over.unit}
+            about: dict[str, Any] = {"norm": over, "subject": "base", "unit": over.unit}
             proved, names = _tensor(certified), _methods(here)
             found[over] = TransformationCurves(
                 certified=CertifiedAccuracyCurve(limit=proved, method=names["certificate"], **about),
