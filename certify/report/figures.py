@@ -189,7 +189,8 @@ def _draw_panel(
         one.curve.plot(ax, label=one.label, style=styles[one.key], radii=step_radii(one.curve, right))
     if clean_accuracy is not None and math.isfinite(clean_accuracy):
         ax.axhline(clean_accuracy, color=GREY, lw=0.9, ls=(0, (6, 3)), label=CLEAN, zorder=1)
-    ax.set_title(norm_name(drawn[0].curve.norm), loc="left", fontsize=12, fontweight="bold", color=INK)
+    title = textwrap.fill(norm_name(drawn[0].curve.norm), 44)
+    ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     plain_axes(ax, right)
     short = [last_radius(one.curve) for one in drawn if not one.key[0] and 0 < last_radius(one.curve) < SHORT * right]
     highest = max(float(one.curve.interval([INSET[0] * right])[1]) for one in drawn)
