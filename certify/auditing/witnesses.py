@@ -70,9 +70,8 @@ def audit_witnesses(
             tally.refute(DISTANCES, "its inputs are not stored", unit, row["index"])
         else:
             if over is not None:
-                judge_image(
-                    tally, record, row, over, clean[place], points[place], (box.low, box.high) if box.known else None
-                )
+                sides = (box.low, box.high) if box.known else None
+                judge_image(tally, record, row, over, (clean[place], points[place]), sides)
             else:
                 pair = points[place].double().flatten().numpy(), clean[place].double().flatten().numpy()
                 _judge_distances(tally, record, row, *pair)
