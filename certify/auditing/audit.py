@@ -187,6 +187,9 @@ class _Audit:
             if record["kind"] == "estimate":
                 self.tally.leave(ESTIMATES, "estimates are not derived anew", record["unit"])
             over = self.sets.get(record["norm"])
+            if over is None and isinstance(order_of(record["norm"]), str):
+                self.tally.refute(FILES, "the manifest does not state its transformations", record["unit"])
+                continue
             points = record["kind"] == "witness" or any("verdict" in row for row in record["rows"])
             if not points and record["kind"] != "random" and not any("proof" in row for row in record["rows"]):
                 continue

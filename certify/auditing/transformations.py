@@ -119,9 +119,9 @@ def try_range(
     """
     unit, index, radius, label = record["unit"], row["index"], row["certified_radius"], row["prediction"]
     reach = over.transformation.reach
-    tally.judge(
-        TRIED, radius <= reach, f"it certifies {radius!r}, beyond its range, which ends at {reach!r}", unit, index
-    )
+    if radius > reach:
+        tally.refute(TRIED, f"it certifies {radius!r}, but its range ends at {reach!r}", unit, index)
+        return
     if row.get("parameters") is not None:
         judge_parameters(tally, record, row, over)
     x = problem.x[index - problem.first_index]

@@ -311,8 +311,8 @@ class Evaluation:
             groups=[] if groups is None else groups.word_rows(),
             group_sentences=[] if groups is None else groups.sentences(),
             classes=self.manifest.get("classes", ()) if classes is None else classes,
-            studies={norm_name(over): each for over, each in self.transformation_curves().items()}
-            | dict(studies or {}),
+            studies=studies,
+            transformations={norm_name(over): each for over, each in self.transformation_curves().items()},
             inputs=details_of(
                 self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
             ).payload(),
