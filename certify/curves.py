@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from bounds.statistics.axes import current as current
-from certify.orders import Order
 from certify.results import Certificate, Witness
 
 if TYPE_CHECKING:

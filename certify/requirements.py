@@ -10,8 +10,8 @@ import torch
 from msgspec import Meta
 
 from bounds import clopper_pearson_lower
+from bounds.sets.orders import Order, order_of
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
-from certify.orders import Order, order_of
 from certify.report.words import norm_name, rounded_down, stated_radius
 from certify.results import Certificate
 from certify.smoothing import certified_accuracy_at_least

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
+from bounds.sets.orders import order_of
 from certify.auditing.certificates.proofs import PROOFS, Reprover, provable
 from certify.auditing.certificates.rerunning import can_run_again, run_again
 from certify.auditing.material import IDENTITY, find_material, identified, judge_answers
@@ -27,7 +28,6 @@ from certify.evaluation.storage.proofs import is_proof, stored_proof
 from certify.evaluation.storage.run_directory import RunDirectory
 from certify.methods import Method, Problem, Smoothing
 from certify.methods.frozen import WithFrozenFeatures
-from certify.orders import order_of
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.stored_inputs import Rows, StoredInputs
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
+from bounds.sets.orders import order_key
 from certify.configuration.keys import DataSource, ModelSource, Table
 from certify.durations import seconds_of
 from certify.methods import Clever
@@ -16,7 +17,6 @@ from certify.methods.base import Method
 from certify.methods.checked import Count, Probability, converted
 from certify.methods.choice import STANDARD, methods_of
 from certify.methods.tables import methods_from
-from certify.orders import order_key
 from certify.report.inputs.planes import CROSS_SECTIONS
 from certify.requirements import LEVEL, About, Judge
 from certify.semantic.sets import TransformationSet, set_of

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.evaluation.budget.allowance import Allowance
 from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
 from certify.models import first_rows, frozen, probe
-from certify.orders import Order
 from certify.semantic.sets import sets_of
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, checked_inputs

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.distribution.engines import Engine, Pool
 from certify.distribution.parcels import can_be_sent
 from certify.distribution.processes import Processes
@@ -18,7 +19,6 @@ from certify.evaluation.storage.manifest import surroundings, weights_digest
 from certify.evaluation.units import Found, Unit, run_unit
 from certify.methods import METHODS, Problem, Smoothing
 from certify.models import probed_once
-from certify.orders import Order
 from certify.smoothing.drawing.distributions import Distribution
 from certify.smoothing.drawing.division import NOISE_BLOCK, counted_by, pieces_of
 from certify.smoothing.drawing.votes import Sampling, Stage

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from certify.orders import Order, order_of
+from bounds.sets.orders import Order, order_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

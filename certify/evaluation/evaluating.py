@@ -15,6 +15,7 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.distribution.engines import Engine
 from certify.distribution.shards import Shard
 from certify.durations import seconds_of
@@ -41,7 +42,6 @@ from certify.evaluation.summaries.groups import Groups, digest_of_groups, stated
 from certify.evaluation.work import Plan, Work
 from certify.methods import STANDARD, Problem
 from certify.models import probed_once
-from certify.orders import Order
 from certify.report.inputs.planes import CROSS_SECTIONS, Plane
 from certify.sizes import bytes_of
 

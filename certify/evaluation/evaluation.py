@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds import NoiseRatioTest
 from bounds.errors import InvalidConfiguration
+from bounds.sets.orders import NamedSet, order_of
 from certify.curves import AccuracyCurve
 from certify.evaluation.left_out import left_out
 from certify.evaluation.storage.durable import write_whole
@@ -36,7 +37,6 @@ from certify.evaluation.work import HELD
 from certify.exports.figures import COLUMN
 from certify.exports.files import DRAWN, formats_of, write_export
 from certify.methods import BY_NAME
-from certify.orders import NamedSet, order_of
 from certify.report import Page, Study, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.inputs.planes import Plane

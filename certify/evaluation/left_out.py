@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from certify.orders import order_of
+from bounds.sets.orders import order_of
 from certify.report import norm_name
 from certify.report.columns import LEFT_OUT
 

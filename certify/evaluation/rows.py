@@ -8,9 +8,9 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 from bounds.sets.distances import distance
+from bounds.sets.orders import Order, order_key
 from certify.attacks.studies.smoothed import SmoothedWitness
 from certify.attacks.studies.transformations import TransformationWitness
-from certify.orders import Order, order_key
 from certify.results import (
     Certificate,
     Estimate,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput, UnsupportedLayer
+from bounds.sets.orders import Order, order_key
 from certify.evaluation.rows import (
     certificate_rows,
     drawing_of,
@@ -41,7 +42,6 @@ from certify.methods import (
 )
 from certify.methods.frozen import WithFrozenFeatures
 from certify.models import frozen
-from certify.orders import Order, order_key
 from certify.promises import Promise
 from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
 from certify.semantic.random_draws import TransformationAccuracy

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import BoundsError
+from bounds.sets.orders import order_of
 from certify.durations import in_words
 from certify.evaluation.arguments import Asked
 from certify.evaluation.budget.costs import UNIT_SECONDS, Cost, CostEstimate, Key
@@ -34,7 +35,6 @@ from certify.evaluation.units import (
     units_of,
     without_result,
 )
-from certify.orders import order_of
 from certify.promises import Promise
 from certify.report.columns import LEFT_OUT
 

@@ -2,7 +2,7 @@
 
 import math
 
-from certify.orders import Order
+from bounds.sets.orders import Order
 
 
 def file_name(norm: Order) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from bounds.sets.orders import order_key
 from certify.comparison.regressions import Change
 from certify.evaluation.summaries.comparisons import Contradiction
 from certify.gate.outcome import GateOutcome
-from certify.orders import order_key
 from certify.requirements import JudgedRequirement
 
 FORMAT = 1  # of JSON: a key is only ever added, or this number grows

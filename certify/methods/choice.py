@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.methods.base import Method
 from certify.methods.presets import PRESETS, Space, not_served, preset_methods
 from certify.methods.proofs import (
@@ -22,7 +23,6 @@ from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation
 from certify.methods.smoothed import SmoothedAttack, Smoothing
 from certify.methods.transformations import RandomTransformations, TransformationAttack, TransformationBounds
-from certify.orders import Order
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from certify.orders import Order
+from bounds.sets.orders import Order
 from certify.promises import NO_RESULT, Promise
 from certify.report.words import NOTHING, estimated, norm_name, rounded_down, rounded_up, with_levels
 

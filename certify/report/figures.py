@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
-from certify.orders import Order
 from certify.report.words import norm_name
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from certify.orders import Order
+from bounds.sets.orders import Order
 from certify.report.figures import is_picture, perturbation_picture, picture
 from certify.report.results import Classes
 from certify.report.words import norm_name, rounded_up

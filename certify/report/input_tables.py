@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from certify.orders import Order
+from bounds.sets.orders import Order
 from certify.report.results import Classes, Results, cell
 from certify.report.words import NOTHING, norm_name
 

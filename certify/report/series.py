@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from bounds.sets.orders import Order
 from bounds.statistics.proportions import clopper_pearson_interval
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
-from certify.orders import Order
 from certify.report.figures import last_radius
 from certify.report.words import in_input_units, in_levels, norm_name, percent, with_unit
 

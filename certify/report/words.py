@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 
-from certify.orders import Order
+from bounds.sets.orders import Order
 
 DIGITS = 4  # significant digits of a printed bound
 NOTHING = "—"

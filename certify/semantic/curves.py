@@ -1,5 +1,6 @@
 """Certified, attacked and random accuracy against the size of a transformation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,6 @@ from torch import Tensor
 from bounds import checks
 from bounds.errors import InvalidInput
 from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve, current, labelled
-from certify.report.words import listed, percent
 from certify.results import Witness
 from certify.semantic.certificate import SemanticCertificate
 from certify.semantic.random_draws import TransformationAccuracy
@@ -77,13 +77,16 @@ class TransformationCurves:
         )
 
     def sentences(self) -> list[str]:
-        """What is left of the accuracy over the whole range, in words."""
+        """Accuracy over the whole range, a sentence."""
         last = self.to_dataframe([self.reach]).iloc[0]
-        up = {"certified": False, "attacked": True, "random": True}
-        said = {"certified": "at least {} % proved", "attacked": "at most {} % left by an attack"}
-        said |= {"random": "{} % of random draws right"}
-        parts = [said[name].format(percent(last[name], up[name])) for name in said if name in last and last[name] >= 0]
-        return [f"accuracy up to {self.reach:g} ({self.unit}): {listed(parts)}"]
+        words = {  # shares are rounded to their safe side
+            "certified": ("at least {:.1f} % proved", math.floor),
+            "attacked": ("at most {:.1f} % left by an attack", math.ceil),
+            "random": ("{:.1f} % of random draws right", round),
+        }
+        there = [name for name in words if last.get(name, math.nan) >= 0]  # no draw may lie within
+        said = [words[name][0].format(words[name][1](1000 * round(last[name], 9)) / 10) for name in there]
+        return [f"accuracy up to {self.reach:g} ({self.unit}): {', '.join(said)}"]
 
     def to_dataframe(self, radii: Sequence[float] | Tensor | None = None) -> "pd.DataFrame":
         """Columns radius, certified, attacked and random; the last of copies with parameters within the radius."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from bounds import checks
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput
+from bounds.sets.orders import NamedSet, order_key
 from certify.importing import imported, reference_of
-from certify.orders import NamedSet, order_key
 from certify.semantic.transformations import (
     Blur,
     Compose,

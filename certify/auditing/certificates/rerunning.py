@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from bounds.errors import BoundsError
+from bounds.sets.orders import Order
 from certify.auditing.tally import Tally
 from certify.methods import CompleteSearch, Method, Problem
-from certify.orders import Order
 from certify.report.columns import LEFT_OUT
 
 AGAIN = "methods run again"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.graph.capturing import capture
+from bounds.sets.orders import Order
 from certify.evaluation.budget.row_memory import COPIES, SHARE, MethodMemory, PassMemory
 from certify.methods import (
     Choice,
@@ -22,7 +23,6 @@ from certify.methods import (
     TransformationBounds,
     Verify,
 )
-from certify.orders import Order
 from certify.sizes import size_in_words
 from certify.smoothing.drawing.division import NOISE_BLOCK
 

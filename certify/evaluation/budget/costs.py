@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bounds.sets.orders import Order
 from certify.durations import in_words
-from certify.orders import Order
 from certify.promises import Promise
 from certify.report import norm_name
 from certify.sizes import size_in_words

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import BoundsError
+from bounds.sets.orders import Order
 from certify.durations import in_words, seconds_of
 from certify.evaluation.arguments import Asked, asked_evaluation
 from certify.evaluation.budget.costs import Cost, CostEstimate, Key
@@ -22,7 +23,6 @@ from certify.evaluation.labelled import Inputs
 from certify.evaluation.units import Pair, UnitOutcome, cheap_first, joined, method_pairs, outcome_of, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
 from certify.models import frozen, probed_once
-from certify.orders import Order
 from certify.semantic.sets import TransformationSet
 from certify.semantic.transformations import Transformation
 from certify.sizes import bytes_of

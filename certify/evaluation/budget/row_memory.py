@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.models import PROBE_ROWS, answer
+from bounds.sets.orders import Order
 from certify.methods import Method, Problem
 from certify.models import frozen
-from certify.orders import Order
 from certify.sizes import size_in_words
 from certify.stored_inputs import Rows
 

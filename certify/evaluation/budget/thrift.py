@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bounds.sets.orders import Order, order_key
 from certify.methods import Clever, CompleteSearch, Lipschitz, Method, ProvedRadius
 from certify.methods.frozen import WithFrozenFeatures
-from certify.orders import Order, order_key
 from certify.promises import Promise
 
 MET = 1e-2  # relative gap between certificate and witness that is too small to pay for

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from bounds.checks import Limit, rows_at_once
+from bounds.sets.orders import Order, order_key
 from certify.evaluation.storage.code import code_digest, processor_name
 from certify.methods import Method, Problem
 from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of
-from certify.orders import Order, order_key
 from certify.semantic.sets import TransformationSet
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import precision_name

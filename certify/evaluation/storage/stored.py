@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
-from certify.orders import Order, order_of
+from bounds.sets.orders import Order, order_of
 from certify.report.columns import LEFT_OUT, VALUES
 from certify.requirements import Threshold
 

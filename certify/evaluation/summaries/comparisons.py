@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from certify.orders import Order, order_of
+from bounds.sets.orders import Order, order_of
 from certify.report import norm_name
 from certify.report.words import with_levels
 

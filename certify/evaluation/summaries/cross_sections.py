@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bounds.errors import InvalidConfiguration
 from bounds.geometry import cross_section
+from bounds.sets.orders import Order, order_key
 from certify.evaluation.storage.run_directory import reported
 from certify.evaluation.summaries.tables import rows_of
 from certify.methods import Problem
-from certify.orders import Order, order_key
 from certify.report.inputs.details import spread
 from certify.report.inputs.planes import CLASSES, Place, Plane, unit_sizes
 from certify.report.inputs.regions import regions_of

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from bounds.statistics.groups import equality_test, simultaneous_intervals
 from bounds.statistics.paired import holm
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.evaluation.summaries.tables import curves_of
-from certify.orders import Order
 from certify.report import norm_name
 from certify.report.figures import curve_label
 from certify.report.words import percent

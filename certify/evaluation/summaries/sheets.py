@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bounds.sets.orders import Order
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.evaluation.summaries.groups import GroupAccuracies
 from certify.evaluation.summaries.tables import curves_of, dataframe, summary_of
 from certify.exports.shares import file_name
 from certify.exports.sheets import Sheet
-from certify.orders import Order
 from certify.report.columns import COLUMNS, Line, printed
 from certify.report.figures import curve_label, norm_figures
 from certify.report.words import percent, with_unit

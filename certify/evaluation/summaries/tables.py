@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bounds.sets.orders import Order, order_of
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
-from certify.orders import Order, order_of
 from certify.promises import NO_RESULT, Promise
 from certify.report.columns import LEFT_OUT, VALUES, Column, Line
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bounds.sets.orders import NamedSet
 from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.evaluation.summaries.tables import rows_of
-from certify.orders import NamedSet
 from certify.semantic.curves import TransformationCurves
 from certify.semantic.random_draws import TransformationAccuracy
 from certify.semantic.sets import set_of

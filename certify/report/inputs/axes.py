@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from certify.orders import Order, order_of
+from bounds.sets.orders import Order, order_of
 from certify.promises import Promise
 from certify.report.columns import VALUES, Line, bound
 from certify.report.words import classifier_name, norm_name

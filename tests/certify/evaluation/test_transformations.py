@@ -13,10 +13,10 @@ from torch import Tensor
 
 import certify
 from bounds.errors import InvalidConfiguration, InvalidInput, ManifestMismatch
+from bounds.sets.orders import NamedSet, order_key, order_of
 from bounds.sets.uniform import stream_seed
 from certify.evaluation.evaluation import Evaluation
 from certify.methods import RandomTransformations, TransformationAttack, TransformationBounds
-from certify.orders import NamedSet, order_key, order_of
 from certify.semantic import (
     Blur,
     Compose,
