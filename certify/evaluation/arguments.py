@@ -49,7 +49,7 @@ def asked_evaluation(
     model: nn.Module,
     x: Inputs,
     labels: Tensor | None,
-    norms: Sequence[object],
+    norms: object,
     methods: object,
     box: tuple[Limit, Limit],
     seed: int,
@@ -58,10 +58,11 @@ def asked_evaluation(
     on_grid: bool | None = None,
     memory: int | None = None,
     known: Mapping[str, int] | None = None,
+    transformations: object = (),
 ) -> Asked:
     """The arguments of :func:`certify.evaluate`, checked.
 
-    ``norms`` are those and the transformations. ``known`` has the batches of a run that is continued, so that they need
+    ``known`` has the batches of a run that is continued, so that they need
     not be counted anew.
     """
     x, labels = inputs_and_labels(model, x, labels, batch_size, memory)
@@ -70,7 +71,7 @@ def asked_evaluation(
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
     checks.at_least("batch_size", batch_size, 1)
-    orders = asked_orders(*norms)
+    orders = asked_orders(norms, transformations)
     choice = chosen_methods(methods, orders, Space.of(x, *box))
     method_pairs(choice.methods, orders)
     stated = stated_on_grid(on_grid, x)

@@ -149,9 +149,8 @@ def evaluate(
         )
     with probed_once():
         allowed = None if memory is None else bytes_of("memory", memory)
-        orders = norms, transformations
-        asked = (model, x, labels, orders, methods, (low, high), seed, batch_size, first_index, on_grid)
-        task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
+        asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), transformations)
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
         if not part.whole:
             costs = None  # by which methods may be left out, in one shard and not in another

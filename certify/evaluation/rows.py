@@ -78,9 +78,12 @@ def with_verdicts(
 
 
 def witness_rows(
-    witness: Witness, clean: Tensor, labels: Tensor, own: Order, norms: Sequence[Order]
+    witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[Order], own: Order = math.inf
 ) -> list[dict[str, Any]]:
-    """Rows of witnesses, in plain numbers, with their distances in every norm of the run, or in their own set."""
+    """Rows of witnesses, in plain numbers, with their distances in every norm of the run.
+
+    Transformed images have a distance in their ``own`` set alone.
+    """
     transformed = isinstance(witness, TransformationWitness)
     distances = {order_key(own): witness.distance.tolist()} if transformed else {}
     distances = distances or _distances(witness.adversarial, clean, norms)

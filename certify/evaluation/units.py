@@ -215,7 +215,7 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: Order, norms
     result = method.run(problem, rows, norm).cpu()
     tensors: dict[str, Tensor] = {}
     if isinstance(result, Witness):
-        details = witness_rows(result, clean, targets, norm, norms)
+        details = witness_rows(result, clean, targets, norms, norm)
     elif isinstance(result, Estimate):
         details = estimate_rows(result, targets)
     elif isinstance(result, NoiseTolerance):

@@ -92,8 +92,8 @@ def estimate_cost(
     limit = math.inf if budget is None else PROBE_SHARE * seconds_of("budget", budget)
     with probed_once():
         allowed = None if memory is None else bytes_of("memory", memory)
-        asked = (model, x, labels, (norms, transformations), methods, (low, high), seed, batch_size, first_index, None)
-        task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
+        asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, None)
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), transformations)
         return probe_costs(task, clock, limit, output)
 
 
