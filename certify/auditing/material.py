@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bounds.checks import Limit
 from bounds.errors import BoundsError
+from bounds.sets.orders import Order
 from certify.auditing.structure import INPUTS
 from certify.auditing.tally import Tally
 from certify.configuration.config import config_of_manifest
@@ -105,7 +106,7 @@ def identified(tally: Tally, manifest: Mapping[str, Any], found: Material) -> tu
     try:
         methods = methods_from(stated["methods"])
         sets = map(set_of, stated.get("transformations", []))
-        orders = [*(math.inf if norm == "inf" else float(norm) for norm in stated["norms"]), *sets]
+        orders: list[Order] = [*(math.inf if norm == "inf" else float(norm) for norm in stated["norms"]), *sets]
         problem, logits = problem_of(
             found.model, found.x, found.y, (found.low, found.high), manifest["seed"], stated["batch_size"],
             stated.get("first_index", 0), stated["on_grid"],

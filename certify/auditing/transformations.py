@@ -157,8 +157,8 @@ def _within(over: TransformationSet, share: float, source: torch.Generator) -> T
     steps = torch.linspace(0, 1, GRID[max(1, sum(varying))], dtype=torch.float64).tolist()
     grid = torch.tensor(list(product(*(steps if varies else [0.0] for varies in varying))), dtype=torch.float64)
     drawn = torch.rand(RANDOM, len(ends), generator=source, dtype=torch.float64)
-    low, high = torch.tensor(ends, dtype=torch.float64).unbind(1)
-    return low + (high - low) * torch.cat([grid, drawn])
+    least, most = torch.tensor(ends, dtype=torch.float64).unbind(1)
+    return least + (most - least) * torch.cat([grid, drawn])
 
 
 def _images(over: TransformationSet, x: Tensor, values: Tensor, low: Limit, high: Limit) -> Tensor:

@@ -159,7 +159,7 @@ class Evaluation:
         self,
         groups: Groups | None = None,
         *,
-        radius: float | Mapping[float, float] | None = None,
+        radius: float | Mapping[Any, float] | None = None,
         confidence: float = 0.95,
         seed: int = 0,
     ) -> GroupAccuracies:

@@ -1,7 +1,7 @@
 """Certified, attacked and random accuracy against the size of a transformation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ class TransformationCurves:
     def sentences(self) -> list[str]:
         """Accuracy over the whole range, a sentence."""
         last = self.to_dataframe([self.reach]).iloc[0]
-        words = {  # shares are rounded to their safe side
+        words: dict[str, tuple[str, Callable[[float], float]]] = {  # shares are rounded to their safe side
             "certified": ("at least {:.1f} % proved", math.floor),
             "attacked": ("at most {:.1f} % left by an attack", math.ceil),
             "random": ("{:.1f} % of random draws right", round),

@@ -64,7 +64,7 @@ class TransformationSet(NamedSet):
         found.transformation, found.epsilon, found.channels_last = transformation, radius, bool(channels_last)
         return found
 
-    def __getnewargs__(self) -> tuple[Any, ...]:  # type: ignore[override]  # for pickle
+    def __getnewargs__(self) -> tuple[Any, ...]:  # for pickle
         return self.transformation, self.epsilon, self.channels_last
 
     def table(self) -> Table:
