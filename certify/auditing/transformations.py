@@ -127,6 +127,9 @@ def try_range(
     x = problem.x[index - problem.first_index]
     source = torch.Generator().manual_seed(seed + index)
     points = _within(over, min(1.0, radius / reach), source)
+    if not len(points):  # of a range without the identity
+        tally.leave(TRIED, "no parameters of the range lie within the radius", unit, index)
+        return
     made = _images(over, x, points, problem.low, problem.high)
     if over.epsilon:
         signs = torch.randint(0, 2, made.shape, generator=source).to(made) * 2 - 1
@@ -146,19 +149,19 @@ def try_range(
 
 
 def _within(over: TransformationSet, share: float, source: torch.Generator) -> Tensor:
-    """Parameters (B, k) of the range whose distance from the identity is at most a share of it."""
-    ends = []
-    for part in over.transformation.parameters:
-        far = share * part.reach
-        low, high = max(part.low, part.identity - far), min(part.high, part.identity + far)
-        middle = min(max(part.identity, part.low), part.high)  # of a range without the identity, nothing is nearer
-        ends.append((min(low, middle), max(high, middle)))
+    """Parameters (B, k) of the range whose distance from the identity is at most a share of it; maybe none."""
+    parts = over.transformation.parameters
+    ends = [
+        (max(part.low, part.identity - share * part.reach), min(part.high, part.identity + share * part.reach))
+        for part in parts
+    ]
     varying = [low < high for low, high in ends]
     steps = torch.linspace(0, 1, GRID[max(1, sum(varying))], dtype=torch.float64).tolist()
     grid = torch.tensor(list(product(*(steps if varies else [0.0] for varies in varying))), dtype=torch.float64)
     drawn = torch.rand(RANDOM, len(ends), generator=source, dtype=torch.float64)
     least, most = torch.tensor(ends, dtype=torch.float64).unbind(1)
-    return least + (most - least) * torch.cat([grid, drawn])
+    points = least + (most - least) * torch.cat([grid, drawn])
+    return points[: len(points) if bool((least <= most).all()) else 0]
 
 
 def _images(over: TransformationSet, x: Tensor, values: Tensor, low: Limit, high: Limit) -> Tensor:

@@ -170,3 +170,12 @@ def test_parameters_are_judged_without_the_model(run: Path, tmp_path: Path):
     assert judged(run, records_only=True).holds
     report = judged(tampered(run, tmp_path / "run", other_parameters), records_only=True)
     assert {finding.check for finding in report.refuted} == {PARAMETERS, IMAGES}
+
+
+@pytest.mark.slow
+def test_a_range_without_the_identity_is_judged_within_its_radius_alone(tmp_path: Path):
+    """All images from -0.2 to -0.19 are wrong, and each radius below that is one without images."""
+    away = Photometric(brightness=(-0.2, -0.19))
+    methods = [TransformationBounds(), TransformationAttack(points=5)]
+    certify.evaluate(BRIGHT, images(), Y, norms=(), transformations=away, methods=methods, output=tmp_path / "run")
+    assert judged(tmp_path / "run").holds
