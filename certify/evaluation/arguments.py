@@ -62,8 +62,7 @@ def asked_evaluation(
 ) -> Asked:
     """The arguments of :func:`certify.evaluate`, checked.
 
-    ``known`` has the batches of a run that is continued, so that they need
-    not be counted anew.
+    ``known`` has the batches of a run that is continued, so that they need not be counted anew.
     """
     x, labels = inputs_and_labels(model, x, labels, batch_size, memory)
     checked_inputs(x, *box)
