@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from bounds.statistics.axes import current as current
 from certify.results import Certificate, Witness
 
@@ -27,7 +28,7 @@ class AccuracyCurve:
 
     Attributes:
         limit: (N,) float64, the radius up to which each input counts; -inf where it never does.
-        norm: order of the norm.
+        norm: order of the norm, or the name of a set of perturbations.
         subject: the classifier, ``"base"`` or ``"smoothed(...)"``.
         method: what gave the limits.
         alpha: probability, per input, that its limit is wrong; 0 for a proof.
@@ -35,7 +36,7 @@ class AccuracyCurve:
     """
 
     limit: Tensor
-    norm: float
+    norm: Order
     subject: str
     method: str
     alpha: float = 0.0
@@ -132,14 +133,14 @@ def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
     return [0.0, *within[:: math.ceil(len(within) / most)]]
 
 
-def labelled(ax: "Axes", norm: float, unit: str = "") -> "Axes":
+def labelled(ax: "Axes", norm: Order, unit: str = "") -> "Axes":
     """The axes of accuracy against radius, with their names."""
-    name = unit or (
-        "of sets without a norm"
-        if math.isnan(norm)
-        else f"l{'∞' if norm == math.inf else format(norm, 'g')}, input units"
-    )
-    ax.set_xlabel(f"radius ({name})")
+    if isinstance(norm, str):
+        unit = unit or norm.unit
+    elif not unit:
+        known = f"l{'∞' if norm == math.inf else format(norm, 'g')}, input units"
+        unit = "of sets without a norm" if math.isnan(norm) else known
+    ax.set_xlabel(f"radius ({unit})")
     ax.set_ylabel("accuracy")
     ax.set_ylim(0, 1)
     return ax

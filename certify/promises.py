@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from certify.results import Certificate, Estimate, NoiseTolerance, Record
+from certify.results import Certificate, DrawnAccuracy, Estimate, NoiseTolerance, Record
 
 PROVED = {
     "": "in real arithmetic",
@@ -20,8 +20,8 @@ class Promise:
     """Promise of the numbers of a result, decided once, from the result.
 
     Attributes:
-        kind: ``"certificate"``, ``"estimate"``, ``"witness"``, ``"noise"`` of a :class:`certify.NoiseTolerance`; or
-            ``"unsupported"`` and ``"left out"`` where there is no result.
+        kind: ``"certificate"``, ``"estimate"``, ``"witness"``, ``"noise"`` of a :class:`certify.NoiseTolerance`,
+            ``"random"`` of random transformations; or ``"unsupported"`` and ``"left out"`` where there is no result.
         alpha: probability, per row, that the statement is wrong; 0 for a proof and for a re-checked witness.
         subject: the classifier it speaks of.
         arithmetic: of a deterministic proof, see ``sound`` of :class:`Certificate`; empty elsewhere.
@@ -45,6 +45,8 @@ class Promise:
             return cls(kind="estimate", subject=subject, within=result.reach)
         if isinstance(result, NoiseTolerance):
             return cls(kind="noise", subject=subject, within=result.epsilon)
+        if isinstance(result, DrawnAccuracy):
+            return cls(kind="random", subject=subject)
         return cls(kind="witness", alpha=alpha, subject=subject)
 
     def __str__(self) -> str:
@@ -59,6 +61,8 @@ class Promise:
             return "none: left out"
         if self.kind == "noise":
             return f"none: random noise that changes {100 * (self.within or 0):g} % of its predictions"
+        if self.kind == "random":
+            return "none: random transformations"
         if self.kind == "estimate":
             return f"none: an estimate, of points within {self.within:g}"
         if self.alpha > 0:

@@ -10,6 +10,7 @@ import torch
 from msgspec import Meta
 
 from bounds import clopper_pearson_lower
+from bounds.sets.orders import Order, order_of
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
 from certify.report.words import norm_name, rounded_down, stated_radius
 from certify.results import Certificate
@@ -32,9 +33,9 @@ class Threshold(msgspec.Struct, frozen=True):
     level: Annotated[float, Meta(gt=0, lt=1)] = LEVEL
 
     @property
-    def order(self) -> float:
-        """The norm as a number."""
-        return float(self.norm)
+    def order(self) -> Order:
+        """The norm as a number, or the set of perturbations in its place."""
+        return order_of(self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,7 @@ def _of_certificates(curve: CertifiedAccuracyCurve, wanted: Threshold, noise_gro
         label=torch.zeros_like(limit, dtype=torch.int64),
         radius=limit.clamp(min=0),
         abstained=limit < 0,
-        norm=curve.norm,
+        norm=math.nan,  # which has no say in it
         alpha=curve.alpha,
         subject=curve.subject,
         method=curve.method,

@@ -329,6 +329,11 @@ class NoiseTolerance(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class DrawnAccuracy(Record):
+    """Base of correct predictions under random changes of each input: nothing about the worst one."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class AttackedAccuracy(Record):
     """Accuracy after attacks at a fixed budget: an upper bound on the robust accuracy.
 

@@ -140,7 +140,7 @@ DIRECTION = {
     ],
     "certify.auditing": [
         {"exact", "tally"},
-        {"distances", "structure"},
+        {"distances", "structure", "transformations"},
         {"certificates", "material", "smoothed", "witnesses"},
         {"audit"},
     ],

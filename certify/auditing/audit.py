@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
+from bounds.sets.orders import order_of
 from certify.auditing.certificates.proofs import PROOFS, Reprover, provable
 from certify.auditing.certificates.rerunning import can_run_again, run_again
 from certify.auditing.material import IDENTITY, find_material, identified, judge_answers
@@ -21,6 +22,7 @@ from certify.auditing.smoothed.redrawing import AGAIN, computes_alike, redraw
 from certify.auditing.smoothed.votes import audit_votes
 from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
+from certify.auditing.transformations import judge_draws, sets_of_manifest, try_range
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.evaluation.storage.proofs import is_proof, stored_proof
 from certify.evaluation.storage.run_directory import RunDirectory
@@ -111,6 +113,7 @@ class _Audit:
         self.run, self.tally, self.sample, self.lot = run, tally, sample, lot
         self.manifest = run.manifest
         self.records = list(run.records().values())
+        self.sets = sets_of_manifest(self.manifest)
         self.tables: Mapping[str, Any] = self.manifest["configuration"].get("methods", {})
 
     def judge(self, given: tuple[Any, Rows | None, Tensor | None] | None) -> Iterator[str]:
@@ -183,15 +186,21 @@ class _Audit:
         for record in self.records:
             if record["kind"] == "estimate":
                 self.tally.leave(ESTIMATES, "estimates are not derived anew", record["unit"])
+            over = self.sets.get(record["norm"])
+            if over is None and isinstance(order_of(record["norm"]), str):
+                self.tally.refute(FILES, "the manifest does not state its transformations", record["unit"])
+                continue
             points = record["kind"] == "witness" or any("verdict" in row for row in record["rows"])
-            if not points and not any("proof" in row for row in record["rows"]):
+            if not points and record["kind"] != "random" and not any("proof" in row for row in record["rows"]):
                 continue
             tensors = self._judge_tensors(record)
+            if tensors is not None and over is not None and record["kind"] == "random":
+                judge_draws(self.tally, record, tensors, over)
             if tensors is None or not points:
                 continue
             if problem is not None and "clean" in tensors:
                 self._judge_clean(record, tensors["clean"], problem)
-            audit_witnesses(self.tally, record, tensors, box, alone)
+            audit_witnesses(self.tally, record, tensors, box, alone, over)
 
     def _judge_tensors(self, record: Record) -> dict[str, Tensor] | None:
         """The tensors of a record; None where they are not those that it states."""
@@ -252,9 +261,8 @@ class _Audit:
         self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record], alike: bool
     ) -> Iterator[str]:
         reprover = Reprover(problem.model, problem.x, problem.first_index, (problem.low, problem.high))
-        rows = [(record, row) for record in records for row in provable(record)]
-        if not rows:
-            return
+        self._try_ranges(problem, records)
+        rows = [(record, row) for record in records for row in provable(record) if record["norm"] not in self.sets]
         chosen = set(range(len(rows))) if reprover.small and self.sample > 0 else self._some(rows)
         for place in sorted(chosen):
             record, row = rows[place]
@@ -265,12 +273,26 @@ class _Audit:
             reprover.judge(self.tally, record, self._table(record), row, frozen, tensors)
         if len(chosen) < len(rows):
             self.tally.leave(PROOFS, f"{len(rows) - len(chosen)} certificates are not in the sample")
-        yield f"{len(chosen)} of {len(rows)} certificates of the model were to be proved again"
-        units = [record for record in records if provable(record) and can_run_again(methods[record["method"]])]
+        if rows:
+            yield f"{len(chosen)} of {len(rows)} certificates of the model were to be proved again"
+        units = [record for record in records if provable(record) or record["kind"] == "random"]
+        units = [record for record in units if can_run_again(methods[record["method"]])]
         again = self._some(units)
         for place in sorted(again):
-            run_again(self.tally, units[place], methods[units[place]["method"]], problem, alike)
-        yield f"{len(again)} of {len(units)} units of certificates were run again"
+            order = self.sets.get(units[place]["norm"]) or order_of(units[place]["norm"])
+            run_again(self.tally, units[place], methods[units[place]["method"]], problem, alike, order)
+        if units:
+            yield f"{len(again)} of {len(units)} units of certificates and random draws were run again"
+
+    def _try_ranges(self, problem: Problem, records: Sequence[Record]) -> None:
+        """Look for other classes within the certified ranges of transformations."""
+        rows = [(record, row) for record in records for row in provable(record) if record["norm"] in self.sets]
+        if not rows:
+            return
+        alone, seed = Alone(problem.model), self.lot.getrandbits(31)
+        for record, row in rows:
+            try_range(self.tally, record, row, self.sets[record["norm"]], problem, alone.leads, seed)
+        self.tally.leave(PROOFS, f"{len(rows)} certificates of transformations are tried, and not proved again")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bounds.checks import Limit
 from bounds.errors import BoundsError
+from bounds.sets.orders import Order
 from certify.auditing.structure import INPUTS
 from certify.auditing.tally import Tally
 from certify.configuration.config import config_of_manifest
@@ -22,6 +23,7 @@ from certify.evaluation.storage.manifest import manifest_of
 from certify.methods import Method, Problem
 from certify.methods.tables import methods_from
 from certify.models import frozen
+from certify.semantic.sets import set_of
 from certify.stored_inputs import Rows
 
 IDENTITY = "model, data and settings"
@@ -103,7 +105,8 @@ def identified(tally: Tally, manifest: Mapping[str, Any], found: Material) -> tu
     stated = manifest["configuration"]
     try:
         methods = methods_from(stated["methods"])
-        orders = [math.inf if norm == "inf" else float(norm) for norm in stated["norms"]]
+        sets = map(set_of, stated.get("transformations", []))
+        orders: list[Order] = [*(math.inf if norm == "inf" else float(norm) for norm in stated["norms"]), *sets]
         problem, logits = problem_of(
             found.model, found.x, found.y, (found.low, found.high), manifest["seed"], stated["batch_size"],
             stated.get("first_index", 0), stated["on_grid"],

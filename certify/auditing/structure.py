@@ -117,7 +117,7 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
     if status == LEFT_OUT:
         yield STATUSES, not any(row.get(key) for key in VALUES.values()), "it has a result, though it was left out"
         return
-    if "alpha" in table and kind not in ("unsupported", "noise"):  # of random noise it is that of an interval
+    if "alpha" in table and kind not in ("unsupported", "noise", "random"):  # of random noise it is that of an interval
         yield ALPHAS, alpha == table["alpha"], f"alpha is {alpha}, but the manifest asks for {table['alpha']}"
     elif kind == "certificate" and alpha is not None:
         yield ALPHAS, (alpha > 0) <= smoothed, f"alpha is {alpha} of a statement without draws"
@@ -129,6 +129,11 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
     if kind == "estimate":
         told = status.replace("_", "").replace(" ", "").isalnum() and (status == MISCLASSIFIED) == (prediction != label)
         yield STATUSES, told, f"its status is {status!r} with class {prediction} and label {label}"
+    elif kind == "random":
+        right, draws = row["draws_right"], row["draws"]
+        wanted = MISCLASSIFIED if prediction != label else "changed" if right < draws else "not changed"
+        fine = status == wanted and right <= draws and row["error_lower"] <= 1 - right / draws <= row["error_upper"]
+        yield STATUSES, fine, f"its status is {status!r} with {right} of {draws} draws right"
     elif kind == "noise":
         yield STATUSES, (status == MISCLASSIFIED) == (prediction != label), f"its status is {status!r}"
     elif kind == "certificate":

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from certify.auditing.distances import Array, length
 from certify.auditing.tally import Tally
+from certify.auditing.transformations import judge_image
+from certify.semantic.sets import TransformationSet
 
 DISTANCES, INSIDE, CLASSES = (f"{what} of witnesses" for what in ("distances", "boxes", "classes"))
 TOLERANCE = Fraction(1, 10**6)  # relative, by which a distance may be above the exact one
@@ -47,9 +49,17 @@ def _lead(logits: Tensor, label: int) -> float:
 
 
 def audit_witnesses(
-    tally: Tally, record: Mapping[str, Any], tensors: Mapping[str, Tensor], box: Box, alone: Alone | None
+    tally: Tally,
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    box: Box,
+    alone: Alone | None,
+    over: TransformationSet | None = None,
 ) -> None:
-    """Judge all adversarial examples of a unit; rows that found none, or needed none, are asked to say so."""
+    """Judge all adversarial examples of a unit; rows that found none, or needed none, are asked to say so.
+
+    With a set of transformed images, distances are those of parameters, and images are made from these again.
+    """
     unit = record["unit"]
     clean, points = tensors.get("clean"), tensors.get("adversarial")
     for place, row in enumerate(record["rows"]):
@@ -59,9 +69,13 @@ def audit_witnesses(
         elif clean is None or points is None:
             tally.refute(DISTANCES, "its inputs are not stored", unit, row["index"])
         else:
-            pair = points[place].double().flatten().numpy(), clean[place].double().flatten().numpy()
-            _judge_distances(tally, record, row, *pair)
-            _judge_box(tally, record, row, points[place], box)
+            if over is not None:
+                sides = (box.low, box.high) if box.known else None
+                judge_image(tally, record, row, over, (clean[place], points[place]), sides)
+            else:
+                pair = points[place].double().flatten().numpy(), clean[place].double().flatten().numpy()
+                _judge_distances(tally, record, row, *pair)
+                _judge_box(tally, record, row, points[place], box)
             if row["subject"] == "base" and alone is not None:
                 _judge_classes(tally, record, row, points[place], alone)
             else:

@@ -103,7 +103,8 @@ def trade_off_figure(rivals: Sequence[Contender], found: TradeOff, radius: float
         limits(float(ends.min()) - room, float(ends.max()) + room)
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.set_xlabel("clean accuracy", color=INK, fontsize=10.5)
-    ax.set_ylabel(f"certified accuracy\nat radius {radius:g} ({norm})", color=INK, fontsize=10.5)
+    where = textwrap.fill(f"at radius {radius:g} ({norm})", 36)
+    ax.set_ylabel(f"certified accuracy\n{where}", color=INK, fontsize=10.5)
     names.title(ax, panel)
     handles = [Line2D([], [], **style) for style in styles.values()]
     more = [Line2D([], [], **FRONT), Patch(color=INK, alpha=0.15, linewidth=0)]

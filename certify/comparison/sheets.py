@@ -7,7 +7,7 @@ from certify.comparison.contenders import PROMISES
 from certify.exports.shares import file_name
 from certify.exports.sheets import Sheet
 from certify.report import norm_name
-from certify.report.words import percent
+from certify.report.words import percent, with_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def _accuracy(table: "pd.DataFrame", norm: float) -> Sheet:
     marks[key] = False
     return Sheet(
         name=f"accuracy_{file_name(norm)}",
-        caption=f"Accuracy in % within each radius of {norm_name(norm)}, in input units. {BOLD}",
+        caption=f"Accuracy in % within each radius of {with_unit(norm)}. {BOLD}",
         data=table,
         text=text,
         bold=marks,

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
+from bounds.sets.orders import order_key
 from certify.configuration.keys import DataSource, ModelSource, Table
 from certify.durations import seconds_of
 from certify.methods import Clever
@@ -18,6 +19,7 @@ from certify.methods.choice import STANDARD, methods_of
 from certify.methods.tables import methods_from
 from certify.report.inputs.planes import CROSS_SECTIONS
 from certify.requirements import LEVEL, About, Judge
+from certify.semantic.sets import TransformationSet, set_of
 from certify.sizes import bytes_of
 
 Norm = (
@@ -35,8 +37,8 @@ class Requirement(Table, frozen=True):
 
     Attributes:
         method: name of a method of the run.
-        norm: in which the radius is meant.
-        radius: in units of the input.
+        norm: in which the radius is meant; or the name of a transformation, such as ``"rotation -10..10, degrees"``.
+        radius: in units of the input, or of the transformation.
         at_least: the share.
         judge: ``"bound"``, a one-sided confidence bound of the share, or ``"estimate"``, the share as counted.
         about: ``"population"``, from which the inputs were drawn, or ``"these inputs"``: what the bound speaks of.
@@ -44,7 +46,7 @@ class Requirement(Table, frozen=True):
     """
 
     method: str
-    norm: Norm
+    norm: Annotated[float, Meta(ge=0, examples=['2 or "inf"'])] | str
     radius: Radius
     at_least: Annotated[float, Meta(ge=0, le=1, examples=["0.5"])]
     judge: Judge = "bound"
@@ -71,6 +73,7 @@ class Baseline(Table, frozen=True):
 class Config(Table, frozen=True):
     """A whole configuration; ``methods`` are those to run, the standard ones if there are none.
 
+    ``transformations`` are tables such as ``kind = "rotation"`` with ``degrees = [-10, 10]``.
     ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input. ``preset`` names
     methods of every kind, which ``methods`` change or add to; ``budget`` is the time that all may take.
     ``cross_sections`` is the number of inputs through which the page shows a plane. ``memory`` is what the work may
@@ -80,6 +83,7 @@ class Config(Table, frozen=True):
     model: ModelSource
     data: DataSource = DataSource()
     norms: Annotated[list[Norm], Meta(min_length=1, examples=['[2, "inf"]'])] | None = None
+    transformations: list[Any] = msgspec.field(default_factory=list)  # of TransformationSet
     methods: list[Any] = msgspec.field(default_factory=list)  # of Method
     require: list[Requirement] = msgspec.field(default_factory=list)
     against: Baseline | None = None
@@ -113,9 +117,10 @@ class Config(Table, frozen=True):
                     f"[[require]] method must be one that proves or attacks, got {wanted.method!r}, whose estimates "
                     f"bound nothing: this run has {', '.join(bounding) or 'no other'}"
                 )
-            served = [order for order in orders if order in chosen[wanted.method].norms]
-            if norm_order(wanted.norm) not in served:
-                listed = ", ".join(f"{order:g}" for order in served) or "none"
+            asked = [*orders, *self.transformations]
+            served = [order_key(order) for order in asked if chosen[wanted.method].serves(order)]
+            if (wanted.norm if isinstance(wanted.norm, str) else order_key(wanted.norm)) not in served:
+                listed = "; ".join(served) if self.transformations else ", ".join(served) or "none"
                 raise InvalidConfiguration(
                     f"[[require]] norm must be one in which this run has {wanted.method}, {listed}, got {wanted.norm}"
                 )
@@ -129,7 +134,7 @@ class Config(Table, frozen=True):
     def chosen_methods(self) -> list[Method]:
         """The methods to run, those of a preset for inputs of width 1."""
         orders = [2.0, math.inf] if self.norms is None else [norm_order(norm) for norm in self.norms]
-        return methods_of(self.asked_methods(), orders)
+        return methods_of(self.asked_methods(), [*orders, *self.transformations])
 
     def norm_orders(self) -> list[float]:
         """The norms as numbers; those of 2 and infinity that a chosen method serves, if the file names none."""
@@ -170,8 +175,8 @@ def read_config(path: Path | str) -> Config:
         values = msgspec.toml.decode(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
         _check_numbers(values)
         folder = path.resolve().parent
-        methods = methods_from(values.get("methods", {}), folder)
-        config = converted("", {**values, "methods": methods} | _without_aliases(values), Config)
+        made = {"methods": methods_from(values.get("methods", {}), folder), "transformations": _sets(values)}
+        config = converted("", {**values, **made} | _without_aliases(values), Config)
     except OSError as error:
         raise InvalidConfiguration(f"configuration {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, too deep, or a key with a wrong value
@@ -180,6 +185,14 @@ def read_config(path: Path | str) -> Config:
     if against is not None:
         against = msgspec.structs.replace(against, run=str(folder / against.run))
     return msgspec.structs.replace(config, model=model, data=data, against=against)
+
+
+def _sets(values: Mapping[str, Any]) -> list[TransformationSet]:
+    """The transformations of a file or a manifest, each once."""
+    tables = values.get("transformations", [])
+    if not isinstance(tables, list):
+        raise InvalidConfiguration(f"transformations must be tables [[transformations]], got {tables!r}")
+    return list(dict.fromkeys(map(set_of, tables)))
 
 
 def _without_aliases(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +238,8 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
         stored = manifest["configuration"]
         values = {
             **manifest["source"],
-            "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]],
+            "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]] or None,
+            "transformations": _sets(stored),
             "methods": methods_from(stored["methods"]),
             "seed": manifest["seed"],
             "batch_size": stored["batch_size"],

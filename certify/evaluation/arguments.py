@@ -1,6 +1,6 @@
 """Arguments of an evaluation, checked, and the problem that they make."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.evaluation.budget.allowance import Allowance
 from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
 from certify.models import first_rows, frozen, probe
+from certify.semantic.sets import sets_of
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, checked_inputs
 
@@ -27,14 +29,14 @@ class Asked(NamedTuple):
         problem: the model and its inputs.
         logits: (N, K), of the model for them.
         choice: the methods.
-        norms: orders, each once.
+        norms: orders and sets of transformed images, each once.
         allowance: sizes that fit into the memory.
     """
 
     problem: Problem
     logits: Tensor
     choice: Choice
-    norms: list[float]
+    norms: list[Order]
     allowance: Allowance = Allowance()
 
     @property
@@ -56,6 +58,7 @@ def asked_evaluation(
     on_grid: bool | None = None,
     memory: int | None = None,
     known: Mapping[str, int] | None = None,
+    transformations: object = (),
 ) -> Asked:
     """The arguments of :func:`certify.evaluate`, checked.
 
@@ -67,7 +70,7 @@ def asked_evaluation(
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
     checks.at_least("batch_size", batch_size, 1)
-    orders = orders_of(norms)
+    orders = asked_orders(norms, transformations)
     choice = chosen_methods(methods, orders, Space.of(x, *box))
     method_pairs(choice.methods, orders)
     stated = stated_on_grid(on_grid, x)
@@ -115,6 +118,12 @@ def problem_of(
         )
         with torch.no_grad():
             return problem, torch.cat([model(part) for part in problem.x.split(batch_size)])
+
+
+def asked_orders(norms: object, transformations: object) -> list[Order]:
+    """Norms and transformations of a caller, each once; one of both there must be."""
+    sets = sets_of(transformations)
+    return [*([] if sets and isinstance(norms, Sequence) and not len(norms) else orders_of(norms)), *sets]
 
 
 def orders_of(norms: object) -> list[float]:

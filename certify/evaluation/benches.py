@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.distribution.engines import Engine, Pool
 from certify.distribution.parcels import can_be_sent
 from certify.distribution.processes import Processes
@@ -57,7 +58,7 @@ class Bench:
     """
 
     problem: Problem
-    norms: Sequence[float]
+    norms: Sequence[Order]
     lenient: Collection[str]
     stated: Mapping[str, Any]
     make_model: Callable[[str], nn.Module] | None

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from bounds.sets.orders import Order, order_of
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FinishedUnit:
@@ -12,7 +14,7 @@ class FinishedUnit:
     Attributes:
         name: of the unit.
         method: its name.
-        norm: order of the norm.
+        norm: order of the norm, or the name of a set of perturbations.
         kind: ``"certificate"``, ``"estimate"``, ``"witness"``, ``"noise"``, ``"unsupported"`` or ``"left out"``.
         rows: one mapping per input, in plain numbers, as the run stores them.
         seconds: that it took.
@@ -26,7 +28,7 @@ class FinishedUnit:
 
     name: str
     method: str
-    norm: float
+    norm: Order
     kind: str
     rows: Sequence[Mapping[str, Any]]
     seconds: float
@@ -48,7 +50,7 @@ class FinishedUnit:
     ) -> Self:
         """The unit of a record."""
         shared = {name: record[name] for name in ("method", "kind", "rows", "seconds")}
-        name, norm = record["unit"], float(record["norm"])
+        name, norm = record["unit"], order_of(record["norm"])
         return cls(
             name=name,
             norm=norm,

@@ -15,6 +15,7 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.distribution.engines import Engine
 from certify.distribution.shards import Shard
 from certify.durations import seconds_of
@@ -23,7 +24,7 @@ from certify.evaluation.benches import engine_of, run_elsewhere
 from certify.evaluation.budget.costs import CostEstimate
 from certify.evaluation.budget.known import known_batches, known_sizes
 from certify.evaluation.budget.meter import Clock
-from certify.evaluation.budget.probe import LEAST_BUDGET, PROBE_SHARE, Asking, probe_costs
+from certify.evaluation.budget.probe import LEAST_BUDGET, PROBE_SHARE, Asking, Transformations, probe_costs
 from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.budget.schedule import Timing
 from certify.evaluation.callbacks import Callback
@@ -54,6 +55,7 @@ def evaluate(
     labels: Tensor | None = None,
     *,
     norms: Sequence[float] | float = (2, math.inf),
+    transformations: Transformations = (),
     methods: Asking = STANDARD,
     low: Limit = 0.0,
     high: Limit = 1.0,
@@ -76,7 +78,7 @@ def evaluate(
     engine: Engine | str | None = None,
     memory: str | int | None = None,
 ) -> Evaluation:
-    """Run every method on the same inputs, in every norm it serves.
+    """Run every method on the same inputs, in every norm and under every transformation it serves.
 
     Certificates of the model itself and of the smoothed classifier, estimates if :class:`certify.methods.Clever` is
     asked for, and re-checked adversarial examples of the model, each in its own rows. A method that cannot treat the
@@ -88,7 +90,10 @@ def evaluate(
             :func:`certify.collect`.
         labels: (N,) correct classes. None for those of a data set or loader, and for the predictions of the model
             where ``x`` is a tensor: then all results are about these, and nothing counts as misclassified.
-        norms: orders of norms, at least 1, or one of them; 0 counts changed entries.
+        norms: orders of norms, at least 1, or one of them; 0 counts changed entries. With transformations, also none.
+        transformations: of :mod:`certify.semantic` with their ranges, or with noise on top as
+            :class:`certify.semantic.TransformationSet`; several or one. Each stands in the place of a norm, and radii
+            and distances are in its unit. Where no method for them is named, all of them run with their defaults.
         methods: settings from :mod:`certify.methods`, or names of methods for their defaults, several or one; by
             default smoothing, interval bounds and the minimum-norm attack. Or one of the presets ``"quick"``,
             ``"standard"`` and ``"thorough"``, which hold methods of every kind, alone or with settings that replace
@@ -145,7 +150,7 @@ def evaluate(
     with probed_once():
         allowed = None if memory is None else bytes_of("memory", memory)
         asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
-        task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), transformations)
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
         if not part.whole:
             costs = None  # by which methods may be left out, in one shard and not in another
@@ -175,7 +180,7 @@ def evaluate(
 
 
 def _planes(
-    evaluation: Evaluation, problem: Problem, norms: Sequence[float], count: int, run: RunDirectory | None
+    evaluation: Evaluation, problem: Problem, norms: Sequence[Order], count: int, run: RunDirectory | None
 ) -> list[Plane]:
     """Cross sections through so many inputs, those that the run holds already or new ones."""
     indices = inputs_with_planes(evaluation.records, evaluation.tensors, count)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bounds import NoiseRatioTest
 from bounds.errors import InvalidConfiguration
+from bounds.sets.orders import NamedSet, order_of
 from certify.curves import AccuracyCurve
 from certify.evaluation.left_out import left_out
 from certify.evaluation.storage.durable import write_whole
@@ -30,6 +31,7 @@ from certify.evaluation.summaries.groups import (
 )
 from certify.evaluation.summaries.sheets import curve_figures, sheets_of
 from certify.evaluation.summaries.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
+from certify.evaluation.summaries.transformations import transformation_curves
 from certify.evaluation.units import in_order, units_done
 from certify.evaluation.work import HELD
 from certify.exports.figures import COLUMN
@@ -39,6 +41,7 @@ from certify.report import Page, Study, norm_name, render
 from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.inputs.planes import Plane
 from certify.requirements import JudgedRequirement, judged_requirements
+from certify.semantic.curves import TransformationCurves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +125,10 @@ class Evaluation:
         """Certified and attacked accuracy against the radius, one curve per method and norm that has results."""
         return curves_of(self.rows())
 
+    def transformation_curves(self) -> "dict[NamedSet, TransformationCurves]":
+        """Certified, attacked and random accuracy against the size of each transformation, by its name."""
+        return transformation_curves(self.manifest, self.records, self.tensors)
+
     def clean_accuracy(self) -> float:
         """Share of inputs that the model itself classifies correctly; NaN without any record."""
         right = {row["index"]: row["base_prediction"] == row["label"] for row in self.rows()}
@@ -152,7 +159,7 @@ class Evaluation:
         self,
         groups: Groups | None = None,
         *,
-        radius: float | Mapping[float, float] | None = None,
+        radius: float | Mapping[Any, float] | None = None,
         confidence: float = 0.95,
         seed: int = 0,
     ) -> GroupAccuracies:
@@ -280,7 +287,7 @@ class Evaluation:
             stored = self.tensors.get(record["unit"]) or {}
             if "adversarial" in stored:
                 pairs += [
-                    (row, float(record["norm"]), clean, adversarial)
+                    (row, order_of(record["norm"]), clean, adversarial)
                     for row, clean, adversarial in zip(
                         record["rows"], stored["clean"], stored["adversarial"], strict=True
                     )
@@ -305,6 +312,7 @@ class Evaluation:
             group_sentences=[] if groups is None else groups.sentences(),
             classes=self.manifest.get("classes", ()) if classes is None else classes,
             studies=studies,
+            transformations={norm_name(over): each for over, each in self.transformation_curves().items()},
             inputs=details_of(
                 self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
             ).payload(),

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bounds.sets.orders import order_of
 from certify.report import norm_name
 from certify.report.columns import LEFT_OUT
 
@@ -37,7 +38,7 @@ def left_out(records: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) 
             if row["status"] == LEFT_OUT or (preset and row["status"] == "unsupported"):
                 missing[*place, row.get("reason") or ""] += 1
     sentences = [
-        f"{method} in {norm_name(float(norm))}: {_share(count, inputs[method, norm])} left out: {reason}"
+        f"{method} in {norm_name(order_of(norm))}: {_share(count, inputs[method, norm])} left out: {reason}"
         for (method, norm, reason), count in missing.items()
     ]
     return [*sentences, *manifest.get("configuration", {}).get(NOT_SERVED, [])]

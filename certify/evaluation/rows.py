@@ -8,8 +8,9 @@ from torch import Tensor
 
 from bounds.errors import InvalidInput
 from bounds.sets.distances import distance
+from bounds.sets.orders import Order, order_key
 from certify.attacks.studies.smoothed import SmoothedWitness
-from certify.evaluation.storage.manifest import norm_key
+from certify.attacks.studies.transformations import TransformationWitness
 from certify.results import (
     Certificate,
     Estimate,
@@ -19,6 +20,10 @@ from certify.results import (
     VerdictCertificate,
     Witness,
 )
+from certify.semantic.certificate import SemanticCertificate
+from certify.semantic.random_draws import TransformationAccuracy
+
+OF_RANGES = ("verified", "broken", "open_pieces", "pieces")  # of a certificate of transformations
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
@@ -44,6 +49,9 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
             row["invalid"] = int(certificate.invalid[i])
             row["two_class"] = bool(certificate.two_class[i])
             row["sampling"] = certificate.sampling
+        if isinstance(certificate, SemanticCertificate):
+            row |= {name: getattr(certificate, name)[i].item() for name in OF_RANGES}
+            row |= _parameters(certificate.parameters[i])
         rows.append(row)
     return rows
 
@@ -57,10 +65,10 @@ def drawing_of(result: Record) -> dict[str, Any]:
 
 
 def with_verdicts(
-    rows: Sequence[dict[str, Any]], certificate: VerdictCertificate, clean: Tensor, norms: Sequence[float]
+    rows: Sequence[dict[str, Any]], certificate: VerdictCertificate, clean: Tensor, norms: Sequence[Order]
 ) -> list[dict[str, Any]]:
     """The rows of certificates with their verdicts, and the distances of the inputs that falsified some of them."""
-    distances = {norm_key(norm): distance(certificate.adversarial, clean, norm).tolist() for norm in norms}
+    distances = _distances(certificate.adversarial, clean, norms)
     more: list[dict[str, Any]] = []
     for i, verdict in enumerate(certificate.verdict):
         more.append({"verdict": verdict, "decided_by": certificate.decided_by[i]})
@@ -69,9 +77,16 @@ def with_verdicts(
     return [{**row, **added} for row, added in zip(rows, more, strict=True)]
 
 
-def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[float]) -> list[dict[str, Any]]:
-    """Rows of witnesses, in plain numbers, with their distances in every norm of the run."""
-    distances = {norm_key(norm): distance(witness.adversarial, clean, norm).tolist() for norm in norms}
+def witness_rows(
+    witness: Witness, clean: Tensor, labels: Tensor, norms: Sequence[Order], own: Order = math.inf
+) -> list[dict[str, Any]]:
+    """Rows of witnesses, in plain numbers, with their distances in every norm of the run.
+
+    Transformed images have a distance in their ``own`` set alone.
+    """
+    transformed = isinstance(witness, TransformationWitness)
+    distances = {order_key(own): witness.distance.tolist()} if transformed else {}
+    distances = distances or _distances(witness.adversarial, clean, norms)
     rows, wrong = [], _wrong(witness, labels)
     for i, found in enumerate(witness.found.tolist()):
         row: dict[str, Any] = {
@@ -87,6 +102,8 @@ def witness_rows(witness: Witness, clean: Tensor, labels: Tensor, norms: Sequenc
             row["attack_distance"] = float(witness.distance[i])
             row["adversarial_label"] = int(witness.adversarial_label[i])
             row["distances"] = {norm: values[i] for norm, values in distances.items()}
+            if isinstance(witness, TransformationWitness):
+                row |= _parameters(witness.parameters[i])
         rows.append(row)
     return rows
 
@@ -127,6 +144,36 @@ def noise_rows(found: NoiseTolerance, labels: Tensor) -> list[dict[str, Any]]:
             row["noise_radius"] = radius
         rows.append(row)
     return rows
+
+
+def random_rows(found: TransformationAccuracy, labels: Tensor, alpha: float) -> list[dict[str, Any]]:
+    """Rows of random draws: how many of them are right, with an interval for the probability of an error."""
+    rows, wrong = [], _wrong(found, labels)
+    lower, upper = (ends.tolist() for ends in found.error_interval(alpha))
+    for i, correct in enumerate(found.correct.tolist()):
+        rows.append(
+            {
+                "prediction": int(found.label[i]),
+                "subject": found.subject,
+                "status": "misclassified" if wrong[i] else "changed" if correct < found.draws else "not changed",
+                "draws": found.draws,
+                "draws_right": correct,
+                "error_lower": lower[i],
+                "error_upper": upper[i],
+            }
+        )
+    return rows
+
+
+def _distances(adversarial: Tensor, clean: Tensor, norms: Sequence[Order]) -> dict[str, list[float]]:
+    """Distances in every norm, by their keys."""
+    orders = [norm for norm in norms if not isinstance(norm, str)]
+    return {order_key(norm): distance(adversarial, clean, norm).tolist() for norm in orders}
+
+
+def _parameters(values: Tensor) -> dict[str, list[float]]:
+    """Parameters of a transformed image, where there is one."""
+    return {} if bool(values.isnan().any()) else {"parameters": values.tolist()}
 
 
 def _wrong(result: Record, labels: Tensor) -> list[bool]:

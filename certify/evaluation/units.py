@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput, UnsupportedLayer
+from bounds.sets.orders import Order, order_key
 from certify.evaluation.rows import (
     certificate_rows,
     drawing_of,
     estimate_rows,
     noise_rows,
+    random_rows,
     with_verdicts,
     witness_rows,
 )
-from certify.evaluation.storage.manifest import norm_key
 from certify.evaluation.storage.proofs import is_proof, with_stored_proofs
 from certify.methods import (
     METHODS,
@@ -33,20 +34,25 @@ from certify.methods import (
     OptimisedLinearBounds,
     Problem,
     RandomNoise,
+    RandomTransformations,
     SmoothedAttack,
     Smoothing,
+    TransformationAttack,
+    TransformationBounds,
 )
 from certify.methods.frozen import WithFrozenFeatures
 from certify.models import frozen
 from certify.promises import Promise
 from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
+from certify.semantic.random_draws import TransformationAccuracy
 from certify.verification.proving.radius_proofs import CertificateWithProofs
 
 FROM_CHEAP_TO_DEAR = (  # and both sides early, since a witness spares dear proofs
-    *(IntervalBounds, MinimalPerturbation, LinearBoundsBehindIntervals, LinearBounds, Smoothing, Lipschitz),
+    *(IntervalBounds, RandomTransformations, TransformationAttack, MinimalPerturbation, TransformationBounds),
+    *(LinearBoundsBehindIntervals, LinearBounds, Smoothing, Lipschitz),
     *(RandomNoise, Clever, OptimisedLinearBounds, SmoothedAttack, CompleteSearch),
 )
-Pair = tuple[Method, float]  # a method and a norm that it serves
+Pair = tuple[Method, Order]  # a method and a norm that it serves, or a set of perturbations in its place
 Found = tuple[dict[str, Any], dict[str, Tensor]]  # the record of a unit, and the tensors that belong to it
 
 
@@ -56,17 +62,17 @@ class Unit(NamedTuple):
     Attributes:
         name: by which records and tensors are stored.
         method: settings.
-        norm: order of the norm.
+        norm: order of the norm, or the set of perturbations.
         rows: of the inputs at hand, which may be a part of a data set.
     """
 
     name: str
     method: Method
-    norm: float
+    norm: Order
     rows: slice
 
 
-def method_pairs(methods: Sequence[Method], norms: Sequence[float]) -> list[Pair]:
+def method_pairs(methods: Sequence[Method], norms: Sequence[Order]) -> list[Pair]:
     """Each method with each norm that it serves.
 
     Raises:
@@ -79,20 +85,21 @@ def method_pairs(methods: Sequence[Method], norms: Sequence[float]) -> list[Pair
         remedy = f'give each settings of its own name, such as {type(methods[0]).__name__}(name="...")'
         raise InvalidInput(f"methods must have different names, got {', '.join(names)}: {remedy}")
     for norm in norms:
-        if not any(norm in method.norms for method in methods):
-            raise InvalidInput(f"none of the methods ({', '.join(names)}) serves the norm {norm:g}")
-    return [(method, norm) for method in methods for norm in norms if norm in method.norms]
+        if not any(method.serves(norm) for method in methods):
+            what = f"the set {norm!r}" if isinstance(norm, str) else f"the norm {norm:g}"
+            raise InvalidInput(f"none of the methods ({', '.join(names)}) serves {what}")
+    return [(method, norm) for method in methods for norm in norms if method.serves(norm)]
 
 
-def cheap_first(method: Method, norm: float) -> tuple[int, bool]:
+def cheap_first(method: Method, norm: Order) -> tuple[int, bool]:
     """A place among methods of which nobody knows the cost: what is mostly cheap first, then the norms one by one."""
     places = [i for i, kind in enumerate(FROM_CHEAP_TO_DEAR) if isinstance(method, kind)]
-    return (places[0] if places else len(FROM_CHEAP_TO_DEAR)), norm != method.norms[-1]
+    return (places[0] if places else len(FROM_CHEAP_TO_DEAR)), norm not in method.norms[-1:]
 
 
 def units_of(
     methods: Sequence[Method],
-    norms: Sequence[float],
+    norms: Sequence[Order],
     count: int,
     first_index: int = 0,
     sizes: Mapping[str, int] | None = None,
@@ -104,7 +111,7 @@ def units_of(
 
     Args:
         methods: settings.
-        norms: orders.
+        norms: orders, and sets of perturbations.
         count: number of inputs.
         first_index: place of the first of them.
         sizes: inputs in a unit of a method, by its name; ``rows_per_unit`` where it is not named.
@@ -115,7 +122,7 @@ def units_of(
         for block in _blocks(size, count, first_index):
             start, stop = _ends(block, size, count, first_index)
             rows = slice(start - first_index, stop - first_index)
-            units.append(Unit(f"{method.name}/{norm_key(norm)}/{start}-{stop}", method, norm, rows))
+            units.append(Unit(f"{method.name}/{order_key(norm)}/{start}-{stop}", method, norm, rows))
     return units
 
 
@@ -187,7 +194,7 @@ class UnitOutcome(NamedTuple):
     drawing: Mapping[str, Any] = MappingProxyType({})
 
 
-def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms: Sequence[float]) -> UnitOutcome:
+def outcome_of(method: Method, problem: Problem, rows: slice, norm: Order, norms: Sequence[Order]) -> UnitOutcome:
     """The results of a method for some inputs.
 
     Args:
@@ -208,11 +215,14 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: float, norms
     result = method.run(problem, rows, norm).cpu()
     tensors: dict[str, Tensor] = {}
     if isinstance(result, Witness):
-        details = witness_rows(result, clean, targets, norms)
+        details = witness_rows(result, clean, targets, norms, norm)
     elif isinstance(result, Estimate):
         details = estimate_rows(result, targets)
     elif isinstance(result, NoiseTolerance):
         details = noise_rows(result, targets)
+    elif isinstance(result, TransformationAccuracy):
+        details = random_rows(result, targets, getattr(method, "alpha", 0.05))
+        tensors = {"right": result.right, "distance": result.distance}
     else:
         details = certificate_rows(result, targets)
         if isinstance(result, VerdictCertificate):
@@ -274,7 +284,7 @@ def record_of(
         "method": unit.method.name,
         "kind": outcome.promise.kind,
         "promise": asdict(outcome.promise),
-        "norm": norm_key(unit.norm),
+        "norm": order_key(unit.norm),
         "seconds": seconds,
         **outcome.drawing,
         "rows": shared,
@@ -282,7 +292,7 @@ def record_of(
 
 
 def run_unit(
-    unit: Unit, problem: Problem, base: Sequence[int], norms: Sequence[float], lenient: Collection[str] = ()
+    unit: Unit, problem: Problem, base: Sequence[int], norms: Sequence[Order], lenient: Collection[str] = ()
 ) -> Found:
     """The record of a unit that is run as a whole, and the tensors that belong to it.
 

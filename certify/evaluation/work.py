@@ -7,9 +7,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from bounds.errors import BoundsError
+from bounds.sets.orders import order_of
 from certify.durations import in_words
 from certify.evaluation.arguments import Asked
 from certify.evaluation.budget.costs import UNIT_SECONDS, Cost, CostEstimate, Key
@@ -249,6 +251,10 @@ class Work:
 
     def _with_tensors(self, parts: list[UnitOutcome], rows: slice) -> list[UnitOutcome]:
         """The parts; those without the tensors that others have get the clean inputs and logits in their place."""
+        drawn = next((part.tensors for part in parts if "right" in part.tensors), None)
+        if drawn is not None:  # of rows that were left out, nothing is right, at no distance
+            own = {"right": torch.zeros_like(drawn["right"][:1]), "distance": drawn["distance"][:1] * math.nan}
+            return [part._replace(tensors=part.tensors or own) for part in parts]
         if not any("clean" in part.tensors for part in parts):
             return parts
         place, found = rows.start, []
@@ -286,7 +292,7 @@ class Work:
     def _note(self, record: Mapping[str, Any]) -> None:
         self._ledger.note(record)
         if record["kind"] not in ("unsupported", LEFT_OUT) and record.get("promise"):
-            self._promises.setdefault((record["method"], float(record["norm"])), Promise(**record["promise"]))
+            self._promises.setdefault((record["method"], order_of(record["norm"])), Promise(**record["promise"]))
 
     def _told(self, name: str, done: int, *, restored: bool) -> FinishedUnit:
         elapsed, left = self._schedule.elapsed(), self._schedule.seconds_left()

@@ -113,7 +113,11 @@ def markdown(sheet: Sheet) -> str:
 def flat(data: "pd.DataFrame") -> "pd.DataFrame":
     """The table with plain cells only: lists and mappings become JSON, other objects their words."""
     objects = [name for name in data.columns if data[name].dtype == object]
-    return data.assign(**{name: data[name].map(_plain) for name in objects}) if objects else data
+    plain = {name: data[name].map(_plain) for name in objects}
+    for name in plain:  # orders of norms, and names in their place
+        if {str, float} <= set(map(type, plain[name].dropna())):
+            plain[name] = plain[name].map(str)
+    return data.assign(**plain) if objects else data
 
 
 def plain_records(data: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -153,7 +157,9 @@ def _piped(text: str) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping | list | tuple):
         return msgspec.json.encode(value).decode()
-    if value is None or isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, int | float):
         return value
     return str(value)
 
@@ -168,6 +174,6 @@ def _json(value: object) -> object:
         return [_json(each) for each in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, int):
         return value
     return None if str(value) == "<NA>" else str(value)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from bounds.sets.orders import order_key
 from certify.comparison.regressions import Change
-from certify.evaluation.storage.manifest import norm_key
 from certify.evaluation.summaries.comparisons import Contradiction
 from certify.gate.outcome import GateOutcome
 from certify.requirements import JudgedRequirement
@@ -54,29 +54,29 @@ def findings(outcome: GateOutcome) -> list[GateFinding]:
 
 def _contradiction(found: Contradiction) -> GateFinding:
     numbers = {
-        **{"index": found.index, "norm": norm_key(found.norm), "subject": found.subject, "method": found.method},
+        **{"index": found.index, "norm": order_key(found.norm), "subject": found.subject, "method": found.method},
         **{"radius": found.radius, "distance": found.distance},
     }
-    name = f"{found.method} in norm {norm_key(found.norm)}, input {found.index}"
+    name = f"{found.method} in norm {order_key(found.norm)}, input {found.index}"
     return GateFinding("contradiction", "contradiction", name, str(found), True, numbers)
 
 
 def _requirement(found: JudgedRequirement) -> GateFinding:
     wanted = found.wanted
     numbers = {
-        **{"method": wanted.method, "norm": norm_key(wanted.order), "radius": wanted.radius},
+        **{"method": wanted.method, "norm": order_key(wanted.order), "radius": wanted.radius},
         **{"at_least": wanted.at_least, "judge": wanted.judge, "about": wanted.about, "level": wanted.level},
         **{"count": found.count, "inputs": found.inputs, "estimate": found.estimate, "bound": found.bound},
         **{"alpha": found.alpha, "met": found.met},
     }
     judged = "estimate" if wanted.judge == "estimate" else wanted.about
-    name = f"{wanted.method} in norm {norm_key(wanted.order)} at radius {wanted.radius!r}, {judged}"
+    name = f"{wanted.method} in norm {order_key(wanted.order)} at radius {wanted.radius!r}, {judged}"
     return GateFinding("requirement", "met" if found.met else "missed", name, str(found), not found.met, numbers)
 
 
 def _change(found: Change) -> GateFinding:
     numbers = {
-        **{"of": found.about, "norm": norm_key(found.norm), "radius": found.radius, "inputs": found.inputs},
+        **{"of": found.about, "norm": order_key(found.norm), "radius": found.radius, "inputs": found.inputs},
         **{"before": found.before, "after": found.after, "lost": found.lost, "gained": found.gained},
         **{"p_value": found.p_value, "p_holm": found.p_holm, "level": found.level, "about": found.subject},
         **{"fell": found.fell},

@@ -21,6 +21,7 @@ from certify.methods.proofs import (
 from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation, estimate_of
 from certify.methods.smoothed import SmoothedAttack, Smoothing
+from certify.methods.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 
 __all__ = [
     "BY_NAME",
@@ -44,9 +45,12 @@ __all__ = [
     "Problem",
     "ProvedRadius",
     "RandomNoise",
+    "RandomTransformations",
     "SmoothedAttack",
     "Smoothing",
     "Space",
+    "TransformationAttack",
+    "TransformationBounds",
     "Verify",
     "chosen_methods",
     "estimate_of",

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,11 @@ from bounds.memory import MEMORY
 from bounds.sets.uniform import stream_seed
 from certify.methods.checked import Checked, Name
 from certify.results import Certificate, Estimate, NoiseTolerance, Witness
+from certify.semantic.random_draws import TransformationAccuracy
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, StoredInputs
+
+Result = Certificate | Estimate | Witness | NoiseTolerance | TransformationAccuracy
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,7 +121,11 @@ class Method(Checked, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """
         return self, 1.0
 
+    def serves(self, norm: object) -> bool:
+        """Whether there are results in a norm, given by its order, or for a set of perturbations in its place."""
+        return norm in self.norms
+
     @abstractmethod
-    def run(self, problem: Problem, rows: slice, norm: float) -> Certificate | Estimate | Witness | NoiseTolerance:
-        """Results for the given rows, in one norm."""
+    def run(self, problem: Problem, rows: slice, norm: Any) -> Result:  # noqa: ANN401  # each has its own kind
+        """Results for the given rows, in one norm, or for the set of perturbations that stands in its place."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.methods.base import Method
 from certify.methods.presets import PRESETS, Space, not_served, preset_methods
 from certify.methods.proofs import (
@@ -21,13 +22,16 @@ from certify.methods.proofs import (
 from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation
 from certify.methods.smoothed import SmoothedAttack, Smoothing
+from certify.methods.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),
     CompleteSearch,
     *(Clever, RandomNoise, MinimalPerturbation, SmoothedAttack),
+    *(TransformationBounds, TransformationAttack, RandomTransformations),
 )
 
+OF_SETS: tuple[Method, ...] = (TransformationBounds(), TransformationAttack(), RandomTransformations())
 STANDARD: tuple[Method, ...] = (Smoothing(), IntervalBounds(), MinimalPerturbation())  # where none are asked for
 UNIT = Space()
 
@@ -62,14 +66,15 @@ class Choice(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def chosen_methods(given: object, norms: Sequence[float], space: Space) -> Choice:
+def chosen_methods(given: object, norms: Sequence[Order], space: Space) -> Choice:
     """The methods that are asked for, a preset among them or not.
 
-    Settings that are given next to a preset replace those of the same name in it.
+    Where there are transformations and no method for them, all such methods join. Settings that are given next to a
+    preset replace those of the same name in it.
 
     Args:
         given: settings, classes and names, one or several.
-        norms: orders that are asked for.
+        norms: orders and sets of perturbations that are asked for.
         space: the size of the inputs, which presets measure by.
     """
     if isinstance(given, str | Method | type):
@@ -79,17 +84,21 @@ def chosen_methods(given: object, norms: Sequence[float], space: Space) -> Choic
     asked = list(given)
     presets = [one for one in asked if isinstance(one, str) and one in PRESETS]
     own = [_method_of(one) for one in asked if not (isinstance(one, str) and one in PRESETS)]
+    sets = [norm for norm in norms if isinstance(norm, str)]
+    if sets and not any(method.serves(each) for method in own for each in sets):
+        own += OF_SETS
     if not presets:
         return Choice(own)
     if len(presets) > 1:
         raise InvalidInput(f"methods must name one preset, got {' and '.join(presets)}: each has methods of all kinds")
-    brought = preset_methods(presets[0], norms, space)
+    orders = [norm for norm in norms if not isinstance(norm, str)]
+    brought = preset_methods(presets[0], orders, space)
     named = {method.name: method for method in brought} | {method.name: method for method in own}
     lenient = frozenset(method.name for method in brought) - {method.name for method in own}
-    return Choice(list(named.values()), presets[0], lenient, tuple(not_served(brought, norms)))
+    return Choice(list(named.values()), presets[0], lenient, tuple(not_served(brought, orders)))
 
 
-def methods_of(given: object, norms: Sequence[float] = (2.0, math.inf), space: Space = UNIT) -> list[Method]:
+def methods_of(given: object, norms: Sequence[Order] = (2.0, math.inf), space: Space = UNIT) -> list[Method]:
     """Settings of methods, from settings, classes and names, one or several, or from the name of a preset.
 
     >>> [method.name for method in methods_of(["ibp", MinimalPerturbation, Smoothing(n=100)])]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from bounds.sets.orders import Order
 from certify.promises import NO_RESULT, Promise
 from certify.report.words import NOTHING, estimated, norm_name, rounded_down, rounded_up, with_levels
 
@@ -23,7 +24,7 @@ class Line:
     """Results of one method in one norm: what a column is made from.
 
     Attributes:
-        norm: order of the norm.
+        norm: order of the norm, or the name of a set of perturbations.
         method: its name.
         subject: the classifier it speaks of.
         promise: what its numbers promise, the weakest of its rows.
@@ -31,7 +32,7 @@ class Line:
         eight_bit: whether the inputs are 8-bit images in [0, 1], so that radii are printed in their levels too.
     """
 
-    norm: float
+    norm: Order
     method: str
     subject: str
     promise: Promise
@@ -56,6 +57,11 @@ class Line:
     def left_out(self) -> int:
         """Number of rows that were not computed."""
         return [row["status"] for row in self.rows].count(LEFT_OUT)
+
+    def random_right(self) -> float | None:
+        """Share of the random draws of all inputs that are classified correctly; None where there are none."""
+        rows = [row for row in self.rows if row["kind"] == "random" and row.get("draws")]
+        return sum(row["draws_right"] for row in rows) / sum(row["draws"] for row in rows) if rows else None
 
     def median(self) -> float:
         """Median radius or distance of the rows that are right; NaN if there are none."""
@@ -153,6 +159,13 @@ COLUMNS = (
         of=_median_of("noise"),
         rounding=bound,
         places=("page",),
+        optional=True,
+    ),
+    Column(
+        name="random_right",
+        title="right under random draws",
+        of=Line.random_right,
+        rounding=lambda line, value: f"{100 * value:.1f} %",
         optional=True,
     ),
     Column(name="left_out", title="left out", of=lambda line: line.left_out(), optional=True),

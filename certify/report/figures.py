@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve
 from certify.report.words import norm_name
 
@@ -79,7 +80,7 @@ def curve_figure(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
     return _figure(drawn, clean_accuracy, _styles(drawn))
 
 
-def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "dict[float, Figure]":
+def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None = None) -> "dict[Order, Figure]":
     """Curves of :func:`curve_figure` as one figure per norm, with the same styles in all."""
     drawn = _drawn(curves)
     styles = _styles(drawn)
@@ -91,7 +92,7 @@ def norm_figures(curves: Sequence[AccuracyCurve], clean_accuracy: float | None =
 
 def panel_figures(
     curves: Sequence[AccuracyCurve], clean_accuracy: float | None, looks: Sequence[Mapping[str, Any]]
-) -> "dict[tuple[float, str], Figure]":
+) -> "dict[tuple[Order, str], Figure]":
     """Curves as one figure per norm and classifier: curves of others bound neither.
 
     Args:
@@ -149,7 +150,7 @@ def curve_label(curve: AccuracyCurve) -> str:
 
 def _drawn(curves: Sequence[AccuracyCurve]) -> list[_Drawn]:
     """The curves with their keys; those of several evaluations are numbered, so that none hides another."""
-    seen: Counter[tuple[float, bool, str, str]] = Counter()
+    seen: Counter[tuple[Order, bool, str, str]] = Counter()
     drawn = []
     for curve in curves:
         about = (not isinstance(curve, CertifiedAccuracyCurve), curve.subject, curve.method)
@@ -188,7 +189,8 @@ def _draw_panel(
         one.curve.plot(ax, label=one.label, style=styles[one.key], radii=step_radii(one.curve, right))
     if clean_accuracy is not None and math.isfinite(clean_accuracy):
         ax.axhline(clean_accuracy, color=GREY, lw=0.9, ls=(0, (6, 3)), label=CLEAN, zorder=1)
-    ax.set_title(norm_name(drawn[0].curve.norm), loc="left", fontsize=12, fontweight="bold", color=INK)
+    title = textwrap.fill(norm_name(drawn[0].curve.norm), 44)
+    ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
     plain_axes(ax, right)
     short = [last_radius(one.curve) for one in drawn if not one.key[0] and 0 < last_radius(one.curve) < SHORT * right]
     highest = max(float(one.curve.interval([INSET[0] * right])[1]) for one in drawn)

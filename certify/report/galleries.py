@@ -5,12 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
+from bounds.sets.orders import Order
 from certify.report.figures import is_picture, perturbation_picture, picture
 from certify.report.results import Classes
 from certify.report.words import norm_name, rounded_up
 
 NEIGHBOURS = 6  # pictures per norm, at most
-Pair = tuple[Mapping[str, Any], float, Tensor, Tensor]  # a record, the norm, the clean and the adversarial input
+Pair = tuple[Mapping[str, Any], Order, Tensor, Tensor]  # a record, the norm, the clean and the adversarial input
 
 
 def galleries(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bounds.sets.orders import Order
 from certify.report.results import Classes, Results, cell
 from certify.report.words import NOTHING, norm_name
 
@@ -40,8 +41,8 @@ class InputTables:
             cells[places[int(row["index"])]] = cell(row, results, self.classes)
         return cells
 
-    def _by_norm(self) -> dict[float, list[tuple[Results, list[Cell]]]]:
-        found: dict[float, list[tuple[Results, list[Cell]]]] = {}
+    def _by_norm(self) -> dict[Order, list[tuple[Results, list[Cell]]]]:
+        found: dict[Order, list[tuple[Results, list[Cell]]]] = {}
         for each, cells in self._columns:
             found.setdefault(each.line.norm, []).append((each, cells))
         return dict(sorted(found.items()))

@@ -51,6 +51,7 @@ class Page:
         classes: names of the classes; empty if they have none.
         left_out: sentences about what was not computed, and why.
         studies: other records by their titles, each a section of the page.
+        transformations: curves against the size of transformations, likewise, in a section before these.
         inputs: what the view of a single input shows, as plain data for its script; None without it.
     """
 
@@ -73,6 +74,7 @@ class Page:
     classes: Sequence[str] = ()
     left_out: Sequence[str] = ()
     studies: Mapping[str, Study] | None = None
+    transformations: Mapping[str, Study] | None = None
     inputs: Mapping[str, Any] | None = None
 
 
@@ -95,6 +97,7 @@ def render(page: Page) -> str:
             no_curves="" if figures else no_curves(page.summary),
             noise=[] if page.noise is None else str(page.noise).splitlines(),
             studies=shown_studies(page.studies),
+            transformations=shown_studies(page.transformations),
             noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
             data=data_of(series, [("", tables)], charts(series, clean)),
             inputs=None if page.inputs is None else {"models": [page.inputs]},

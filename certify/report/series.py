@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import torch
 
+from bounds.sets.orders import Order
 from bounds.statistics.proportions import clopper_pearson_interval
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.report.figures import last_radius
-from certify.report.words import in_levels, norm_name, percent
+from certify.report.words import in_input_units, in_levels, norm_name, percent, with_unit
 
 Promised = Literal["proved", "probable", "attacked"]
 PROMISED: tuple[Promised, ...] = ("proved", "probable", "attacked")  # in the order of legends
@@ -64,7 +65,7 @@ def accuracy_tables(series: Sequence[Series], confidence: float = 0.95) -> list[
         here = [one for one in series if one.curve.norm == norm]
         lower = [one.curve for one in here if one.promised != "attacked"]
         radii = round_radii(lower or [one.curve for one in here])
-        levels = norm != 0 and all(one.eight_bit for one in here)
+        levels = in_input_units(norm) and all(one.eight_bit for one in here)
         tables.append(
             {
                 "norm": norm_name(norm),
@@ -95,16 +96,17 @@ def charts(series: Sequence[Series], clean: Mapping[str, float] | None = None) -
         series: in the order of legends.
         clean: by panel, clean accuracy, drawn as a thin line.
     """
-    panels: dict[tuple[float, str], list[Series]] = {}
+    panels: dict[tuple[Order, str], list[Series]] = {}
     for one in sorted(series, key=lambda one: one.curve.norm):
         panels.setdefault((one.curve.norm, one.panel), []).append(one)
     return [
         {
             "norm": norm_name(norm),
+            "axis": with_unit(norm).replace(", in ", ", "),
             "panel": panel,
             "right": _right([one.curve for one in here]),
             "end": max(last_radius(one.curve) for one in here),
-            "levels": norm != 0 and all(one.eight_bit for one in here),
+            "levels": in_input_units(norm) and all(one.eight_bit for one in here),
             "clean": (clean or {}).get(panel),
             "curves": [
                 {"name": one.name, "promise": one.promise, "promised": one.promised, "color": one.color}

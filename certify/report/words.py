@@ -5,18 +5,34 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 
+from bounds.sets.orders import Order
+
 DIGITS = 4  # significant digits of a printed bound
 NOTHING = "—"
 LEVELS = 255  # steps of an 8-bit image
 
 
-def norm_name(norm: float) -> str:
-    """A norm as a reader writes it.
+def norm_name(norm: Order | str) -> str:
+    """A norm as a reader writes it, or the set of perturbations in its place with the unit of its sizes.
 
-    >>> norm_name(2), norm_name(math.inf)
-    ('l2', 'l∞')
+    >>> norm_name(2), norm_name(math.inf), norm_name("rotation -10..10, degrees")
+    ('l2', 'l∞', 'Rotation -10..10, degrees')
     """
+    if isinstance(norm, str):
+        return norm[:1].upper() + norm[1:]
     return "l∞" if norm == math.inf else f"l{norm:g}"
+
+
+def with_unit(norm: Order | str) -> str:
+    """A norm, or what stands in its place, with the unit of radii.
+
+    >>> with_unit(2), with_unit("rotation -10..10, degrees")
+    ('l2, in input units', 'Rotation -10..10, in degrees')
+    """
+    if not isinstance(norm, str):
+        return f"{norm_name(norm)}, in input units"
+    name, _, unit = norm_name(norm).rpartition(", ")
+    return f"{name}, in {unit}"
 
 
 def rounded_down(value: float, digits: int = DIGITS) -> str:
@@ -57,18 +73,23 @@ def in_levels(value: float, *, up: bool, digits: int = 3) -> str:
     return f"{_rounded(level, digits, ROUND_CEILING if up else ROUND_FLOOR)}/{LEVELS}"
 
 
-def with_levels(shown: str, value: float, norm: float, eight_bit: bool, *, up: bool = False, digits: int = 3) -> str:
+def in_input_units(norm: Order) -> bool:
+    """Whether radii are in units of the input: not where entries are counted, or a set has a unit of its own."""
+    return norm != 0 and not isinstance(norm, str)
+
+
+def with_levels(shown: str, value: float, norm: Order, eight_bit: bool, *, up: bool = False, digits: int = 3) -> str:
     """A radius or distance as it is shown, and of 8-bit images in their levels too; not where entries are counted.
 
     >>> with_levels("0.03137", 8 / 255, math.inf, True), with_levels("3", 3.0, 0, True)
     ('0.03137 (8/255)', '3')
     """
-    if not eight_bit or norm == 0 or not 0 < value < math.inf:
+    if not eight_bit or not in_input_units(norm) or not 0 < value < math.inf:
         return shown
     return f"{shown} ({in_levels(value, up=up, digits=digits)})"
 
 
-def stated_radius(value: float, norm: float, eight_bit: bool) -> str:
+def stated_radius(value: float, norm: Order, eight_bit: bool) -> str:
     """A radius that somebody asked for: nothing is proved by it, so it is rounded to the nearest.
 
     >>> stated_radius(0.05, math.inf, True), stated_radius(8 / 255, 2, False)

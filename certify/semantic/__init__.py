@@ -4,6 +4,7 @@ from certify.semantic.certificate import SemanticCertificate
 from certify.semantic.certification import certify_transformation
 from certify.semantic.curves import TransformationCurves
 from certify.semantic.random_draws import TransformationAccuracy, random_transformations
+from certify.semantic.sets import TransformationSet
 from certify.semantic.transformations import (
     Blur,
     Compose,
@@ -28,6 +29,7 @@ __all__ = [
     "Transformation",
     "TransformationAccuracy",
     "TransformationCurves",
+    "TransformationSet",
     "Translation",
     "certify_transformation",
     "random_transformations",

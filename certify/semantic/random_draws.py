@@ -10,7 +10,7 @@ from bounds import checks, clopper_pearson_interval
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from certify.models import frozen, predictions, predictions_and_labels, probe
-from certify.results import Record, share_interval
+from certify.results import DrawnAccuracy, share_interval
 from certify.semantic.transformations import Transformation
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TransformationAccuracy(Record):
+class TransformationAccuracy(DrawnAccuracy):
     """Counts of correct predictions under random transformations: nothing about the worst one.
 
     Attributes:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from bounds.errors import BoundsError
+from bounds.sets.orders import Order
 from certify.auditing.tally import Tally
 from certify.methods import CompleteSearch, Method, Problem
 from certify.report.columns import LEFT_OUT
@@ -16,30 +17,33 @@ TOLERANCE = 1e-6  # relative, of radii
 
 def can_run_again(method: Method) -> bool:
     """Whether a method gives the same again: searches that end by the clock do not."""
-    return not isinstance(method, CompleteSearch)
+    return not isinstance(method, CompleteSearch) and getattr(method, "timeout", None) is None
 
 
-def run_again(tally: Tally, record: Mapping[str, Any], method: Method, problem: Problem, alike: bool) -> None:
-    """Run the method of a unit of certificates again, and compare classes and radii."""
+def run_again(
+    tally: Tally, record: Mapping[str, Any], method: Method, problem: Problem, alike: bool, order: Order
+) -> None:
+    """Run the method of a unit of certificates, or of random draws, again; compare classes, and radii or counts."""
     unit, rows = record["unit"], record["rows"]
     start = rows[0]["index"] - problem.first_index
+    size = 1 if method.one_by_one else len(rows)
+    value, key = ("correct", "draws_right") if record["kind"] == "random" else ("radius", "certified_radius")
     try:
-        found = method.run(problem, slice(start, start + len(rows)), float(record["norm"]))
+        places = range(start, start + len(rows), size)
+        found = [method.run(problem, slice(place, place + size), order) for place in places]
     except (BoundsError, RuntimeError) as error:
         tally.leave(AGAIN, f"its method ended with an error: {' '.join(str(error).split())}", unit)
         return
-    radii = getattr(found, "radius", torch.zeros(0)).tolist()
-    for row, radius, label in zip(rows, radii, found.label.tolist(), strict=True):
+    values = [one for part in found for one in getattr(part, value, torch.zeros(0)).tolist()]
+    labels = [label for part in found for label in part.label.tolist()]
+    for row, again, label in zip(rows, values, labels, strict=True):
         if row["status"] == LEFT_OUT or row.get("carried_from"):
             continue
-        stated = row["certified_radius"]
-        same = label == row["prediction"] and abs(stated - radius) <= TOLERANCE * max(stated, radius)
+        stated = row[key]
+        same = label == row["prediction"] and abs(stated - again) <= TOLERANCE * max(stated, again)
+        what = "radius" if value == "radius" else "number of right draws"
         if not same and not alike:
-            tally.leave(
-                AGAIN,
-                "its method gives another radius on this machine, which is not that of the run",
-                unit,
-                row["index"],
-            )
+            reason = f"its method gives another {what} on this machine, which is not that of the run"
+            tally.leave(AGAIN, reason, unit, row["index"])
         else:
-            tally.judge(AGAIN, same, f"its radius is {stated!r}, but its method gives {radius!r}", unit, row["index"])
+            tally.judge(AGAIN, same, f"its {what} is {stated!r}, but its method gives {again!r}", unit, row["index"])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.graph.capturing import capture
+from bounds.sets.orders import Order
 from certify.evaluation.budget.row_memory import COPIES, SHARE, MethodMemory, PassMemory
 from certify.methods import (
     Choice,
@@ -19,13 +20,14 @@ from certify.methods import (
     RandomNoise,
     SmoothedAttack,
     Smoothing,
+    TransformationBounds,
     Verify,
 )
 from certify.sizes import size_in_words
 from certify.smoothing.drawing.division import NOISE_BLOCK
 
 OF_UNIT = 0.25  # of that, for what a unit holds of all its inputs
-BY_BOUNDS = (ProvedRadius, CompleteSearch, Verify, Lipschitz)
+BY_BOUNDS = (ProvedRadius, CompleteSearch, Verify, Lipschitz, TransformationBounds)
 OF_NODES = 13 * 8  # bytes that intervals hold for each number of a network: at most 13 tensors were counted
 OF_DRAWS = 12  # bytes for each entry of a draw: the noise, and the random words it is looked up by
 
@@ -47,7 +49,7 @@ class Allowance:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, problem: Problem, choice: Choice, norms: Sequence[float], memory: int) -> "Allowance":
+    def of(cls, problem: Problem, choice: Choice, norms: Sequence[Order], memory: int) -> "Allowance":
         """Sizes by what a row takes, which is counted on one and two inputs.
 
         Raises:
@@ -66,7 +68,7 @@ class Allowance:
 
 
 def _sizes(
-    method: Method, problem: Problem, norms: Sequence[float], passes: PassMemory, memory: int
+    method: Method, problem: Problem, norms: Sequence[Order], passes: PassMemory, memory: int
 ) -> tuple[int, int]:
     """Rows of a batch and inputs of a unit of a method.
 
@@ -78,7 +80,7 @@ def _sizes(
         _require(method, _of_bounds(method, problem), usable)
         copies = COPIES * problem.x[:1].numel() * problem.x[:1].element_size()
         return problem.batch_size, (min(unit, max(1, int(OF_UNIT * usable / copies))) if method.divisible else unit)
-    found = [one for norm in norms if norm in method.norms if (one := _memory_of(method, problem, norm)) is not None]
+    found = [one for norm in norms if method.serves(norm) if (one := _memory_of(method, problem, norm)) is not None]
     largest = problem.batch_size
     for one in found:
         if method.divisible and one.of_unit and not method.one_by_one:
@@ -94,7 +96,7 @@ def _sizes(
     return (largest // NOISE_BLOCK * NOISE_BLOCK if largest > NOISE_BLOCK else largest), unit
 
 
-def _memory_of(method: Method, problem: Problem, norm: float) -> MethodMemory | None:
+def _memory_of(method: Method, problem: Problem, norm: Order) -> MethodMemory | None:
     """Memory of a method besides passes: known where it draws, counted where it searches; None where it is unknown."""
     row = problem.x[:1].numel() * problem.x[:1].element_size()
     if isinstance(method, Smoothing):

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bounds.sets.orders import Order
 from certify.durations import in_words
 from certify.promises import Promise
 from certify.report import norm_name
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 UNIT_SECONDS = 30.0  # of work that a kill may lose
 
-Key = tuple[str, float]  # the name of a method, and a norm
+Key = tuple[str, Order]  # the name of a method, and a norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Cost:
     """
 
     method: str
-    norm: float
+    norm: Order
     inputs: int
     probed: int = 0
     fixed: float = math.nan

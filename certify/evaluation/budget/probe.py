@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import BoundsError
+from bounds.sets.orders import Order
 from certify.durations import in_words, seconds_of
 from certify.evaluation.arguments import Asked, asked_evaluation
 from certify.evaluation.budget.costs import Cost, CostEstimate, Key
@@ -22,6 +23,8 @@ from certify.evaluation.labelled import Inputs
 from certify.evaluation.units import Pair, UnitOutcome, cheap_first, joined, method_pairs, outcome_of, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
 from certify.models import frozen, probed_once
+from certify.semantic.sets import TransformationSet
+from certify.semantic.transformations import Transformation
 from certify.sizes import bytes_of
 
 PROBE_SHARE = 0.1  # of a budget, that the probe may take
@@ -31,6 +34,7 @@ SHORT = 1.0  # seconds up to which it is measured with others
 PAYS = 1.01  # times the radius of linear bounds that complete search has to prove of some input
 BEYOND = 0.9  # of its time, after which a search counts as cut off
 
+Transformations = Sequence[Transformation | TransformationSet] | Transformation | TransformationSet
 Asking = Sequence[Method | type[Method] | str] | Method | type[Method] | str
 
 
@@ -41,6 +45,7 @@ def estimate_cost(
     labels: Tensor | None = None,
     *,
     norms: Sequence[float] | float = (2, math.inf),
+    transformations: Transformations = (),
     methods: Asking = STANDARD,
     low: Limit = 0.0,
     high: Limit = 1.0,
@@ -63,6 +68,7 @@ def estimate_cost(
         x: likewise.
         labels: likewise.
         norms: likewise.
+        transformations: likewise.
         methods: likewise.
         low: likewise.
         high: likewise.
@@ -87,7 +93,7 @@ def estimate_cost(
     with probed_once():
         allowed = None if memory is None else bytes_of("memory", memory)
         asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, None)
-        task = asked_evaluation(*asked, allowed, known_batches(output, allowed))
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), transformations)
         return probe_costs(task, clock, limit, output)
 
 
@@ -169,7 +175,7 @@ class _Probe:
         self.small: Problem = replace(
             problem, x=problem.x[chosen], y=problem.y[chosen], first_index=0, stated_on_grid=problem.on_grid
         )
-        self.best: dict[float, Tensor] = {}  # radii that methods of a preset proved, by norm
+        self.best: dict[Order, Tensor] = {}  # radii that methods of a preset proved, by norm
 
     def _at_once(self, method: Method) -> int:
         """Inputs that fit into the memory together; one alone where a run is continued, whose units nobody counts."""

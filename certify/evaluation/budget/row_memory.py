@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bounds.errors import BoundsError, InvalidInput
 from bounds.models import PROBE_ROWS, answer
+from bounds.sets.orders import Order
 from certify.methods import Method, Problem
 from certify.models import frozen
 from certify.sizes import size_in_words
@@ -203,7 +204,7 @@ class MethodMemory(NamedTuple):
     least: int = 1
 
     @classmethod
-    def of(cls, method: Method, problem: Problem, norm: float) -> "MethodMemory | None":
+    def of(cls, method: Method, problem: Problem, norm: Order) -> "MethodMemory | None":
         """Counted on a stand-in for the model; None where the method cannot treat that.
 
         All of it is in proportion to the entries of an input, so that it is counted on few of them.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from certify.evaluation.storage.manifest import norm_key
+from bounds.sets.orders import Order, order_key
 from certify.methods import Clever, CompleteSearch, Lipschitz, Method, ProvedRadius
 from certify.methods.frozen import WithFrozenFeatures
 from certify.promises import Promise
@@ -41,7 +41,7 @@ class Ledger:
                 if radius > self._proved.get(place, (0.0, ""))[0]:
                     self._proved[place] = radius, row.get("carried_from") or record["method"]
 
-    def settled(self, method: Method, promise: Promise | None, norm: float, rows: slice) -> dict[int, dict[str, Any]]:
+    def settled(self, method: Method, promise: Promise | None, norm: Order, rows: slice) -> dict[int, dict[str, Any]]:
         """Details for the record of rows that need not be run, by their place among the inputs.
 
         A misclassified input has the radius 0, whatever the method. One whose certificate is within ``MET`` of a
@@ -54,21 +54,21 @@ class Ledger:
             if self._base[place] != self._labels[place]:
                 found[place] = _misclassified(self._base[place], promise)
             elif promise.kind == "certificate" and self._is_met(place, norm, promise):
-                radius, name = self._proved[norm_key(norm), place + self._first, promise.arithmetic]
+                radius, name = self._proved[order_key(norm), place + self._first, promise.arithmetic]
                 about = {"prediction": self._base[place], "subject": "base", "status": "certified", "alpha": 0.0}
                 found[place] = {**about, "certified_radius": radius, "carried_from": name}
         return found
 
-    def open_share(self, norm: float, place: int, arithmetic: str) -> float:
+    def open_share(self, norm: Order, place: int, arithmetic: str) -> float:
         """The part of the distance to the nearest witness that is not proved, from 0 to 1; 1 without a witness."""
-        distance = self._found.get((norm_key(norm), place + self._first), math.inf)
+        distance = self._found.get((order_key(norm), place + self._first), math.inf)
         if self._base[place] != self._labels[place] or distance == 0:
             return 0.0
-        proved = self._proved.get((norm_key(norm), place + self._first, arithmetic), (0.0, ""))[0]
+        proved = self._proved.get((order_key(norm), place + self._first, arithmetic), (0.0, ""))[0]
         return max(0.0, 1 - proved / distance)
 
-    def _is_met(self, place: int, norm: float, promise: Promise) -> bool:
-        proved = (norm_key(norm), place + self._first, promise.arithmetic) in self._proved
+    def _is_met(self, place: int, norm: Order, promise: Promise) -> bool:
+        proved = (order_key(norm), place + self._first, promise.arithmetic) in self._proved
         return proved and self.open_share(norm, place, promise.arithmetic) <= MET
 
 

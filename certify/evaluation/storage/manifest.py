@@ -11,29 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from bounds.checks import Limit, rows_at_once
+from bounds.sets.orders import Order, order_key
 from certify.evaluation.storage.code import code_digest, processor_name
 from certify.methods import Method, Problem
 from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of
+from certify.semantic.sets import TransformationSet
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import precision_name
 from certify.stored_inputs import Rows
-
-
-def norm_key(norm: float) -> str:
-    """A norm as records and manifests write it, with all its digits: JSON has no infinity.
-
-    >>> norm_key(2), norm_key(2.5), norm_key(float("inf"))
-    ('2', '2.5', 'inf')
-    """
-    return repr(float(norm)).removesuffix(".0")
 
 
 def manifest_of(
     problem: Problem,
     logits: Tensor,
     methods: Sequence[Method],
-    norms: Sequence[float],
+    norms: Sequence[Order],
     units: int,
     sizes: Mapping[str, int],
     source: Mapping[str, Any] | None,
@@ -44,6 +37,7 @@ def manifest_of(
     enough to survive rounding: the predicted classes, and the mean size of the logits to four digits.
     """
     device, model = problem.x.device, problem.model
+    sets = [norm for norm in norms if isinstance(norm, TransformationSet)]
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,7 +51,8 @@ def manifest_of(
         "seed": problem.seed,
         **({"draws_version": DRAWS_VERSION} if any(isinstance(method, Smoothed) for method in methods) else {}),
         "configuration": {
-            "norms": [norm_key(norm) for norm in norms],
+            "norms": [order_key(norm) for norm in norms if not isinstance(norm, str)],
+            **({"transformations": [each.table() for each in sets]} if sets else {}),
             "methods": {method.name: table_of(method) for method in methods},
             "low": _shown(problem.low),
             "high": _shown(problem.high),
@@ -69,7 +64,7 @@ def manifest_of(
             "units": units,
             "plan": {
                 method.name: {
-                    "norms": [norm_key(norm) for norm in norms if norm in method.norms],
+                    "norms": [order_key(norm) for norm in norms if method.serves(norm)],
                     "rows_per_unit": sizes.get(method.name, method.rows_per_unit),
                 }
                 for method in methods

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
+from bounds.sets.orders import Order, order_of
 from certify.report.columns import LEFT_OUT, VALUES
 from certify.requirements import Threshold
 
@@ -15,7 +16,7 @@ Index = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Class = Annotated[int, Meta(ge=-1, le=2**63 - 1)]  # -1 where logits are not finite
 Size = Annotated[float, Meta(ge=0)]
 Alpha = Annotated[float, Meta(ge=0, lt=1)]
-Kind = Literal["certificate", "estimate", "witness", "noise", "unsupported", "left out"]
+Kind = Literal["certificate", "estimate", "witness", "noise", "random", "unsupported", "left out"]
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z")]  # without control characters: it names files and lines
 
 
@@ -80,6 +81,9 @@ class _Row(msgspec.Struct):
     group: int | str | None = None
     proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | None = None
     without_proof: str | None = None
+    parameters: list[float] | None = None
+    draws: Index | None = None
+    draws_right: Index | None = None
 
     def __post_init__(self) -> None:
         for norm in self.distances:
@@ -130,6 +134,7 @@ NEEDED = {
     "witness": ("prediction",),
     "estimate": ("prediction", "capped", "reach"),
     "noise": ("prediction",),
+    "random": ("prediction", "draws", "draws_right"),
     "unsupported": (),
     "left out": (),
 }
@@ -138,14 +143,15 @@ STATUSES = {
     "certificate": {"certified", "not certified", "abstained", "misclassified"},
     "witness": {"found", "not found", "misclassified"},
     "noise": {"changed", "not changed", "misclassified"},
+    "random": {"changed", "not changed", "misclassified"},
     "unsupported": {"unsupported"},
     "left out": {LEFT_OUT},
 }
 
 
-def _order(norm: str | float) -> float:
-    """The order of a norm, 0 or at least 1."""
-    order = float(norm)
+def _order(norm: str | float) -> Order:
+    """The order of a norm, 0 or at least 1, or a set of perturbations with its unit."""
+    order = order_of(norm)
     if not (order == 0 or order >= 1):
         raise ValueError(f"Expected a norm of 0 or at least 1, got {norm!r}")
     return order

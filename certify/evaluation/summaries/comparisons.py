@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bounds.sets.orders import Order, order_of
 from certify.report import norm_name
 from certify.report.words import with_levels
 
@@ -16,7 +17,7 @@ class Contradiction:
     """A certified radius above the distance of a re-checked adversarial example: one of the two is wrong."""
 
     index: int
-    norm: float
+    norm: Order
     subject: str
     method: str
     radius: float
@@ -36,7 +37,7 @@ class Outside:
     """An estimate below what is proved, or above what was found: no error, since it promises nothing, but a flag."""
 
     index: int
-    norm: float
+    norm: Order
     method: str
     estimate: float
     certified: float
@@ -74,7 +75,7 @@ def contradictions(rows: Rows, eight_bit: bool = False) -> list[Contradiction]:
 def outside(rows: Rows, eight_bit: bool = False) -> list[Outside]:
     """Estimates that lie outside what is proved and what was found, of the same input, norm and classifier."""
     nearest = _nearest_witnesses(rows)
-    proved: dict[tuple[int, float, str], float] = {}
+    proved: dict[tuple[int, Order, str], float] = {}
     for row in rows:
         if row["kind"] == "certificate" and row["correct"] and not _frozen(row):
             proved[_key(row)] = max(row["certified_radius"], proved.get(_key(row), 0.0))
@@ -88,12 +89,12 @@ def outside(rows: Rows, eight_bit: bool = False) -> list[Outside]:
     return found
 
 
-def _all_digits(value: float, norm: float, eight_bit: bool) -> str:
+def _all_digits(value: float, norm: Order, eight_bit: bool) -> str:
     """A number that is compared with another one: all digits, and levels rounded to one side, which keeps the order."""
     return with_levels(repr(value), value, norm, eight_bit, digits=6)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[int, float, str]:
+def _key(row: Mapping[str, Any]) -> tuple[int, Order, str]:
     return row["index"], row["norm"], row["subject"]
 
 
@@ -102,19 +103,19 @@ def _frozen(row: Mapping[str, Any]) -> str:
     return row.get("frozen") or ""
 
 
-def _about(row: Mapping[str, Any]) -> tuple[int, float, str, str]:
+def _about(row: Mapping[str, Any]) -> tuple[int, Order, str, str]:
     return *_key(row), _frozen(row)
 
 
-def _nearest_witnesses(rows: Rows) -> dict[tuple[int, float, str, str], float]:
+def _nearest_witnesses(rows: Rows) -> dict[tuple[int, Order, str, str], float]:
     """Smallest distance of a witness by input, norm, subject and frozen features.
 
     Each witness counts in all norms of the run, and one that keeps some features also where none need be kept.
     """
-    nearest: dict[tuple[int, float, str, str], float] = {}
+    nearest: dict[tuple[int, Order, str, str], float] = {}
     for row in rows:
         for norm, distance in (row.get("distances") or {}).items():
             for frozen in {_frozen(row), ""}:
-                key = (row["index"], float(norm), row["subject"], frozen)
+                key = (row["index"], order_of(norm), row["subject"], frozen)
                 nearest[key] = min(distance, nearest.get(key, math.inf))
     return nearest

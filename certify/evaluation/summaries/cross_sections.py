@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bounds.errors import InvalidConfiguration
 from bounds.geometry import cross_section
-from certify.evaluation.storage.manifest import norm_key
+from bounds.sets.orders import Order, order_key
 from certify.evaluation.storage.run_directory import reported
 from certify.evaluation.summaries.tables import rows_of
 from certify.methods import Problem
@@ -63,7 +63,7 @@ def planes_of(
     problem: Problem,
     records: Sequence[Mapping[str, Any]],
     tensors: Mapping[str, Mapping[str, Tensor]],
-    norms: Sequence[float],
+    norms: Sequence[Order],
     indices: Sequence[int],
 ) -> list[Plane]:
     """Cross sections through inputs, ``GRID**2`` rows of forward passes each.
@@ -125,7 +125,7 @@ def _found(
         rows = {row["index"]: row for row in rows_of([record])}
         for i, index in enumerate(row["index"] for row in record["rows"]):
             row = rows[index]
-            if row["status"] != "found" or row["subject"] != "base" or row["norm"] < 1:
+            if row["status"] != "found" or row["subject"] != "base" or not _is_norm(row["norm"]):
                 continue
             best = nearest.setdefault(index, {}).get(row["norm"])
             if best is None or row["attack_distance"] < best.row["attack_distance"]:
@@ -133,7 +133,11 @@ def _found(
     return nearest
 
 
-def _plane(problem: Problem, index: int, found: Mapping[float, _Found], norms: Sequence[float]) -> Plane:
+def _is_norm(order: Order) -> TypeGuard[float]:
+    return not isinstance(order, str) and order >= 1
+
+
+def _plane(problem: Problem, index: int, found: Mapping[float, _Found], norms: Sequence[Order]) -> Plane:
     main, *others = (found[norm] for norm in sorted(found, key=lambda norm: (norm != 2, norm)))
     x, first = main.clean.to(problem.x.device), main.change.to(problem.x.device)
     one, length = first / first.norm(), float(first.norm())
@@ -159,10 +163,10 @@ def _plane(problem: Problem, index: int, found: Mapping[float, _Found], norms: S
         labels=shown.label.tolist(),
         regions={label: regions_of(shown.logits, label) for label in _commonest(shown.label)},
         places=[
-            Place(method=each.row["method"], norm=norm_key(each.row["norm"]), at=place)
+            Place(method=each.row["method"], norm=order_key(each.row["norm"]), at=place)
             for each, place in zip(places, at, strict=True)
         ],
-        sizes={norm_key(norm): unit_sizes(one, two, norm) for norm in norms if norm >= 1},
+        sizes={order_key(norm): unit_sizes(one, two, norm) for norm in norms if _is_norm(norm)},
         outside=_share_outside(problem, x, (one, two), shown.coordinates),
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
+from bounds.sets.orders import Order
 from bounds.statistics.groups import equality_test, simultaneous_intervals
 from bounds.statistics.paired import holm
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
@@ -110,7 +111,7 @@ def group_accuracies(
     rows: Sequence[Row],
     by: str,
     members: Mapping[int, Group],
-    radius: float | Mapping[float, float] | None,
+    radius: float | Mapping[Order, float] | None,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> GroupAccuracies:
@@ -134,7 +135,7 @@ def group_accuracies(
     parts: dict[Group, list[Row]] = {name: [] for name in names}
     for row in rows:
         parts[members[row["index"]]].append(row)
-    lines: dict[tuple[float, str, str], list[dict[str, Any]]] = {}
+    lines: dict[tuple[Order, str, str], list[dict[str, Any]]] = {}
     for name, part in parts.items():
         for curve in curves_of(part):
             about = {"promise": curve_label(curve).partition(" (")[0], "radius": radii[curve.norm], "group": name}
@@ -169,7 +170,7 @@ def _test(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     return {**about, "worst": worst["group"], "best": best["group"], "test": test, "p_value": p_value}
 
 
-def _radii(curves: Sequence[AccuracyCurve], radius: float | Mapping[float, float] | None) -> dict[float, float]:
+def _radii(curves: Sequence[AccuracyCurve], radius: float | Mapping[Order, float] | None) -> dict[Order, float]:
     """The radius of each norm: as stated, or where the accuracy of all inputs is nearest to half of its start.
 
     Groups have no say in it, so the test of their equality stays exact.

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bounds.sets.orders import Order
 from certify.curves import AccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.evaluation.summaries.groups import GroupAccuracies
 from certify.evaluation.summaries.tables import curves_of, dataframe, summary_of
 from certify.exports.shares import file_name
 from certify.exports.sheets import Sheet
-from certify.report import norm_name
 from certify.report.columns import COLUMNS, Line, printed
 from certify.report.figures import curve_label, norm_figures
-from certify.report.words import percent
+from certify.report.words import percent, with_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def _points(curves: Sequence[AccuracyCurve]) -> "pd.DataFrame":
     return pd.concat(tables, ignore_index=True)[first] if tables else pd.DataFrame(columns=first)
 
 
-def _accuracy(curves: Sequence[AccuracyCurve], norm: float) -> Sheet:
+def _accuracy(curves: Sequence[AccuracyCurve], norm: Order) -> Sheet:
     import pandas as pd
 
     radii = round_radii(curves)
@@ -82,7 +82,7 @@ def _accuracy(curves: Sequence[AccuracyCurve], norm: float) -> Sheet:
         text.append(about | dict(zip((f"{radius:g}" for radius in radii), shares, strict=True)))
     return Sheet(
         name=f"accuracy_{file_name(norm)}",
-        caption=f"Accuracy in % of {len(curves[0].limit)} inputs within radii of {norm_name(norm)}, in input units. "
+        caption=f"Accuracy in % of {len(curves[0].limit)} inputs within radii of {with_unit(norm)}. "
         "Certified accuracies are lower bounds; where no attack was found, the accuracy is an upper bound.",
         data=data,
         text=pd.DataFrame(text),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bounds.sets.orders import Order, order_of
 from certify.curves import AccuracyCurve, AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.promises import NO_RESULT, Promise
 from certify.report.columns import LEFT_OUT, VALUES, Column, Line
@@ -33,7 +34,7 @@ def rows_of(records: Iterable[Mapping[str, Any]]) -> list[Row]:
             abstained = row.get("abstained", row["status"] == "abstained")
             predicted = None if abstained or row.get("prediction") == -1 else row.get("prediction")
             more: Row = dict.fromkeys(VALUES.values()) | {
-                "norm": float(record["norm"]),
+                "norm": order_of(record["norm"]),
                 "method": record["method"],
                 "kind": record["kind"],
                 "promise": promise,
@@ -72,7 +73,7 @@ def curves_of(rows: Sequence[Row]) -> list[AccuracyCurve]:
     Curves are about all inputs. One that was left out counts as not certified, and as not broken: what is a lower bound
     stays one, and so does an upper bound.
     """
-    grouped: dict[tuple[float, str, str], list[Row]] = {}
+    grouped: dict[tuple[Order, str, str], list[Row]] = {}
     for row in rows:
         if row["kind"] in ("certificate", "witness", *NO_RESULT):
             grouped.setdefault((row["norm"], row["subject"], row["method"]), []).append(row)
@@ -83,7 +84,7 @@ def _judged(row: Row) -> bool:
     return row["kind"] not in NO_RESULT and row["status"] != LEFT_OUT
 
 
-def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> AccuracyCurve:
+def _curve(rows: Sequence[Row], norm: Order, subject: str, method: str) -> AccuracyCurve:
     if any(row["kind"] == "witness" for row in rows):
         kind: type[AccuracyCurve] = AttackedAccuracyCurve
         limits = [math.inf if row["attack_distance"] is None else row["attack_distance"] for row in rows]
@@ -96,7 +97,7 @@ def _curve(rows: Sequence[Row], norm: float, subject: str, method: str) -> Accur
 
 def lines_of(rows: Sequence[Row], eight_bit: bool = False) -> list[Line]:
     """One line per norm, method and subject; ``eight_bit`` says whether radii are printed in levels of images too."""
-    grouped: dict[tuple[float, str, str], list[Row]] = {}
+    grouped: dict[tuple[Order, str, str], list[Row]] = {}
     for row in rows:
         grouped.setdefault((row["norm"], row["method"], row["subject"]), []).append(row)
     return [Line(*key, promise_of(part), part, eight_bit) for key, part in grouped.items()]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bounds.sets.orders import Order, order_of
 from certify.promises import Promise
 from certify.report.columns import VALUES, Line, bound
 from certify.report.words import classifier_name, norm_name
@@ -58,14 +59,14 @@ class Axis:
     """All numbers about one input in one norm and about one classifier, from small to large.
 
     Attributes:
-        norm: its order.
+        norm: its order, or the name of a set of perturbations.
         subject: the classifier.
         frozen: features that keep their values, if there are such.
         marks: the numbers.
         gap: between what is certified and what was found.
     """
 
-    norm: float
+    norm: Order
     subject: str
     frozen: str
     marks: Sequence[Mark]
@@ -89,7 +90,7 @@ def axes_of(lines: Sequence[Line], rows: Mapping[int, Row]) -> list[Axis]:
         lines: all methods of the run.
         rows: its row of each line, by the place of the line; lines that have none are left out.
     """
-    keys: dict[tuple[float, str, str], list[int]] = {}
+    keys: dict[tuple[Order, str, str], list[int]] = {}
     for place, row in rows.items():
         keys.setdefault((lines[place].norm, lines[place].subject, row.get("frozen") or ""), []).append(place)
     return [_axis(key, places, lines, rows) for key, places in sorted(keys.items())]
@@ -102,7 +103,7 @@ def kind_of(line: Line) -> str:
     return line.kind
 
 
-def _axis(key: tuple[float, str, str], places: Sequence[int], lines: Sequence[Line], rows: Mapping[int, Row]) -> Axis:
+def _axis(key: tuple[Order, str, str], places: Sequence[int], lines: Sequence[Line], rows: Mapping[int, Row]) -> Axis:
     norm, subject, frozen = key
     marks = [_mark(place, lines[place], rows[place]) for place in places]
     marks += _found_elsewhere(key, places, lines, rows)
@@ -122,7 +123,7 @@ def _mark(place: int, line: Line, row: Row) -> Mark:
         status = f"misclassified as {row['prediction']}"
     elif row["kind"] == "certificate" and status == "certified":
         status = _certainty(line)
-    elif row["kind"] in ("estimate", "noise"):
+    elif row["kind"] in ("estimate", "noise", "random"):
         status += ", bounds nothing"
     if row.get("blind") is True:
         status += ", blind: all gradients were 0"
@@ -130,7 +131,7 @@ def _mark(place: int, line: Line, row: Row) -> Mark:
 
 
 def _found_elsewhere(
-    key: tuple[float, str, str], own: Sequence[int], lines: Sequence[Line], rows: Mapping[int, Row]
+    key: tuple[Order, str, str], own: Sequence[int], lines: Sequence[Line], rows: Mapping[int, Row]
 ) -> Iterator[Mark]:
     """The nearest adversarial example of other searches, if it is nearer than all that were sought in this norm.
 
@@ -141,7 +142,7 @@ def _found_elsewhere(
     for place, row in rows.items():
         if lines[place].subject != subject or frozen not in ((row.get("frozen") or ""), ""):
             continue
-        distances = {float(order): distance for order, distance in (row.get("distances") or {}).items()}
+        distances = {order_of(order): distance for order, distance in (row.get("distances") or {}).items()}
         if place in own and row["kind"] == "witness":
             distance = row.get("attack_distance")  # none where the input was left out
             nearest = nearest if distance is None else min(nearest, distance)

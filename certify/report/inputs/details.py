@@ -92,7 +92,8 @@ class Details:
         first = next(iter(rows.values()))
         axes = axes_of(self.lines, rows)
         # The plane shows the classes of the model itself.
-        own = [(axis.norm, axis.best()) for axis in axes if axis.subject == "base" and not axis.frozen]
+        plain = [axis for axis in axes if axis.subject == "base" and not axis.frozen]
+        own = [(axis.norm, axis.best()) for axis in plain if not isinstance(axis.norm, str)]
         radii = [(norm, best.value, best.text) for norm, best in own if best is not None]
         return {
             "label": first["label"],

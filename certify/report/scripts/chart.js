@@ -195,7 +195,7 @@
         group.append(report.svg("path", { d: `M${this.x(i * tick)} ${bottom}v5`, class: "base" }));
         group.append(text(short(i * tick), this.x(i * tick), bottom + 19, "middle"));
       }
-      group.append(text(`radius (${this.data.norm}, input units)`, (left + right) / 2, HEIGHT - 5, "middle"));
+      group.append(text(`radius (${this.data.axis})`, (left + right) / 2, HEIGHT - 5, "middle"));
       if (this.data.clean != null) {
         const y = this.y(this.data.clean);
         group.append(report.svg("path", { d: `M${left} ${y}H${right}`, class: "clean" }));

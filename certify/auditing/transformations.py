@@ -1,0 +1,175 @@
+"""Statements about transformed images: parameters measured in fractions, images made again, ranges tried."""
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bounds.checks import Limit
+from certify.auditing.tally import Tally
+from certify.methods import Problem
+from certify.semantic.sets import TransformationSet, set_of
+
+Row = Mapping[str, Any]
+Sides = tuple[Limit, Limit]
+PARAMETERS, IMAGES = "parameters of transformations", "images of witnesses"
+TRIED, DRAWS = "images within certified ranges", "random draws"
+ABOVE = Fraction(1, 10**6)  # relative, by which a distance may be above the exact one
+ROUNDED = 1e-5  # of the largest pixel, by which an image that is made again may differ
+GRID = {1: 201, 2: 15, 3: 7}  # points along each of so many parameters that vary
+RANDOM = 100  # points besides the grid
+
+
+def sets_of_manifest(manifest: Mapping[str, Any]) -> dict[str, TransformationSet]:
+    """The sets of transformed images of a run, by their names."""
+    tables = manifest["configuration"].get("transformations", [])
+    return {str(over): over for over in map(set_of, tables)}
+
+
+def judge_parameters(tally: Tally, record: Mapping[str, Any], row: Row, over: TransformationSet) -> bool:
+    """Whether the parameters of a wrong image lie within the range, at the stated distance or beyond the radius."""
+    unit, index, values = record["unit"], row["index"], row.get("parameters") or []
+    parts = over.transformation.parameters
+    inside = len(values) == len(parts) and all(
+        part.low - 1e-9 * part.reach <= value <= part.high + 1e-9 * part.reach
+        for part, value in zip(parts, values, strict=True)
+    )
+    if not inside:
+        tally.refute(PARAMETERS, f"its parameters {values} are not within the range", unit, index)
+        return False
+    shares = [
+        abs(Fraction(value) - Fraction(part.identity)) / Fraction(part.reach)
+        for part, value in zip(parts, values, strict=True)
+    ]
+    exact = max(shares) * Fraction(over.transformation.reach)
+    if record["kind"] == "witness":
+        stated = row["attack_distance"]
+        fine = exact <= stated <= exact * (1 + ABOVE) and row.get("distances") == {record["norm"]: stated}
+        reason = f"its distance {stated!r} is not {float(exact)!r}, that of its parameters"
+    else:
+        fine = row["certified_radius"] <= exact
+        reason = f"it certifies {row['certified_radius']!r}, but states a wrong image at {float(exact)!r}"
+    tally.judge(PARAMETERS, fine, reason, unit, index)
+    return True
+
+
+def judge_image(
+    tally: Tally,
+    record: Mapping[str, Any],
+    row: Row,
+    over: TransformationSet,
+    pair: tuple[Tensor, Tensor],
+    sides: Sides | None,
+) -> None:
+    """Judge whether an adversarial image is that of its parameters, up to the noise on top.
+
+    Args:
+        tally: verdicts.
+        record: of the unit.
+        row: of the input.
+        over: the set.
+        pair: the clean input and the adversarial image, (*D) each.
+        sides: of the range of pixels; None where they are not at hand.
+    """
+    if not judge_parameters(tally, record, row, over):
+        return
+    near: bool | None = None
+    x, point = pair
+    if sides is not None:
+        made = _images(over, x, torch.tensor([row["parameters"]], dtype=torch.float64), *sides)[0]
+        near = bool(((made - point).abs() <= over.epsilon + ROUNDED * made.abs().max().clamp(min=1)).all())
+    tally.judge(IMAGES, near, "its example is not the image of its parameters", record["unit"], row["index"])
+
+
+def judge_draws(
+    tally: Tally, record: Mapping[str, Any], tensors: Mapping[str, Tensor], over: TransformationSet
+) -> None:
+    """Judge the numbers of right draws by the stored ones."""
+    right, distance = tensors.get("right"), tensors.get("distance")
+    for place, row in enumerate(record["rows"]):
+        if "draws" not in row:
+            continue
+        fine = right is not None and distance is not None and int(right[place].sum()) == row["draws_right"]
+        fine = fine and distance is not None and bool((distance[place] <= over.transformation.reach).all())
+        tally.judge(DRAWS, fine, "its draws are not those that are stored", record["unit"], row["index"])
+
+
+def try_range(
+    tally: Tally,
+    record: Mapping[str, Any],
+    row: Row,
+    over: TransformationSet,
+    problem: Problem,
+    leads: Callable[[Tensor, int], list[float]],
+    seed: int,
+) -> None:
+    """Look for an image of another class within a certified range: on a grid, at random, and the one it names.
+
+    Args:
+        tally: verdicts.
+        record: of the unit.
+        row: of a certificate with a radius above 0.
+        over: the set.
+        problem: the model and all inputs.
+        leads: the lead of a label for one input, in two precisions.
+        seed: of random points.
+    """
+    unit, index, radius, label = record["unit"], row["index"], row["certified_radius"], row["prediction"]
+    reach = over.transformation.reach
+    if radius > reach:
+        tally.refute(TRIED, f"it certifies {radius!r}, but its range ends at {reach!r}", unit, index)
+        return
+    if row.get("parameters") is not None:
+        judge_parameters(tally, record, row, over)
+    x = problem.x[index - problem.first_index]
+    source = torch.Generator().manual_seed(seed + index)
+    points = _within(over, min(1.0, radius / reach), source)
+    if not len(points):  # of a range without the identity
+        tally.leave(TRIED, "no parameters of the range lie within the radius", unit, index)
+        return
+    made = _images(over, x, points, problem.low, problem.high)
+    if over.epsilon:
+        signs = torch.randint(0, 2, made.shape, generator=source).to(made) * 2 - 1
+        made = made + over.epsilon * (1 - 1e-6) * signs.to(made.device)
+        sides = [None if side is None else torch.as_tensor(side).to(made) for side in (problem.low, problem.high)]
+        made = made if sides[0] is sides[1] is None else made.clamp(*sides)
+    wrong = _classes(problem.model, made, problem.batch_size) != label
+    for place in wrong.nonzero()[:, 0].tolist():
+        if all(lead < 0 for lead in leads(made[place], label)):
+            at = [float(f"{value:.6g}") for value in points[place].tolist()]
+            tally.refute(TRIED, f"it certifies {radius!r}, but the image at {at} has another class", unit, index)
+            return
+    if bool(wrong.any()):
+        tally.leave(TRIED, "the class of an image turns by rounding", unit, index)
+    else:
+        tally.confirm(TRIED)
+
+
+def _within(over: TransformationSet, share: float, source: torch.Generator) -> Tensor:
+    """Parameters (B, k) of the range whose distance from the identity is at most a share of it; maybe none."""
+    parts = over.transformation.parameters
+    ends = [
+        (max(part.low, part.identity - share * part.reach), min(part.high, part.identity + share * part.reach))
+        for part in parts
+    ]
+    varying = [low < high for low, high in ends]
+    steps = torch.linspace(0, 1, GRID[max(1, sum(varying))], dtype=torch.float64).tolist()
+    grid = torch.tensor(list(product(*(steps if varies else [0.0] for varies in varying))), dtype=torch.float64)
+    drawn = torch.rand(RANDOM, len(ends), generator=source, dtype=torch.float64)
+    least, most = torch.tensor(ends, dtype=torch.float64).unbind(1)
+    points = least + (most - least) * torch.cat([grid, drawn])
+    return points[: len(points) if bool((least <= most).all()) else 0]
+
+
+def _images(over: TransformationSet, x: Tensor, values: Tensor, low: Limit, high: Limit) -> Tensor:
+    """The images (B, *D) of one input (*D) under parameters (B, k)."""
+    inputs = x.expand(len(values), *x.shape)
+    return over.transformation.apply(inputs, values, low=low, high=high, channels_last=over.channels_last)
+
+
+def _classes(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(part).argmax(1) for part in images.split(batch_size)]).cpu()

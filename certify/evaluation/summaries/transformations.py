@@ -1,0 +1,102 @@
+"""Curves of transformations: what is certified, what an attack left, and random draws, against the size."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bounds.sets.orders import NamedSet
+from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
+from certify.evaluation.summaries.tables import rows_of
+from certify.semantic.curves import TransformationCurves
+from certify.semantic.random_draws import TransformationAccuracy
+from certify.semantic.sets import set_of
+
+Record = Mapping[str, Any]
+
+
+def transformation_curves(
+    manifest: Mapping[str, Any], records: Sequence[Record], tensors: Mapping[str, Mapping[str, Tensor]]
+) -> dict[NamedSet, TransformationCurves]:
+    """Curves of each set of transformed images for which there are certificates.
+
+    Of several methods, the largest certified radius of each input counts, and the nearest example; draws are joined.
+
+    Args:
+        manifest: which states the ranges.
+        records: all of a run.
+        tensors: by unit, those of random draws.
+    """
+    found, reach = {}, _reach(manifest)
+    for over in reach:
+        here = [record for record in records if record["norm"] == over]
+        certified, attacked = (_limits(here, kind) for kind in ("certificate", "witness"))
+        if certified:
+            about: dict[str, Any] = {"norm": over, "subject": "base", "unit": over.unit}
+            proved, names = _tensor(certified), _methods(here)
+            found[over] = TransformationCurves(
+                certified=CertifiedAccuracyCurve(limit=proved, method=names["certificate"], **about),
+                attacked=AttackedAccuracyCurve(limit=_tensor(attacked), method=names["witness"], **about)
+                if attacked
+                else None,
+                random=_random(here, tensors, over, reach[over]),
+                reach=reach[over],
+                unit=over.unit,
+            )
+    return found
+
+
+def _reach(manifest: Mapping[str, Any]) -> dict[NamedSet, float]:
+    """The size of the whole range of each set."""
+    tables = manifest.get("configuration", {}).get("transformations", [])
+    return {over: over.transformation.reach for over in map(set_of, tables)}
+
+
+def _limits(records: Sequence[Record], kind: str) -> dict[int, float]:
+    """The limit of each input: the best of all certificates, or of all witnesses."""
+    limits: dict[int, float] = {}
+    for row in rows_of([record for record in records if record["kind"] == kind]):
+        if kind == "certificate":
+            radius = row["certified_radius"] if row["correct"] and row["certified_radius"] is not None else -math.inf
+            limits[row["index"]] = max(radius, limits.get(row["index"], -math.inf))
+        else:
+            distance = math.inf if row["attack_distance"] is None else row["attack_distance"]
+            limits[row["index"]] = min(distance, limits.get(row["index"], math.inf))
+    return dict(sorted(limits.items()))
+
+
+def _tensor(limits: Mapping[int, float]) -> Tensor:
+    return torch.tensor(list(limits.values()), dtype=torch.float64, device="cpu")
+
+
+def _methods(records: Sequence[Record]) -> dict[str, str]:
+    names: dict[str, dict[str, None]] = {}
+    for record in records:
+        names.setdefault(record["kind"], {})[record["method"]] = None
+    return {kind: ", ".join(sorted(each)) for kind, each in names.items()}
+
+
+def _random(
+    records: Sequence[Record], tensors: Mapping[str, Mapping[str, Tensor]], over: NamedSet, reach: float
+) -> TransformationAccuracy | None:
+    """The draws of the first method that has some, of all inputs."""
+    drawn = [record for record in records if record["kind"] == "random" and "right" in tensors.get(record["unit"], {})]
+    drawn = [record for record in drawn if record["method"] == drawn[0]["method"]]
+    if not drawn:
+        return None
+    right, distance = (
+        torch.cat([tensors[record["unit"]][name].cpu() for record in drawn]) for name in ("right", "distance")
+    )
+    rows = [row for record in drawn for row in record["rows"]]
+    return TransformationAccuracy(
+        label=torch.tensor([row.get("prediction", -1) for row in rows], device="cpu"),
+        correct=right.sum(1),
+        right=right,
+        distance=distance,
+        draws=right.shape[1],
+        transformation=str(over),
+        unit=over.unit,
+        reach=reach,
+    )
