@@ -30,7 +30,7 @@ class Pipeline:
 
     Attributes:
         maps: of the parameters that move places, in the order in which they act.
-        shifts: whether these are translations alone, so that enclosures of a box within one pixel are exact.
+        shifts: whether these are one translation, so that enclosures of a box within one pixel are exact.
         blur: place of the standard deviation among the parameters, or None.
         reach: pixels on either side of the kernel.
         padding: beyond the image where it is sampled, see :class:`bounds.transformations.sampling.SampledImages`.

@@ -87,4 +87,11 @@ MUTANTS = (
         "inner = []",
         "tests/certify/semantic/test_certify_transformation.py -k two_parameters",
     ),
+    Mutant(
+        "sums of translations are enclosed by their corners",
+        "certify/semantic/transformations.py",
+        "shifts=len(moving) == 1 and moving[0].shifts,",
+        "shifts=all(each.shifts for each in moving) and bool(moving),",
+        "tests/bounds/transformations/test_enclosures.py -k sums",
+    ),
 )

@@ -20,6 +20,7 @@ CASES: dict[str, Transformation] = {
     "shear": Shear((-0.1, 0.05)),
     "translation": Translation((0.0, 0.7), (-1.0, -0.2)),
     "translation along one axis": Translation((-0.3, 0.0), (0.5, 0.5), "border"),
+    "sums of translations": Compose(Translation((0.0, 0.5), (0.0, 0.0)), Translation((0.3, 0.8), (0.0, 0.0))),
     "contrast and brightness": Photometric((0.7, 1.4), (-0.2, 0.1)),
     "gamma": Photometric((0.9, 1.0), gamma=(0.6, 1.3)),
     "blur": Blur((0.0, 0.8)),
