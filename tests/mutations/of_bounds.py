@@ -275,6 +275,13 @@ GRAPH = (
         "tests/bounds/graph/test_known_ranges.py",
     ),
     Mutant(
+        "half precision has the unit of its own dtype in a mean square",
+        "bounds/decompositions/normalisation.py",
+        "torch.finfo(torch.float32 if dtype in WIDENED else dtype).eps",
+        "torch.finfo(dtype).eps",
+        "tests/bounds/graph/test_known_ranges.py -k unit",
+    ),
+    Mutant(
         "random numbers are let through",
         "bounds/graph/conditions.py",
         "if not draws(node.target, node.args, node.kwargs):",
