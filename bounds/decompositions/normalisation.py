@@ -48,7 +48,7 @@ def rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = Non
 
 
 def _default_epsilon(dtype: torch.dtype) -> float:
-    """What torch adds to a mean square where nothing is said: the unit of the dtype that it computes in."""
+    """The number that torch adds to a mean square where none is given: the unit of the dtype that it computes in."""
     return torch.finfo(torch.float32 if dtype in WIDENED else dtype).eps
 
 

@@ -275,6 +275,13 @@ GRAPH = (
         "tests/bounds/graph/test_known_ranges.py",
     ),
     Mutant(
+        "a network without weights is that of float64",
+        "certify/verification/radius.py",
+        "return capture(model, x)",
+        "return capture(model, x.double())",
+        "tests/certify/verification/test_radius.py -k without_weights",
+    ),
+    Mutant(
         "half precision has the unit of its own dtype in a mean square",
         "bounds/decompositions/normalisation.py",
         "torch.finfo(torch.float32 if dtype in WIDENED else dtype).eps",

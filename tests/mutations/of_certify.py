@@ -4,13 +4,6 @@ from mutations.mutant import Mutant
 
 VERIFICATION = (
     Mutant(
-        "a network without weights is that of float64",
-        "certify/verification/radius.py",
-        "return capture(model, x)",
-        "return capture(model, x.double())",
-        "tests/certify/verification/test_radius.py -k without_weights",
-    ),
-    Mutant(
         "the margin to the label itself counts",
         "certify/verification/radius.py",
         "others = margins.scatter(1, labels[:, None], math.inf)",
