@@ -3,9 +3,18 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.decompositions.known import within
+
+PROBE = 2.0**-10  # its square is far below the units of half precision, and far above that of single precision
+# Dtypes in which torch takes the unit of single precision for a mean square if nothing is said: not in all versions.
+WIDENED = tuple(
+    dtype
+    for dtype in (torch.float16, torch.bfloat16)
+    if float(F.rms_norm(torch.full((1,), PROBE, dtype=dtype, device="cpu"), (1,))) > 0.5
+)
 
 
 def _standardized(x: Tensor, dims: list[int], epsilon: float, *, centered: bool = True) -> Tensor:
@@ -34,8 +43,13 @@ def layer_norm(
 
 def rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """Normalisation by the root mean square."""
-    epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+    epsilon = _default_epsilon(x.dtype) if eps is None else eps
     return _scaled(_standardized(x, _last(normalized_shape), epsilon, centered=False), weight, None)
+
+
+def _default_epsilon(dtype: torch.dtype) -> float:
+    """The number that torch adds to a mean square where none is given: the unit of the dtype that it computes in."""
+    return torch.finfo(torch.float32 if dtype in WIDENED else dtype).eps
 
 
 def group_norm(

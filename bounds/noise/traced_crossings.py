@@ -59,7 +59,7 @@ def traced_crossings(
     distance, cosine, evaluations = [limits[:0]], [limits[:0]], 0
     with frozen(model), torch.no_grad():
         label = predicted_labels(model, x, batch_size)
-        graph = capture(model, x.new_zeros(1, *x.shape[1:], dtype=torch.float64))
+        graph = capture(model, x.new_zeros(1, *x.shape[1:]))
         rays = torch.arange(len(x) * directions, device=x.device)
         for part in rays.split(batch_size // 2) if len(rays) else ():
             rows = part // directions

@@ -30,7 +30,7 @@ class Pipeline:
 
     Attributes:
         maps: of the parameters that move places, in the order in which they act.
-        shifts: whether these are translations alone, so that enclosures of a box within one pixel are exact.
+        shifts: whether these are one translation, so that enclosures of a box within one pixel are exact.
         blur: place of the standard deviation among the parameters, or None.
         reach: pixels on either side of the kernel.
         padding: beyond the image where it is sampled, see :class:`bounds.transformations.sampling.SampledImages`.
@@ -160,13 +160,18 @@ class Enclosing:
         unit = unit_roundoff(self.dtype)  # of the images that are fed
         shape = low.shape[:2] + self.images.shape[1:]
         least = UNITS * unit + torch.finfo(self.dtype).tiny * torch.finfo(self.dtype).eps  # of what may underflow
-        low, high = low - unit * low.abs() - least, high + unit * high.abs() + least
+        noise = self._noise  # on top of images that are rounded before: these are so much larger than what is left
+        low, high = low - unit * (low.abs() + noise) - least, high + unit * (high.abs() + noise) + least
         radius = 0.0 if self.norm == math.inf else self.epsilon
         return HullOfBoxes(low.view(shape), high.view(shape), radius, self.norm)
 
+    @property
+    def _noise(self) -> float:
+        """The radius of noise that is in the boxes; that of other norms is around them."""
+        return self.epsilon if self.norm == math.inf else 0.0
+
     def _boxes(self, rows: Tensor, lower: Tensor, upper: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        noise = self.epsilon if self.norm == math.inf else 0.0
-        shape = self.images.shape[1:]
+        noise, shape = self._noise, self.images.shape[1:]
         if self.pipeline.exact:
             grid = ParameterGrid(lower, upper, [min(count, 1) for count in counts])
             corners, error = self._corners(rows, grid)

@@ -188,7 +188,7 @@ class _Bounding:
     @cached_property
     def graph(self) -> Graph:
         """The network, captured once."""
-        return capture(self.model, self.x.double())
+        return capture(self.model, self.x)
 
     def __call__(self, rows: Tensor, lower: Tensor, upper: Tensor, divisible: Tensor) -> tuple[Tensor, Tensor]:
         """Least margins (B,) of pieces, and how much the images change along each parameter, (B, k).

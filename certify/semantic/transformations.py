@@ -346,7 +346,7 @@ class Compose(Transformation):
         moving = [each for each in found if each.maps]
         return Pipeline(
             maps=tuple(step for each in moving for step in each.maps),
-            shifts=all(each.shifts for each in moving) and bool(moving),
+            shifts=len(moving) == 1 and moving[0].shifts,  # sums of shifts pass whole pixels anywhere
             blur=blurs[0].blur if blurs else None,
             reach=blurs[0].reach if blurs else 0,
             padding=(moving or found)[0].padding,

@@ -79,7 +79,7 @@ class LabelSearch:
                     return point
             return None
 
-        graph = capture(self.source, x.double())
+        graph = capture(self.source, x)
         box = Box(hull.lower.double(), hull.upper.double())
         round_ball = ball if isinstance(ball, LpBall) and not ball.is_box else None
         limits = Limits(self.memory)

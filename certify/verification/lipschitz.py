@@ -62,7 +62,7 @@ def lipschitz_certificate(
         elif method in GLOBAL:
             radius = lipschitz_radius(margins, margin_lipschitz(model, order, labels, method, x=x))
         else:
-            graph = capture(model, x.double())
+            graph = capture(model, x)
             radius = torch.zeros_like(margins[:, 0])
             for reach in _guesses(graph, x, labels, margins, order) if radii is None else radii.unbind():
                 ball = LpBall(x.double(), reach, order, low, high)

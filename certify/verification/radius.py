@@ -181,7 +181,7 @@ def bounded_form(model: nn.Module, x: Tensor, method: str, order: float, sound: 
         point = LpBall(x[:1].double(), 0.0, order, None, None)
         if layers_in_turn(model, point, DEFAULT_RULES, sound) is not None:
             return model
-    return capture(model, x.double())
+    return capture(model, x)  # of the dtype that the model runs in: code may ask for it
 
 
 def model_margins(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:

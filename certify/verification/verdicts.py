@@ -182,7 +182,7 @@ def _climbed(
                 margins = margin_bounds(bounded, region.rows(rows), labels[rows], "ibp", **options)
                 state.bound(rows, least_margin(margins, labels[rows]), "ibp")
         if bool(state.open.any()) and last != "ibp":
-            bounded = capture(bounded, x.double())
+            bounded = capture(bounded, x)
             for rows in state.open.nonzero().squeeze(1).split(batch_size):
                 for part in margins_in_turn(bounded, region.rows(rows), labels[rows], last, **options):
                     here = rows[part.places]

@@ -277,6 +277,20 @@ GRAPH = (
         "tests/bounds/graph/test_known_ranges.py",
     ),
     Mutant(
+        "a network without weights is that of float64",
+        "certify/verification/radius.py",
+        "return capture(model, x)",
+        "return capture(model, x.double())",
+        "tests/certify/verification/test_radius.py -k without_weights",
+    ),
+    Mutant(
+        "half precision has the unit of its own dtype in a mean square",
+        "bounds/decompositions/normalisation.py",
+        "torch.finfo(torch.float32 if dtype in WIDENED else dtype).eps",
+        "torch.finfo(dtype).eps",
+        "tests/bounds/graph/test_known_ranges.py -k unit",
+    ),
+    Mutant(
         "random numbers are let through",
         "bounds/graph/conditions.py",
         "if not draws(node.target, node.args, node.kwargs):",

@@ -62,7 +62,7 @@ MUTANTS = (
     Mutant(
         "images are not rounded to their dtype",
         "bounds/transformations/pipelines.py",
-        "low - unit * low.abs() - least, high + unit * high.abs() + least",
+        "low - unit * (low.abs() + noise) - least, high + unit * (high.abs() + noise) + least",
         "low, high",
         "tests/bounds/transformations/test_enclosures.py -k rounded",
     ),
@@ -86,5 +86,19 @@ MUTANTS = (
         "inner = sorted(integers | (set(inner) if pieces else set()))",
         "inner = []",
         "tests/certify/semantic/test_certify_transformation.py -k two_parameters",
+    ),
+    Mutant(
+        "sums of translations are enclosed by their corners",
+        "certify/semantic/transformations.py",
+        "shifts=len(moving) == 1 and moving[0].shifts,",
+        "shifts=all(each.shifts for each in moving) and bool(moving),",
+        "tests/bounds/transformations/test_enclosures.py -k sums",
+    ),
+    Mutant(
+        "images under noise are rounded like what is left of them",
+        "bounds/transformations/pipelines.py",
+        "low - unit * (low.abs() + noise) - least,",
+        "low - unit * low.abs() - least,",
+        "tests/bounds/transformations/test_enclosures.py -k rounded",
     ),
 )

@@ -90,7 +90,7 @@ def certified_no_counterfactual(
         if len(x):
             if attack:
                 state.take_from_attack(batch_size)
-            bounding = _Bounding(capture(model, x.double()), method, sound, memory, batch_size)
+            bounding = _Bounding(capture(model, x), method, sound, memory, batch_size)
             _prove(state, bounding, most_parts, deadline)
     return state.certificate(method, sound)
 

@@ -95,7 +95,7 @@ class _Prover:
     @cached_property
     def graph(self) -> Graph:
         """The model for searches."""
-        return capture(self.model, self.x[:1].double())
+        return capture(self.model, self.x[:1])
 
     def proof(self, row: int, radius: float, label: int, seconds: float) -> bytes | str:
         """The content of the file of one input, or why there is none."""

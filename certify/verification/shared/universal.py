@@ -149,7 +149,7 @@ def certified_universal_accuracy(
             raise InvalidInput("y must hold the correct class of each input, got None: pass model(x).argmax(1)")
         predicted, label = predictions_and_labels(model, x, y, classes, batch_size)
         right, point = predicted == label, x.detach().double()
-        graph = capture(model, point)
+        graph = capture(model, x)
         alone, parts = torch.zeros_like(right), []
         for rows in right.nonzero()[:, 0].split(batch_size) if right.any() else ():
             ball = LpBall(point[rows], epsilon, order, low, high, frozen_features)

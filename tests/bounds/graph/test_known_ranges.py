@@ -59,3 +59,14 @@ def test_softmax_reaches_0_and_1(count: int):
         assert (found.lower[0] <= reached).all()
         assert (reached <= found.upper[0]).all()
         assert -1e-9 <= found.lower.min() <= found.upper.max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_unit_that_is_added_to_a_mean_square_is_that_of_torch(dtype: torch.dtype):
+    """Where no epsilon is given, half precision may take that of the wider dtype which it computes in."""
+    model = nn.RMSNorm(4).to(dtype)
+    x = torch.tensor([[1e-4, 2e-4, -1e-4, 3e-4]], dtype=dtype)
+    with torch.no_grad():
+        found, value = ibp(model, LpBall(x.double(), 0.0, low=None, high=None)), model(x).double()
+    assert ((value - found.upper).abs() <= 1e-2 * value.abs()).all()
+    assert ((value - found.lower).abs() <= 1e-2 * value.abs()).all()

@@ -20,6 +20,7 @@ CASES: dict[str, Transformation] = {
     "shear": Shear((-0.1, 0.05)),
     "translation": Translation((0.0, 0.7), (-1.0, -0.2)),
     "translation along one axis": Translation((-0.3, 0.0), (0.5, 0.5), "border"),
+    "sums of translations": Compose(Translation((0.0, 0.5), (0.0, 0.0)), Translation((0.3, 0.8), (0.0, 0.0))),
     "contrast and brightness": Photometric((0.7, 1.4), (-0.2, 0.1)),
     "gamma": Photometric((0.9, 1.0), gamma=(0.6, 1.3)),
     "blur": Blur((0.0, 0.8)),
@@ -82,19 +83,21 @@ def test_noise_on_top_stays_inside_and_in_the_range_of_pixels(name: str):
     assert width < 0.3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_images_that_are_rounded_lie_inside(dtype: torch.dtype):
-    x, which = pictures(), Translation((0.0, 0.7), (-1.0, -0.2))
-    images = SampledImages(x, "zeros")
+@pytest.mark.parametrize("name", ["translation", "rotation", "contrast and brightness"])
+@pytest.mark.parametrize(("dtype", "epsilon"), [(torch.float32, 0.0), (torch.bfloat16, 0.0), (torch.bfloat16, 0.3)])
+def test_images_that_are_rounded_lie_inside_and_noise_on_top_of_them(name: str, dtype: torch.dtype, epsilon: float):
+    x, which = pictures(), CASES[name]
+    images = SampledImages(x, which.pipeline().padding)
     enclosing = Enclosing(
-        pipeline=which.pipeline(), images=images, low=0.0, high=1.0, epsilon=0.0, norm=torch.inf, dtype=dtype
+        pipeline=which.pipeline(), images=images, low=0.0, high=1.0, epsilon=epsilon, norm=torch.inf, dtype=dtype
     )
     sides = torch.tensor([(part.low, part.high) for part in which.parameters], dtype=torch.float64)
     found = enclosing(torch.tensor([0]), sides[:, 0][None], sides[:, 1][None])
     values, weights = grid_of(which, 9)
     made = which.apply(x[:1].expand(len(values), -1, -1, -1), values).to(dtype).double()
     low, high = (torch.einsum("mv,vchw->mchw", weights, side[0]) for side in (found.lower, found.upper))
-    assert ((low <= made + 1e-14) & (made <= high + 1e-14)).all()
+    below, above = ((made + shift).clamp(0, 1) if epsilon else made for shift in (-epsilon, epsilon))
+    assert ((low <= below + 1e-14) & (above <= high + 1e-14)).all()
 
 
 def test_more_cells_are_thinner():

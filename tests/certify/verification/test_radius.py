@@ -14,7 +14,7 @@ from oracles.selection import crossed, some
 from torch import Tensor, nn
 
 from bounds import Normalize
-from certify import certified_radius
+from certify import certified_radius, verify
 
 NORMS = (1.0, 2.0, math.inf)
 CLASSES = (2, 3, 10)
@@ -281,3 +281,26 @@ def test_radii_of_trained_networks_never_exceed_the_exact_ones(shared_data, publ
             assert 0 < found <= row["check_dist"] * (1 + 1e-6)
             solved += 1
     assert solved >= 15
+
+
+# ------------------------------------------------------------------------------------------------------------- dtypes
+
+
+class Unit(nn.Module):
+    """A network without weights, whose function rests on the dtype of its inputs: x1 / sqrt(mean square + unit)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = x[:, 0] * (x.square().mean(1) + torch.finfo(x.dtype).eps) ** -0.5
+        return torch.stack([share - 0.4, 0.4 - share], 1)
+
+
+@pytest.mark.parametrize("method", ["crown", pytest.param("complete", marks=pytest.mark.slow)])
+def test_a_network_without_weights_is_that_of_the_dtype_of_its_inputs(method: str):
+    """In float64 it would have another unit, and twice the radius."""
+    model, x = Unit(), torch.tensor([[3e-4, 1e-4]])
+    options = {"norm": math.inf, "low": None, "high": None}
+    radius = float(certified_radius(model, x, method=method, **options).radius)
+    corner = x + torch.tensor([[-radius, radius]])
+    assert radius > 5e-5
+    assert int(model(corner).argmax(1)) == 0
+    assert not bool(verify(model, x, epsilon=1.6e-4, method="crown", attack=False, **options).verified)
