@@ -164,8 +164,8 @@ def ood_detection(
     proved = largest.largest
     if most_parts:
         narrowing = Narrowing(
-            model,
-            LpBall(outside.detach().double(), epsilon, norm, low, high),
+            model=model,
+            ball=LpBall(outside.detach().double(), epsilon, norm, low, high),
             most_parts=most_parts,
             deadline=math.inf if seconds is None else time.monotonic() + seconds,
             sound=sound,

@@ -61,11 +61,11 @@ class Narrowing:
         rows = (above < largest).nonzero()[:, 0].tolist()
         with frozen(self.model), torch.no_grad():
             graph = capture(self.model, self.ball.center)
-            logits = answer(self.model, witness.adversarial[rows]).double() if rows else upper[:0]
-            for row, enough, point in zip(rows, above[rows].tolist(), logits, strict=True):
+            for row, enough in zip(rows, above[rows].tolist(), strict=True):
                 if time.monotonic() > self.deadline:
                     break
-                largest[row] = self._narrowed(graph, row, upper[row], enough * (1 - 1e-9), point[None]).amax()
+                logits = answer(self.model, witness.adversarial[row : row + 1]).double()
+                largest[row] = self._narrowed(graph, row, upper[row], enough * (1 - 1e-9), logits).amax()
         return largest
 
     def _narrowed(self, graph: Graph, row: int, upper: Tensor, enough: float, logits: Tensor) -> Tensor:

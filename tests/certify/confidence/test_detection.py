@@ -47,3 +47,17 @@ def test_inputs_of_another_kind_are_refused():
         certify.ood_detection(model, x, x[:0], 0.1)
     with pytest.raises(InvalidInput, match="epsilon"):
         certify.ood_detection(model, x, x, math.nan)
+
+
+@pytest.mark.slow
+def test_splits_raise_the_proved_area_and_never_pass_the_attack():
+    model, x, _ = certify.reference.load("ibp", 20)
+    wanted = {"method": "crown_ibp", "steps": 10, "restarts": 1}
+    plain, split = (
+        certify.ood_detection(model, x, permuted(x), 0.1, **wanted, most_parts=most, generator=generator())
+        for most in (0, 4)
+    )
+    assert plain.proved.auc < split.proved.auc <= split.attacked.auc
+    assert (split.proved.outside <= plain.proved.outside).all()
+    late = certify.ood_detection(model, x, permuted(x), 0.1, **wanted, timeout=1e-9, generator=generator())
+    assert torch.equal(late.proved.outside, plain.proved.outside)
