@@ -19,6 +19,7 @@ from mutations import (
     of_certify,
     of_comparison,
     of_confidence,
+    of_copies,
     of_counting,
     of_data,
     of_engines,

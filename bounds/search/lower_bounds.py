@@ -1,7 +1,6 @@
 """Lower bounds that get better the longer neurons are split, where no threshold says when to end."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +13,6 @@ from bounds.linear.network import Network
 from bounds.linear.refined import RefinedNetwork
 from bounds.memory import MEMORY
 from bounds.numerics import ieee_arithmetic
-from bounds.search.domains import Domains
 from bounds.search.neuron_splits import ROOT_STEPS, STEPS, split_worst
 from bounds.search.neurons import spans_of
 from bounds.search.problem import Problem, problem_of

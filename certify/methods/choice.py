@@ -8,6 +8,7 @@ import msgspec
 
 from bounds.errors import InvalidInput
 from certify.methods.base import Method
+from certify.methods.copies import QuantisedCopy
 from certify.methods.presets import PRESETS, Space, not_served, preset_methods
 from certify.methods.proofs import (
     CompleteSearch,
@@ -24,7 +25,7 @@ from certify.methods.smoothed import SmoothedAttack, Smoothing
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),
-    CompleteSearch,
+    *(CompleteSearch, QuantisedCopy),
     *(Clever, RandomNoise, MinimalPerturbation, SmoothedAttack),
 )
 

@@ -103,7 +103,8 @@ def _frozen(row: Mapping[str, Any]) -> str:
 
 
 def _about(row: Mapping[str, Any]) -> tuple[int, float, str, str]:
-    return *_key(row), _frozen(row)
+    index, norm, subject = _key(row)
+    return index, norm, "base" if subject.startswith("base, ") else subject, _frozen(row)  # the model and others
 
 
 def _nearest_witnesses(rows: Rows) -> dict[tuple[int, float, str, str], float]:
