@@ -54,6 +54,7 @@ MUTANTS = (
     *of_certify.MUTANTS,
     *of_comparison.MUTANTS,
     *of_confidence.MUTANTS,
+    *of_copies.MUTANTS,
     *of_counting.MUTANTS,
     *of_gates.MUTANTS,
     *of_budget.MUTANTS,

@@ -18,6 +18,7 @@ from certify.confidence.narrowing import Narrowing
 from certify.confidence.roc import RocCurve
 from certify.curves import current
 from certify.models import probed_once
+from certify.report.words import norm_name, rounded_down, rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +64,15 @@ class DetectionCurve:
             named = dict(zip(("auc_lower", "auc_upper", "fpr_lower", "fpr_upper"), ends, strict=True))
             rows.append({"curve": curve.name, "auc": curve.auc, "fpr": curve.fpr(tpr), "tpr": tpr, **named})
         return pd.DataFrame(rows)
+
+    def sentences(self) -> list[str]:
+        """Area that is proved, and area that an attack leaves, in words."""
+        lower, upper = self.proved.interval()
+        return [
+            f"within {self.epsilon:g} in {norm_name(self.norm)}, the area below the ROC curve is at least "
+            f"{rounded_down(self.proved.auc)} by proof (on new inputs {rounded_down(lower)} to {rounded_up(upper)}) and "
+            f"at most {rounded_up(self.attacked.auc)} by attack; clean it is {self.clean.auc:.3g}"
+        ]
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the three curves on ``ax`` (the current axes if None) and return the axes."""

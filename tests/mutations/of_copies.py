@@ -2,9 +2,9 @@
 
 from mutations.mutant import Mutant
 
-COPIES = "tests/certify/evaluation/test_quantised_copies.py -m 'slow or not slow'"
-NARROWING = "tests/certify/confidence/test_narrowing.py -m 'slow or not slow'"
-LOWER = "tests/bounds/search/test_lower_bounds.py -m 'slow or not slow'"
+COPIES = "tests/certify/evaluation/test_quantised_copies.py"
+NARROWING = "tests/certify/confidence/test_narrowing.py"
+LOWER = "tests/bounds/search/test_lower_bounds.py"
 
 MUTANTS = (
     Mutant(
