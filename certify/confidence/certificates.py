@@ -65,8 +65,8 @@ class ConfidenceCertificate(Record):
         """Numbers of inputs that are proved to get little confidence, and much, in words."""
         few, many = int((self.largest < 0.5).sum()), int((self.least > 0.5).sum())
         return [
-            f"of {len(self)} inputs, {few} are proved to get less than half of the confidence in every class, and {many} "
-            f"more than half of it in the class that is predicted"
+            f"of {len(self)} inputs, {few} are proved to get less than half of the confidence in every class, and "
+            f"{many} more than half of it in the class that is predicted"
         ]
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -70,8 +70,8 @@ class DetectionCurve:
         lower, upper = self.proved.interval()
         return [
             f"within {self.epsilon:g} in {norm_name(self.norm)}, the area below the ROC curve is at least "
-            f"{rounded_down(self.proved.auc)} by proof (on new inputs {rounded_down(lower)} to {rounded_up(upper)}) and "
-            f"at most {rounded_up(self.attacked.auc)} by attack; clean it is {self.clean.auc:.3g}"
+            f"{rounded_down(self.proved.auc)} by proof (on new inputs {rounded_down(lower)} to {rounded_up(upper)}) "
+            f"and at most {rounded_up(self.attacked.auc)} by attack; clean it is {self.clean.auc:.3g}"
         ]
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

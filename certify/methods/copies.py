@@ -20,7 +20,8 @@ from certify.methods.checked import Count, Name, Positive
 from certify.methods.frozen import WithFrozenFeatures
 from certify.results import Certificate
 from certify.verification.quantisation.quantised import certified_quantised
-from certify.verification.quantisation.quantised_weights import Copy, QuantisedTensor, of_torch
+from certify.verification.quantisation.quantised_weights import Copy as Copy
+from certify.verification.quantisation.quantised_weights import QuantisedTensor, of_torch
 
 WANTED = "copy must be a module, a mapping of names to weights, a bounds.WeightBox or a .safetensors file of weights"
 

@@ -30,9 +30,9 @@ MUTANTS = (
     ),
     Mutant(
         "examples of the model refute nothing of a copy",
-        "certify/evaluation/summaries/comparisons.py",
-        '"base" if subject.startswith("base, ") else subject',
-        "subject",
+        "certify/promises.py",
+        'return "base" if subject.startswith("base, ") else subject',
+        "return subject",
         COPIES,
     ),
     Mutant(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from certify.promises import refuting_subject
 from certify.report import norm_name
 from certify.report.words import with_levels
 
@@ -104,7 +105,7 @@ def _frozen(row: Mapping[str, Any]) -> str:
 
 def _about(row: Mapping[str, Any]) -> tuple[int, float, str, str]:
     index, norm, subject = _key(row)
-    return index, norm, "base" if subject.startswith("base, ") else subject, _frozen(row)  # the model and others
+    return index, norm, refuting_subject(subject), _frozen(row)
 
 
 def _nearest_witnesses(rows: Rows) -> dict[tuple[int, float, str, str], float]:

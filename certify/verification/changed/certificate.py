@@ -9,7 +9,6 @@ from torch import Tensor
 from certify.curves import current
 from certify.results import Certificate
 
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -57,8 +56,8 @@ class CounterfactualCertificate(Certificate):
         """Numbers of decisions that are proved to stand, and of counterfactuals proved the smallest, in words."""
         return [
             f"of {len(self)} decisions, {int(self.verified.sum())} are proved to stand against all changes of the set",
-            f"for {int(self.found.sum())} a counterfactual was found, {int(self.smallest.sum())} of them proved to have "
-            f"the fewest changes",
+            f"for {int(self.found.sum())} a counterfactual was found, {int(self.smallest.sum())} of them proved to "
+            f"have the fewest changes",
         ]
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -14,6 +14,7 @@ import certify
 from bounds import InvalidConfiguration, InvalidInput, WeightBox
 from certify import QuantisedTensor
 from certify.auditing.certificates.copies import CopyReprover
+from certify.auditing.structure import _judge_contradictions
 from certify.auditing.tally import Tally
 from certify.evaluation.summaries.comparisons import contradictions
 from certify.methods import Problem, QuantisedCopy
@@ -93,6 +94,7 @@ def test_a_copy_is_known_by_its_digest(tmp_path: Path):
 def test_a_run_and_its_audit(tmp_path: Path):
     model, x = linear(), torch.rand(6, 4, generator=generator())
     labels, weights = model(x).argmax(1), int8(model)
+    labels[0] = (labels[0] + 1) % 3  # the model is wrong there
     methods = ["crown", QuantisedCopy(copy=weights), QuantisedCopy(copy=weights, weights="copy", name="alone")]
     certify.evaluate(model, x, labels, norms=math.inf, methods=methods, output=tmp_path / "run")
     run = certify.Evaluation.load(tmp_path / "run")
@@ -143,3 +145,11 @@ def test_examples_of_the_model_refute_what_speaks_of_it_too():
     for subject, count in names.items():
         row = {**about, "kind": "certificate", "subject": subject, "method": "m", "certified_radius": 0.2}
         assert len(contradictions([witness, row])) == count
+        stated = {**row, "norm": "2", "label": 1, "prediction": 1, "status": "certified"}
+        found = Tally()
+        records = [
+            {"kind": "witness", "rows": [witness]},
+            {"kind": "certificate", "norm": "2", "unit": "u", "rows": [stated]},
+        ]
+        _judge_contradictions(found, records)
+        assert len(found.refuted) == count

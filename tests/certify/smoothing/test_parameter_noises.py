@@ -111,7 +111,7 @@ def test_clipped_images_are_certified_up_to_where_clipping_begins():
         SmoothedClassifier(model, noise, num_classes=2).certify(x - 0.25, 10)
     edge = PhotometricNoise(brightness=0.2, low=None, high=0.7)
     edge.check(torch.tensor([[0.1, 0.7], [0.1, 0.2]]))  # 0.7 in float32 is the limit, though it is less in float64
-    with pytest.raises(InvalidInput, match="got 0.8 in row 0"):
+    with pytest.raises(InvalidInput, match=r"got 0\.8 in row 0"):
         edge.check(torch.tensor([[0.1, 0.8], [0.1, 0.2]]))
 
 
