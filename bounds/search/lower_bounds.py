@@ -85,4 +85,3 @@ def _split(problem: Problem, network: Network, target: Tensor, most_parts: int) 
         children, _ = bounds.bounded(split_worst(bounds, worst), STEPS)
         children = replace(children, bound=torch.fmax(children.bound, worst.bound.repeat(2)))
         found, parts = rest + children, parts + len(children)
-
