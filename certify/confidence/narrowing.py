@@ -58,10 +58,10 @@ class Narrowing:
         """
         largest = upper.amax(1)
         above = torch.where(marks > witness.confidence[:, None], marks, math.inf).amin(1)
-        rows = (above < largest).nonzero()[:, 0].tolist()
+        places = (above < largest).nonzero()[:, 0]
         with frozen(self.model), torch.no_grad():
             graph = capture(self.model, self.ball.center)
-            for row, enough in zip(rows, above[rows].tolist(), strict=True):
+            for row, enough in zip(places.tolist(), above[places].tolist(), strict=True):
                 if time.monotonic() > self.deadline:
                     break
                 logits = answer(self.model, witness.adversarial[row : row + 1]).double()
