@@ -43,6 +43,7 @@ def exact(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     return (lead / slope)[others].view(len(x), 2).amin(1).clamp(min=0).detach()
 
 
+@pytest.mark.slow
 def test_radii_of_a_linear_network_and_its_copy():
     model, x = linear(), torch.randn(8, 4, generator=generator())
     labels, weights = model(x).argmax(1), int8(model)
