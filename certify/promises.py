@@ -15,6 +15,15 @@ PROVED = {
 NO_RESULT = ("unsupported", "left out")  # kinds of records without any result
 
 
+def refuting_subject(subject: str) -> str:
+    """Classifier whose adversarial examples refute a statement: the model, where it is one of several classifiers.
+
+    >>> refuting_subject("base, quantised copy and all between"), refuting_subject("quantised copy")
+    ('base', 'quantised copy')
+    """
+    return "base" if subject.startswith("base, ") else subject
+
+
 @dataclass(frozen=True, kw_only=True)
 class Promise:
     """Promise of the numbers of a result, decided once, from the result.

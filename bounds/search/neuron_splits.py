@@ -65,7 +65,7 @@ def split_neurons(problem: Problem, root: Network) -> SearchResult:
                 domains += len(halves)
             found = rest + worst[~ends]
             continue
-        children = _split(bounds, worst)
+        children = split_worst(bounds, worst)
         children, corners = bounds.bounded(children, STEPS)
         domains += len(children)
         found = rest + still_open(bounds, children)
@@ -94,7 +94,7 @@ def _points(bounds: SplitBounds, network: Network) -> Tensor:
     return torch.cat([split_points(network, span).flatten(1) for span in bounds.spans], 1)
 
 
-def _split(bounds: SplitBounds, worst: Domains) -> Domains:
+def split_worst(bounds: SplitBounds, worst: Domains) -> Domains:
     """The children of the best of few splits of each domain, judged by their bounds without any ascent."""
     count = len(worst)
     network, _ = bounds.view(worst)

@@ -6,14 +6,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bounds import WeightBox
 from bounds.circumstances import isolated
 from bounds.errors import InvalidConfiguration
 from bounds.sets.orders import order_of
+from certify.auditing.certificates.copies import CopyReprover, certified_rows, with_copies
 from certify.auditing.certificates.proofs import PROOFS, Reprover, provable
 from certify.auditing.certificates.rerunning import can_run_again, run_again
 from certify.auditing.material import IDENTITY, find_material, identified, judge_answers
@@ -26,7 +29,8 @@ from certify.auditing.transformations import judge_draws, sets_of_manifest, try_
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.evaluation.storage.proofs import is_proof, stored_proof
 from certify.evaluation.storage.run_directory import RunDirectory
-from certify.methods import Method, Problem, Smoothing
+from certify.methods import Method, Problem, QuantisedCopy, Smoothing
+from certify.methods.copies import Copy
 from certify.methods.frozen import WithFrozenFeatures
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.stored_inputs import Rows, StoredInputs
@@ -45,6 +49,7 @@ def audit(
     sample: float = 0.1,
     seed: int = 0,
     records_only: bool = False,
+    copies: Mapping[str, Copy | WeightBox] = MappingProxyType({}),
 ) -> AuditReport:
     """Derive anew what a run states, by other code and in exact arithmetic, and count what holds.
 
@@ -64,12 +69,14 @@ def audit(
         sample: share of the units that are drawn again, and of the proofs in larger networks; from 0 to 1.
         seed: of the choice of the sample.
         records_only: leave model and data alone, even where the manifest names them.
+        copies: quantised copies that the run was given from Python, by the names of their methods.
 
     Returns:
         Numbers of statements that were confirmed, refuted and not judged, with reasons.
 
     Raises:
         InvalidConfiguration: there is no run, or a line of it cannot be read.
+        InvalidInput: a copy that is not that of the run.
     """
     started = time.perf_counter()
     if not 0 <= sample <= 1:
@@ -84,7 +91,7 @@ def audit(
     elif not faults:
         tally.confirm(CHAIN, len(lines))
     audit_structure(tally, run.manifest, lines)
-    chosen = _Audit(run, tally, sample, random.Random(seed))
+    chosen = _Audit(run, tally, sample, random.Random(seed), copies)
     scope = chosen.judge(None if records_only else (model, inputs, labels))
     return AuditReport(
         path=str(path),
@@ -109,8 +116,15 @@ def refutations(path: Path | str) -> list[Finding]:
 class _Audit:
     """One audit of one run, record by record."""
 
-    def __init__(self, run: RunDirectory, tally: Tally, sample: float, lot: random.Random) -> None:
-        self.run, self.tally, self.sample, self.lot = run, tally, sample, lot
+    def __init__(
+        self,
+        run: RunDirectory,
+        tally: Tally,
+        sample: float,
+        lot: random.Random,
+        copies: Mapping[str, Copy | WeightBox],
+    ) -> None:
+        self.run, self.tally, self.sample, self.lot, self.copies = run, tally, sample, lot, copies
         self.manifest = run.manifest
         self.records = list(run.records().values())
         self.sets = sets_of_manifest(self.manifest)
@@ -229,7 +243,8 @@ class _Audit:
 
     def _judge_with_model(self, problem: Problem, methods: Sequence[Method]) -> Iterator[str]:
         judge_answers(self.tally, problem, [(record["unit"], row) for record in self.records for row in record["rows"]])
-        by_name, alike = {method.name: method for method in methods}, computes_alike(self.manifest)
+        by_name = {method.name: method for method in with_copies(methods, self.copies)}
+        alike = computes_alike(self.manifest)
         places = range(problem.first_index, problem.first_index + len(problem.x))
         whole = [record for record in self.records if all(row["index"] in places for row in record["rows"])]
         smoothing = [
@@ -249,16 +264,17 @@ class _Audit:
                 self.tally.leave(AGAIN, f"it cannot be drawn again: {' '.join(str(error).split())}", record["unit"])
         if smoothing:
             yield f"{len(drawn)} of {len(smoothing)} units of smoothing were drawn again, of all others the selection"
-        yield from self._judge_proofs(
-            problem, by_name, [record for record in whole if record["method"] in by_name], alike
-        )
+        known = [record for record in whole if record["method"] in by_name]
+        yield from self._judge_proofs(problem, by_name, known)
+        yield from self._judge_copies(problem, by_name, known)
+        yield from self._run_again(problem, by_name, known, alike)
 
     def _some(self, items: Sequence[Any]) -> set[int]:
         """Places of a sample of the items; at least one, unless none is asked for."""
         return set(self.lot.sample(range(len(items)), math.ceil(self.sample * len(items))))
 
     def _judge_proofs(
-        self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record], alike: bool
+        self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record]
     ) -> Iterator[str]:
         reprover = Reprover(problem.model, problem.x, problem.first_index, (problem.low, problem.high))
         self._try_ranges(problem, records)
@@ -266,23 +282,13 @@ class _Audit:
         chosen = set(range(len(rows))) if reprover.small and self.sample > 0 else self._some(rows)
         for place in sorted(chosen):
             record, row = rows[place]
-            method = methods[record["method"]]
-            mask = method.mask(problem) if isinstance(method, WithFrozenFeatures) else None
-            frozen = None if mask is None else mask.expand(problem.x.shape[1:]).flatten().cpu()
+            frozen = _frozen(methods[record["method"]], problem)
             tensors = (self._tensors(record) or {}) if "proof" in row else {}
             reprover.judge(self.tally, record, self._table(record), row, frozen, tensors)
         if len(chosen) < len(rows):
             self.tally.leave(PROOFS, f"{len(rows) - len(chosen)} certificates are not in the sample")
         if rows:
             yield f"{len(chosen)} of {len(rows)} certificates of the model were to be proved again"
-        units = [record for record in records if provable(record) or record["kind"] == "random"]
-        units = [record for record in units if can_run_again(methods[record["method"]])]
-        again = self._some(units)
-        for place in sorted(again):
-            order = self.sets.get(units[place]["norm"]) or order_of(units[place]["norm"])
-            run_again(self.tally, units[place], methods[units[place]["method"]], problem, alike, order)
-        if units:
-            yield f"{len(again)} of {len(units)} units of certificates and random draws were run again"
 
     def _try_ranges(self, problem: Problem, records: Sequence[Record]) -> None:
         """Look for other classes within the certified ranges of transformations."""
@@ -293,6 +299,42 @@ class _Audit:
         for record, row in rows:
             try_range(self.tally, record, row, self.sets[record["norm"]], problem, alone.leads, seed)
         self.tally.leave(PROOFS, f"{len(rows)} certificates of transformations are tried, and not proved again")
+
+    def _judge_copies(
+        self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record]
+    ) -> Iterator[str]:
+        reprover, rows = CopyReprover(problem), []
+        for record in records:
+            rows += [(record, row) for row in certified_rows(record, methods[record["method"]])]
+        chosen = self._some(rows)
+        for place in sorted(chosen):
+            (record, row), method = rows[place], methods[rows[place][0]["method"]]
+            assert isinstance(method, QuantisedCopy)
+            reprover.judge(self.tally, record, self._table(record), row, method, _frozen(method, problem))
+        if rows:
+            yield f"{len(chosen)} of {len(rows)} certificates with a quantised copy were to be proved for each network"
+
+    def _run_again(
+        self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record], alike: bool
+    ) -> Iterator[str]:
+        units = [
+            record
+            for record in records
+            if (provable(record) or record["kind"] == "random" or certified_rows(record, methods[record["method"]]))
+            and can_run_again(methods[record["method"]])
+        ]
+        again = self._some(units)
+        for place in sorted(again):
+            order = self.sets.get(units[place]["norm"]) or order_of(units[place]["norm"])
+            run_again(self.tally, units[place], methods[units[place]["method"]], problem, alike, order)
+        if units:
+            yield f"{len(again)} of {len(units)} units of certificates and random draws were run again"
+
+
+def _frozen(method: Method, problem: Problem) -> Tensor | None:
+    """The features of a flat input that a method leaves as they are; None if there are none."""
+    mask = method.mask(problem) if isinstance(method, WithFrozenFeatures) else None
+    return None if mask is None else mask.expand(problem.x.shape[1:]).flatten().cpu()
 
 
 @contextmanager

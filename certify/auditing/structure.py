@@ -7,6 +7,7 @@ from typing import Any
 
 from certify.auditing.tally import Tally
 from certify.evaluation.left_out import is_left_out, standing
+from certify.promises import refuting_subject
 from certify.report.columns import LEFT_OUT, VALUES
 
 Record = Mapping[str, Any]
@@ -124,7 +125,7 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
     if kind == "unsupported":
         yield STATUSES, status == kind, f"its status {status!r} is none of a method that cannot treat the model"
         return
-    if not smoothed:
+    if refuting_subject(row["subject"]) == "base":
         yield INPUTS, prediction == row["base_prediction"], "its class is not the one that the model gives the input"
     if kind == "estimate":
         told = status.replace("_", "").replace(" ", "").isalnum() and (status == MISCLASSIFIED) == (prediction != label)
@@ -139,7 +140,13 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
     elif kind == "certificate":
         radius = row.get("certified_radius", math.nan)
         proved = CERTIFIED if radius > 0 else NOT_CERTIFIED
-        wanted = ABSTAINED if status == ABSTAINED and smoothed else MISCLASSIFIED if prediction != label else proved
+        wanted = (
+            ABSTAINED
+            if status == ABSTAINED and row["subject"] != "base"
+            else MISCLASSIFIED
+            if prediction != label
+            else proved
+        )
         yield STATUSES, status == wanted, f"its status is {status!r}, with class {prediction} and label {label}"
         yield STATUSES, 0 <= radius < math.inf, f"its radius is {radius}"
         if "verdict" in row:
@@ -162,7 +169,8 @@ def _judge_contradictions(tally: Tally, records: Sequence[Record]) -> None:
                     nearest[key] = min(distance, nearest.get(key, math.inf))
     for record in records:
         for row in record["rows"] if record["kind"] == "certificate" else ():
-            distance = nearest.get((row["index"], record["norm"], row["subject"], row.get("frozen") or ""))
+            subject = refuting_subject(row["subject"])
+            distance = nearest.get((row["index"], record["norm"], subject, row.get("frozen") or ""))
             if row["status"] in (ABSTAINED, LEFT_OUT) or distance is None:
                 continue
             if row["prediction"] == row["label"]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,12 @@ from bounds.linear.pairs import pairwise_margins
 from bounds.memory import MEMORY
 from bounds.numerics import round_down, round_up
 from bounds.sets.balls import Interval
+from certify.curves import current
 from certify.models import frozen, predictions, probe
 from certify.results import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_PAIRED = 64  # classes up to which every pair has a row of its own; beyond, differences of bounds on logits serve
 ROUNDOFF = 2.0**-52
@@ -55,6 +60,28 @@ class ConfidenceCertificate(Record):
         # The largest of K numbers that sum to 1 is at least 1 / K, which rounds to the wrong side for some K.
         uniform = math.nextafter(1 / self.lower.shape[1], 0.0)
         return self.lower.amax(1).clamp(min=uniform)
+
+    def sentences(self) -> list[str]:
+        """Numbers of inputs that are proved to get little confidence, and much, in words."""
+        few, many = int((self.largest < 0.5).sum()), int((self.least > 0.5).sum())
+        return [
+            f"of {len(self)} inputs, {few} are proved to get less than half of the confidence in every class, and "
+            f"{many} more than half of it in the class that is predicted"
+        ]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the shares of inputs that are proved to lie below and above each confidence, and return the axes."""
+        ax = current(ax)
+        counts = torch.arange(len(self) + 1).double() / len(self)
+        for name, ends in (("at most, proved", self.largest), ("at least, proved", self.least)):
+            steps = torch.cat([ends.sort().values.cpu(), torch.ones(1).double()])
+            ax.step(steps.numpy(), counts.numpy(), where="post", label=f"largest confidence {name}")
+        ax.set_xlim(0, 1)
+        ax.set_ylim(0, 1.01)
+        ax.set_xlabel("Confidence")
+        ax.set_ylabel("Share of inputs below")
+        ax.legend(loc="upper left")
+        return ax
 
 
 @isolated

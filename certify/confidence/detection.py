@@ -1,6 +1,7 @@
 """Detection of inputs of no known class by the confidence of a classifier, against perturbations of these inputs."""
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from bounds.errors import InvalidInput
 from bounds.memory import MEMORY
 from certify.attacks import highest_confidence
 from certify.confidence.certificates import confidence_bound
+from certify.confidence.narrowing import Narrowing
 from certify.confidence.roc import RocCurve
 from certify.curves import current
 from certify.models import probed_once
+from certify.report.words import norm_name, rounded_down, rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +65,15 @@ class DetectionCurve:
             rows.append({"curve": curve.name, "auc": curve.auc, "fpr": curve.fpr(tpr), "tpr": tpr, **named})
         return pd.DataFrame(rows)
 
+    def sentences(self) -> list[str]:
+        """Area that is proved, and area that an attack leaves, in words."""
+        lower, upper = self.proved.interval()
+        return [
+            f"within {self.epsilon:g} in {norm_name(self.norm)}, the area below the ROC curve is at least "
+            f"{rounded_down(self.proved.auc)} by proof (on new inputs {rounded_down(lower)} to {rounded_up(upper)}) "
+            f"and at most {rounded_up(self.attacked.auc)} by attack; clean it is {self.clean.auc:.3g}"
+        ]
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the three curves on ``ax`` (the current axes if None) and return the axes."""
         ax = current(ax)
@@ -81,6 +93,8 @@ def ood_detection(
     low: Limit = 0.0,
     high: Limit = 1.0,
     method: str = "crown",
+    most_parts: int = 16,
+    timeout: float | None = None,
     steps: int = 100,
     restarts: int = 3,
     sound: str = "rounding",
@@ -103,6 +117,9 @@ def ood_detection(
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         method: of the proof, see :func:`certify.confidence_bound`.
+        most_parts: parts of each ball that are bounded where confidences of known inputs lie between the proof and the
+            attack: the sum of all exponentials as a whole, with neurons split by branch and bound; 0 for neither.
+        timeout: seconds for that, of all inputs together; None for no limit, with which results repeat.
         steps: of each ascent, see :func:`certify.attacks.highest_confidence`.
         restarts: of the ascent, likewise.
         sound: which rounding errors of the network are included in the proof, see :func:`bounds.crown`.
@@ -121,6 +138,8 @@ def ood_detection(
         detection of out-of-distribution data, section 4, arXiv:2007.08473, for the proved area.
     """
     checks.nonnegative("epsilon", epsilon)
+    most_parts = checks.at_least("most_parts", most_parts, 0)
+    seconds = None if timeout is None else checks.positive("timeout", timeout)
     for name, x in (("inside", inside), ("outside", outside)):
         checks.not_empty(checks.tensor(name, x))
     if inside.shape[1:] != outside.shape[1:] or inside.dtype != outside.dtype or inside.device != outside.device:
@@ -152,10 +171,21 @@ def ood_detection(
             )
             for x, radius in ((inside, 0.0), (outside, epsilon))
         )
+    proved = largest.largest
+    if most_parts:
+        narrowing = Narrowing(
+            model=model,
+            ball=LpBall(outside.detach().double(), epsilon, norm, low, high),
+            most_parts=most_parts,
+            deadline=math.inf if seconds is None else time.monotonic() + seconds,
+            sound=sound,
+            memory=memory,
+        )
+        proved = narrowing.between(known.least, found, largest.upper)
     return DetectionCurve(
         clean=RocCurve(known.least, found.clean, "clean"),
         attacked=RocCurve(known.least, found.confidence, "attacked"),
-        proved=RocCurve(known.least, largest.largest, "proved"),
+        proved=RocCurve(known.least, proved, "proved"),
         norm=float(norm),
         epsilon=float(epsilon),
         method=method,

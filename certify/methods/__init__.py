@@ -7,6 +7,7 @@ To add a method, write a class like these, give it a name and the norms it serve
 from certify.methods.base import Method, Problem
 from certify.methods.checked import Checked, Count, Positive, Probability
 from certify.methods.choice import BY_NAME, METHODS, STANDARD, Choice, chosen_methods, methods_of
+from certify.methods.copies import QuantisedCopy
 from certify.methods.presets import PRESETS, Space
 from certify.methods.proofs import (
     CompleteSearch,
@@ -44,6 +45,7 @@ __all__ = [
     "Probability",
     "Problem",
     "ProvedRadius",
+    "QuantisedCopy",
     "RandomNoise",
     "RandomTransformations",
     "SmoothedAttack",

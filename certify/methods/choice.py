@@ -9,6 +9,7 @@ import msgspec
 from bounds.errors import InvalidInput
 from bounds.sets.orders import Order
 from certify.methods.base import Method
+from certify.methods.copies import QuantisedCopy
 from certify.methods.presets import PRESETS, Space, not_served, preset_methods
 from certify.methods.proofs import (
     CompleteSearch,
@@ -26,7 +27,7 @@ from certify.methods.transformations import RandomTransformations, Transformatio
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),
-    CompleteSearch,
+    *(CompleteSearch, QuantisedCopy),
     *(Clever, RandomNoise, MinimalPerturbation, SmoothedAttack),
     *(TransformationBounds, TransformationAttack, RandomTransformations),
 )

@@ -11,6 +11,7 @@ from certify.importing import imported, in_folder, reference_of
 from certify.methods.base import Method
 from certify.methods.checked import converted
 from certify.methods.choice import BY_NAME
+from certify.methods.copies import GivenCopy, QuantisedCopy
 from certify.methods.frozen import WithFrozenFeatures, mask_from_file
 from certify.methods.noises import noise_class, noise_of, parameters_of, plain_noise
 from certify.methods.smoothed import Smoothed
@@ -27,11 +28,17 @@ def table_of(method: Method) -> Table:
     {'class': 'ibp', 'frozen_features': None, 'tolerance': 0.1, 'sound': 'rounding'}
     """
     settings = {name: getattr(method, name) for name in method.__struct_fields__ if name != "name"}
-    values = {name: plain_noise(value) if isinstance(value, Noise) else value for name, value in settings.items()}
-    values = msgspec.to_builtins(values)
+    values = msgspec.to_builtins({name: _plain(value) for name, value in settings.items()})
     names = {kind: name for name, kind in BY_NAME.items()}
     kind = names.get(type(method)) or reference_of(type(method))
     return values if kind == method.name else {"class": kind, **values}
+
+
+def _plain(value: object) -> object:
+    """A setting that is no plain value as a table."""
+    if isinstance(value, GivenCopy):
+        return value.plain()
+    return plain_noise(value) if isinstance(value, Noise) else value
 
 
 def methods_from(tables: object, folder: Path | None = None) -> list[Method]:
@@ -89,6 +96,8 @@ def _method(place: str, name: str, table: Table, folder: Path | None) -> Method:
             _read_noise(settings, folder)
         if issubclass(kind, WithFrozenFeatures) and isinstance(settings.get("frozen_features"), str):
             settings["frozen_features"] = mask_from_file((folder or Path()) / settings["frozen_features"])
+        if issubclass(kind, QuantisedCopy) and isinstance(settings.get("copy"), str):
+            settings["copy"] = (folder or Path()) / settings["copy"]
         if kind.__dict__.get("name") == settings["name"]:  # a class that calls itself so whatever is asked
             del settings["name"]
         return converted(place, settings, kind)

@@ -130,14 +130,21 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
+NETWORKS = {
+    "base": "the model itself",
+    "quantised copy": "the quantised copy",
+    "base, quantised copy and all between": "the model, its quantised copy and all between",
+}
+
+
 def classifier_name(subject: str) -> str:
     """The classifier that a result speaks of.
 
     >>> classifier_name("base"), classifier_name("smoothed(gaussian(sigma=0.25))")
     ('the model itself', 'the smoothed classifier')
     """
-    if subject == "base":
-        return "the model itself"
+    if subject in NETWORKS:
+        return NETWORKS[subject]
     return "the smoothed classifier" if subject.startswith("smoothed(") else f"the classifier {subject}"
 
 

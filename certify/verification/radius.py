@@ -117,7 +117,9 @@ def certified_radius(
         for rows in (predicted == labels).nonzero()[:, 0].split(batch_size):
             if len(rows):
                 clean = least_margin(model_margins(model, x[rows], labels[rows]), labels[rows])
-                radius[rows] = _search(margins, family, x[rows].detach().double(), labels[rows], clean, tolerance)
+                radius[rows] = searched_radius(
+                    margins, family, x[rows].detach().double(), labels[rows], clean, tolerance
+                )
         if balls is not None:
             search = LabelSearch(model, bounded, num_classes, sound, memory)
             around = RadiusSearch(search, balls, tolerance)
@@ -138,7 +140,7 @@ def certified_radius(
 Margins = Callable[[Tensor, Tensor, Tensor], Tensor]  # of points, radii and labels, the least proved margins
 
 
-def _search(
+def searched_radius(
     margins: Margins, family: Balls | Family, x: Tensor, labels: Tensor, clean: Tensor, tolerance: float
 ) -> Tensor:
     """The largest radius (N,) found for each input, in float64; clean margins are units of the search and no proof."""

@@ -34,7 +34,7 @@ MUTANTS = (
     Mutant(
         "other inputs count with the least confidence they may have",
         "certify/confidence/detection.py",
-        'RocCurve(known.least, largest.largest, "proved")',
+        'RocCurve(known.least, proved, "proved")',
         'RocCurve(known.least, largest.least, "proved")',
         "tests/certify/confidence/test_detection.py",
     ),

@@ -92,7 +92,7 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
 WAITS = {
     "certify.certified_no_counterfactual": 300,  # an attack, bounds of several methods, and parts cut in rounds
     "certify.certified_quantised": 150,  # a ladder of methods
-    "certify.ood_detection": 150,  # an attack, and two sets of bounds
+    "certify.ood_detection": 400,  # an attack, two sets of bounds, and parts of single inputs
     "certify.certified_universal_accuracy": 120,  # bounds of two kinds, and programmes on the host
 }
 

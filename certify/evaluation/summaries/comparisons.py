@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bounds.sets.orders import Order, order_of
+from certify.promises import refuting_subject
 from certify.report import norm_name
 from certify.report.words import with_levels
 
@@ -104,7 +105,8 @@ def _frozen(row: Mapping[str, Any]) -> str:
 
 
 def _about(row: Mapping[str, Any]) -> tuple[int, Order, str, str]:
-    return *_key(row), _frozen(row)
+    index, norm, subject = _key(row)
+    return index, norm, refuting_subject(subject), _frozen(row)
 
 
 def _nearest_witnesses(rows: Rows) -> dict[tuple[int, Order, str, str], float]:

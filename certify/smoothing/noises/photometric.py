@@ -41,7 +41,8 @@ class PhotometricNoise(Noise):
         high: upper limit.
 
     Raises:
-        InvalidInput: a standard deviation below 0, or both 0; later, inputs that leave no room between the limits.
+        InvalidInput: a standard deviation below 0, or both 0; later, inputs outside of the limits, or with no room
+            between them.
 
     References:
         Li et al. (2021), TSS: transformation-specific smoothing for robustness certification, arXiv:2002.12398,
@@ -101,7 +102,18 @@ class PhotometricNoise(Noise):
         return math.hypot(*shares) * self.unit * (1 + 2.0**-50)
 
     def check(self, x: Tensor) -> None:
-        """Raise InvalidInput where the limits leave no room for any of the inputs."""
+        """Raise InvalidInput for inputs outside of the limits, or where these leave no room for any of the inputs."""
+        for name, limit, outside in (("low", self.low, torch.lt), ("high", self.high, torch.gt)):
+            if limit is None:
+                continue
+            wrong = outside(x.detach(), torch.tensor(limit, dtype=x.dtype, device=x.device)).flatten(1).any(1)
+            if bool(wrong.any()):
+                first = x[int(wrong.nonzero()[0])]
+                worst = float(first.min() if name == "low" else first.max())
+                raise InvalidInput(
+                    f"x must lie between low={self.low} and high={self.high}, to which changed images are clipped, got "
+                    f"{worst:g} in row {int(wrong.nonzero()[0])}: clip it, or pass low=None, high=None"
+                )
         if len(x) and not (self._room(x) > 0).any():
             raise InvalidInput(
                 f"x must keep a distance from low={self.low} and high={self.high}, to which changed images are "

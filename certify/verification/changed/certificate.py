@@ -1,10 +1,16 @@
 """Certificates that no counterfactual with few changes exists."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from certify.curves import current
 from certify.results import Certificate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,3 +51,26 @@ class CounterfactualCertificate(Certificate):
     def unknown(self) -> Tensor:
         """(N,) bool, True where there may be a counterfactual, but none was found."""
         return ~(self.verified | self.found)
+
+    def sentences(self) -> list[str]:
+        """Numbers of decisions that are proved to stand, and of counterfactuals proved the smallest, in words."""
+        return [
+            f"of {len(self)} decisions, {int(self.verified.sum())} are proved to stand against all changes of the set",
+            f"for {int(self.found.sum())} a counterfactual was found, {int(self.smallest.sum())} of them proved to "
+            f"have the fewest changes",
+        ]
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the shares of decisions that are proved to stand, and not found to fall, at each number of changes."""
+        ax = current(ax)
+        changes = torch.arange(int(self.changes.amax()) + 1 if len(self) else 1)
+        right = (self.distance > 0).cpu()
+        proved = ((self.radius.cpu() >= changes[:, None]) & right).double().mean(1)
+        standing = (self.distance.cpu() > changes[:, None]).double().mean(1)
+        ax.step(changes.numpy(), proved.numpy(), where="post", marker="o", label="proved to stand")
+        ax.step(changes.numpy(), standing.numpy(), where="post", marker=".", label="not found to fall")
+        ax.set_ylim(0, 1.01)
+        ax.set_xlabel("Changes")
+        ax.set_ylabel("Share of decisions")
+        ax.legend(loc="lower left")
+        return ax

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from bounds.models import answer
 from certify.models import frozen, predictions, predictions_and_labels, probe
 from certify.results import Certificate
 from certify.verification.quantisation.quantised_weights import Copy, box_of_copy
-from certify.verification.radius import least_margin
-from certify.verification.sets import checked_epsilon, family_of
+from certify.verification.radius import least_margin, searched_radius
+from certify.verification.sets import Balls, Family, checked_epsilon, family_of
 
 TRIED = 5  # inputs for which the copy is run, to see that it is what its weights say
 SLACK = 1e-3  # relative, of logits in float32
@@ -35,8 +36,9 @@ class QuantisedCertificate(Certificate):
 
     Attributes:
         verified: (N,) bool, True where every network of the box is proved to predict the label for every perturbation.
-        margin: (N,) float64, the best proved lower bound on the least margin; minus infinity where none was asked for.
-        epsilon: (N,) float64, the radius asked about, in units of the input.
+        margin: (N,) float64, the best proved lower bound on the least margin within the radius asked about, or at the
+            input where the largest one is; minus infinity where none was asked for.
+        epsilon: (N,) float64, the radius asked about, in units of the input, or the largest one that was proved.
         copy_label: (N,) int64, what the copy predicts, run one input at a time; -1 where only its weights are known.
         weight_error: largest distance of a weight of the box from the middle, in units of weights.
         quantised_inputs: number of layers that quantise their input as well.
@@ -58,12 +60,13 @@ def certified_quantised(
     labels: Tensor | None = None,
     *,
     norm: float,
-    epsilon: float | Tensor,
+    epsilon: float | Tensor | None,
     method: str = "crown",
     weights: str = "between",
     low: Limit = 0.0,
     high: Limit = 1.0,
     frozen_features: Tensor | None = None,
+    tolerance: float = 1e-3,
     steps: int = 20,
     batch_size: int = 64,
     memory: int = MEMORY,
@@ -87,13 +90,15 @@ def certified_quantised(
         x: (N, *D), floating, finite, inside the box.
         labels: (N,) correct classes; None for those that the model predicts.
         norm: order of the norm, from 1 to ``math.inf``; or 0 for the number of changed entries.
-        epsilon: the radius, a number or (N,), in units of the input; 0 for the inputs themselves.
+        epsilon: the radius, a number or (N,), in units of the input; 0 for the inputs themselves; None for the largest
+            that is proved, see :func:`certify.certified_radius`.
         method: the last bounding method to try, see :func:`certify.verify`.
         weights: ``"between"``, or ``"copy"`` for a certificate of the copy alone, which is tighter. A box says itself
             what it holds.
         low: lower side of the box: a number, a tensor that broadcasts to one input, or None.
         high: upper side of the box, likewise.
         frozen_features: bool, broadcasts to one input; True where no perturbation may change it.
+        tolerance: relative distance of both sides at which the search for the largest radius stops.
         steps: of ascent for ``"alpha_crown"``.
         batch_size: inputs bounded at once.
         memory: bytes that the coefficients of linear bounds may take.
@@ -108,7 +113,8 @@ def certified_quantised(
     checks.one_of("weights", weights, ("between", "copy"))
     batch_size = checks.at_least("batch_size", batch_size, 1)
     family = family_of(x, norm, low, high, frozen_features, None)
-    radius, x = checked_epsilon(epsilon, x, family.order), x.detach()
+    checks.positive("tolerance", tolerance)
+    radius, x = checked_epsilon(0 if epsilon is None else epsilon, x, family.order).clone(), x.detach()
     with frozen(model), torch.no_grad():
         num_classes = probe(model, x, batch_size=min(batch_size, len(x))) if len(x) else 2
         predicted, labels = predictions_and_labels(model, x, labels, num_classes, batch_size)
@@ -123,11 +129,14 @@ def certified_quantised(
             right = copied == labels if isinstance(quantised, nn.Module) else torch.ones_like(labels, dtype=torch.bool)
             if weights == "between" and not isinstance(quantised, WeightBox):
                 right = right & (predicted == labels)
+            least = partial(_least, graph, family, method=method, steps=steps, memory=memory)
             for rows in right.nonzero().squeeze(1).split(batch_size):
                 if len(rows):
-                    ball = family(x[rows], radius[rows])
-                    for places, found in _margins(graph, ball, labels[rows], method, steps, memory):
-                        margin[rows[places]] = torch.fmax(margin[rows[places]], found.double())
+                    margin[rows] = least(x[rows].double(), radius[rows], labels[rows])
+                    if epsilon is None:
+                        radius[rows] = searched_radius(
+                            least, family, x[rows].double(), labels[rows], margin[rows], tolerance
+                        )
     verified = margin > 0  # False for NaN
     return QuantisedCertificate(
         label=torch.where(verified, labels, predicted),
@@ -152,6 +161,24 @@ def _subject(quantised: object, weights: str) -> str:
     if isinstance(quantised, WeightBox):
         return "every network of a box of weights"
     return "base, quantised copy and all between" if weights == "between" else "quantised copy"
+
+
+def _least(
+    graph: Graph,
+    family: Balls | Family,
+    x: Tensor,
+    radius: Tensor,
+    labels: Tensor,
+    *,
+    method: str,
+    steps: int,
+    memory: int,
+) -> Tensor:
+    """The best proved bound (B,) on the least margin within each radius; minus infinity where there is none."""
+    best = torch.full_like(radius, -math.inf)
+    for places, found in _margins(graph, family(x, radius), labels, method, steps, memory):
+        best[places] = torch.fmax(best[places], found.double())
+    return best
 
 
 def _margins(

@@ -120,12 +120,12 @@ def _ends(name: str, value: Any) -> Ends:  # noqa: ANN401  # whatever a caller h
             f"that it stands for; whether its layer quantises inputs too cannot be seen"
         )
     if value.is_quantized:
-        return _of_torch(name, value).ends()
+        return of_torch(name, value).ends()
     exact = value.detach().double()
     return exact, exact
 
 
-def _of_torch(name: str, value: Tensor) -> QuantisedTensor:
+def of_torch(name: str, value: Tensor) -> QuantisedTensor:
     """A quantised tensor of PyTorch."""
     if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
         return QuantisedTensor(values=value.int_repr(), scale=value.q_scale(), zero_point=value.q_zero_point())

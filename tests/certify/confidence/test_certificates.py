@@ -1,5 +1,6 @@
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from oracles.halfspace import generator
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 import bounds
 from certify import confidence_bound
 from certify.confidence.certificates import MOST_PAIRED
+from certify.report.studies import shown_studies
 
 
 class Attention(nn.Module):
@@ -111,3 +113,15 @@ def test_bad_arguments_are_refused():
         confidence_bound(model, bounds.LpBall(x[:0], 0.1))
     with pytest.raises(bounds.InvalidModel, match="2"):
         confidence_bound(nn.Linear(12, 1), bounds.LpBall(x, 0.1))
+
+
+def test_bounds_are_drawn_as_shares_and_told_in_words():
+    model, x = network("deep")
+    found = confidence_bound(model, bounds.LpBall(x, 0.02), "ibp")
+    (section,) = shown_studies({"Confidence": found})
+    few, many = int((found.largest < 0.5).sum()), int((found.least > 0.5).sum())
+    assert f"{few} are proved" in section["sentences"][0]
+    assert f"and {many} more than half" in section["sentences"][0]
+    above, below = found.plot(plt.figure().gca()).lines
+    assert above.get_xdata().tolist() == [*found.largest.sort().values.tolist(), 1.0]
+    assert below.get_ydata().tolist() == [0, 0.5, 1]

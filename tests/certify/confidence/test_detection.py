@@ -7,6 +7,8 @@ from oracles.halfspace import generator
 
 import certify
 from bounds import InvalidInput
+from certify.report.studies import shown_studies
+from certify.report.words import rounded_down
 
 
 def permuted(x: torch.Tensor) -> torch.Tensor:
@@ -17,7 +19,7 @@ def permuted(x: torch.Tensor) -> torch.Tensor:
 def test_the_three_curves_lie_in_order():
     model, x, _ = certify.reference.load("ibp", 30)
     found = certify.ood_detection(
-        model, x, permuted(x), 0.05, method="crown_ibp", steps=10, restarts=1, generator=generator()
+        model, x, permuted(x), 0.05, method="crown_ibp", most_parts=0, steps=10, restarts=1, generator=generator()
     )
     assert (found.clean.outside <= found.attacked.outside).all()
     assert (found.attacked.outside <= found.proved.outside).all()
@@ -47,3 +49,20 @@ def test_inputs_of_another_kind_are_refused():
         certify.ood_detection(model, x, x[:0], 0.1)
     with pytest.raises(InvalidInput, match="epsilon"):
         certify.ood_detection(model, x, x, math.nan)
+
+
+@pytest.mark.slow
+def test_splits_raise_the_proved_area_and_never_pass_the_attack():
+    model, x, _ = certify.reference.load("ibp", 60)
+    wanted = {"method": "crown_ibp", "steps": 10, "restarts": 1}
+    plain, split = (
+        certify.ood_detection(model, x, permuted(x[:6]), 0.05, **wanted, most_parts=most, generator=generator())
+        for most in (0, 2)
+    )
+    assert plain.proved.auc < split.proved.auc <= split.attacked.auc
+    assert (split.proved.outside <= plain.proved.outside).all()
+    late = certify.ood_detection(model, x, permuted(x[:6]), 0.05, **wanted, timeout=1e-9, generator=generator())
+    assert torch.equal(late.proved.outside, plain.proved.outside)
+    (section,) = shown_studies({"Other inputs": split})
+    assert f"at least {rounded_down(split.proved.auc)} by proof" in section["sentences"][0]
+    assert [row["curve"] for row in section["rows"]] == ["clean", "attacked", "proved"]

@@ -23,6 +23,7 @@ from certify.methods import (
     Lipschitz,
     Method,
     MinimalPerturbation,
+    QuantisedCopy,
     Smoothing,
     Verify,
 )
@@ -224,9 +225,9 @@ def test_a_name_is_never_lost():
     assert Fixed().name == "fixed"
     with pytest.raises(InvalidInput, match="name='other' is lost"):
         Fixed(name="other")
+    needed = {Verify: {"epsilon": 0.1}, QuantisedCopy: {"copy": {"weight": torch.zeros(1)}}}
     for kind in METHODS:
-        settings = {"epsilon": 0.1} if kind is Verify else {}
-        assert kind(**settings, name="other").name == "other"
+        assert kind(**needed.get(kind, {}), name="other").name == "other"
 
 
 @pytest.mark.slow

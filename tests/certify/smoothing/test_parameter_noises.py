@@ -104,6 +104,15 @@ def test_clipped_images_are_certified_up_to_where_clipping_begins():
     model = Halfspace(torch.ones(2, dtype=torch.float64), -0.5)
     with pytest.raises(InvalidInput, match="does not commute"):
         SmoothedClassifier(model, noise, num_classes=2).certify(x[1:], 10)
+    outside = torch.cat([x, x.new_tensor([[1.25, 0.5]])])
+    with pytest.raises(InvalidInput, match=r"between low=0.0 and high=1.0.* got 1.25 in row 2"):
+        SmoothedClassifier(model, noise, num_classes=2).certify(outside, 10)
+    with pytest.raises(InvalidInput, match=r"got -0.25 in row 1"):
+        SmoothedClassifier(model, noise, num_classes=2).certify(x - 0.25, 10)
+    edge = PhotometricNoise(brightness=0.2, low=None, high=0.7)
+    edge.check(torch.tensor([[0.1, 0.7], [0.1, 0.2]]))  # 0.7 in float32 is the limit, though it is less in float64
+    with pytest.raises(InvalidInput, match=r"got 0\.8 in row 0"):
+        edge.check(torch.tensor([[0.1, 0.8], [0.1, 0.2]]))
 
 
 def votes(model: nn.Module, x: Tensor, reach: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from oracles.feature_tables import FEATURES, ROWS, listed_rows, network
@@ -13,6 +14,7 @@ import certify
 from bounds.errors import InvalidInput
 from bounds.sets.choices import Choices
 from certify import attacks
+from certify.report.studies import shown_studies
 from certify.verification.changed.parts import cut, cut_position
 
 GROUPS = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
@@ -99,6 +101,10 @@ def test_a_linear_decision_over_ranges_is_known_in_closed_form():
         found = certify.certified_no_counterfactual(model, x, bounds.FeatureChanges(x, features, changes))
         assert found.radius.tolist() == [radius] * 2
         assert found.distance.tolist() == [distance] * 2
+    (section,) = shown_studies({"Changes": found})  # of three changes, one is proved and two are found
+    assert section["sentences"][1] == "For 2 a counterfactual was found, 2 of them proved to have the fewest changes."
+    lines = found.plot(plt.figure().gca()).lines
+    assert [line.get_ydata().tolist() for line in lines] == [[1, 1, 0, 0], [1, 1, 0, 0]]
     up = [bounds.Numeric(place, 0.0, 1.0, "up") for place in range(4)]
     found = certify.certified_no_counterfactual(model, x, bounds.FeatureChanges(x, up, 4))
     assert found.distance.tolist() == [3, 3]  # 1.5 and .5 and .25
