@@ -92,7 +92,7 @@ class RefinedNetwork:
                     continue
             else:
                 network.propagate(name)
-                for given in (self.start or {}, self.known, corners):
+                for given in ({} if network.follows(name) else self.start or {}, self.known, corners):
                     if name in given:
                         network.intervals[name] = network.meet(network.intervals[name], given[name])
             before = network.intervals[name]

@@ -38,7 +38,6 @@ class Backward:
         self._lines: dict[tuple[str, bool], SharedLines] = {}
         self._line_errors: dict[str, Tensor] = {}
         self._planes: dict[str, Planes] = {}
-        self._halves: dict[bool, tuple[PerturbationSet, tuple[Tensor, Tensor]]] = {}
 
     def bounds(
         self,
@@ -137,20 +136,20 @@ class Backward:
 
     def halves(self, region: PerturbationSet, *, rounded: bool) -> tuple[Tensor, Tensor]:
         """Centre and reach of a set that is a box, shaped like the input; those of the last set are kept."""
-        last = self._halves.get(rounded)
+        last = self.network.halves.get(rounded)
         if last is None or last[0] is not region:
-            last = self._halves[rounded] = region, halves(self.network.hull_of(region), rounded=rounded)
+            last = self.network.halves[rounded] = region, halves(self.network.hull_of(region), rounded=rounded)
         return last[1]
 
     def halves_of_boxes(self, region: HullOfBoxes, *, rounded: bool) -> tuple[Tensor, Tensor]:
         """Centres and reach (N, V, *shape) of the boxes of a hull; those of the last set are kept."""
-        last = self._halves.get(rounded)
+        last = self.network.halves.get(rounded)
         if last is None or last[0] is not region:
             shape = self.network.nodes[self.network.order[0]].value.shape[1:]
             boxes = Interval(*(side.reshape(-1, *shape) for side in (region.lower, region.upper)))
             found = halves(boxes, rounded=rounded)
             count = region.lower.shape[:2]
-            last = self._halves[rounded] = region, (found[0].unflatten(0, count), found[1].unflatten(0, count))
+            last = self.network.halves[rounded] = region, (found[0].unflatten(0, count), found[1].unflatten(0, count))
         return last[1]
 
     def lines(self, name: str, rounded: bool) -> SharedLines:

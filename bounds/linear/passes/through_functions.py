@@ -53,6 +53,17 @@ class SharedLines:
     upper: Tensor
 
     @cached_property
+    def gap(self) -> Tensor:
+        """How far the constants of both lines are apart."""
+        return self.upper - self.lower
+
+    @cached_property
+    def in_rows(self) -> "SharedLines":
+        """The lines with a dimension for rows, (N, 1, *shape), for coefficients of all entries."""
+        rise = None if self.rise is None else self.rise.unsqueeze(1)
+        return SharedLines(self.slope.unsqueeze(1), rise, self.lower.unsqueeze(1), self.upper.unsqueeze(1))
+
+    @cached_property
     def maps(self) -> Tensor:
         """All attributes of a node that is a map as one map, (N or 1, channels, H, W)."""
         parts = [self.slope, self.rise, self.lower, self.upper]
@@ -61,8 +72,7 @@ class SharedLines:
     def at(self, rows: Rows) -> "SharedLines":
         """The lines where coefficients stand: of windows, all of them in one look-up."""
         if isinstance(rows, DenseRows):
-            rise = None if self.rise is None else rows.at(self.rise)
-            return SharedLines(rows.at(self.slope), rise, rows.at(self.lower), rows.at(self.upper))
+            return self.in_rows
         channels, apart = self.slope.shape[1], self.lower.shape[1]
         sizes = [channels, *([] if self.rise is None else [channels]), apart, apart]
         slope, *rise, lower, upper = rows.at(self.maps).split(sizes, -3)
@@ -72,7 +82,7 @@ class SharedLines:
 def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> Tensor:
     """Share of the constants of lines at the rows, (N, R) or, for both bounds, (N, 2 R)."""
     ends = (lines.lower, -lines.upper) if joint else (lines.lower,)
-    return (rows.sums(rows.values, *ends) + rows.sums(below, lines.upper - lines.lower)).flatten(1)
+    return (rows.sums(rows.values, *ends) + rows.sums(below, lines.gap)).flatten(1)
 
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
@@ -95,7 +105,8 @@ def _turned(values: Tensor, below: Tensor, slope: Tensor, rise: Tensor, *, joint
         part = torch.addcmul(values * slope, below, rise)
         return torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1) if joint else part
     # The same in place: memory that is touched for the first time costs more than the arithmetic.
-    inputs, count, *shape = torch.broadcast_shapes(values.shape, slope.shape)
+    count = values.shape[1]
+    inputs, _, *shape = map(max, values.shape, slope.shape)  # torch.broadcast_shapes takes as long as the product
     part = room(values, inputs, 2 * count if joint else count, torch.Size(shape))
     lower = torch.mul(values, slope, out=part[:, :count])
     lower.addcmul_(below, rise)
