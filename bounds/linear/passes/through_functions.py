@@ -165,14 +165,20 @@ def through_windows(
     constant = _constant(rows, here, below, joint=joint)
     assert here.rise is not None  # means below, shares above
     slopes, rises = (part.unflatten(-3, (-1, values.shape[-3])).unbind(-4) for part in (here.slope, here.rise))
-    blocks, size = geometry.blocks(values, 2 if joint else 1), tuple(values.shape[-2:])
+    blocks = geometry.blocks(values, 2 if joint else 1, zeros=not geometry.apart)
+    size = tuple(values.shape[-2:])
     lower, upper = (blocks[:, : values.shape[1]], blocks[:, values.shape[1] :])
+    add = _put if geometry.apart else Tensor.addcmul_
     for there, slope, rise in zip(geometry.at_places(lower, size), slopes, rises, strict=True):
-        there.addcmul_(values, slope).addcmul_(below, rise)
+        add(there, values, slope).addcmul_(below, rise)
     if joint:
         for there, slope, rise in zip(geometry.at_places(upper, size), slopes, rises, strict=True):
-            there.addcmul_(values, slope + rise, value=-1).addcmul_(below, rise)
+            add(there, values, -(slope + rise)).addcmul_(below, rise)
     return Propagated((geometry.before(rows, blocks, shape, clean=True),), constant, None)
+
+
+def _put(there: Tensor, values: Tensor, slope: Tensor) -> Tensor:
+    return torch.mul(values, slope, out=there)
 
 
 def through_planes(
