@@ -36,6 +36,7 @@ class Backward:
         self.region = network.ball
         self.widest: dict[str, int] = {}
         self._lines: dict[tuple[str, bool], SharedLines] = {}
+        self._layer_constants: dict[tuple[str, str, bool], tuple[Tensor, Tensor]] = {}
         self._line_errors: dict[str, Tensor] = {}
         self._planes: dict[str, Planes] = {}
 
@@ -167,6 +168,23 @@ class Backward:
                 lower, upper = lower - error, upper + error
             self._lines[name, rounded] = SharedLines(low, None if low is high else high - low, lower, upper)
         return self._lines[name, rounded]
+
+    def layer_constants(self, name: str, layer: str, rounded: bool) -> tuple[Tensor, Tensor]:
+        """Constants (N, *shape) of the entries of a layer, and of their opposites, behind lines before the layer.
+
+        As products of the layer they cost a forward pass, where sums over rows of coefficients cost one for each row.
+        """
+        key = name, layer, rounded
+        if key not in self._layer_constants:
+            node, lines, product = self.network.nodes[layer], self.lines(name, rounded), self.network.rules[layer].product
+            assert product is not None
+            shape = self.network.nodes[node.parents[0]].value.shape[1:]
+            ends, gap = (part.reshape(-1, *shape) for part in (torch.cat([lines.lower, lines.upper]), lines.gap))
+            weight: Tensor = node.arguments[1]
+            lower, upper = product(node, ends, weight).chunk(2)
+            bent = product(node, gap, node.cached("below", lambda: weight.clamp(max=0)))
+            self._layer_constants[key] = lower + bent, bent - upper
+        return self._layer_constants[key]
 
     def window_lines(self, name: str, rounded: bool) -> SharedLines:
         """The planes of a maximum over windows, the same for all rows; slopes have a channel for each place."""

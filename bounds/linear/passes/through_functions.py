@@ -69,6 +69,15 @@ class SharedLines:
         parts = [self.slope, self.rise, self.lower, self.upper]
         return torch.cat([part for part in parts if part is not None], 1)
 
+    def slopes_at(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Slope and rise where coefficients stand: of windows, both in one look-up."""
+        if isinstance(rows, DenseRows):
+            return self.in_rows.slope, self.in_rows.rise
+        if self.rise is None:
+            return rows.at(self.slope), None
+        slope, rise = rows.at(torch.cat([self.slope, self.rise], 1)).chunk(2, -3)
+        return slope, rise
+
     def at(self, rows: Rows) -> "SharedLines":
         """The lines where coefficients stand: of windows, all of them in one look-up."""
         if isinstance(rows, DenseRows):
@@ -85,18 +94,21 @@ def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> 
     return (rows.sums(rows.values, *ends) + rows.sums(below, lines.gap)).flatten(1)
 
 
-def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
-    """Coefficients behind a function whose lines are the same for all rows."""
+def through_lines(rows: Rows, lines: SharedLines, *, joint: bool, constant: Tensor | None = None) -> Propagated:
+    """Coefficients behind a function whose lines are the same for all rows; with their constants, if these are known."""
     if isinstance(rows, DenseRows) and lines.rise is not None and torch.is_grad_enabled() and not joint:
         around = lines.slope, lines.rise, lines.lower, lines.upper - lines.lower
         part, constant = _ThroughLines.apply(rows.values, *around)  # type: ignore[no-untyped-call]  # torch's
         return Propagated((DenseRows(part),), constant, None)
-    values, below, here = rows.values, rows.values.clamp(max=0), lines.at(rows)
-    constant = _constant(rows, here, below, joint=joint)
-    slope, rise = here.slope, here.rise
-    if rise is None:
-        return Propagated((rows.with_values(values * slope, clean=True),), constant, None)
-    return Propagated((rows.with_values(_turned(values, below, slope, rise, joint=joint), clean=True),), constant, None)
+    values = rows.values
+    if constant is not None:
+        slope, rise = lines.slopes_at(rows)
+        below = values if rise is None else values.clamp(max=0)
+    else:
+        here, below = lines.at(rows), values.clamp(max=0)
+        constant, slope, rise = _constant(rows, here, below, joint=joint), here.slope, here.rise
+    part = values * slope if rise is None else _turned(values, below, slope, rise, joint=joint)
+    return Propagated((rows.with_values(part, clean=True),), constant, None)
 
 
 def _turned(values: Tensor, below: Tensor, slope: Tensor, rise: Tensor, *, joint: bool) -> Tensor:
