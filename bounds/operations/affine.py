@@ -172,7 +172,7 @@ def _weighted(operation: Callable[..., Tensor]) -> Spread:
 
 
 def _product(operation: Callable[..., Tensor]) -> Callable[[Node, Tensor, Tensor], Tensor]:
-    """Of an operation of (data, weight, bias, ...): what it makes of other data and another weight, without a bias."""
+    """An operation of (data, weight, bias, ...) on other data, with another weight and without a bias."""
 
     def product(node: Node, x: Tensor, weight: Tensor) -> Tensor:
         return operation(x, weight, None, *node.arguments[3:])
@@ -240,7 +240,12 @@ def _layer(operation: Callable[..., Tensor], transpose: Transpose = transposes.n
     """A linear layer or a convolution."""
     behind = None if transpose is transposes.none else _fan_out
     return Affine(
-        _weighted(operation), _fan_in, applies=_first_alone, transposed_terms=behind, transpose=transpose, product=_product(operation)
+        _weighted(operation),
+        _fan_in,
+        applies=_first_alone,
+        transposed_terms=behind,
+        transpose=transpose,
+        product=_product(operation),
     )
 
 

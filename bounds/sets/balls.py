@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -398,7 +398,7 @@ class SparseBall(PerturbationSet):
         return gains.topk(min(self.changes, gains.shape[2]), dim=2, sorted=False).values.sum(2)
 
 
-def _part_of(ball: Ball, **changes: object) -> Ball:
+def _part_of(ball: Ball, **changes: Any) -> Ball:  # noqa: ANN401  # fields of all kinds
     """A ball with other fields, such as some of its rows, which need not be checked again."""
     if type(ball) not in (LpBall, SparseBall):  # one derived from these may check or derive what it likes
         return replace(ball, **changes)

@@ -176,7 +176,11 @@ class Backward:
         """
         key = name, layer, rounded
         if key not in self._layer_constants:
-            node, lines, product = self.network.nodes[layer], self.lines(name, rounded), self.network.rules[layer].product
+            node, lines, product = (
+                self.network.nodes[layer],
+                self.lines(name, rounded),
+                self.network.rules[layer].product,
+            )
             assert product is not None
             shape = self.network.nodes[node.parents[0]].value.shape[1:]
             ends, gap = (part.reshape(-1, *shape) for part in (torch.cat([lines.lower, lines.upper]), lines.gap))

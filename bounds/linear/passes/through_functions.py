@@ -54,7 +54,7 @@ class SharedLines:
 
     @cached_property
     def gap(self) -> Tensor:
-        """How far the constants of both lines are apart."""
+        """Distance between the constants of both lines."""
         return self.upper - self.lower
 
     @cached_property
@@ -95,7 +95,7 @@ def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> 
 
 
 def through_lines(rows: Rows, lines: SharedLines, *, joint: bool, constant: Tensor | None = None) -> Propagated:
-    """Coefficients behind a function whose lines are the same for all rows; with their constants, if these are known."""
+    """Coefficients behind a function whose lines are the same for all rows; with their constants, if known."""
     if isinstance(rows, DenseRows) and lines.rise is not None and torch.is_grad_enabled() and not joint:
         around = lines.slope, lines.rise, lines.lower, lines.upper - lines.lower
         part, constant = _ThroughLines.apply(rows.values, *around)  # type: ignore[no-untyped-call]  # torch's

@@ -14,6 +14,7 @@ from bounds.rows import UnitRows
 MAPS = (2, 5, 4)
 LAYERS = {
     "linear": (lambda: [nn.Linear(7, 6)], (7,)),
+    "deep": (lambda: [nn.Linear(7, 7), nn.ReLU(), nn.Linear(7, 6)], (7,)),
     "flattened": (lambda: [nn.Flatten(), nn.Linear(40, 6)], MAPS),
     "strided": (lambda: [nn.Conv2d(2, 3, (3, 2), stride=2, padding=1)], MAPS),
     "grouped": (lambda: [nn.Conv2d(2, 4, 3, padding="same", groups=2, bias=False)], MAPS),
