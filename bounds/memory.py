@@ -1,6 +1,7 @@
 """Large computations in parts that fit a memory budget."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -17,8 +18,9 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+@cache
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next tensors of up to 32 MiB.
+    """Let the C library keep what is freed for the next tensors of up to 32 MiB, from the first call on.
 
     Pages that are new to the process cost more than the arithmetic on them. glibc gives memory back by the size of the
     largest block that it has mapped and got back; this one is never touched.

@@ -159,16 +159,16 @@ class PatchRows:
     def _places_in(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Places of the entries of windows, (N, P, C, h, w), in flat maps; those beyond the map, (N, P, 1, h, w)."""
         inputs, channels, height, width = shape
-        i, j = self.place.div(self.grid[1], rounding_mode="floor"), self.place % self.grid[1]
-        first_y, first_x = i * self.stride[0] - self.padding[0], j * self.stride[1] - self.padding[1]
-        down, along = (torch.arange(size, device=i.device) for size in self.values.shape[5:])
-        y, x = (first_y[..., None] + down)[..., None], (first_x[..., None] + along)[..., None, :]
-        outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
-        index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (N, P, h, w)
         small = torch.int32 if shape.numel() < 2**31 else torch.int64  # the short ones are several times as fast
-        begin = torch.arange(inputs * channels, dtype=small, device=i.device).view(inputs, 1, channels, 1, 1)
-        index = index[:, :, None].to(small) + begin * (height * width)
-        return index, outside[:, :, None]
+        place = self.place.to(small)[:, :, None, None, None]
+        down, along = (torch.arange(size, dtype=small, device=place.device) for size in self.values.shape[5:])
+        i, j = place.div(self.grid[1], rounding_mode="floor"), place % self.grid[1]
+        y, x = down[:, None] + (i * self.stride[0] - self.padding[0]), along + (j * self.stride[1] - self.padding[1])
+        inside_y, inside_x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+        begin = torch.arange(inputs * channels, dtype=small, device=place.device).view(inputs, 1, channels, 1, 1)
+        # Few of these have both directions, fewer still channels: what is small comes first.
+        index = (inside_y * width + inside_x) + begin * (height * width)
+        return index, (y != inside_y) | (x != inside_x)
 
     def sums(self, values: Tensor, *entries: Tensor) -> Tensor:
         """(N, V, S P M) sums of the products of any coefficients in these places with V results of :meth:`at`.

@@ -25,6 +25,7 @@ from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.piecewise import PiecewiseFunction
 from bounds.relaxations.pooled import PooledMaximum
+from bounds.relaxations.relu import ReLURelaxation
 from bounds.relaxations.scalar import ScalarFunction
 from bounds.sets.balls import Interval, PerturbationSet, perturbation_set
 
@@ -43,6 +44,7 @@ class Network:
         rules: of affine nodes.
         functions: of all others but the input.
         sound: which rounding errors bounds include, see :data:`MODES`.
+        halves: of the last box, see :meth:`bounds.linear.passes.backward.Backward.halves`; all copies share them.
 
     Args:
         model: the network.
@@ -87,6 +89,7 @@ class Network:
         self._errors: dict[str, Tensor] = {}
         self._overflow: dict[str, Tensor] = {}
         self._hull: list[tuple[PerturbationSet, Interval]] = []
+        self.halves: dict[bool, tuple[PerturbationSet, tuple[Tensor, Tensor]]] = {}
         self._planes: dict[tuple[str, bool], tuple[list[Interval], Planes]] = {}
         self._batch_norm = graph.batch_norm
         for name, node in self.nodes.items():
@@ -181,6 +184,13 @@ class Network:
             self.intervals[name] = self.range_of(name)
         else:
             self.intervals[name] = self.affine_interval(name, self.parents(name))
+
+    def follows(self, name: str) -> bool:
+        """Whether a tighter interval of the only parent gives one that is no wider anywhere, whatever rounding does."""
+        function = self.functions.get(name)
+        if function is None:
+            return self.rules.get(name) is RESHAPE
+        return isinstance(function, ReLURelaxation) and function.negative_slope == 0
 
     def hull_of(self, region: PerturbationSet) -> Interval:
         """The box around a set, shaped like the input; that of the last set is kept, by all that share the nodes."""

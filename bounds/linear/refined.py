@@ -5,6 +5,7 @@ from functools import reduce
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bounds.linear.alpha import optimized
@@ -92,7 +93,7 @@ class RefinedNetwork:
                     continue
             else:
                 network.propagate(name)
-                for given in (self.start or {}, self.known, corners):
+                for given in ({} if network.follows(name) else self.start or {}, self.known, corners):
                     if name in given:
                         network.intervals[name] = network.meet(network.intervals[name], given[name])
             before = network.intervals[name]
@@ -184,7 +185,8 @@ class RefinedNetwork:
         channels = shape[0] if len(shape) == 3 else 1  # rows of one place in a map share their window
         index = index.view(channels, -1).T.reshape(1, -1)
         index = index if self._alike(name) else index.expand(len(interval.lower), -1)
-        found = self._of_entries(name, index, network.ball.without_box(), channels)
+        groups = [channels] * (index.shape[1] // channels)
+        found = self._of_entries(name, index, network.ball.without_box(), groups)
         ends = (end.unflatten(1, (-1, channels)).transpose(1, 2) for end in (found.lower, found.upper))
         better = Interval(*(end.reshape(interval.lower.shape) for end in ends))
         network.intervals[name] = network.meet(interval, better)
@@ -207,11 +209,11 @@ class RefinedNetwork:
         wanted = reduce(torch.logical_or, (self._unstable(name, key) for key in network.consumers(name)))
         wanted = wanted & ~(interval.upper <= interval.lower)
         wanted = wanted if settled is False else wanted & ~settled
-        index, group = _places(wanted)
+        index, groups = _places(wanted)
         if index.numel() == 0:
             return
         # The box of valid inputs is in the interval already, and costs much to combine with a round ball.
-        better = self._of_entries(name, index, network.ball.without_box(), group)
+        better = self._of_entries(name, index, network.ball.without_box(), groups)
         if index.shape[0] == wanted.shape[0]:
             lower, upper = (end.reshape(len(end), -1) for end in (interval.lower, interval.upper))
             better = Interval(lower.scatter(1, index, better.lower), upper.scatter(1, index, better.upper))
@@ -234,25 +236,41 @@ class RefinedNetwork:
         return reduce(torch.logical_or, own)
 
     def _of_entries(
-        self, name: str, index: Tensor, region: PerturbationSet, group: int = 1, backward: Backward | None = None
+        self,
+        name: str,
+        index: Tensor,
+        region: PerturbationSet,
+        groups: Sequence[int] = (1,),
+        backward: Backward | None = None,
     ) -> Interval:
-        """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row, in groups of a place."""
-        value, backward = self.network.nodes[name].value, backward or self.backward
+        """Linear bounds (N, R) on the entries of a node with the given places (N, R) in a row.
+
+        They come in groups of a place, all with room for as many as the first has. Of those with fewer, which come
+        later, the rest has no bounds where that spares something.
+        """
+        value, backward, group = self.network.nodes[name].value, backward or self.backward, groups[0]
         index = index.expand(len(value), -1) if self.steps else index  # each row ascends on its own
-        groups = index.unflatten(1, (-1, group)) if group > 1 else index
+        places = index.unflatten(1, (-1, group)) if group > 1 else index
 
         def bound(part: slice) -> Interval:
-            own = groups[:, part].flatten(1) if group > 1 else groups[:, part]
-            start = UnitRows(own, tuple(value.shape[1:]), value, group)
+            size = groups[part.start] if group > 1 else 1
+            own = places[:, part, :size].flatten(1) if group > 1 else places[:, part]
+            start = UnitRows(own, tuple(value.shape[1:]), value, size)
             if self.steps:
                 found = optimized(self.backward, name, start, region, steps=self.steps, both=True)
             else:
                 depth = None if name == "output" else self.depth
                 found = backward.bounds(name, start, region, both=True, depth=depth)
-            return Interval(found[:, : start.count], -found[:, start.count :])
+            lower, upper = found[:, : start.count], found[:, start.count :]
+            if size < group:
+                lower, upper = (
+                    F.pad(end.unflatten(1, (-1, size)), (0, group - size), value=-torch.inf).flatten(1)
+                    for end in (lower, upper)
+                )
+            return Interval(lower, -upper)
 
         at_once = lambda: max(1, self._rows_at_once(name, backward) // group)  # noqa: E731
-        parts = list(in_chunks(bound, groups.shape[1], at_once))
+        parts = list(in_chunks(bound, places.shape[1], at_once))
         if len(parts) == 1:
             return parts[0]
         return Interval(torch.cat([part.lower for part in parts], 1), torch.cat([part.upper for part in parts], 1))
@@ -272,8 +290,10 @@ class RefinedNetwork:
         return max(1, self.memory // (rows * widest * value.element_size()))
 
 
-def _places(wanted: Tensor) -> tuple[Tensor, int]:
-    """Entries (N, R) of a row that include all that are wanted, (N, *shape), and how many in turn share a place.
+def _places(wanted: Tensor) -> tuple[Tensor, list[int]]:
+    """Entries (N, R) of a row that include all that are wanted, (N, *shape), in groups of one place.
+
+    Each group has as many entries as the first one, of which so many as is said count, fewer and fewer.
 
     Where these are all entries, in order, one row (1, R) of them serves all inputs.
 
@@ -283,14 +303,15 @@ def _places(wanted: Tensor) -> tuple[Tensor, int]:
     flat = wanted.reshape(len(wanted), -1)  # a node may be one number
     most = int(flat.sum(1).max()) if flat.numel() else 0
     if most == flat.shape[1] and wanted.ndim != 4:
-        return torch.arange(most, device=wanted.device)[None], 1
+        return torch.arange(most, device=wanted.device)[None], [1]
     if wanted.ndim == 4 and most:
         here = wanted.flatten(2)  # (N, C, places)
-        places, group = int(here.any(1).sum(1).max()), int(here.sum(1).max())
-        if places * group <= MORE_ROWS * most:
-            place = wanted_first(here.any(1), places)
+        counts, place = here.sum(1).sort(dim=1, descending=True, stable=True)
+        groups = [count for count in counts.amax(0).tolist() if count]
+        if len(groups) * groups[0] <= MORE_ROWS * most:
+            place = place[:, : len(groups)]
             channel = wanted_first(
-                here.transpose(1, 2).gather(1, place[..., None].expand(-1, -1, here.shape[1])), group
+                here.transpose(1, 2).gather(1, place[..., None].expand(-1, -1, here.shape[1])), groups[0]
             )
-            return (channel * here.shape[2] + place[..., None]).flatten(1), group
-    return wanted_first(flat, most), 1
+            return (channel * here.shape[2] + place[..., None]).flatten(1), groups
+    return wanted_first(flat, most), [1]

@@ -37,7 +37,8 @@ class Affine:
         transposed_terms: as ``terms``, behind one coefficient that its transpose has moved; None for the same.
         transpose: the transpose of its matrix on the rows that linear bounds carry backward; None where it does not
             serve, and always for the vector-Jacobian product.
-        layer: whether it adds a bias to a product with a weight, its second and third argument.
+        product: of a layer, which adds a bias to a product with a weight, its third and second argument: the product of
+            data with any weight of this shape; None where it is no layer.
     """
 
     spread: Spread
@@ -46,7 +47,12 @@ class Affine:
     exact: bool = False
     transposed_terms: Callable[[Node, tuple[Tensor, ...]], int] | None = None
     transpose: Transpose = transposes.none
-    layer: bool = False
+    product: Callable[[Node, Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def layer(self) -> bool:
+        """Whether it adds a bias to a product with a weight."""
+        return self.product is not None
 
     def moved(self, node: Node, reach: tuple[Tensor, ...]) -> Tensor:
         """The largest move of the output if the parents move by ``reach``, at least 0."""
@@ -165,6 +171,15 @@ def _weighted(operation: Callable[..., Tensor]) -> Spread:
     return spread
 
 
+def _product(operation: Callable[..., Tensor]) -> Callable[[Node, Tensor, Tensor], Tensor]:
+    """An operation of (data, weight, bias, ...) on other data, with another weight and without a bias."""
+
+    def product(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+        return operation(x, weight, None, *node.arguments[3:])
+
+    return product
+
+
 def _matrix(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
     """For a product with one constant factor."""
     first, second = (reach[0] if part is None else part.abs() for part in node.arguments[:2])
@@ -225,7 +240,12 @@ def _layer(operation: Callable[..., Tensor], transpose: Transpose = transposes.n
     """A linear layer or a convolution."""
     behind = None if transpose is transposes.none else _fan_out
     return Affine(
-        _weighted(operation), _fan_in, applies=_first_alone, transposed_terms=behind, transpose=transpose, layer=True
+        _weighted(operation),
+        _fan_in,
+        applies=_first_alone,
+        transposed_terms=behind,
+        transpose=transpose,
+        product=_product(operation),
     )
 
 
@@ -234,7 +254,7 @@ def _turned(operation: Callable[..., Tensor], transpose: Transpose) -> Affine:
 
     Its weight is (in, out, ...), of which the transpose sums over the entries that the operation itself does not.
     """
-    return Affine(_weighted(operation), _fan_in, applies=_first_alone, transpose=transpose, layer=True)
+    return Affine(_weighted(operation), _fan_in, applies=_first_alone, transpose=transpose, product=_product(operation))
 
 
 def _lines(entry: Affine, *names: str) -> dict[str, Affine]:

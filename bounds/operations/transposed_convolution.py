@@ -90,13 +90,14 @@ def _by_rows(values: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     lines = max(1, AT_ONCE // max(1, len(matrix) * sizes[1] * count))
     for first in range(0, sizes[0], lines):
         part = rows_last[:, first : first + lines]
-        products = (matrix @ part.flatten(1)).view(before, *kernel, *part.shape[1:])
+        products = iter((matrix @ part.flatten(1)).view(before, -1, *part.shape[1:]).unbind(1))
         for i in range(kernel[0]):
             top = first * stride[0] + i * dilation[0] - padding[0]
             down, there_down = _within(part.shape[1], height, stride[0], top)
             for j in range(kernel[1]):
                 along, there_along = _within(sizes[1], width, stride[1], j * dilation[1] - padding[1])
-                found[:, there_down, there_along] += products[:, i, j, down, along]
+                # Not as one statement, which would copy the sum onto itself.
+                found[:, there_down, there_along].add_(next(products)[:, down, along])
     return found.movedim(3, 0)
 
 

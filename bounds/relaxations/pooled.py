@@ -1,6 +1,6 @@
 """The largest entry of each window of a map, as one function of the map."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ class PooledWindows:
 
     def gathered(self, x: Tensor) -> Tensor:
         """Entries (.., C, rows, columns, K) of maps (.., C, H, W)."""
-        found: Tensor = x.flatten(-2).index_select(-1, self.places.flatten()).unflatten(-1, self.places.shape)
-        return found
+        return x.flatten(-2).index_select(-1, self.places.view(-1)).view(*x.shape[:-2], *self.places.shape)
 
     def summed(self, parts: Tensor, shape: torch.Size) -> Tensor:
         """The transpose of :meth:`gathered`: sums over all windows that have a place, (.., C, H, W)."""
@@ -49,6 +48,7 @@ class PooledMaximum(NodeFunction):
     """
 
     windows: PooledWindows
+    _last: list[tuple[Interval, Interval]] = field(default_factory=list, init=False, repr=False)
 
     def range_of(self, *parents: Interval) -> Interval:
         """The largest lower end and the largest upper end of each window."""
@@ -93,7 +93,14 @@ class PooledMaximum(NodeFunction):
         return self.windows.summed(products, shape)
 
     def _entries(self, x: Interval) -> Interval:
-        return Interval(self.windows.gathered(x.lower), self.windows.gathered(x.upper))
+        """The intervals of all windows, those of the last map again: range, planes and doubts ask for the same."""
+        for known, entries in self._last[:1]:  # read at once, whatever other threads do
+            if known is x and not torch.is_grad_enabled():
+                return entries
+        found = Interval(self.windows.gathered(x.lower), self.windows.gathered(x.upper))
+        if not torch.is_grad_enabled():
+            self._last[:] = [(x, found)]
+        return found
 
     def _counted(self, ends: Tensor) -> Tensor:
         return torch.where(self.windows.inside, ends, -torch.inf)

@@ -76,7 +76,7 @@ class ReLURelaxation(PiecewiseFunction):
     def unstable(self, *parents: Interval) -> tuple[Tensor, ...]:
         """Entries whose sign is not known."""
         (x,) = parents
-        return (~(x.lower >= 0) & ~(x.upper <= 0),)
+        return (~((x.lower >= 0) | (x.upper <= 0)),)  # NaN is unstable
 
     def _upper_line(self, x: Interval) -> tuple[Tensor, Tensor]:
         """The line above, that of the last interval again: several methods in turn ask for the same."""

@@ -27,14 +27,20 @@ class Geometry:
     padding: Pair
     dilation: Pair = (1, 1)
 
-    def blocks(self, values: Tensor, sides: int = 1) -> Tensor:
-        """Zeros for all entries of the map that windows (N, S, .., h, w) cover, for so many times S rows."""
+    @property
+    def apart(self) -> bool:
+        """Whether windows lie next to each other: they fill what they cover, and no place is in two of them."""
+        return self.stride == self.kernel and self.dilation == (1, 1)
+
+    def blocks(self, values: Tensor, sides: int = 1, *, zeros: bool = True) -> Tensor:
+        """Zeros, or room, for all entries of the map that windows (N, S, .., h, w) cover; so many times S rows."""
         covered = [
             (count - 1) * step + (size - 1) * gap + 1
             for count, step, size, gap in zip(values.shape[-2:], self.stride, self.kernel, self.dilation, strict=True)
         ]
         shape = torch.Size([*values.shape[2:-2], *covered])
-        return room(values, len(values), sides * values.shape[1], shape).zero_()
+        found = room(values, len(values), sides * values.shape[1], shape)
+        return found.zero_() if zeros else found
 
     def at_places(self, blocks: Tensor, size: tuple[int, ...]) -> Iterator[Tensor]:
         """Views (.., h, w) of blocks: entries at the first place of all windows, at the second, and so on."""

@@ -3,9 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -167,6 +168,9 @@ def tells_members(ball: PerturbationSet) -> bool:
     return type(ball).contains is not PerturbationSet.contains
 
 
+Ball = TypeVar("Ball", "LpBall", "SparseBall")
+
+
 @dataclass(frozen=True, eq=False)
 class LpBall(PerturbationSet):
     """All inputs within ``radius`` of ``center`` in an l_p norm, and inside the box [low, high].
@@ -223,7 +227,7 @@ class LpBall(PerturbationSet):
 
     def rows(self, index: Tensor) -> "LpBall":
         """The balls of some inputs, given by their places (B,)."""
-        return replace(self, center=self.center[index], radius=self.radii[index])
+        return _part_of(self, center=self.center[index], radius=self.radii[index])
 
     def contains(self, points: Tensor) -> Tensor:
         """Points in the box whose distance, rounded up, is at most the radius; see :class:`PerturbationSet`."""
@@ -237,7 +241,7 @@ class LpBall(PerturbationSet):
 
     def without_box(self) -> "LpBall":
         """A round ball without the box of valid inputs, which costs much to combine with it."""
-        return self if self.is_box or self.low is self.high is None else replace(self, low=None, high=None)
+        return self if self.is_box or self.low is self.high is None else _part_of(self, low=None, high=None)
 
     def double(self) -> "LpBall":
         """The ball in float64; its box holds the inputs that lie at a side rounded to the dtype of the centre."""
@@ -377,7 +381,7 @@ class SparseBall(PerturbationSet):
 
     def rows(self, index: Tensor) -> "SparseBall":
         """The sets of some inputs, given by their places (B,)."""
-        return replace(self, center=self.center[index])
+        return _part_of(self, center=self.center[index])
 
     def contains(self, points: Tensor) -> Tensor:
         """Points in the box that differ in few enough entries, see :class:`PerturbationSet`."""
@@ -392,6 +396,15 @@ class SparseBall(PerturbationSet):
     def largest_sum(self, gains: Tensor) -> Tensor:
         """The gain of the entries that gain most, (N, R), of gains (N, R, F) of any entries of the input."""
         return gains.topk(min(self.changes, gains.shape[2]), dim=2, sorted=False).values.sum(2)
+
+
+def _part_of(ball: Ball, **changes: Any) -> Ball:  # noqa: ANN401  # fields of all kinds
+    """A ball with other fields, such as some of its rows, which need not be checked again."""
+    if type(ball) not in (LpBall, SparseBall):  # one derived from these may check or derive what it likes
+        return replace(ball, **changes)
+    made = copy(ball)
+    vars(made).update(changes)
+    return made
 
 
 def outer_box(x: Tensor, low: Limit, high: Limit) -> tuple[Limit, Limit]:

@@ -314,8 +314,8 @@ MUTANTS = (
     Mutant(
         "places of a kernel replace each other",
         "bounds/operations/transposed_convolution.py",
-        "found[:, there_down, there_along] += products",
-        "found[:, there_down, there_along] = products",
+        ".add_(next(products)[:, down, along])",
+        ".copy_(next(products)[:, down, along])",
         "tests/bounds/operations/test_transposed_convolution.py",
     ),
     Mutant(
@@ -342,8 +342,8 @@ MUTANTS = (
     Mutant(
         "windows of all inputs are looked up in the first one",
         "bounds/rows.py",
-        "torch.arange(inputs * channels, dtype=small, device=i.device)",
-        "torch.arange(inputs * channels, dtype=small, device=i.device) % channels",
+        "torch.arange(inputs * channels, dtype=small, device=place.device)",
+        "(torch.arange(inputs * channels, dtype=small, device=place.device) % channels)",
         "tests/bounds/test_rows.py",
     ),
     Mutant(

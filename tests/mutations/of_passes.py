@@ -4,6 +4,41 @@ from mutations.mutant import Mutant
 
 MUTANTS = (
     Mutant(
+        "opposites of the entries of a layer take the lower lines",
+        "bounds/linear/passes/backward.py",
+        "lower + bent, bent - upper",
+        "lower + bent, bent - lower",
+        "tests/bounds/linear/test_layer_constants.py -k constants",
+    ),
+    Mutant(
+        "negative weights of a layer take the lower lines",
+        "bounds/linear/passes/backward.py",
+        "weight.clamp(max=0)",
+        "0 * weight",
+        "tests/bounds/linear/test_layer_constants.py -k constants",
+    ),
+    Mutant(
+        "constants of a layer serve rows behind other nodes",
+        "bounds/linear/passes/backward_pass.py",
+        "        if parent != name:\n            return None\n",
+        "",
+        "tests/bounds/linear/test_layer_constants.py -k constants",
+    ),
+    Mutant(
+        "groups of rows have as many as the last needs",
+        "bounds/linear/refined.py",
+        "groups[part.start] if group > 1",
+        "groups[-1] if group > 1",
+        "tests/bounds/linear/test_layer_constants.py -k groups",
+    ),
+    Mutant(
+        "overlapping windows of a pooling replace each other",
+        "bounds/relaxations/windows.py",
+        "return self.stride == self.kernel and",
+        "return",
+        "tests/bounds/linear/test_pooling.py -k quick_way",
+    ),
+    Mutant(
         "all passes at once take the lines of the last",
         "bounds/linear/passes/side_by_side.py",
         "self._in_a_row([part.lines(name, rounded) for part in self.parts])",
@@ -83,8 +118,8 @@ MUTANTS = (
     Mutant(
         "negative coefficients take the lower plane",
         "bounds/linear/passes/through_functions.py",
-        "lines.at(rows)\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
-        "lines.at(rows)\n    below = 0 * below\n    constant = _constant(rows, here, below, joint=joint)\n    slope",
+        "here, below = lines.at(rows), values.clamp(max=0)",
+        "here, below = lines.at(rows), 0 * values",
         "tests/bounds/linear/test_through_functions.py",
     ),
     Mutant(
@@ -104,8 +139,8 @@ MUTANTS = (
     Mutant(
         "the opposite rows of a pooling take the same planes",
         "bounds/linear/passes/through_functions.py",
-        "there.addcmul_(values, slope + rise, value=-1)",
-        "there.addcmul_(values, slope, value=-1)",
+        "add(there, values, -(slope + rise))",
+        "add(there, values, -slope)",
         "tests/bounds/linear/test_pooling.py -k quick_way",
     ),
     Mutant(

@@ -36,9 +36,9 @@ class Backward:
         self.region = network.ball
         self.widest: dict[str, int] = {}
         self._lines: dict[tuple[str, bool], SharedLines] = {}
+        self._layer_constants: dict[tuple[str, str, bool], tuple[Tensor, Tensor]] = {}
         self._line_errors: dict[str, Tensor] = {}
         self._planes: dict[str, Planes] = {}
-        self._halves: dict[bool, tuple[PerturbationSet, tuple[Tensor, Tensor]]] = {}
 
     def bounds(
         self,
@@ -137,20 +137,20 @@ class Backward:
 
     def halves(self, region: PerturbationSet, *, rounded: bool) -> tuple[Tensor, Tensor]:
         """Centre and reach of a set that is a box, shaped like the input; those of the last set are kept."""
-        last = self._halves.get(rounded)
+        last = self.network.halves.get(rounded)
         if last is None or last[0] is not region:
-            last = self._halves[rounded] = region, halves(self.network.hull_of(region), rounded=rounded)
+            last = self.network.halves[rounded] = region, halves(self.network.hull_of(region), rounded=rounded)
         return last[1]
 
     def halves_of_boxes(self, region: HullOfBoxes, *, rounded: bool) -> tuple[Tensor, Tensor]:
         """Centres and reach (N, V, *shape) of the boxes of a hull; those of the last set are kept."""
-        last = self._halves.get(rounded)
+        last = self.network.halves.get(rounded)
         if last is None or last[0] is not region:
             shape = self.network.nodes[self.network.order[0]].value.shape[1:]
             boxes = Interval(*(side.reshape(-1, *shape) for side in (region.lower, region.upper)))
             found = halves(boxes, rounded=rounded)
             count = region.lower.shape[:2]
-            last = self._halves[rounded] = region, (found[0].unflatten(0, count), found[1].unflatten(0, count))
+            last = self.network.halves[rounded] = region, (found[0].unflatten(0, count), found[1].unflatten(0, count))
         return last[1]
 
     def lines(self, name: str, rounded: bool) -> SharedLines:
@@ -168,6 +168,27 @@ class Backward:
                 lower, upper = lower - error, upper + error
             self._lines[name, rounded] = SharedLines(low, None if low is high else high - low, lower, upper)
         return self._lines[name, rounded]
+
+    def layer_constants(self, name: str, layer: str, rounded: bool) -> tuple[Tensor, Tensor]:
+        """Constants (N, *shape) of the entries of a layer, and of their opposites, behind lines before the layer.
+
+        As products of the layer they cost a forward pass, where sums over rows of coefficients cost one for each row.
+        """
+        key = name, layer, rounded
+        if key not in self._layer_constants:
+            node, lines, product = (
+                self.network.nodes[layer],
+                self.lines(name, rounded),
+                self.network.rules[layer].product,
+            )
+            assert product is not None
+            shape = self.network.nodes[node.parents[0]].value.shape[1:]
+            ends, gap = (part.reshape(-1, *shape) for part in (torch.cat([lines.lower, lines.upper]), lines.gap))
+            weight: Tensor = node.arguments[1]
+            lower, upper = product(node, ends, weight).chunk(2)
+            bent = product(node, gap, node.cached("below", lambda: weight.clamp(max=0)))
+            self._layer_constants[key] = lower + bent, bent - upper
+        return self._layer_constants[key]
 
     def window_lines(self, name: str, rounded: bool) -> SharedLines:
         """The planes of a maximum over windows, the same for all rows; slopes have a channel for each place."""

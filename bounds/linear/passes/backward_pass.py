@@ -164,7 +164,8 @@ class Pass:
             rows = rows.cleaned()  # beyond the map are no planes
             propagated = self.choose(name, mirrored(rows) if joint else rows, self.rounded)
         elif isinstance(function, ScalarFunction):
-            propagated = through_lines(rows, self.shared.lines(name, self.rounded), joint=joint)
+            constant = self._of_layer(name, joint=joint)
+            propagated = through_lines(rows, self.shared.lines(name, self.rounded), joint=joint, constant=constant)
         elif isinstance(function, PooledMaximum):
             lines, (parent,) = self.shared.window_lines(name, self.rounded), self.shared.network.parents(name)
             shape = tuple(parent.lower.shape[1:])
@@ -176,6 +177,22 @@ class Pass:
         if propagated.rounding_error is not None:
             self.total.add_error(propagated.rounding_error)
         return propagated.parts
+
+    def _of_layer(self, name: str, *, joint: bool) -> Tensor | None:
+        """Constants (N, R) behind a function right before the layer whose entries are bounded; None elsewhere."""
+        network, (parent, *others) = self.shared.network, self.shared.network.nodes[self.name].parents or ("",)
+        rule = network.rules.get(self.name)
+        if rule is None or rule.product is None or others or torch.is_grad_enabled():
+            return None
+        if not isinstance(self.start, UnitRows) or network.nodes[self.name].single is not None:
+            return None
+        while network.rules.get(parent) is RESHAPE and len(network.nodes[parent].parents) == 1:
+            (parent,) = network.nodes[parent].parents
+        if parent != name:
+            return None
+        below, opposite = self.shared.layer_constants(name, self.name, self.rounded)
+        least = self.start.dot(below)
+        return torch.cat([least, self.start.dot(opposite)], 1) if joint else least
 
     def _end_at(self, name: str, rows: Rows) -> None:
         """End at a function, with the interval of its values."""

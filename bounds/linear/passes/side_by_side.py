@@ -29,6 +29,13 @@ class SideBySide(Backward):
         ball = self.network.ball
         self.region = ball.rows(torch.arange(len(ball.center), device=ball.center.device).repeat(self.copies))
 
+    def halves(self, region: PerturbationSet, *, rounded: bool) -> tuple[Tensor, Tensor]:
+        """Centre and reach of the set of all passes, once for each."""
+        if region is not self.region:
+            return super().halves(region, rounded=rounded)
+        center, reach = self.parts[-1].halves(self.network.ball, rounded=rounded)
+        return self._joined([center] * self.copies), self._joined([reach] * self.copies)
+
     @staticmethod
     def serves(parts: Sequence[Backward]) -> bool:
         """Whether there are several, whose lines can stand in a row: those of functions with the same for all rows."""

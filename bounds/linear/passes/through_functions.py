@@ -53,16 +53,35 @@ class SharedLines:
     upper: Tensor
 
     @cached_property
+    def gap(self) -> Tensor:
+        """Distance between the constants of both lines."""
+        return self.upper - self.lower
+
+    @cached_property
+    def in_rows(self) -> "SharedLines":
+        """The lines with a dimension for rows, (N, 1, *shape), for coefficients of all entries."""
+        rise = None if self.rise is None else self.rise.unsqueeze(1)
+        return SharedLines(self.slope.unsqueeze(1), rise, self.lower.unsqueeze(1), self.upper.unsqueeze(1))
+
+    @cached_property
     def maps(self) -> Tensor:
         """All attributes of a node that is a map as one map, (N or 1, channels, H, W)."""
         parts = [self.slope, self.rise, self.lower, self.upper]
         return torch.cat([part for part in parts if part is not None], 1)
 
+    def slopes_at(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Slope and rise where coefficients stand: of windows, both in one look-up."""
+        if isinstance(rows, DenseRows):
+            return self.in_rows.slope, self.in_rows.rise
+        if self.rise is None:
+            return rows.at(self.slope), None
+        slope, rise = rows.at(torch.cat([self.slope, self.rise], 1)).chunk(2, -3)
+        return slope, rise
+
     def at(self, rows: Rows) -> "SharedLines":
         """The lines where coefficients stand: of windows, all of them in one look-up."""
         if isinstance(rows, DenseRows):
-            rise = None if self.rise is None else rows.at(self.rise)
-            return SharedLines(rows.at(self.slope), rise, rows.at(self.lower), rows.at(self.upper))
+            return self.in_rows
         channels, apart = self.slope.shape[1], self.lower.shape[1]
         sizes = [channels, *([] if self.rise is None else [channels]), apart, apart]
         slope, *rise, lower, upper = rows.at(self.maps).split(sizes, -3)
@@ -72,21 +91,24 @@ class SharedLines:
 def _constant(rows: Rows, lines: SharedLines, below: Tensor, *, joint: bool) -> Tensor:
     """Share of the constants of lines at the rows, (N, R) or, for both bounds, (N, 2 R)."""
     ends = (lines.lower, -lines.upper) if joint else (lines.lower,)
-    return (rows.sums(rows.values, *ends) + rows.sums(below, lines.upper - lines.lower)).flatten(1)
+    return (rows.sums(rows.values, *ends) + rows.sums(below, lines.gap)).flatten(1)
 
 
-def through_lines(rows: Rows, lines: SharedLines, *, joint: bool) -> Propagated:
-    """Coefficients behind a function whose lines are the same for all rows."""
+def through_lines(rows: Rows, lines: SharedLines, *, joint: bool, constant: Tensor | None = None) -> Propagated:
+    """Coefficients behind a function whose lines are the same for all rows; with their constants, if known."""
     if isinstance(rows, DenseRows) and lines.rise is not None and torch.is_grad_enabled() and not joint:
         around = lines.slope, lines.rise, lines.lower, lines.upper - lines.lower
         part, constant = _ThroughLines.apply(rows.values, *around)  # type: ignore[no-untyped-call]  # torch's
         return Propagated((DenseRows(part),), constant, None)
-    values, below, here = rows.values, rows.values.clamp(max=0), lines.at(rows)
-    constant = _constant(rows, here, below, joint=joint)
-    slope, rise = here.slope, here.rise
-    if rise is None:
-        return Propagated((rows.with_values(values * slope, clean=True),), constant, None)
-    return Propagated((rows.with_values(_turned(values, below, slope, rise, joint=joint), clean=True),), constant, None)
+    values = rows.values
+    if constant is not None:
+        slope, rise = lines.slopes_at(rows)
+        below = values if rise is None else values.clamp(max=0)
+    else:
+        here, below = lines.at(rows), values.clamp(max=0)
+        constant, slope, rise = _constant(rows, here, below, joint=joint), here.slope, here.rise
+    part = values * slope if rise is None else _turned(values, below, slope, rise, joint=joint)
+    return Propagated((rows.with_values(part, clean=True),), constant, None)
 
 
 def _turned(values: Tensor, below: Tensor, slope: Tensor, rise: Tensor, *, joint: bool) -> Tensor:
@@ -95,7 +117,8 @@ def _turned(values: Tensor, below: Tensor, slope: Tensor, rise: Tensor, *, joint
         part = torch.addcmul(values * slope, below, rise)
         return torch.cat([part, torch.addcmul(part, values, 2 * slope + rise, value=-1)], 1) if joint else part
     # The same in place: memory that is touched for the first time costs more than the arithmetic.
-    inputs, count, *shape = torch.broadcast_shapes(values.shape, slope.shape)
+    count = values.shape[1]
+    inputs, _, *shape = map(max, values.shape, slope.shape)  # torch.broadcast_shapes takes as long as the product
     part = room(values, inputs, 2 * count if joint else count, torch.Size(shape))
     lower = torch.mul(values, slope, out=part[:, :count])
     lower.addcmul_(below, rise)
@@ -154,14 +177,20 @@ def through_windows(
     constant = _constant(rows, here, below, joint=joint)
     assert here.rise is not None  # means below, shares above
     slopes, rises = (part.unflatten(-3, (-1, values.shape[-3])).unbind(-4) for part in (here.slope, here.rise))
-    blocks, size = geometry.blocks(values, 2 if joint else 1), tuple(values.shape[-2:])
+    blocks = geometry.blocks(values, 2 if joint else 1, zeros=not geometry.apart)
+    size = tuple(values.shape[-2:])
     lower, upper = (blocks[:, : values.shape[1]], blocks[:, values.shape[1] :])
+    add = _put if geometry.apart else Tensor.addcmul_
     for there, slope, rise in zip(geometry.at_places(lower, size), slopes, rises, strict=True):
-        there.addcmul_(values, slope).addcmul_(below, rise)
+        add(there, values, slope).addcmul_(below, rise)
     if joint:
         for there, slope, rise in zip(geometry.at_places(upper, size), slopes, rises, strict=True):
-            there.addcmul_(values, slope + rise, value=-1).addcmul_(below, rise)
+            add(there, values, -(slope + rise)).addcmul_(below, rise)
     return Propagated((geometry.before(rows, blocks, shape, clean=True),), constant, None)
+
+
+def _put(there: Tensor, values: Tensor, slope: Tensor) -> Tensor:
+    return torch.mul(values, slope, out=there)
 
 
 def through_planes(
