@@ -374,4 +374,25 @@ MUTANTS = (
         "<= (hull",
         "tests/bounds/linear/test_corners.py -k thick",
     ),
+    Mutant(
+        "two ways from one function count as two functions",
+        "bounds/linear/settled.py",
+        "if sum(map(len, parts)) > len(frozenset().union(*parts)):",
+        "if False:",
+        "tests/bounds/linear/test_depth.py -k left_out",
+    ),
+    Mutant(
+        "intervals are taken for exact behind two operations that mix entries",
+        "bounds/linear/settled.py",
+        "if separate or single.issuperset(node.parents):",
+        "if True:",
+        "tests/bounds/linear/test_depth.py -k left_out",
+    ),
+    Mutant(
+        "entries that are repeated count as one each",
+        "bounds/linear/settled.py",
+        "(transpose in SEPARATE and alike)",
+        "transpose in SEPARATE",
+        "tests/bounds/linear/test_depth.py -k left_out",
+    ),
 )
