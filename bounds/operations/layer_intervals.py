@@ -17,6 +17,7 @@ CONVOLUTION, LINEAR = "aten.conv2d.default", "aten.linear.default"
 # Stride, padding, dilation and groups of a convolution; None for a linear layer.
 Settings = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int] | None
 Ends = tuple[Tensor, Tensor]
+FEW_PLACES = 16  # of a map, for which a product of matrices is quicker than a library's gradient of the weight
 
 
 def behind_layer(node: Node, lower: Tensor, upper: Tensor) -> Ends | None:
@@ -47,7 +48,7 @@ class _BehindLayer(torch.autograd.Function):
         middle, reach = _apply(center, weight, bias, settings), _apply(radius, weight.abs(), None, settings)
         # Of an interval without an end the centre is NaN.
         found = (middle - reach).nan_to_num_(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-        return found, (middle + reach).nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+        return found, middle.add_(reach).nan_to_num_(nan=math.inf, posinf=math.inf, neginf=-math.inf)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Ends) -> None:  # noqa: ANN401
@@ -98,7 +99,13 @@ def _backward(
         of_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2) if wanted[1] else None
         return gradient @ weight if wanted[0] else None, of_weight
     stride, padding, dilation, groups = settings
+    by_product = wanted[1] and groups == 1 and x.device.type == "cpu" and gradient.shape[2:].numel() <= FEW_PLACES
+    asked = wanted[0], wanted[1] and not by_product, False
     found: tuple[Tensor | None, Tensor | None, None] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, stride, padding, dilation, False, (0, 0), groups, (*wanted, False)
+        gradient, x, weight, None, stride, padding, dilation, False, (0, 0), groups, asked
     )
-    return found[:2]
+    if not by_product:
+        return found[:2]
+    windows = F.unfold(x, weight.shape[2:], dilation, padding, stride)  # (N, entries of a window, places)
+    of_weight = gradient.flatten(2).transpose(0, 1).flatten(1) @ windows.transpose(0, 1).flatten(1).T
+    return found[0], of_weight.view(weight.shape)
