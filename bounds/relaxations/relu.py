@@ -133,7 +133,8 @@ class _LineAbove(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor, height: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
         """Gradients of both ends, 0 where the sign is known."""
         lower, upper = ctx.saved_tensors
-        above, below = upper.relu(), (-lower).relu()
+        most = torch.finfo(lower.dtype).max
+        above, below = upper.clamp(0, most), (-lower).clamp(0, most)
         share = 1 / (above + below)
         turned, above, below = slope * share, above * share, below * share
         of_upper = (torch.addcmul(turned, height, below) * below).mul_(1 - ctx.low)

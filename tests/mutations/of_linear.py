@@ -395,4 +395,32 @@ MUTANTS = (
         "transpose in SEPARATE",
         "tests/bounds/linear/test_depth.py -k left_out",
     ),
+    Mutant(
+        "the radius behind a layer is that of its weight with signs, where gradients are wanted",
+        "bounds/operations/layer_intervals.py",
+        "_apply(radius, weight.abs(), None, settings)",
+        "_apply(radius, weight, None, settings)",
+        "tests/bounds/operations/test_layer_intervals.py -k plain",
+    ),
+    Mutant(
+        "the gradient of absolute weights forgets their signs",
+        "bounds/operations/layer_intervals.py",
+        "addcmul_(of_size, weight.sgn())",
+        "add_(of_size)",
+        "tests/bounds/operations/test_layer_intervals.py -k plain",
+    ),
+    Mutant(
+        "an interval without an end has one behind a layer",
+        "bounds/operations/layer_intervals.py",
+        "middle.add_(reach).nan_to_num_(nan=math.inf,",
+        "middle.add_(reach).nan_to_num_(nan=0.0,",
+        "tests/bounds/operations/test_layer_intervals.py -k nothing",
+    ),
+    Mutant(
+        "the secant of a rectifier has the gradient of the other end",
+        "bounds/relaxations/relu.py",
+        "torch.addcmul(turned, height, above, value=-1)",
+        "torch.addcmul(turned, height, above)",
+        "tests/bounds/relaxations/test_relu.py -k gradients",
+    ),
 )
