@@ -241,9 +241,7 @@ class Network:
             if len(parents) == 1:
                 return Interval(lower, upper)
             # Of an end that is infinite on both sides nothing is known.
-            return Interval(
-                torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper)
-            )
+            return Interval(torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper))
         if torch.is_grad_enabled() and rule.layer:
             ends = behind_layer(node, parents[0].lower, parents[0].upper)
             return None if ends is None else Interval(*ends)

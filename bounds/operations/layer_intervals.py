@@ -68,7 +68,9 @@ class _BehindLayer(torch.autograd.Function):
         of_radius, of_size = _backward(of_reach, radius, weight.abs(), ctx.settings, wanted)
         of_bias = None
         if ctx.biased:
-            of_bias = of_middle.sum([place for place in range(of_middle.ndim) if place != _channels(ctx.settings, lower)])
+            of_bias = of_middle.sum(
+                [place for place in range(of_middle.ndim) if place != _channels(ctx.settings, lower)]
+            )
         if of_weight is not None and of_size is not None:
             of_weight = of_weight.addcmul_(of_size, weight.sgn())
         if of_center is None or of_radius is None:

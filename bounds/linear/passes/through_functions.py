@@ -149,7 +149,9 @@ class _ThroughLines(torch.autograd.Function):
         return _joined(of_values).sum_to_size(values.shape), *totals
 
 
-def _of_lines(values: Tensor, below: Tensor, part: Tensor, constant: Tensor, wanted: Sequence[bool]) -> list[Tensor | None]:
+def _of_lines(
+    values: Tensor, below: Tensor, part: Tensor, constant: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
     """Gradients of slope, rise, lower constant and gap, as far as they are wanted."""
 
     def weighed(rows: Tensor) -> Tensor:
