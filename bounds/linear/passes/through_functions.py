@@ -129,7 +129,7 @@ class _ThroughLines(torch.autograd.Function):
             rows, below = DenseRows(own), own.clamp(max=0)
             constants.append(rows.dot(lines[2]) + rows.sums(below, lines[3].unsqueeze(1)).squeeze(1))
             parts.append((own * lines[0].unsqueeze(1)).addcmul_(below, lines[1].unsqueeze(1)))
-        return _joined(parts), _joined(constants)
+        return torch.cat(parts), torch.cat(constants)
 
     @staticmethod
     def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
@@ -143,10 +143,11 @@ class _ThroughLines(torch.autograd.Function):
             each = of_constant.reshape(*of_constant.shape, *[1] * (own.ndim - 2))
             turned = torch.where(own > 0, 0.0, (of_part * rise).addcmul_(each, gap))
             of_values.append(turned.addcmul_(of_part, slope).addcmul_(each, lower))
-        found = (_joined([piece for piece in pieces if piece is not None]) for pieces in zip(*of_lines, strict=True))
-        sizes = [line.shape for line in lines]
-        totals = [total if total is None else total.sum_to_size(size) for total, size in zip(found, sizes, strict=True)]
-        return _joined(of_values).sum_to_size(values.shape), *totals
+        found = [_joined(pieces) for pieces in zip(*of_lines, strict=True)]
+        totals = [
+            total if total is None else total.sum_to_size(line.shape) for total, line in zip(found, lines, strict=True)
+        ]
+        return torch.cat(of_values).sum_to_size(values.shape), *totals
 
 
 def _of_lines(
@@ -157,7 +158,7 @@ def _of_lines(
     def weighed(rows: Tensor) -> Tensor:
         return (constant.unsqueeze(1) @ rows.reshape(*rows.shape[:2], -1)).reshape(-1, *rows.shape[2:])
 
-    makers = (
+    makers: tuple[Callable[[], Tensor], ...] = (
         lambda: (part * values).sum(1),
         lambda: (part * below).sum(1),
         lambda: weighed(values),
@@ -175,8 +176,10 @@ def _few_inputs(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(part if len(part) == 1 else part[first : first + few] for part in tensors)
 
 
-def _joined(parts: list[Tensor]) -> Tensor | None:
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)) if parts else None
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Gradients of all inputs; None where they are not wanted."""
+    wanted = [part for part in parts if part is not None]
+    return torch.cat(wanted) if wanted else None
 
 
 def through_windows(
