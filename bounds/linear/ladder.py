@@ -115,6 +115,7 @@ def row_bounds(
     if method == "ibp":
         return least
     *others, last = [loose, *islice(parts, sum("steps" not in rung.options for rung in ladder) - 1)]
+    others = [part for part in others if not last.same_bounds(part)]
     least = torch.maximum(least, last.functions(rows, others=others))
     for part in parts:
         settled = ((least > target) | (rows == 0).all(2)).all(1, keepdim=True)

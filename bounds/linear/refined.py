@@ -13,7 +13,7 @@ from bounds.linear.network import Network
 from bounds.linear.passes.backward import Backward
 from bounds.linear.passes.corners import corner_intervals
 from bounds.linear.passes.side_by_side import SideBySide
-from bounds.linear.settled import SettledEntries, near_the_input
+from bounds.linear.settled import SettledEntries, known_by_intervals, near_the_input
 from bounds.memory import MEMORY, in_chunks, keep_freed_memory
 from bounds.operations.node import entries
 from bounds.operations.transposes import convolved, divided, linear, multiplied, reshaped, subtracted, summed
@@ -79,6 +79,7 @@ class RefinedNetwork:
         keep_freed_memory()
         changed: set[str] = set()  # nodes with another interval than at the start, and those behind them
         straight, exact = near_the_input(network)
+        exact |= known_by_intervals(network) if self.depth == 0 else set()
         corners = corner_intervals(network) if self.start is None else {}
         for name in exact:
             self.settled.add(name, True)
@@ -168,6 +169,12 @@ class RefinedNetwork:
 
         at_once = lambda: self._rows_at_once(backward=backward, sides=1)  # noqa: E731
         return torch.cat(list(in_chunks(bound, values.shape[1], at_once)), 1)
+
+    def same_bounds(self, other: "RefinedNetwork") -> bool:
+        """Whether another refinement has the same intervals and planes, as where nothing was left to be improved."""
+        own, theirs = self.refine().intervals, other.refine().intervals
+        same = all(interval is theirs[name] for name, interval in own.items())
+        return same and self.backward.parallel == other.backward.parallel and self.steps == other.steps
 
     def _with(self, others: Sequence["RefinedNetwork"]) -> SideBySide | None:
         """Passes of others and of this one at once, if they can be made so."""

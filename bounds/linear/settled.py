@@ -5,12 +5,14 @@ from torch import Tensor
 
 from bounds.linear.network import Network
 from bounds.linear.passes.corners import has_thin_corners
-from bounds.operations.transposes import divided, multiplied, reshaped, subtracted, summed
+from bounds.operations.moved_windows import joined
+from bounds.operations.transposes import divided, multiplied, permuted, reshaped, subtracted, summed
 from bounds.relaxations.base import NodeFunction
 from bounds.relaxations.multivariate import Within
 from bounds.relaxations.scalar import ScalarFunction
 
 SEPARATE = (divided, multiplied, reshaped, subtracted, summed)  # transposes of operations entry by entry
+MOVED = (reshaped, permuted, joined)  # transposes of operations that have every entry once behind them, at most
 
 
 class SettledEntries:
@@ -130,3 +132,30 @@ def _behind_one_function(network: Network, straight: set[str]) -> set[str]:
             elif separate and mixed.issuperset(node.parents):
                 mixed.add(name)
     return bent | mixed
+
+
+def known_by_intervals(network: Network) -> set[str]:
+    """Nodes that passes which end at the first functions bound as intervals do: functions, and nodes as follows.
+
+    Each of their entries is a sum of entries of functions, or of an input that is a box, every one of which it meets on
+    one way alone. That is known of nodes with one operation that mixes entries, at most, on all ways to the functions
+    before them, if no function stands behind two of these ways.
+    """
+    sources: dict[str, frozenset[str]] = {}  # of nodes where every entry is such a sum
+    single: set[str] = set()  # nodes of which no entry of a source is in two entries
+    for name, node in network.nodes.items():
+        if name in network.functions or (node.operation == "input" and network.ball.is_box):
+            sources[name] = frozenset([name])
+            single.add(name)
+        elif node.parents and all(parent in sources for parent in node.parents):
+            parts = [sources[parent] for parent in node.parents]
+            if sum(map(len, parts)) > len(frozenset().union(*parts)):
+                continue
+            transpose = network.rules[name].transpose
+            alike = all(network.nodes[parent].value.shape == node.value.shape for parent in node.parents)
+            separate = transpose in MOVED or (transpose in SEPARATE and alike)
+            if separate or single.issuperset(node.parents):
+                sources[name] = frozenset().union(*parts)
+            if separate and single.issuperset(node.parents):
+                single.add(name)
+    return set(sources)

@@ -39,6 +39,7 @@ class Affine:
             serve, and always for the vector-Jacobian product.
         product: of a layer, which adds a bias to a product with a weight, its third and second argument: the product of
             data with any weight of this shape; None where it is no layer.
+        rises: of a node, whether no entry of its output falls when an entry of its data rises.
     """
 
     spread: Spread
@@ -48,6 +49,7 @@ class Affine:
     transposed_terms: Callable[[Node, tuple[Tensor, ...]], int] | None = None
     transpose: Transpose = transposes.none
     product: Callable[[Node, Tensor, Tensor], Tensor] | None = None
+    rises: Callable[[Node], bool] = lambda node: False
 
     @property
     def layer(self) -> bool:
@@ -223,11 +225,11 @@ ENTRYWISE, REDUCTION = Affine(_entrywise, _few), Affine(_entrywise, _all)
 MOVE = Affine(_entrywise, _few, exact=True)
 PICK = Affine(_entrywise, _few, applies=_data_at(0), exact=True, transposed_terms=_copies)
 COPY_INTO = Affine(_entrywise, _few, applies=_data_at(0, 1), exact=True)
-ORDER = replace(MOVE, transpose=transposes.permuted)
+ORDER = replace(MOVE, transpose=transposes.permuted, rises=lambda node: True)
 TOTAL = replace(REDUCTION, transpose=transposes.totalled)
 MEANS = replace(REDUCTION, transpose=moved_windows.averaged)
 RESHAPE = Affine(_entrywise, _few, exact=True, transpose=transposes.reshaped)
-SUM = Affine(_summed, _few, transpose=transposes.summed)
+SUM = Affine(_summed, _few, transpose=transposes.summed, rises=lambda node: not node.options)
 DIFFERENCE = Affine(_summed, _few, transpose=transposes.subtracted)
 ACCUMULATION = Affine(_summed, _all)
 SCALING = Affine(_entrywise, _few, applies=_one_factor, transpose=transposes.multiplied)
@@ -315,7 +317,7 @@ AFFINE: Mapping[str, Affine] = {
     **_lines(ENTRYWISE, "new_zeros.default", "new_ones.default", "new_full.default", "zero.default"),
     **_lines(replace(ENTRYWISE, applies=_data_at(0)), "fill.Scalar", "fill.Tensor"),
     **_lines(SUM, "add.Tensor"),
-    **_lines(replace(SUM, spread=_entrywise), "_to_copy.default"),
+    **_lines(replace(SUM, spread=_entrywise, rises=lambda node: False), "_to_copy.default"),
     **_lines(DIFFERENCE, "sub.Tensor"),
     **_lines(SELECTION, "where.self", "where.ScalarOther", "where.ScalarSelf"),
     **_lines(TOTAL, "mean.dim", "sum.dim_IntList"),

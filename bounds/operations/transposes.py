@@ -145,7 +145,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     if node.single is not None or len(shape) != 4:
         return None
     weight: Tensor = node.arguments[1]
-    stride, padding, dilation, groups = _settings(node, weight)
+    stride, padding, dilation, groups = settings_of(node, weight)
     if isinstance(rows, UnitRows) and groups == 1 and dilation == (1, 1):
         channel, place = rows.split()
         grid = (rows.shape[1], rows.shape[2])
@@ -178,7 +178,7 @@ def convolved(node: Node, rows: AnyRows, shapes: Shapes) -> Transposed | None:
     return (DenseRows(values[..., : shape[2], : shape[3]].unflatten(0, whole.values.shape[:2])),)
 
 
-def _settings(node: Node, weight: Tensor) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+def settings_of(node: Node, weight: Tensor) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
     """Stride, padding on top and on the left, dilation and groups of a convolution."""
     defaults: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
     given = node.arguments[2:]

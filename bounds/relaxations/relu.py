@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class ReLURelaxation(PiecewiseFunction):
     def default_planes(self, *parents: Interval) -> Planes:
         """Planes with the default parameters: the secant tells which these are, and where there are none."""
         slope, intercept = self._upper_line(parents[0])
-        return Planes((slope.round().clamp(min=self.negative_slope),), None, (slope,), intercept)
+        return Planes((slope.detach().round().clamp(min=self.negative_slope),), None, (slope,), intercept)
 
     def steepest(self, x: Interval) -> Tensor:
         """At least the slope of all lines that may be chosen."""
@@ -90,19 +91,53 @@ class ReLURelaxation(PiecewiseFunction):
         return found
 
     def _line_above(self, x: Interval) -> tuple[Tensor, Tensor]:
-        """Slope and intercept of the line above, the function itself where the sign is known.
+        """Slope and intercept of the line above, the function itself where the sign is known."""
+        if torch.is_grad_enabled() and (x.lower.requires_grad or x.upper.requires_grad):
+            found: tuple[Tensor, Tensor] = _LineAbove.apply(x.lower, x.upper, self.negative_slope)  # type: ignore[no-untyped-call]  # torch's
+            return found
+        return _line_above(x.lower, x.upper, self.negative_slope)
 
-        Whatever rounding makes of the slope, the intercept holds for it: the line is above the function at both ends.
-        On a CPU these operations are ten times faster than comparisons and choices would be.
-        """
-        low, unit = self.negative_slope, torch.finfo(x.lower.dtype)
-        above, below = x.upper.relu(), (-x.lower).relu()
-        # 1 where the function is the identity, 0 where it is the other line, both without rounding; NaN of no interval.
-        finite = above.clamp(max=unit.max)
-        slope = finite / (finite + below).clamp(min=unit.tiny * unit.eps)
-        if low != 0:
-            slope = torch.add(slope, 1 - slope, alpha=low)
-        # A line that is right at an end has no height there, infinite or not.
-        at_ends = ((1 - slope) * above, (slope - low if low != 0 else slope) * below)
-        height = torch.maximum(*(end.nan_to_num(nan=0.0, posinf=torch.inf) for end in at_ends))
-        return slope, height * (1 + 4 * unit.eps) + underflow(slope.dtype)
+
+def _line_above(lower: Tensor, upper: Tensor, low: float) -> tuple[Tensor, Tensor]:
+    """Slope and intercept; whatever rounding makes of the slope, the line is above the function at both ends.
+
+    On a CPU these operations are ten times faster than comparisons and choices would be.
+    """
+    unit = torch.finfo(lower.dtype)
+    above, below = upper.relu(), (-lower).relu()
+    # 1 where the function is the identity, 0 where it is the other line, both without rounding; NaN of no interval.
+    finite = above.clamp(max=unit.max)
+    slope = finite / (finite + below).clamp(min=unit.tiny * unit.eps)
+    if low != 0:
+        slope = torch.add(slope, 1 - slope, alpha=low)
+    # A line that is right at an end has no height there, infinite or not.
+    at_ends = ((1 - slope) * above, (slope - low if low != 0 else slope) * below)
+    height = torch.maximum(*(end.nan_to_num(nan=0.0, posinf=torch.inf) for end in at_ends))
+    return slope, height * (1 + 4 * unit.eps) + underflow(slope.dtype)
+
+
+class _LineAbove(torch.autograd.Function):
+    """The line above with its gradients: with a and b for the reach above and below 0, a / (a + b) and a b / (a + b).
+
+    Single operations take three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor, low: float) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """Slope and intercept."""
+        ctx.save_for_backward(lower, upper)
+        ctx.low = low
+        return _line_above(lower, upper, low)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, height: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        """Gradients of both ends, 0 where the sign is known."""
+        lower, upper = ctx.saved_tensors
+        most = torch.finfo(lower.dtype).max
+        above, below = upper.clamp(0, most), (-lower).clamp(0, most)
+        share = 1 / (above + below)
+        turned, above, below = slope * share, above * share, below * share
+        of_upper = (torch.addcmul(turned, height, below) * below).mul_(1 - ctx.low)
+        of_lower = (torch.addcmul(turned, height, above, value=-1) * above).mul_(1 - ctx.low)
+        known = (lower >= 0) | (upper <= 0)
+        return of_lower.masked_fill_(known, 0.0), of_upper.masked_fill_(known, 0.0), None

@@ -5,7 +5,7 @@ functions are wanted too, which take the other planes: from here on they are row
 slope is other than 0 beyond a map, so that windows are clean behind a function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ from torch import Tensor
 from bounds.relaxations.base import NodeFunction, Planes
 from bounds.relaxations.windows import Geometry
 from bounds.rows import DenseRows, Rows, room
+
+IN_CACHE = 2**18  # coefficients of inputs that are taken at once
 
 
 class Propagated(NamedTuple):
@@ -130,7 +132,8 @@ def _turned(values: Tensor, below: Tensor, slope: Tensor, rise: Tensor, *, joint
 class _ThroughLines(torch.autograd.Function):
     """Coefficients (N or 1, R, *shape) behind lines (N or 1, *shape) and constants (N, R), with gradients of all.
 
-    The gradients of single operations would read and write the coefficients three times as often on the way back.
+    The gradients of single operations would read and write the coefficients three times as often on the way back. A few
+    inputs are taken at a time, so that what is read again is still in the cache.
     """
 
     @staticmethod
@@ -144,26 +147,62 @@ class _ThroughLines(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Coefficients of the parent, and constants."""
         ctx.save_for_backward(values, slope, rise, lower, gap)
-        rows, below = DenseRows(values), values.clamp(max=0)
-        constant = rows.dot(lower) + rows.sums(below, gap.unsqueeze(1)).squeeze(1)
-        return (values * slope.unsqueeze(1)).addcmul_(below, rise.unsqueeze(1)), constant
+        parts, constants = [], []
+        for own, *lines in _few_inputs(values, slope, rise, lower, gap):
+            rows, below = DenseRows(own), own.clamp(max=0)
+            constants.append(rows.dot(lines[2]) + rows.sums(below, lines[3].unsqueeze(1)).squeeze(1))
+            parts.append((own * lines[0].unsqueeze(1)).addcmul_(below, lines[1].unsqueeze(1)))
+        return torch.cat(parts), torch.cat(constants)
 
     @staticmethod
-    def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+    def backward(ctx: Any, part: Tensor, constant: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """Gradients of all arguments."""
         values, *lines = ctx.saved_tensors
-        slope, rise, lower, gap = (line.unsqueeze(1) for line in lines)
-        below = values.clamp(max=0)
+        of_values, of_lines = [], []
+        for own, of_part, of_constant, *around in _few_inputs(values, part, constant, *lines):
+            below = own.clamp(max=0)
+            of_lines.append(_of_lines(own, below, of_part, of_constant, ctx.needs_input_grad[1:]))
+            slope, rise, lower, gap = (line.unsqueeze(1) for line in around)
+            each = of_constant.reshape(*of_constant.shape, *[1] * (own.ndim - 2))
+            turned = torch.where(own > 0, 0.0, (of_part * rise).addcmul_(each, gap))
+            of_values.append(turned.addcmul_(of_part, slope).addcmul_(each, lower))
+        found = [_joined(pieces) for pieces in zip(*of_lines, strict=True)]
+        totals = [
+            total if total is None else total.sum_to_size(line.shape) for total, line in zip(found, lines, strict=True)
+        ]
+        return torch.cat(of_values).sum_to_size(values.shape), *totals
 
-        def weighed(rows: Tensor) -> Tensor:
-            return (constant.unsqueeze(1) @ rows.reshape(*rows.shape[:2], -1)).reshape(-1, *rows.shape[2:])
 
-        of_lines = (part * values).sum(1), (part * below).sum(1), weighed(values), weighed(below)
-        found = [total.sum_to_size(line.shape) for total, line in zip(of_lines, lines, strict=True)]
-        each = constant.reshape(*constant.shape, *[1] * (values.ndim - 2))
-        turned = (part * rise).addcmul_(each, gap).masked_fill_(values > 0, 0.0)
-        turned = turned.addcmul_(part, slope).addcmul_(each, lower)
-        return turned.sum_to_size(values.shape), *found
+def _of_lines(
+    values: Tensor, below: Tensor, part: Tensor, constant: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of slope, rise, lower constant and gap, as far as they are wanted."""
+
+    def weighed(rows: Tensor) -> Tensor:
+        return (constant.unsqueeze(1) @ rows.reshape(*rows.shape[:2], -1)).reshape(-1, *rows.shape[2:])
+
+    makers: tuple[Callable[[], Tensor], ...] = (
+        lambda: (part * values).sum(1),
+        lambda: (part * below).sum(1),
+        lambda: weighed(values),
+        lambda: weighed(below),
+    )
+    return [make() if needed else None for make, needed in zip(makers, wanted, strict=True)]
+
+
+def _few_inputs(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors (N, ..) by few inputs each; of what is the same for all of them the whole."""
+    count = max(map(len, tensors))
+    entries = max(1, max(part.numel() for part in tensors) // max(1, count))
+    few = max(1, IN_CACHE // entries)
+    for first in range(0, max(1, count), few):
+        yield tuple(part if len(part) == 1 else part[first : first + few] for part in tensors)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Gradients of all inputs; None where they are not wanted."""
+    wanted = [part for part in parts if part is not None]
+    return torch.cat(wanted) if wanted else None
 
 
 def through_windows(

@@ -8,7 +8,9 @@ from oracles.networks import escapes
 from torch import Tensor, nn
 
 import bounds
+from bounds.linear import refined
 from bounds.linear.network import Network
+from bounds.linear.passes.backward_pass import Pass
 from bounds.linear.refined import RefinedNetwork
 
 DEPTHS = (0, 1, 2, None)
@@ -28,6 +30,27 @@ class Residual(nn.Module):
         for one, other in (inner[:2], inner[2:]):
             h = (h + other(one(h).relu())).relu()
         return last(h)
+
+
+class Ways(nn.Module):
+    """One function behind two ways, or two operations that mix entries on one."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        sizes = ((6, 8), (8, 8), (8 if kind != "repeated" else 64, 8), (8, 3))
+        self.layers = nn.ModuleList(nn.Linear(*size, dtype=torch.float64) for size in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third, last = self.layers
+        h = first(x).relu()
+        if self.kind == "repeated":
+            between = third((h.unsqueeze(1) + second(h).relu().unsqueeze(2)).flatten(1))
+        elif self.kind == "twice":
+            between = third(second(h))
+        else:
+            between = h + second(h) if self.kind == "sum" else h - second(h)
+        return last(between.relu())
 
 
 def problem(norm: float, seed: int = 0) -> tuple[nn.Module, bounds.LpBall]:
@@ -50,6 +73,34 @@ def test_every_depth_holds_and_deeper_is_closer(norm: float):
         width = (found.upper - found.lower).mean()
         assert width < before or depth == 0
         before = width
+
+
+@pytest.mark.parametrize("kind", ["sum", "difference", "twice", "repeated"])
+def test_passes_are_left_out_only_where_they_gain_nothing(kind: str, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model = Ways(kind).requires_grad_(False)
+    ball = bounds.LpBall(torch.rand(4, 6, dtype=torch.float64), 0.2, low=None, high=None)
+    found, cheaper = bounds.crown(model, ball, depth=0), bounds.crown_ibp(model, ball)
+    monkeypatch.setattr(refined, "known_by_intervals", lambda network: set())
+    every = bounds.crown(model, ball, depth=0)
+    torch.testing.assert_close(found.lower, every.lower, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.upper, every.upper, rtol=0, atol=1e-12)
+    assert (found.lower > cheaper.lower).any()
+
+
+def test_blocks_with_a_skip_need_no_inner_passes_at_depth_0(monkeypatch: pytest.MonkeyPatch):
+    model, ball = problem(math.inf)
+    passed, least = [], Pass.least
+
+    def counted(self: Pass) -> Tensor:
+        passed.append(self.name)
+        return least(self)
+
+    monkeypatch.setattr(Pass, "least", counted)
+    labels = torch.zeros(4, dtype=torch.int64)
+    found = bounds.margin_bounds(model, ball, labels, "crown", depth=0)
+    assert set(passed) == {"output"}
+    assert torch.equal(found, bounds.margin_bounds(model, ball, labels, "crown_ibp"))
 
 
 @pytest.mark.parametrize("depth", [5, 9])

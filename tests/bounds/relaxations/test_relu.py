@@ -9,6 +9,7 @@ from oracles.halfspace import generator
 from torch import Tensor
 
 from bounds.numerics import underflow
+from bounds.relaxations import relu
 from bounds.relaxations.activations import leaky_relu
 from bounds.relaxations.base import NodeFunction, Planes, kept_within
 from bounds.relaxations.multivariate import Maximum
@@ -111,6 +112,22 @@ def test_an_intercept_rounded_to_nearest_is_seen(monkeypatch: pytest.MonkeyPatch
     function, x = rectifier(0.0), intervals(torch.float64)
     monkeypatch.setattr(ReLURelaxation, "_upper_line", to_nearest)
     assert violations(function, x, function.default_planes(x)) > 0
+
+
+@pytest.mark.parametrize("slope", SLOPES)
+def test_gradients_of_the_line_above_are_those_of_its_operations(slope: float):
+    """Also where the sign is known, at 0 and at an infinite end."""
+    ends = torch.randn(2, 60, generator=generator(2), dtype=torch.float64).sort(0).values
+    ends = torch.cat([ends, torch.tensor([[-1.0, 0.0, 0.0, -math.inf], [0.0, 2.0, 0.0, 1.0]]).double()], 1)
+    weights = torch.randn(2, 64, generator=generator(3), dtype=torch.float64)
+    found = []
+    for line in (rectifier(slope)._line_above, lambda x: relu._line_above(x.lower, x.upper, slope)):
+        lower, upper = (end.clone().requires_grad_() for end in ends)
+        parts = line(Interval(lower, upper))
+        total = sum((part * weight)[:-1].sum() for part, weight in zip(parts, weights, strict=True))
+        found.append([*parts, *torch.autograd.grad(total, [lower, upper])])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs.nan_to_num(), rtol=1e-12, atol=1e-12)
 
 
 def test_training_sees_no_infinite_gradient_at_zero():
