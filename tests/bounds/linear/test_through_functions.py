@@ -8,6 +8,7 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor
 
+from bounds.linear.passes import through_functions
 from bounds.linear.passes.through_functions import (
     Propagated,
     SharedLines,
@@ -139,8 +140,12 @@ def test_opposite_rows_take_the_opposite_lines():
 
 @pytest.mark.parametrize(("rows", "inputs"), [(INPUTS, INPUTS), (1, INPUTS), (INPUTS, 1)])
 @pytest.mark.parametrize("shape", [SHAPE, ()])
-def test_gradients_behind_shared_lines_are_those_of_the_plain_formula(rows: int, inputs: int, shape: tuple[int, ...]):
-    """First and second ones, of coefficients and lines, also where a coefficient is 0."""
+@pytest.mark.parametrize("at_once", [through_functions.IN_CACHE, 1])
+def test_gradients_behind_shared_lines_are_those_of_the_plain_formula(
+    rows: int, inputs: int, shape: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    """First and second ones, of coefficients and lines, also where a coefficient is 0, and one input at a time."""
+    monkeypatch.setattr(through_functions, "IN_CACHE", at_once)
     values = draw(rows, 3, *shape)
     values[:, 1] = 0.0
     lines = [draw(inputs, *shape, seed=seed) for seed in range(1, 5)]
