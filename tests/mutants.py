@@ -1,6 +1,6 @@
 """Wrong programs that the tests must catch: ``python tests/mutants.py [WORD ...]`` applies them one at a time.
 
-The tests named with a mutant are run on a copy of the project, without slow ones, and have to fail. Words choose
+The tests named with a mutant are run on a copy of the project, the quick ones first, and have to fail. Words choose
 mutants whose file or story holds all of them. The program ends with 1 if a mutant stayed green.
 """
 
