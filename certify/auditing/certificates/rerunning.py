@@ -24,7 +24,7 @@ def run_again(tally: Tally, record: Mapping[str, Any], method: Method, problem: 
     unit, rows = record["unit"], record["rows"]
     start = rows[0]["index"] - problem.first_index
     try:
-        found = method.run(problem, slice(start, start + len(rows)), float(record["norm"]))
+        found = method.run(problem.for_method(method.name), slice(start, start + len(rows)), float(record["norm"]))
     except (BoundsError, RuntimeError) as error:
         tally.leave(AGAIN, f"its method ended with an error: {' '.join(str(error).split())}", unit)
         return
