@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ def identified(tally: Tally, manifest: Mapping[str, Any], found: Material) -> tu
             found.model, found.x, found.y, (found.low, found.high), manifest["seed"], stated["batch_size"],
             stated.get("first_index", 0), stated["on_grid"],
         )  # fmt: skip
+        problem = replace(problem, memory=stated.get("memory"), batch_sizes=stated.get("batch_sizes", {}))
         sizes = {name: part["rows_per_unit"] for name, part in stated["plan"].items()}  # they change no result
         here = manifest_of(problem, logits, methods, orders, stated["units"], sizes, None)
     except (BoundsError, KeyError, TypeError, ValueError, RuntimeError) as error:

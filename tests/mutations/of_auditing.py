@@ -129,4 +129,18 @@ MUTANTS = (
         "                pass\n",
         DURABLE,
     ),
+    Mutant(
+        "votes are drawn again in batches of another size",
+        "certify/auditing/smoothed/redrawing.py",
+        "problem.for_method(method.name)",
+        "problem",
+        "tests/certify/evaluation/test_memory.py -k batches_of_the_run -m slow",
+    ),
+    Mutant(
+        "a matrix is made of every input, however large",
+        "certify/auditing/certificates/networks.py",
+        "if shape.numel() > MOST_OF_BLOCK:",
+        "if False:",
+        f"{PROVING} -k no_matrix",
+    ),
 )

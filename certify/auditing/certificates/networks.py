@@ -18,6 +18,7 @@ from certify.verification.proving.programs import ProgramReader, leaves
 
 ROUNDING = 2.0**-53
 MOST_ENTRIES = 3 * 10**7  # of all matrices
+MOST_OF_BLOCK = 2**14  # entries, whose square is that of the matrix that a block begins with
 INPUT = 0  # the block of the input; blocks 1, 2, ... are ReLU layers
 
 
@@ -129,6 +130,8 @@ class _Reader(ProgramReader):
 
 def _block(number: int, shape: torch.Size) -> Form:
     """Entries of a block as functions of themselves."""
+    if shape.numel() > MOST_OF_BLOCK:
+        raise TooLarge
     one = torch.eye(shape.numel(), dtype=torch.float64).view(-1, *shape)
     zero = torch.zeros(1, *shape, dtype=torch.float64)
     return Form({number: (one, one)}, (zero, zero))

@@ -29,6 +29,7 @@ PROOFS, STORED = "proofs of bounds", "stored proofs of radii"
 INTERVAL_METHODS = {"ibp"}  # whose own proof is an interval in each entry, so that intervals must do
 EXACT = (1, 2, math.inf)  # orders in which linear functions are bounded exactly
 SECONDS, FEW = 2.0, 16  # of a proof by cuts of the input, and inputs up to which it is tried
+MOST_COEFFICIENTS, MOST_OF_CLASSES = 2**30, 2**24  # of the checker's own proof: a minute, and some GB
 NEAR = 1e-6  # relative, of a radius that rounding may decide
 UNPROVED = "the audit's own bounds do not prove it, and its search does not refute it"
 ROUNDED = "proved for a radius that is smaller by a millionth; the rest is finer than the audit's own rounding"
@@ -78,6 +79,17 @@ class Reprover:
             return " ".join(str(error).split())
 
     @cached_property
+    def affordable(self) -> Network | str:
+        """The network, if the checker of proofs can afford to prove something of it by itself, or why not."""
+        if isinstance(self.checked, str):
+            return self.checked
+        nodes = self.checked.nodes
+        widest, bent = max(node.size for node in nodes), sum(node.size for node in nodes if node.function is not None)
+        if 2 * widest * bent > MOST_COEFFICIENTS or widest * self.classes > MOST_OF_CLASSES:
+            return "the network is too large for the checker of proofs"
+        return self.checked
+
+    @cached_property
     def classes(self) -> int:
         """Number of classes."""
         with torch.no_grad():
@@ -120,7 +132,7 @@ class Reprover:
         elif close:
             tally.leave(PROOFS, ROUNDED, unit, index)
         elif not in_matrices:
-            why = self.checked if isinstance(self.checked, str) else UNPROVED
+            why = self.affordable if isinstance(self.affordable, str) else UNPROVED
             tally.leave(PROOFS, f"no proof of the audit's own: {why}", unit, index)
         elif by_intervals and norm in EXACT:
             tally.refute(PROOFS, f"intervals, its method, do not prove its radius {radius!r}", unit, index)
@@ -149,10 +161,10 @@ class Reprover:
 
     def _checked(self, stated: RadiusStatement) -> str:
         """Way in which the checker of proofs proves it by itself, which knows more layers; empty where it does not."""
-        if isinstance(self.checked, str) or not np.isfinite(stated.sides).all():
+        if isinstance(self.affordable, str) or not np.isfinite(stated.sides).all():
             return ""
         end, few = time.monotonic() + SECONDS, len(stated.centre) <= FEW
-        goal = Goal(self.checked, stated.unsafe.sets, stated.ball)
+        goal = Goal(self.affordable, stated.unsafe.sets, stated.ball)
         with np.errstate(all="ignore"):  # what is not finite proves nothing
             tree = cut_tree(goal, lambda: time.monotonic() > end, cuts=few)
         return "" if tree is None else "the checker"

@@ -29,7 +29,7 @@ def run_again(
     size = 1 if method.one_by_one else len(rows)
     value, key = ("correct", "draws_right") if record["kind"] == "random" else ("radius", "certified_radius")
     try:
-        places = range(start, start + len(rows), size)
+        places, problem = range(start, start + len(rows), size), problem.for_method(method.name)
         found = [method.run(problem, slice(place, place + size), order) for place in places]
     except (BoundsError, RuntimeError) as error:
         tally.leave(AGAIN, f"its method ended with an error: {' '.join(str(error).split())}", unit)

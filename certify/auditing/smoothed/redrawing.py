@@ -34,7 +34,7 @@ def redraw(
         all_draws: whether the estimate is drawn again too; most of the time goes there.
         alike: whether this machine computes like that of the run, so that votes must be equal to the last one.
     """
-    unit, rows = record["unit"], record["rows"]
+    unit, rows, problem = record["unit"], record["rows"], problem.for_method(method.name)
     seed = draw_run_seed(problem.generator())
     stated = record.get("drawing", {})
     if stated:

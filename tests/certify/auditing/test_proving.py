@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certify.auditing.certificates.counterexamples import counterexample
-from certify.auditing.certificates.networks import Affine, LayeredNetwork, Unknown, network_of
+from certify.auditing.certificates.networks import MOST_OF_BLOCK, Affine, LayeredNetwork, TooLarge, Unknown, network_of
 from certify.auditing.certificates.proofs import PROOFS, Reprover
 from certify.auditing.certificates.proving import Prover, Region, margin_rows
 from certify.auditing.tally import Tally
@@ -171,3 +171,38 @@ def test_exact_radii_of_linear_models_are_told_from_larger_ones(factor: float, c
             reprover.judge(tally, {"unit": "u", "method": "crown", "norm": str(norm)}, {}, stated, None)
         assert sum(tally.confirmed.values()) == (len(x) if check == "confirmed" else 0)
         assert [finding.check for finding in tally.refuted] == [PROOFS] * (len(x) if check == "refuted" else 0)
+
+
+def unaffordable(size: int, **_: object) -> Tensor:
+    raise MemoryError(f"a matrix of {size} rows and columns")
+
+
+@pytest.mark.slow
+def test_no_matrix_is_made_of_an_input_that_is_too_large(monkeypatch: pytest.MonkeyPatch):
+    """The one of an image of 3 x 224 x 224 has 181 GB."""
+    monkeypatch.setattr(torch, "eye", unaffordable)
+    with pytest.raises(TooLarge):
+        network_of(nn.Linear(MOST_OF_BLOCK + 1, 2), torch.zeros(1, MOST_OF_BLOCK + 1))
+    with pytest.raises(MemoryError):
+        network_of(nn.Linear(MOST_OF_BLOCK, 2), torch.zeros(1, MOST_OF_BLOCK))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layers", "entries"),
+    [
+        ([nn.Conv1d(1, 1, 1), nn.ReLU(), nn.AvgPool1d(25_000), nn.Linear(1, 2)], 25_000),
+        ([nn.AvgPool1d(1_000), nn.Linear(17, 1_000)], 17_000),
+    ],
+    ids=["neurons", "classes"],
+)
+def test_what_the_checker_cannot_afford_is_not_judged(layers: list[nn.Module], entries: int):
+    tally, model = Tally(), nn.Sequential(*layers, nn.Flatten())
+    reprover = Reprover(model, torch.zeros(1, 1, entries), 0, (0.0, 1.0))
+    row = {"index": 0, "certified_radius": 1e-9, "prediction": int(model(reprover.x).argmax())}
+    reprover.judge(tally, {"unit": "u", "norm": "2", "method": "crown"}, {}, row, None)
+    assert [finding.reason for finding in tally.unjudged] == [
+        "no proof of the audit's own: the network is too large for the checker of proofs"
+    ]
+    small = Reprover(nn.Linear(2, 2), torch.zeros(1, 2), 0, (0.0, 1.0))
+    assert not isinstance(small.affordable, str)

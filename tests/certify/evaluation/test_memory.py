@@ -55,8 +55,11 @@ def test_tensors_fit_into_the_memory(memory, smallest, network, images):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="bytes of a process as Linux tells them")
-def test_a_process_that_evaluates_200_mb_of_images_stays_within_half_of_that(tmp_path):
-    """By the operating system, in a process of its own; the images are twice as large as the memory."""
+def test_a_process_that_evaluates_and_audits_200_mb_of_images_stays_within_half_of_that(tmp_path):
+    """By the operating system, in a process of its own; the images are twice as large as the memory.
+
+    Bounds of all inputs, draws and searches for some; then both runs are merged, written as pages and audited.
+    """
     images = np.lib.format.open_memmap(
         tmp_path / "x.npy", "w+", np.float32, (1900, 3, peak_memory.SIDE, peak_memory.SIDE)
     )
@@ -65,7 +68,21 @@ def test_a_process_that_evaluates_200_mb_of_images_stays_within_half_of_that(tmp
     command = [sys.executable, peak_memory.__file__, str(tmp_path / "x.npy"), "100MB"]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert told["rows"] == 1900 + 2 * 40
-    assert told["rise"] <= images.nbytes / 2
+    assert told["confirmed"] > 7 * told["rows"]
+    assert max(told["rises"]) <= images.nbytes / 2
+
+
+@pytest.mark.slow
+def test_an_audit_draws_again_in_the_batches_of_the_run(network, images, tmp_path):
+    """Sums are rounded by the batch, so that votes of other batches could seem to be edited."""
+    x, batches = torch.from_numpy(images[:4]).float() / 255, []
+    methods = [MinimalPerturbation(steps=1, restarts=1), Smoothing(n=100, n0=10)]
+    found = certified(network, x, "8MB", methods=methods, output=tmp_path)
+    sizes = found.manifest["configuration"]["batch_sizes"]
+    network.register_forward_hook(lambda module, given, output: batches.append(len(output)))
+    report = certify.audit(tmp_path, network, x, torch.arange(4) % 5, sample=1.0)
+    assert report.holds, str(report)
+    assert sizes["attack"] < sizes["smoothing"] == max(batches)
 
 
 @pytest.mark.slow
