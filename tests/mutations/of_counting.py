@@ -72,7 +72,7 @@ MUTANTS = (
         RUNOFF,
     ),
     Mutant(
-        "no class but the winner's rival is passed",
+        "the first round asks for one vote more than it does",
         "certify/poisoning/runoff.py",
         "lacking.topk(2, dim=2, largest=False).values.sum(2)",
         "lacking.topk(2, dim=2, largest=False).values.sum(2) + 1",

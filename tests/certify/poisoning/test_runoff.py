@@ -67,9 +67,12 @@ def test_one_part_each_is_exact_against_enumeration(classifiers: int, classes: i
 @pytest.mark.parametrize(
     "rankings",
     [
-        3 * [(0, 1, 2)] + 3 * [(1, 0, 2)] + 3 * [(2, 0, 1)],  # 0 wins every second round, and is hardly in it
-        4 * [(0, 1, 2)] + [(1, 0, 2)] + 2 * [(1, 2, 0)],  # one voter of 1 is best for 2 in both rounds
-        4 * [(0, 1, 2)] + 3 * [(1, 2, 0)],  # those who must change for the first round are of no use in the second
+        4 * [(0, 1, 2)] + 3 * [(1, 0, 2)] + 3 * [(2, 0, 1)],  # 0 wins every second round, and is hardly in it
+        6 * [(0, 1, 2)]
+        + 3 * [(1, 0, 2)]
+        + [(2, 0, 1)]
+        + 4 * [(2, 1, 0)],  # one voter of 2 is best for 1 in both rounds
+        8 * [(0, 1, 2)] + 3 * [(1, 0, 2)] + 5 * [(2, 1, 0)],  # who changes for the first round is no use in the second
     ],
 )
 def test_what_decides_each_round_is_exact_whatever_the_classes_are_called(rankings: list[Ranking], names: Ranking):
