@@ -62,8 +62,8 @@ def certify_runoff(logits: Tensor, *, spread: Tensor | None = None) -> Poisoning
         first = one_hot(logits[part].argmax(2), classes)
         counts[part] = first.sum(1)
         label[part] = _winner(logits[part], counts[part])
-        needed = _changes if reached is None else _parts
-        radius[part] = needed(logits[part], first, label[part], reached) - 1
+        own = logits[part], first, label[part]
+        radius[part] = (_changes(*own) if reached is None else _parts(*own, reached)) - 1
     return PoisoningCertificate(
         label=label,
         radius=radius,
@@ -94,7 +94,7 @@ def _preferring(logits: Tensor, label: Tensor, other: int) -> Tensor:
     return torch.where((label < other)[:, None], own >= logits[:, :, other], own > logits[:, :, other])
 
 
-def _changes(logits: Tensor, first: Tensor, label: Tensor, _: Tensor | None) -> Tensor:
+def _changes(logits: Tensor, first: Tensor, label: Tensor) -> Tensor:
     """Fewest classifiers (N,) float64 whose change lets another class win."""
     counts, (_, classifiers, classes) = first.sum(1), first.shape
     places = torch.arange(classes, device=label.device)
@@ -121,9 +121,8 @@ def _first(holds: Tensor) -> Tensor:
     return torch.where(holds.any(1), holds.long().argmax(1), torch.inf).double()
 
 
-def _parts(logits: Tensor, first: Tensor, label: Tensor, reached: Tensor | None) -> Tensor:
+def _parts(logits: Tensor, first: Tensor, label: Tensor, reached: Tensor) -> Tensor:
     """Parts (N,) float64 without which no other class can win: one pair of classes is looked at a time."""
-    assert reached is not None
     classes = first.shape[2]
     first = first.bool()
     passed = torch.stack([_to_pass(first, reached, other) for other in range(classes)], 1)  # (N, K by, K passed)
