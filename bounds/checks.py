@@ -2,13 +2,16 @@
 
 import math
 import warnings
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bounds.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDE_SPREAD = 50.0  # from the least to the largest entry, which standardised and scaled inputs stay far below
 SPREAD_IN_SIZES = 10.0  # and that in units of the largest perturbation, where it is meant for such inputs
@@ -282,3 +285,18 @@ def full_precision(x: Tensor) -> None:
     """Refuse to compute a bound where autocast would lower the precision that its rounding terms assume."""
     if torch.is_autocast_enabled(x.device.type):
         raise InvalidInput(f"bounds must be computed outside torch.autocast, which is enabled for {x.device.type}")
+
+
+def axes(ax: "Axes | None") -> "Axes":
+    """The axes on which a record draws: those of pyplot where a caller gives none.
+
+    Raises:
+        InvalidInput: a figure, an array of axes, or anything else on which nothing can be drawn.
+    """
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        return plt.gca()
+    if not hasattr(ax, "plot"):
+        raise InvalidInput(f"ax must be one matplotlib Axes, got {type(ax).__name__}: pass figure.add_subplot()")
+    return ax

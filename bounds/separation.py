@@ -14,7 +14,6 @@ from bounds.errors import InvalidInput
 from bounds.memory import MEMORY
 from bounds.sets.distances import distance
 from bounds.sets.pairs import certainly_within, classes_of, pair_blocks
-from bounds.statistics.axes import current
 from bounds.statistics.proportions import clopper_pearson_interval
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class Separation:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the least distances between classes as a matrix."""
-        ax, names = current(ax), [str(label) for label in self.classes.tolist()]
+        ax, names = checks.axes(ax), [str(label) for label in self.classes.tolist()]
         drawn = ax.imshow(self.distance.masked_fill(self.distance.isinf(), math.nan).cpu().numpy(), cmap="viridis")
         ax.figure.colorbar(drawn, ax=ax, label=f"least distance (l{self.norm:g})")
         ax.set_xticks(range(len(names)), names)
@@ -274,7 +273,7 @@ class InvarianceCheck:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw certified radii against the distance to the nearest input of another class, and the line of equality."""
-        ax, near = current(ax), self.nearest.isfinite()
+        ax, near = checks.axes(ax), self.nearest.isfinite()
         shown = [part.cpu().numpy() for part in (self.nearest[near], self.radius[near])]
         ax.plot(*shown, "o", color="#0072b2", markersize=3, label="inputs")
         ax.axline((0, 0), slope=1, color="#d55e00", linestyle="--", label="reaches another class above")

@@ -19,7 +19,6 @@ from bounds.sets.norms import project
 from bounds.sets.pairs import classes_of, pair_distances
 from bounds.solvers.conflicts import Violated, conflicts
 from bounds.solvers.packing import largest_packing
-from bounds.statistics.axes import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +109,7 @@ class LeastError:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw how many inputs an optimal classifier gets right with at least a probability."""
-        ax, shares = current(ax), self.correct.sort(descending=True).values.cpu().numpy()
+        ax, shares = checks.axes(ax), self.correct.sort(descending=True).values.cpu().numpy()
         ax.step(range(1, len(shares) + 1), shares, where="mid")
         ax.set(xlabel="inputs, from the easiest on", ylabel="probability of a right answer", ylim=(-0.02, 1.02))
         return ax

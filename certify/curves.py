@@ -11,12 +11,13 @@ from torch import Tensor
 from bounds import checks, clopper_pearson_interval
 from bounds.errors import InvalidInput
 from bounds.sets.orders import Order
-from bounds.statistics.axes import current as current
 from certify.results import Certificate, Witness
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+current = checks.axes  # of all records that draw
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,6 +1,6 @@
 """Linear bounds by several methods in turn, from cheap to tight, each from the intervals of the one before."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -110,19 +110,28 @@ def row_bounds(
     """
     ladder = rungs(network, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory)
     parts = refinements(network, ladder, memory)
-    loose = next(parts)
-    least = loose.functions(rows, intervals=True)
     if method == "ibp":
+<<<<<<< HEAD
         return least
     *others, last = [loose, *islice(parts, sum("steps" not in rung.options for rung in ladder) - 1)]
     others = [part for part in others if not last.same_bounds(part)]
     least = torch.maximum(least, last.functions(rows, others=others))
+=======
+        return next(parts).functions(rows, intervals=True)
+    least = best_of(list(islice(parts, sum("steps" not in rung.options for rung in ladder))), rows)
+>>>>>>> rest22
     for part in parts:
         settled = ((least > target) | (rows == 0).all(2)).all(1, keepdim=True)
         if bool(settled.all()):
             break
         least = torch.where(settled, least, torch.maximum(least, part.functions(rows, target=target)))
     return least
+
+
+def best_of(parts: Sequence[RefinedNetwork], rows: Tensor) -> Tensor:
+    """Lower bounds (N, R) of linear functions (N, R, K) of the outputs by rungs of a ladder, from the first one on."""
+    *others, last = parts
+    return torch.maximum(parts[0].functions(rows, intervals=True), last.functions(rows, others=others))
 
 
 def margin_rows(network: Network, labels: Tensor) -> Tensor:
@@ -200,13 +209,13 @@ def margins_in_turn(
             before = part.settled if part.tighten else before
             if len(open_rows) < len(places):
                 network = Network(graph, ball.rows(places[open_rows]), tables, sound)
-                intervals = _of_rows(intervals, network, open_rows)
+                intervals = of_rows(intervals, network, open_rows)
                 before = before.rows(network, open_rows) if before is not None and intervals else None
                 rows, places, least = rows[open_rows], places[open_rows], least[open_rows]
         return found
 
 
-def _of_rows(intervals: Mapping[str, Interval], network: Network, rows: Tensor) -> Mapping[str, Interval]:
+def of_rows(intervals: Mapping[str, Interval], network: Network, rows: Tensor) -> Mapping[str, Interval]:
     """Intervals of some inputs (B,); none where a node mixes inputs with other dimensions."""
     found = {}
     for name, node in network.nodes.items():

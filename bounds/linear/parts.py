@@ -14,7 +14,7 @@ from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
 from bounds.memory import MEMORY
-from bounds.sets.balls import Interval, PerturbationSet
+from bounds.sets.balls import PerturbationSet
 
 # Tensors of the size of all nodes that are held at the same time: intervals, offsets, lines and rounding errors. At
 # most 13 were counted, and backward passes come on top, which have a budget of their own.
@@ -22,7 +22,7 @@ OF_ALL_NODES = 32
 OF_ONE_LAYER = 32  # likewise where intervals go layer by layer; a convolution copies every value for all of its kernel
 
 P = ParamSpec("P")
-Bounds = TypeVar("Bounds", Interval, Tensor)
+Bounds = TypeVar("Bounds")  # a tensor, or a dataclass of tensors; each has a row for each input
 
 
 def within_memory(function: Callable[P, Bounds]) -> Callable[P, Bounds]:
@@ -99,5 +99,6 @@ def _divisible(ball: object, others: Sequence[object]) -> bool:
 
 def _joined(found: list[Bounds]) -> Bounds:
     if isinstance(found[0], Tensor):
-        return torch.cat(found)
-    return Interval(torch.cat([part.lower for part in found]), torch.cat([part.upper for part in found]))
+        return cast(Bounds, torch.cat(cast(list[Tensor], found)))
+    columns = zip(*(vars(part).values() for part in found), strict=True)
+    return type(found[0])(*(torch.cat(column) for column in columns))

@@ -11,7 +11,6 @@ from torch import Tensor
 from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.statistics.axes import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +68,7 @@ class Alignment:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the cosines as a histogram, with their mean, its interval, and the range of chance."""
-        ax, (low, high) = current(ax), self.interval
+        ax, (low, high) = checks.axes(ax), self.interval
         reach = math.sqrt(float(special.betaincinv(0.5, (self.features - 1) / 2, self.confidence)))
         ax.hist(self.cosine.cpu().numpy(), bins=30, range=(-1, 1), color="#8b949e")
         ax.axvspan(-reach, reach, color="#e69f00", alpha=0.3, label="chance")
@@ -182,7 +181,7 @@ class NormalRank:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the energies of components, and those of random directions."""
-        ax, places = current(ax), range(1, len(self.singular_values) + 1)
+        ax, places = checks.axes(ax), range(1, len(self.singular_values) + 1)
         for values, name, style in ((self.singular_values, "found", "o-"), (self.chance, "chance", "s--")):
             color = "#0072b2" if name == "found" else "#b8790b"
             ax.plot(places, values.square().cpu().numpy(), style, color=color, markersize=3, label=name)

@@ -11,7 +11,6 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.noise.directions import fisher_p_value, flat_directions, student_interval, unit_vectors
-from bounds.statistics.axes import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +65,7 @@ class EnergyShare:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the shares as points, with the interval of chance."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         ax.axhspan(*self.chance_interval(), color="#e69f00", alpha=0.3, label="chance")
         ax.plot(range(len(self.share)), self.share.cpu().numpy(), "o", color="#0072b2", label="found")
         ax.set(xlabel="direction", ylabel=f"share in {self.dimension} of {self.features} dimensions", ylim=(0, 1))

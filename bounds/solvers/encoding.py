@@ -13,24 +13,22 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from bounds.errors import InvalidInput, UnsupportedLayer
-from bounds.graph.captured import Graph, Source
-from bounds.graph.capturing import capture
+from bounds.errors import InvalidInput
+from bounds.graph.captured import Graph
 from bounds.linear.network import Network
-from bounds.linear.refined import RefinedNetwork
 from bounds.numerics import accumulated_error, unit_roundoff
 from bounds.operations.affine import linear_part
 from bounds.operations.functions import Tables
-from bounds.operations.node import Node, entries
+from bounds.operations.node import Node
 from bounds.relaxations.activations import relu
 from bounds.relaxations.multivariate import Maximum
 from bounds.relaxations.scalar import ScalarFunction
-from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet, perturbation_set
+from bounds.sets.balls import Box, Interval, LpBall, PerturbationSet
+from bounds.solvers.admission import l1_ball_of, propagated
 from bounds.solvers.affine_form import AffineForm, at_least_zero, lowest, padded
 from bounds.solvers.linear_programme import LinearProgramme
 
 VARIABLES = 2_000  # of one encoding, at most
-ENTRIES = 20_000  # of all nodes together, at most
 RELU_OPERATIONS = ("aten.relu.default", "aten.leaky_relu.default", "aten.prelu.default")
 
 
@@ -50,58 +48,12 @@ class UnstableReLUs(NamedTuple):
     slope: Tensor
 
 
-def propagated(graph: Graph, ball: PerturbationSet, tables: Tables) -> Network:
-    """The network over one perturbation set, with proved bounds of each node.
-
-    Raises:
-        UnsupportedLayer: a function of several entries that is no maximum.
-    """
-    network = RefinedNetwork(Network(graph, ball, tables, pooled=False), tighten=True).refine()
-    for name, function in network.functions.items():
-        if not isinstance(function, ScalarFunction | Maximum):
-            node = network.nodes[name]
-            raise UnsupportedLayer(
-                f"{node.operation} is a function of several entries, for which convex relaxations have no rule; it "
-                f"stands at {node.origin}. Use bounds.crown"
-            )
-    return network
-
-
-def followed(model: Source | Graph, ball: PerturbationSet) -> Graph:
-    """The graph of a network, once set and size are found fit.
-
-    Raises:
-        InvalidInput: a set that is no box and no ball of norm 1 or infinity, no float64, a network that is too large.
-        UnsupportedLayer: a network that cannot be captured.
-    """
-    perturbation_set(ball)
-    if not ball.is_box and _l1_ball(ball) is None:
-        got = f"an LpBall of norm {ball.norm:g}" if isinstance(ball, LpBall) else f"a {type(ball).__name__}"
-        raise InvalidInput(
-            f"ball must be a Box or an LpBall of norm 1 or infinity, got {got}: use one around it, or bounds.crown"
-        )
-    if ball.center.dtype != torch.float64:
-        raise InvalidInput(f"ball must be in float64, got {ball.center.dtype}: convert its tensors with .double()")
-    graph = capture(model, ball.center)
-    size = sum(entries(node.value) for node in graph.bind(ball.center[:1]).values())
-    if size > ENTRIES:
-        raise InvalidInput(
-            f"convex relaxations take networks of at most {ENTRIES} values per input, got {size}: use bounds.crown"
-        )
-    return graph
-
-
 @torch.no_grad()
 def encodings(graph: Graph, ball: PerturbationSet, tighten: bool, tables: Tables) -> Iterator["Encoding"]:
     """The encoding of each row of a set that :func:`followed` accepts."""
     for row in range(len(ball.center)):
         part = _row(ball, row)
         yield Encoding(propagated(graph, part, tables), part, tighten)
-
-
-def _l1_ball(ball: PerturbationSet) -> LpBall | None:
-    """An l_1 ball, which is a polyhedron though no box; or None."""
-    return ball if isinstance(ball, LpBall) and ball.norm == 1 else None
 
 
 def _row(ball: PerturbationSet, row: int) -> LpBall | Box:
@@ -132,7 +84,7 @@ class Encoding:
         self.forms: dict[str, AffineForm] = {}
         self.relus: list[UnstableReLUs] = []
         self.curved: list[str] = []
-        l1_ball = _l1_ball(ball)
+        l1_ball = l1_ball_of(ball)
         self.exact = l1_ball is None or l1_ball.low is l1_ball.high is None
         self._rows: list[tuple[Tensor, Tensor]] = []  # matrix @ v >= right
         for name, node in network.nodes.items():
@@ -151,7 +103,7 @@ class Encoding:
         places = self._add(hull.lower.flatten(), hull.upper.flatten())
         matrix = torch.eye(len(places), dtype=center.dtype, device=center.device).view(-1, *ball.center.shape)
         self.forms[name] = AffineForm(matrix, torch.zeros_like(ball.center), torch.zeros_like(ball.center))
-        l1_ball = _l1_ball(ball)
+        l1_ball = l1_ball_of(ball)
         if l1_ball is not None:
             farthest = torch.maximum(self.upper - center, center - self.lower) * (1 + 4 * unit_roundoff(center.dtype))
             distances = self._add(torch.zeros_like(farthest), farthest)
@@ -387,7 +339,7 @@ class Encoding:
         """The input (1, *D) of a point (V,), moved into the set if need be."""
         center, hull = self.ball.center, self.ball.hull()
         x = point[: center.numel()].view_as(center).clamp(hull.lower, hull.upper)
-        l1_ball = _l1_ball(self.ball)
+        l1_ball = l1_ball_of(self.ball)
         if l1_ball is None:
             return x
         move = x - center

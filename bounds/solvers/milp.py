@@ -31,9 +31,10 @@ from bounds.numerics import ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval, PerturbationSet
+from bounds.solvers.admission import followed
 from bounds.solvers.affine_form import AffineForm, at_least_zero, padded, shifted
 from bounds.solvers.cuts import planes_above
-from bounds.solvers.encoding import Encoding, UnstableReLUs, differences_from_label, encodings, followed
+from bounds.solvers.encoding import Encoding, UnstableReLUs, differences_from_label, encodings
 
 GAP = 1e-9  # between proved and reached value at which a search ends, relative to values above 1
 ROOT_ROUNDS, ROUNDS = 20, 1  # of cuts, of the whole set and of each branch

@@ -19,7 +19,8 @@ from bounds.operations.functions import FUNCTIONS, Tables
 from bounds.operations.node import Node, entries
 from bounds.search.problem import Check, Problem, SearchResult, problem_of
 from bounds.sets.balls import Box, LpBall
-from bounds.solvers.encoding import RELU_OPERATIONS, Encoding, is_unstable, propagated
+from bounds.solvers.admission import propagated
+from bounds.solvers.encoding import RELU_OPERATIONS, Encoding, is_unstable
 from bounds.solvers.milp import BranchAndBound
 
 UNSTABLE = 150  # neurons, at most

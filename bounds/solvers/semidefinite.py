@@ -31,8 +31,9 @@ from bounds.numerics import accumulated_error, ieee_arithmetic, unit_roundoff
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import PerturbationSet
+from bounds.solvers.admission import followed
 from bounds.solvers.affine_form import AffineForm
-from bounds.solvers.encoding import Encoding, differences_from_label, encodings, followed
+from bounds.solvers.encoding import Encoding, differences_from_label, encodings
 from bounds.solvers.modelling import modelling, solved
 
 VARIABLES = 100  # entries of the input and unstable neurons, at most

@@ -22,8 +22,9 @@ from bounds.numerics import ieee_arithmetic
 from bounds.operations.affine import AFFINE, Affine
 from bounds.operations.functions import FUNCTIONS, Maker, Tables
 from bounds.sets.balls import Interval, PerturbationSet
+from bounds.solvers.admission import followed
 from bounds.solvers.affine_form import lowest
-from bounds.solvers.encoding import differences_from_label, encodings, followed
+from bounds.solvers.encoding import differences_from_label, encodings
 
 
 @isolated

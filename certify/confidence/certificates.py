@@ -1,13 +1,14 @@
 """Proved bounds on softmax confidences over perturbation sets."""
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from bounds import PerturbationSet, checks
+from bounds import Box, LpBall, PerturbationSet, checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Graph
@@ -16,8 +17,10 @@ from bounds.linear.intervals import ibp
 from bounds.linear.methods import METHODS, linear_bounds
 from bounds.linear.pairs import pairwise_margins
 from bounds.memory import MEMORY
+from bounds.models import answer
 from bounds.numerics import round_down, round_up
 from bounds.sets.balls import Interval
+from certify.confidence.narrowing import Narrowing
 from certify.curves import current
 from certify.models import frozen, predictions, probe
 from certify.results import Record
@@ -91,6 +94,8 @@ def confidence_bound(
     method: str = "crown",
     *,
     steps: int = 20,
+    most_parts: int = 0,
+    timeout: float | None = None,
     sound: str = "rounding",
     memory: int = MEMORY,
     batch_size: int = 500,
@@ -100,6 +105,7 @@ def confidence_bound(
     With lower bounds :math:`D_{jk} \le f_j - f_k` over the set, the confidence in class k is at most
     :math:`1 / (1 + \sum_{j \ne k} e^{D_{jk}})` and at least :math:`1 / (1 + \sum_{j \ne k} e^{-D_{kj}})`. Up to 64
     classes, each difference is bounded as a whole; with more, bounds on two logits are subtracted, which is looser.
+    With ``most_parts``, upper bounds that may decide the largest confidence are lowered further, and none gets looser.
 
     Args:
         model: maps (N, *D) to logits (N, K); any network that ``torch.export`` follows.
@@ -107,6 +113,10 @@ def confidence_bound(
         method: ``"ibp"``, ``"crown_ibp"``, ``"fast_lin"``, ``"crown"`` or ``"alpha_crown"``, each at least as tight as
             those before it.
         steps: of ascent, for ``"alpha_crown"``.
+        most_parts: parts of each set that are bounded to lower :attr:`ConfidenceCertificate.largest`: the sum of all
+            exponentials as a whole, with neurons split by branch and bound. 0 for neither; above it, for balls and
+            boxes, input by input.
+        timeout: seconds for that, of all inputs together; None for no limit, with which results repeat.
         sound: which rounding errors of the network are included, see :func:`bounds.crown`.
         memory: bytes for the inputs and rows that are bounded at once.
         batch_size: inputs per forward pass.
@@ -130,6 +140,12 @@ def confidence_bound(
         )
     batch_size = checks.at_least("batch_size", batch_size, 1)
     checks.at_least("memory", memory, 1)
+    seconds = None if timeout is None else checks.positive("timeout", timeout)
+    if checks.at_least("most_parts", most_parts, 0) and not isinstance(ball, LpBall | Box):
+        raise InvalidInput(
+            f"most_parts must be 0 for a {type(ball).__name__}, got {most_parts}: leave it out, or pass an "
+            f"LpBall or a Box"
+        )
     center = checks.not_empty(ball.center)
     with frozen(model), torch.no_grad():
         x = center.to(next(model.parameters(), center).dtype)  # a set may be finer than what the model is given
@@ -140,7 +156,15 @@ def confidence_bound(
             least = pairwise_margins(graph, ball, method, steps=steps, sound=sound, memory=memory).double()
         else:
             least = _of_logits(_logit_bounds(graph, ball, method, steps=steps, sound=sound, memory=memory))
-    return ConfidenceCertificate(label=label, lower=_at_least(least), upper=_at_most(least), method=method, sound=sound)
+        upper = _at_most(least)
+        if isinstance(ball, LpBall | Box) and most_parts:
+            deadline = math.inf if seconds is None else time.monotonic() + seconds
+            logits = torch.cat([answer(model, part) for part in x.split(batch_size)]).double()
+            narrowing = Narrowing(
+                model=model, ball=ball.double(), most_parts=most_parts, deadline=deadline, sound=sound, memory=memory
+            )
+            upper = narrowing.below(graph, logits, least, upper)
+    return ConfidenceCertificate(label=label, lower=_at_least(least), upper=upper, method=method, sound=sound)
 
 
 def _logit_bounds(graph: Graph, ball: PerturbationSet, method: str, *, steps: int, sound: str, memory: int) -> Interval:

@@ -23,6 +23,7 @@ from certify.attacks import ConfidenceWitness
 from certify.models import frozen
 
 SHARPNESS = (0.7, 1.0, 1.4)  # of weights around those of a point: minima lie at other points
+BOUNDED = 1e4  # differences of logits beyond this weigh 0 or all
 GRAIN = 2**16  # weights are multiples of 1 / GRAIN, so that their sum is exact in every dtype
 ROUNDOFF = 2.0**-52
 
@@ -33,7 +34,7 @@ class Narrowing:
 
     Attributes:
         model: maps (N, *D) to logits (N, K).
-        ball: N balls.
+        ball: N balls or boxes.
         most_parts: parts of each ball to bound.
         deadline: of all inputs, by ``time.monotonic()``.
         sound: which rounding errors are included, see :func:`bounds.crown`.
@@ -41,7 +42,7 @@ class Narrowing:
     """
 
     model: nn.Module
-    ball: LpBall
+    ball: LpBall | Box
     most_parts: int
     deadline: float = math.inf
     sound: str = "rounding"
@@ -65,24 +66,49 @@ class Narrowing:
                 if time.monotonic() > self.deadline:
                     break
                 logits = answer(self.model, witness.adversarial[row : row + 1]).double()
-                largest[row] = self._narrowed(graph, row, upper[row], enough * (1 - 1e-9), logits).amax()
+                points = logits.expand(logits.shape[1], 1, -1)
+                largest[row] = self._narrowed(graph, row, upper[row], enough * (1 - 1e-9), points).amax()
         return largest
 
-    def _narrowed(self, graph: Graph, row: int, upper: Tensor, enough: float, logits: Tensor) -> Tensor:
-        """Upper bounds (K,) on the confidences of one input, as far as they are above what is low enough."""
+    @isolated
+    def below(self, graph: Graph, logits: Tensor, least: Tensor, upper: Tensor) -> Tensor:
+        """Upper bounds (N, K) on confidences, lower for classes that may have more than the largest at the centre.
+
+        Args:
+            graph: of the model.
+            logits: (N, K) float64, at the centres.
+            least: (N, K, K), lower bounds on ``logit_j - logit_k``. Weights that fit these lose nothing against the sum
+                of their exponentials.
+            upper: (N, K), bounds to start from.
+        """
+        lowered = upper.clone()
+        known = logits.softmax(1).amax(1).nan_to_num(1.0)
+        for row in (upper > known[:, None]).any(1).nonzero()[:, 0].tolist():
+            if time.monotonic() > self.deadline:
+                break
+            centre = logits[row].expand(upper.shape[1], -1)
+            points = torch.stack([centre, least[row].T.clamp(min=-BOUNDED, max=BOUNDED)], 1)
+            lowered[row] = self._narrowed(graph, row, upper[row], float(known[row]), points)
+        return lowered
+
+    def _narrowed(self, graph: Graph, row: int, upper: Tensor, enough: float, points: Tensor) -> Tensor:
+        """Upper bounds (K,) on the confidences of one input, as far as they are above what is low enough.
+
+        Weights of the functions of each class come from logits (K, P, K), P of them for each.
+        """
         classes = (upper > enough).nonzero()[:, 0]
         region = self.ball.rows(torch.tensor([row], device=upper.device))
         hull = region.hull()
         least = least_of_largest(
             graph,
             Box(hull.lower, hull.upper),
-            [below_the_sum(logits, label) for label in classes.tolist()],
+            [below_the_sum(points[label], label) for label in classes.tolist()],
             enough=[math.log(1 / enough - 1)] * len(classes),
             most_parts=self.most_parts,
             deadline=self.deadline,
             sound=self.sound,
             memory=self.memory,
-            ball=None if region.is_box else region,
+            ball=region if isinstance(region, LpBall) and not region.is_box else None,
         )
         found = round_up(1 / (1 + round_down(least.exp()).clamp(min=0.0)), 4 * ROUNDOFF).nan_to_num(1.0)
         return upper.index_put((classes,), torch.minimum(upper[classes], found))

@@ -82,7 +82,7 @@ def certify_poisoning(votes: Tensor, num_classes: int, *, spread: Tensor | None 
     if spread is None:
         reached = torch.eye(votes.shape[1], dtype=torch.bool, device=votes.device)
     else:
-        reached, method = _checked_spread(spread, votes), "finite aggregation"
+        reached, method = checked_spread(spread, votes), "finite aggregation"
     counts = torch.stack([(votes == k).sum(1) for k in range(num_classes)], 1)
     label = counts.argmax(1)
     chosen = (slice(start, start + checks.PART) for start in range(0, len(votes), checks.PART))
@@ -103,17 +103,28 @@ def certify_poisoning(votes: Tensor, num_classes: int, *, spread: Tensor | None 
 
 def _parts_needed(votes: Tensor, counts: Tensor, label: Tensor, spread: Tensor) -> Tensor:
     """Parts (N,) float64 whose largest gains first let some other class win; infinite where all together do not."""
-    reached = spread.double().T  # (M, P); sums of small integers are exact in float64
     for_label = votes == label[:, None]
     needed = torch.full(label.shape, torch.inf, dtype=torch.float64, device=votes.device)
     for other in range(counts.shape[1]):
-        gains = (1 + for_label.double() - (votes == other).double()) @ reached
+        gains = 1 + for_label.long() - (votes == other).long()
         # The other class has to be ahead, or level with a smaller number.
         gap = counts.gather(1, label[:, None]).squeeze(1) - counts[:, other] + (other > label).long()
-        closing = gains.sort(dim=1, descending=True).values.cumsum(1) >= gap[:, None]
-        first = torch.where(closing.any(1), closing.long().argmax(1) + 1.0, torch.inf).double()
-        needed = torch.where(label == other, needed, torch.minimum(needed, first))
+        needed = torch.where(label == other, needed, torch.minimum(needed, first_closing(gains, gap, spread)))
     return needed
+
+
+def first_closing(gains: Tensor, gap: Tensor, spread: Tensor) -> Tensor:
+    """Parts (N,) float64 whose largest gains together first reach a gap (N,); infinite where all together do not.
+
+    Args:
+        gains: (N, M) integers, of each classifier.
+        gap: what is to be gained; 0 parts are enough for none.
+        spread: (P, M) bool, classifiers that each part reaches.
+    """
+    of_parts = gains.double() @ spread.double().T  # sums of small integers are exact in float64
+    closing = of_parts.sort(dim=1, descending=True).values.cumsum(1) >= gap[:, None]
+    first = torch.where(closing.any(1), closing.long().argmax(1) + 1.0, torch.inf).double()
+    return torch.where(gap <= 0, 0.0, first)
 
 
 def _checked_votes(votes: Tensor, num_classes: int) -> Tensor:
@@ -130,7 +141,8 @@ def _checked_votes(votes: Tensor, num_classes: int) -> Tensor:
     return votes
 
 
-def _checked_spread(spread: Tensor, votes: Tensor) -> Tensor:
+def checked_spread(spread: Tensor, votes: Tensor) -> Tensor:
+    """A spread (P, M) for votes (N, M), on their device."""
     classifiers = votes.shape[1]
     fits = checks.tensor("spread", spread).dtype == torch.bool and spread.ndim == 2 and len(spread) > 0
     if not fits or spread.shape[1] != classifiers:

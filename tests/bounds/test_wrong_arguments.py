@@ -2,13 +2,14 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
 
 import bounds
 import certify
-from bounds import InvalidInput, noise_theorems
+from bounds import InvalidInput, checks, noise_theorems
 from certify import SmoothedClassifier, smoothing
 from certify.corruptions import corruption_accuracy
 
@@ -121,3 +122,13 @@ def test_neither_model_nor_inputs_without_numbers_are_served(model: nn.Module, x
     ):
         with pytest.raises(bounds.BoundsError, match=message):
             call()
+
+
+def test_what_is_no_axes_is_told():
+    figure, axes = plt.subplots(2)
+    assert checks.axes(axes[0]) is axes[0]
+    assert checks.axes(None) is axes[1]  # pyplot's current one
+    for wrong, name in ((figure, "Figure"), (axes, "ndarray")):
+        with pytest.raises(InvalidInput, match=f"ax must be one matplotlib Axes, got {name}"):
+            checks.axes(wrong)
+    plt.close(figure)

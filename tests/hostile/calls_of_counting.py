@@ -4,6 +4,7 @@ import torch
 from hostile.calls_of_bounds import Call, Case, network
 from oracles.halfspace import generator
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 import bounds
 import certify
@@ -65,6 +66,9 @@ COUNTING: dict[str, Call] = {"certify.certified_quantised": quantised}
 PURE: dict[str, Call] = {
     "poisoning.certify_poisoning": lambda c: poisoning.certify_poisoning(
         VOTES, 3, spread=poisoning.spread_partitions(6, 2)
+    ),
+    "poisoning.certify_runoff": lambda c: poisoning.certify_runoff(
+        one_hot(VOTES, 3).double(), spread=poisoning.spread_partitions(6, 2)
     ),
     "poisoning.hash_partition": lambda c: poisoning.hash_partition(c.x, 5),
     "poisoning.spread_partitions": lambda c: poisoning.spread_partitions(6, 2),

@@ -215,7 +215,7 @@ EVALUATION = (
     ),
     Mutant(
         "a run goes on under another manifest",
-        "certify/evaluation/storage/run_directory.py",
+        "certify/evaluation/storage/continuing.py",
         "if here == there or name in INFORMATIVE:",
         "if here == there or name:",
         "tests/certify/evaluation/test_run_directory.py",

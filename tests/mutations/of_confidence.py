@@ -109,6 +109,20 @@ MUTANTS = (
         "tests/bounds/linear/test_forms.py",
     ),
     Mutant(
+        "lowered confidences go to other classes",
+        "certify/confidence/narrowing.py",
+        "return upper.index_put((classes,), torch",
+        "return upper.index_put((classes.flip(0),), torch",
+        "tests/certify/confidence/test_narrowing.py",
+    ),
+    Mutant(
+        "open inputs get the intervals of others",
+        "bounds/linear/forms.py",
+        "start = of_rows(network.intervals, some, places)",
+        "start = of_rows(network.intervals, some, places.flip(0) - 1)",
+        "tests/bounds/linear/test_forms.py",
+    ),
+    Mutant(
         "the population is as the sample",
         "certify/verification/shared/universal.py",
         "self.accuracy - math.sqrt(math.log(1 / half) / (2 * len(self)))",

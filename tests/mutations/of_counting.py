@@ -4,6 +4,7 @@ from mutations.mutant import Mutant
 
 SEGMENTATION = "tests/certify/smoothing/test_segmentation.py"
 POISONING = "tests/certify/poisoning/test_poisoning.py"
+RUNOFF = "tests/certify/poisoning/test_runoff.py"
 BOXES = "tests/bounds/graph/test_weight_box.py"
 
 MUTANTS = (
@@ -52,9 +53,51 @@ MUTANTS = (
     Mutant(
         "a vote that changes is lost but won by nobody",
         "certify/poisoning/certificates.py",
-        "(1 + for_label.double() - (votes == other).double())",
-        "(for_label.double())",
+        "gains = 1 + for_label.long() - (votes == other).long()",
+        "gains = for_label.long()",
         POISONING,
+    ),
+    Mutant(
+        "changes in the first round all count in the second",
+        "certify/poisoning/runoff.py",
+        "changed - turned",
+        "changed",
+        RUNOFF,
+    ),
+    Mutant(
+        "a class must be first to enter the second round",
+        "certify/poisoning/runoff.py",
+        "- must <= changed",
+        "<= changed",
+        RUNOFF,
+    ),
+    Mutant(
+        "the first round asks for one vote more than it does",
+        "certify/poisoning/runoff.py",
+        "lacking.topk(2, dim=2, largest=False).values.sum(2)",
+        "lacking.topk(2, dim=2, largest=False).values.sum(2) + 1",
+        RUNOFF,
+    ),
+    Mutant(
+        "changes that both rounds need are counted once too few",
+        "certify/poisoning/runoff.py",
+        "useless = (must - (first * prefers[:, :, None]).sum(1)[:, None]).clamp(min=0)",
+        "useless = must",
+        RUNOFF,
+    ),
+    Mutant(
+        "lower bounds of both rounds are added",
+        "certify/poisoning/runoff.py",
+        "torch.maximum(beats, enters)",
+        "beats + enters",
+        RUNOFF,
+    ),
+    Mutant(
+        "a tie in the second round goes to the larger class",
+        "certify/poisoning/runoff.py",
+        "2 * for_small >= logits.shape[1]",
+        "2 * for_small > logits.shape[1]",
+        RUNOFF,
     ),
     Mutant(
         "a row is filed by its place",

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from certify.evaluation.storage import chain
-from certify.evaluation.storage.run_directory import INFORMATIVE
+from certify.evaluation.storage.continuing import INFORMATIVE
 
 NETWORK = """
 import torch

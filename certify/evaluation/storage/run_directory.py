@@ -26,19 +26,11 @@ from torch import Tensor
 from bounds.errors import InvalidConfiguration, ManifestMismatch
 from certify.evaluation.left_out import standing
 from certify.evaluation.storage import chain
+from certify.evaluation.storage.continuing import INFORMATIVE, manifest_differences
 from certify.evaluation.storage.durable import append_line, sync, sync_folder, write_whole
 from certify.evaluation.storage.input_file import InputFile
 from certify.evaluation.storage.stored import Manifest, StoredRecord
 
-# What may change when a run is continued: told to the reader, or, as where weights and data lie, of no influence
-# since their hashes are compared; thresholds judge results and do not determine them. The number of threads is not
-# among these: it changes the order of sums, and with it the last bits and now and then a count.
-INFORMATIVE = frozenset({"classes", "created", "features", "hostname", "platform", "python"})
-INFORMATIVE |= {"source.require", "source.against", "source.data.file", "source.budget", "source.cross_sections"}
-INFORMATIVE |= {"source.model.build", "source.model.exported", "source.model.onnx", "source.model.weights"}
-INFORMATIVE |= {"processor", "code_sha256", "repairs"}
-
-_ADDED = {"tf32", "precision"}  # keys of a manifest that earlier versions did not write
 _OURS_BEFORE_THE_MANIFEST = {"lock", "manifest.json.partial", "manifest.json.damaged"}
 _LINES: ContextVar[dict[tuple[object, ...], list[dict[str, Any]]] | None] = ContextVar("lines", default=None)
 _opened: "weakref.WeakValueDictionary[str, RunDirectory]" = weakref.WeakValueDictionary()
@@ -250,12 +242,12 @@ class RunDirectory:
 
     def differences(self, other: "RunDirectory") -> list[str]:
         """Keys that another manifest has otherwise though they determine results, each in a phrase."""
-        return list(_differences(self.manifest, other.manifest))
+        return list(manifest_differences(self.manifest, other.manifest))
 
     def _begin_or_continue(self) -> None:
         if (self.path / "manifest.json").exists():
             stored = RunDirectory.read(self.path).manifest
-            differences = list(_differences(stored, self.manifest))
+            differences = list(manifest_differences(stored, self.manifest))
             if differences:
                 raise ManifestMismatch(f"{self.path} holds a run made under another manifest: {'; '.join(differences)}")
             self._drop_unfinished_line()
@@ -385,19 +377,3 @@ def _hash_of(line: bytes) -> str | None:
     except ValueError:
         return None
     return record.get("sha256") if isinstance(record, dict) and chain.is_linked(record) else None
-
-
-def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in sorted(stored.keys() | wanted.keys()):
-        name, here, there = f"{prefix}{key}", stored.get(key), wanted.get(key)
-        if here == there or name in INFORMATIVE:
-            continue
-        if here is None and name in _ADDED:
-            continue
-        if isinstance(here, dict) and isinstance(there, dict):
-            yield from _differences(here, there, f"{name}.")
-        else:
-            remedy = f" (set OMP_NUM_THREADS={here})" if name == "threads" else ""
-            if name == "draws_version":
-                here, remedy = here or 1, " (seeds give other noise since: go on with the release that began it)"
-            yield f"{name} was {here!r}, now {there!r}{remedy}"

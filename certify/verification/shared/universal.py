@@ -6,17 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bounds import LpBall, checks, linear_forms, margin_bounds
+from bounds import LpBall, checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.capturing import capture
+from bounds.linear.forms import margin_forms
 from bounds.memory import MEMORY
-from bounds.rows import label_margins
 from certify.attacks.common.threat import Threat, checked_norm
 from certify.models import frozen, predictions_and_labels, probe
 from certify.results import Record, share_interval
-from certify.verification.radius import least_margin
 from certify.verification.shared.branch_and_bound import Forms, Leaf, most_below
 from certify.verification.shared.moves import in_moves
 
@@ -153,16 +152,13 @@ def certified_universal_accuracy(
         alone, parts = torch.zeros_like(right), []
         for rows in right.nonzero()[:, 0].split(batch_size) if right.any() else ():
             ball = LpBall(point[rows], epsilon, order, low, high, frozen_features)
-            margins = margin_bounds(graph, ball, label[rows], method, sound=sound, memory=memory)
-            alone[rows] = least_margin(margins, label[rows]) > 0
-            open_ = rows[~alone[rows]]
-            if len(open_):
-                ball = LpBall(point[open_], epsilon, order, low, high, frozen_features)
-                functions = label_margins(point.new_zeros(len(open_), classes), label[open_])
-                form = linear_forms(graph, ball, functions, method, sound=sound, memory=memory)
-                proved = margins[~alone[rows]] > 0
+            found = margin_forms(graph, ball, label[rows], method, sound=sound, memory=memory)
+            alone[rows] = ~found.open
+            if found.open.any():
+                open_ = rows[found.open]
+                proved = found.margins[found.open] > 0
                 proved |= torch.nn.functional.one_hot(label[open_], classes).bool()
-                parts.append(in_moves(form, ball, epsilon, proved))
+                parts.append(in_moves(found.forms, ball.rows(found.open.nonzero()[:, 0]), epsilon, proved))
         forms = Forms.joined(parts, order, epsilon)
         leaves, complete = most_below(forms, math.inf if timeout is None else timeout)
     return UniversalCertificate(

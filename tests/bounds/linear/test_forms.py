@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -6,6 +7,8 @@ from oracles.halfspace import generator
 from torch import nn
 
 import bounds
+from bounds.linear.forms import margin_forms
+from bounds.rows import label_margins
 
 
 def network(kind: str) -> nn.Module:
@@ -95,3 +98,30 @@ def test_forms_hold_where_entries_move_together(norm: float, radius: float):
     exact = model.bias.detach() + torch.zeros(2, 1, dtype=torch.float64)
     assert (forms.constant <= exact).all()
     assert torch.allclose(forms.constant, exact, atol=1e-6)
+
+
+def of_all(*quick: tuple[str, str, int]) -> list[object]:
+    """Sets, methods and memory in all combinations; all but some are slow."""
+    every = itertools.product(("linf", "l1 in a box"), ("crown_ibp", "fast_lin", "crown"), (1, 2**30))
+    return [one if one in quick else pytest.param(*one, marks=pytest.mark.slow) for one in every]
+
+
+@pytest.mark.parametrize(("name", "method", "memory"), of_all(("linf", "crown", 2**30), ("l1 in a box", "fast_lin", 1)))
+def test_one_climb_finds_the_margins_and_the_forms_of_the_inputs_that_they_leave_open(
+    name: str, method: str, memory: int
+):
+    model, x = network("smooth").double(), torch.rand(6, 6, generator=generator(5)).double()
+    labels = model(x).argmax(1)
+    labels[0] = (labels[0] + 1) % 3  # open for certain
+    found = margin_forms(model, BALLS[name](x), labels, method, memory=memory)
+    margins = bounds.margin_bounds(model, BALLS[name](x), labels, method)
+    torch.testing.assert_close(found.margins, margins, atol=1e-12, rtol=0)
+    assert torch.equal(found.open, (margins <= 0).sum(1) > 1)
+    assert found.open.any()
+    assert not found.open.all()
+    rows = label_margins(x.new_zeros(6, 3), labels)
+    whole = bounds.linear_forms(model, BALLS[name](x), rows, method)
+    torch.testing.assert_close(found.slope, whole.slope[found.open], atol=1e-12, rtol=0)
+    torch.testing.assert_close(found.constant, whole.constant[found.open], atol=1e-12, rtol=0)
+    none = margin_forms(model, bounds.LpBall(x[1:2], 0.0), labels[1:2], method)
+    assert none.slope.shape == (0, 3, 6)

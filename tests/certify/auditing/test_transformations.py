@@ -17,7 +17,7 @@ from certify.auditing.certificates.rerunning import AGAIN
 from certify.auditing.tally import AuditReport
 from certify.auditing.transformations import DRAWS, IMAGES, PARAMETERS, TRIED
 from certify.evaluation.storage import chain
-from certify.evaluation.storage.run_directory import INFORMATIVE
+from certify.evaluation.storage.continuing import INFORMATIVE
 from certify.methods import RandomTransformations, TransformationAttack, TransformationBounds
 from certify.semantic import Photometric, Rotation, TransformationSet
 
