@@ -111,15 +111,8 @@ def row_bounds(
     ladder = rungs(network, method, steps=steps, intermediate=intermediate, depth=depth, memory=memory)
     parts = refinements(network, ladder, memory)
     if method == "ibp":
-<<<<<<< HEAD
-        return least
-    *others, last = [loose, *islice(parts, sum("steps" not in rung.options for rung in ladder) - 1)]
-    others = [part for part in others if not last.same_bounds(part)]
-    least = torch.maximum(least, last.functions(rows, others=others))
-=======
         return next(parts).functions(rows, intervals=True)
     least = best_of(list(islice(parts, sum("steps" not in rung.options for rung in ladder))), rows)
->>>>>>> rest22
     for part in parts:
         settled = ((least > target) | (rows == 0).all(2)).all(1, keepdim=True)
         if bool(settled.all()):
@@ -131,6 +124,7 @@ def row_bounds(
 def best_of(parts: Sequence[RefinedNetwork], rows: Tensor) -> Tensor:
     """Lower bounds (N, R) of linear functions (N, R, K) of the outputs by rungs of a ladder, from the first one on."""
     *others, last = parts
+    others = [part for part in others if not last.same_bounds(part)]
     return torch.maximum(parts[0].functions(rows, intervals=True), last.functions(rows, others=others))
 
 
