@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bounds import (
     Graph,
     Interval,
+    LpBall,
     PerturbationSet,
     alpha_crown,
     capture,
@@ -23,6 +24,8 @@ from bounds import (
     ibp,
     margin_bounds,
 )
+from bounds.linear.ladder import refinements, rungs
+from bounds.linear.network import Network
 
 RADII = torch.tensor([0.15, 0.01, 0.04])
 # Every method follows those that it contains; a row of a captured network is bounded alike by all of them.
@@ -133,6 +136,24 @@ def test_bounds_of_an_input_rest_on_it_alone(kind: str, name: str):
         tolerance = (1e-6 if kind == "dense" else 5e-3) if "alpha" in method else 1e-9
         difference = max(gap(together.lower, apart.lower, width), gap(together.upper, apart.upper, width))
         assert difference < tolerance, f"{method} of a {kind} network, {name}: {difference:.1e} of the width"
+
+
+def test_intervals_of_neurons_rest_on_their_input_alone():
+    """A small ball leaves neurons stable that a large one in the same batch needs bounds of."""
+    torch.manual_seed(4)
+    layers = [part for _ in range(3) for part in (nn.Linear(6, 6), nn.ReLU())]
+    graph = capture(nn.Sequential(*layers, nn.Linear(6, 3)).double().requires_grad_(False), torch.zeros(1, 6).double())
+    x, radius = torch.randn(3, 6, dtype=torch.float64), torch.tensor([0.3, 0.05, 0.1], dtype=torch.float64)
+
+    def intervals(rows: list[int]) -> dict[str, Tensor]:
+        network = Network(graph, LpBall(x[rows], radius[rows], low=None, high=None), sound="real")
+        *_, last = refinements(network, rungs(network, "crown"))
+        return {name: torch.stack([each.lower, each.upper]) for name, each in last.refine().intervals.items()}
+
+    together = intervals([0, 1, 2])
+    for place in range(3):
+        for name, ends in intervals([place]).items():
+            torch.testing.assert_close(ends[:, 0], together[name][:, place], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", some(["dense", "convolutional", "residual"], ["dense"]))

@@ -43,11 +43,24 @@ def pooled_twice() -> nn.Module:
     return nn.Sequential(*layers, nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 2))
 
 
+class Multiplies(nn.Module):
+    """A rectifier right behind a product of two linear functions, which the intervals of both do not settle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head((self.one(x) * self.other(x)).relu())
+        return result
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (Attends, (3, 3)),
     "pooling": (pooled, (1, 6, 6)),
     "pooling twice": (pooled_twice, (1, 10, 10)),
     "dense": (dense, (4,)),
+    "product": (Multiplies, (4,)),
 }
 
 
