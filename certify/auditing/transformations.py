@@ -80,7 +80,8 @@ def judge_image(
     x, point = pair
     if sides is not None:
         made = _images(over, x, torch.tensor([row["parameters"]], dtype=torch.float64), *sides)[0]
-        near = bool(((made - point).abs() <= over.epsilon + ROUNDED * made.abs().max().clamp(min=1)).all())
+        rounded = max(ROUNDED, torch.finfo(point.dtype).eps) * made.abs().max().double().clamp(min=1)
+        near = bool(((made.double() - point.double()).abs() <= over.epsilon + rounded).all())
     tally.judge(IMAGES, near, "its example is not the image of its parameters", record["unit"], row["index"])
 
 
@@ -128,12 +129,14 @@ def try_range(
     source = torch.Generator().manual_seed(seed + index)
     points = _within(over, min(1.0, radius / reach), source)
     if not len(points):  # of a range without the identity
-        tally.leave(TRIED, "no parameters of the range lie within the radius", unit, index)
+        tally.refute(TRIED, f"it certifies {radius!r}, but no image of the range is as near", unit, index)
         return
     made = _images(over, x, points, problem.low, problem.high)
     if over.epsilon:
         signs = torch.randint(0, 2, made.shape, generator=source).to(made) * 2 - 1
-        made = made + over.epsilon * (1 - 1e-6) * signs.to(made.device)
+        noisy = made + over.epsilon * (1 - 1e-6) * signs.to(made.device)
+        beyond = (noisy.double() - made.double()).abs() > over.epsilon  # by rounding, in half precision
+        made = torch.where(beyond, torch.nextafter(noisy, made), noisy)
         sides = [None if side is None else torch.as_tensor(side).to(made) for side in (problem.low, problem.high)]
         made = made if sides[0] is sides[1] is None else made.clamp(*sides)
     wrong = _classes(problem.model, made, problem.batch_size) != label
@@ -153,6 +156,8 @@ def _within(over: TransformationSet, share: float, source: torch.Generator) -> T
     parts = over.transformation.parameters
     ends = [
         (max(part.low, part.identity - share * part.reach), min(part.high, part.identity + share * part.reach))
+        if share < 1
+        else (part.low, part.high)  # all of the range, whatever rounding says
         for part in parts
     ]
     varying = [low < high for low, high in ends]
