@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from oracles.halfspace import Halfspace
-from torch import Tensor
+from torch import Tensor, nn
 
 import certify
 from certify.auditing.audit import FILES, audit
@@ -200,10 +200,12 @@ def test_parameters_that_are_fixed_are_tried_whatever_rounding_says():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_run_in_half_precision_is_confirmed(dtype: torch.dtype, tmp_path: Path):
     """Images and noise are rounded to it, and classes at the boundary turn in another precision."""
-    model = Halfspace(torch.full((12,), 1 / 12, dtype=torch.float64), -0.4).to(dtype)
-    given = {"model": model, "inputs": images().to(dtype), "labels": Y}
-    noisy = TransformationSet(Photometric(brightness=(-0.2, 0.2)), epsilon=0.003)
-    methods = [TransformationBounds(), TransformationAttack(points=5, steps=5)]
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
+    x = torch.rand(8, 1, 3, 4).to(dtype)
+    given = {"model": model, "inputs": x, "labels": model(x).argmax(1)}
+    noisy = TransformationSet(Photometric(brightness=(-0.5, 0.5)), epsilon=0.003)
+    methods = TransformationAttack(points=5, steps=5)
     certify.evaluate(*given.values(), norms=(), transformations=noisy, methods=methods, output=tmp_path / "run")
     report = audit(tmp_path / "run", sample=1.0, **given)
     assert report.holds, str(report)
