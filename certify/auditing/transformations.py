@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bounds import clopper_pearson_interval
 from bounds.checks import Limit
 from certify.auditing.tally import Tally
 from certify.methods import Problem
@@ -18,6 +19,7 @@ Sides = tuple[Limit, Limit]
 PARAMETERS, IMAGES = "parameters of transformations", "images of witnesses"
 TRIED, DRAWS = "images within certified ranges", "random draws"
 ABOVE = Fraction(1, 10**6)  # relative, by which a distance may be above the exact one
+NARROWER = 1e-9  # by which the ends of an interval may differ
 ROUNDED = 1e-5  # of the largest pixel, by which an image that is made again may differ
 GRID = {1: 201, 2: 15, 3: 7}  # points along each of so many parameters that vary
 RANDOM = 100  # points besides the grid
@@ -86,9 +88,9 @@ def judge_image(
 
 
 def judge_draws(
-    tally: Tally, record: Mapping[str, Any], tensors: Mapping[str, Tensor], over: TransformationSet
+    tally: Tally, record: Mapping[str, Any], tensors: Mapping[str, Tensor], over: TransformationSet, alpha: float
 ) -> None:
-    """Judge the numbers of right draws by the stored ones."""
+    """Judge the numbers of right draws by the stored ones, and the intervals for the probability of an error."""
     right, distance = tensors.get("right"), tensors.get("distance")
     for place, row in enumerate(record["rows"]):
         if "draws" not in row:
@@ -96,6 +98,19 @@ def judge_draws(
         fine = right is not None and distance is not None and int(right[place].sum()) == row["draws_right"]
         fine = fine and distance is not None and bool((distance[place] <= over.transformation.reach).all())
         tally.judge(DRAWS, fine, "its draws are not those that are stored", record["unit"], row["index"])
+        wrong, draws = torch.tensor(row["draws"] - row["draws_right"]), row["draws"]
+        lower, upper = (float(end) for end in clopper_pearson_interval(wrong, draws, confidence=1 - alpha))
+        if row["error_lower"] > lower + NARROWER or row["error_upper"] < upper - NARROWER:
+            reason = f"its interval for errors is narrower than {lower!r} to {upper!r}"
+            tally.refute(DRAWS, reason, record["unit"], row["index"])
+
+
+def judge_verified(tally: Tally, record: Mapping[str, Any], over: TransformationSet) -> None:
+    """Refute certificates that call a range proved which is longer than their radius."""
+    for row in record["rows"]:
+        if row.get("verified") and row["certified_radius"] < over.transformation.reach:
+            reason = f"it calls its whole range proved, but certifies {row['certified_radius']!r}"
+            tally.refute(TRIED, reason, record["unit"], row["index"])
 
 
 def try_range(
