@@ -25,7 +25,7 @@ from certify.auditing.smoothed.redrawing import AGAIN, computes_alike, redraw
 from certify.auditing.smoothed.votes import audit_votes
 from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
-from certify.auditing.transformations import judge_draws, sets_of_manifest, try_range
+from certify.auditing.transformations import judge_draws, judge_verified, sets_of_manifest, try_range
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.evaluation.storage.proofs import is_proof, stored_proof
 from certify.evaluation.storage.run_directory import RunDirectory
@@ -201,20 +201,26 @@ class _Audit:
             if record["kind"] == "estimate":
                 self.tally.leave(ESTIMATES, "estimates are not derived anew", record["unit"])
             over = self.sets.get(record["norm"])
-            if over is None and isinstance(order_of(record["norm"]), str):
+            if not self._is_stated(record):
                 self.tally.refute(FILES, "the manifest does not state its transformations", record["unit"])
                 continue
+            if over is not None and record["kind"] == "certificate":
+                judge_verified(self.tally, record, over)
             points = record["kind"] == "witness" or any("verdict" in row for row in record["rows"])
             if not points and record["kind"] != "random" and not any("proof" in row for row in record["rows"]):
                 continue
             tensors = self._judge_tensors(record)
             if tensors is not None and over is not None and record["kind"] == "random":
-                judge_draws(self.tally, record, tensors, over)
+                judge_draws(self.tally, record, tensors, over, self._table(record).get("alpha", 0.05))
             if tensors is None or not points:
                 continue
             if problem is not None and "clean" in tensors:
                 self._judge_clean(record, tensors["clean"], problem)
             audit_witnesses(self.tally, record, tensors, box, alone, over)
+
+    def _is_stated(self, record: Record) -> bool:
+        """Whether it is about a norm, or about a set of transformed images that the manifest states."""
+        return record["norm"] in self.sets or not isinstance(order_of(record["norm"]), str)
 
     def _judge_tensors(self, record: Record) -> dict[str, Tensor] | None:
         """The tensors of a record; None where they are not those that it states."""
@@ -264,7 +270,7 @@ class _Audit:
                 self.tally.leave(AGAIN, f"it cannot be drawn again: {' '.join(str(error).split())}", record["unit"])
         if smoothing:
             yield f"{len(drawn)} of {len(smoothing)} units of smoothing were drawn again, of all others the selection"
-        known = [record for record in whole if record["method"] in by_name]
+        known = [record for record in whole if record["method"] in by_name and self._is_stated(record)]
         yield from self._judge_proofs(problem, by_name, known)
         yield from self._judge_copies(problem, by_name, known)
         yield from self._run_again(problem, by_name, known, alike)

@@ -7,6 +7,8 @@ from typing import Any
 
 from certify.auditing.tally import Tally
 from certify.evaluation.left_out import is_left_out, standing
+from certify.methods import BY_NAME, QuantisedCopy
+from certify.methods.smoothed import Smoothed
 from certify.promises import refuting_subject
 from certify.report.columns import LEFT_OUT, VALUES
 
@@ -111,6 +113,15 @@ def _judge_groups(tally: Tally, manifest: Mapping[str, Any], records: Sequence[R
         tally.judge(INPUTS, found == manifest["groups_sha256"], "the groups are not those of the manifest")
 
 
+def _speaks_of(record: Record, table: Mapping[str, Any], smoothed: bool) -> bool:
+    """Whether a method may speak of a smoothed classifier, or else of another one than the model.
+
+    Nothing is known of a method of the user's own, which is written as module:class.
+    """
+    kind = BY_NAME.get(table.get("class", record["method"]))
+    return kind is None or issubclass(kind, Smoothed if smoothed else QuantisedCopy)
+
+
 def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
     kind, status, label = record["kind"], row["status"], row["label"]
     prediction, alpha = row.get("prediction"), row.get("alpha")
@@ -122,6 +133,8 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
         yield ALPHAS, alpha == table["alpha"], f"alpha is {alpha}, but the manifest asks for {table['alpha']}"
     elif kind == "certificate" and alpha is not None:
         yield ALPHAS, (alpha > 0) <= smoothed, f"alpha is {alpha} of a statement without draws"
+    if row["subject"] != "base":
+        yield STATUSES, _speaks_of(record, table, smoothed), f"its method says nothing about {row['subject']!r}"
     if kind == "unsupported":
         yield STATUSES, status == kind, f"its status {status!r} is none of a method that cannot treat the model"
         return

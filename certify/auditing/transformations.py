@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bounds import clopper_pearson_interval
 from bounds.checks import Limit
 from certify.auditing.tally import Tally
 from certify.methods import Problem
@@ -18,6 +19,7 @@ Sides = tuple[Limit, Limit]
 PARAMETERS, IMAGES = "parameters of transformations", "images of witnesses"
 TRIED, DRAWS = "images within certified ranges", "random draws"
 ABOVE = Fraction(1, 10**6)  # relative, by which a distance may be above the exact one
+NARROWER = 1e-9  # by which the ends of an interval may differ
 ROUNDED = 1e-5  # of the largest pixel, by which an image that is made again may differ
 GRID = {1: 201, 2: 15, 3: 7}  # points along each of so many parameters that vary
 RANDOM = 100  # points besides the grid
@@ -80,14 +82,15 @@ def judge_image(
     x, point = pair
     if sides is not None:
         made = _images(over, x, torch.tensor([row["parameters"]], dtype=torch.float64), *sides)[0]
-        near = bool(((made - point).abs() <= over.epsilon + ROUNDED * made.abs().max().clamp(min=1)).all())
+        rounded = max(ROUNDED, torch.finfo(point.dtype).eps) * made.abs().max().double().clamp(min=1)
+        near = bool(((made.double() - point.double()).abs() <= over.epsilon + rounded).all())
     tally.judge(IMAGES, near, "its example is not the image of its parameters", record["unit"], row["index"])
 
 
 def judge_draws(
-    tally: Tally, record: Mapping[str, Any], tensors: Mapping[str, Tensor], over: TransformationSet
+    tally: Tally, record: Mapping[str, Any], tensors: Mapping[str, Tensor], over: TransformationSet, alpha: float
 ) -> None:
-    """Judge the numbers of right draws by the stored ones."""
+    """Judge the numbers of right draws by the stored ones, and the intervals for the probability of an error."""
     right, distance = tensors.get("right"), tensors.get("distance")
     for place, row in enumerate(record["rows"]):
         if "draws" not in row:
@@ -95,6 +98,19 @@ def judge_draws(
         fine = right is not None and distance is not None and int(right[place].sum()) == row["draws_right"]
         fine = fine and distance is not None and bool((distance[place] <= over.transformation.reach).all())
         tally.judge(DRAWS, fine, "its draws are not those that are stored", record["unit"], row["index"])
+        wrong, draws = torch.tensor(row["draws"] - row["draws_right"]), row["draws"]
+        lower, upper = (float(end) for end in clopper_pearson_interval(wrong, draws, confidence=1 - alpha))
+        if row["error_lower"] > lower + NARROWER or row["error_upper"] < upper - NARROWER:
+            reason = f"its interval for errors is narrower than {lower!r} to {upper!r}"
+            tally.refute(DRAWS, reason, record["unit"], row["index"])
+
+
+def judge_verified(tally: Tally, record: Mapping[str, Any], over: TransformationSet) -> None:
+    """Refute certificates that call a range proved which is longer than their radius."""
+    for row in record["rows"]:
+        if row.get("verified") and row["certified_radius"] < over.transformation.reach:
+            reason = f"it calls its whole range proved, but certifies {row['certified_radius']!r}"
+            tally.refute(TRIED, reason, record["unit"], row["index"])
 
 
 def try_range(
@@ -128,12 +144,14 @@ def try_range(
     source = torch.Generator().manual_seed(seed + index)
     points = _within(over, min(1.0, radius / reach), source)
     if not len(points):  # of a range without the identity
-        tally.leave(TRIED, "no parameters of the range lie within the radius", unit, index)
+        tally.refute(TRIED, f"it certifies {radius!r}, but no image of the range is as near", unit, index)
         return
     made = _images(over, x, points, problem.low, problem.high)
     if over.epsilon:
         signs = torch.randint(0, 2, made.shape, generator=source).to(made) * 2 - 1
-        made = made + over.epsilon * (1 - 1e-6) * signs.to(made.device)
+        noisy = made + over.epsilon * (1 - 1e-6) * signs.to(made.device)
+        beyond = (noisy.double() - made.double()).abs() > over.epsilon  # by rounding, in half precision
+        made = torch.where(beyond, torch.nextafter(noisy, made), noisy)
         sides = [None if side is None else torch.as_tensor(side).to(made) for side in (problem.low, problem.high)]
         made = made if sides[0] is sides[1] is None else made.clamp(*sides)
     wrong = _classes(problem.model, made, problem.batch_size) != label
@@ -153,6 +171,8 @@ def _within(over: TransformationSet, share: float, source: torch.Generator) -> T
     parts = over.transformation.parameters
     ends = [
         (max(part.low, part.identity - share * part.reach), min(part.high, part.identity + share * part.reach))
+        if share < 1
+        else (part.low, part.high)  # all of the range, whatever rounding says
         for part in parts
     ]
     varying = [low < high for low, high in ends]

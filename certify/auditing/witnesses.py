@@ -135,5 +135,5 @@ def _judge_classes(
     else:
         tally.leave(CLASSES, "the class of an example turns by rounding", unit, index)
     named = row.get("adversarial_label")
-    if named is not None and min(alone.leads(point, named)) < -NEAR:
+    if named is not None and all(lead < -NEAR for lead in alone.leads(point, named)):
         tally.refute(CLASSES, f"the model does not give its example the class {named}", unit, index)

@@ -13,7 +13,8 @@ class SemanticCertificate(Certificate):
     """Ranges of transformations that are proved not to change the prediction, one row per input.
 
     ``radius`` says how far: the class is proved for all parameters of the range whose distance from the identity is at
-    most that. Distances of several parameters with different units or reach are shares of the range of each.
+    most that; it is 0 where the range has none that are as near. Distances of several parameters with different units
+    or reach are shares of the range of each.
 
     Attributes:
         verified: (N,) bool, True where the label is proved for all parameters of the range.

@@ -95,6 +95,7 @@ class Pieces:
         like = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         low, high, self.identity, self.reach = like.new_tensor(numbers).unbind(1)
         self.width = high - low
+        self.nearest = self.distance(low[None], high[None])  # (1,), of all images of the range
         varying = sum(part.low < part.high for part in transformation.parameters)
         self.tolerance = tolerance * 2 ** max(0, varying - 1)  # the surface around a break takes many pieces
         self.narrowest, self.most = narrowest, most
@@ -186,6 +187,7 @@ class Pieces:
         """Certificates of all inputs; the noise is the radius and the order of the norm of its ball."""
         # A piece that is not proved holds its nearest point: all that is nearer is proved.
         fraction = torch.where(self.limit > 1, 1.0, self.limit * (1 - 1e-9))
+        fraction = torch.where(fraction < self.nearest, 0.0, fraction)  # of no image at all
         return SemanticCertificate(
             label=label,
             radius=fraction * transformation.reach,

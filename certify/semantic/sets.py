@@ -21,6 +21,7 @@ from certify.semantic.transformations import (
 
 Table = dict[str, Any]
 COMPOSE = "compose"
+PLAIN = (str, int, float)  # fields that are no ranges
 KINDS: Mapping[str, type[Transformation]] = {
     kind.__name__.lower(): kind for kind in (Rotation, Translation, Scale, Shear, Photometric, Blur)
 }
@@ -57,6 +58,7 @@ class TransformationSet(NamedSet):
             raise InvalidInput(
                 f"transformations must be of certify.semantic, got {transformation!r}: pass Rotation((-5, 5))"
             )
+        _table(transformation)  # which refuses what no manifest holds
         radius = checks.nonnegative("epsilon", epsilon)
         words = [_words(transformation)]
         words += [f"with noise {order_key(radius)}"] * (radius > 0) + ["of channels last"] * bool(channels_last)
@@ -118,8 +120,8 @@ def _words(transformation: Transformation) -> str:
         ends = dict.fromkeys(order_key(end) for end in (part.low, part.high))
         words += [part.name] * (len(parts) > 1) + ["..".join(ends)]
     if dataclasses.is_dataclass(transformation):
-        texts = [(each, getattr(transformation, each.name)) for each in dataclasses.fields(transformation)]
-        words += [f"{each.name} {text}" for each, text in texts if isinstance(text, str) and text != each.default]
+        found = [(each, getattr(transformation, each.name)) for each in dataclasses.fields(transformation)]
+        words += [f"{each.name} {value}" for each, value in found if isinstance(value, PLAIN) and value != each.default]
     return " ".join(words)
 
 
@@ -133,13 +135,21 @@ def _table(transformation: Transformation) -> Table:
         )
     names = {kind: name for name, kind in KINDS.items()}
     fields = {field.name: getattr(transformation, field.name) for field in dataclasses.fields(transformation)}
-    plain = {
-        name: [float(end) for end in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for name, value in fields.items()
-        if value is not None
-    }
+    plain = {name: _plain(name, value) for name, value in fields.items() if value is not None}
     kind = type(transformation)
     return {"kind": names.get(kind) or reference_of(kind), **plain}
+
+
+def _plain(name: str, value: object) -> object:
+    """A field as a manifest holds it."""
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Sequence) and len(value) == 2:
+        return [float(end) for end in value]
+    raise InvalidInput(
+        f"{name} of a transformation of an evaluation must be a range (low, high), a text or a number, got {value!r}: "
+        f"its manifest holds no other fields"
+    )
 
 
 def _transformation(settings: Table, place: str) -> Transformation:
@@ -152,17 +162,17 @@ def _transformation(settings: Table, place: str) -> Transformation:
     kind: object = KINDS.get(given) if isinstance(given, str) else None
     if isinstance(given, str) and ":" in given:
         kind = imported(f"{place} kind", given)
-    if not (isinstance(kind, type) and issubclass(kind, Transformation)):
+    if not (isinstance(kind, type) and issubclass(kind, Transformation) and dataclasses.is_dataclass(kind)):
         raise InvalidConfiguration(f"{place} kind must be one of {', '.join([*KINDS, COMPOSE])}, got {given!r}")
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # all kinds are dataclasses
+    names = [field.name for field in dataclasses.fields(kind)]
     for name, value in settings.items():
         ends = isinstance(value, list | tuple) and all(type(end) in (int, float) for end in value)
-        if name not in names or not (isinstance(value, str) or (ends and len(value) == 2)):
+        if name not in names or not (isinstance(value, PLAIN) or (ends and len(value) == 2)):
             raise InvalidConfiguration(
-                f"{place} must have ranges [low, high] and texts under the keys {', '.join(names)}, got {name} = "
-                f"{value!r}"
+                f"{place} must have ranges [low, high], texts and numbers under the keys {', '.join(names)}, got "
+                f"{name} = {value!r}"
             )
     try:
-        return kind(**{name: value if isinstance(value, str) else tuple(value) for name, value in settings.items()})
+        return kind(**{name: value if isinstance(value, PLAIN) else tuple(value) for name, value in settings.items()})
     except TypeError as error:
         raise InvalidConfiguration(f"{place}: {error}") from error

@@ -88,6 +88,20 @@ MUTANTS = (
         "tests/certify/semantic/test_certify_transformation.py -k two_parameters",
     ),
     Mutant(
+        "a radius within which a range has no image counts",
+        "certify/semantic/pieces.py",
+        "fraction < self.nearest, 0.0",
+        "fraction < 0, 0.0",
+        "tests/certify/semantic/test_certify_transformation.py -k no_image",
+    ),
+    Mutant(
+        "noise of an attack leaves its radius by rounding",
+        "certify/attacks/studies/transformations.py",
+        "-converted_down(-exact, images.dtype))",
+        "exact.to(images.dtype))",
+        "tests/certify/semantic/test_attack_and_random.py -k any_precision",
+    ),
+    Mutant(
         "sums of translations are enclosed by their corners",
         "certify/semantic/transformations.py",
         "shifts=len(moving) == 1 and moving[0].shifts,",

@@ -10,7 +10,7 @@ from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.numerics import per_row
+from bounds.numerics import converted_down, per_row
 from certify.attacks.common.passes import examine
 from certify.attacks.fixed_budget.losses import margin
 from certify.models import frozen, predictions
@@ -102,6 +102,12 @@ def transformation(
         return search.witness(clean)
 
 
+def _with_noise(images: Tensor, noise: Tensor) -> Tensor:
+    """Images with noise, rounded towards those without: no pixel moves by more than its noise."""
+    exact = images.double() + noise
+    return torch.where(noise > 0, converted_down(exact, images.dtype), -converted_down(-exact, images.dtype))
+
+
 class _Search:
     """The nearest parameters of each row at which the model errs, and the worst ones of the others."""
 
@@ -135,7 +141,7 @@ class _Search:
         if self.epsilon == 0:
             return made
         sides = [None if side is None else torch.as_tensor(side).to(made) for side in self.sides]
-        made = made + noise
+        made = _with_noise(made, noise)
         return made if sides[0] is sides[1] is None else made.clamp(*sides)
 
     def take(self, rows: Tensor, values: Tensor, noise: Tensor, wrong: Tensor) -> None:
@@ -181,6 +187,7 @@ class _Search:
     def along_gradients(self, steps: int) -> None:
         """Signed steps, which grow shorter, from the worst parameters of the rows that are right so far."""
         size = (self.high - self.low) / 20
+        most = converted_down(self.low.new_tensor(self.epsilon), self.x.dtype)
         for rows in self.distance.isinf().nonzero()[:, 0].split(self.batch_size):
             values, noise = self.worst[rows].clone(), torch.zeros_like(self.x[rows])
             for step in range(steps if len(rows) else 0):
@@ -193,7 +200,7 @@ class _Search:
                 if slopes[0] is not None:
                     values = (values + size * share * slopes[0].sign()).clamp(self.low, self.high)
                 if slopes[1] is not None:
-                    noise = (noise + self.epsilon * share * slopes[1].sign()).clamp(-self.epsilon, self.epsilon)
+                    noise = (noise + most * share * slopes[1].sign()).clamp(-most, most)
                 self.take(rows, values, noise, self._leads(rows, values, noise)[1])
         self.passes += 2 * steps
 

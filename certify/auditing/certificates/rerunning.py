@@ -9,6 +9,7 @@ from bounds.errors import BoundsError
 from bounds.sets.orders import Order
 from certify.auditing.tally import Tally
 from certify.methods import CompleteSearch, Method, Problem
+from certify.promises import Promise
 from certify.report.columns import LEFT_OUT
 
 AGAIN = "methods run again"
@@ -34,6 +35,7 @@ def run_again(
     except (BoundsError, RuntimeError) as error:
         tally.leave(AGAIN, f"its method ended with an error: {' '.join(str(error).split())}", unit)
         return
+    _judge_promise(tally, record, Promise.of(found[0]))
     values = [one for part in found for one in getattr(part, value, torch.zeros(0)).tolist()]
     labels = [label for part in found for label in part.label.tolist()]
     for row, again, label in zip(rows, values, labels, strict=True):
@@ -47,3 +49,11 @@ def run_again(
             tally.leave(AGAIN, reason, unit, row["index"])
         else:
             tally.judge(AGAIN, same, f"its {what} is {stated!r}, but its method gives {again!r}", unit, row["index"])
+
+
+def _judge_promise(tally: Tally, record: Mapping[str, Any], promise: Promise) -> None:
+    """Refute a record that speaks of another classifier or arithmetic than its method."""
+    subjects = {row["subject"] for row in record["rows"] if row["status"] != LEFT_OUT}
+    if Promise(**record["promise"]) != promise or subjects - {promise.subject}:
+        reason = f"its promise is not that of its method: {promise}, of {promise.subject}"
+        tally.refute(AGAIN, reason, record["unit"])

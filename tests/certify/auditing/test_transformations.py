@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from oracles.halfspace import Halfspace
-from torch import Tensor
+from torch import Tensor, nn
 
 import certify
 from certify.auditing.audit import FILES, audit
 from certify.auditing.certificates.rerunning import AGAIN
+from certify.auditing.structure import STATUSES
 from certify.auditing.tally import AuditReport
-from certify.auditing.transformations import DRAWS, IMAGES, PARAMETERS, TRIED
+from certify.auditing.transformations import DRAWS, IMAGES, PARAMETERS, TRIED, _within
 from certify.evaluation.storage import chain
 from certify.evaluation.storage.continuing import INFORMATIVE
 from certify.methods import RandomTransformations, TransformationAttack, TransformationBounds
@@ -130,7 +131,42 @@ def narrower(_: Lines, manifest: dict[str, Any]) -> None:
     manifest["configuration"]["transformations"][0]["brightness"] = [-0.1, 0.1]
 
 
+def renamed(lines: Lines, _: object) -> None:
+    for line in lines:
+        line["norm"] = line["norm"].replace("-0.2..0.1", "-0.9..0.9")
+
+
+def surer_of_errors(lines: Lines, _: object) -> None:
+    row = rows_of(lines, "random_transformations")[0]
+    row["error_lower"] = row["error_upper"] = 1 - row["draws_right"] / row["draws"]
+
+
+def called_verified(lines: Lines, _: object) -> None:
+    certified(lines)["verified"] = True
+
+
+def of_the_float32_network(lines: Lines, _: object) -> None:
+    next(line for line in lines if line["kind"] == "certificate")["promise"]["arithmetic"] = "deployed"
+
+
+def of_another(subject: str) -> Callable[[Lines, object], None]:
+    """A record whose classifier is none that its method speaks of, lest the model refutes it."""
+
+    def edit(lines: Lines, _: object) -> None:
+        line = next(line for line in lines if line["kind"] == "certificate")
+        for part in (line["promise"], *line["rows"]):
+            part["subject"] = subject
+
+    return edit
+
+
 EDITS = {
+    of_another("quantised copy"): {STATUSES},
+    of_another("smoothed(gaussian(sigma=0.25))"): {STATUSES},
+    renamed: {FILES},
+    surer_of_errors: {DRAWS},
+    called_verified: {TRIED},
+    of_the_float32_network: {AGAIN},
     raised: {TRIED, AGAIN},
     raised_a_little: {AGAIN},
     beyond_the_range: {TRIED},
@@ -174,8 +210,39 @@ def test_parameters_are_judged_without_the_model(run: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_range_without_the_identity_is_judged_within_its_radius_alone(tmp_path: Path):
-    """All images from -0.2 to -0.19 are wrong, and each radius below that is one without images."""
+    """All images from -0.2 to -0.19 are wrong, and each radius below that is one without images: it says nothing."""
     away = Photometric(brightness=(-0.2, -0.19))
     methods = [TransformationBounds(), TransformationAttack(points=5)]
     certify.evaluate(BRIGHT, images(), Y, norms=(), transformations=away, methods=methods, output=tmp_path / "run")
     assert judged(tmp_path / "run").holds
+
+    def raised(lines: Lines, _: object) -> None:
+        row = rows_of(lines, "transformation_bounds", str(TransformationSet(away)))[0]
+        row |= {"certified_radius": 0.1, "status": "certified"}
+
+    report = judged(tampered(tmp_path / "run", tmp_path / "other", raised))
+    assert TRIED in {finding.check for finding in report.refuted}
+
+
+def test_parameters_that_are_fixed_are_tried_whatever_rounding_says():
+    """1 - abs(0.3 - 1) is above 0.3 in floating point."""
+    over = TransformationSet(Photometric(contrast=(0.3, 0.3), brightness=(-0.1, 0.1)))
+    points = _within(over, 1.0, torch.Generator().manual_seed(0))
+    assert points.unique(dim=0)[:, 0].unique().tolist() == [0.3]
+    assert (points[:, 1].min(), points[:, 1].max()) == (-0.1, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_run_in_half_precision_is_confirmed(dtype: torch.dtype, tmp_path: Path):
+    """Images and noise are rounded to it, and classes at the boundary turn in another precision."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
+    x = torch.rand(8, 1, 3, 4).to(dtype)
+    given = {"model": model, "inputs": x, "labels": model(x).argmax(1)}
+    noisy = TransformationSet(Photometric(brightness=(-0.5, 0.5)), epsilon=0.003)
+    methods = TransformationAttack(points=5, steps=5)
+    certify.evaluate(*given.values(), norms=(), transformations=noisy, methods=methods, output=tmp_path / "run")
+    report = audit(tmp_path / "run", sample=1.0, **given)
+    assert report.holds, str(report)
+    assert report.confirmed[IMAGES] > 0

@@ -112,6 +112,11 @@ def test_a_run_and_its_audit(tmp_path: Path):
     certified = (run.to_dataframe().certified_radius > 0).groupby(run.to_dataframe().method).sum()
     wanted = certified["crown"] + 2 * certified["quantised_copy"] + certified["alone"]
     assert sum(count for name, count in found.confirmed.items() if name.startswith("proofs of bounds by")) == wanted
+    lines = (tmp_path / "run" / "records.jsonl").read_text()
+    (tmp_path / "run" / "records.jsonl").write_text(lines.replace("base, quantised copy and all between", "base"))
+    others = certify.audit(tmp_path / "run", model, x, labels, sample=1.0, copies={"quantised_copy": weights})
+    assert any("promise is not that of its method" in one.reason for one in others.refuted)
+    (tmp_path / "run" / "records.jsonl").write_text(lines)
     blind = certify.audit(tmp_path / "run", model, x, labels, sample=1.0)
     assert any("copies=" in one.reason for one in blind.unjudged)
     with pytest.raises(InvalidInput, match="must be the copy of the run"):

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -225,10 +226,29 @@ def test_a_set_is_read_back_from_its_table_and_its_name_is_its_own(which: Transf
     assert str(TransformationSet(which)) not in others
 
 
+@dataclass(frozen=True)
+class Turns(Rotation):
+    """A transformation of somebody else, with a number among its fields."""
+
+    times: object = 1
+
+
+def test_fields_of_other_transformations_are_named_and_read_again():
+    many = [TransformationSet(Turns((-1, 1), times=times)) for times in (1, 2, 2.5)]
+    assert len(set(many)) == 3  # so that none takes the place of another
+    assert [set_of(json.loads(json.dumps(each.table()))).transformation for each in many] == [
+        each.transformation for each in many
+    ]
+    with pytest.raises(InvalidInput, match="times of a transformation of an evaluation"):
+        TransformationSet(Turns((-1, 1), times={}))
+
+
 WRONG = {
     "no kind": ({"degrees": [-1, 1]}, "kind must be one of rotation"),
     "unknown key": ({"kind": "rotation", "angle": [-1, 1]}, "under the keys degrees, padding"),
-    "no range": ({"kind": "rotation", "degrees": 5}, "must have ranges"),
+    "no range": ({"kind": "rotation", "degrees": 5}, "must be a range"),
+    "three ends": ({"kind": "rotation", "degrees": [1, 2, 3]}, "must have ranges"),
+    "abstract": ({"kind": "certify.semantic:Transformation"}, "kind must be one of rotation"),
     "wrong order": ({"kind": "rotation", "degrees": [5, -5]}, "must be a range"),
     "missing": ({"kind": "rotation"}, "degrees"),
     "padding": ({"kind": "rotation", "degrees": [-1, 1], "padding": "none"}, "padding"),

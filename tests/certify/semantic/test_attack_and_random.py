@@ -59,6 +59,18 @@ def test_gradients_find_what_a_grid_misses():
     assert (reach[noisy.found] <= 0.06 + 1e-12).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_noise_stays_within_its_radius_in_any_precision(dtype: torch.dtype):
+    """Exact differences, of a radius that two of the three round to more."""
+    x, y, which = images().to(dtype), torch.ones(3, dtype=torch.int64), Photometric(brightness=(-0.05, 0.05))
+    limit = x.double().flatten(1).mean(1).min().item() - 0.12
+    found = attacks.transformation(brightness(limit).to(dtype), x, y, which, points=3, epsilon=0.1)
+    assert found.found.any()
+    made = which.apply(x, found.parameters.nan_to_num(0.0))
+    moved = (found.adversarial.double() - made.double()).abs()[found.found]
+    assert 0.05 < moved.max() <= 0.1
+
+
 def test_wrong_inputs_are_at_distance_0():
     x = images()
     found = attacks.transformation(brightness(0.4), x, torch.zeros(3, dtype=torch.int64), WHICH)

@@ -236,6 +236,21 @@ def test_ranges_that_do_not_hold_the_identity_and_quarter_turns():
         assert bool(found.verified) is proved
 
 
+def test_a_radius_within_which_the_range_has_no_image_is_0():
+    """The mean is above 0.4 from an offset of 0.1 on, and always with the contrast that is fixed."""
+    x = torch.full((1, 1, 2, 3), 0.3, dtype=torch.float64)
+    model, y = Halfspace(torch.full((6,), 1 / 6, dtype=torch.float64), -0.4), torch.tensor([0])
+    cases = {
+        Photometric(brightness=(0.12, 0.2)): 0.0,  # all are wrong
+        Photometric(brightness=(0.05, 0.2)): 0.1,
+        Photometric(brightness=(-0.2, -0.1)): 0.2,  # all are right
+        Photometric(contrast=(2.0, 2.0), brightness=(-0.01, 0.01)): 0.0,
+    }
+    for which, exact in cases.items():
+        found = certify_transformation(model, x, y, which)
+        assert exact - 0.01 <= float(found.radius) <= exact
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
