@@ -160,7 +160,7 @@ class _ThroughLines(torch.autograd.Function):
         values, *lines = ctx.saved_tensors
         of_values, of_lines = [], []
         for own, of_part, of_constant, *around in _few_inputs(values, part, constant, *lines):
-            below = own.clamp(max=0)
+            below = torch.where(own > 0, 0.0, own)  # the gradient of clamp at 0 is not the same in every version
             of_lines.append(_of_lines(own, below, of_part, of_constant, ctx.needs_input_grad[1:]))
             slope, rise, lower, gap = (line.unsqueeze(1) for line in around)
             each = of_constant.reshape(*of_constant.shape, *[1] * (own.ndim - 2))

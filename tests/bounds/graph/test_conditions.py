@@ -296,7 +296,7 @@ def test_intervals_are_no_sets_and_features_have_to_fit(entry: str):
             SETS[entry](network, other)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.:DeprecationWarning", "ignore:`torch.jit.:FutureWarning")
 def test_scripted_models_are_told_the_way_out_and_compiled_ones_unwrapped():
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4)).eval()
     expected = crown(model, BALL)
