@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from certify.attacks.studies.gradient_masking import GradientMaskingReport
 
-BOUNDS = {"ibp": "interval bounds"} | dict.fromkeys(("crown_ibp", "fast_lin", "crown", "alpha_crown"), "linear bounds")
+LINEAR = ("crown_ibp", "fast_lin", "crown", "alpha_crown")
+BOUNDS = {"ibp": "interval bounds", "transformation_bounds": "bounds of transformations"} | dict.fromkeys(
+    LINEAR, "linear bounds"
+)
 TITLES: dict[Kind, str] = {
     "proof": "Proved",
     "probable": "With high probability",

@@ -16,10 +16,11 @@ def norm_name(norm: Order | str) -> str:
     """A norm as a reader writes it, or the set of perturbations in its place with the unit of its sizes.
 
     >>> norm_name(2), norm_name(math.inf), norm_name("rotation -10..10, degrees")
-    ('l2', 'l∞', 'Rotation -10..10, degrees')
+    ('l2', 'l∞', 'Rotation -10 to 10 (degrees)')
     """
     if isinstance(norm, str):
-        return norm[:1].upper() + norm[1:]
+        name, unit = _named(norm)
+        return f"{name} ({unit})"
     return "l∞" if norm == math.inf else f"l{norm:g}"
 
 
@@ -27,12 +28,18 @@ def with_unit(norm: Order | str) -> str:
     """A norm, or what stands in its place, with the unit of radii.
 
     >>> with_unit(2), with_unit("rotation -10..10, degrees")
-    ('l2, in input units', 'Rotation -10..10, in degrees')
+    ('l2, in input units', 'Rotation -10 to 10, in degrees')
     """
     if not isinstance(norm, str):
         return f"{norm_name(norm)}, in input units"
-    name, _, unit = norm_name(norm).rpartition(", ")
+    name, unit = _named(norm)
     return f"{name}, in {unit}"
+
+
+def _named(key: str) -> tuple[str, str]:
+    """What stands in the place of a norm, in words, and the unit of its sizes."""
+    name, _, unit = key.rpartition(", ")
+    return name[:1].upper() + name[1:].replace("..", " to "), unit
 
 
 def rounded_down(value: float, digits: int = DIGITS) -> str:

@@ -87,7 +87,7 @@ def test_a_run_is_made_resumed_checked_and_audited(tmp_path: Path, monkeypatch: 
     run = Evaluation.load("run")
     assert {row["norm"] for row in run.rows()} == {str(ROTATION)}
     assert config_of_manifest(run.manifest).transformations == [ROTATION]
-    assert "Rotation -3..3, degrees" in (tmp_path / "run" / "report.html").read_text()
+    assert "Rotation -3 to 3 (degrees)" in (tmp_path / "run" / "report.html").read_text()
     lines = (tmp_path / "run" / "records.jsonl").read_text()
     assert _exit_code(["resume", "run"]) == 0
     assert (tmp_path / "run" / "records.jsonl").read_text() == lines

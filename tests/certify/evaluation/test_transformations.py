@@ -169,10 +169,10 @@ def test_the_page_has_a_section_and_a_panel_for_each_transformation(tmp_path: Pa
     assert {row["method"] for row in run.rows()} > {"ibp", "transformation_bounds", "random_transformations"}
     run.to_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert ">Rotation -3..3, degrees</h" in page
+    assert ">Rotation -3 to 3 (degrees)</h" in page
     assert "Accuracy up to 3 (degrees): at least" in page
     assert "radius (degrees)" in page
-    assert "Rotation -3..3, degrees, input units" not in page
+    assert "Rotation -3 to 3 (degrees), input units" not in page
 
 
 @pytest.mark.slow
