@@ -61,7 +61,6 @@ def test_counterfactuals(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_many_large_inputs(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(EXAMPLES)
     run("many_large_inputs.py", "--images", 20, "--attacked", 2, monkeypatch=monkeypatch)
     steps = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert steps == ["20", "stopped", "continued", "attack", "page", "audit"]
