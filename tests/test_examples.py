@@ -60,6 +60,13 @@ def test_counterfactuals(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_many_large_inputs(monkeypatch, capsys):
+    run("many_large_inputs.py", "--images", 20, "--attacked", 2, monkeypatch=monkeypatch)
+    steps = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert steps == ["20", "stopped", "continued", "attack", "page", "audit"]
+
+
+@pytest.mark.slow
 def test_training_for_transformations(monkeypatch, capsys):
     arguments = ("--steps", 10, "--images", 3, "--tolerance", 0.4)
     run("train_transformations.py", *arguments, monkeypatch=monkeypatch)
