@@ -37,7 +37,7 @@ def with_unit(norm: Order | str) -> str:
 
 
 def _named(key: str) -> tuple[str, str]:
-    """What stands in the place of a norm, in words, and the unit of its sizes."""
+    """Name of a set in words, and the unit of its sizes."""
     name, _, unit = key.rpartition(", ")
     return name[:1].upper() + name[1:].replace("..", " to "), unit
 

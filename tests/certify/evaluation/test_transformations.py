@@ -18,6 +18,7 @@ from bounds.sets.orders import NamedSet, order_key, order_of
 from bounds.sets.uniform import stream_seed
 from certify.evaluation.evaluation import Evaluation
 from certify.methods import RandomTransformations, TransformationAttack, TransformationBounds
+from certify.report import norm_name
 from certify.semantic import (
     Blur,
     Compose,
@@ -110,7 +111,7 @@ def test_a_proof_beyond_a_witness_is_a_contradiction(run: Evaluation):
     place = next(i for i, row in enumerate(attack) if row["status"] == "found")
     bounds["rows"][place]["certified_radius"] = attack[place]["attack_distance"] * 1.01
     (said,) = Evaluation(run.manifest, records).check()
-    assert "Photometric brightness -0.2..0.1" in str(said)
+    assert "Photometric brightness -0.2 to 0.1 (input units)" in str(said)
 
 
 @pytest.mark.slow
@@ -148,7 +149,7 @@ def test_shards_and_parts_give_the_whole(run: Evaluation, tmp_path: Path):
 @pytest.mark.slow
 def test_curves_tables_and_words(run: Evaluation, tmp_path: Path):
     summary = run.summary()
-    assert [name for name in dict.fromkeys(summary.norm)] == sorted(name[:1].upper() + name[1:] for name in NAMES)
+    assert [name for name in dict.fromkeys(summary.norm)] == sorted(map(norm_name, NAMES))
     assert all(curve.norm in NAMES and curve.norm.unit == "input units" for curve in run.curves())
     curves = run.transformation_curves()[NamedSet(NAMES[0])]
     table = curves.to_dataframe([0.0, 0.05, 0.2])
