@@ -149,7 +149,7 @@ def test_shards_and_parts_give_the_whole(run: Evaluation, tmp_path: Path):
 @pytest.mark.slow
 def test_curves_tables_and_words(run: Evaluation, tmp_path: Path):
     summary = run.summary()
-    assert [name for name in dict.fromkeys(summary.norm)] == sorted(map(norm_name, NAMES))
+    assert [name for name in dict.fromkeys(summary.norm)] == [norm_name(name) for name in sorted(NAMES)]
     assert all(curve.norm in NAMES and curve.norm.unit == "input units" for curve in run.curves())
     curves = run.transformation_curves()[NamedSet(NAMES[0])]
     table = curves.to_dataframe([0.0, 0.05, 0.2])
