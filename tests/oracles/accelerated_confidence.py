@@ -80,7 +80,9 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
         t(network()), bounds.WeightBox.around(t(network()), 0.001), t(X), t(Y), norm=2, epsilon=0.1
     ),
     "certify.poisoning.certify_poisoning": lambda t, k: poisoning.certify_poisoning(t(torch.arange(24).view(4, 6)), 24),
-    "certify.poisoning.certify_runoff": lambda t, k: poisoning.certify_runoff(t(torch.randn(4, 6, 5).double())),
+    "certify.poisoning.certify_runoff": lambda t, k: poisoning.certify_runoff(
+        t(torch.arange(120).view(4, 6, 5).double().sin())
+    ),
     "certify.poisoning.hash_partition": lambda t, k: poisoning.hash_partition(t(X), 5),
     "certify.smoothing.SmoothedSegmentation": lambda t, k: segmentation(t).certify(
         t(X), 0.1, n=300 * k, generator=generator()
