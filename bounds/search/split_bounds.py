@@ -106,7 +106,8 @@ class SplitBounds:
         count, root = len(domains), self.root
         sound = self.problem.sound if dtype == torch.float64 else "real"
         network = Network(self.problem.graph, self._region(count, dtype), sound=sound)
-        network.intervals = {name: _expanded(found, network, name) for name, found in root.intervals.items()}
+        # Layers that are merged where rounding is left out have the name of the last one.
+        network.intervals = {name: _expanded(root.intervals[name], network, name) for name in network.nodes}
         possible = torch.ones(count, dtype=torch.bool, device=domains.case.device)
         for span in self.spans:
             (parent,) = network.nodes[span.name].parents

@@ -233,4 +233,11 @@ MUTANTS = (
         "return False",
         f"{SETS} -k late",
     ),
+    Mutant(
+        "merged layers are looked up under the names of their parts",
+        "bounds/search/split_bounds.py",
+        "for name in network.nodes}",
+        "for name in root.nodes}",
+        "tests/bounds/search/test_lower_bounds.py -k merges",
+    ),
 )

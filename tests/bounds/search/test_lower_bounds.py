@@ -55,6 +55,21 @@ def test_it_is_below_every_point_and_comes_near_the_least(norm: float):
     torch.testing.assert_close(found[2], torch.stack(values), atol=0.04, rtol=0)
 
 
+def test_layers_that_the_ascent_in_float32_merges_are_split_like_others():
+    """A factor behind a layer is part of the layer there, but has an interval of its own in float64."""
+    torch.manual_seed(0)
+    plain = network()
+    scale = nn.BatchNorm1d(8).double().eval()
+    scale.running_mean.uniform_(-1, 1)
+    scale.running_var.uniform_(0.5, 2)
+    model, x = nn.Sequential(plain[0], scale, *plain[1:]), torch.tensor([[0.4, 0.6]]).double()
+    with torch.no_grad():
+        least = (model(grid(x, 0.4)) @ ROWS.T - OFFSETS).amax(1).min()
+    graph, box = capture(model, x), Box(x - 0.4, x + 0.4)
+    found = [least_of_largest(graph, box, [(ROWS, OFFSETS)], enough=[math.inf], most_parts=most) for most in (0, 6)]
+    assert found[0] < found[1] <= least
+
+
 def test_it_ends_where_a_bound_is_enough():
     model, x = network(), torch.tensor([[0.4, 0.6]]).double()
     box = Box(x - 0.4, x + 0.4)
