@@ -113,6 +113,7 @@ def _bounds(
         parts = segments(model) if method == "product" and isinstance(model, nn.Module) else [model]
         before, value = _before(parts[:-1], example, order)
         graph = capture(parts[-1], value)
+        value = value.double()
         network = _at(graph, value)
         rows = None
         if labels is not None:
@@ -143,16 +144,16 @@ def _convex(ball: PerturbationSet) -> LpBall | Box:
 
 
 def _example(model: nn.Module | Graph, ball: PerturbationSet | None, x: Tensor | None) -> Tensor:
-    """One input in float64."""
-    if ball is not None:
-        return ball.center[:1].double()
-    if x is not None:
-        return x[:1].detach().double()
+    """One input in the dtype that the model runs in, of which parts without weights do not tell."""
+    given = x if ball is None else ball.center
+    if given is not None:
+        weight = next(model.parameters(), given) if isinstance(model, nn.Module) else given
+        return given[:1].detach().to(weight.dtype)
     parts = model.modules() if isinstance(model, nn.Module) else ()
     layer = next((part for part in parts if not list(part.children())), None)
     if not isinstance(layer, nn.Linear):
         raise InvalidInput("x must be given where the first layer is not linear: pass any input x of shape (1, *D)")
-    return layer.weight.new_zeros(1, layer.in_features, dtype=torch.float64)
+    return layer.weight.new_zeros(1, layer.in_features)
 
 
 def _at(graph: Graph, x: Tensor) -> Network:
@@ -165,9 +166,8 @@ def _before(parts: Sequence[nn.Module | Graph], example: Tensor, order: float) -
     product, value = 1.0, example
     for part in parts:
         if isinstance(part, nn.Module) and len(list(part.children())):
-            product *= float(product_bound(_at(capture(part, value), value), order)) * UP
-            weight = next(part.parameters(), value)
-            value = part(value.to(weight.dtype)).double()
+            product *= float(product_bound(_at(capture(part, value), value.double()), order)) * UP
+            value = part(value)
     return product, value
 
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from bounds import LpBall, checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.graph.captured import Captured
+from bounds.graph.capturing import capture
 from bounds.memory import MEMORY
+from bounds.models import answer
 from certify.attacks import highest_confidence
 from certify.confidence.certificates import confidence_bound
 from certify.confidence.narrowing import Narrowing
@@ -160,9 +163,10 @@ def ood_detection(
             batch_size=batch_size,
             generator=generator,
         )
+        given = _Given(model, outside)
         known, largest = (
             confidence_bound(
-                model,
+                given,
                 LpBall(x.detach().double(), radius, norm, low, high),
                 method,
                 sound=sound,
@@ -174,7 +178,7 @@ def ood_detection(
     proved = largest.largest
     if most_parts:
         narrowing = Narrowing(
-            model=model,
+            model=given,
             ball=LpBall(outside.detach().double(), epsilon, norm, low, high),
             most_parts=most_parts,
             deadline=math.inf if seconds is None else time.monotonic() + seconds,
@@ -190,3 +194,15 @@ def ood_detection(
         epsilon=float(epsilon),
         method=method,
     )
+
+
+class _Given(Captured):
+    """A model in the dtype of its inputs, captured once: sets are in float64, and a model without weights may tell."""
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.model, self.dtype, self.graph = model, x.dtype, capture(model, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The answers for inputs (N, *D) of any dtype."""
+        return answer(self.model, x.to(self.dtype))

@@ -56,13 +56,14 @@ def lipschitz_certificate(
         classes = probe(model, x) if len(x) else 2
         predicted, labels = predictions_and_labels(model, x, labels, classes, 256)
         # Of balls of radius 0: the margins, rounded down.
-        margins = margin_bounds(model, LpBall(x.double(), 0.0, order, None, None), labels, "ibp") if len(x) else x
-        if len(x) == 0:
+        graph = capture(model, x) if len(x) else None  # of the dtype that the model runs in
+        point = LpBall(x.double(), 0.0, order, None, None)
+        margins = x if graph is None else margin_bounds(graph, point, labels, "ibp")
+        if graph is None:
             radius = x.new_zeros(0, dtype=torch.float64)
         elif method in GLOBAL:
             radius = lipschitz_radius(margins, margin_lipschitz(model, order, labels, method, x=x))
         else:
-            graph = capture(model, x)
             radius = torch.zeros_like(margins[:, 0])
             for reach in _guesses(graph, x, labels, margins, order) if radii is None else radii.unbind():
                 ball = LpBall(x.double(), reach, order, low, high)

@@ -342,6 +342,13 @@ LIPSCHITZ = (
         "float(slopes.upper.max())",
         "tests/bounds/lipschitz/test_operator_norms.py -k falling",
     ),
+    Mutant(
+        "Lipschitz constants are those of float64",
+        "bounds/lipschitz/constants.py",
+        "return given[:1].detach().to(weight.dtype)",
+        "return given[:1].detach().double()",
+        "tests/certify/verification/test_radius.py -k lipschitz_constants",
+    ),
 )
 
 MUTANTS = (*SETS, *RELAXATIONS, *OPERATIONS, *ONNX, *GRAPH, *LIPSCHITZ)

@@ -129,4 +129,11 @@ MUTANTS = (
         "self.accuracy",
         "tests/certify/verification/test_universal.py",
     ),
+    Mutant(
+        "a detector without weights is that of float64",
+        "certify/confidence/detection.py",
+        "self.model, self.dtype, self.graph = model, x.dtype, capture(model, x)",
+        "self.model, self.dtype, self.graph = model, torch.float64, capture(model, x.double())",
+        "tests/certify/confidence/test_detection.py -k without_weights",
+    ),
 )

@@ -41,6 +41,24 @@ def test_known_inputs_count_with_no_more_than_they_have():
     torch.testing.assert_close(found.clean.inside, exact, atol=1e-9, rtol=0)
 
 
+class Steeper(torch.nn.Module):
+    """Logits without weights, three times as large in float64, in which sets of inputs are bounded."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x.sum(1), 1 - x.sum(1)], 1) * (3.0 if x.dtype == torch.float64 else 1.0)
+
+
+@pytest.mark.parametrize("most_parts", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_network_without_weights_is_that_of_the_dtype_of_its_inputs(most_parts: int):
+    x = torch.tensor([[0.6, 0.3], [0.5, 0.2]])
+    settings = {"method": "ibp", "most_parts": most_parts, "steps": 1, "restarts": 1}
+    found = certify.ood_detection(Steeper(), x, x, 0.01, **settings)
+    exact = torch.sigmoid(2 * x.double().sum(1) - 1)
+    torch.testing.assert_close(found.clean.inside, exact, atol=1e-9, rtol=0)
+    assert (found.proved.outside >= exact).all()
+    torch.testing.assert_close(found.proved.outside, torch.sigmoid(2 * x.double().sum(1) - 0.96), atol=1e-6, rtol=0)
+
+
 def test_inputs_of_another_kind_are_refused():
     model, x, _ = certify.reference.load("plain", 2)
     with pytest.raises(InvalidInput, match="outside must be like inside"):

@@ -14,7 +14,7 @@ from oracles.selection import crossed, some
 from torch import Tensor, nn
 
 from bounds import Normalize
-from certify import certified_radius, verify
+from certify import certified_radius, lipschitz_certificate, verify
 
 NORMS = (1.0, 2.0, math.inf)
 CLASSES = (2, 3, 10)
@@ -304,3 +304,20 @@ def test_a_network_without_weights_is_that_of_the_dtype_of_its_inputs(method: st
     assert radius > 5e-5
     assert int(model(corner).argmax(1)) == 0
     assert not bool(verify(model, x, epsilon=1.6e-4, method="crown", attack=False, **options).verified)
+
+
+class Steeper(nn.Module):
+    """A network of ReLUs, three times as steep in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.relu(3.0 * x if x.dtype == torch.float64 else x).sum(1)
+        return torch.stack([total, 1 - total], 1)
+
+
+@pytest.mark.parametrize("method", ["product", "eclipse", "fast_lip", "recurjac"])
+def test_lipschitz_constants_without_weights_are_those_of_the_dtype_of_the_inputs(method: str):
+    """The boundary is where the sum of both entries is 1/2."""
+    x = torch.tensor([[0.6, 0.3]])
+    radius = float(lipschitz_certificate(Steeper(), x, norm=2, method=method).radius)
+    exact = (float(x.double().sum()) - 0.5) / math.sqrt(2)
+    assert 0.5 * exact < radius <= exact * (1 + 1e-6)
