@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-current = checks.axes  # of all records that draw
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AccuracyCurve:
@@ -94,7 +92,7 @@ class AccuracyCurve:
         drawn as the lower of the two, an upper bound as the higher. ``style`` holds more properties of the line, as
         matplotlib names them, such as its marker. Without ``band``, the curve stands alone, for panels of many.
         """
-        ax = current(ax)
+        ax = checks.axes(ax)
         table = self.to_dataframe(radii, confidence)
         name = label or f"{self.word} ({self.method}, {self.subject})"
         x, step = table.radius, self._step

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval
 from bounds.errors import InvalidInput
-from certify.curves import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +67,7 @@ class CalibrationError:
 
     def plot(self, ax: "Axes | None" = None, *, confidence: float = 0.95) -> "Axes":
         """Draw accuracy against confidence on ``ax`` (the current axes if None) and return the axes."""
-        ax, table = current(ax), self.to_dataframe(confidence)
+        ax, table = checks.axes(ax), self.to_dataframe(confidence)
         ax.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as sure as right")
         gaps = (table.accuracy - table.lower).to_numpy(), (table.upper - table.accuracy).to_numpy()
         ax.errorbar(table.confidence, table.accuracy, yerr=gaps, marker="o", linestyle="", label="bins of inputs")

@@ -21,7 +21,6 @@ from bounds.models import answer
 from bounds.numerics import round_down, round_up
 from bounds.sets.balls import Interval
 from certify.confidence.narrowing import Narrowing
-from certify.curves import current
 from certify.models import frozen, predictions, probe
 from certify.results import Record
 
@@ -74,7 +73,7 @@ class ConfidenceCertificate(Record):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the shares of inputs that are proved to lie below and above each confidence, and return the axes."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         counts = torch.arange(len(self) + 1).double() / len(self)
         for name, ends in (("at most, proved", self.largest), ("at least, proved", self.least)):
             steps = torch.cat([ends.sort().values.cpu(), torch.ones(1).double()])

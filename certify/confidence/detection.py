@@ -19,7 +19,6 @@ from certify.attacks import highest_confidence
 from certify.confidence.certificates import confidence_bound
 from certify.confidence.narrowing import Narrowing
 from certify.confidence.roc import RocCurve
-from certify.curves import current
 from certify.models import probed_once
 from certify.report.words import norm_name, rounded_down, rounded_up
 
@@ -79,7 +78,7 @@ class DetectionCurve:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the three curves on ``ax`` (the current axes if None) and return the axes."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         for curve in self.curves:
             curve.plot(ax)
         ax.legend(loc="lower right")

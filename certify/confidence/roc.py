@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval
 from bounds.errors import InvalidInput
-from certify.curves import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +94,7 @@ class RocCurve:
 
     def plot(self, ax: "Axes | None" = None, *, label: str | None = None, color: str | None = None) -> "Axes":
         """Draw the curve on ``ax`` (the current axes if None) and return the axes."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         false, true = (rate.cpu().numpy() for rate in self.points())
         ax.plot(false, true, label=label or f"{self.name}: area {self.auc:.3f}", color=color)
         ax.set_xlabel("Share of other inputs that pass as known")

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from bounds import InvalidInput, checks
 from bounds.circumstances import isolated
 from certify.corruptions.benchmark import CORRUPTIONS, Corruption
-from certify.curves import current
 from certify.models import frozen, predictions, probe
 from certify.results import share_interval
 
@@ -74,7 +73,7 @@ class CorruptionAccuracy:
             ax: axes to draw on; the current ones if None.
             others: further outcomes of the same inputs, (N,) bool by name, such as what is certified.
         """
-        ax = current(ax)
+        ax = checks.axes(ax)
         means = [float(rows.double().mean()) for rows in self.correct.values()]
         ax.barh(list(self.correct), means, color="0.7")
         for name, right in {"clean": self.clean, **(others or {})}.items():

@@ -13,7 +13,6 @@ from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.statistics.proportions import FloatArray
 from certify.corruptions.accuracy import CorruptionAccuracy
-from certify.curves import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +74,7 @@ class CorruptionError:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the error of each corruption over that of the baseline, with its interval."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         ends = [self.error - self.intervals[:, 0], self.intervals[:, 1] - self.error]
         ax.barh(self.names, self.error, xerr=ends, color="#8b949e", ecolor="#d55e00")
         ax.axvline(1, color="#0072b2", linestyle="--", label="baseline")

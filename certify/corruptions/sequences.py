@@ -22,7 +22,6 @@ from bounds.noise.directions import student_interval
 from certify.corruptions.digital import with_value
 from certify.corruptions.filters import drawn_like, projected, smeared, working, zoomed
 from certify.corruptions.weather import covered_by_snow, flakes
-from certify.curves import current
 from certify.models import frozen, predictions, probe
 
 if TYPE_CHECKING:
@@ -278,7 +277,7 @@ class FlipRates:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the flip probability of each sequence with its interval."""
-        ax, table = current(ax), self.to_dataframe()
+        ax, table = checks.axes(ax), self.to_dataframe()
         ends = [table.flips - table.lower, table.upper - table.flips]
         ax.barh(table.name, table.flips, xerr=ends, color="#8b949e", ecolor="#d55e00")
         ax.set(xlabel="share of frames at which the prediction changes", xlim=(0, None))

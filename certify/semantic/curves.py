@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
-from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve, current, labelled
+from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve, labelled
 from certify.results import Witness
 from certify.semantic.certificate import SemanticCertificate
 from certify.semantic.random_draws import TransformationAccuracy
@@ -107,7 +107,7 @@ class TransformationCurves:
 
     def plot(self, ax: "Axes | None" = None, *, radii: Sequence[float] | Tensor | None = None) -> "Axes":
         """Draw the curves on ``ax`` (the current axes if None) and return the axes."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         table = self.to_dataframe(torch.linspace(0, self.reach, 10 * SIZES) if radii is None else radii)
         ax.step(table.radius, table.certified, where="pre", label="certified")
         if "attacked" in table:

@@ -14,7 +14,6 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.statistics.proportions import FloatArray
-from certify.curves import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +68,7 @@ class ErrorDistortionLaw:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the models with their names, and the line."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         ax.plot(self.error, self.distortion, "o")
         for name, error, distortion in zip(self.names, self.error, self.distortion, strict=True):
             ax.annotate(name, (error, distortion), xytext=(4, 4), textcoords="offset points", fontsize=8)

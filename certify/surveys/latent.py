@@ -15,7 +15,7 @@ from bounds.models import require_module
 from bounds.noise.directions import student_interval
 from certify.attacks import NoiseAccuracy, minimal_perturbation, noise_accuracy
 from certify.corruptions.filters import drawn_like
-from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve, current, round_radii
+from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve, round_radii
 from certify.models import frozen, predictions
 from certify.results import Certificate, Witness, share_interval
 from certify.verification.radius import certified_radius
@@ -145,7 +145,7 @@ class LatentRobustness:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw certified and attacked accuracy against the radius in the latent space."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         for curve, name in zip(self._curves(), ("certified", "attacked"), strict=True):
             curve.plot(ax, label=name)
         ax.set_xlabel(f"radius in the latent space (l{self.certificate.norm:g})")

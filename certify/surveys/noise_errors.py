@@ -17,7 +17,6 @@ from bounds.noise.directions import fisher_p_value
 from bounds.statistics.proportions import FloatArray
 from certify.attacks.minimum_norm.minimal_perturbation import minimal_perturbation
 from certify.attacks.studies.noise_accuracy import noise_accuracy
-from certify.curves import current
 from certify.results import Record
 from certify.surveys.claims import verdict_of
 
@@ -83,7 +82,7 @@ class NoiseErrorRelation(Record):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the share of errors of each input against its distance, with the law of flat boundaries."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         distance = self.distance.cpu().numpy()
         ax.plot(distance, self.errors.cpu().numpy() / self.draws, "o", markersize=3, label="inputs")
         places = np.linspace(0, float(distance.max()), 100)

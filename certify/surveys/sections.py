@@ -10,7 +10,6 @@ from bounds import Box, capture, checks, margin_bounds
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.linear.methods import METHODS
-from certify.curves import current
 from certify.models import frozen, predictions, probe
 from certify.surveys.subspaces import SOUND
 from certify.verification.radius import least_margin
@@ -81,7 +80,7 @@ class CertifiedSection:
         """Draw robust cells blue, broken ones red and open ones grey, the first coordinate across."""
         from matplotlib.colors import ListedColormap
 
-        ax = current(ax)
+        ax = checks.axes(ax)
         state = 1 + self.robust.long() - (self.broken & ~self.robust).long()
         edges = self.edges.cpu().numpy()
         ax.pcolormesh(edges, edges, state.T.cpu().numpy(), cmap=ListedColormap(COLORS), vmin=0, vmax=2)

@@ -11,7 +11,6 @@ from bounds.circumstances import isolated
 from bounds.geometry import leading_directions
 from bounds.noise.boundary import random_basis
 from bounds.statistics.paired import discordant, paired_interval
-from certify.curves import current
 from certify.models import frozen, predictions, probe
 from certify.results import Record, share_interval
 
@@ -84,7 +83,7 @@ class SpanAccuracy(Record):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the accuracies on random subspaces as a histogram, with the two others as lines."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         ax.hist(self.by_chance.cpu().numpy(), bins=20, color="#8b949e", label="random subspaces")
         ax.axvline(self.accuracy, color="#0072b2", label="span of normals")
         ax.axvline(float(self.clean.double().mean()), color="#d55e00", linestyle="--", label="all directions")

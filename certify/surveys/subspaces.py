@@ -16,7 +16,6 @@ from bounds.errors import InvalidInput
 from bounds.geometry import frequency_basis, margin_quantiles
 from bounds.numerics import round_down
 from bounds.statistics.paired import mcnemar_p_value
-from certify.curves import current
 from certify.results import Certificate
 from certify.verification.radius import certified_radius
 
@@ -220,7 +219,7 @@ class FrequencyMargins:
 
     def plot(self, ax: "Axes | None" = None, *, label: str = "found") -> "Axes":
         """Draw medians over inputs: found, proved, and expected by chance."""
-        ax, table = current(ax), self.to_dataframe()
+        ax, table = checks.axes(ax), self.to_dataframe()
         (line,) = ax.plot(table.offset, table.found, "o-", markersize=3, label=label)
         if self.certified is not None:
             ax.plot(table.offset, table.certified, "v--", markersize=3, color=line.get_color(), label="proved")

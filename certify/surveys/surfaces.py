@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from bounds import checks
 from bounds.circumstances import isolated
-from certify.curves import current
 from certify.models import frozen, probe
 from certify.results import Record
 from certify.surveys.sections import plane_directions
@@ -56,7 +55,7 @@ class LossSurface(Record):
 
     def plot(self, row: int = 0, ax: "Axes | None" = None) -> "Axes":
         """Draw the surface of one input as contours, the first coordinate across."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         places = self.coordinates.cpu().numpy()
         drawn = ax.contourf(places, places, self.loss[row].T.cpu().numpy(), levels=20)
         ax.figure.colorbar(drawn, ax=ax, label="loss")

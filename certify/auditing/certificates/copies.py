@@ -68,12 +68,12 @@ class CopyReprover:
     ) -> None:
         """Judge the radius of one row for both networks."""
         try:
-            reprovers = self._known.setdefault(method.name, {}) or self._networks(method)
+            if method.name not in self._known:
+                self._known[method.name] = self._networks(method)
         except (BoundsError, RuntimeError) as error:
             tally.leave(PROOFS, " ".join(str(error).split()), record["unit"], row["index"])
             return
-        self._known[method.name] = reprovers
-        for reprover in reprovers.values():
+        for reprover in self._known[method.name].values():
             reprover.judge(tally, record, {**table, "class": "crown"}, row, frozen)
 
     def _networks(self, method: QuantisedCopy) -> dict[str, Reprover]:

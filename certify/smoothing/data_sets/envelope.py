@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bounds import checks
 from bounds.errors import InvalidInput
-from certify.curves import CertifiedAccuracyCurve, current, labelled
+from certify.curves import CertifiedAccuracyCurve, labelled
 from certify.results import Certificate
 from certify.smoothing.data_sets.accuracy import Radii, checked, wrong_with_risk
 
@@ -92,7 +92,7 @@ class CertifiedAccuracyEnvelope:
 
         Between two radii it takes the lower value, like a certified curve.
         """
-        ax = current(ax)
+        ax = checks.axes(ax)
         table = self.to_dataframe(radii)
         name = label or f"best of {len(self.curves)} classifiers at each radius"
         ax.step(table.radius, table.accuracy, where="pre", label=name, color=color, linestyle=":")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from certify.curves import current
+from bounds import checks
 from certify.results import Certificate
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class CounterfactualCertificate(Certificate):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the shares of decisions that are proved to stand, and not found to fall, at each number of changes."""
-        ax = current(ax)
+        ax = checks.axes(ax)
         changes = torch.arange(int(self.changes.amax()) + 1 if len(self) else 1)
         right = (self.distance > 0).cpu()
         proved = ((self.radius.cpu() >= changes[:, None]) & right).double().mean(1)

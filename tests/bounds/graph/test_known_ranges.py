@@ -63,7 +63,7 @@ def test_softmax_reaches_0_and_1(count: int):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_unit_that_is_added_to_a_mean_square_is_that_of_torch(dtype: torch.dtype):
-    """Where no epsilon is given, half precision may take that of the wider dtype which it computes in."""
+    """Half precision may take the epsilon of the wider dtype which it computes in, where none is given."""
     model = nn.RMSNorm(4).to(dtype)
     x = torch.tensor([[1e-4, 2e-4, -1e-4, 3e-4]], dtype=dtype)
     with torch.no_grad():

@@ -40,7 +40,7 @@ def most_confident(model: nn.Module, x: Tensor, epsilon: float, norm: float) -> 
 
 
 def confidences(model: nn.Module, x: Tensor, moves: Tensor) -> Tensor:
-    """Of all classes (S, N, K) after all moves (S, D)."""
+    """Confidences in all classes (S, N, K) after all moves (S, D)."""
     with torch.no_grad():
         return model.double()((x + moves[:, None]).flatten(0, 1).double()).softmax(1).unflatten(0, (-1, len(x)))
 
