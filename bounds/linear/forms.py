@@ -68,7 +68,7 @@ def linear_forms(
     """
     checks.one_of("method", method, FORMS)
     checks.at_least("memory", memory, 1)
-    network = Network(model, ball.double(), sound=sound)
+    network = Network(capture(model, ball.center), ball.double(), sound=sound)
     outputs = entries(network.nodes["output"].value)
     if rows.ndim != 3 or rows.shape[0] != len(ball.center) or rows.shape[2] != outputs:
         raise InvalidInput(

@@ -79,6 +79,20 @@ def test_forms_of_a_linear_network_are_itself():
     assert (form.constant <= layer.bias.detach().double()).all()
 
 
+class Steeper(nn.Module):
+    """A network without weights, three times as steep in float64."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 3.0 * x if x.dtype == torch.float64 else x
+
+
+def test_a_network_without_weights_is_that_of_the_dtype_of_its_set():
+    rows = torch.eye(2)[None]
+    slope, constant = bounds.linear_forms(Steeper(), bounds.LpBall(torch.tensor([[0.5, 0.25]]), 0.1), rows)
+    torch.testing.assert_close(slope, rows.double())
+    torch.testing.assert_close(constant, torch.zeros(1, 2, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
 def test_bad_arguments_are_refused():
     ball = bounds.LpBall(torch.rand(2, 6), 0.1)
     with pytest.raises(bounds.InvalidInput, match="method must be"):
