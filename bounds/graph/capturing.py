@@ -92,15 +92,15 @@ def _refuse_other_functions(module: nn.Module, rows: Tensor, together: Tensor) -
     with torch.no_grad():
         allowed = tolerance(module, together)
         again = answer(module, rows.clone())
-        if not agree(again, together, allowed):
+        repeats = agree(again, together)  # bit by bit
+        if not repeats and not agree(again, together, allowed):
             raise UnsupportedLayer(
                 "two forward passes of the model over the same inputs differ, and a bound speaks of a deterministic "
                 "function: remove the random numbers of Python or NumPy, and what changes with every call"
             )
-        repeats = agree(again, together)  # bit by bit
         mixed = mixes_rows(module, rows, together, 0.0 if repeats else allowed)
-        ends = ((rows[place:][:1], together[place:][:1]) for place in (0, len(rows) - 1))
-    if mixed or not all(agree(answer(module, row.clone()), found, allowed) for row, found in ends):
+        alone = torch.stack([answer(module, row.clone()) for row in (rows[:1], rows[-1:])])
+    if mixed or not agree(alone, torch.stack([together[:1], together[-1:]]), allowed):
         raise UnsupportedLayer(
             "the model mixes the dimension of inputs with others, so that its answer for an input depends on the rest "
             "of the batch: remove batch statistics, and what moves or counts inputs"

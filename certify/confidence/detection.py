@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bounds import LpBall, checks
 from bounds.checks import Limit
+from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.captured import Captured
 from bounds.graph.capturing import capture
@@ -85,6 +86,7 @@ class DetectionCurve:
         return ax
 
 
+@isolated
 def ood_detection(
     model: nn.Module,
     inside: Tensor,

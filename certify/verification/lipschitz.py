@@ -62,7 +62,8 @@ def lipschitz_certificate(
         if graph is None:
             radius = x.new_zeros(0, dtype=torch.float64)
         elif method in GLOBAL:
-            radius = lipschitz_radius(margins, margin_lipschitz(model, order, labels, method, x=x))
+            network = model if method == "product" else graph  # products are taken between layers of the module
+            radius = lipschitz_radius(margins, margin_lipschitz(network, order, labels, method, x=x))
         else:
             radius = torch.zeros_like(margins[:, 0])
             for reach in _guesses(graph, x, labels, margins, order) if radii is None else radii.unbind():
