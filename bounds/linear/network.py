@@ -3,19 +3,18 @@
 import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from bounds import checks
-from bounds.errors import InvalidInput, UnsupportedLayer
+from bounds.errors import UnsupportedLayer
 from bounds.graph.captured import Graph, Source
 from bounds.graph.capturing import capture
 from bounds.graph.uncertain import UncertainGraph, WeightError
-from bounds.linear.precision import in_double
-from bounds.numerics import accumulated_error, per_row, reduced_precision, underflow, unit_roundoff
-from bounds.operations.affine import RESHAPE, Affine, affine
+from bounds.linear.precision import in_double, require_float32, require_rounding
+from bounds.numerics import accumulated_error, per_row, underflow, unit_roundoff
+from bounds.operations.affine import RESHAPE, Affine, affine, with_more_terms
 from bounds.operations.functions import Tables, function_of
 from bounds.operations.layer_intervals import behind_layer
 from bounds.operations.merging import with_merged_layers
@@ -72,7 +71,7 @@ class Network:
         ball = in_double(ball, sound)
         self._weights: dict[str, WeightError] = {}
         if isinstance(graph, UncertainGraph):
-            _require_rounding(sound, pooled=pooled)
+            require_rounding(sound, pooled=pooled)
             nodes, self._weights = graph.bind_middle(ball.center)
         else:
             nodes = graph.bind(ball.center)
@@ -81,7 +80,7 @@ class Network:
         pooled = pooled and tables.pools() and not torch.is_grad_enabled()
         self.nodes = with_pooling(nodes) if pooled else nodes
         if sound == "deployed":
-            _require_float32(graph, ball.center.device)
+            require_float32(graph, ball.center.device)
         self.ball = ball
         self.order = list(self.nodes)
         self.rules: dict[str, Affine] = {}
@@ -98,7 +97,7 @@ class Network:
                 rule = affine(node, tables.affine)
                 units = self.constant_units(name) if sound != "real" else 0
                 if rule is not None:
-                    self.rules[name] = _with_more_terms(rule, units) if units else rule
+                    self.rules[name] = with_more_terms(rule, units) if units else rule
                 elif units:
                     raise UnsupportedLayer(
                         f"{node.operation} takes a constant computed from weights, whose rounding its bound does not "
@@ -374,45 +373,6 @@ class Network:
             return torch.zeros_like(size)
         units = int(function.relative_error + 0.5), int(function.absolute_error + 0.5)
         return accumulated_error(max(units[0], 2), unit) * size + units[1] * torch.finfo(unit).eps + lost
-
-
-def _require_rounding(sound: str, *, pooled: bool) -> None:
-    """Refuse what would leave out the errors of weights."""
-    if sound != "rounding":
-        raise InvalidInput(f"sound must be 'rounding' for a network whose weights lie in a box, got {sound!r}")
-    if not pooled:
-        raise InvalidInput("a network whose weights lie in a box has no encoding and no Lipschitz constant: bound it")
-
-
-def _require_float32(graph: Graph, device: torch.device) -> None:
-    """Refuse networks whose float32 execution is not what their graph says."""
-    if settings := reduced_precision(device):
-        raise InvalidInput(
-            f"sound='deployed' speaks of IEEE float32, but the network runs with {', '.join(settings)}: switch that "
-            f"off here and where it is deployed, or use sound='rounding', which speaks of real arithmetic"
-        )
-    for name, weight in graph.program.state_dict.items():
-        if weight.is_floating_point() and weight.dtype != torch.float32:
-            raise InvalidInput(
-                f"sound='deployed' speaks of a float32 network, but {name} is {weight.dtype}: convert the model with "
-                f"model.float(), or use sound='rounding'"
-            )
-    if inexact := graph.inexact:
-        raise UnsupportedLayer(
-            f"how {', '.join(sorted(inexact))} rounds in float32 is not known, so sound='deployed' has no bound: "
-            f"use sound='rounding', which speaks of the network in real arithmetic"
-        )
-
-
-def _with_more_terms(rule: Affine, units: int) -> Affine:
-    """A rule whose constants have a relative error: as if each were the result of so many more operations."""
-    behind = rule.transposed_terms or rule.terms
-    return replace(
-        rule,
-        terms=lambda node, parents: rule.terms(node, parents) + units,
-        transposed_terms=lambda node, parents: behind(node, parents) + units,
-        exact=False,
-    )
 
 
 def _of_one(rule: Affine | None) -> bool:

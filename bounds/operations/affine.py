@@ -345,3 +345,14 @@ def affine(node: Node, table: Mapping[str, Affine] = AFFINE) -> Affine | None:
     """The entry of a node, or None if it is not affine in its data."""
     entry = table.get(node.operation)
     return entry if entry is not None and entry.applies(node) else None
+
+
+def with_more_terms(rule: Affine, units: int) -> Affine:
+    """A rule whose constants have a relative error: as if each were the result of so many more operations."""
+    behind = rule.transposed_terms or rule.terms
+    return replace(
+        rule,
+        terms=lambda node, parents: rule.terms(node, parents) + units,
+        transposed_terms=lambda node, parents: behind(node, parents) + units,
+        exact=False,
+    )
