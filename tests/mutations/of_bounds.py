@@ -5,7 +5,7 @@ from mutations.mutant import Mutant
 SETS = (
     Mutant(
         "a sparse ball allows one change less",
-        "bounds/sets/balls.py",
+        "bounds/sets/balls/kinds.py",
         "topk(min(self.changes, slopes.shape[2]), dim=2)",
         "topk(min(max(self.changes - 1, 0), slopes.shape[2]), dim=2)",
         "tests/bounds/sets/test_linear_minimum.py -k subsets",
@@ -26,7 +26,7 @@ SETS = (
     ),
     Mutant(
         "the norm stands for its dual",
-        "bounds/sets/balls.py",
+        "bounds/sets/balls/kinds.py",
         "return 1.0 if self.norm == math.inf else self.norm / (self.norm - 1)",
         "return 1.0 if self.norm == math.inf else self.norm",
         "tests/bounds/sets/test_linear_minimum.py -k dual_norm_gives",
@@ -40,14 +40,14 @@ SETS = (
     ),
     Mutant(
         "the hull of a ball is not rounded outward",
-        "bounds/sets/balls.py",
+        "bounds/sets/balls/kinds.py",
         "slack = 4 * unit_roundoff(self.center.dtype) * (self.center.abs() + radius) + underflow(self.center.dtype)",
         "slack = 0 * self.center.abs()",
         "tests/bounds/sets/test_balls.py",
     ),
     Mutant(
         "frozen features move",
-        "bounds/sets/balls.py",
+        "bounds/sets/balls/kinds.py",
         "if self.frozen_features is not None:",
         "if self.frozen_features is None and False:",
         "tests/bounds/sets/test_frozen_features.py",

@@ -135,7 +135,7 @@ ATTACKS = (
     ),
     Mutant(
         "points a hair beyond a ball lie in it",
-        "bounds/sets/balls.py",
+        "bounds/sets/balls/kinds.py",
         "near = distance(points, self.center, self.norm) <= _exact(self.radius, points)",
         "near = distance(points, self.center, self.norm) <= _exact(self.radius, points) * (1 + 1e-14)",
         "tests/certify/attacks/test_in_sets.py",

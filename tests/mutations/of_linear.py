@@ -33,7 +33,7 @@ MUTANTS = (
     ),
     Mutant(
         "a set of few changes gains by all entries but one",
-        "bounds/sets/balls.py",
+        "bounds/sets/balls/kinds.py",
         "gains.topk(min(self.changes, gains.shape[2]), dim=2, sorted=False)",
         "gains.topk(max(min(self.changes - 1, gains.shape[2]), 0), dim=2, sorted=False)",
         "tests/bounds/linear/test_minima.py -k few_changes",
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         "the box shrinks on its way to float64",
-        "bounds/sets/balls.py",
+        "bounds/sets/balls/kinds.py",
         "return None if side is None else outer(_exact(side, x), _exact(side, x).to(x.dtype).double())",
         "return None if side is None else _exact(side, x)",
         "tests/bounds/sets/test_balls.py -k double",
