@@ -1,4 +1,4 @@
-"""Which precision bounds compute in, and which networks they refuse for theirs.
+"""Precision that bounds compute in, and networks that they refuse for theirs.
 
 Float32 sets are bounded in float64: in float32, rounding errors cost deep networks their certificates. A layer of n
 terms loses about ``n 2**-24`` of the sum of their absolute values. Over the width of the intervals that is little, over

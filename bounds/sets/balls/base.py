@@ -1,4 +1,4 @@
-"""What every perturbation set tells the bounding methods, and intervals."""
+"""Intervals, and the base of all perturbation sets: what it tells the bounding methods."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
