@@ -5,6 +5,7 @@ To add a method, write a class like these, give it a name and the norms it serve
 """
 
 from certify.methods.base import Method, Problem
+from certify.methods.changes import ChangeBounds, CounterfactualAttack, RandomChanges
 from certify.methods.checked import Checked, Count, Positive, Probability
 from certify.methods.choice import BY_NAME, METHODS, STANDARD, Choice, chosen_methods, methods_of
 from certify.methods.copies import QuantisedCopy
@@ -29,11 +30,13 @@ __all__ = [
     "METHODS",
     "PRESETS",
     "STANDARD",
+    "ChangeBounds",
     "Checked",
     "Choice",
     "Clever",
     "CompleteSearch",
     "Count",
+    "CounterfactualAttack",
     "IntervalBounds",
     "LinearBounds",
     "LinearBoundsBehindIntervals",
@@ -46,6 +49,7 @@ __all__ = [
     "Problem",
     "ProvedRadius",
     "QuantisedCopy",
+    "RandomChanges",
     "RandomNoise",
     "RandomTransformations",
     "SmoothedAttack",
