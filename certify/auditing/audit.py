@@ -21,7 +21,7 @@ from certify.auditing.certificates.proofs import PROOFS, Reprover, provable
 from certify.auditing.certificates.rerunning import can_run_again, run_again
 from certify.auditing.changes.judge import ChangeJudge
 from certify.auditing.material import IDENTITY, find_material, identified, judge_answers
-from certify.auditing.sets import Asked, SetJudge
+from certify.auditing.sets import Evidence, SetJudge
 from certify.auditing.smoothed.noises import noise_of_table
 from certify.auditing.smoothed.redrawing import AGAIN, computes_alike, redraw
 from certify.auditing.smoothed.votes import audit_votes
@@ -35,7 +35,7 @@ from certify.evaluation.storage.run_directory import RunDirectory
 from certify.methods import Method, Problem, QuantisedCopy, Smoothing
 from certify.methods.copies import Copy
 from certify.methods.frozen import WithFrozenFeatures
-from certify.methods.sets import all_sets
+from certify.methods.sets.kinds import all_sets
 from certify.semantic.sets import TransformationSet
 from certify.sets.stated import StatedSet
 from certify.smoothing.drawing.bits import DRAWS_VERSION
@@ -316,7 +316,7 @@ class _Audit:
         rows = [(record, row) for record in records for row in provable(record) if record["norm"] in self.sets]
         if not rows:
             return
-        asked = Asked(problem, Alone(problem.model).leads, reprover, self.lot.getrandbits(31))
+        asked = Evidence(problem, Alone(problem.model).leads, reprover, self.lot.getrandbits(31))
         chosen = set(range(len(rows))) if reprover.small and self.sample > 0 else self._some(rows)
         for place, (record, row) in enumerate(rows):
             judge = self.judges[record["norm"]]

@@ -23,8 +23,8 @@ NARROWER = 1e-9  # by which the ends of an interval may differ
 Set = TypeVar("Set", bound=StatedSet)
 
 
-class Asked(NamedTuple):
-    """What the model can be asked about certificates.
+class Evidence(NamedTuple):
+    """Model, data and means by which certificates are judged.
 
     Attributes:
         problem: the model and all inputs.
@@ -96,5 +96,5 @@ class SetJudge(ABC, Generic[Set]):
         """
 
     @abstractmethod
-    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Asked) -> None:
+    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence) -> None:
         """Prove or refute a radius above 0 once more, or look for what refutes it."""

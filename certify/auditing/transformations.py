@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bounds.checks import Limit
 from certify.auditing.certificates.proofs import PROOFS
-from certify.auditing.sets import Asked, Record, Row, SetJudge, Sides
+from certify.auditing.sets import Evidence, Record, Row, SetJudge, Sides
 from certify.auditing.tally import Tally
 from certify.methods import Problem
 from certify.semantic.sets import TransformationSet
@@ -34,7 +34,7 @@ class TransformationJudge(SetJudge[TransformationSet]):
         """Judge parameters, and make the image of them again."""
         judge_image(tally, record, row, self.over, pair, sides)
 
-    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Asked) -> None:
+    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence) -> None:
         """Try images within the certified range."""
         try_range(tally, record, row, self.over, asked.problem, asked.leads, asked.seed)
         tally.leave(

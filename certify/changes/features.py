@@ -15,10 +15,10 @@ KINDS: Mapping[str, type[Category] | type[Levels] | type[Numeric]] = {
 LISTS = ("columns", "values")
 
 
-def feature_table(feature: Feature) -> dict[str, Any]:
-    """A feature in plain values, without what it has by default; :func:`feature_of` reads it.
+def table_of_feature(feature: Feature) -> dict[str, Any]:
+    """A feature in plain values, without what it has by default; :func:`feature_of_table` reads it.
 
-    >>> feature_table(Levels(7, range(3), direction="up"))
+    >>> table_of_feature(Levels(7, range(3), direction="up"))
     {'kind': 'levels', 'column': 7, 'values': [0.0, 1.0, 2.0], 'direction': 'up'}
 
     Raises:
@@ -35,7 +35,7 @@ def feature_table(feature: Feature) -> dict[str, Any]:
     return {"kind": names[type(feature)], **plain}
 
 
-def feature_of(table: object) -> Feature:
+def feature_of_table(table: object) -> Feature:
     """The feature of a table.
 
     Raises:

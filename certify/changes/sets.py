@@ -17,7 +17,7 @@ from bounds.sets.features import Category, Feature
 from bounds.sets.orders import CHANGES
 from bounds.sets.tables import FeatureChanges
 from bounds.sets.words import SynonymSet
-from certify.changes.features import feature_of, feature_table
+from certify.changes.features import feature_of_table, table_of_feature
 from certify.changes.words import GivenWords, Synonyms
 from certify.sets.stated import StatedSet, Table
 
@@ -109,7 +109,7 @@ class ChangeSet(StatedSet):
                 return ChangedWords(words, **about)
             if not isinstance(contents, list):
                 raise InvalidInput(f"{kinds[0]} must be a list, got {contents!r}")
-            read = feature_of if kinds[0] == "features" else Category
+            read = feature_of_table if kinds[0] == "features" else Category
             return ChangedFeatures([read(each) for each in contents], **about)
         except (BoundsError, TypeError, ValueError) as error:
             said = " ".join(str(error).split())
@@ -145,10 +145,10 @@ class ChangedFeatures(ChangeSet):
         given = [
             Category(each) if isinstance(each, Sequence) else each for each in checks.several("features", features)
         ]
-        tables = [feature_table(each) for each in given]
+        tables = [table_of_feature(each) for each in given]
         several = f"{len(given)} feature{'s' * (len(given) != 1)}"
         found = cast(ChangedFeatures, super()._named(several, at_most, frozen, tables))
-        found.features = tuple(map(feature_of, tables))
+        found.features = tuple(map(feature_of_table, tables))
         return found
 
     def __getnewargs__(self) -> tuple[Any, ...]:  # for pickle
@@ -164,7 +164,7 @@ class ChangedFeatures(ChangeSet):
         >>> ChangedFeatures([[0, 1, 2]], at_most=1).table()
         {'at_most': 1, 'features': [{'kind': 'category', 'columns': [0, 1, 2]}]}
         """
-        return self._table(features=[feature_table(each) for each in self.features])
+        return self._table(features=[table_of_feature(each) for each in self.features])
 
 
 class ChangedWords(ChangeSet):

@@ -16,7 +16,7 @@ from certify.methods import Clever
 from certify.methods.base import Method
 from certify.methods.checked import Count, Probability, converted
 from certify.methods.choice import STANDARD, methods_of
-from certify.methods.sets import stated_sets
+from certify.methods.sets.kinds import KINDS, stated_sets
 from certify.methods.tables import methods_from
 from certify.report.inputs.planes import CROSS_SECTIONS
 from certify.requirements import LEVEL, About, Judge
@@ -128,9 +128,13 @@ class Config(Table, frozen=True):
                     f"[[require]] norm must be one in which this run has {wanted.method}, {listed}, got {wanted.norm}"
                 )
 
+    def sets_by_key(self) -> dict[str, list[StatedSet]]:
+        """Sets of perturbations in the place of norms, as :func:`certify.evaluate` takes them."""
+        return {kind.KEY: getattr(self, kind.KEY) for kind in KINDS}
+
     def sets(self) -> list[StatedSet]:
         """All sets of perturbations in the place of norms."""
-        return [*self.transformations, *self.changes]
+        return [one for several in self.sets_by_key().values() for one in several]
 
     def asked_methods(self) -> list[Method | str]:
         """The methods to run as :func:`certify.evaluate` takes them; the default ones if none are named."""

@@ -17,7 +17,7 @@ from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
-from certify.methods.sets import asked_sets
+from certify.methods.sets.kinds import asked_sets
 from certify.models import first_rows, frozen, probe
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, checked_inputs

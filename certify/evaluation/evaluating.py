@@ -41,7 +41,7 @@ from certify.evaluation.summaries.cross_sections import (
 from certify.evaluation.summaries.groups import Groups, digest_of_groups, stated_groups
 from certify.evaluation.work import Plan, Work
 from certify.methods import STANDARD, Problem
-from certify.methods.sets import Changes, Transformations
+from certify.methods.sets.kinds import Changes, Transformations
 from certify.models import probed_once
 from certify.report.inputs.planes import CROSS_SECTIONS, Plane
 from certify.sizes import bytes_of

@@ -132,7 +132,7 @@ class Evaluation:
         return set_curves(self.manifest, self.records, self.tensors)
 
     def transformation_curves(self) -> "dict[NamedSet, TransformationCurves]":
-        """Those of :meth:`set_curves` that are against the size of transformations."""
+        """Curves of :meth:`set_curves` that are against the size of transformations."""
         return {over: each for over, each in self.set_curves().items() if isinstance(each, TransformationCurves)}
 
     def clean_accuracy(self) -> float:

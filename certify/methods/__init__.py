@@ -5,7 +5,6 @@ To add a method, write a class like these, give it a name and the norms it serve
 """
 
 from certify.methods.base import Method, Problem
-from certify.methods.changes import ChangeBounds, CounterfactualAttack, RandomChanges
 from certify.methods.checked import Checked, Count, Positive, Probability
 from certify.methods.choice import BY_NAME, METHODS, STANDARD, Choice, chosen_methods, methods_of
 from certify.methods.copies import QuantisedCopy
@@ -22,8 +21,9 @@ from certify.methods.proofs import (
 )
 from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation, estimate_of
+from certify.methods.sets.changes import ChangeBounds, CounterfactualAttack, RandomChanges
+from certify.methods.sets.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 from certify.methods.smoothed import SmoothedAttack, Smoothing
-from certify.methods.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 
 __all__ = [
     "BY_NAME",

@@ -9,7 +9,6 @@ import msgspec
 from bounds.errors import InvalidInput
 from bounds.sets.orders import Order
 from certify.methods.base import Method
-from certify.methods.changes import ChangeBounds, CounterfactualAttack, RandomChanges
 from certify.methods.copies import QuantisedCopy
 from certify.methods.presets import PRESETS, Space, not_served, preset_methods
 from certify.methods.proofs import (
@@ -23,8 +22,9 @@ from certify.methods.proofs import (
 )
 from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation
+from certify.methods.sets.changes import ChangeBounds, CounterfactualAttack, RandomChanges
+from certify.methods.sets.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 from certify.methods.smoothed import SmoothedAttack, Smoothing
-from certify.methods.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),

@@ -11,9 +11,17 @@ from bounds.errors import BoundsError
 from certify.auditing.certificates.networks import LayeredNetwork
 from certify.auditing.certificates.proofs import PROOFS, UNPROVED
 from certify.auditing.certificates.proving import Prover
-from certify.auditing.changes.listing import Move, Part, changes_of, combinations_of, count_of, parts_of, points_of
+from certify.auditing.changes.listing import (
+    Changeable,
+    Move,
+    changeable_parts,
+    changes_of,
+    combinations_of,
+    count_of,
+    points_of,
+)
 from certify.auditing.changes.region import ChangedRegion
-from certify.auditing.sets import Asked, Record, Row, SetJudge, Sides
+from certify.auditing.sets import Evidence, Record, Row, SetJudge, Sides
 from certify.auditing.tally import Tally
 from certify.changes.sets import ChangeSet
 
@@ -33,7 +41,7 @@ class ChangeJudge(SetJudge[ChangeSet]):
         """Count the changes of an example anew, each of which has to be one that the set allows."""
         unit, index, stated = record["unit"], row["index"], row["attack_distance"]
         try:
-            parts = parts_of(self.over, pair[0])
+            parts = changeable_parts(self.over, pair[0])
         except BoundsError as error:
             tally.leave(COUNTED, " ".join(str(error).split()), unit, index)
             return
@@ -42,12 +50,12 @@ class ChangeJudge(SetJudge[ChangeSet]):
         told = "makes changes that the set does not allow" if found is None else f"makes {found}"
         tally.judge(COUNTED, fine, f"it states {stated!r} changes, but its example {told}", unit, index)
 
-    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Asked) -> None:
+    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence) -> None:
         """Run the model on all inputs of a small set; prove a larger one, and try some of its inputs."""
         unit, index, radius, label = record["unit"], row["index"], row["certified_radius"], row["prediction"]
         x = asked.problem.x[index - asked.problem.first_index].cpu()
         try:
-            parts = parts_of(self.over, x)
+            parts = changeable_parts(self.over, x)
         except BoundsError as error:
             tally.leave(PROOFS, " ".join(str(error).split()), unit, index)
             return
@@ -70,7 +78,7 @@ class ChangeJudge(SetJudge[ChangeSet]):
             tally.leave(PROOFS, why, unit, index)
 
 
-def _wrong(x: Tensor, ways: Iterable[list[Move]], label: int, asked: Asked) -> list[Tensor]:
+def _wrong(x: Tensor, ways: Iterable[list[Move]], label: int, asked: Evidence) -> list[Tensor]:
     """Changed inputs to which the model gives another class."""
     found: list[Tensor] = []
     several, problem = iter(ways), asked.problem
@@ -82,7 +90,7 @@ def _wrong(x: Tensor, ways: Iterable[list[Move]], label: int, asked: Asked) -> l
     return found
 
 
-def _some(parts: list[Part], most: int, seed: int) -> Iterator[list[Move]]:
+def _some(parts: list[Changeable], most: int, seed: int) -> Iterator[list[Move]]:
     """Some ways to change so many parts: all single changes up to a number, and random ones."""
     yield from islice(combinations_of(parts, 1), RANDOM)
     lot, able = random.Random(seed), [part for part in parts if part.moves]
@@ -97,7 +105,7 @@ def _some(parts: list[Part], most: int, seed: int) -> Iterator[list[Move]]:
         yield way
 
 
-def _proved(x: Tensor, parts: list[Part], most: int, label: int, asked: Asked) -> str:
+def _proved(x: Tensor, parts: list[Changeable], most: int, label: int, asked: Evidence) -> str:
     """Way in which the audit's own bounds prove it; empty where they do not."""
     network = asked.reprover.network
     if not isinstance(network, LayeredNetwork):

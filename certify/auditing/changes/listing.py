@@ -1,4 +1,4 @@
-"""What each feature or word of one input may change to, listed in plain numbers: the audit's own reading of a set."""
+"""Moves of each feature or word of one input, listed in plain numbers: the audit's own reading of a set."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from certify.changes.sets import ChangedWords, ChangeSet
 Move = dict[int, float]  # values of the columns that change, by their places in the flat input
 
 
-class Part(NamedTuple):
+class Changeable(NamedTuple):
     """A feature or a word.
 
     Attributes:
@@ -27,7 +27,7 @@ class Part(NamedTuple):
     ranged: bool = False
 
 
-def parts_of(over: ChangeSet, x: Tensor) -> list[Part]:
+def changeable_parts(over: ChangeSet, x: Tensor) -> list[Changeable]:
     """The parts of one input (*D) that may change.
 
     Raises:
@@ -52,7 +52,7 @@ def _onward(feature: Mapping[str, Any], now: float, then: float) -> bool:
     return {"both": True, "up": then > now, "down": then < now}[feature.get("direction", "both")]
 
 
-def _category(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) -> Part:
+def _category(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) -> Changeable:
     columns = feature["columns"]
     on, off = (feature.get(name, default) for name, default in (("on", 1.0), ("off", 0.0)))
     lit, dark = (
@@ -66,18 +66,18 @@ def _category(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) 
         for place in others
         if _onward(feature, now, place)
     ]
-    return Part(columns, moves)
+    return Changeable(columns, moves)
 
 
-def _levels(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) -> Part:
+def _levels(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) -> Changeable:
     now, most = row[feature["column"]], feature.get("steps", math.inf)
     levels = sorted({_rounded(value, dtype) for value in feature["values"]})
     above, below = [v for v in levels if v > now], [v for v in levels if v < now][::-1]
     near = [v for side in (above, below) for steps, v in enumerate(side, 1) if steps <= most]
-    return Part([feature["column"]], [{feature["column"]: v} for v in near if _onward(feature, now, v)])
+    return Changeable([feature["column"]], [{feature["column"]: v} for v in near if _onward(feature, now, v)])
 
 
-def _numeric(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) -> Part:
+def _numeric(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) -> Changeable:
     """A range, whose ends are rounded outward."""
     now, reach = row[feature["column"]], feature.get("reach", math.inf)
     ends = []
@@ -86,10 +86,10 @@ def _numeric(feature: Mapping[str, Any], row: list[float], dtype: torch.dtype) -
         end = min(_rounded(side, dtype) * sign, far * sign) * sign
         ends.append(now if not _onward(feature, now, now + sign) else end)
     moves = [{feature["column"]: end} for end in ends] if ends[0] < ends[1] else []
-    return Part([feature["column"]], moves, ranged=True)
+    return Changeable([feature["column"]], moves, ranged=True)
 
 
-def _words(over: ChangedWords, x: Tensor) -> list[Part]:
+def _words(over: ChangedWords, x: Tensor) -> list[Changeable]:
     embedding, synonyms = over.words.found()
     table = embedding.to(x.dtype)
     found = []
@@ -100,11 +100,11 @@ def _words(over: ChangedWords, x: Tensor) -> list[Part]:
             [] if place in over.frozen else [one for token in tokens for one in synonyms[token].tolist() if one >= 0]
         )
         vectors = {tuple(table[one].tolist()) for one in others} - {tuple(word.tolist())}
-        found.append(Part(columns, [dict(zip(columns, vector, strict=True)) for vector in sorted(vectors)]))
+        found.append(Changeable(columns, [dict(zip(columns, vector, strict=True)) for vector in sorted(vectors)]))
     return found
 
 
-def changes_of(parts: list[Part], x: Tensor, point: Tensor, slack: float) -> int | None:
+def changes_of(parts: list[Changeable], x: Tensor, point: Tensor, slack: float) -> int | None:
     """Number of parts that a point changes, each to one of its moves; None for a point that is not of the set.
 
     Args:
@@ -133,7 +133,7 @@ def changes_of(parts: list[Part], x: Tensor, point: Tensor, slack: float) -> int
     return None if moved else count
 
 
-def count_of(parts: list[Part], most: int) -> float:
+def count_of(parts: list[Changeable], most: int) -> float:
     """Number of inputs with at most so many changes; infinite with ranges."""
     if any(part.ranged and part.moves for part in parts):
         return math.inf
@@ -143,7 +143,7 @@ def count_of(parts: list[Part], most: int) -> float:
     return sum(ways)
 
 
-def combinations_of(parts: list[Part], most: int) -> Iterator[list[Move]]:
+def combinations_of(parts: list[Changeable], most: int) -> Iterator[list[Move]]:
     """All ways to change at most so many parts, of ranges to their ends."""
     able = [part for part in parts if part.moves]
     for count in range(min(most, len(able)) + 1):

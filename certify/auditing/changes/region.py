@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from certify.auditing.changes.listing import Part
+from certify.auditing.changes.listing import Changeable
 
 
 class ChangedRegion(NamedTuple):
@@ -28,7 +28,7 @@ class ChangedRegion(NamedTuple):
     most: int
 
     @classmethod
-    def of(cls, x: Tensor, parts: list[Part], most: int) -> "ChangedRegion":
+    def of(cls, x: Tensor, parts: list[Changeable], most: int) -> "ChangedRegion":
         """The region around an input (*D)."""
         center = x.double().cpu().flatten()
         several = [(place, move) for place, part in enumerate(parts) for move in part.moves]

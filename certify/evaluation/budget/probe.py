@@ -22,7 +22,7 @@ from certify.evaluation.budget.meter import Clock, Spent, metered
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.units import Pair, UnitOutcome, cheap_first, joined, method_pairs, outcome_of, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
-from certify.methods.sets import Changes, Transformations
+from certify.methods.sets.kinds import Changes, Transformations
 from certify.models import frozen, probed_once
 from certify.sizes import bytes_of
 

@@ -14,7 +14,7 @@ from bounds.checks import Limit, rows_at_once
 from bounds.sets.orders import Order, order_key
 from certify.evaluation.storage.code import code_digest, processor_name
 from certify.methods import Method, Problem
-from certify.methods.sets import tables_of
+from certify.methods.sets.kinds import tables_of
 from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of
 from certify.smoothing.drawing.bits import DRAWS_VERSION

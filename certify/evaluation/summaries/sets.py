@@ -9,7 +9,7 @@ from torch import Tensor
 
 from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.evaluation.summaries.tables import rows_of
-from certify.methods.sets import all_sets
+from certify.methods.sets.kinds import all_sets
 from certify.sets.curves import SetCurves
 from certify.sets.draws import SetAccuracy
 from certify.sets.stated import StatedSet

@@ -21,7 +21,7 @@ from certify.auditing.certificates.proofs import PROOFS
 from certify.auditing.certificates.rerunning import AGAIN
 from certify.auditing.changes import judge
 from certify.auditing.changes.judge import COUNTED, LISTED
-from certify.auditing.changes.listing import changes_of, combinations_of, count_of, parts_of, points_of
+from certify.auditing.changes.listing import changeable_parts, changes_of, combinations_of, count_of, points_of
 from certify.auditing.changes.region import ChangedRegion
 from certify.auditing.sets import DRAWS, RANGES
 from certify.auditing.structure import CONTRADICTIONS
@@ -48,7 +48,7 @@ def test_its_list_is_that_of_all_changed_rows(most: int, frozen: tuple[int, ...]
         mask = torch.zeros(x.shape[1], dtype=torch.bool)
         mask[still] = True
         for row in x:
-            parts = parts_of(certify.ChangedFeatures(features, 1, still), row)
+            parts = changeable_parts(certify.ChangedFeatures(features, 1, still), row)
             made = points_of(row, list(combinations_of(parts, most)))
             assert keys(made) == keys(listed_rows(row, features, most, mask))
             assert len(made) == count_of(parts, most)
@@ -59,7 +59,7 @@ def test_words_are_listed_and_recounted():
     _, over, x, _ = texts()
     region = over.around(x)
     for place, text in enumerate(x):
-        parts = parts_of(over, text)
+        parts = changeable_parts(over, text)
         made = points_of(text, list(combinations_of(parts, 3)))
         here = region.within(3).rows(torch.full((len(made),), place))
         assert here.contains(made.double()).all()
@@ -70,7 +70,7 @@ def test_words_are_listed_and_recounted():
 
 def test_what_is_no_change_of_the_set_does_not_count():
     row = ROWS[0]
-    parts = parts_of(certify.ChangedFeatures(RANGED, 2), row)
+    parts = changeable_parts(certify.ChangedFeatures(RANGED, 2), row)
     point = row.clone()
     point[7] = 0.7
     assert changes_of(parts, row, point, EPS) == 1
@@ -88,7 +88,7 @@ def test_its_least_values_are_those_of_all_changed_rows():
         functions = torch.randn(20, x.shape[1], generator=generator, dtype=torch.float64)
         for row in x:
             for most in (0, 1, 2, 5):
-                region = ChangedRegion.of(row, parts_of(certify.ChangedFeatures(features, 5), row), most)
+                region = ChangedRegion.of(row, changeable_parts(certify.ChangedFeatures(features, 5), row), most)
                 exact = (listed_rows(row, features, most) @ functions.T).amin(0)
                 least, terms = region.least(functions)
                 assert torch.allclose(least, exact, rtol=1e-12, atol=1e-12)
