@@ -53,6 +53,13 @@ MUTANTS = (
         "tests/certify/auditing/test_changes.py -k tampered",
     ),
     Mutant(
+        "an audit takes logits that are no numbers for the class of their place",
+        "certify/auditing/changes/judge.py",
+        "points[~(logits[:, label] > others.amax(1))]",
+        "points[logits.argmax(1) != label]",
+        "tests/certify/auditing/test_changes.py -k without_a_class",
+    ),
+    Mutant(
         "columns of no feature may change",
         "certify/auditing/changes/listing.py",
         "return None if moved else count",

@@ -79,14 +79,15 @@ class ChangeJudge(SetJudge[ChangeSet]):
 
 
 def _wrong(x: Tensor, ways: Iterable[list[Move]], label: int, asked: Evidence) -> list[Tensor]:
-    """Changed inputs to which the model gives another class."""
+    """Changed inputs of which the label does not lead all other classes; none leads where a logit is no number."""
     found: list[Tensor] = []
     several, problem = iter(ways), asked.problem
     while batch := list(islice(several, problem.batch_size)):
         points = points_of(x, batch)
         with torch.no_grad():
-            classes = problem.model(points.to(problem.x.device)).argmax(1).cpu()
-        found += list(points[classes != label])
+            logits = problem.model(points.to(problem.x.device)).cpu()
+        others = torch.cat([logits[:, :label], logits[:, label + 1 :]], 1)
+        found += list(points[~(logits[:, label] > others.amax(1))])
     return found
 
 

@@ -39,8 +39,9 @@ def changeable_parts(over: ChangeSet, x: Tensor) -> list[Changeable]:
     found = []
     for feature in over.table()["features"]:
         part = {"category": _category, "levels": _levels, "numeric": _numeric}[feature["kind"]](feature, row, x.dtype)
-        moves = [move for move in part.moves if all(row[c] == value for c, value in move.items() if c in over.frozen)]
-        found.append(part._replace(moves=moves))
+        still = {column for column in part.columns if column in over.frozen}
+        moves = [move for move in part.moves if all(row[column] == move[column] for column in still)]
+        found.append(part._replace(moves=[] if part.ranged and still else moves))
     return found
 
 

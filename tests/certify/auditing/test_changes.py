@@ -17,17 +17,18 @@ import bounds
 import certify
 from bounds.errors import InvalidInput
 from certify.auditing.audit import FILES, audit
-from certify.auditing.certificates.proofs import PROOFS
+from certify.auditing.certificates.proofs import PROOFS, Reprover
 from certify.auditing.certificates.rerunning import AGAIN
 from certify.auditing.changes import judge
 from certify.auditing.changes.judge import COUNTED, LISTED
 from certify.auditing.changes.listing import changeable_parts, changes_of, combinations_of, count_of, points_of
 from certify.auditing.changes.region import ChangedRegion
-from certify.auditing.sets import DRAWS, RANGES
+from certify.auditing.sets import DRAWS, RANGES, Evidence
 from certify.auditing.structure import CONTRADICTIONS
 from certify.auditing.tally import AuditReport
 from certify.evaluation.storage import chain
 from certify.evaluation.storage.continuing import INFORMATIVE
+from certify.methods import Problem
 
 Lines = list[dict[str, Any]]
 MODEL, X = network(), rows()
@@ -80,6 +81,33 @@ def test_what_is_no_change_of_the_set_does_not_count():
         point = row.clone()
         point[column] = value
         assert changes_of(parts, row, point, EPS) is None
+
+
+def test_a_number_that_is_frozen_at_an_end_of_its_range_does_not_move():
+    row = ROWS[1]
+    assert row[7] == 1.0
+    parts = changeable_parts(certify.ChangedFeatures(RANGED, 2, frozen=[7]), row)
+    assert parts[-1].moves == []
+    point = row.clone()
+    point[7] = 0.9
+    assert changes_of(parts, row, point, EPS) is None
+
+
+class Lost(nn.Module):
+    """Class 0, but no number as soon as the first entry is 0."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = torch.where(x[:, 0] == 0, torch.nan, 1.0)
+        return torch.stack([first, torch.zeros_like(first)], 1)
+
+
+def test_inputs_without_a_class_confirm_nothing():
+    row = torch.tensor([1.0, 0.0, 0.0])
+    parts = changeable_parts(certify.ChangedFeatures([[0, 1, 2]], 1), row)
+    y = torch.tensor([0])
+    problem = Problem(model=Lost(), x=row[None], y=y, low=None, high=None, num_classes=2, seed=0, batch_size=2)
+    asked = Evidence(problem, lambda x, label: [0.0], Reprover(problem.model, problem.x, 0, (None, None)), 0)
+    assert len(judge._wrong(row, combinations_of(parts, 1), 0, asked)) == 2
 
 
 def test_its_least_values_are_those_of_all_changed_rows():
