@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     )
     from certify.auditing.audit import audit
     from certify.auditing.tally import AuditReport, Finding
+    from certify.changes.random_changes import ChangeAccuracy, random_changes
+    from certify.changes.sets import ChangedFeatures, ChangedWords
     from certify.comparison.comparison import Comparison, compare
     from certify.confidence.calibration import CalibrationError, calibration_error
     from certify.confidence.certificates import ConfidenceCertificate, confidence_bound
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         SmoothingCertificate,
         Witness,
     )
+    from certify.sets.curves import SetCurves
     from certify.smoothing.classifiers.classifier import SmoothedClassifier
     from certify.stored_inputs import StoredInputs
     from certify.surveys.transfer import TransferMatrix, transfer_matrix
@@ -81,6 +84,9 @@ __all__ = [
     "CalibrationError",
     "Certificate",
     "CertifiedAccuracyCurve",
+    "ChangeAccuracy",
+    "ChangedFeatures",
+    "ChangedWords",
     "Comparison",
     "CompleteCertificate",
     "ConfidenceCertificate",
@@ -111,6 +117,7 @@ __all__ = [
     "RadiusDecision",
     "RocCurve",
     "RunDirectory",
+    "SetCurves",
     "SmoothedClassifier",
     "SmoothedPrediction",
     "SmoothingCertificate",
@@ -146,6 +153,7 @@ __all__ = [
     "methods",
     "ood_detection",
     "poisoning",
+    "random_changes",
     "reference",
     "semantic",
     "smoothing",
@@ -164,6 +172,9 @@ _HOMES = {
     "CalibrationError": "certify.confidence.calibration",
     "Certificate": "certify.results.certificates",
     "CertifiedAccuracyCurve": "certify.curves",
+    "ChangeAccuracy": "certify.changes.random_changes",
+    "ChangedFeatures": "certify.changes.sets",
+    "ChangedWords": "certify.changes.sets",
     "Comparison": "certify.comparison.comparison",
     "CompleteCertificate": "certify.results.certificates",
     "ConfidenceCertificate": "certify.confidence.certificates",
@@ -194,6 +205,7 @@ _HOMES = {
     "RadiusDecision": "certify.results.certificates",
     "RocCurve": "certify.confidence.roc",
     "RunDirectory": "certify.evaluation.storage.run_directory",
+    "SetCurves": "certify.sets.curves",
     "SmoothedClassifier": "certify.smoothing.classifiers.classifier",
     "SmoothedPrediction": "certify.results.certificates",
     "SmoothingCertificate": "certify.results.certificates",
@@ -224,6 +236,7 @@ _HOMES = {
     "margin_generalisation": "certify.generalisation.margin_generalisation",
     "merge": "certify.evaluation.merging",
     "ood_detection": "certify.confidence.detection",
+    "random_changes": "certify.changes.random_changes",
     "track": "certify.generalisation.track",
     "transfer_matrix": "certify.surveys.transfer",
     "verify": "certify.verification.verdicts",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bounds import checks, clopper_pearson_interval
 from bounds.errors import InvalidInput
-from bounds.sets.orders import Order
+from bounds.sets.orders import Order, is_counted
 from certify.results import Certificate, Witness
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ class AccuracyCurve:
 def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
     """Radii at which to state accuracies: 0 and up to about ``most`` round numbers where curves of one norm fall.
 
-    They are multiples of one number, or 1, 2, 5, 10, ... where curves fall at very different radii. They depend on all
-    inputs and curves at once, so that no group of inputs and no model chooses its own.
+    They are multiples of one number, or 1, 2, 5, 10, ... where curves fall at very different radii, and whole numbers
+    where changes are counted. They depend on all inputs and curves at once, so that no group of inputs and no model
+    chooses its own.
     """
     falls = [curve.limit[curve.limit.isfinite() & (curve.limit > 0)] for curve in curves]
     falls = [limit for limit in falls if len(limit)]
@@ -124,7 +125,8 @@ def round_radii(curves: Sequence[AccuracyCurve], most: int = 5) -> list[float]:
     low = min(float(limit.median()) for limit in falls)
     high = max(float(limit.quantile(0.9)) for limit in falls)
     powers = range(math.floor(math.log10(low)) - 2, math.ceil(math.log10(high)) + 1)
-    series = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    least = 1 if is_counted(curves[0].norm) else 0
+    series = [each for power in powers for digit in (1, 2, 5) if (each := float(f"{digit}e{power}")) >= least]
     if high < 10 * low:
         step = next(step for step in series if step * most >= high * (1 - 1e-9))
         return [float(f"{i * step:.6g}") for i in range(int(high / step * (1 + 1e-9)) + 1)]

@@ -30,7 +30,7 @@ class Promise:
 
     Attributes:
         kind: ``"certificate"``, ``"estimate"``, ``"witness"``, ``"noise"`` of a :class:`certify.NoiseTolerance`,
-            ``"random"`` of random transformations; or ``"unsupported"`` and ``"left out"`` where there is no result.
+            ``"random"`` of random draws from a set; or ``"unsupported"`` and ``"left out"`` where there is no result.
         alpha: probability, per row, that the statement is wrong; 0 for a proof and for a re-checked witness.
         subject: the classifier it speaks of.
         arithmetic: of a deterministic proof, see ``sound`` of :class:`Certificate`; empty elsewhere.
@@ -71,7 +71,7 @@ class Promise:
         if self.kind == "noise":
             return f"none: random noise that changes {100 * (self.within or 0):g} % of its predictions"
         if self.kind == "random":
-            return "none: random transformations"
+            return "none: random draws"
         if self.kind == "estimate":
             return f"none: an estimate, of points within {self.within:g}"
         if self.alpha > 0:

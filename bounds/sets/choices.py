@@ -77,6 +77,10 @@ class Choices(PerturbationSet):
         """The sets in which a position (N,), whose choices are a range, takes one half of it; others as they are."""
         return self
 
+    def pointed(self, shares: Tensor) -> Self:
+        """The sets in which each range is one point of it, at shares (N, P) of the way; others as they are."""
+        return self
+
     def splittable(self) -> Tensor:
         """Positions (N, P) of which it is open whether they change, or to what: choices or ranges can be told apart."""
         counts = self.counts()

@@ -2,6 +2,8 @@
 
 from typing import Self
 
+CHANGES = "changes"  # a unit of whole numbers
+
 
 class NamedSet(str):
     """Name of a set of perturbations that is no ball of a norm, and the unit of its sizes, behind the last comma.
@@ -73,3 +75,23 @@ def order_key(order: Order) -> str:
     ('2', '2.5', 'inf', 'rotation -1..1, degrees')
     """
     return str(order) if isinstance(order, str) else repr(float(order)).removesuffix(".0")
+
+
+def is_counted(order: Order) -> bool:
+    """Whether sizes are whole numbers: of changed entries, features or words.
+
+    >>> is_counted(0), is_counted(2.0), is_counted(NamedSet("at most 3 words, changes"))
+    (True, False, True)
+    """
+    return order.unit == CHANGES if isinstance(order, NamedSet) else order == 0
+
+
+def refutes(distance: float, radius: float, order: Order) -> bool:
+    """Whether an adversarial example at a distance shows that a certified radius is wrong.
+
+    Distances are rounded up, so that one at the radius itself may lie beyond it; whole numbers are exact.
+
+    >>> refutes(2.0, 2.0, float("inf")), refutes(2.0, 2.0, NamedSet("at most 3 words, changes"))
+    (False, True)
+    """
+    return distance <= radius if radius > 0 and is_counted(order) else distance < radius

@@ -162,6 +162,13 @@ class _Table(Choices):
         far = self.value == (high if first else low)
         return self.altered(value=torch.where(mine & far, low + (high - low) / 2, self.value))
 
+    def pointed(self, shares: Tensor) -> Self:
+        """The sets in which each number is one point of its range, see :class:`Choices`."""
+        low, high = (side[:, self.position] for side in self._ends())
+        point = torch.minimum(low + shares[:, self.position].to(low.dtype) * (high - low), high)
+        point = torch.where(self.ranges[self.position] & self.allowed, point, self.value)
+        return self.altered(value=point)
+
 
 class FeatureChanges(_Table):
     """Rows of a table of which at most ``changes`` features change, as the features themselves allow.

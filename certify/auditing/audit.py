@@ -19,24 +19,34 @@ from bounds.sets.orders import order_of
 from certify.auditing.certificates.copies import CopyReprover, certified_rows, with_copies
 from certify.auditing.certificates.proofs import PROOFS, Reprover, provable
 from certify.auditing.certificates.rerunning import can_run_again, run_again
+from certify.auditing.changes.judge import ChangeJudge
 from certify.auditing.material import IDENTITY, find_material, identified, judge_answers
+from certify.auditing.sets import Evidence, SetJudge
 from certify.auditing.smoothed.noises import noise_of_table
 from certify.auditing.smoothed.redrawing import AGAIN, computes_alike, redraw
 from certify.auditing.smoothed.votes import audit_votes
 from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
-from certify.auditing.transformations import judge_draws, judge_verified, sets_of_manifest, try_range
+from certify.auditing.transformations import TransformationJudge
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
+from certify.changes.sets import ChangeSet
 from certify.evaluation.storage.proofs import is_proof, stored_proof
 from certify.evaluation.storage.run_directory import RunDirectory
 from certify.methods import Method, Problem, QuantisedCopy, Smoothing
 from certify.methods.copies import Copy
 from certify.methods.frozen import WithFrozenFeatures
+from certify.methods.sets.kinds import all_sets
+from certify.semantic.sets import TransformationSet
+from certify.sets.stated import StatedSet
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.stored_inputs import Rows, StoredInputs
 
 FILES, ESTIMATES = "files of tensors", "estimates"
 Record = dict[str, Any]
+JUDGES: Mapping[type[StatedSet], type[SetJudge[Any]]] = {
+    TransformationSet: TransformationJudge,
+    ChangeSet: ChangeJudge,
+}
 
 
 @isolated
@@ -50,6 +60,7 @@ def audit(
     seed: int = 0,
     records_only: bool = False,
     copies: Mapping[str, Copy | WeightBox] = MappingProxyType({}),
+    changes: Sequence[ChangeSet] = (),
 ) -> AuditReport:
     """Derive anew what a run states, by other code and in exact arithmetic, and count what holds.
 
@@ -70,13 +81,14 @@ def audit(
         seed: of the choice of the sample.
         records_only: leave model and data alone, even where the manifest names them.
         copies: quantised copies that the run was given from Python, by the names of their methods.
+        changes: sets of changes that the run was given from Python, of whose words it knows no more than the digest.
 
     Returns:
         Numbers of statements that were confirmed, refuted and not judged, with reasons.
 
     Raises:
         InvalidConfiguration: there is no run, or a line of it cannot be read.
-        InvalidInput: a copy that is not that of the run.
+        InvalidInput: a copy, or a set, that is not that of the run.
     """
     started = time.perf_counter()
     if not 0 <= sample <= 1:
@@ -91,7 +103,7 @@ def audit(
     elif not faults:
         tally.confirm(CHAIN, len(lines))
     audit_structure(tally, run.manifest, lines)
-    chosen = _Audit(run, tally, sample, random.Random(seed), copies)
+    chosen = _Audit(run, tally, sample, random.Random(seed), copies, changes)
     scope = chosen.judge(None if records_only else (model, inputs, labels))
     return AuditReport(
         path=str(path),
@@ -123,11 +135,14 @@ class _Audit:
         sample: float,
         lot: random.Random,
         copies: Mapping[str, Copy | WeightBox],
+        changes: Sequence[ChangeSet],
     ) -> None:
         self.run, self.tally, self.sample, self.lot, self.copies = run, tally, sample, lot, copies
         self.manifest = run.manifest
         self.records = list(run.records().values())
-        self.sets = sets_of_manifest(self.manifest)
+        self.sets = {str(over): over for over in all_sets(self.manifest["configuration"], changes)}
+        kinds = {name: next(kind for kind in JUDGES if isinstance(over, kind)) for name, over in self.sets.items()}
+        self.judges = {name: JUDGES[kinds[name]](over) for name, over in self.sets.items()}
         self.tables: Mapping[str, Any] = self.manifest["configuration"].get("methods", {})
 
     def judge(self, given: tuple[Any, Rows | None, Tensor | None] | None) -> Iterator[str]:
@@ -140,7 +155,7 @@ class _Audit:
             if isinstance(material, str):
                 self.tally.leave(IDENTITY, material)
                 yield f"without the model: {material}"
-            elif (found := identified(self.tally, self.manifest, material)) is None:
+            elif (found := identified(self.tally, self.manifest, material, list(self.sets.values()))) is None:
                 yield "model or data are not those of the run, so nothing was computed with them"
         problem = found[0] if found else None
         self._judge_smoothing(problem)
@@ -200,26 +215,26 @@ class _Audit:
         for record in self.records:
             if record["kind"] == "estimate":
                 self.tally.leave(ESTIMATES, "estimates are not derived anew", record["unit"])
-            over = self.sets.get(record["norm"])
+            judge = self.judges.get(record["norm"])
             if not self._is_stated(record):
-                self.tally.refute(FILES, "the manifest does not state its transformations", record["unit"])
+                self.tally.refute(FILES, "the manifest does not state its set", record["unit"])
                 continue
-            if over is not None and record["kind"] == "certificate":
-                judge_verified(self.tally, record, over)
+            if judge is not None and record["kind"] == "certificate":
+                judge.judge_ranges(self.tally, record)
             points = record["kind"] == "witness" or any("verdict" in row for row in record["rows"])
             if not points and record["kind"] != "random" and not any("proof" in row for row in record["rows"]):
                 continue
             tensors = self._judge_tensors(record)
-            if tensors is not None and over is not None and record["kind"] == "random":
-                judge_draws(self.tally, record, tensors, over, self._table(record).get("alpha", 0.05))
+            if tensors is not None and judge is not None and record["kind"] == "random":
+                judge.judge_draws(self.tally, record, tensors, self._table(record).get("alpha", 0.05))
             if tensors is None or not points:
                 continue
             if problem is not None and "clean" in tensors:
                 self._judge_clean(record, tensors["clean"], problem)
-            audit_witnesses(self.tally, record, tensors, box, alone, over)
+            audit_witnesses(self.tally, record, tensors, box, alone, judge)
 
     def _is_stated(self, record: Record) -> bool:
-        """Whether it is about a norm, or about a set of transformed images that the manifest states."""
+        """Whether it is about a norm, or about a set of perturbations that the manifest states."""
         return record["norm"] in self.sets or not isinstance(order_of(record["norm"]), str)
 
     def _judge_tensors(self, record: Record) -> dict[str, Tensor] | None:
@@ -283,7 +298,7 @@ class _Audit:
         self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record]
     ) -> Iterator[str]:
         reprover = Reprover(problem.model, problem.x, problem.first_index, (problem.low, problem.high))
-        self._try_ranges(problem, records)
+        self._judge_sets(problem, records, reprover)
         rows = [(record, row) for record in records for row in provable(record) if record["norm"] not in self.sets]
         chosen = set(range(len(rows))) if reprover.small and self.sample > 0 else self._some(rows)
         for place in sorted(chosen):
@@ -296,15 +311,19 @@ class _Audit:
         if rows:
             yield f"{len(chosen)} of {len(rows)} certificates of the model were to be proved again"
 
-    def _try_ranges(self, problem: Problem, records: Sequence[Record]) -> None:
-        """Look for other classes within the certified ranges of transformations."""
+    def _judge_sets(self, problem: Problem, records: Sequence[Record], reprover: Reprover) -> None:
+        """Judge the certificates of sets of perturbations: all that is cheap, or else a sample of what is proved."""
         rows = [(record, row) for record in records for row in provable(record) if record["norm"] in self.sets]
         if not rows:
             return
-        alone, seed = Alone(problem.model), self.lot.getrandbits(31)
-        for record, row in rows:
-            try_range(self.tally, record, row, self.sets[record["norm"]], problem, alone.leads, seed)
-        self.tally.leave(PROOFS, f"{len(rows)} certificates of transformations are tried, and not proved again")
+        asked = Evidence(problem, Alone(problem.model).leads, reprover, self.lot.getrandbits(31))
+        chosen = set(range(len(rows))) if reprover.small and self.sample > 0 else self._some(rows)
+        for place, (record, row) in enumerate(rows):
+            judge = self.judges[record["norm"]]
+            if place in chosen or not judge.PROVES:
+                judge.judge_certificate(self.tally, record, row, asked)
+            else:
+                self.tally.leave(PROOFS, "it is not in the sample", record["unit"], row["index"])
 
     def _judge_copies(
         self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record]

@@ -23,7 +23,7 @@ from certify.evaluation.storage.manifest import manifest_of
 from certify.methods import Method, Problem
 from certify.methods.tables import methods_from
 from certify.models import frozen
-from certify.semantic.sets import set_of
+from certify.sets.stated import StatedSet
 from certify.stored_inputs import Rows
 
 IDENTITY = "model, data and settings"
@@ -100,12 +100,13 @@ def _in_place(source: ModelSource, file: Path) -> ModelSource:
     return ModelSource(**values | {"weights": str(file)})
 
 
-def identified(tally: Tally, manifest: Mapping[str, Any], found: Material) -> tuple[Problem, list[Method]] | None:
+def identified(
+    tally: Tally, manifest: Mapping[str, Any], found: Material, sets: Sequence[StatedSet]
+) -> tuple[Problem, list[Method]] | None:
     """The problem of the run, if model, data and settings are its own: judged by their hashes."""
     stated = manifest["configuration"]
     try:
         methods = methods_from(stated["methods"])
-        sets = map(set_of, stated.get("transformations", []))
         orders: list[Order] = [*(math.inf if norm == "inf" else float(norm) for norm in stated["norms"]), *sets]
         problem, logits = problem_of(
             found.model, found.x, found.y, (found.low, found.high), manifest["seed"], stated["batch_size"],

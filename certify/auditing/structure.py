@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bounds.sets.orders import order_of, refutes
 from certify.auditing.tally import Tally
 from certify.evaluation.left_out import is_left_out, standing
 from certify.methods import BY_NAME, QuantisedCopy
@@ -172,7 +173,7 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
 
 
 def _judge_contradictions(tally: Tally, records: Sequence[Record]) -> None:
-    """No radius around the right class exceeds the distance of an example of the same classifier."""
+    """No radius around the right class is refuted by the distance of an example of the same classifier."""
     nearest: dict[tuple[int, str, str, str], float] = {}
     for record in records:
         for row in record["rows"]:
@@ -189,7 +190,13 @@ def _judge_contradictions(tally: Tally, records: Sequence[Record]) -> None:
             if row["prediction"] == row["label"]:
                 radius = row["certified_radius"]
                 reason = f"it certifies {radius!r}, but an example lies at {distance!r}"
-                tally.judge(CONTRADICTIONS, radius <= distance, reason, record["unit"], row["index"])
+                tally.judge(
+                    CONTRADICTIONS,
+                    not refutes(distance, radius, order_of(record["norm"])),
+                    reason,
+                    record["unit"],
+                    row["index"],
+                )
 
 
 def _judge_carried(tally: Tally, records: Sequence[Record]) -> None:

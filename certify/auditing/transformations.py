@@ -8,27 +8,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bounds import clopper_pearson_interval
 from bounds.checks import Limit
+from certify.auditing.certificates.proofs import PROOFS
+from certify.auditing.sets import Evidence, Record, Row, SetJudge, Sides
 from certify.auditing.tally import Tally
 from certify.methods import Problem
-from certify.semantic.sets import TransformationSet, set_of
+from certify.semantic.sets import TransformationSet
 
-Row = Mapping[str, Any]
-Sides = tuple[Limit, Limit]
 PARAMETERS, IMAGES = "parameters of transformations", "images of witnesses"
-TRIED, DRAWS = "images within certified ranges", "random draws"
+TRIED = "images within certified ranges"
 ABOVE = Fraction(1, 10**6)  # relative, by which a distance may be above the exact one
-NARROWER = 1e-9  # by which the ends of an interval may differ
 ROUNDED = 1e-5  # of the largest pixel, by which an image that is made again may differ
 GRID = {1: 201, 2: 15, 3: 7}  # points along each of so many parameters that vary
 RANDOM = 100  # points besides the grid
 
 
-def sets_of_manifest(manifest: Mapping[str, Any]) -> dict[str, TransformationSet]:
-    """The sets of transformed images of a run, by their names."""
-    tables = manifest["configuration"].get("transformations", [])
-    return {str(over): over for over in map(set_of, tables)}
+class TransformationJudge(SetJudge[TransformationSet]):
+    """Judges what records say about a range of a transformation, see :class:`SetJudge`."""
+
+    PROVES = False
+
+    def judge_example(
+        self, tally: Tally, record: Record, row: Row, pair: tuple[Tensor, Tensor], sides: Sides | None
+    ) -> None:
+        """Judge parameters, and make the image of them again."""
+        judge_image(tally, record, row, self.over, pair, sides)
+
+    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence) -> None:
+        """Try images within the certified range."""
+        try_range(tally, record, row, self.over, asked.problem, asked.leads, asked.seed)
+        tally.leave(
+            PROOFS, "certificates of transformations are tried, and not proved again", record["unit"], row["index"]
+        )
 
 
 def judge_parameters(tally: Tally, record: Mapping[str, Any], row: Row, over: TransformationSet) -> bool:
@@ -46,7 +57,7 @@ def judge_parameters(tally: Tally, record: Mapping[str, Any], row: Row, over: Tr
         abs(Fraction(value) - Fraction(part.identity)) / Fraction(part.reach)
         for part, value in zip(parts, values, strict=True)
     ]
-    exact = max(shares) * Fraction(over.transformation.reach)
+    exact = max(shares) * Fraction(over.reach)
     if record["kind"] == "witness":
         stated = row["attack_distance"]
         fine = exact <= stated <= exact * (1 + ABOVE) and row.get("distances") == {record["norm"]: stated}
@@ -87,32 +98,6 @@ def judge_image(
     tally.judge(IMAGES, near, "its example is not the image of its parameters", record["unit"], row["index"])
 
 
-def judge_draws(
-    tally: Tally, record: Mapping[str, Any], tensors: Mapping[str, Tensor], over: TransformationSet, alpha: float
-) -> None:
-    """Judge the numbers of right draws by the stored ones, and the intervals for the probability of an error."""
-    right, distance = tensors.get("right"), tensors.get("distance")
-    for place, row in enumerate(record["rows"]):
-        if "draws" not in row:
-            continue
-        fine = right is not None and distance is not None and int(right[place].sum()) == row["draws_right"]
-        fine = fine and distance is not None and bool((distance[place] <= over.transformation.reach).all())
-        tally.judge(DRAWS, fine, "its draws are not those that are stored", record["unit"], row["index"])
-        wrong, draws = torch.tensor(row["draws"] - row["draws_right"]), row["draws"]
-        lower, upper = (float(end) for end in clopper_pearson_interval(wrong, draws, confidence=1 - alpha))
-        if row["error_lower"] > lower + NARROWER or row["error_upper"] < upper - NARROWER:
-            reason = f"its interval for errors is narrower than {lower!r} to {upper!r}"
-            tally.refute(DRAWS, reason, record["unit"], row["index"])
-
-
-def judge_verified(tally: Tally, record: Mapping[str, Any], over: TransformationSet) -> None:
-    """Refute certificates that call a range proved which is longer than their radius."""
-    for row in record["rows"]:
-        if row.get("verified") and row["certified_radius"] < over.transformation.reach:
-            reason = f"it calls its whole range proved, but certifies {row['certified_radius']!r}"
-            tally.refute(TRIED, reason, record["unit"], row["index"])
-
-
 def try_range(
     tally: Tally,
     record: Mapping[str, Any],
@@ -134,9 +119,8 @@ def try_range(
         seed: of random points.
     """
     unit, index, radius, label = record["unit"], row["index"], row["certified_radius"], row["prediction"]
-    reach = over.transformation.reach
-    if radius > reach:
-        tally.refute(TRIED, f"it certifies {radius!r}, but its range ends at {reach!r}", unit, index)
+    reach = over.reach
+    if radius > reach:  # which is refuted without the model
         return
     if row.get("parameters") is not None:
         judge_parameters(tally, record, row, over)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from certify.auditing.distances import Array, length
+from certify.auditing.sets import SetJudge
 from certify.auditing.tally import Tally
-from certify.auditing.transformations import judge_image
-from certify.semantic.sets import TransformationSet
 
 DISTANCES, INSIDE, CLASSES = (f"{what} of witnesses" for what in ("distances", "boxes", "classes"))
 TOLERANCE = Fraction(1, 10**6)  # relative, by which a distance may be above the exact one
@@ -54,11 +53,11 @@ def audit_witnesses(
     tensors: Mapping[str, Tensor],
     box: Box,
     alone: Alone | None,
-    over: TransformationSet | None = None,
+    judge: SetJudge[Any] | None = None,
 ) -> None:
     """Judge all adversarial examples of a unit; rows that found none, or needed none, are asked to say so.
 
-    With a set of transformed images, distances are those of parameters, and images are made from these again.
+    Those of a set of perturbations are left to the judge of the set.
     """
     unit = record["unit"]
     clean, points = tensors.get("clean"), tensors.get("adversarial")
@@ -69,9 +68,9 @@ def audit_witnesses(
         elif clean is None or points is None:
             tally.refute(DISTANCES, "its inputs are not stored", unit, row["index"])
         else:
-            if over is not None:
+            if judge is not None:
                 sides = (box.low, box.high) if box.known else None
-                judge_image(tally, record, row, over, (clean[place], points[place]), sides)
+                judge.judge_example(tally, record, row, (clean[place], points[place]), sides)
             else:
                 pair = points[place].double().flatten().numpy(), clean[place].double().flatten().numpy()
                 _judge_distances(tally, record, row, *pair)

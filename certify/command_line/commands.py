@@ -269,7 +269,7 @@ def _certify(
         print(f"note: {note}", file=sys.stderr)
     raise_when_interrupted()  # all is loaded, and finished units deserve a word
     asked: dict[str, Any] = {
-        **{"norms": config.norm_orders(), "transformations": config.transformations, "methods": methods},
+        **{"norms": config.norm_orders(), "methods": methods, **config.sets_by_key()},
         **{"low": data.low, "high": data.high},
         **{"seed": config.seed, "batch_size": config.batch_size, "output": directory},
         "memory": config.memory,

@@ -9,17 +9,18 @@ import msgspec
 from msgspec import Meta
 
 from bounds.errors import InvalidConfiguration
-from bounds.sets.orders import order_key
+from bounds.sets.orders import Order, order_key
 from certify.configuration.keys import DataSource, ModelSource, Table
 from certify.durations import seconds_of
 from certify.methods import Clever
 from certify.methods.base import Method
 from certify.methods.checked import Count, Probability, converted
 from certify.methods.choice import STANDARD, methods_of
+from certify.methods.sets.kinds import KINDS, stated_sets
 from certify.methods.tables import methods_from
 from certify.report.inputs.planes import CROSS_SECTIONS
 from certify.requirements import LEVEL, About, Judge
-from certify.semantic.sets import TransformationSet, set_of
+from certify.sets.stated import StatedSet
 from certify.sizes import bytes_of
 
 Norm = (
@@ -37,8 +38,8 @@ class Requirement(Table, frozen=True):
 
     Attributes:
         method: name of a method of the run.
-        norm: in which the radius is meant; or the name of a transformation, such as ``"rotation -10..10, degrees"``.
-        radius: in units of the input, or of the transformation.
+        norm: in which the radius is meant; or the name of a set, such as ``"rotation -10..10, degrees"``.
+        radius: in units of the input, or of the set.
         at_least: the share.
         judge: ``"bound"``, a one-sided confidence bound of the share, or ``"estimate"``, the share as counted.
         about: ``"population"``, from which the inputs were drawn, or ``"these inputs"``: what the bound speaks of.
@@ -73,7 +74,8 @@ class Baseline(Table, frozen=True):
 class Config(Table, frozen=True):
     """A whole configuration; ``methods`` are those to run, the standard ones if there are none.
 
-    ``transformations`` are tables such as ``kind = "rotation"`` with ``degrees = [-10, 10]``.
+    ``transformations`` are tables such as ``kind = "rotation"`` with ``degrees = [-10, 10]``, and ``changes`` tables
+    such as ``groups = [[0, 1, 2], [3, 4]]`` with ``at_most = 2``.
     ``groups`` is ``"label"``, or the name of an array of the data file with the group of each input. ``preset`` names
     methods of every kind, which ``methods`` change or add to; ``budget`` is the time that all may take.
     ``cross_sections`` is the number of inputs through which the page shows a plane. ``memory`` is what the work may
@@ -84,6 +86,7 @@ class Config(Table, frozen=True):
     data: DataSource = DataSource()
     norms: Annotated[list[Norm], Meta(min_length=1, examples=['[2, "inf"]'])] | None = None
     transformations: list[Any] = msgspec.field(default_factory=list)  # of TransformationSet
+    changes: list[Any] = msgspec.field(default_factory=list)  # of ChangeSet
     methods: list[Any] = msgspec.field(default_factory=list)  # of Method
     require: list[Requirement] = msgspec.field(default_factory=list)
     against: Baseline | None = None
@@ -117,13 +120,21 @@ class Config(Table, frozen=True):
                     f"[[require]] method must be one that proves or attacks, got {wanted.method!r}, whose estimates "
                     f"bound nothing: this run has {', '.join(bounding) or 'no other'}"
                 )
-            asked = [*orders, *self.transformations]
+            asked: list[Order] = [*orders, *self.sets()]
             served = [order_key(order) for order in asked if chosen[wanted.method].serves(order)]
             if (wanted.norm if isinstance(wanted.norm, str) else order_key(wanted.norm)) not in served:
-                listed = "; ".join(served) if self.transformations else ", ".join(served) or "none"
+                listed = "; ".join(served) if self.sets() else ", ".join(served) or "none"
                 raise InvalidConfiguration(
                     f"[[require]] norm must be one in which this run has {wanted.method}, {listed}, got {wanted.norm}"
                 )
+
+    def sets_by_key(self) -> dict[str, list[StatedSet]]:
+        """Sets of perturbations in the place of norms, as :func:`certify.evaluate` takes them."""
+        return {kind.KEY: getattr(self, kind.KEY) for kind in KINDS}
+
+    def sets(self) -> list[StatedSet]:
+        """All sets of perturbations in the place of norms."""
+        return [one for several in self.sets_by_key().values() for one in several]
 
     def asked_methods(self) -> list[Method | str]:
         """The methods to run as :func:`certify.evaluate` takes them; the default ones if none are named."""
@@ -134,7 +145,7 @@ class Config(Table, frozen=True):
     def chosen_methods(self) -> list[Method]:
         """The methods to run, those of a preset for inputs of width 1."""
         orders = [2.0, math.inf] if self.norms is None else [norm_order(norm) for norm in self.norms]
-        return methods_of(self.asked_methods(), [*orders, *self.transformations])
+        return methods_of(self.asked_methods(), [*orders, *self.sets()])
 
     def norm_orders(self) -> list[float]:
         """The norms as numbers; those of 2 and infinity that a chosen method serves, if the file names none."""
@@ -175,7 +186,7 @@ def read_config(path: Path | str) -> Config:
         values = msgspec.toml.decode(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
         _check_numbers(values)
         folder = path.resolve().parent
-        made = {"methods": methods_from(values.get("methods", {}), folder), "transformations": _sets(values)}
+        made = {"methods": methods_from(values.get("methods", {}), folder), **stated_sets(values, folder)}
         config = converted("", {**values, **made} | _without_aliases(values), Config)
     except OSError as error:
         raise InvalidConfiguration(f"configuration {path} cannot be read: {error.strerror}") from error
@@ -185,14 +196,6 @@ def read_config(path: Path | str) -> Config:
     if against is not None:
         against = msgspec.structs.replace(against, run=str(folder / against.run))
     return msgspec.structs.replace(config, model=model, data=data, against=against)
-
-
-def _sets(values: Mapping[str, Any]) -> list[TransformationSet]:
-    """The transformations of a file or a manifest, each once."""
-    tables = values.get("transformations", [])
-    if not isinstance(tables, list):
-        raise InvalidConfiguration(f"transformations must be tables [[transformations]], got {tables!r}")
-    return list(dict.fromkeys(map(set_of, tables)))
 
 
 def _without_aliases(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +242,7 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
         values = {
             **manifest["source"],
             "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]] or None,
-            "transformations": _sets(stored),
+            **stated_sets(stored),
             "methods": methods_from(stored["methods"]),
             "seed": manifest["seed"],
             "batch_size": stored["batch_size"],

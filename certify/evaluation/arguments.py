@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,8 @@ from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.labelled import Inputs, inputs_and_labels
 from certify.evaluation.units import method_pairs
 from certify.methods import Choice, Problem, Space, chosen_methods
+from certify.methods.sets.kinds import asked_sets
 from certify.models import first_rows, frozen, probe
-from certify.semantic.sets import sets_of
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, checked_inputs
 
@@ -29,7 +30,7 @@ class Asked(NamedTuple):
         problem: the model and its inputs.
         logits: (N, K), of the model for them.
         choice: the methods.
-        norms: orders and sets of transformed images, each once.
+        norms: orders and sets of perturbations, each once.
         allowance: sizes that fit into the memory.
     """
 
@@ -58,9 +59,9 @@ def asked_evaluation(
     on_grid: bool | None = None,
     memory: int | None = None,
     known: Mapping[str, int] | None = None,
-    transformations: object = (),
+    sets: Mapping[str, object] = MappingProxyType({}),
 ) -> Asked:
-    """The arguments of :func:`certify.evaluate`, checked.
+    """The arguments of :func:`certify.evaluate`, checked; ``sets`` by the keys of their kinds.
 
     ``known`` has the batches of a run that is continued, so that they need not be counted anew.
     """
@@ -70,7 +71,7 @@ def asked_evaluation(
     checks.at_most("seed", checks.at_least("seed", seed, 0), 2**63 - 1)
     checks.at_most("first_index", checks.at_least("first_index", first_index, 0), 2**62)
     checks.at_least("batch_size", batch_size, 1)
-    orders = asked_orders(norms, transformations)
+    orders = asked_orders(norms, sets)
     choice = chosen_methods(methods, orders, Space.of(x, *box))
     method_pairs(choice.methods, orders)
     stated = stated_on_grid(on_grid, x)
@@ -120,10 +121,10 @@ def problem_of(
             return problem, torch.cat([model(part) for part in problem.x.split(batch_size)])
 
 
-def asked_orders(norms: object, transformations: object) -> list[Order]:
-    """Norms and transformations of a caller, each once; one of both there must be."""
-    sets = sets_of(transformations)
-    return [*([] if sets and isinstance(norms, Sequence) and not len(norms) else orders_of(norms)), *sets]
+def asked_orders(norms: object, sets: Mapping[str, object]) -> list[Order]:
+    """Norms and sets of perturbations of a caller, each once; one of both there must be."""
+    found = asked_sets(sets)
+    return [*([] if found and isinstance(norms, Sequence) and not len(norms) else orders_of(norms)), *found]
 
 
 def orders_of(norms: object) -> list[float]:

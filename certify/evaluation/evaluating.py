@@ -24,7 +24,7 @@ from certify.evaluation.benches import engine_of, run_elsewhere
 from certify.evaluation.budget.costs import CostEstimate
 from certify.evaluation.budget.known import known_batches, known_sizes
 from certify.evaluation.budget.meter import Clock
-from certify.evaluation.budget.probe import LEAST_BUDGET, PROBE_SHARE, Asking, Transformations, probe_costs
+from certify.evaluation.budget.probe import LEAST_BUDGET, PROBE_SHARE, Asking, probe_costs
 from certify.evaluation.budget.row_memory import rows_of_passes
 from certify.evaluation.budget.schedule import Timing
 from certify.evaluation.callbacks import Callback
@@ -41,6 +41,7 @@ from certify.evaluation.summaries.cross_sections import (
 from certify.evaluation.summaries.groups import Groups, digest_of_groups, stated_groups
 from certify.evaluation.work import Plan, Work
 from certify.methods import STANDARD, Problem
+from certify.methods.sets.kinds import Changes, Transformations
 from certify.models import probed_once
 from certify.report.inputs.planes import CROSS_SECTIONS, Plane
 from certify.sizes import bytes_of
@@ -56,6 +57,7 @@ def evaluate(
     *,
     norms: Sequence[float] | float = (2, math.inf),
     transformations: Transformations = (),
+    changes: Changes = (),
     methods: Asking = STANDARD,
     low: Limit = 0.0,
     high: Limit = 1.0,
@@ -78,7 +80,7 @@ def evaluate(
     engine: Engine | str | None = None,
     memory: str | int | None = None,
 ) -> Evaluation:
-    """Run every method on the same inputs, in every norm and under every transformation it serves.
+    """Run every method on the same inputs, in every norm and for every set of perturbations it serves.
 
     Certificates of the model itself and of the smoothed classifier, estimates if :class:`certify.methods.Clever` is
     asked for, and re-checked adversarial examples of the model, each in its own rows. A method that cannot treat the
@@ -90,10 +92,14 @@ def evaluate(
             :func:`certify.collect`.
         labels: (N,) correct classes. None for those of a data set or loader, and for the predictions of the model
             where ``x`` is a tensor: then all results are about these, and nothing counts as misclassified.
-        norms: orders of norms, at least 1, or one of them; 0 counts changed entries. With transformations, also none.
+        norms: orders of norms, at least 1, or one of them; 0 counts changed entries. With
+            transformations or changes, also none.
         transformations: of :mod:`certify.semantic` with their ranges, or with noise on top as
             :class:`certify.semantic.TransformationSet`; several or one. Each stands in the place of a norm, and radii
             and distances are in its unit. Where no method for them is named, all of them run with their defaults.
+        changes: features or words that may change, and how many of them: :class:`certify.ChangedFeatures` or
+            :class:`certify.ChangedWords`, several or one. They stand in the place of a norm likewise, and radii and
+            distances are numbers of changes. The box bounds the inputs, and not what features change to.
         methods: settings from :mod:`certify.methods`, or names of methods for their defaults, several or one; by
             default smoothing, interval bounds and the minimum-norm attack. Or one of the presets ``"quick"``,
             ``"standard"`` and ``"thorough"``, which hold methods of every kind, alone or with settings that replace
@@ -150,7 +156,8 @@ def evaluate(
     with probed_once():
         allowed = None if memory is None else bytes_of("memory", memory)
         asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, on_grid)
-        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), transformations)
+        sets = {"transformations": transformations, "changes": changes}
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), sets)
         members = stated_groups(groups, task.problem.y, len(task.problem.x))
         if not part.whole:
             costs = None  # by which methods may be left out, in one shard and not in another

@@ -29,9 +29,9 @@ from certify.evaluation.summaries.groups import (
     group_accuracies,
     members_of,
 )
+from certify.evaluation.summaries.sets import set_curves
 from certify.evaluation.summaries.sheets import curve_figures, sheets_of
 from certify.evaluation.summaries.tables import are_images, curves_of, dataframe, lines_of, rows_of, summary_of
-from certify.evaluation.summaries.transformations import transformation_curves
 from certify.evaluation.units import in_order, units_done
 from certify.evaluation.work import HELD
 from certify.exports.figures import COLUMN
@@ -42,6 +42,8 @@ from certify.report.columns import COLUMNS, Column, Line, printed
 from certify.report.inputs.planes import Plane
 from certify.requirements import JudgedRequirement, judged_requirements
 from certify.semantic.curves import TransformationCurves
+from certify.sets.curves import SetCurves
+from certify.sets.stated import StatedSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,9 +127,13 @@ class Evaluation:
         """Certified and attacked accuracy against the radius, one curve per method and norm that has results."""
         return curves_of(self.rows())
 
+    def set_curves(self) -> "dict[StatedSet, SetCurves]":
+        """Certified, attacked and random accuracy against the size of each set of perturbations, by its name."""
+        return set_curves(self.manifest, self.records, self.tensors)
+
     def transformation_curves(self) -> "dict[NamedSet, TransformationCurves]":
-        """Certified, attacked and random accuracy against the size of each transformation, by its name."""
-        return transformation_curves(self.manifest, self.records, self.tensors)
+        """Curves of :meth:`set_curves` that are against the size of transformations."""
+        return {over: each for over, each in self.set_curves().items() if isinstance(each, TransformationCurves)}
 
     def clean_accuracy(self) -> float:
         """Share of inputs that the model itself classifies correctly; NaN without any record."""
@@ -312,7 +318,7 @@ class Evaluation:
             group_sentences=[] if groups is None else groups.sentences(),
             classes=self.manifest.get("classes", ()) if classes is None else classes,
             studies=studies,
-            transformations={norm_name(over): each for over, each in self.transformation_curves().items()},
+            sets=list(self.set_curves().items()),
             inputs=details_of(
                 self.manifest, self.records, self.tensors, lines=lines, planes=self.planes, tokens=tokens
             ).payload(),

@@ -1,7 +1,7 @@
 """Results as the rows of a record: one mapping per input, in plain numbers that JSON can hold."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,9 +21,13 @@ from certify.results import (
     Witness,
 )
 from certify.semantic.certificate import SemanticCertificate
-from certify.semantic.random_draws import TransformationAccuracy
+from certify.sets.draws import SetAccuracy
+from certify.verification.changed.certificate import CounterfactualCertificate
 
-OF_RANGES = ("verified", "broken", "open_pieces", "pieces")  # of a certificate of transformations
+OF_SETS: Mapping[type[Certificate], tuple[str, ...]] = {  # what rows say besides of a certificate about a set
+    SemanticCertificate: ("verified", "broken", "open_pieces", "pieces"),
+    CounterfactualCertificate: ("verified", "parts"),
+}
 
 
 def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str, Any]]:
@@ -49,8 +53,8 @@ def certificate_rows(certificate: Certificate, labels: Tensor) -> list[dict[str,
             row["invalid"] = int(certificate.invalid[i])
             row["two_class"] = bool(certificate.two_class[i])
             row["sampling"] = certificate.sampling
+        row |= {name: getattr(certificate, name)[i].item() for name in OF_SETS.get(type(certificate), ())}
         if isinstance(certificate, SemanticCertificate):
-            row |= {name: getattr(certificate, name)[i].item() for name in OF_RANGES}
             row |= _parameters(certificate.parameters[i])
         rows.append(row)
     return rows
@@ -82,11 +86,12 @@ def witness_rows(
 ) -> list[dict[str, Any]]:
     """Rows of witnesses, in plain numbers, with their distances in every norm of the run.
 
-    Transformed images have a distance in their ``own`` set alone.
+    Those of a set of perturbations have a distance in their ``own`` set alone.
     """
-    transformed = isinstance(witness, TransformationWitness)
-    distances = {order_key(own): witness.distance.tolist()} if transformed else {}
-    distances = distances or _distances(witness.adversarial, clean, norms)
+    if isinstance(own, str):
+        distances = {order_key(own): witness.distance.tolist()}
+    else:
+        distances = _distances(witness.adversarial, clean, norms)
     rows, wrong = [], _wrong(witness, labels)
     for i, found in enumerate(witness.found.tolist()):
         row: dict[str, Any] = {
@@ -146,7 +151,7 @@ def noise_rows(found: NoiseTolerance, labels: Tensor) -> list[dict[str, Any]]:
     return rows
 
 
-def random_rows(found: TransformationAccuracy, labels: Tensor, alpha: float) -> list[dict[str, Any]]:
+def random_rows(found: SetAccuracy, labels: Tensor, alpha: float) -> list[dict[str, Any]]:
     """Rows of random draws: how many of them are right, with an interval for the probability of an error."""
     rows, wrong = [], _wrong(found, labels)
     lower, upper = (ends.tolist() for ends in found.error_interval(alpha))

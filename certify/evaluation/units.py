@@ -23,8 +23,10 @@ from certify.evaluation.rows import (
 from certify.evaluation.storage.proofs import is_proof, with_stored_proofs
 from certify.methods import (
     METHODS,
+    ChangeBounds,
     Clever,
     CompleteSearch,
+    CounterfactualAttack,
     IntervalBounds,
     LinearBounds,
     LinearBoundsBehindIntervals,
@@ -33,6 +35,7 @@ from certify.methods import (
     MinimalPerturbation,
     OptimisedLinearBounds,
     Problem,
+    RandomChanges,
     RandomNoise,
     RandomTransformations,
     SmoothedAttack,
@@ -44,11 +47,12 @@ from certify.methods.frozen import WithFrozenFeatures
 from certify.models import frozen
 from certify.promises import Promise
 from certify.results import Estimate, NoiseTolerance, VerdictCertificate, Witness
-from certify.semantic.random_draws import TransformationAccuracy
+from certify.sets.draws import SetAccuracy
 from certify.verification.proving.radius_proofs import CertificateWithProofs
 
 FROM_CHEAP_TO_DEAR = (  # and both sides early, since a witness spares dear proofs
-    *(IntervalBounds, RandomTransformations, TransformationAttack, MinimalPerturbation, TransformationBounds),
+    *(IntervalBounds, RandomTransformations, TransformationAttack, RandomChanges, CounterfactualAttack),
+    *(MinimalPerturbation, TransformationBounds, ChangeBounds),
     *(LinearBoundsBehindIntervals, LinearBounds, Smoothing, Lipschitz),
     *(RandomNoise, Clever, OptimisedLinearBounds, SmoothedAttack, CompleteSearch),
 )
@@ -220,7 +224,7 @@ def outcome_of(method: Method, problem: Problem, rows: slice, norm: Order, norms
         details = estimate_rows(result, targets)
     elif isinstance(result, NoiseTolerance):
         details = noise_rows(result, targets)
-    elif isinstance(result, TransformationAccuracy):
+    elif isinstance(result, SetAccuracy):
         details = random_rows(result, targets, getattr(method, "alpha", 0.05))
         tensors = {"right": result.right, "distance": result.distance}
     else:

@@ -21,19 +21,22 @@ from certify.methods.proofs import (
 )
 from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation, estimate_of
+from certify.methods.sets.changes import ChangeBounds, CounterfactualAttack, RandomChanges
+from certify.methods.sets.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 from certify.methods.smoothed import SmoothedAttack, Smoothing
-from certify.methods.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 
 __all__ = [
     "BY_NAME",
     "METHODS",
     "PRESETS",
     "STANDARD",
+    "ChangeBounds",
     "Checked",
     "Choice",
     "Clever",
     "CompleteSearch",
     "Count",
+    "CounterfactualAttack",
     "IntervalBounds",
     "LinearBounds",
     "LinearBoundsBehindIntervals",
@@ -46,6 +49,7 @@ __all__ = [
     "Problem",
     "ProvedRadius",
     "QuantisedCopy",
+    "RandomChanges",
     "RandomNoise",
     "RandomTransformations",
     "SmoothedAttack",

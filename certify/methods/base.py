@@ -15,11 +15,11 @@ from bounds.memory import MEMORY
 from bounds.sets.uniform import stream_seed
 from certify.methods.checked import Checked, Name
 from certify.results import Certificate, Estimate, NoiseTolerance, Witness
-from certify.semantic.random_draws import TransformationAccuracy
+from certify.sets.draws import SetAccuracy
 from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import Rows, StoredInputs
 
-Result = Certificate | Estimate | Witness | NoiseTolerance | TransformationAccuracy
+Result = Certificate | Estimate | Witness | NoiseTolerance | SetAccuracy
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

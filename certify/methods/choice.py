@@ -22,17 +22,22 @@ from certify.methods.proofs import (
 )
 from certify.methods.random_noise import RandomNoise
 from certify.methods.searches import Clever, MinimalPerturbation
+from certify.methods.sets.changes import ChangeBounds, CounterfactualAttack, RandomChanges
+from certify.methods.sets.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 from certify.methods.smoothed import SmoothedAttack, Smoothing
-from certify.methods.transformations import RandomTransformations, TransformationAttack, TransformationBounds
 
 METHODS: tuple[type[Method], ...] = (
     *(Smoothing, IntervalBounds, LinearBoundsBehindIntervals, LinearBounds, OptimisedLinearBounds, Lipschitz, Verify),
     *(CompleteSearch, QuantisedCopy),
     *(Clever, RandomNoise, MinimalPerturbation, SmoothedAttack),
     *(TransformationBounds, TransformationAttack, RandomTransformations),
+    *(ChangeBounds, CounterfactualAttack, RandomChanges),
 )
 
-OF_SETS: tuple[Method, ...] = (TransformationBounds(), TransformationAttack(), RandomTransformations())
+OF_SETS: tuple[Method, ...] = (
+    *(TransformationBounds(), TransformationAttack(), RandomTransformations()),
+    *(ChangeBounds(), CounterfactualAttack(), RandomChanges()),
+)
 STANDARD: tuple[Method, ...] = (Smoothing(), IntervalBounds(), MinimalPerturbation())  # where none are asked for
 UNIT = Space()
 
@@ -70,8 +75,8 @@ class Choice(NamedTuple):
 def chosen_methods(given: object, norms: Sequence[Order], space: Space) -> Choice:
     """The methods that are asked for, a preset among them or not.
 
-    Where there are transformations and no method for them, all such methods join. Settings that are given next to a
-    preset replace those of the same name in it.
+    Where there are sets of perturbations of a kind and no method for them, all such methods join. Settings that are
+    given next to a preset replace those of the same name in it.
 
     Args:
         given: settings, classes and names, one or several.
@@ -86,8 +91,8 @@ def chosen_methods(given: object, norms: Sequence[Order], space: Space) -> Choic
     presets = [one for one in asked if isinstance(one, str) and one in PRESETS]
     own = [_method_of(one) for one in asked if not (isinstance(one, str) and one in PRESETS)]
     sets = [norm for norm in norms if isinstance(norm, str)]
-    if sets and not any(method.serves(each) for method in own for each in sets):
-        own += OF_SETS
+    lacking = [each for each in sets if not any(method.serves(each) for method in own)]
+    own += [method for method in OF_SETS if any(method.serves(each) for each in lacking)]
     if not presets:
         return Choice(own)
     if len(presets) > 1:

@@ -17,7 +17,9 @@ from certify.report.results import Classes, Results, results_of
 from certify.report.sentences import doubts, masking_sentence, no_curves, promises, what_was_done
 from certify.report.series import PROMISED, Series, accuracy_tables, charts, interval_ends
 from certify.report.studies import Study, shown_studies
-from certify.report.words import panel_name
+from certify.report.words import norm_name, panel_name
+from certify.sets.curves import SetCurves
+from certify.sets.stated import StatedSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +53,7 @@ class Page:
         classes: names of the classes; empty if they have none.
         left_out: sentences about what was not computed, and why.
         studies: other records by their titles, each a section of the page.
-        transformations: curves against the size of transformations, likewise, in a section before these.
+        sets: sets of perturbations with curves against their size, in sections of each kind before these.
         inputs: what the view of a single input shows, as plain data for its script; None without it.
     """
 
@@ -74,7 +76,7 @@ class Page:
     classes: Sequence[str] = ()
     left_out: Sequence[str] = ()
     studies: Mapping[str, Study] | None = None
-    transformations: Mapping[str, Study] | None = None
+    sets: Sequence[tuple[StatedSet, SetCurves]] = ()
     inputs: Mapping[str, Any] | None = None
 
 
@@ -97,7 +99,7 @@ def render(page: Page) -> str:
             no_curves="" if figures else no_curves(page.summary),
             noise=[] if page.noise is None else str(page.noise).splitlines(),
             studies=shown_studies(page.studies),
-            transformations=shown_studies(page.transformations),
+            sets=list(_sections(page.sets)),
             noise_figure="" if page.noise is None else svg(noise_figure(page.noise)),
             data=data_of(series, [("", tables)], charts(series, clean)),
             inputs=None if page.inputs is None else {"models": [page.inputs]},
@@ -147,6 +149,14 @@ def model_of(page: Page, name: str = "") -> tuple[dict[str, Any], InputTables]:
         "groups": page.groups,
         "group_sentences": page.group_sentences,
     }, tables
+
+
+def _sections(sets: Sequence[tuple[StatedSet, SetCurves]]) -> Iterator[dict[str, Any]]:
+    """A section for each kind of sets, with the curves of all of them."""
+    for kind in dict.fromkeys(over.KEY for over, _ in sets):
+        here = [(over, curves) for over, curves in sets if kind == over.KEY]
+        studies = shown_studies({norm_name(over): curves for over, curves in here})
+        yield {"key": kind, "title": here[0][0].TITLE, "note": here[0][0].NOTE, "studies": studies}
 
 
 def _series(page: Page) -> list[Series]:

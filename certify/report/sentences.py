@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from certify.attacks.studies.gradient_masking import GradientMaskingReport
 
 LINEAR = ("crown_ibp", "fast_lin", "crown", "alpha_crown")
-BOUNDS = {"ibp": "interval bounds", "transformation_bounds": "bounds of transformations"} | dict.fromkeys(
-    LINEAR, "linear bounds"
-)
+BOUNDS = {
+    "ibp": "interval bounds",
+    "transformation_bounds": "bounds of transformations",
+    "change_bounds": "bounds of changed features and words",
+} | dict.fromkeys(LINEAR, "linear bounds")
 TITLES: dict[Kind, str] = {
     "proof": "Proved",
     "probable": "With high probability",

@@ -1,24 +1,20 @@
 """Accuracy under random transformations."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from bounds import checks, clopper_pearson_interval
+from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from certify.models import frozen, predictions, predictions_and_labels, probe
-from certify.results import DrawnAccuracy, share_interval
 from certify.semantic.transformations import Transformation
-
-if TYPE_CHECKING:
-    import pandas as pd
+from certify.sets.draws import SetAccuracy
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TransformationAccuracy(DrawnAccuracy):
+class TransformationAccuracy(SetAccuracy):
     """Counts of correct predictions under random transformations: nothing about the worst one.
 
     Attributes:
@@ -33,40 +29,7 @@ class TransformationAccuracy(DrawnAccuracy):
         subject: the classifier it speaks of.
     """
 
-    correct: Tensor
-    right: Tensor
-    distance: Tensor
-    draws: int
     transformation: str
-    unit: str
-    reach: float
-    subject: str = "base"
-
-    @property
-    def accuracy(self) -> float:
-        """Share of all copies that are classified correctly; NaN without any row."""
-        return float(self.right.double().mean())
-
-    def to_dataframe(self) -> "pd.DataFrame":
-        """One row per input, without a column for each copy."""
-        table = super().to_dataframe()
-        return table[[name for name in table if not str(name).startswith("right_")]]
-
-    def error_interval(self, alpha: float = 0.05) -> tuple[Tensor, Tensor]:
-        """Exact interval for the probability of an error of each row, (N,) float64 each.
-
-        It holds for one row at a time, with probability at least ``1 - alpha`` over the parameters.
-        """
-        confidence = 1 - checks.probability("alpha", alpha)
-        return clopper_pearson_interval(self.draws - self.correct, self.draws, confidence=confidence)
-
-    def interval(self, alpha: float = 0.05) -> tuple[float, float]:
-        """Exact interval for the accuracy on new inputs, from the first copy of each row.
-
-        Copies of one input are no independent draws of inputs, so more of them do not narrow it; it holds for
-        inputs drawn as these were, with probability at least ``1 - alpha``.
-        """
-        return share_interval(self.right[:, 0], alpha)
 
 
 @isolated

@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bounds import checks
 from bounds.errors import BoundsError, InvalidConfiguration, InvalidInput
-from bounds.sets.orders import NamedSet, order_key
+from bounds.sets.orders import order_key
 from certify.importing import imported, reference_of
+from certify.semantic.curves import TransformationCurves
+from certify.semantic.random_draws import TransformationAccuracy
 from certify.semantic.transformations import (
     Blur,
     Compose,
@@ -18,8 +21,8 @@ from certify.semantic.transformations import (
     Transformation,
     Translation,
 )
+from certify.sets.stated import StatedSet, Table
 
-Table = dict[str, Any]
 COMPOSE = "compose"
 PLAIN = (str, int, float)  # fields that are no ranges
 KINDS: Mapping[str, type[Transformation]] = {
@@ -27,7 +30,7 @@ KINDS: Mapping[str, type[Transformation]] = {
 }
 
 
-class TransformationSet(NamedSet):
+class TransformationSet(StatedSet):
     """Images under a transformation with a range of parameters, with l-infinity noise on top if ``epsilon`` is not 0.
 
     It is a text, which names transformation, ranges and unit: the place of the order of a norm in records and tables.
@@ -45,6 +48,14 @@ class TransformationSet(NamedSet):
     Raises:
         InvalidInput: no transformation, or an epsilon below 0.
     """
+
+    KEY = "transformations"
+    TITLE = "Transformations of images"
+    NOTE = (
+        "Accuracy when every image is changed by up to the given size: proved for all such changes, left by an attack, "
+        "and of random changes, which bound nothing."
+    )
+    CURVES = TransformationCurves
 
     transformation: Transformation
     epsilon: float
@@ -69,6 +80,15 @@ class TransformationSet(NamedSet):
     def __getnewargs__(self) -> tuple[Any, ...]:  # for pickle
         return self.transformation, self.epsilon, self.channels_last
 
+    @property
+    def reach(self) -> float:
+        """The size of the whole range."""
+        return self.transformation.reach
+
+    def accuracy(self, **found: Any) -> TransformationAccuracy:  # noqa: ANN401  # the fields of a record
+        """A record of random transformations."""
+        return TransformationAccuracy(transformation=str(self), **found)
+
     def table(self) -> Table:
         """The set in plain values, for a manifest; :func:`set_of` reads it.
 
@@ -78,16 +98,15 @@ class TransformationSet(NamedSet):
         more = {"epsilon": self.epsilon} if self.epsilon else {}
         return _table(self.transformation) | more | ({"channels_last": True} if self.channels_last else {})
 
+    @classmethod
+    def of(cls, given: object) -> "TransformationSet":
+        """The set of a transformation, see :class:`certify.sets.stated.StatedSet`."""
+        return given if isinstance(given, TransformationSet) else cls(given)  # type: ignore[arg-type]  # which refuses
 
-def sets_of(given: object) -> list[TransformationSet]:
-    """The sets that a caller asks for, each once: transformations, sets of them, several or one.
-
-    Raises:
-        InvalidInput: something else.
-    """
-    several: Sequence[Any] = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    found = [one if isinstance(one, TransformationSet) else TransformationSet(one) for one in several]
-    return list(dict.fromkeys(found))
+    @classmethod
+    def of_table(cls, table: object, place: str, folder: Path | None = None) -> "TransformationSet":
+        """The set of a table, see :class:`certify.sets.stated.StatedSet`."""
+        return set_of(table, place)
 
 
 def set_of(table: object, place: str = "[[transformations]]") -> TransformationSet:

@@ -32,6 +32,9 @@ CONFIDENCE: dict[str, Call] = {
         c.model, c.x, two_entries(c.x), most_parts=4
     ),
     "attacks.counterfactual": lambda c: attacks.counterfactual(c.model, c.x, c.y, two_entries(c.x)),
+    "certify.random_changes": lambda c: certify.random_changes(
+        c.model, c.x, c.y, two_entries(c.x), draws=5, generator=generator()
+    ),
     "attacks.highest_confidence": lambda c: attacks.highest_confidence(
         c.model, c.x, **LINF, steps=4, restarts=2, generator=generator()
     ),
@@ -39,5 +42,6 @@ CONFIDENCE: dict[str, Call] = {
 
 CONFIDENCE_RECORDS = {
     *("CalibrationError", "ConfidenceCertificate", "ConfidenceWitness", "DetectionCurve", "RocCurve"),
+    *("ChangeAccuracy", "ChangedFeatures", "ChangedWords", "SetCurves"),
     *("CounterfactualCertificate", "CounterfactualWitness", "UniversalCertificate"),
 }

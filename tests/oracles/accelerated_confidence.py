@@ -53,6 +53,9 @@ CALLS: dict[str, Callable[[Place, int], Any]] = {
         t(network()), t(X), two_entries(t), t(Y), most_parts=4
     ),
     "certify.attacks.counterfactual": lambda t, k: attacks.counterfactual(t(network()), t(X), t(Y), two_entries(t)),
+    "certify.random_changes": lambda t, k: certify.random_changes(
+        t(network()), t(X), t(Y), two_entries(t), draws=10 * k, generator=generator()
+    ),
     "certify.attacks.highest_confidence": lambda t, k: attacks.highest_confidence(
         t(network()), t(X), norm=2, epsilon=0.3, steps=4 * k, restarts=2, generator=generator()
     ),

@@ -6,7 +6,7 @@ shown is the statement, not that its method could show it.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,23 @@ STEPS, SPLITS = 20, 100  # of the ascent over slopes; leaves of a proof by split
 Bounds = tuple[Tensor, Tensor]
 
 
+class Bounded(Protocol):
+    """Inputs that a statement is about: the least values of linear functions, and the box around them."""
+
+    @property
+    def low(self) -> Tensor:
+        """(d,) ends of the box."""
+
+    @property
+    def high(self) -> Tensor:
+        """(d,) likewise."""
+
+    def least(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds below linear functions (m, d), and sums of the absolute terms behind them."""
+
+
 class Region(NamedTuple):
-    """Inputs that a statement is about.
+    """Inputs in a ball and a box.
 
     Attributes:
         center: (d,) float64, the input.
@@ -112,7 +127,7 @@ class Prover:
         lines: whether layers are bounded by lines too, which is slower, or by intervals alone.
     """
 
-    def __init__(self, network: LayeredNetwork, region: Region, lines: bool) -> None:
+    def __init__(self, network: LayeredNetwork, region: Bounded, lines: bool) -> None:
         self.network, self.region, self.lines = network, region, lines
         self.bounds: list[Bounds] = []
         self.sizes = {INPUT: torch.maximum(region.low.abs(), region.high.abs())}

@@ -10,6 +10,7 @@ from bounds.graph.capturing import capture
 from bounds.sets.orders import Order
 from certify.evaluation.budget.row_memory import COPIES, SHARE, MethodMemory, PassMemory
 from certify.methods import (
+    ChangeBounds,
     Choice,
     Clever,
     CompleteSearch,
@@ -28,7 +29,7 @@ from certify.sizes import size_in_words
 from certify.smoothing.drawing.division import NOISE_BLOCK
 
 OF_UNIT = 0.25  # of that, for what a unit holds of all its inputs
-BY_BOUNDS = (ProvedRadius, QuantisedCopy, CompleteSearch, Verify, Lipschitz, TransformationBounds)
+BY_BOUNDS = (ProvedRadius, QuantisedCopy, CompleteSearch, Verify, Lipschitz, TransformationBounds, ChangeBounds)
 OF_NODES = 13 * 8  # bytes that intervals hold for each number of a network: at most 13 tensors were counted
 OF_DRAWS = 12  # bytes for each entry of a draw: the noise, and the random words it is looked up by
 

@@ -22,9 +22,8 @@ from certify.evaluation.budget.meter import Clock, Spent, metered
 from certify.evaluation.labelled import Inputs
 from certify.evaluation.units import Pair, UnitOutcome, cheap_first, joined, method_pairs, outcome_of, refused
 from certify.methods import STANDARD, CompleteSearch, Method, Problem
+from certify.methods.sets.kinds import Changes, Transformations
 from certify.models import frozen, probed_once
-from certify.semantic.sets import TransformationSet
-from certify.semantic.transformations import Transformation
 from certify.sizes import bytes_of
 
 PROBE_SHARE = 0.1  # of a budget, that the probe may take
@@ -34,7 +33,6 @@ SHORT = 1.0  # seconds up to which it is measured with others
 PAYS = 1.01  # times the radius of linear bounds that complete search has to prove of some input
 BEYOND = 0.9  # of its time, after which a search counts as cut off
 
-Transformations = Sequence[Transformation | TransformationSet] | Transformation | TransformationSet
 Asking = Sequence[Method | type[Method] | str] | Method | type[Method] | str
 
 
@@ -46,6 +44,7 @@ def estimate_cost(
     *,
     norms: Sequence[float] | float = (2, math.inf),
     transformations: Transformations = (),
+    changes: Changes = (),
     methods: Asking = STANDARD,
     low: Limit = 0.0,
     high: Limit = 1.0,
@@ -69,6 +68,7 @@ def estimate_cost(
         labels: likewise.
         norms: likewise.
         transformations: likewise.
+        changes: likewise.
         methods: likewise.
         low: likewise.
         high: likewise.
@@ -93,7 +93,8 @@ def estimate_cost(
     with probed_once():
         allowed = None if memory is None else bytes_of("memory", memory)
         asked = (model, x, labels, norms, methods, (low, high), seed, batch_size, first_index, None)
-        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), transformations)
+        sets = {"transformations": transformations, "changes": changes}
+        task = asked_evaluation(*asked, allowed, known_batches(output, allowed), sets)
         return probe_costs(task, clock, limit, output)
 
 

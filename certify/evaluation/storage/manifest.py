@@ -14,9 +14,9 @@ from bounds.checks import Limit, rows_at_once
 from bounds.sets.orders import Order, order_key
 from certify.evaluation.storage.code import code_digest, processor_name
 from certify.methods import Method, Problem
+from certify.methods.sets.kinds import tables_of
 from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of
-from certify.semantic.sets import TransformationSet
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import precision_name
 from certify.stored_inputs import Rows
@@ -37,7 +37,6 @@ def manifest_of(
     enough to survive rounding: the predicted classes, and the mean size of the logits to four digits.
     """
     device, model = problem.x.device, problem.model
-    sets = [norm for norm in norms if isinstance(norm, TransformationSet)]
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,7 +51,7 @@ def manifest_of(
         **({"draws_version": DRAWS_VERSION} if any(isinstance(method, Smoothed) for method in methods) else {}),
         "configuration": {
             "norms": [order_key(norm) for norm in norms if not isinstance(norm, str)],
-            **({"transformations": [each.table() for each in sets]} if sets else {}),
+            **tables_of(norms),
             "methods": {method.name: table_of(method) for method in methods},
             "low": _shown(problem.low),
             "high": _shown(problem.high),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bounds.sets.orders import Order, order_of
+from bounds.sets.orders import Order, order_of, refutes
 from certify.promises import refuting_subject
 from certify.report import norm_name
 from certify.report.words import with_levels
@@ -15,7 +15,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A certified radius above the distance of a re-checked adversarial example: one of the two is wrong."""
+    """A certified radius that a re-checked adversarial example refutes by its distance: one of the two is wrong.
+
+    The distance lies below the radius, or at it where changes are counted.
+    """
 
     index: int
     norm: Order
@@ -69,7 +72,7 @@ def contradictions(rows: Rows, eight_bit: bool = False) -> list[Contradiction]:
     return [
         Contradiction(*_key(row), row["method"], row["certified_radius"], distance, eight_bit)
         for row, distance in comparable(rows)
-        if row["certified_radius"] > distance
+        if refutes(distance, row["certified_radius"], row["norm"])
     ]
 
 

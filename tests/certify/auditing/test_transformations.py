@@ -14,9 +14,10 @@ from torch import Tensor, nn
 import certify
 from certify.auditing.audit import FILES, audit
 from certify.auditing.certificates.rerunning import AGAIN
+from certify.auditing.sets import DRAWS, RANGES
 from certify.auditing.structure import STATUSES
 from certify.auditing.tally import AuditReport
-from certify.auditing.transformations import DRAWS, IMAGES, PARAMETERS, TRIED, _within
+from certify.auditing.transformations import IMAGES, PARAMETERS, TRIED, _within
 from certify.evaluation.storage import chain
 from certify.evaluation.storage.continuing import INFORMATIVE
 from certify.methods import RandomTransformations, TransformationAttack, TransformationBounds
@@ -165,11 +166,11 @@ EDITS = {
     of_another("smoothed(gaussian(sigma=0.25))"): {STATUSES},
     renamed: {FILES},
     surer_of_errors: {DRAWS},
-    called_verified: {TRIED},
+    called_verified: {RANGES},
     of_the_float32_network: {AGAIN},
     raised: {TRIED, AGAIN},
     raised_a_little: {AGAIN},
-    beyond_the_range: {TRIED},
+    beyond_the_range: {RANGES},
     beyond_its_own_example: {PARAMETERS},
     other_parameters: {PARAMETERS},
     mirrored_parameters: {IMAGES},

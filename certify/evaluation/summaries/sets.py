@@ -1,4 +1,4 @@
-"""Curves of transformations: what is certified, what an attack left, and random draws, against the size."""
+"""Curves of sets of perturbations: what is certified, what an attack left, and random draws, against the size."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,51 +7,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bounds.sets.orders import NamedSet
 from certify.curves import AttackedAccuracyCurve, CertifiedAccuracyCurve
 from certify.evaluation.summaries.tables import rows_of
-from certify.semantic.curves import TransformationCurves
-from certify.semantic.random_draws import TransformationAccuracy
-from certify.semantic.sets import set_of
+from certify.methods.sets.kinds import all_sets
+from certify.sets.curves import SetCurves
+from certify.sets.draws import SetAccuracy
+from certify.sets.stated import StatedSet
 
 Record = Mapping[str, Any]
 
 
-def transformation_curves(
+def set_curves(
     manifest: Mapping[str, Any], records: Sequence[Record], tensors: Mapping[str, Mapping[str, Tensor]]
-) -> dict[NamedSet, TransformationCurves]:
-    """Curves of each set of transformed images for which there are certificates.
+) -> dict[StatedSet, SetCurves]:
+    """Curves of each set of perturbations for which there are certificates.
 
     Of several methods, the largest certified radius of each input counts, and the nearest example; draws are joined.
 
     Args:
-        manifest: which states the ranges.
+        manifest: which states the sets.
         records: all of a run.
         tensors: by unit, those of random draws.
     """
-    found, reach = {}, _reach(manifest)
-    for over in reach:
+    found: dict[StatedSet, SetCurves] = {}
+    for over in all_sets(manifest.get("configuration", {})):
         here = [record for record in records if record["norm"] == over]
         certified, attacked = (_limits(here, kind) for kind in ("certificate", "witness"))
         if certified:
             about: dict[str, Any] = {"norm": over, "subject": "base", "unit": over.unit}
             proved, names = _tensor(certified), _methods(here)
-            found[over] = TransformationCurves(
+            found[over] = over.CURVES(
                 certified=CertifiedAccuracyCurve(limit=proved, method=names["certificate"], **about),
                 attacked=AttackedAccuracyCurve(limit=_tensor(attacked), method=names["witness"], **about)
                 if attacked
                 else None,
-                random=_random(here, tensors, over, reach[over]),
-                reach=reach[over],
+                random=_random(here, tensors, over),
+                reach=over.reach,
                 unit=over.unit,
             )
     return found
-
-
-def _reach(manifest: Mapping[str, Any]) -> dict[NamedSet, float]:
-    """The size of the whole range of each set."""
-    tables = manifest.get("configuration", {}).get("transformations", [])
-    return {over: over.transformation.reach for over in map(set_of, tables)}
 
 
 def _limits(records: Sequence[Record], kind: str) -> dict[int, float]:
@@ -79,8 +73,8 @@ def _methods(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _random(
-    records: Sequence[Record], tensors: Mapping[str, Mapping[str, Tensor]], over: NamedSet, reach: float
-) -> TransformationAccuracy | None:
+    records: Sequence[Record], tensors: Mapping[str, Mapping[str, Tensor]], over: StatedSet
+) -> SetAccuracy | None:
     """The draws of the first method that has some, of all inputs."""
     drawn = [record for record in records if record["kind"] == "random" and "right" in tensors.get(record["unit"], {})]
     drawn = [record for record in drawn if record["method"] == drawn[0]["method"]]
@@ -90,13 +84,12 @@ def _random(
         torch.cat([tensors[record["unit"]][name].cpu() for record in drawn]) for name in ("right", "distance")
     )
     rows = [row for record in drawn for row in record["rows"]]
-    return TransformationAccuracy(
+    return over.accuracy(
         label=torch.tensor([row.get("prediction", -1) for row in rows], device="cpu"),
         correct=right.sum(1),
         right=right,
         distance=distance,
         draws=right.shape[1],
-        transformation=str(over),
         unit=over.unit,
-        reach=reach,
+        reach=over.reach,
     )

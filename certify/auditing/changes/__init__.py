@@ -1,0 +1,1 @@
+"""Audit of changed features and words, by a list of its own of what they may change to."""
