@@ -18,6 +18,7 @@ from bounds.search.neurons import spans_of
 from bounds.search.problem import Problem, problem_of
 from bounds.search.split_bounds import SplitBounds
 from bounds.sets.balls import Box, LpBall
+from bounds.sets.hulls import HullOfBoxes
 
 AT_ONCE = 16  # parts that are split together
 
@@ -34,7 +35,7 @@ def least_of_largest(
     deadline: float = math.inf,
     sound: str = "rounding",
     memory: int = MEMORY,
-    ball: LpBall | None = None,
+    ball: LpBall | HullOfBoxes | None = None,
 ) -> Tensor:
     """Lower bounds (C,) on the largest entry of ``A y - b`` over a box, for each of C pairs of A (M, K) and b (M,).
 
@@ -50,7 +51,7 @@ def least_of_largest(
         deadline: by ``time.monotonic()``, at which it ends too.
         sound: which rounding errors are included, see :func:`bounds.crown`.
         memory: bytes that coefficients may take.
-        ball: (1, *D), of which the box is the hull: only its inputs are meant.
+        ball: (1, *D), of which the box is the hull: only its inputs are meant; or a hull of boxes.
     """
     with torch.no_grad():
         problem = problem_of(graph, box, cases, deadline, sound, lambda _: None, memory)

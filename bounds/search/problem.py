@@ -16,6 +16,7 @@ from bounds.memory import MEMORY, WAITING
 from bounds.numerics import accumulated_error
 from bounds.operations.node import entries
 from bounds.sets.balls import Box, LpBall
+from bounds.sets.hulls import HullOfBoxes
 
 if TYPE_CHECKING:
     from bounds.search.recording import Record
@@ -49,7 +50,7 @@ class Problem:
     Attributes:
         graph: of the network.
         box: (1, *D) in float64.
-        ball: (1, *D) in float64, of which the box is the hull; None where all of the box is meant.
+        ball: (1, *D) in float64, of which the box is the hull, or a hull of boxes; None where all of the box is meant.
         rows: (C, M, K), the inequalities ``rows @ y <= offsets`` of each of C sets; those of smaller sets are repeated.
         offsets: (C, M).
         deadline: by ``time.monotonic()``.
@@ -70,7 +71,7 @@ class Problem:
     check: Check
     memory: int = MEMORY
     waiting: int = WAITING
-    ball: LpBall | None = None
+    ball: LpBall | HullOfBoxes | None = None
     record: "Record | None" = None
     places: Tensor | None = None
 
@@ -85,7 +86,7 @@ class Problem:
         return self.box.lower.shape[1:]
 
     @property
-    def region(self) -> Box | LpBall:
+    def region(self) -> Box | LpBall | HullOfBoxes:
         """The inputs that are searched."""
         return self.box if self.ball is None else self.ball
 
@@ -94,6 +95,10 @@ class Problem:
         lower, upper = self.box.lower.flatten(), self.box.upper.flatten()
         if self.ball is None:
             return torch.where(slopes > 0, lower, upper)
+        if isinstance(self.ball, HullOfBoxes):
+            rows = slopes.reshape(1, -1, slopes.shape[-1])
+            _, move = self.ball.largest_fall(rows)
+            return (self.ball.center.flatten().to(rows.dtype) + move).reshape(slopes.shape)
         center, radius, order = self.ball.center.flatten(), self.ball.radii[0], self.ball.dual_norm
         if math.isinf(order):
             step = torch.zeros_like(slopes).scatter(-1, slopes.abs().argmax(-1, keepdim=True), 1.0) * slopes.sign()
@@ -106,7 +111,7 @@ class Problem:
 
     def reaches(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Whether boxes (N, F) may hold an input that is searched, (N,)."""
-        if self.ball is None:
+        if not isinstance(self.ball, LpBall):
             return torch.ones_like(lower[:, 0], dtype=torch.bool)
         center = self.ball.center.flatten()
         apart = torch.maximum(lower - center, center - upper).clamp(min=0)

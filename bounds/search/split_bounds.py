@@ -26,6 +26,7 @@ from bounds.search.domains import Domains, regrouped
 from bounds.search.neurons import gaps, spans_of
 from bounds.search.problem import Problem
 from bounds.sets.balls import Box, Interval, LpBall
+from bounds.sets.hulls import HullOfBoxes
 
 RATE, DECAY = 0.1, 0.98  # of the ascent, in units of what each number may be
 CANDIDATES = 6  # neurons that are kept as worth a split
@@ -77,7 +78,7 @@ class SplitBounds:
         names = [span.name for span in self.spans]
         others = (name for name, function in root.functions.items() if function.limits(*root.parents(name)))
         self.names = names + [name for name in others if name not in names and root.nodes[name].batch == 0]
-        self._regions: dict[tuple[int, torch.dtype], Box | LpBall] = {}
+        self._regions: dict[tuple[int, torch.dtype], Box | LpBall | HullOfBoxes] = {}
 
     def roots(self) -> Domains:
         """One domain for each unsafe set, without splits."""
@@ -121,13 +122,16 @@ class SplitBounds:
             network.accept(name, network.intervals[name])
         return network, possible
 
-    def _region(self, count: int, dtype: torch.dtype) -> Box | LpBall:
+    def _region(self, count: int, dtype: torch.dtype) -> Box | LpBall | HullOfBoxes:
         """The inputs that are searched, as often as there are domains; a round ball in float32 without its box."""
         if (count, dtype) not in self._regions:
             box, ball = self.problem.box, self.problem.ball
             if ball is None:
                 sides = (side.to(dtype).expand(count, *side.shape[1:]) for side in (box.lower, box.upper))
                 self._regions[count, dtype] = Box(*sides)
+            elif isinstance(ball, HullOfBoxes):
+                lower, upper = (side.to(dtype).expand(count, *side.shape[1:]) for side in (ball.lower, ball.upper))
+                self._regions[count, dtype] = HullOfBoxes(lower, upper, ball.radius, ball.norm)
             else:
                 many = ball.rows(torch.zeros(count, dtype=torch.int64, device=ball.center.device))
                 if dtype != torch.float64:

@@ -19,7 +19,8 @@ class SemanticCertificate(Certificate):
     Attributes:
         verified: (N,) bool, True where the label is proved for all parameters of the range.
         broken: (N,) bool, True where the model, run on an image within the range, gives another class.
-        parameters: (N, k) float64, of the image nearest to the identity that did; NaN where there is none.
+        parameters: (N, k) float64, of the image nearest to the identity that did, with noise on top or without; NaN
+            where there is none.
         fraction: (N,) float64, the radius as a share of the whole range.
         margin: (N,) float64, the least proved lead of the label over all pieces that were bounded; minus infinity where
             none was.

@@ -3,31 +3,28 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from bounds import Graph, HullOfBoxes, capture, checks, margin_bounds
+from bounds import checks
 from bounds.checks import Limit
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
-from bounds.linear.ladder import margins_in_turn
 from bounds.linear.methods import METHODS
 from bounds.memory import MEMORY
 from bounds.transformations.pipelines import Enclosing
 from bounds.transformations.sampling import SampledImages
 from certify.models import frozen, predictions, predictions_and_labels, probe
+from certify.semantic.bounding import Bounding
 from certify.semantic.certificate import SemanticCertificate
-from certify.semantic.images import Layout
+from certify.semantic.noise import noise_changes
 from certify.semantic.pieces import Pieces, first_pieces, test_points
 from certify.semantic.transformations import Transformation
 
+Test = Callable[[Tensor, Tensor], Tensor]  # of images of some rows (B,) at parameters (B, k)
+
 MOST_PIECES = 4096  # that are bounded for one input
-# A tighter method wins back about half of what the margin in the middle of a piece loses by a cheaper one; halving wins
-# two thirds at the price of one more piece.
-MOST_RECOVERED = 0.6
 NARROWEST = 1 / 16  # width of the narrowest pieces of an input without a known break, in units of the tolerance
 
 
@@ -43,6 +40,7 @@ def certify_transformation(
     timeout: float | None = None,
     epsilon: float = 0.0,
     norm: float = math.inf,
+    most_parts: int = 0,
     low: Limit = 0.0,
     high: Limit = 1.0,
     tolerance: float = 0.02,
@@ -56,7 +54,7 @@ def certify_transformation(
     The range is cut into pieces. Each is enclosed by pairs of linear functions of the parameters, with a correction for
     what interpolation does in between, or exactly for a :class:`Translation`. These sets are bounded by
     ``"crown_ibp"``, ``"crown"`` and so on up to ``method``. A piece is proved, or an image at a corner or in the middle
-    of it is misclassified, or it is halved. Nothing is random.
+    of it is misclassified, or it is halved. Noise is searched by gradients. Nothing is random.
 
     The statement is about images that are interpolated in real arithmetic and then rounded to the dtype of ``x``, with
     any noise within ``epsilon`` on top that stays between ``low`` and ``high``. Images of another program may differ by
@@ -74,6 +72,8 @@ def certify_transformation(
         timeout: seconds after which what is not proved stays open; None for no limit, with which results repeat.
         epsilon: radius of a ball of noise on top, in units of the input.
         norm: order of its norm, from 1 to ``math.inf``.
+        most_parts: parts into which splits of neurons may cut a piece that halving does not prove, of inputs without a
+            known break; 0 for no splits. It is for noise, which is in every half as a whole.
         low: lower side of the range of pixels: a number, a tensor that broadcasts to one input, or None.
         high: upper side, likewise.
         tolerance: width of the narrowest pieces around a break, as a share of the range; elsewhere pieces are halved
@@ -95,7 +95,7 @@ def certify_transformation(
         Balunovic et al. (2019), Certifying geometric robustness of neural networks, NeurIPS (pairs of linear functions
         of the parameters of each pixel, there with sampled and here with closed corrections).
     """
-    _check(transformation, method, pieces, timeout, tolerance, batch_size)
+    _check(transformation, method, pieces, timeout, tolerance, batch_size, most_parts)
     checks.inputs(x, low, high)
     pipeline, x = transformation.pipeline(), x.detach()
     if pipeline.gamma is not None and not (low is not None and bool((torch.as_tensor(low) >= 0).all())):
@@ -126,10 +126,18 @@ def certify_transformation(
                 found.append(predictions(model, made, batch_size) == labels[rows[part]])
             return torch.cat(found)
 
-        bounding = _Bounding(model, x, enclosing, layout, labels, method, sound, memory, batch_size)
+        def fooled(rows: Tensor, values: Tensor) -> Tensor:
+            """Whether noise that gradients find changes the class of images of some rows (B,) at parameters (B, k)."""
+            found = [x.new_zeros(0, dtype=torch.bool)]
+            for part in torch.arange(len(rows), device=x.device).split(batch_size):
+                made = transformation.transformed(x[rows[part]], values[part], layout, low, high)
+                found.append(noise_changes(model, made, labels[rows[part]], noise[0], low, high))
+            return torch.cat(found)
+
+        bounding = Bounding(model, x, enclosing, layout, labels, method, sound, memory, batch_size)
         state = Pieces(transformation, x, predicted == labels, tolerance, NARROWEST, MOST_PIECES)
         state.add(*first_pieces(transformation, layout, len(x), pieces, x.device))
-        _search(state, right, bounding, deadline)
+        _search(state, right, fooled if noise[0] and noise[1] == math.inf else None, bounding, deadline, most_parts)
     return state.certificate(transformation, predicted, method=method, sound=sound, noise=noise)
 
 
@@ -140,6 +148,7 @@ def _check(
     timeout: float | None,
     tolerance: float,
     batch_size: int,
+    most_parts: int,
 ) -> None:
     if not isinstance(transformation, Transformation):
         raise InvalidInput(
@@ -151,9 +160,12 @@ def _check(
     checks.positive("timeout", 1.0 if timeout is None else timeout)
     checks.probability("tolerance", tolerance)
     checks.at_least("batch_size", batch_size, 1)
+    checks.at_least("most_parts", most_parts, 0)
 
 
-def _search(state: "Pieces", right: Callable[[Tensor, Tensor], Tensor], bounding: "_Bounding", deadline: float) -> None:
+def _search(
+    state: Pieces, right: Test, fooled: Test | None, bounding: Bounding, deadline: float, most_parts: int
+) -> None:
     """Look at corners and middles of pieces, bound them, and halve what is not proved, until nothing is left to do."""
     while state.drop():
         points = test_points(state.lower, state.upper, new=state.rounds > 0)
@@ -168,72 +180,29 @@ def _search(state: "Pieces", right: Callable[[Tensor, Tensor], Tensor], bounding
                 return
             if len(part):
                 state.record(part, *bounding(*state.of(part), state.divisible[part]))
-        state.halve()
+        if fooled is not None:
+            rows, lower, upper = state.of(state.unproved)
+            wrong = fooled(rows, (lower + upper) / 2)
+            state.break_at(rows[wrong], ((lower + upper) / 2)[wrong])
+        if most_parts:
+            state.halve(_split(state, bounding, deadline, most_parts))
+        else:
+            state.halve()
 
 
-@dataclass(frozen=True, eq=False)
-class _Bounding:
-    """Proved margins of pieces."""
+def _split(state: Pieces, bounding: Bounding, deadline: float, most_parts: int) -> Tensor:
+    """Split neurons over the pieces (P,) that halving does not prove, of inputs without a known break.
 
-    model: nn.Module
-    x: Tensor
-    enclosing: Enclosing
-    layout: Layout
-    labels: Tensor
-    method: str
-    sound: str
-    memory: int
-    batch_size: int
-
-    @cached_property
-    def graph(self) -> Graph:
-        """The network, captured once."""
-        return capture(self.model, self.x)
-
-    def __call__(self, rows: Tensor, lower: Tensor, upper: Tensor, divisible: Tensor) -> tuple[Tensor, Tensor]:
-        """Least margins (B,) of pieces, and how much the images change along each parameter, (B, k).
-
-        Pieces that can be halved are not bounded any better where halves are sure to be worth more.
-        """
-        found = self.enclosing(rows, lower, upper)
-        change = _changes(found, lower < upper)
-        region = HullOfBoxes(self.layout.back(found.lower), self.layout.back(found.upper), found.radius, found.norm)
-        labels = self.labels[rows]
-        if self.method == "ibp":
-            margins = margin_bounds(self.graph, region, labels, "ibp", sound=self.sound, memory=self.memory)
-            return _least(margins, labels), change
-        least = change.new_full((len(rows),), -math.inf)
-        lead = self._leads(region.center, labels)
-
-        def hopeful(places: Tensor, margins: Tensor) -> Tensor:
-            return (~divisible[places]) | (-margins < (lead[places] - margins) * MOST_RECOVERED)
-
-        for part in margins_in_turn(
-            self.graph, region, labels, self.method, sound=self.sound, memory=self.memory, hopeful=hopeful
-        ):
-            margins = _least(part.margins, labels[part.places])
-            least[part.places] = torch.fmax(least[part.places], margins)
-        return least, change
-
-    def _leads(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The lead of the label of each image (B, *D), of the dtype of the margins."""
-        logits = [self.model(part.to(self.x.dtype)) for part in images.split(self.batch_size)]
-        margins = torch.cat(logits).double()
-        return margins.gather(1, labels[:, None])[:, 0] - margins.scatter(1, labels[:, None], -math.inf).amax(1)
-
-
-def _least(margins: Tensor, labels: Tensor) -> Tensor:
-    """The least margin (N,) to another class; NaN where one is."""
-    return margins.scatter(1, labels[:, None], math.inf).amin(1).double()
-
-
-def _changes(found: HullOfBoxes, varies: Tensor) -> Tensor:
-    """Mean changes over the boxes along each parameter, over pixels, (B, k)."""
-    middle = (found.lower + found.upper).flatten(2)
-    axes = varies.any(0).nonzero()[:, 0].tolist()
-    change = torch.zeros_like(varies, dtype=middle.dtype)
-    corners = torch.arange(middle.shape[1], device=middle.device)
-    for place, axis in enumerate(axes):
-        sign = 2.0 * (corners >> place & 1).to(middle.dtype) - 1
-        change[:, axis] = torch.einsum("v,bve->be", sign, middle).abs().mean(1)
-    return torch.where(varies, change, -1.0)
+    The nearest pieces of an input come first. What is farther than one that stays open is left as it is: the range is
+    not proved.
+    """
+    stuck, failed = state.stuck & ~state.broken_from.isfinite()[state.rows], state.open > 0
+    for place in state.unproved.tolist():
+        row = int(state.rows[place])
+        if not stuck[place] or failed[row] or time.monotonic() > deadline:
+            continue
+        one = torch.tensor([place], device=stuck.device)
+        margin = bounding.by_splits(*state.of(one), most_parts, deadline)
+        state.prove(one, margin)
+        failed[row] = not bool(margin > 0)
+    return stuck

@@ -8,6 +8,7 @@ from torch import Tensor
 from bounds import checks
 from bounds.checks import Limit
 from bounds.errors import InvalidInput
+from bounds.numerics import converted_down
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,14 @@ class Layout:
         if not isinstance(limit, Tensor) or limit.ndim == 0:
             return limit
         return self.to_images(limit.expand(1, *self.shape[1:]))[0]
+
+
+def with_noise(images: Tensor, noise: Tensor, low: Limit, high: Limit) -> Tensor:
+    """Images with noise, rounded towards those without, within the range of pixels: none moves by more than its noise.
+
+    Gradients reach images and noise.
+    """
+    exact = images.double() + noise
+    made = torch.where(noise > 0, converted_down(exact, images.dtype), -converted_down(-exact, images.dtype))
+    sides = [None if side is None else torch.as_tensor(side).to(made) for side in (low, high)]
+    return made if sides[0] is sides[1] is None else made.clamp(*sides)

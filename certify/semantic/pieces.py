@@ -115,6 +115,7 @@ class Pieces:
         self._settled = torch.zeros_like(rows, dtype=torch.bool)
         self._margins = torch.full_like(rows, -math.inf, dtype=torch.float64)
         self._changes = (upper - lower) / self.width.clamp(min=1e-300)
+        self._before = torch.full_like(self._margins, -math.inf)  # margins of the pieces that these are halves of
 
     def distance(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Distance (P,) of pieces from the identity, as a share of the range of each parameter."""
@@ -126,7 +127,9 @@ class Pieces:
         # Without a break, more than the radius is at stake: whether all is proved.
         end = torch.where(self.broken_from.isfinite(), self.limit, torch.inf)
         kept = self.distance(self.lower, self.upper) < end[self.rows]
+        before = self._before[kept]
         self.add(self.rows[kept], self.lower[kept], self.upper[kept])
+        self._before = before
         return len(self.rows) > 0
 
     def break_at(self, rows: Tensor, points: Tensor) -> None:
@@ -148,15 +151,44 @@ class Pieces:
         self.margin = self.margin.scatter_reduce(0, rows[proved], margins[proved], "amin")
         self._settled[places], self._margins[places], self._changes[places] = proved, margins, changes
 
-    def halve(self) -> None:
-        """Go on with the halves of pieces that are not proved; those that are narrow, or too many, stay open."""
-        ends = ~self._settled & ~self.divisible
+    @property
+    def unproved(self) -> Tensor:
+        """Places (M,) of the pieces that are neither proved nor beyond a break, the nearest to the identity first."""
+        near = self.distance(self.lower, self.upper) < self.broken_from[self.rows]
+        places = (~self._settled & near).nonzero()[:, 0]
+        return places[self.distance(*self.of(places)[1:]).argsort(stable=True)]
+
+    @property
+    def stuck(self) -> Tensor:
+        """(P,) bool, pieces that are not proved and that halving, as it seems, will not prove either.
+
+        What halves win falls by half each time, so all that are left win about as much as the last one.
+        """
+        rounds = int((self.lower < self.upper).any(0).sum())  # of halving, until all parameters had their turn
+        hopeless = self._margins + rounds * (self._margins - self._before) < 0
+        return ~self._settled & (hopeless | ~self.divisible)
+
+    def prove(self, places: Tensor, margins: Tensor) -> None:
+        """Take other margins (M,) of pieces that were bounded before, at some places (M,)."""
+        better = torch.fmax(self._margins[places], margins)
+        rows, proved = self.rows[places], better > 0
+        self.margin = self.margin.scatter_reduce(0, rows[proved], better[proved], "amin")
+        self._settled[places], self._margins[places] = proved, better
+
+    def halve(self, ends: Tensor | None = None) -> None:
+        """Go on with the halves of pieces that are not proved.
+
+        Those that are narrow, too many, or among the given ones (P,) stay open.
+        """
+        ends = ~self._settled & (~self.divisible if ends is None else ends | ~self.divisible)
         self._leave_open(ends)
         kept = ~self._settled & ~ends
         axis, rows, lower, upper = self._changes[kept].argmax(1, keepdim=True), *self.of(kept)
         middle = ((lower + upper) / 2).gather(1, axis)
         first, second = upper.scatter(1, axis, middle), lower.scatter(1, axis, middle)
+        before = self._margins[kept].repeat(2)
         self.add(rows.repeat(2), torch.cat([lower, second]), torch.cat([first, upper]))
+        self._before = before
         self.rounds += 1
 
     def end(self) -> None:

@@ -96,7 +96,7 @@ MUTANTS = (
     ),
     Mutant(
         "noise of an attack leaves its radius by rounding",
-        "certify/attacks/studies/transformations.py",
+        "certify/semantic/images.py",
         "-converted_down(-exact, images.dtype))",
         "exact.to(images.dtype))",
         "tests/certify/semantic/test_attack_and_random.py -k any_precision",
@@ -114,5 +114,26 @@ MUTANTS = (
         "low - unit * (low.abs() + noise) - least,",
         "low - unit * low.abs() - least,",
         "tests/bounds/transformations/test_enclosures.py -k rounded",
+    ),
+    Mutant(
+        "noise is searched beyond its radius",
+        "certify/semantic/noise.py",
+        ".clamp(-most, most)",
+        ".clamp(-2 * most, 2 * most)",
+        "tests/certify/semantic/test_certify_transformation.py -k noise_that_changes",
+    ),
+    Mutant(
+        "splits leave out what lies around a hull of boxes",
+        "bounds/search/split_bounds.py",
+        "HullOfBoxes(lower, upper, ball.radius, ball.norm)",
+        "HullOfBoxes(lower, upper, 0.0, ball.norm)",
+        "tests/bounds/search/test_lower_bounds.py -k hull_of_boxes",
+    ),
+    Mutant(
+        "splits bound the label against one class alone",
+        "certify/semantic/bounding.py",
+        "least.append(found_here.amin())",
+        "least.append(found_here.amax())",
+        "tests/certify/semantic/test_certify_transformation.py -k splits",
     ),
 )

@@ -15,7 +15,7 @@ from certify.attacks.common.passes import examine
 from certify.attacks.fixed_budget.losses import margin
 from certify.models import frozen, predictions
 from certify.results import Witness
-from certify.semantic.images import Layout
+from certify.semantic.images import Layout, with_noise
 from certify.semantic.transformations import Transformation
 
 POINTS = {0: 1, 1: 101, 2: 21, 3: 9}  # of the grid along each of so many parameters that vary
@@ -102,12 +102,6 @@ def transformation(
         return search.witness(clean)
 
 
-def _with_noise(images: Tensor, noise: Tensor) -> Tensor:
-    """Images with noise, rounded towards those without: no pixel moves by more than its noise."""
-    exact = images.double() + noise
-    return torch.where(noise > 0, converted_down(exact, images.dtype), -converted_down(-exact, images.dtype))
-
-
 class _Search:
     """The nearest parameters of each row at which the model errs, and the worst ones of the others."""
 
@@ -138,11 +132,7 @@ class _Search:
         """Transformed images with noise, within the range of pixels."""
         low, high = self.sides
         made = self.which.transformed(self.x[rows], values, self.layout, low, high)
-        if self.epsilon == 0:
-            return made
-        sides = [None if side is None else torch.as_tensor(side).to(made) for side in self.sides]
-        made = _with_noise(made, noise)
-        return made if sides[0] is sides[1] is None else made.clamp(*sides)
+        return made if self.epsilon == 0 else with_noise(made, noise, low, high)
 
     def take(self, rows: Tensor, values: Tensor, noise: Tensor, wrong: Tensor) -> None:
         """Keep parameters at which rows, each of them once, are wrong, where they are nearer than those before."""

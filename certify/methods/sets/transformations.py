@@ -38,8 +38,8 @@ def _about(problem: Problem, over: TransformationSet, most: int) -> dict[str, An
 class TransformationBounds(OfTransformations, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Certified range of a transformation, see :func:`certify.semantic.certify_transformation`.
 
-    ``method`` is the last bounding method to try. ``timeout`` is in seconds for each input, which those of a unit of
-    work share; with None, results repeat.
+    ``method`` is the last bounding method to try, and ``most_parts`` is for noise on top. ``timeout`` is in seconds for
+    each input, which those of a unit of work share; with None, results repeat.
     """
 
     rows_per_unit = 10
@@ -49,6 +49,7 @@ class TransformationBounds(OfTransformations, frozen=True, forbid_unknown_fields
     pieces: Count | None = None
     timeout: Positive | None = None
     tolerance: Probability = 0.02
+    most_parts: Annotated[int, Meta(ge=0)] = 0
     sound: Sound = "rounding"
 
     def run(self, problem: Problem, rows: slice, norm: TransformationSet) -> SemanticCertificate:
@@ -64,6 +65,7 @@ class TransformationBounds(OfTransformations, frozen=True, forbid_unknown_fields
             timeout=None if self.timeout is None else self.timeout * len(x),
             epsilon=norm.epsilon,
             tolerance=self.tolerance,
+            most_parts=self.most_parts,
             sound=self.sound,
             memory=problem.memory_of_bounds,
             **_about(problem, norm, 128),

@@ -5,7 +5,7 @@ import torch
 from oracles.halfspace import generator
 from torch import Tensor, nn
 
-from bounds import Box, LpBall, capture
+from bounds import Box, HullOfBoxes, LpBall, capture
 from bounds.search.lower_bounds import least_of_largest
 
 
@@ -89,3 +89,23 @@ def test_a_linear_network_in_closed_form():
     )
     torch.testing.assert_close(found[0], exact, atol=1e-12, rtol=0)
     assert found[0] <= exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("radius", "norm"), [(0.0, math.inf), (0.1, 2)])
+def test_a_hull_of_boxes_is_bounded_without_the_corners_of_its_own_hull(radius: float, norm: float):
+    """The least value is above that of the box around both, whose other two corners are no mixtures."""
+    model, side = network(), torch.tensor([[[0.1, 0.2], [0.7, 0.9]]]).double()
+    region = HullOfBoxes(side, side + 0.05, radius, norm)
+    share, within, move = torch.rand(3, 50_000, 2, generator=generator(), dtype=torch.float64)
+    points = torch.lerp(side[0, 0], side[0, 1], share[:, :1]) + 0.05 * within.round()
+    points = points + radius * torch.nn.functional.normalize(move - 0.5)
+    hull, case = region.hull(), [(ROWS[:1], OFFSETS[:1])]
+    with torch.no_grad():
+        least = (model(points) @ ROWS[0] - OFFSETS[0]).min()
+    graph, box = capture(model, points[:1]), Box(hull.lower, hull.upper)
+    found, loose = (
+        least_of_largest(graph, box, case, enough=[math.inf], most_parts=300, ball=ball)[0] for ball in (region, None)
+    )
+    assert loose + 0.01 < found <= least
+    assert found > least - 0.1

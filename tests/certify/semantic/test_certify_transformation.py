@@ -22,6 +22,7 @@ from certify.semantic import (
     Translation,
     certify_transformation,
 )
+from certify.semantic.noise import noise_changes
 
 
 def halfspace(threshold: float, seed: int = 1) -> tuple[nn.Module, Tensor]:
@@ -214,6 +215,38 @@ def test_noise_on_top_is_part_of_the_statement():
     assert lengths[0] - lengths[1] == pytest.approx(2 * 0.1 * float(weight.norm()), rel=1e-6)
 
 
+def test_noise_that_changes_the_class_is_found_within_its_radius():
+    """At rest, the score falls by 0.03 times the length of the weights in l1, and by no more."""
+    model, x = halfspace(0.0)
+    x, which = 0.2 + 0.6 * x, Photometric(brightness=(-1e-6, 1e-6))
+    fall = 0.03 * float(model.linear.weight[1].detach().abs().sum())
+    score = float(model(x)[0, 1].detach())
+    for threshold, broken in ((score - fall * 0.99, True), (score - fall * 1.01, False)):
+        model, _ = halfspace(threshold)
+        found = certify_transformation(model, x, torch.tensor([1]), which, epsilon=0.03)
+        assert (bool(found.broken), bool(found.verified)) == (broken, not broken)
+        assert bool(found.radius < which.reach) is broken
+        assert bool(noise_changes(model, x, torch.tensor([1]), 0.03, 0.0, 1.0)) is broken
+
+
+@pytest.mark.slow
+def test_splits_of_neurons_prove_what_halving_leaves_open():
+    """No attack breaks what is proved, and without splits, or with too few parts for one, it stays open."""
+    model, x, y = reference.load("plain", 4)
+    x, y, which = x[3:], y[3:], Rotation((-5.0, -4.5))
+    settings: dict[str, Any] = {"epsilon": 0.02, "tolerance": 0.9}
+    for most_parts, proved in ((0, False), (8, False), (600, True)):
+        found = certify_transformation(model, x, y, which, most_parts=most_parts, **settings)
+        assert (bool(found.verified), bool(found.broken)) == (proved, False)
+        assert (float(found.radius) == which.reach) is proved
+        assert (float(found.margin) > 0) is proved
+        assert (int(found.open_pieces) == 0) is proved
+    witness = attacks.transformation(model, x, y, which, epsilon=0.02)
+    assert witness.distance.isinf().all()
+    late = certify_transformation(model, x, y, which, most_parts=600, timeout=1e-9, **settings)
+    assert not late.verified.any()
+
+
 @pytest.mark.slow
 def test_what_is_wrong_already_and_what_time_leaves_open():
     model, x = halfspace(0.0)
@@ -259,6 +292,7 @@ def test_a_radius_within_which_the_range_has_no_image_is_0():
         ({"pieces": 0}, "pieces"),
         ({"timeout": -1}, "timeout"),
         ({"epsilon": -0.1}, "epsilon"),
+        ({"most_parts": -1}, "most_parts"),
         ({"x": torch.rand(1, 60)}, "images"),
         ({"transformation": Photometric(gamma=(0.5, 1)), "low": None}, "low"),
     ],
