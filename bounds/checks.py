@@ -192,8 +192,8 @@ def _per_entry(name: str, value: Tensor, x: Tensor, *, kind: str) -> Tensor:
 def labels(y: Tensor, count: int, num_classes: int) -> Tensor:
     """Return ``y`` as int64; it must hold ``count`` class indices below ``num_classes``."""
     if tensor("labels", y).shape != (count,):
-        remedy = ": pass class indices, not one-hot rows" if y.ndim == 2 else ""
-        raise InvalidInput(f"labels must have shape ({count},), got {tuple(y.shape)}{remedy}")
+        remedy = "class indices, not one-hot rows" if y.ndim == 2 else "one class index for each row of x"
+        raise InvalidInput(f"labels must have shape ({count},), got {tuple(y.shape)}: pass {remedy}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InvalidInput(f"labels must be integers, got {y.dtype}: convert with labels.long()")
     if num_classes == 1:

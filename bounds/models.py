@@ -89,6 +89,8 @@ def answer(model: nn.Module, rows: Tensor) -> Tensor:
             raise
         reason = (str(error).strip() or "no message").splitlines()[0]
         remedy = ""
+        if rows.ndim < 4 and any(isinstance(part, nn.Conv2d) for part in model.modules()):
+            remedy = "; it takes images (N, C, H, W): one image becomes x[None], flat ones x.unflatten(1, (C, H, W))"
         if len(rows) > PROBE_ROWS or "[0]" in reason:
             remedy = "; export the model with a dynamic batch dimension, or lower batch_size"
         if rows.ndim == 4 and rows.shape[3] in (1, 3) and rows.shape[1] not in (1, 3):

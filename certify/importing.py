@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from bounds.errors import InvalidConfiguration
 
@@ -30,11 +30,21 @@ def imported(what: str, reference: str) -> object:
         raise InvalidConfiguration(f'{what} must be module:name, got {reference!r}: write "my_module:name"')
     try:
         with importable(module_name):
-            return getattr(_module(module_name), name)
+            module = _module(module_name)
+            if hasattr(module, name):
+                return getattr(module, name)
     except (Exception, SystemExit) as error:  # whatever a foreign module raises
         missing = isinstance(error, ModuleNotFoundError) and error.name == module_name
         remedy = f": put {module_name}.py next to the configuration, or install it" if missing else ""
         raise InvalidConfiguration(f"{what} {reference!r} failed: {type(error).__name__}: {error}{remedy}") from error
+    kinds = FunctionType | type
+    own = [
+        key for key, value in vars(module).items() if isinstance(value, kinds) and value.__module__ == module.__name__
+    ]
+    remedy = f"it defines {', '.join(own[:8])}" if own else "it defines no function"
+    raise InvalidConfiguration(
+        f"{what} {reference!r} must be there, but {module_name} has no attribute {name!r}: {remedy}"
+    )
 
 
 def reference_of(kind: type) -> str:

@@ -269,3 +269,10 @@ def rows_held(read: Read, count: int, most: float) -> Rows:
 
 def _shown(value: object) -> str:
     return f"shape {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def entry_bytes(value: Rows) -> Iterator[memoryview]:
+    """Bytes of all entries, some rows at a time: there is no second copy of all."""
+    rows = value.reshape(1) if isinstance(value, Tensor) and not value.ndim else value
+    for part in rows.split(checks.rows_at_once(rows)) if len(rows) else ():
+        yield part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

@@ -77,6 +77,8 @@ def rows() -> list[object]:
         "add_a_noise",
         "bounds",
         "verify_an_onnx_network",
+        "votes_and_weights",
+        "transformations",
         "training",
         "confidence",
         "surveys",

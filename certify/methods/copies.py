@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from certify.methods.base import Problem
 from certify.methods.checked import Count, Name, Positive
 from certify.methods.frozen import WithFrozenFeatures
 from certify.results import Certificate
+from certify.stored_inputs import entry_bytes
 from certify.verification.quantisation.quantised import certified_quantised
 from certify.verification.quantisation.quantised_weights import Copy as Copy
 from certify.verification.quantisation.quantised_weights import QuantisedTensor, of_torch
@@ -99,7 +99,8 @@ def copy_digest(copy: Copy | WeightBox) -> str:
             digest.update(f"{name} {value!r}\n".encode())
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for part in entry_bytes(value):
+            digest.update(part)
     return digest.hexdigest()
 
 

@@ -106,9 +106,9 @@ def test_an_evaluation_takes_them_and_gives_the_same_rows():
 
 
 def test_without_labels_statements_are_about_predictions():
-    model, x, y = reference.load("plain", 16)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    x = torch.rand(16, 6)
     predicted = model(x).argmax(1)
-    assert (predicted != y).any()
     rows = certify.evaluate(model, x, norms=2, methods="ibp").rows()
     assert [row["label"] for row in rows] == predicted.tolist()
     assert all(row["correct"] for row in rows)

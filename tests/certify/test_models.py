@@ -218,6 +218,15 @@ def fails(error: Exception) -> Callable[[Tensor], Tensor]:
     return function
 
 
+def test_images_without_their_axes_are_told_how_to_get_them():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(60, 2))
+    for x in (torch.rand(3, 5, 7), torch.rand(2, 105)):
+        with pytest.raises(
+            InvalidModel, match=r"images \(N, C, H, W\): one image becomes x\[None\], flat ones x.unflatten"
+        ):
+            probed(model.eval(), x)
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

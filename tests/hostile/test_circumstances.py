@@ -55,6 +55,7 @@ shared_case = cache(case)
 DEPLOYED = calls_of_certify.DEPLOYED | calls_of_training.DEPLOYED | calls_of_counting.DEPLOYED
 PURE = calls_of_bounds.PURE | calls_of_certify.PURE | calls_of_training.PURE | calls_of_counting.PURE
 WITH_MODEL = [name for name in CALLS if name not in PURE and not name.startswith(("smoothing.Cons", "smoothing.Ens"))]
+WEAKER = {"no_grad", "inference_mode"}  # than inference_mode and autocast
 # Searches whose nearest points need gradients through ReLUs that are off, and what shows bounds that need a graph.
 SEEING = {"attacks.robustness_figures", "certify.compare", "testing.assert_no_regression"}
 every_call = pytest.mark.parametrize("name", CALLS)
@@ -68,10 +69,14 @@ QUICK += ["certify.certified_radius", "corruptions.gaussian_noise", "verified_tr
 
 
 def pairs(names: Iterable[str], circumstances: Iterable[str]) -> pytest.MarkDecorator:
-    """Every call in every circumstance."""
-    product = [(name, circumstance) for circumstance in circumstances for name in names]
-    ids = ["-".join(pair) for pair in product]
-    return pytest.mark.parametrize(("name", "circumstance"), product, ids=ids)
+    """Every call in every circumstance; weekly in those of which a stricter one is tried daily."""
+    weekly = {name: [pytest.mark.combinations] if name in WEAKER else [] for name in MODES}
+    product = [
+        pytest.param(name, circumstance, marks=weekly.get(circumstance, []), id=f"{name}-{circumstance}")
+        for circumstance in circumstances
+        for name in names
+    ]
+    return pytest.mark.parametrize(("name", "circumstance"), product)
 
 
 @cache

@@ -19,6 +19,8 @@ MODULES = {module_name(path): path for package in PACKAGES for path in sorted((R
 def statements(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     """Imports anywhere below a node, also inside functions, but not those for type checkers only."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):  # which holds none, and most of the nodes
+            continue
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             for other in child.orelse:
                 yield from statements(other)

@@ -22,7 +22,8 @@ def checked_norm(norm: float, known: tuple[float, ...]) -> float:
     if isinstance(norm, bool) or norm not in known:
         names = ["math.inf" if order == math.inf else f"{order:g}" for order in known]
         listed = " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-        raise InvalidInput(f"norm must be {listed}, got {norm!r}")
+        remedy = ": pass its order, such as 2 or math.inf" if isinstance(norm, str) else ""
+        raise InvalidInput(f"norm must be {listed}, got {norm!r}{remedy}")
     return float(norm)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bounds.checks import Limit, rows_at_once
+from bounds.checks import Limit
 from bounds.sets.orders import Order, order_key
 from certify.evaluation.storage.code import code_digest, processor_name
 from certify.methods import Method, Problem
@@ -19,7 +19,7 @@ from certify.methods.smoothed import Smoothed
 from certify.methods.tables import table_of
 from certify.smoothing.drawing.bits import DRAWS_VERSION
 from certify.smoothing.drawing.votes import precision_name
-from certify.stored_inputs import Rows
+from certify.stored_inputs import Rows, entry_bytes
 
 
 def manifest_of(
@@ -101,7 +101,6 @@ def _digest(tensors: Sequence[tuple[str, Rows]], text: str = "") -> str:
     digest = hashlib.sha256(text.encode())
     for name, value in tensors:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        rows = value.reshape(1) if isinstance(value, Tensor) and not value.ndim else value
-        for part in rows.split(rows_at_once(rows)) if len(rows) else ():  # without a second copy of all
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for part in entry_bytes(value):
+            digest.update(part)
     return digest.hexdigest()

@@ -89,10 +89,12 @@ class RunDirectory:
         try:
             manifest = msgspec.json.decode((path / "manifest.json").read_bytes())
         except (OSError, ValueError) as error:
-            remedy = f": look at `certify repair {path}`" if (path / "manifest.json").exists() else ""
-            raise InvalidConfiguration(
-                f"{path} holds no run: manifest.json is missing or unreadable{remedy}"
-            ) from error
+            reason = "there is no such folder: name the one that a run was written to"
+            if (path / "manifest.json").exists():
+                reason = f"manifest.json is unreadable: look at `certify repair {path}`"
+            elif path.exists():
+                reason = "manifest.json is missing: name the folder that a run was written to"
+            raise InvalidConfiguration(f"{path} holds no run: {reason}") from error
         try:
             msgspec.convert(manifest, Manifest)
         except msgspec.ValidationError as error:

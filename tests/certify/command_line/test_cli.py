@@ -200,7 +200,7 @@ CASES = {
         "[model] network must be one of plain, noise, pgd, ibp, or timm:NAME",
     ),
     "no model": ({"model": ""}, "must name exactly one of network, build, exported and onnx, got none"),
-    "no such function": ({"model": 'build = "my_network:build"'}, "has no attribute 'build'"),
+    "no such function": ({"model": 'build = "my_network:build"'}, "has no attribute 'build': it defines make"),
     "missing weight": (
         {"model": 'build = "my_network:make"\nweights = "less.safetensors"'},
         "lacks 3.bias",
@@ -290,7 +290,7 @@ def test_another_manifest_an_unwritable_directory_and_wrong_usage(project: Path)
     assert "configuration.inputs was 2, now 3" in line
     assert (project / "out/records.jsonl").read_bytes() == stored
     assert "cannot be written" in refusal("run", "config.toml", "--output", "weights.safetensors/out", cwd=project)
-    assert "holds no run" in refusal("resume", "nowhere", cwd=project)
+    assert "nowhere holds no run: there is no such folder" in refusal("resume", "nowhere", cwd=project)
     assert "Unknown command" in refusal("dance", cwd=project)
     assert "missing.toml cannot be read" in refusal("run", "missing.toml", cwd=project)
 

@@ -64,6 +64,7 @@ def test_estimates_outside_are_flagged_and_are_no_error(evaluation: Evaluation):
     assert before == {(each.index, each.norm) for each in evaluation.outside()}
 
 
+@pytest.mark.slow
 def test_the_page_shows_estimates_between_the_others(evaluation: Evaluation, tmp_path):
     changed(evaluation, 1.99).to_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()

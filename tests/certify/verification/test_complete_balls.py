@@ -31,8 +31,19 @@ def nearest(norm: float, low: float | None, high: float | None) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("neurons", [False, True])
-@pytest.mark.parametrize(("norm", "low", "high"), [(1, None, None), (2, None, None), (3, None, None), (2, -1.5, 2.0)])
+@pytest.mark.parametrize(
+    ("norm", "low", "high", "neurons"),
+    [
+        (1, None, None, False),
+        (2, None, None, True),
+        (3, None, None, False),
+        (2, -1.5, 2.0, False),
+        *(
+            pytest.param(*rest, marks=pytest.mark.combinations)
+            for rest in ((1, None, None, True), (2, None, None, False), (3, None, None, True), (2, -1.5, 2.0, True))
+        ),
+    ],
+)
 def test_radii_meet_at_the_nearest_other_class(
     monkeypatch: pytest.MonkeyPatch, norm: float, low: float | None, high: float | None, neurons: bool
 ):
