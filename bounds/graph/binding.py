@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from bounds.errors import UnsupportedLayer
-from bounds.graph.conditions import origin_of
-from bounds.graph.folding import FLOATING, folded, in_dtype_of, with_arguments
+from bounds.graph.calls import Call
+from bounds.graph.folding import FLOATING, folded, in_dtype_of
 from bounds.operations.complex_numbers import OF_COMPLEX, in_pairs
 from bounds.operations.constants import Constant
 from bounds.operations.node import Node
@@ -59,19 +60,17 @@ class Binding:
         self.known[node] = constant if torch.is_grad_enabled() else constant.detach()
         self.fixed[node] = Constant(stored)
 
-    def add_operation(self, node: fx.Node) -> None:
+    def add_operation(self, call: Call) -> None:
         """Evaluate one operation and file it as data, or as something else in the dtype of the inputs."""
-        flat, spec = pytree.tree_flatten((node.args, node.kwargs))
-        of_data = any(isinstance(leaf, fx.Node) and leaf.name in self.nodes for leaf in flat)
-        if not of_data and any(isinstance(leaf, fx.Node) and leaf in self.fixed for leaf in flat):
-            self.fixed[node] = folded(node, flat, spec, self.known, self.fixed)
-            self.known[node] = pytree.tree_map_only(
-                Tensor, lambda part: in_dtype_of(part, self.like), self.fixed[node].value
-            )
+        node = call.node
+        of_data = any(isinstance(leaf, fx.Node) and leaf.name in self.nodes for leaf in call.flat)
+        if not of_data and any(isinstance(leaf, fx.Node) and leaf in self.fixed for leaf in call.flat):
+            self.fixed[node] = constant = folded(call, self.known, self.fixed)
+            self.known[node] = pytree.tree_map_only(Tensor, partial(in_dtype_of, like=self.like), constant.value)
         elif (source := self._source(node)) is not None:
-            self.nodes[node.name] = source.picked(node)
+            self.nodes[node.name] = source.picked(call)
         else:
-            self._evaluate(node, flat, spec)
+            self._evaluate(call)
 
     def output(self, signature: Any, outputs: Any) -> dict[str, Node]:  # noqa: ANN401  # of the program
         """The nodes that lead to the output of the network, which comes last under that name."""
@@ -85,8 +84,8 @@ class Binding:
         source = self.known.get(node.args[0])
         return source if isinstance(source, _Several) else None
 
-    def _evaluate(self, node: fx.Node, flat: Sequence[Any], spec: pytree.TreeSpec) -> None:
-        name, parents, function = self._function(node, flat, spec)
+    def _evaluate(self, call: Call) -> None:
+        node, (name, parents, function) = call.node, self._function(call)
         value = self.examples.get(node.name) if parents else None
         if value is None:
             value = function(*(self.nodes[parent].value for parent in parents))
@@ -95,11 +94,10 @@ class Binding:
             if isinstance(value, Tensor) and not parents:  # what a factory makes
                 self.fixed[node] = Constant(value)
             return
-        constants = tuple(self.fixed[leaf] for leaf in flat if isinstance(leaf, fx.Node) and leaf in self.fixed)
-        arguments = tuple(pytree.tree_map_only(fx.Node, lambda leaf: self.known.get(leaf), node.args))
-        origin = origin_of(node)
+        constants = tuple(self.fixed[leaf] for leaf in call.flat if isinstance(leaf, fx.Node) and leaf in self.fixed)
+        arguments, _ = call.filled([self.known.get(leaf) if isinstance(leaf, fx.Node) else leaf for leaf in call.flat])
         if not isinstance(value, Tensor):
-            self.known[node] = _Several(name, parents, function, arguments, value, origin, constants)
+            self.known[node] = _Several(name, parents, function, arguments, value, call.origin, constants)
             return
         truth = node.meta["val"].dtype == torch.bool
         value = value.detach().to(self.like.dtype if truth or value.is_floating_point() else value.dtype)
@@ -111,18 +109,17 @@ class Binding:
             arguments,
             node.kwargs,
             value,
-            _batch(node),
-            origin,
+            call.batch,
+            call.origin,
             truth=truth,
             constants=constants,
         )
         for part in in_parts(made, self.nodes):
             self.nodes[part.name] = part
 
-    def _function(
-        self, node: fx.Node, flat: Sequence[Any], spec: pytree.TreeSpec
-    ) -> tuple[str, tuple[str, ...], Callable[..., Any]]:
+    def _function(self, call: Call) -> tuple[str, tuple[str, ...], Callable[..., Any]]:
         """The name of an operation, its parents among the data, and what it is as a function of these."""
+        node, flat = call.node, call.flat
         places = [i for i, leaf in enumerate(flat) if isinstance(leaf, fx.Node) and leaf.name in self.nodes]
         filled = [self.known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in flat]
         filled = [self.like.dtype if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf for leaf in filled]
@@ -130,7 +127,7 @@ class Binding:
         target: Any = ANY_LAYOUT.get(node.target, node.target)
         conditions = [name in CONDITIONAL and self.nodes[parent].truth for parent in parents]
         pairs = [flat[i].meta["val"].is_complex() for i in places]
-        function = with_arguments(target, filled, spec, places)
+        function = call.function(target, filled, places)
         if any(conditions):
             function = _of_conditions(function, conditions)
         if parents and (any(pairs) or _is_complex(node)):
@@ -150,18 +147,18 @@ class _Several:
     origin: str
     constants: tuple[Constant, ...]
 
-    def picked(self, node: fx.Node) -> Node:
+    def picked(self, call: Call) -> Node:
         """The node of one of the results."""
-        index = int(str(node.args[1]))
+        index = int(str(call.node.args[1]))
         return Node(
-            node.name,
+            call.node.name,
             self.operation,
             self.parents,
             lambda *data: self.function(*data)[index],
             self.arguments,
             {},
             self.value[index],
-            _batch(node),
+            call.batch,
             self.origin,
             constants=self.constants,
         )
@@ -194,15 +191,6 @@ def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # w
         raise UnsupportedLayer("the output of the model does not depend on its input, or is no single tensor")
     last = nodes[output.name]
     return Node("output", "aten.clone.default", (last.name,), _same, (None,), {}, last.value, last.batch, last.origin)
-
-
-def _batch(node: fx.Node) -> int | None:
-    """The dimension whose size is that of the batch, as the node says, or by the symbols that export found."""
-    if "batch" in node.meta:
-        return int(node.meta["batch"])
-    sizes = [str(size) for size in node.meta["val"].shape]
-    symbolic = [i for i, size in enumerate(sizes) if not size.isdigit()]
-    return symbolic[0] if len(symbolic) == 1 and sizes[symbolic[0]].isidentifier() else None
 
 
 def _of_conditions(function: Callable[..., Any], conditions: Sequence[bool]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from bounds import checks
 from bounds.circumstances import isolated
 from bounds.errors import InvalidInput
 from bounds.graph.binding import Binding
+from bounds.graph.calls import Call
 from bounds.graph.conditions import Refusal, ancestors
 from bounds.operations.node import Node, entries
 
@@ -133,6 +134,7 @@ class Graph:
         self._entries = 0
         self._examples: dict[tuple[Any, ...], dict[str, Tensor]] = {}  # values of the last step of a training
         self._needed = ancestors(program.graph)
+        self._calls: dict[fx.Node, Call] = {}
         self._bound: dict[tuple[Any, ...], dict[str, Node]] = {}
         self._versions: tuple[tuple[int, int], ...] = ()
         self._copies: list[Tensor] = []  # of the weights that were bound last
@@ -197,7 +199,9 @@ class Graph:
             elif node.op == "output":
                 nodes = binding.output(signature, node.args[0])
             elif node in self._needed:
-                binding.add_operation(node)
+                if node not in self._calls:
+                    self._calls[node] = Call(node)
+                binding.add_operation(self._calls[node])
         return {name: _mapped(node, len(x)) for name, node in nodes.items()} if self.one_by_one else nodes
 
 

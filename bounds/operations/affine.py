@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bounds.operations import moved_windows, transposes
 from bounds.operations.complex_numbers import FOURIER, OF_COMPLEX, fourier_spread, fourier_terms, split_spread
-from bounds.operations.node import Node, entries
+from bounds.operations.node import LARGEST_KEPT, Node, entries
 from bounds.operations.transposes import Transpose
 
 # The matrix of an operation without a closed form is kept as long as it has no more entries, N times.
@@ -167,7 +167,9 @@ def _weighted(operation: Callable[..., Tensor]) -> Spread:
 
     def spread(node: Node, reach: tuple[Tensor, ...]) -> Tensor:
         weight, *rest = node.arguments[1:]
-        moved: Tensor = operation(reach[0], node.cached("size", weight.abs), None, *rest[1:])
+        anew = weight.ndim > 2 and weight.numel() > LARGEST_KEPT  # hardly any time next to a convolution
+        size = weight.abs() if anew else node.cached("size", weight.abs)
+        moved: Tensor = operation(reach[0], size, None, *rest[1:])
         return moved
 
     return spread

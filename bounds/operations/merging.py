@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bounds.operations.node import Node
+from bounds.operations.node import LARGEST_KEPT, Node
 
 CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding")
 LAYERS = ("aten.linear.default", *CONVOLUTIONS)
@@ -49,7 +49,11 @@ def _mergeable(layer: Node, node: Node) -> bool:
     channels = len(layer.arguments[1])
     by_channel = constant.ndim > behind and constant.shape[constant.ndim - 1 - behind] == channels
     unbatched = layer.value.ndim != (4 if behind else 2)
-    return not unbatched and constant.numel() == channels and by_channel
+    if unbatched or constant.numel() != channels or not by_channel:
+        return False
+    # A large weight would be kept twice, and a factor behind it costs next to nothing.
+    shifts = node.operation in ("aten.add.Tensor", "aten.sub.Tensor")
+    return shifts or layer.arguments[1].numel() <= LARGEST_KEPT
 
 
 def _with(layer: Node, node: Node) -> Node:

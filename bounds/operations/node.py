@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bounds.operations.constants import Constant
 
 Function = Callable[..., Tensor]
+LARGEST_KEPT = 2**18  # entries of a weight of which scaled copies and absolute values are kept for later bounds
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,17 +160,24 @@ class _ThroughLines(torch.autograd.Function):
         values, *lines = ctx.saved_tensors
         of_values, of_lines = [], []
         for own, of_part, of_constant, *around in _few_inputs(values, part, constant, *lines):
-            below = torch.where(own > 0, 0.0, own)  # the gradient of clamp at 0 is not the same in every version
+            opposite = -own
+            below = _unless_negative(own, opposite)  # the gradient of clamp at 0 is not the same in every version
             of_lines.append(_of_lines(own, below, of_part, of_constant, ctx.needs_input_grad[1:]))
             slope, rise, lower, gap = (line.unsqueeze(1) for line in around)
             each = of_constant.reshape(*of_constant.shape, *[1] * (own.ndim - 2))
-            turned = torch.where(own > 0, 0.0, (of_part * rise).addcmul_(each, gap))
+            turned = _unless_negative((of_part * rise).addcmul_(each, gap), opposite)
             of_values.append(turned.addcmul_(of_part, slope).addcmul_(each, lower))
         found = [_joined(pieces) for pieces in zip(*of_lines, strict=True)]
         totals = [
             total if total is None else total.sum_to_size(line.shape) for total, line in zip(found, lines, strict=True)
         ]
         return torch.cat(of_values).sum_to_size(values.shape), *totals
+
+
+def _unless_negative(x: Tensor, sign: Tensor) -> Tensor:
+    """x, and 0 where another number is negative and normal: ``where`` takes ten times as long on a CPU."""
+    found: Tensor = torch.ops.aten.threshold_backward(x, sign, -torch.finfo(sign.dtype).tiny)
+    return found
 
 
 def _of_lines(

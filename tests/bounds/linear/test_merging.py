@@ -1,6 +1,7 @@
 """Layers merged with shifts and factors: the same bounds and gradients as without, and only where that is allowed."""
 
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 import bounds
 from bounds.linear import network as networks
 from bounds.linear.network import Network
+from bounds.operations.node import Node
 
 
 class Through(nn.Module):
@@ -97,3 +99,22 @@ def test_gradients_reach_all_weights(monkeypatch, make: Callable[[], nn.Module],
         if expected is not None:
             assert torch.allclose(one, expected, atol=1e-9)
             assert torch.allclose(two, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("sound", ["real", "rounding"])
+def test_of_large_kernels_nothing_is_kept(sound: str, monkeypatch: pytest.MonkeyPatch):
+    """Neither scaled copies nor absolute values; bounds stay the same."""
+    graph, model, ball, labels = problem(MERGED["batch norm"])
+    model.requires_grad_(False)
+    usual = bounds.margin_bounds(graph, ball, labels, "crown", sound=sound)
+    for name in ("affine", "merging"):  # the first is also the name of a function of the package
+        monkeypatch.setattr(import_module(f"bounds.operations.{name}"), "LARGEST_KEPT", 1)
+    graph = bounds.capture(model, ball.center)
+    assert (bounds.margin_bounds(graph, ball, labels, "crown", sound=sound) - usual).abs().max() <= 1e-10
+    kernels = [node for node in graph.bind(ball.center).values() if "conv2d" in node.operation]
+    assert kernels
+    for node in kernels:
+        derived = [node.cache, *(part.cache for part in node.cache.values() if isinstance(part, Node))]
+        assert not any("size" in cache for cache in derived)
+        weights = [part.arguments[1] for part in node.cache.values() if isinstance(part, Node)]
+        assert all(weight is node.arguments[1] for weight in weights)
