@@ -8,6 +8,7 @@ from torch import Tensor
 from bounds.numerics import SPECIAL_FUNCTION_ERROR, round_up, unit_roundoff
 
 UNIT = unit_roundoff(torch.float64)
+TOGETHER = 2**15  # entries that are measured at once: of each there are eight copies in float64
 
 
 def distance(points: Tensor, x: Tensor, norm: float) -> Tensor:
@@ -15,12 +16,19 @@ def distance(points: Tensor, x: Tensor, norm: float) -> Tensor:
 
     Exact for the order 0, and for infinity wherever float64 holds the difference; shapes (N, *D). Differences are
     rounded once, their error is known exactly, and a sum of n positive terms is off by a factor of at most
-    1 + gamma_n in any order.
+    1 + gamma_n in any order. Rows are measured a few at a time, so that float64 takes little memory.
 
     References:
         Higham (2002), Accuracy and Stability of Numerical Algorithms, section 4.2; Knuth, The Art of Computer
         Programming, volume 2, section 4.2.2, theorem B, for the error of a difference.
     """
+    points, x = torch.broadcast_tensors(points, x)
+    rows = max(1, TOGETHER // max(1, points[:1].numel()))
+    parts = (each.split(rows) for each in (points, x))
+    return torch.cat([_distance(*part, norm) for part in zip(*parts, strict=True)])
+
+
+def _distance(points: Tensor, x: Tensor, norm: float) -> Tensor:
     delta = _difference(points.double().flatten(1), x.double().flatten(1))
     count = (delta != 0).sum(1).double()
     if norm == 0:

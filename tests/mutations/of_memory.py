@@ -49,6 +49,20 @@ MUTANTS = (
         MEMORY,
     ),
     Mutant(
+        "distances of all inputs are measured at once",
+        "bounds/sets/distances.py",
+        "rows = max(1, TOGETHER // max(1, points[:1].numel()))",
+        "rows = max(1, len(points))",
+        MEMORY,
+    ),
+    Mutant(
+        "directions of noise take no memory",
+        "certify/evaluation/budget/allowance.py",
+        "OF_DIRECTIONS * method.draws * row",
+        "0",
+        MEMORY,
+    ),
+    Mutant(
         "bounds always fit",
         "certify/evaluation/budget/allowance.py",
         "return float(OF_NODES * capture(problem.model, x).entries(x))",

@@ -71,7 +71,8 @@ def run(
         streams, findings = Streams.of(settings.generator, len(x), x.device, first), _Findings.blank(given, labels)
         wrong = (clean >= 0) & (clean != labels if aims is None else clean == aims)  # as they are
         searched = (~wrong).nonzero().squeeze(1)
-        for rows in searched.split(batch_size) if len(searched) else ():
+
+        def search(rows: Tensor) -> None:  # whose state must not outlive it: it holds many copies of the inputs
             x, low, high = (tensor[rows].to(form.working) for tensor in (given, *sides))
             state = MinimumNormState(model, x, labels[rows], norm, low, high, num_classes, streams.rows(rows), form)
             state.targets = None if aims is None else aims[rows]
@@ -82,10 +83,15 @@ def run(
             except OutOfTime:
                 findings.unfinished[rows] = True
             findings.put(rows, state)
+
+        for rows in searched.split(batch_size) if len(searched) else ():
+            search(rows)
         predicted = predictions(model, findings.adversarial, batch_size) if len(given) else labels
+    pairs = zip(findings.adversarial.split(batch_size), given.split(batch_size), strict=True)
+    reached = torch.cat([distance(*pair, norm) for pair in pairs])  # in parts, as float64 takes much memory
     inside = (clip(findings.adversarial, *sides) == findings.adversarial).flatten(1).all(1)
     found = inside & (predicted >= 0) & (predicted != labels if aims is None else predicted == aims)
-    return findings.witness(name, list(stages), norm, given, clean, predicted, found)
+    return findings.witness(name, list(stages), norm, given, clean, predicted, found, reached)
 
 
 @dataclass
@@ -117,12 +123,20 @@ class _Findings:
         self.shown[:, rows] = torch.stack([state.blind, state.nonfinite, state.unforetold])
 
     def witness(
-        self, name: str, stages: list[str], norm: float, x: Tensor, clean: Tensor, predicted: Tensor, found: Tensor
+        self,
+        name: str,
+        stages: list[str],
+        norm: float,
+        x: Tensor,
+        clean: Tensor,
+        predicted: Tensor,
+        found: Tensor,
+        reached: Tensor,
     ) -> Witness:
-        """The witness, from predictions at the clean and at the adversarial inputs, and which of these count."""
+        """The witness, from predictions at clean and adversarial inputs, which of these count, and how far they are."""
         return Witness(
             label=clean,
-            distance=torch.where(found, distance(self.adversarial, x, norm), math.inf),
+            distance=torch.where(found, reached, math.inf),
             adversarial=torch.where(per_row(found, x), self.adversarial, x),
             found=found,
             adversarial_label=torch.where(found, predicted, clean),

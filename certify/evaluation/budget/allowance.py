@@ -31,6 +31,7 @@ from certify.smoothing.drawing.division import NOISE_BLOCK
 OF_UNIT = 0.25  # of that, for what a unit holds of all its inputs
 BY_BOUNDS = (ProvedRadius, QuantisedCopy, CompleteSearch, Verify, Lipschitz, TransformationBounds, ChangeBounds)
 OF_NODES = 13 * 8  # bytes that intervals hold for each number of a network: at most 13 tensors were counted
+OF_DIRECTIONS = 6  # copies of the noise of an input, which is the same at every scale: five were counted
 OF_DRAWS = 12  # bytes for each entry of a draw: the noise, and the random words it is looked up by
 
 
@@ -109,7 +110,7 @@ def _memory_of(method: Method, problem: Problem, norm: Order) -> MethodMemory | 
     if isinstance(method, SmoothedAttack):  # all draws at a point in one pass
         return MethodMemory(NOISE_BLOCK * OF_DRAWS * row / 4, COPIES * row, 10 * COPIES * row, 1, 1, method.draws)
     if isinstance(method, RandomNoise):
-        return MethodMemory(0, 2 * COPIES * row, COPIES * row, 1, 0)
+        return MethodMemory(OF_DIRECTIONS * method.draws * row, 2 * COPIES * row, COPIES * row, 1, 0)
     return MethodMemory.of(method, problem, norm)
 
 

@@ -23,6 +23,7 @@ COPIES = 4  # of each point that a sampler holds
 STEPS = 4  # of a search whose memory is counted; it does not grow with them
 DRAWS = 100
 FEW = 8  # rows, more than a probe of the model takes
+MANY = 32  # inputs, of which all but one are misclassified: what is held of all of them is then the most
 ENTRIES = 1024  # of an input
 
 
@@ -184,6 +185,23 @@ class StandIn(nn.Module):
         return flat[:, places] * (1 + torch.arange(self.num_classes, device=x.device, dtype=x.dtype))
 
 
+class _Trial(NamedTuple):
+    """Inputs of a unit of which so many are classified correctly, in batches of so many rows."""
+
+    inputs: int
+    batch: int
+    right: int
+
+
+TRIALS = (
+    _Trial(FEW, FEW, FEW),
+    _Trial(2 * FEW, FEW, 2 * FEW),
+    _Trial(2 * FEW, 2 * FEW, 2 * FEW),
+    _Trial(MANY, FEW, 1),
+    _Trial(2 * MANY, FEW, 1),
+)
+
+
 class MethodMemory(NamedTuple):
     """Bytes that a method takes besides the passes of the model, and the rows of its passes.
 
@@ -207,28 +225,32 @@ class MethodMemory(NamedTuple):
     def of(cls, method: Method, problem: Problem, norm: Order) -> "MethodMemory | None":
         """Counted on a stand-in for the model; None where the method cannot treat that.
 
-        All of it is in proportion to the entries of an input, so that it is counted on few of them.
+        A bound of all trials. It is in proportion to the entries of an input, so that few of them are counted on.
         """
         x, scale = _small_input(method, problem)
-        held: dict[tuple[int, int], int] = {}
-        models: dict[tuple[int, int], StandIn] = {}
-        for inputs, batch in ((FEW, FEW), (2 * FEW, FEW), (2 * FEW, 2 * FEW)):
-            model = models[inputs, batch] = StandIn(problem.num_classes).eval()
-            given = x.expand(inputs, *x.shape[1:]).clone()
+        held: dict[_Trial, int] = {}
+        models: dict[_Trial, StandIn] = {}
+        for trial in TRIALS:
+            model = models[trial] = StandIn(problem.num_classes).eval()
+            given = x.expand(trial.inputs, *x.shape[1:]).clone()
             labels = model(given).argmax(1)
-            changed = {"model": model, "x": given, "y": labels, "batch_size": batch, "stated_on_grid": problem.on_grid}
+            labels[trial.right :] = (labels[trial.right :] + 1) % problem.num_classes
+            changed = {"model": model, "x": given, "y": labels, "batch_size": trial.batch}
+            own = replace(problem, stated_on_grid=problem.on_grid, **changed)
             counted = HeldBytes()
             with counted:
                 try:
-                    shortened(method).run(replace(problem, **changed), slice(0, inputs), norm)
+                    shortened(method).run(own, slice(0, trial.inputs), norm)
                 except (BoundsError, RuntimeError):
                     return None
-            held[inputs, batch] = int(counted.peak * scale)
-        first, more_inputs, more_rows = held.values()
-        of_unit, of_batch = max(more_inputs - first, 0) / FEW, max(more_rows - more_inputs, 0) / FEW
-        one, _, four = models.values()
+            held[trial] = int(counted.peak * scale)
+        first, more_inputs, more_rows, some, most = held.values()
+        # Phases of a method have peaks of their own: what is behind a search holds all inputs, and few rows of a batch.
+        of_unit = max(more_inputs - first, (most - some) / MANY * FEW, 0) / FEW
+        of_batch = max(more_rows - more_inputs, 0) / FEW
+        one, _, four, _, _ = models.values()
         return cls(
-            fixed=max(first - FEW * (of_unit + of_batch), 0),
+            fixed=max(0.0, *(size - trial.inputs * of_unit - trial.batch * of_batch for trial, size in held.items())),
             of_batch=of_batch,
             of_unit=of_unit,
             forward=(four.largest - one.largest) / FEW,

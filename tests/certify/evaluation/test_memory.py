@@ -16,8 +16,9 @@ from bounds import InvalidInput
 from bounds.errors import InvalidConfiguration
 from certify.evaluation.arguments import asked_evaluation
 from certify.evaluation.budget.row_memory import SHARE, MethodMemory, PassMemory, RowLine, rows_of_passes
-from certify.methods import IntervalBounds, MinimalPerturbation, Smoothing
+from certify.methods import IntervalBounds, MinimalPerturbation, RandomNoise, Smoothing
 from certify.sizes import bytes_of
+from certify.smoothing.drawing.distributions import lie_on_grid
 from certify.stored_inputs import StoredInputs
 
 QUICK = [MinimalPerturbation(steps=2, restarts=1), Smoothing(n=200, n0=10)]
@@ -51,6 +52,34 @@ def test_tensors_fit_into_the_memory(memory, smallest, network, images):
     assert found.manifest["configuration"]["batch_sizes"]["attack"] >= smallest
     plan = found.manifest["configuration"]["plan"]
     assert all(part["rows_per_unit"] >= 1 for part in plan.values())
+
+
+@pytest.mark.slow
+def test_what_is_held_of_all_inputs_of_a_unit_fits_too():
+    """Batches of one image in units of a dozen: distances in float64 were eight copies of all."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10)).eval()
+    x = torch.rand(12, 3, 64, 64)
+    with live_tensors() as live:
+        found = certify.evaluate(model, x, norms=2, methods=QUICK[:1], cross_sections=0, memory="4MB")
+    assert found.manifest["configuration"]["plan"]["attack"]["rows_per_unit"] >= 12
+    assert 1_000_000 < live.peak <= 4_000_000
+
+
+def test_looking_for_a_grid_takes_little_memory():
+    with live_tensors() as live:
+        assert lie_on_grid(torch.ones(4, 3, 224, 224))
+    assert live.peak <= 2_000_000
+
+
+@pytest.mark.slow
+def test_random_directions_are_counted(network, images):
+    x = torch.from_numpy(images).float() / 255
+    with pytest.raises(InvalidInput, match=r"for one input of 'noise', got 4\.00 MB"):
+        certified(network, x, "4MB", methods=[RandomNoise(draws=500)])
+    with live_tensors() as live:
+        certified(network, x, "60MB", methods=[RandomNoise(draws=500)])
+    assert 20_000_000 < live.peak <= 60_000_000
 
 
 @pytest.mark.slow
