@@ -182,6 +182,10 @@ class Graph:
                 self._bound[key] = self._bind(x, {})
         return self._bound[key]
 
+    def nodes_at(self, x: Tensor) -> dict[str, Node]:
+        """Like :meth:`bind`, for one look at the nodes: they are not kept."""
+        return self._bind(x, {})
+
     def _bind(self, x: Tensor, examples: Mapping[str, Tensor]) -> dict[str, Node]:
         signature = self.program.graph_signature
         constants = {**self.program.state_dict, **self.program.constants}

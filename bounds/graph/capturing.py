@@ -1,6 +1,7 @@
 """Capturing a network by ``torch.export``, and what is tried on the model before bounds may speak of it."""
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from bounds.decompositions.table import EXACT, REWRITES
 from bounds.errors import InvalidModel, UnsupportedLayer
 from bounds.graph.captured import Captured, Graph, Source
 from bounds.graph.conditions import refusals
+from bounds.graph.values import refuse_other_values
 from bounds.models import PROBE_ROWS, agree, answer, evaluation_mode, mixes_rows, require_module, tolerance
 from bounds.operations.affine import AFFINE
 from bounds.operations.functions import FUNCTIONS
+from bounds.operations.node import Node
 from bounds.operations.products_and_conditions import PARTS
 
 
@@ -28,7 +31,7 @@ def capture(model: Source | Graph, x: Tensor) -> Graph:
 
     Raises:
         UnsupportedLayer: ``torch.export`` cannot follow the code, with its reason; an operation draws random numbers;
-            or answers depend on other rows.
+            answers depend on other rows; or the graph computes other answers than the model at an input.
         InvalidModel: no module; the model does not accept the input, or returns no single tensor.
         InvalidInput: N is 0.
     """
@@ -51,16 +54,19 @@ def capture_any(model: Source | Graph, x: Tensor) -> Graph:
     with evaluation_mode(module):
         rows, together = _first_answers(module, example)
         graph, reason = _captured(module, example.expand(2, *x.shape[1:]).contiguous(), one_by_one=False)
-        if graph is None or not (graph.refusals or _keeps_rows(graph, example)):
+        nodes = _nodes(graph, rows)
+        if graph is None or not (graph.refusals or _keeps_rows(nodes)):
             single, _ = _captured(module, example.contiguous(), one_by_one=True)
             if single is None:
                 raise UnsupportedLayer(
                     f"torch.export does not capture the model for any number of rows: {reason}; write its forward "
                     f"pass without branches on values and with sizes taken from x.shape"
                 )
-            graph = single
+            graph, nodes = single, _nodes(single, rows)
         if not graph.refusals:
-            _refuse_other_functions(module, rows, together)
+            allowed = tolerance(module, together)
+            _refuse_other_functions(module, rows, together, allowed)
+            refuse_other_values(graph, nodes, rows, together, allowed)
     return graph
 
 
@@ -87,10 +93,9 @@ def _first_answers(module: nn.Module, example: Tensor) -> tuple[Tensor, Tensor]:
             return example, answer(module, example.clone())  # which says what is wrong otherwise
 
 
-def _refuse_other_functions(module: nn.Module, rows: Tensor, together: Tensor) -> None:
+def _refuse_other_functions(module: nn.Module, rows: Tensor, together: Tensor, allowed: float) -> None:
     """A bound speaks of one function of one input: tried, for what leaves no trace in the captured program."""
     with torch.no_grad():
-        allowed = tolerance(module, together)
         again = answer(module, rows.clone())
         repeats = agree(again, together)  # bit by bit
         if not repeats and not agree(again, together, allowed):
@@ -134,7 +139,12 @@ def _is_simple(target: object) -> bool:
     return any(str(target) in known for known in (AFFINE, FUNCTIONS, PARTS))
 
 
-def _keeps_rows(graph: Graph, example: Tensor) -> bool:
-    """Whether no node merges the dimension of inputs with another one."""
+def _nodes(graph: Graph | None, rows: Tensor) -> dict[str, Node]:
+    """The nodes of a graph at inputs; none of what has no bounds."""
     with torch.no_grad():
-        return all(node.batch == 0 for node in graph.bind(example).values())
+        return {} if graph is None or graph.refusals else graph.nodes_at(rows)
+
+
+def _keeps_rows(nodes: Mapping[str, Node]) -> bool:
+    """Whether no node merges the dimension of inputs with another one."""
+    return all(node.batch == 0 for node in nodes.values())

@@ -291,6 +291,27 @@ GRAPH = (
         "tests/bounds/graph/test_known_ranges.py -k unit",
     ),
     Mutant(
+        "a graph of another function is taken",
+        "bounds/graph/values.py",
+        "(values - answers).abs(), 0.0)",
+        "0 * values, 0.0)",
+        "tests/bounds/graph/test_values.py -k 'another_one or measured'",
+    ),
+    Mutant(
+        "nodes for one input at a time keep the values of the first",
+        "bounds/graph/values.py",
+        "_evaluated(nodes, x) if graph.one_by_one else",
+        "_evaluated(nodes, x) if not graph else",
+        "tests/bounds/graph/test_values.py -k rows_of_their_own",
+    ),
+    Mutant(
+        "a step where rounding decides is no rounding",
+        "bounds/graph/values.py",
+        "MARGIN * _moved_by_rounding(graph, nodes, rows, values)",
+        "0.0",
+        "tests/bounds/graph/test_values.py -k rounding_explains",
+    ),
+    Mutant(
         "random numbers are let through",
         "bounds/graph/conditions.py",
         "if not draws(node.target, node.args, node.kwargs):",
