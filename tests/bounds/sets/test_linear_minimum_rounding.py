@@ -10,9 +10,8 @@ from oracles.draws import centers, draw, rows
 from torch import Tensor
 
 from bounds import LpBall
-from bounds.sets import balls
 from bounds.sets import linear_minimum as concretize
-from bounds.sets.balls import Box, SparseBall
+from bounds.sets.balls import Box, SparseBall, kinds
 from bounds.sets.linear_minimum import linear_minimum
 
 NORMS = [1.0, 1.1, 1.5, 2.0, 3.0, 20.0, math.inf]
@@ -79,7 +78,7 @@ def test_bounds_by_powers_hold_in_sixty_digits(norm: float, boxed: bool, monkeyp
             cases.append((a, ball, minimum_in_sixty_digits(a, ball, 0.7)))
         assert all(mpmath.mpf(linear_minimum(a, ball).item()) <= exact for a, ball, exact in cases)
         monkeypatch.setattr(concretize, "accumulated_error", lambda *_: 0.0)
-        monkeypatch.setattr(balls, "unit_roundoff", lambda _: 0.0)
+        monkeypatch.setattr(kinds, "unit_roundoff", lambda _: 0.0)
         assert any(mpmath.mpf(linear_minimum(a, ball).item()) > exact for a, ball, exact in cases)
 
 
