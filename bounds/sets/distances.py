@@ -24,8 +24,8 @@ def distance(points: Tensor, x: Tensor, norm: float) -> Tensor:
     """
     points, x = torch.broadcast_tensors(points, x)
     rows = max(1, TOGETHER // max(1, points[:1].numel()))
-    parts = (each.split(rows) for each in (points, x))
-    return torch.cat([_distance(*part, norm) for part in zip(*parts, strict=True)])
+    parts = zip(points.split(rows), x.split(rows), strict=True)
+    return torch.cat([_distance(a, b, norm) for a, b in parts])
 
 
 def _distance(points: Tensor, x: Tensor, norm: float) -> Tensor:
