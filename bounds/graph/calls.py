@@ -11,7 +11,7 @@ from bounds.graph.conditions import origin_of
 
 
 class Call:
-    """What all bindings of an operation have in common.
+    """An operation of a captured program, with what all its bindings have in common.
 
     Attributes:
         node: of the program.

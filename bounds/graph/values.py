@@ -51,7 +51,7 @@ def refuse_other_values(graph: Graph, nodes: Mapping[str, Node], rows: Tensor, a
 
 
 def _values(graph: Graph, nodes: Mapping[str, Node], x: Tensor, *, like: Tensor) -> Tensor:
-    """What bounds take for the answers, in the shape of these."""
+    """The answers that bounds are about, in the shape of those of the model."""
     # Nodes for one input at a time hold values of the first one.
     found = _evaluated(nodes, x) if graph.one_by_one else nodes["output"].value
     return found.reshape(like.shape)

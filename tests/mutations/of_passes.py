@@ -153,8 +153,8 @@ MUTANTS = (
     Mutant(
         "gradients of coefficients above 0 are those below",
         "bounds/linear/passes/through_functions.py",
-        "torch.where(own > 0, 0.0, (of_part",
-        "torch.where(own < 0, 0.0, (of_part",
+        "addcmul_(each, gap), opposite)",
+        "addcmul_(each, gap), own)",
         "tests/bounds/linear/test_through_functions.py -k gradients",
     ),
     Mutant(
