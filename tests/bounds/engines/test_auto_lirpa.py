@@ -110,15 +110,27 @@ def test_networks_of_other_kinds_are_handed_over(engine):
         bounds.crown(nn.Sequential(MODEL, Drawing()), SETS["l2"], **THEIRS)
 
 
+class Scaled(nn.Module):
+    """Logits times a number that gradients may pass, which Python does not copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.factor = MODEL, torch.ones((), dtype=torch.float64, requires_grad=True) * 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) * self.factor.detach()
+
+
 def test_models_that_cannot_be_copied_are_told(engine):
-    """Weights that a hook computes are no leaves; the captured graph holds what they are computed from."""
+    """The captured graph can be copied: it holds what numbers are computed from."""
     engine(GivenModule)
+    with pytest.raises(UnsupportedLayer, match=r"the model cannot be copied: .*; pass bounds.capture\(model, x\)"):
+        bounds.crown_ibp(Scaled(), SETS["l2"], **THEIRS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = nn.Sequential(nn.utils.weight_norm(copy.deepcopy(MODEL[0])), *MODEL[1:])
-    model(X)
-    with pytest.raises(UnsupportedLayer, match=r"the model cannot be copied: .*; pass bounds.capture\(model, x\)"):
-        bounds.crown_ibp(model, SETS["l2"], **THEIRS)  # which gradients may pass
+    model(X)  # its hook computes weights that gradients may pass
+    assert close(bounds.crown_ibp(model, SETS["l2"], **THEIRS), bounds.ibp(MODEL, SETS["l2"], sound="real"))
     one = LpBall(X[:1], 0.2, norm=2, low=None, high=None)
     found = bounds.crown(bounds.capture(MODEL, X), one, **THEIRS)
     assert close(found, bounds.ibp(MODEL, one, sound="real"))
