@@ -14,10 +14,12 @@ from torch.utils import _pytree as pytree
 from bounds.errors import UnsupportedLayer
 from bounds.graph.calls import Call
 from bounds.graph.folding import FLOATING, folded, in_dtype_of
+from bounds.operations.affine import AFFINE, PICK
 from bounds.operations.complex_numbers import OF_COMPLEX, in_pairs
 from bounds.operations.constants import Constant
+from bounds.operations.functions import FUNCTIONS
 from bounds.operations.node import Node
-from bounds.operations.products_and_conditions import CONDITIONAL, in_parts
+from bounds.operations.products_and_conditions import CONDITIONAL, PARTS, in_parts
 
 aten = torch.ops.aten
 # Views fit the layout in memory that tensors of the network have; those of bounds may have another one.
@@ -125,11 +127,13 @@ class Binding:
         filled = [self.like.dtype if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf for leaf in filled]
         name, parents = str(node.target), tuple(flat[i].name for i in places)
         target: Any = ANY_LAYOUT.get(node.target, node.target)
-        conditions = [name in CONDITIONAL and self.nodes[parent].truth for parent in parents]
-        pairs = [flat[i].meta["val"].is_complex() for i in places]
+        kinds = [flat[i].meta["val"].dtype for i in places]
         function = call.function(target, filled, places)
-        if any(conditions):
-            function = _of_conditions(function, conditions)
+        if name in CONDITIONAL:
+            function = _in_kinds(function, [torch.bool if self.nodes[parent].truth else None for parent in parents])
+        elif not all(kind.is_floating_point or kind.is_complex for kind in kinds) and not _of_numbers(node, places):
+            function = _in_kinds(function, [None if kind.is_floating_point else kind for kind in kinds])
+        pairs = [kind.is_complex for kind in kinds]
         if parents and (any(pairs) or _is_complex(node)):
             return f"{name}{OF_COMPLEX}", parents, in_pairs(function, pairs)
         return name, parents, function
@@ -193,12 +197,25 @@ def _renamed(nodes: dict[str, Node], outputs: Any) -> Node:  # noqa: ANN401  # w
     return Node("output", "aten.clone.default", (last.name,), _same, (None,), {}, last.value, last.batch, last.origin)
 
 
-def _of_conditions(function: Callable[..., Any], conditions: Sequence[bool]) -> Callable[..., Any]:
-    """A function some of whose arguments are conditions, kept as the numbers 0 and 1."""
+def _of_numbers(node: fx.Node, places: Sequence[int]) -> bool:
+    """Whether an operation on conditions or integers has a rule, which takes them for numbers like any others."""
+    name = str(node.target)
+    if name in PARTS or name in FUNCTIONS:
+        return True
+    rule = AFFINE.get(name)
+    if rule is None or (not rule.exact and node.meta["val"].dtype == torch.bool):  # which adds as "or" does
+        return False
+    return rule.applies is not PICK.applies or tuple(places) == (0,)  # data may also be the indices
+
+
+def _in_kinds(function: Callable[..., Any], kinds: Sequence[torch.dtype | None]) -> Callable[..., Any]:
+    """A function some of whose arguments are conditions or integers, which are kept as numbers."""
+    if not any(kinds):
+        return function
 
     def converted(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
-        pairs = zip(data, conditions, strict=True)
-        return function(*(value.bool() if condition else value for value, condition in pairs))
+        pairs = zip(data, kinds, strict=True)
+        return function(*(value if kind is None else value.to(kind) for value, kind in pairs))
 
     return converted
 

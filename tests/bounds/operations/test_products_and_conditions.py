@@ -89,6 +89,10 @@ def test_conditions_that_nothing_needs_any_more_are_gone():
     ("function", "told"),
     [
         (lambda h: ((h > 0) + (h < 1)).float(), r"aten\.add\.Tensor of conditions"),
+        (lambda h: ((h > 0) ^ (h < 1)).float(), r"xor__\.Tensor of conditions"),
+        (lambda h: h * ((h > 0).int() << 1), r"lshift__\.Scalar of 1 data"),
+        (lambda h: h * F.one_hot((h[:, 0] > 0).long(), 6), r"aten\.one_hot\.default of 1 data"),
+        (lambda h: torch.arange(6.0)[(h > 0).long()], r"aten\.index\.Tensor of 1 data"),
         (lambda h: torch.logical_and(h, h > 0).float(), r"aten\.logical_and\.default of numbers"),
         (lambda h: h.int().float(), r"from torch\.float64 to torch\.int32"),
         (lambda h: h.half().float(), r"from torch\.float64 to torch\.float16"),
