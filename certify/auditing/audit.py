@@ -27,7 +27,7 @@ from certify.auditing.smoothed.redrawing import AGAIN, computes_alike, redraw
 from certify.auditing.smoothed.votes import audit_votes
 from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
-from certify.auditing.transformations import TransformationJudge
+from certify.auditing.transformations.judge import TransformationJudge
 from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.changes.sets import ChangeSet
 from certify.evaluation.storage.proofs import is_proof, stored_proof
@@ -312,7 +312,7 @@ class _Audit:
             yield f"{len(chosen)} of {len(rows)} certificates of the model were to be proved again"
 
     def _judge_sets(self, problem: Problem, records: Sequence[Record], reprover: Reprover) -> None:
-        """Judge the certificates of sets of perturbations: all that is cheap, or else a sample of what is proved."""
+        """Judge the certificates of sets of perturbations: all by what is cheap, and a sample by proofs."""
         rows = [(record, row) for record in records for row in provable(record) if record["norm"] in self.sets]
         if not rows:
             return
@@ -320,10 +320,7 @@ class _Audit:
         chosen = set(range(len(rows))) if reprover.small and self.sample > 0 else self._some(rows)
         for place, (record, row) in enumerate(rows):
             judge = self.judges[record["norm"]]
-            if place in chosen or not judge.PROVES:
-                judge.judge_certificate(self.tally, record, row, asked)
-            else:
-                self.tally.leave(PROOFS, "it is not in the sample", record["unit"], row["index"])
+            judge.judge_certificate(self.tally, record, row, asked, sampled=place in chosen)
 
     def _judge_copies(
         self, problem: Problem, methods: Mapping[str, Method], records: Sequence[Record]

@@ -19,6 +19,7 @@ Record = Mapping[str, Any]
 Row = Mapping[str, Any]
 Sides = tuple[Limit, Limit]
 DRAWS, RANGES = "random draws", "whole ranges"
+NOT_SAMPLED = "it is not in the sample"
 NARROWER = 1e-9  # by which the ends of an interval may differ
 Set = TypeVar("Set", bound=StatedSet)
 
@@ -45,8 +46,6 @@ class SetJudge(ABC, Generic[Set]):
     Args:
         over: the set.
     """
-
-    PROVES: bool  # whether certificates are proved again, of which a sample will do, or only tried
 
     def __init__(self, over: Set) -> None:
         self.over = over
@@ -96,5 +95,5 @@ class SetJudge(ABC, Generic[Set]):
         """
 
     @abstractmethod
-    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence) -> None:
-        """Prove or refute a radius above 0 once more, or look for what refutes it."""
+    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence, *, sampled: bool) -> None:
+        """Look for what refutes a radius above 0, and prove it once more if it is ``sampled``."""

@@ -7,6 +7,7 @@ NOISES = "tests/certify/auditing/test_noises.py"
 PROVING = "tests/certify/auditing/test_proving.py -m 'slow or not slow'"
 TAMPERING = "tests/certify/auditing/test_tampering.py"
 WRONG = "tests/certify/auditing/test_wrong_programs.py -m slow"
+ENCLOSED = "tests/certify/auditing/test_enclosed_images.py"
 DURABLE = "tests/certify/evaluation/test_durability.py"
 
 MUTANTS = (
@@ -142,5 +143,54 @@ MUTANTS = (
         "if shape.numel() > MOST_OF_BLOCK:",
         "if False:",
         f"{PROVING} -k no_matrix",
+    ),
+    Mutant(
+        "images are taken at the ends of places alone",
+        "certify/auditing/transformations/enclosing.py",
+        "torch.minimum(ends.low.ceil(), ends.high)]",
+        "ends.high]",
+        ENCLOSED,
+    ),
+    Mutant(
+        "the audit's rotation turns the other way",
+        "certify/auditing/transformations/enclosing.py",
+        "plus(sin.times(y).negative())",
+        "plus(sin.times(y))",
+        ENCLOSED,
+    ),
+    Mutant(
+        "the cosine of an angle forgets where it is largest",
+        "certify/auditing/transformations/ranges.py",
+        "torch.where(top, 1.0, found.high)",
+        "found.high",
+        ENCLOSED,
+    ),
+    Mutant(
+        "a place that moves too far counts as enclosed",
+        "certify/auditing/transformations/proving.py",
+        "proved = hold & (",
+        "proved = (",
+        ENCLOSED,
+    ),
+    Mutant(
+        "the audit forgets the noise on an image",
+        "certify/auditing/transformations/judge.py",
+        "        if over.epsilon:\n            noisy",
+        "        if False:\n            noisy",
+        ENCLOSED,
+    ),
+    Mutant(
+        "the audit forgets that images are rounded",
+        "certify/auditing/transformations/judge.py",
+        "found.wider(digits.tiny, digits.eps)",
+        "found.wider(digits.tiny, 0.0)",
+        ENCLOSED,
+    ),
+    Mutant(
+        "intervals of many boxes take the wrong end",
+        "certify/auditing/certificates/proving.py",
+        "matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ high\n        slack = slack + matrix",
+        "matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ low\n        slack = slack + matrix",
+        ENCLOSED,
     ),
 )

@@ -302,3 +302,23 @@ def margin_rows(logits: Affine, label: int) -> Affine:
     }
     (constant, size) = logits.constant
     return Affine(blocks, (constant[label] - constant[others], size[label] + size[others]))
+
+
+def least_margins(network: LayeredNetwork, low: Tensor, high: Tensor, label: int) -> Tensor:
+    """Bounds below the lead of a label over every other class by intervals alone, for many boxes (B, d): (B,)."""
+    bounds, sizes = [(low.T, high.T)], [torch.maximum(low.abs(), high.abs()).T]
+    for layer in network.layers:
+        below, above = _over_boxes(network, layer, bounds, sizes), -_over_boxes(network, _negated(layer), bounds, sizes)
+        bounds.append((below.clamp(min=0), torch.maximum(below, above).clamp(min=0)))
+        sizes.append(bounds[-1][1])
+    return _over_boxes(network, margin_rows(network.logits, label), bounds, sizes).amin(0)
+
+
+def _over_boxes(network: LayeredNetwork, rows: Affine, bounds: Sequence[Bounds], sizes: Sequence[Tensor]) -> Tensor:
+    """Lower bounds (m, B) of rows over bounds (n, B) of each block, the first of them the input."""
+    total, slack = (part[:, None] for part in rows.constant)
+    for block, (matrix, absolute) in rows.blocks.items():
+        low, high = bounds[block]
+        total = total + matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ high
+        slack = slack + matrix.abs() @ sizes[block] + absolute @ sizes[block]
+    return total - 2 * network.error * slack - 1e-300

@@ -21,7 +21,7 @@ from certify.auditing.changes.listing import (
     points_of,
 )
 from certify.auditing.changes.region import ChangedRegion
-from certify.auditing.sets import Evidence, Record, Row, SetJudge, Sides
+from certify.auditing.sets import NOT_SAMPLED, Evidence, Record, Row, SetJudge, Sides
 from certify.auditing.tally import Tally
 from certify.changes.sets import ChangeSet
 
@@ -32,8 +32,6 @@ RANDOM = 300  # of sets that are not listed
 
 class ChangeJudge(SetJudge[ChangeSet]):
     """Judges what records say about few changes, see :class:`SetJudge`."""
-
-    PROVES = True
 
     def judge_example(
         self, tally: Tally, record: Record, row: Row, pair: tuple[Tensor, Tensor], sides: Sides | None
@@ -50,9 +48,12 @@ class ChangeJudge(SetJudge[ChangeSet]):
         told = "makes changes that the set does not allow" if found is None else f"makes {found}"
         tally.judge(COUNTED, fine, f"it states {stated!r} changes, but its example {told}", unit, index)
 
-    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence) -> None:
+    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence, *, sampled: bool) -> None:
         """Run the model on all inputs of a small set; prove a larger one, and try some of its inputs."""
         unit, index, radius, label = record["unit"], row["index"], row["certified_radius"], row["prediction"]
+        if not sampled:
+            tally.leave(PROOFS, NOT_SAMPLED, unit, index)
+            return
         x = asked.problem.x[index - asked.problem.first_index].cpu()
         try:
             parts = changeable_parts(self.over, x)

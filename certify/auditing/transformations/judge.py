@@ -1,4 +1,4 @@
-"""Statements about transformed images: parameters measured in fractions, images made again, ranges tried."""
+"""Statements about transformed images: parameters measured in fractions, images made again, ranges tried and proved."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from bounds.checks import Limit
-from certify.auditing.certificates.proofs import PROOFS
-from certify.auditing.sets import Evidence, Record, Row, SetJudge, Sides
+from certify.auditing.certificates.networks import LayeredNetwork
+from certify.auditing.certificates.proofs import PROOFS, UNPROVED
+from certify.auditing.sets import NOT_SAMPLED, Evidence, Record, Row, SetJudge, Sides
 from certify.auditing.tally import Tally
+from certify.auditing.transformations.enclosing import Unenclosed, image_boxes
+from certify.auditing.transformations.proving import is_proved
+from certify.auditing.transformations.ranges import Range
 from certify.methods import Problem
 from certify.semantic.sets import TransformationSet
 
@@ -21,12 +25,11 @@ ABOVE = Fraction(1, 10**6)  # relative, by which a distance may be above the exa
 ROUNDED = 1e-5  # of the largest pixel, by which an image that is made again may differ
 GRID = {1: 201, 2: 15, 3: 7}  # points along each of so many parameters that vary
 RANDOM = 100  # points besides the grid
+SECONDS = 20.0  # of one proof
 
 
 class TransformationJudge(SetJudge[TransformationSet]):
     """Judges what records say about a range of a transformation, see :class:`SetJudge`."""
-
-    PROVES = False
 
     def judge_example(
         self, tally: Tally, record: Record, row: Row, pair: tuple[Tensor, Tensor], sides: Sides | None
@@ -34,12 +37,15 @@ class TransformationJudge(SetJudge[TransformationSet]):
         """Judge parameters, and make the image of them again."""
         judge_image(tally, record, row, self.over, pair, sides)
 
-    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence) -> None:
-        """Try images within the certified range."""
-        try_range(tally, record, row, self.over, asked.problem, asked.leads, asked.seed)
-        tally.leave(
-            PROOFS, "certificates of transformations are tried, and not proved again", record["unit"], row["index"]
-        )
+    def judge_certificate(self, tally: Tally, record: Record, row: Row, asked: Evidence, *, sampled: bool) -> None:
+        """Try images within the certified range, and prove the range of those that are sampled."""
+        if not try_range(tally, record, row, self.over, asked.problem, asked.leads, asked.seed):
+            return
+        why = why_unproved(self.over, row, asked) if sampled else NOT_SAMPLED
+        if why:
+            tally.leave(PROOFS, why, record["unit"], row["index"])
+        else:
+            tally.confirm(f"{PROOFS} by intervals")
 
 
 def judge_parameters(tally: Tally, record: Mapping[str, Any], row: Row, over: TransformationSet) -> bool:
@@ -106,7 +112,7 @@ def try_range(
     problem: Problem,
     leads: Callable[[Tensor, int], list[float]],
     seed: int,
-) -> None:
+) -> bool:
     """Look for an image of another class within a certified range: on a grid, at random, and the one it names.
 
     Args:
@@ -117,11 +123,14 @@ def try_range(
         problem: the model and all inputs.
         leads: the lead of a label for one input, in two precisions.
         seed: of random points.
+
+    Returns:
+        Whether nothing speaks against it.
     """
     unit, index, radius, label = record["unit"], row["index"], row["certified_radius"], row["prediction"]
     reach = over.reach
     if radius > reach:  # which is refuted without the model
-        return
+        return False
     if row.get("parameters") is not None:
         judge_parameters(tally, record, row, over)
     x = problem.x[index - problem.first_index]
@@ -129,7 +138,7 @@ def try_range(
     points = _within(over, min(1.0, radius / reach), source)
     if not len(points):  # of a range without the identity
         tally.refute(TRIED, f"it certifies {radius!r}, but no image of the range is as near", unit, index)
-        return
+        return False
     made = _images(over, x, points, problem.low, problem.high)
     if over.epsilon:
         signs = torch.randint(0, 2, made.shape, generator=source).to(made) * 2 - 1
@@ -143,22 +152,53 @@ def try_range(
         if all(lead < 0 for lead in leads(made[place], label)):
             at = [float(f"{value:.6g}") for value in points[place].tolist()]
             tally.refute(TRIED, f"it certifies {radius!r}, but the image at {at} has another class", unit, index)
-            return
+            return False
     if bool(wrong.any()):
         tally.leave(TRIED, "the class of an image turns by rounding", unit, index)
     else:
         tally.confirm(TRIED)
+    return not bool(wrong.any())
+
+
+def why_unproved(over: TransformationSet, row: Row, asked: Evidence) -> str:
+    """Why the audit has no proof of a range by itself; empty where it has one."""
+    network, problem = asked.reprover.network, asked.problem
+    if not isinstance(network, LayeredNetwork):
+        return f"no proof of the audit's own: {network}"
+    x = problem.x[row["index"] - problem.first_index].cpu()
+    layout = over.transformation.layout(x[None], channels_last=over.channels_last)
+    low, high = (_on_host(layout.side(side)) for side in (problem.low, problem.high))
+    image, digits = layout.to_images(x[None].double())[0], torch.finfo(x.dtype)
+
+    def boxes(ends: Range) -> tuple[Range, Tensor]:
+        found, hold = image_boxes(over.transformation, image, ends, low, high)
+        found = found.wider(digits.tiny, digits.eps)  # of images that are rounded
+        if over.epsilon:
+            noisy = Range(found.low - over.epsilon, found.high + over.epsilon).wider(0.0)
+            found = noisy.clipped(low, high)
+        return Range(*(layout.back(end).flatten(1) for end in found)), hold
+
+    ends = torch.tensor(_ends(over, min(1.0, row["certified_radius"] / over.reach)), dtype=torch.float64)
+    try:
+        proved = is_proved(network, boxes, Range(*ends.T[:, None]), row["prediction"], SECONDS)
+    except Unenclosed as error:
+        return str(error)
+    return "" if proved else UNPROVED
+
+
+def _ends(over: TransformationSet, share: float) -> list[tuple[float, float]]:
+    """Ends of all parameters whose distance from the identity is at most a share of the range."""
+    return [
+        (max(part.low, part.identity - share * part.reach), min(part.high, part.identity + share * part.reach))
+        if share < 1
+        else (part.low, part.high)  # all of the range, whatever rounding says
+        for part in over.transformation.parameters
+    ]
 
 
 def _within(over: TransformationSet, share: float, source: torch.Generator) -> Tensor:
     """Parameters (B, k) of the range whose distance from the identity is at most a share of it; maybe none."""
-    parts = over.transformation.parameters
-    ends = [
-        (max(part.low, part.identity - share * part.reach), min(part.high, part.identity + share * part.reach))
-        if share < 1
-        else (part.low, part.high)  # all of the range, whatever rounding says
-        for part in parts
-    ]
+    ends = _ends(over, share)
     varying = [low < high for low, high in ends]
     steps = torch.linspace(0, 1, GRID[max(1, sum(varying))], dtype=torch.float64).tolist()
     grid = torch.tensor(list(product(*(steps if varies else [0.0] for varies in varying))), dtype=torch.float64)
@@ -166,6 +206,10 @@ def _within(over: TransformationSet, share: float, source: torch.Generator) -> T
     least, most = torch.tensor(ends, dtype=torch.float64).unbind(1)
     points = least + (most - least) * torch.cat([grid, drawn])
     return points[: len(points) if bool((least <= most).all()) else 0]
+
+
+def _on_host(side: Limit) -> Tensor | None:
+    return None if side is None else torch.as_tensor(side).double().cpu()
 
 
 def _images(over: TransformationSet, x: Tensor, values: Tensor, low: Limit, high: Limit) -> Tensor:
