@@ -232,9 +232,11 @@ def _one(
 def lipschitz_radius(margins: Tensor, constants: Tensor) -> Tensor:
     """Radii (N,), rounded down, within which no margin (N, K) of constants (N, K) can reach 0.
 
-    0 where a margin is not above 0. Entries of constant 0 and margin 0, as of the label itself, are left out.
+    0 where a margin is not above 0. The entry of constant 0 and margin 0 that the label itself has is left out; where
+    there is a second one, another class is tied.
     """
     itself = (margins == 0) & (constants == 0)
+    itself = itself & (itself.sum(1, keepdim=True) == 1)  # a second one is another class that is tied everywhere
     share = margins / constants * (1 - accumulated_error(4, margins.dtype))
     share = torch.where(itself, math.inf, torch.where(margins > 0, share, 0.0))
     radius: Tensor = share.amin(1).nan_to_num(nan=0.0)

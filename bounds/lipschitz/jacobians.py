@@ -101,6 +101,9 @@ def linear_jacobian(chain: LayerChain, ball: PerturbationSet) -> Interval:
     Raises:
         UnsupportedLayer: other functions, or two affine operations in a row.
     """
+    if not chain.functions:  # whose Jacobian depends on no input
+        known = interval_jacobian(chain, [])
+        return Interval(*(side.expand(len(ball.center), -1, -1) for side in (known.lower, known.upper)))
     rectifiers = [each for each in chain.functions if isinstance(each, ReLURelaxation) and each.negative_slope == 0]
     offsets = [offset for offset in chain.offsets[:-1] if offset is not None]
     if len(rectifiers) < len(chain.functions) or len(offsets) < len(chain.functions):

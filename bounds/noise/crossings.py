@@ -241,7 +241,7 @@ def noise_radius(
     References:
         Franceschi, Fawzi, Fawzi (2018), Robustness of classifiers to uniform l_p and Gaussian noise, arXiv:1802.07971.
     """
-    limits = checked_rays(x, draws, limit, None, batch_size)
+    limits = checked_rays(x, draws, limit, None, batch_size, least=1)
     generator = checks.generator(generator, x.device)
     checks.probability("epsilon", epsilon)
     checks.probability("alpha", alpha)
@@ -354,11 +354,13 @@ def default_limit(x: Tensor, least: Tensor) -> Tensor:
     return CAP * math.sqrt(math.prod(x.shape[1:])) * least.double()
 
 
-def checked_rays(x: Tensor, directions: int, limit: float | Tensor, along: Tensor | None, batch_size: int) -> Tensor:
-    """The limits, (N,) float64, after a look at all arguments."""
+def checked_rays(
+    x: Tensor, directions: int, limit: float | Tensor, along: Tensor | None, batch_size: int, *, least: int = 2
+) -> Tensor:
+    """The limits, (N,) float64, after a look at all arguments; lines take two points a batch, one for each side."""
     checks.inputs(x)
     checks.at_least("directions", directions, 1)
-    checks.at_least("batch_size", batch_size, 2)
+    checks.at_least("batch_size", batch_size, least)
     if not isinstance(limit, Tensor):
         limit = checks.positive("limit", limit)
     limits = torch.as_tensor(limit, dtype=torch.float64, device=x.device)

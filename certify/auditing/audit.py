@@ -24,7 +24,7 @@ from certify.auditing.material import IDENTITY, find_material, identified, judge
 from certify.auditing.sets import Evidence, SetJudge
 from certify.auditing.smoothed.noises import noise_of_table
 from certify.auditing.smoothed.redrawing import AGAIN, computes_alike, redraw
-from certify.auditing.smoothed.votes import audit_votes
+from certify.auditing.smoothed.votes import audit_drawing, audit_votes
 from certify.auditing.structure import CHAIN, INPUTS, audit_structure
 from certify.auditing.tally import AuditReport, Finding, Tally
 from certify.auditing.transformations.judge import TransformationJudge
@@ -32,6 +32,7 @@ from certify.auditing.witnesses import Alone, Box, audit_witnesses
 from certify.changes.sets import ChangeSet
 from certify.evaluation.storage.proofs import is_proof, stored_proof
 from certify.evaluation.storage.run_directory import RunDirectory
+from certify.evaluation.storage.stored import require_values
 from certify.methods import Method, Problem, QuantisedCopy, Smoothing
 from certify.methods.copies import Copy
 from certify.methods.frozen import WithFrozenFeatures
@@ -87,7 +88,7 @@ def audit(
         Numbers of statements that were confirmed, refuted and not judged, with reasons.
 
     Raises:
-        InvalidConfiguration: there is no run, or a line of it cannot be read.
+        InvalidConfiguration: there is no run, or a line of it cannot be read, or lacks what its kind of result needs.
         InvalidInput: a copy, or a set, that is not that of the run.
     """
     started = time.perf_counter()
@@ -95,6 +96,7 @@ def audit(
         raise InvalidConfiguration(f"sample must be a share from 0 to 1, got {sample}: pass 0.1")
     run = RunDirectory.read(path)
     tally, lines = Tally(), run.lines()
+    require_values(lines, run.path / "records.jsonl")
     faults = run.chain_faults(lines)
     for unit, reason in faults or ():
         tally.refute(CHAIN, reason, unit)
@@ -196,6 +198,8 @@ class _Audit:
 
     def _judge_smoothing(self, problem: Problem | None) -> None:
         for record in filter(self._is_smoothing, self.records):
+            if "draws_version" in self.manifest:
+                audit_drawing(self.tally, record)
             inputs: dict[int, Sequence[float]] = {}
             if problem is not None and "box" in str(noise_of_table(self._table(record))):
                 places = [row["index"] - problem.first_index for row in record["rows"]]
@@ -267,7 +271,7 @@ class _Audit:
         by_name = {method.name: method for method in with_copies(methods, self.copies)}
         alike = computes_alike(self.manifest)
         places = range(problem.first_index, problem.first_index + len(problem.x))
-        whole = [record for record in self.records if all(row["index"] in places for row in record["rows"])]
+        whole = [record for record in self.records if _is_about(record, places, problem.num_classes)]
         smoothing = [
             record for record in whole if self._is_smoothing(record) and type(by_name[record["method"]]) is Smoothing
         ]
@@ -351,6 +355,15 @@ class _Audit:
             run_again(self.tally, units[place], methods[units[place]["method"]], problem, alike, order)
         if units:
             yield f"{len(again)} of {len(units)} units of certificates and random draws were run again"
+
+
+def _is_about(record: Record, places: range, num_classes: int) -> bool:
+    """Whether a record is about successive inputs of the run and classes of the model; others are refuted elsewhere."""
+    rows = record["rows"]
+    first = rows[0]["index"] if rows else 0
+    named = [row.get("prediction") for row in rows]
+    known = all(name is None or -1 <= name < num_classes for name in named)
+    return known and all(row["index"] in places and row["index"] == first + i for i, row in enumerate(rows))
 
 
 def _frozen(method: Method, problem: Problem) -> Tensor | None:

@@ -152,6 +152,13 @@ def judge_answers(tally: Tally, problem: Problem, rows: Sequence[tuple[str, Mapp
             unit,
             row["index"],
         )
+        for key in ("prediction", "adversarial_label"):
+            name = row.get(key)
+            known = name is None or -1 <= name < logits.shape[1]
+            if not known:
+                tally.refute(
+                    INPUTS, f"{key} is {name}, but the model has {logits.shape[1]} classes", unit, row["index"]
+                )
         same = stated == int(best[place]) or (stated == -1 and not bool(logits[place].isfinite().all()))
         close = 0 <= stated < logits.shape[1] and bool(top[place] - logits[place, stated] <= near[place])
         reason = f"the model gives the input the class {int(best[place])}, not {stated}"

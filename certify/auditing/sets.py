@@ -51,11 +51,14 @@ class SetJudge(ABC, Generic[Set]):
         self.over = over
 
     def judge_ranges(self, tally: Tally, record: Record) -> None:
-        """Refute certificates beyond the set, and those that call more proved than their radius."""
+        """Refute certificates beyond the set, and those that call more proved than their radius or pieces."""
         for row in record["rows"]:
             radius, reach = row.get("certified_radius") or 0.0, self.over.reach
             if row.get("verified") and radius < reach:
                 reason = f"it calls its whole range proved, but certifies {radius!r}"
+                tally.refute(RANGES, reason, record["unit"], row["index"])
+            if row.get("verified") and (row.get("open_pieces") or row.get("broken")):
+                reason = "it calls its whole range proved, but states wrong or open pieces of it"
                 tally.refute(RANGES, reason, record["unit"], row["index"])
             if radius > reach:
                 reason = f"it certifies {radius!r}, but its range ends at {reach!r}"

@@ -128,7 +128,8 @@ def _row_verdicts(record: Record, row: Record, table: Mapping[str, Any]) -> Iter
     prediction, alpha = row.get("prediction"), row.get("alpha")
     smoothed = row["subject"].startswith("smoothed(")
     if status == LEFT_OUT:
-        yield STATUSES, not any(row.get(key) for key in VALUES.values()), "it has a result, though it was left out"
+        result = any(row.get(key) is not None for key in VALUES.values())
+        yield STATUSES, not result, "it has a result, though it was left out"
         return
     if "alpha" in table and kind not in ("unsupported", "noise", "random"):  # of random noise it is that of an interval
         yield ALPHAS, alpha == table["alpha"], f"alpha is {alpha}, but the manifest asks for {table['alpha']}"

@@ -43,6 +43,8 @@ class Alone:
 
 
 def _lead(logits: Tensor, label: int) -> float:
+    if not 0 <= label < len(logits):  # no class of the model
+        return -math.inf
     others = torch.cat([logits[:label], logits[label + 1 :]])
     return float((logits[label] - others.max()) / logits.abs().max().clamp(min=1e-30))
 
@@ -65,6 +67,9 @@ def audit_witnesses(
         found = row["status"] == "found" or row.get("verdict") == "falsified"
         if not found:
             _judge_without(tally, record, row)
+            if clean is not None and points is not None:  # else somebody took back what was found
+                same = bool((clean[place] == points[place]).all())
+                tally.judge(DISTANCES, same, "it states no example, but one is stored", unit, row["index"])
         elif clean is None or points is None:
             tally.refute(DISTANCES, "its inputs are not stored", unit, row["index"])
         else:
@@ -134,5 +139,7 @@ def _judge_classes(
     else:
         tally.leave(CLASSES, "the class of an example turns by rounding", unit, index)
     named = row.get("adversarial_label")
-    if named is not None and all(lead < -NEAR for lead in alone.leads(point, named)):
+    if named == label:
+        tally.refute(CLASSES, "it says that its example has the right class", unit, index)
+    elif named is not None and all(lead < -NEAR for lead in alone.leads(point, named)):
         tally.refute(CLASSES, f"the model does not give its example the class {named}", unit, index)

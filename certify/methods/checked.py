@@ -10,6 +10,7 @@ from msgspec import Meta, inspect
 from bounds.errors import InvalidConfiguration, InvalidInput
 
 Count = Annotated[int, Meta(ge=1)]
+Even = Annotated[int, Meta(ge=2, multiple_of=2)]  # of draws that come in pairs of opposite sign
 Positive = Annotated[float, Meta(gt=0)]
 Probability = Annotated[float, Meta(gt=0, lt=1)]
 Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f/\\]+\Z", max_length=100)]  # it names units of work and files
@@ -147,6 +148,8 @@ def _words(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         limits = [f"{word} {getattr(kind, name):g}" for name, word in LIMITS.items() if getattr(kind, name) is not None]
         number = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
+        if kind.multiple_of == 2:
+            number = "an even number"
         return f"{number} {' and '.join(limits)}".strip()
     if isinstance(kind, inspect.LiteralType):
         shown = ", ".join(f'"{value}"' for value in kind.values)

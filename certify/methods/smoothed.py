@@ -8,7 +8,7 @@ import msgspec
 from bounds.errors import InvalidInput
 from certify.attacks import smoothed_minimal_perturbation
 from certify.methods.base import Method, Problem
-from certify.methods.checked import Count, Name, Positive, Probability
+from certify.methods.checked import Count, Even, Name, Positive, Probability
 from certify.results import Certificate, Witness
 from certify.smoothing import Gaussian, Noise, SmoothedClassifier
 
@@ -105,7 +105,7 @@ class SmoothedAttack(Smoothed, frozen=True, forbid_unknown_fields=True, kw_only=
     one_by_one = True  # its predictions draw by the place among the open inputs of a unit
 
     name: Name = "smoothed_attack"
-    draws: Count = 64
+    draws: Even = 64
     steps: Count = 40
     restarts: Count = 2
     n: Count = 10_000

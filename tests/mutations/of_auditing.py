@@ -8,9 +8,24 @@ PROVING = "tests/certify/auditing/test_proving.py -m 'slow or not slow'"
 TAMPERING = "tests/certify/auditing/test_tampering.py"
 WRONG = "tests/certify/auditing/test_wrong_programs.py -m slow"
 ENCLOSED = "tests/certify/auditing/test_enclosed_images.py"
+EDITED = "tests/certify/auditing/test_edited_rows.py -m slow"
 DURABLE = "tests/certify/evaluation/test_durability.py"
 
 MUTANTS = (
+    Mutant(
+        "an example that is stored need not be stated",
+        "certify/auditing/witnesses.py",
+        "same = bool((clean[place] == points[place]).all())",
+        "same = True",
+        f"{EDITED} -k 'taken and example'",
+    ),
+    Mutant(
+        "a unit of smoothing need not say how it drew",
+        "certify/auditing/smoothed/votes.py",
+        'lacking = [key for key in DRAWING if key not in record.get("drawing", {})]',
+        "lacking: list[str] = []",
+        f"{EDITED} -k how",
+    ),
     Mutant(
         "the rest of a series is left out of its upper end",
         "certify/auditing/exact.py",

@@ -364,6 +364,13 @@ LIPSCHITZ = (
         "tests/bounds/lipschitz/test_operator_norms.py -k falling",
     ),
     Mutant(
+        "a class that is tied everywhere counts as the label itself",
+        "bounds/lipschitz/constants.py",
+        "itself = itself & (itself.sum(1, keepdim=True) == 1)",
+        "itself = itself & (itself.sum(1, keepdim=True) >= 1)",
+        "tests/bounds/lipschitz/test_constants.py -k tied",
+    ),
+    Mutant(
         "Lipschitz constants are those of float64",
         "bounds/lipschitz/constants.py",
         "return given[:1].detach().to(weight.dtype)",

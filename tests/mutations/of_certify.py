@@ -230,9 +230,9 @@ EVALUATION = (
     Mutant(
         "a stored row may lack its radius",
         "certify/evaluation/storage/stored.py",
-        "if lacking:",
-        "if not needed and lacking:",
-        "tests/certify/evaluation tests/certify/command_line",
+        'if lacking else ""',
+        'if lacking and not needed else ""',
+        "tests/certify/auditing/test_edited_rows.py -k without_its_result",
     ),
     Mutant(
         "a curve of certificates counts wrong rows",

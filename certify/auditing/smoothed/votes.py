@@ -15,6 +15,7 @@ from certify.report.columns import LEFT_OUT
 Row = Mapping[str, Any]
 VOTES, LABELS, PROBABILITIES, RADII = (f"{what} of smoothing" for what in ("votes", "labels", "probabilities", "radii"))
 LARGEST_SEQUENTIAL_ALPHA = 0.2
+DRAWING = ("seed", "sampling_error", "draws_version")  # that probabilities and draws depend on
 RADII_TOLD = "its radius {radius!r} is above what {noise} allows at p_lower {p_lower!r} and p_upper {p_upper!r}"
 
 
@@ -41,6 +42,13 @@ class Setting(NamedTuple):
             sequential=table.get("tolerance") is not None,
             error=fraction(drawing.get("sampling_error", 0.0)),
         )
+
+
+def audit_drawing(tally: Tally, record: Mapping[str, Any]) -> None:
+    """Refute a unit that does not say how it drew, of a run whose version says so of every unit."""
+    lacking = [key for key in DRAWING if key not in record.get("drawing", {})]
+    if lacking and any(row["status"] != LEFT_OUT for row in record["rows"]):
+        tally.refute(VOTES, f"it does not say how it drew: it lacks {', '.join(lacking)}", record["unit"])
 
 
 def audit_votes(

@@ -157,6 +157,17 @@ def _order(norm: str | float) -> Order:
     return order
 
 
+def require_values(records: Iterable[Mapping[str, Any]], where: object) -> None:
+    """Refuse records whose rows lack what their kind of result needs.
+
+    Raises:
+        InvalidConfiguration: the first such row, with what it lacks.
+    """
+    for record in records:
+        for row in record["rows"]:
+            _refuse(record, row, where, _lacks(record["kind"], row))
+
+
 def require_whole(records: Iterable[Mapping[str, Any]], where: object, alphas: Mapping[str, float]) -> None:
     """Refuse records whose rows lack what their kind of result needs, or promise another alpha than the manifest.
 
@@ -165,10 +176,13 @@ def require_whole(records: Iterable[Mapping[str, Any]], where: object, alphas: M
     """
     for record in records:
         for row in record["rows"]:
-            fault = _fault(record["kind"], row, alphas.get(record["method"]))
-            if fault:
-                place = f"a row of unit {record['unit']!r}, input {row['index']}, is damaged"
-                raise InvalidConfiguration(f"{where}: {place}: {fault}: restore the file that was edited")
+            _refuse(record, row, where, _fault(record["kind"], row, alphas.get(record["method"])))
+
+
+def _refuse(record: Mapping[str, Any], row: Mapping[str, Any], where: object, fault: str) -> None:
+    if fault:
+        place = f"a row of unit {record['unit']!r}, input {row['index']}, is damaged"
+        raise InvalidConfiguration(f"{where}: {place}: {fault}: restore the file that was edited")
 
 
 def _fault(kind: str, row: Mapping[str, Any], alpha: float | None) -> str:
@@ -177,9 +191,14 @@ def _fault(kind: str, row: Mapping[str, Any], alpha: float | None) -> str:
         return f"status {row['status']!r} is none of a {kind}"
     if missing and any(row.get(key) is not None for key in VALUES.values()):
         return "it has a result, though it was left out"
-    needed = () if missing else NEEDED[kind] + FOUND * (kind == "witness" and row["status"] == "found")
-    lacking = [key for key in needed if row.get(key) is None or row[key] == math.inf]
-    if lacking:
-        return f"it lacks {', '.join(lacking)}"
+    if lacks := _lacks(kind, row):
+        return lacks
     stated = row.get("alpha")
     return "" if None in (alpha, stated) or alpha == stated else f"alpha is {stated}, but {alpha} in manifest.json"
+
+
+def _lacks(kind: str, row: Mapping[str, Any]) -> str:
+    missing = row["status"] == LEFT_OUT
+    needed = () if missing else NEEDED[kind] + FOUND * (kind == "witness" and row["status"] == "found")
+    lacking = [key for key in needed if row.get(key) is None or row[key] == math.inf]
+    return f"it lacks {', '.join(lacking)}" if lacking else ""

@@ -279,6 +279,26 @@ def test_radii_are_0_without_a_margin_or_a_constant():
     assert found[1:].tolist() == [0.0, 0.0, 0.0]
 
 
+def test_a_class_that_is_tied_everywhere_leaves_no_radius():
+    """Its margin and its constant are 0, like those of the label itself."""
+    zero, margins = torch.zeros(1, 3).double(), torch.tensor([[0.0, 0.0, 2.0]]).double()
+    assert lipschitz_radius(margins, zero + torch.tensor([0.0, 0.0, 1.0])).tolist() == [0.0]
+    assert lipschitz_radius(zero, zero).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("method", ["fast_lip", "recurjac", "local"])
+def test_the_jacobian_of_an_affine_network_is_known(method: str):
+    """Linear bounds of it used to be refused, as it depends on no input."""
+    weight = torch.tensor([[3.0, 0.0], [0.0, 4.0]]).double()
+    model = nn.Linear(2, 2).double()
+    with torch.no_grad():
+        model.weight.copy_(weight)
+    ball = LpBall(torch.zeros(2, 2).double(), 0.5, 1, None, None)
+    found = lipschitz_bound(model, 1, method, ball=ball)
+    assert (found >= 4).all()
+    torch.testing.assert_close(found, torch.full_like(found, 4.0), rtol=1e-9, atol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -123,6 +123,17 @@ def test_the_model_never_sees_more_points_than_a_batch(batch_size: int):
     assert found.distance.shape == (5, 9)
 
 
+def test_noise_radius_takes_one_point_at_a_time():
+    """Only lines need two points a batch; an evaluation with batch_size=1 used to end here."""
+    model, x = Halfspace(torch.ones(3, dtype=torch.float64)), torch.rand(2, 3, dtype=torch.float64) + 0.1
+    settings = {"norm": 2, "epsilon": 0.2, "limit": 9.0, "draws": 20, "grid": 9}
+    one, all_ = (
+        noise_radius(model, x, **settings, batch_size=size, generator=generator()).radius for size in (1, 1000)
+    )
+    assert one.isfinite().all()
+    assert torch.equal(one, all_)
+
+
 # ------------------------------------------------------------------------------------------------------ nearest points
 
 

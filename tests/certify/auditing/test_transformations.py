@@ -147,6 +147,11 @@ def called_verified(lines: Lines, _: object) -> None:
     certified(lines)["verified"] = True
 
 
+def verified_with_open_pieces(lines: Lines, _: object) -> None:
+    rows = [row for line in lines if line["kind"] == "certificate" for row in line["rows"]]
+    next(row for row in rows if row["verified"])["open_pieces"] = 1
+
+
 def of_the_float32_network(lines: Lines, _: object) -> None:
     next(line for line in lines if line["kind"] == "certificate")["promise"]["arithmetic"] = "deployed"
 
@@ -168,6 +173,7 @@ EDITS = {
     renamed: {FILES},
     surer_of_errors: {DRAWS},
     called_verified: {RANGES},
+    verified_with_open_pieces: {RANGES},
     of_the_float32_network: {AGAIN},
     raised: {TRIED, AGAIN},
     raised_a_little: {AGAIN},

@@ -24,6 +24,7 @@ from certify.methods import (
     Method,
     MinimalPerturbation,
     QuantisedCopy,
+    SmoothedAttack,
     Smoothing,
     Verify,
 )
@@ -219,6 +220,13 @@ class Fixed(Method, frozen=True, kw_only=True):
     name = "fixed"
     norms = (2.0,)
     rows_per_unit = 3
+
+
+@pytest.mark.parametrize("draws", [0, 1, 3])
+def test_draws_in_pairs_are_asked_for_before_the_work(draws: int):
+    """An odd number used to end a run when the turn of the attack came."""
+    with pytest.raises(InvalidInput, match=f"draws must be an even number of at least 2, got {draws}"):
+        SmoothedAttack(draws=draws)
 
 
 def test_a_name_is_never_lost():
