@@ -159,7 +159,7 @@ ALONE = [
 )
 def test_the_table_gives_the_numbers_of_the_curves(names: tuple[str, ...], norms: tuple[float, ...]):
     """Radii of wrong predictions stood in the table: 0 by interval bounds, that of the wrong class by smoothing."""
-    model, x, y = problem(12)
+    model, x, y = problem(6)
     y[::3] = (y[::3] + 1) % 3
     methods = [SMALL[name] for name in names]
     evaluation = evaluate(model, x, y, norms=norms, methods=methods)
