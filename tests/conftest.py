@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with long tests, so that no worker waits for another in the end.
 
-    Modules are shuffled, and tests within each, so that fixtures of a module are still made once.
+    A shuffle is one of modules, and of tests within each, so that fixtures of a module are still made once.
     """
     seed = config.getoption("shuffle")
     if seed is not None:

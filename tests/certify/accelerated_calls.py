@@ -355,7 +355,7 @@ DRAWING |= {*accelerated_training.DRAWING, *accelerated_confidence.DRAWING}
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_on_the_accelerator(name: str):
-    """It runs, waits as often as it may, and has the numbers of the CPU where it draws none."""
+    """It runs, makes the host wait no more often than it may, and finds the numbers of the CPU where it draws none."""
     with accelerator() as few:
         found = CALLS[name](there, 1)
     with accelerator() as many:
