@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("runs/noise_and_geometry.png"))
     options = parser.parse_args()
-    images, count, lines, step = (6, 3, 40, 3) if options.quick else (100, 24, 120, 1)
+    images, count, lines, step = (4, 2, 12, 3) if options.quick else (100, 24, 120, 1)
     dimensions, offsets = DIMENSIONS[step - 1 :: step], OFFSETS[step - 1 :: step]
 
     from matplotlib.figure import Figure

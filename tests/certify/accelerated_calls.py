@@ -347,30 +347,26 @@ MORE_WAITS = {
 GROWTH = 6  # more waits with three times the steps: some attacks ask after 1, 2, 4, 8, ... steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CALLS)
-def test_on_the_accelerator(name: str):
-    with accelerator() as few:
-        CALLS[name](there, 1)
-    with accelerator() as many:
-        CALLS[name](there, 3)
-    assert few.total() <= MORE_WAITS.get(name, WAITS), few.lines
-    assert many.total() <= few.total() + GROWTH, Waits(many - few).lines
-
-
 DRAWING = {name for name in CALLS if name.startswith("certify.attacks") or "generator" in CALLS[name].__code__.co_names}
 DRAWING |= {name for name in CALLS if name.startswith("certify.smoothing") and name.endswith("loss")}
 DRAWING |= {*accelerated_training.DRAWING, *accelerated_confidence.DRAWING}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(CALLS) - DRAWING))
-def test_numbers_are_those_of_the_cpu(name: str):
-    expected = CALLS[name](lambda value: value, 1)
-    with accelerator():
+@pytest.mark.parametrize("name", CALLS)
+def test_on_the_accelerator(name: str):
+    """It runs, makes the host wait no more often than it may, and finds the numbers of the CPU where it draws none."""
+    with accelerator() as few:
         found = CALLS[name](there, 1)
-        for a, b in zip(tensors(found), tensors(expected), strict=True):
-            torch.testing.assert_close(back(a), b, rtol=1e-6, atol=1e-9, equal_nan=True)
+    with accelerator() as many:
+        CALLS[name](there, 3)
+    assert few.total() <= MORE_WAITS.get(name, WAITS), few.lines
+    assert many.total() <= few.total() + GROWTH, Waits(many - few).lines
+    if name not in DRAWING:
+        expected = CALLS[name](lambda value: value, 1)
+        with accelerator():
+            for a, b in zip(tensors(found), tensors(expected), strict=True):
+                torch.testing.assert_close(back(a), b, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
 def tensors(value: object) -> list[Tensor]:

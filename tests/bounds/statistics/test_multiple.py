@@ -24,7 +24,7 @@ def test_no_count_speaks_against_a_certain_event():
     assert (p_values_of_counts(10, 1.0) == 1).all()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_garbage_collection")
 @pytest.mark.parametrize("correction", CORRECTIONS)
 def test_rejections_are_those_of_statsmodels(correction: str):
     from statsmodels.stats.multitest import multipletests

@@ -43,7 +43,7 @@ def by_steps_down(p_values: list[float]) -> list[float]:
     return [corrected[i] for i in range(count)]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_garbage_collection")
 def test_holm_multiplies_by_what_is_left_and_never_falls():
     assert holm([]) == []
     assert holm([0.02]) == [0.02]

@@ -21,6 +21,7 @@ def falls(after: list[float], before: list[float], **settings: object) -> list[C
     return regressions(evaluation(proved(after)), evaluation(proved(before)), **settings)
 
 
+@pytest.mark.usefixtures("without_garbage_collection")
 def test_counts_and_p_values_are_those_of_statsmodels():
     radii = [0.1, 0.4]
     found = falls(AFTER, BEFORE, radii=radii)

@@ -60,7 +60,7 @@ def test_linear_bounds_are_a_method_beside_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_complete_search_is_a_method_beside_the_others():
-    model, x, y = reference.load("ibp", 3)
+    model, x, y = reference.load("ibp", 2)
     chosen = [LinearBounds(), CompleteSearch(timeout=1.0), MinimalPerturbation(steps=20)]
     evaluation = evaluate(model, x, y, norms=(2, math.inf), methods=chosen)
     table = evaluation.to_dataframe()

@@ -100,7 +100,7 @@ def test_settings_next_to_a_preset_replace_those_of_the_same_name():
 def test_a_preset_runs_on_any_model_and_says_what_it_leaves_out(model: str, tmp_path: Path):
     options: dict[str, object] = {"norms": (2, math.inf)}
     if model == "embedded":
-        problem = reference.load("ibp", 2)
+        problem = reference.load("ibp", 1)
     elif model == "one logit":
         problem = small(one_logit())
         options["norms"] = (1, 2, math.inf)
@@ -207,15 +207,15 @@ def test_a_configuration_names_a_preset_and_a_budget(tmp_path: Path):
 @pytest.mark.slow
 def test_a_run_of_a_preset_tells_its_cost_keeps_its_budget_and_goes_on(tmp_path: Path):
     (tmp_path / "c.toml").write_text(
-        'preset = "quick"\nnorms = [2]\n[model]\nnetwork = "ibp"\n[data]\ncount = 3\n'
+        'preset = "quick"\nnorms = [2]\n[model]\nnetwork = "ibp"\n[data]\ncount = 2\n'
         "[methods.clever]\nnum_batches = 2\n"
     )
     told = certify("run", "c.toml", "--dry-run", "--output", "out", cwd=tmp_path)
     assert "forward passes" in told
-    assert "in all, by a probe of 3 inputs" in told
+    assert "in all, by a probe of 2 inputs" in told
     assert not (tmp_path / "out").exists()
     told = certify("run", "c.toml", "--output", "out", "--budget", "0.5s", cwd=tmp_path)
-    assert "left out: clever in l2: all 3 inputs left out: out of budget" in told
+    assert "left out: clever in l2: all 2 inputs left out: out of budget" in told
     assert "unfinished" not in told
     told = certify("resume", "out", "--budget", "10m", cwd=tmp_path)
     assert "left out" not in told
