@@ -60,10 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with long tests, so that no worker waits for another in the end.
-
-    A shuffle is one of modules, and of tests within each, so that fixtures of a module are still made once.
-    """
+    """Shuffle modules, and tests within each, so that fixtures of a module are still made once."""
     seed = config.getoption("shuffle")
     if seed is not None:
         source = random.Random(seed)
@@ -71,7 +68,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         place = dict(zip(source.sample(modules, len(modules)), range(len(modules)), strict=True))
         source.shuffle(items)
         items.sort(key=lambda item: place[item.path])
-    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)  # long ones ask for more time
 
 
 def _seed(config: pytest.Config, name: str) -> None:
