@@ -84,7 +84,7 @@ class Config(Table, frozen=True):
 
     model: ModelSource
     data: DataSource = DataSource()
-    norms: Annotated[list[Norm], Meta(min_length=1, examples=['[2, "inf"]'])] | None = None
+    norms: Annotated[list[Norm], Meta(examples=['[2, "inf"]'])] | None = None
     transformations: list[Any] = msgspec.field(default_factory=list)  # of TransformationSet
     changes: list[Any] = msgspec.field(default_factory=list)  # of ChangeSet
     methods: list[Any] = msgspec.field(default_factory=list)  # of Method
@@ -107,6 +107,8 @@ class Config(Table, frozen=True):
             bytes_of("memory", self.memory)
         chosen = {method.name: method for method in self.chosen_methods()}
         orders = self.norm_orders()
+        if self.norms == [] and not self.sets():
+            raise InvalidConfiguration('norms must name at least one norm, got none: write [2, "inf"]')
         if any(0 < order < 1 for order in orders):
             raise InvalidConfiguration(f'norms must be 0 or at least 1, got {self.norms}: write [2, "inf"]')
         for wanted in self.require:
@@ -241,7 +243,7 @@ def config_of_manifest(manifest: Mapping[str, Any]) -> Config:
         stored = manifest["configuration"]
         values = {
             **manifest["source"],
-            "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]] or None,
+            "norms": [norm if norm == "inf" else float(norm) for norm in stored["norms"]],
             **stated_sets(stored),
             "methods": methods_from(stored["methods"]),
             "seed": manifest["seed"],

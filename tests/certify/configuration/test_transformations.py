@@ -58,6 +58,18 @@ def test_transformations_stand_in_the_place_of_norms(tmp_path: Path):
     assert {"ibp", "transformation_bounds", "random_transformations"} <= {one.name for one in without.chosen_methods()}
 
 
+@pytest.mark.slow
+def test_norms_may_be_left_out_beside_transformations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "norms = []", START.replace("[methods", "[methods.ibp]\n[methods", 1), ONE)
+    assert read_config(tmp_path / "config.toml").norm_orders() == []
+    assert _exit_code(["run", "config.toml", "--output", "run"]) == 0
+    lines = (tmp_path / "run" / "records.jsonl").read_text()
+    assert {row["norm"] for row in Evaluation.load("run").rows()} == {str(ROTATION)}
+    assert _exit_code(["resume", "run"]) == 0
+    assert (tmp_path / "run" / "records.jsonl").read_text() == lines
+
+
 WRONG = {
     "unknown kind": (ONE.replace("rotation", "rotate"), r"kind must be one of rotation"),
     "one table": (ONE.replace("[[", "[").replace("]]", "]"), r"must be tables \[\[transformations\]\]"),
@@ -67,6 +79,7 @@ WRONG = {
         r"must be one in which this run has transformation_b",
     ),
     "another range": (ONE + REQUIRED.replace("-3..3", "-4..4"), r"rotation -3\.\.3, degrees, got rotation -4"),
+    "nothing": ("", "norms must name at least one norm, got none"),
     "a norm": (ONE + REQUIRED.replace('"rotation -3..3, degrees"', "2"), "must be one in which this run has"),
 }
 
@@ -75,7 +88,7 @@ WRONG = {
 def test_what_is_wrong_is_said_in_one_line(case: str, tmp_path: Path):
     text, message = WRONG[case]
     with pytest.raises(InvalidConfiguration, match=message) as error:
-        read_config(written(tmp_path, START, text))
+        read_config(written(tmp_path, "norms = []" * (case == "nothing"), START, text))
     assert "\n" not in str(error.value)
 
 
