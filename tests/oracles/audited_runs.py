@@ -16,6 +16,7 @@ from torch import nn
 from certify.evaluation.storage import chain
 from certify.evaluation.storage.continuing import INFORMATIVE
 
+Lines = list[dict[str, Any]]
 NETWORK = """
 import torch
 from torch import nn
@@ -85,10 +86,7 @@ class Tampered:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
-        self.lines: list[dict[str, Any]] = [
-            json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()
-        ]
+        self.manifest, self.lines = read_run(path)
         for key, name in (("build", "audited_net:Net"), ("weights", "w.safetensors")):
             self.manifest["source"]["model"][key] = str(path.parent / name)
         self.manifest["source"]["model"]["build"] = f"{path.parent}/audited_net.py:Net"
@@ -117,10 +115,34 @@ class Tampered:
 
     def write(self, *, relink: bool = False) -> None:
         """Write manifest and lines; with new links, as somebody does who knows how."""
-        if relink:
-            last = chain.start_of(self.manifest, INFORMATIVE)
-            for place, line in enumerate(self.lines):
-                self.lines[place] = chain.linked(line, last)
-                last = self.lines[place]["sha256"]
-        (self.path / "manifest.json").write_text(json.dumps(self.manifest))
-        (self.path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        write_run(self.path, self.manifest, linked_anew(self.manifest, self.lines) if relink else self.lines)
+
+
+def tampered(run: Path, folder: Path, edit: Callable[[Lines, dict[str, Any]], None]) -> Path:
+    """A copy of a run with other lines or another manifest, linked anew as somebody does who knows how."""
+    shutil.copytree(run, folder)
+    manifest, lines = read_run(folder)
+    edit(lines, manifest)
+    write_run(folder, manifest, linked_anew(manifest, lines))
+    return folder
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], Lines]:
+    """Manifest and lines as they are stored."""
+    lines = (path / "records.jsonl").read_text().splitlines()
+    return json.loads((path / "manifest.json").read_text()), [json.loads(line) for line in lines]
+
+
+def linked_anew(manifest: dict[str, Any], lines: Lines) -> Lines:
+    """The lines as a chain that begins with the manifest."""
+    last, found = chain.start_of(manifest, INFORMATIVE), []
+    for line in lines:
+        found.append(chain.linked(line, last))
+        last = found[-1]["sha256"]
+    return found
+
+
+def write_run(path: Path, manifest: dict[str, Any], lines: Lines) -> None:
+    """Store manifest and lines."""
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,13 +1,12 @@
 """Audit of few changes: its own lists agree with others, a whole run is confirmed, each tampered row is refuted."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from oracles.audited_runs import Lines, tampered
 from oracles.changed_rows import FEATURES, FEW, network, rows, texts
 from oracles.feature_tables import FEATURES as RANGED
 from oracles.feature_tables import ROWS, listed_rows
@@ -26,11 +25,8 @@ from certify.auditing.changes.region import ChangedRegion
 from certify.auditing.sets import DRAWS, RANGES, Evidence
 from certify.auditing.structure import CONTRADICTIONS
 from certify.auditing.tally import AuditReport
-from certify.evaluation.storage import chain
-from certify.evaluation.storage.continuing import INFORMATIVE
 from certify.methods import Problem
 
-Lines = list[dict[str, Any]]
 MODEL, X = network(), rows()
 Y = MODEL(X).argmax(1)
 FREE = {"low": None, "high": None}
@@ -133,21 +129,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(path: Path, *, records_only: bool = False) -> AuditReport:
     given = {"records_only": True} if records_only else {"model": MODEL, "inputs": X, "labels": Y}
     return audit(path, sample=1.0, **given)
-
-
-def tampered(run: Path, folder: Path, edit: Callable[[Lines, dict[str, Any]], None]) -> Path:
-    """A copy of a run with other lines, linked anew as somebody does who knows how."""
-    shutil.copytree(run, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    edit(lines, manifest)
-    last = chain.start_of(manifest, INFORMATIVE)
-    for place, line in enumerate(lines):
-        lines[place] = chain.linked(line, last)
-        last = lines[place]["sha256"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
 
 
 def rows_of(lines: Lines, method: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles.audited_runs import tampered
 from torch import nn
 
 import certify
@@ -17,11 +18,8 @@ from bounds.errors import InvalidConfiguration
 from certify.auditing.smoothed.votes import VOTES
 from certify.auditing.structure import INPUTS, STATUSES
 from certify.auditing.witnesses import CLASSES, DISTANCES
-from certify.evaluation.storage import chain
-from certify.evaluation.storage.continuing import INFORMATIVE
 from certify.methods import IntervalBounds, MinimalPerturbation, QuantisedCopy, SmoothedAttack, Smoothing, Verify
 
-Lines = list[dict[str, Any]]
 Edit = Callable[[dict[str, Any]], None]
 X = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -59,20 +57,9 @@ def edited(run: Path, tmp_path: Path) -> Callable[[str, Edit], Path]:
     """A copy of the run in which the record of a method was edited, and all lines linked anew."""
 
     def edit(method: str, change: Edit) -> Path:
-        folder = tmp_path / "run"
-        (folder / "tensors").mkdir(parents=True)
-        for file in (run / "tensors").iterdir():
-            (folder / "tensors" / file.name).write_bytes(file.read_bytes())
-        manifest = (run / "manifest.json").read_text()
-        lines = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
-        change(next(line for line in lines if line["method"] == method))
-        last = chain.start_of(json.loads(manifest), INFORMATIVE)
-        for place, line in enumerate(lines):
-            lines[place] = chain.linked(line, last)
-            last = lines[place]["sha256"]
-        (folder / "manifest.json").write_text(manifest)
-        (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return folder
+        return tampered(
+            run, tmp_path / "run", lambda lines, _: change(next(line for line in lines if line["method"] == method))
+        )
 
     return edit
 

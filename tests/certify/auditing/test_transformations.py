@@ -1,13 +1,13 @@
 """Audit of transformations: a whole run is confirmed, and each tampered row is refuted by what it says."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from oracles.audited_runs import Lines, tampered
 from oracles.halfspace import Halfspace
 from torch import Tensor, nn
 
@@ -19,12 +19,9 @@ from certify.auditing.sets import DRAWS, RANGES
 from certify.auditing.structure import STATUSES
 from certify.auditing.tally import AuditReport
 from certify.auditing.transformations.judge import IMAGES, PARAMETERS, TRIED, _within
-from certify.evaluation.storage import chain
-from certify.evaluation.storage.continuing import INFORMATIVE
 from certify.methods import RandomTransformations, TransformationAttack, TransformationBounds
 from certify.semantic import Photometric, Rotation, TransformationSet
 
-Lines = list[dict[str, Any]]
 BRIGHT = Halfspace(torch.full((12,), 1 / 12, dtype=torch.float64), -0.4)  # class 1 where the mean is above 0.4
 Y = torch.ones(4, dtype=torch.int64)
 WIDE, NOISY = Photometric(brightness=(-0.2, 0.1)), TransformationSet(Photometric(brightness=(-0.2, 0.2)), epsilon=0.01)
@@ -48,21 +45,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(path: Path, *, records_only: bool = False) -> AuditReport:
     given = {"records_only": True} if records_only else {"model": BRIGHT, "inputs": images(), "labels": Y}
     return audit(path, sample=1.0, **given)
-
-
-def tampered(run: Path, folder: Path, edit: Callable[[Lines, dict[str, Any]], None]) -> Path:
-    """A copy of a run with other lines, linked anew as somebody does who knows how."""
-    shutil.copytree(run, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-    edit(lines, manifest)
-    last = chain.start_of(manifest, INFORMATIVE)
-    for place, line in enumerate(lines):
-        lines[place] = chain.linked(line, last)
-        last = lines[place]["sha256"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
 
 
 def rows_of(lines: Lines, method: str, name: str = NAME) -> list[dict[str, Any]]:
