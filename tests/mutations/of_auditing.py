@@ -204,8 +204,8 @@ MUTANTS = (
     Mutant(
         "intervals of many boxes take the wrong end",
         "certify/auditing/certificates/proving.py",
-        "matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ high\n        slack = slack + matrix",
-        "matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ low\n        slack = slack + matrix",
+        "low @ matrix.clamp(min=0).T + high @ matrix.clamp(max=0).T",
+        "low @ matrix.clamp(min=0).T + low @ matrix.clamp(max=0).T",
         ENCLOSED,
     ),
 )

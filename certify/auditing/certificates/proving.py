@@ -5,7 +5,7 @@ shown is the statement, not that its method could show it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -143,16 +143,14 @@ class Prover:
 
     def _interval(self, rows: Affine) -> Tensor:
         """Lower bounds of rows, each block by itself."""
-        total, slack = rows.constant[0].clone(), rows.constant[1].clone()
-        for block, (matrix, absolute) in rows.blocks.items():
+
+        def least(block: int, matrix: Tensor) -> Bounds:
             if block == INPUT:
-                least, terms = self.region.least(matrix)
-            else:
-                low, high = (side.clamp(min=0) for side in self.bounds[block - 1])
-                least = matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ high
-                terms = matrix.abs() @ high
-            total, slack = total + least, slack + terms + absolute @ self.sizes[block]
-        return total - 2 * self.network.error * slack - 1e-300
+                return self.region.least(matrix)
+            low, high = (side.clamp(min=0) for side in self.bounds[block - 1])
+            return _over_box(matrix, low, high)
+
+        return _summed(rows, least, self.sizes, self.network.error)
 
     def slopes(self) -> list[Tensor]:
         """Lower slopes of all ReLU entries: 1 where they are mostly active, else 0."""
@@ -306,19 +304,35 @@ def margin_rows(logits: Affine, label: int) -> Affine:
 
 def least_margins(network: LayeredNetwork, low: Tensor, high: Tensor, label: int) -> Tensor:
     """Bounds below the lead of a label over every other class by intervals alone, for many boxes (B, d): (B,)."""
-    bounds, sizes = [(low.T, high.T)], [torch.maximum(low.abs(), high.abs()).T]
-    for layer in network.layers:
-        below, above = _over_boxes(network, layer, bounds, sizes), -_over_boxes(network, _negated(layer), bounds, sizes)
-        bounds.append((below.clamp(min=0), torch.maximum(below, above).clamp(min=0)))
-        sizes.append(bounds[-1][1])
-    return _over_boxes(network, margin_rows(network.logits, label), bounds, sizes).amin(0)
+    boxes, sizes = {INPUT: (low, high)}, {INPUT: torch.maximum(low.abs(), high.abs())}
+
+    def least(rows: Affine) -> Tensor:
+        return _summed(rows, lambda block, matrix: _over_box(matrix, *boxes[block]), sizes, network.error)
+
+    for block, layer in enumerate(network.layers, start=INPUT + 1):
+        below, above = least(layer), -least(_negated(layer))
+        boxes[block] = below.clamp(min=0), torch.maximum(below, above).clamp(min=0)
+        sizes[block] = boxes[block][1]
+    return least(margin_rows(network.logits, label)).amin(1)
 
 
-def _over_boxes(network: LayeredNetwork, rows: Affine, bounds: Sequence[Bounds], sizes: Sequence[Tensor]) -> Tensor:
-    """Lower bounds (m, B) of rows over bounds (n, B) of each block, the first of them the input."""
-    total, slack = (part[:, None] for part in rows.constant)
+def _over_box(matrix: Tensor, low: Tensor, high: Tensor) -> Bounds:
+    """Least values of linear functions (m, n) over boxes (.., n), and sums of the absolute terms behind them."""
+    size = torch.maximum(low.abs(), high.abs())
+    return low @ matrix.clamp(min=0).T + high @ matrix.clamp(max=0).T, size @ matrix.abs().T
+
+
+def _summed(rows: Affine, least: Callable[[int, Tensor], Bounds], sizes: Mapping[int, Tensor], error: float) -> Tensor:
+    """Lower bounds (.., m) of rows from those of each of their blocks, with all rounding errors subtracted.
+
+    Args:
+        rows: affine functions of some blocks.
+        least: of a block and a matrix, bounds below these linear functions, and sums of the absolute terms behind them.
+        sizes: (.., n) of each block, by which the errors of matrices count.
+        error: relative to sums of absolute terms.
+    """
+    total, slack = rows.constant
     for block, (matrix, absolute) in rows.blocks.items():
-        low, high = bounds[block]
-        total = total + matrix.clamp(min=0) @ low + matrix.clamp(max=0) @ high
-        slack = slack + matrix.abs() @ sizes[block] + absolute @ sizes[block]
-    return total - 2 * network.error * slack - 1e-300
+        lower, terms = least(block, matrix)
+        total, slack = total + lower, slack + terms + sizes[block] @ absolute.T
+    return total - 2 * error * slack - 1e-300

@@ -54,7 +54,7 @@ def image_boxes(
     for part in parts:
         if type(part) not in (*MOVING, Blur, Photometric):  # a class of its own may do anything
             raise Unenclosed(f"the audit has no boxes around images of {type(part).__name__}")
-    columns = iter(Range(*(end[:, place, None, None, None] for end in ends)) for place in range(ends.low.shape[1]))
+    columns = (Range(*(end[:, place, None, None, None] for end in ends)) for place in range(ends.low.shape[1]))
     own = [(part, [next(columns) for _ in part.parameters]) for part in parts]
     places, hold = _places(image, len(ends.low)), torch.ones(len(ends.low), dtype=torch.bool)
     found = Range(image, image)
