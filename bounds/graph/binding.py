@@ -128,12 +128,14 @@ class Binding:
         name, parents = str(node.target), tuple(flat[i].name for i in places)
         target: Any = ANY_LAYOUT.get(node.target, node.target)
         kinds = [flat[i].meta["val"].dtype for i in places]
+        pairs = [kind.is_complex for kind in kinds]
         function = call.function(target, filled, places)
         if name in CONDITIONAL:
-            function = _in_kinds(function, [torch.bool if self.nodes[parent].truth else None for parent in parents])
-        elif not all(kind.is_floating_point or kind.is_complex for kind in kinds) and not _of_numbers(node, places):
-            function = _in_kinds(function, [None if kind.is_floating_point else kind for kind in kinds])
-        pairs = [kind.is_complex for kind in kinds]
+            whole = [torch.bool if self.nodes[parent].truth else None for parent in parents]
+        else:
+            whole = [None if kind.is_floating_point or kind.is_complex else kind for kind in kinds]
+        if any(whole) and not _of_numbers(node, places):
+            function = _in_kinds(function, whole)
         if parents and (any(pairs) or _is_complex(node)):
             return f"{name}{OF_COMPLEX}", parents, in_pairs(function, pairs)
         return name, parents, function
@@ -201,7 +203,7 @@ def _of_numbers(node: fx.Node, places: Sequence[int]) -> bool:
     """Whether an operation on conditions or integers has a rule, which takes them for numbers like any others."""
     name = str(node.target)
     if name in PARTS or name in FUNCTIONS:
-        return True
+        return name not in CONDITIONAL
     rule = AFFINE.get(name)
     if rule is None or (not rule.exact and node.meta["val"].dtype == torch.bool):  # which adds as "or" does
         return False
@@ -210,8 +212,6 @@ def _of_numbers(node: fx.Node, places: Sequence[int]) -> bool:
 
 def _in_kinds(function: Callable[..., Any], kinds: Sequence[torch.dtype | None]) -> Callable[..., Any]:
     """A function some of whose arguments are conditions or integers, which are kept as numbers."""
-    if not any(kinds):
-        return function
 
     def converted(*data: Tensor) -> Any:  # noqa: ANN401  # one tensor, or several
         pairs = zip(data, kinds, strict=True)
