@@ -151,6 +151,37 @@ def test_splits_prove_what_lines_do_not_and_nothing_false():
         model.float()
 
 
+def one_layer(generator: torch.Generator, hidden: int) -> LayeredNetwork:
+    """Two inputs, some entries of ReLU, two classes."""
+    weight, last = (torch.randn(size, generator=generator, dtype=torch.float64) for size in ((hidden, 2), (2, hidden)))
+    offset = -weight @ torch.rand(2, generator=generator, dtype=torch.float64)  # so that each entry bends in the box
+    layer = Affine({0: (weight, weight.abs())}, (offset, offset.abs()))
+    zero = torch.zeros(2, dtype=torch.float64)
+    return LayeredNetwork([layer], Affine({1: (last, last.abs())}, (zero, zero)), 2.0**-46)
+
+
+@pytest.mark.slow
+def test_nothing_false_is_proved_of_many_tiny_networks():
+    """The lead is least a little below 0, and a little above it, on a grid: bounds have next to no room to be wrong."""
+    generator, proved = torch.Generator().manual_seed(0), 0
+    line = torch.linspace(0, 1, 41, dtype=torch.float64)
+    points = torch.cartesian_prod(line, line)
+    region = region_of(torch.full((2,), 0.5, dtype=torch.float64), math.inf, 0.5)
+    for hidden in [1, 2, 3, 4] * 25:
+        network = one_layer(generator, hidden)
+        hidden_values = (points @ network.layers[0].blocks[0][0].T + network.layers[0].constant[0]).clamp(min=0)
+        logits_there = hidden_values @ network.logits.blocks[1][0].T
+        least = float((logits_there[:, 0] - logits_there[:, 1]).amin())
+        for wanted in (-1e-3, 0.05):
+            shift = torch.tensor([wanted - least, 0.0], dtype=torch.float64)
+            logits = network.logits._replace(constant=(shift, shift.abs()))
+            prover = Prover(network._replace(logits=logits), region, lines=True)
+            assert float(prover.lower(margin_rows(logits, 0))) <= wanted + 1e-12
+            assert not (wanted < 0 and prover.proves(0))
+            proved += wanted > 0 and prover.proves(0) != ""
+    assert proved >= 60
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("factor", "check"), [(0.999, "confirmed"), (1.05, "refuted")])
 def test_exact_radii_of_linear_models_are_told_from_larger_ones(factor: float, check: str):
